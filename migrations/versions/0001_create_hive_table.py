@@ -1,0 +1,45 @@
+"""
+Create the hive's table, or adopt the one that is there, in the one shape both had in mind.
+
+Revision ID: 0001
+
+The Rust hive wrote `size_bytes` and `downloaded_at` as NOT NULL where its document has them
+nullable, and its first releases keyed the table by the reference alone. SQLite changes neither in
+place, so the table is written anew; on a new database it is empty and that costs nothing.
+"""
+
+import sqlalchemy as sa
+from alembic import op
+from sqlalchemy.dialects import postgresql
+
+revision = "0001"
+down_revision = None
+branch_labels = None
+depends_on = None
+
+BIG = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+KEY = sa.Text().with_variant(postgresql.TEXT(collation="C"), "postgresql")
+
+
+def hive() -> list[sa.schema.SchemaItem]:
+    return [
+        sa.Column("reference", KEY, nullable=False),
+        sa.Column("provider", KEY, nullable=False),
+        sa.Column("local_path", sa.Text(), nullable=False),
+        sa.Column("size_bytes", BIG),
+        sa.Column("downloaded_at", BIG),
+        sa.PrimaryKeyConstraint("reference", "provider", name="pk_models"),
+    ]
+
+
+def upgrade() -> None:
+    op.create_table("models", *hive(), if_not_exists=True)
+    if op.get_context().dialect.name == "sqlite":
+        table = sa.Table("models", sa.MetaData(), *hive())
+        with op.batch_alter_table("models", copy_from=table, recreate="always"):
+            pass
+
+
+def downgrade() -> None:
+    """Drop the table: with it goes everything that was recorded."""
+    op.drop_table("models")

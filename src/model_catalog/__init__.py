@@ -1,0 +1,88 @@
+"""
+A catalog of the AI model files on a machine: what they are, where they lie, how large they are.
+
+    async with open_catalog("catalog.db") as catalog:
+        await catalog.register_model(Model(reference="TinyLlama", provider="hf", local_path="/m"))
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from model_catalog.catalog import ModelCatalog
+    from model_catalog.engine import prepare_engine
+    from model_catalog.errors import (
+        CatalogBusyError,
+        CatalogCorruptError,
+        CatalogError,
+        CatalogReadOnlyError,
+        CatalogUnavailableError,
+        ForeignDatabaseError,
+        InvalidModelError,
+        InvalidTargetError,
+        ModelNotFoundError,
+        SchemaOutOfDateError,
+        SchemaTooNewError,
+        StorageFullError,
+        TransactionError,
+        UpgradeFailedError,
+    )
+    from model_catalog.lifecycle import open_catalog
+    from model_catalog.model import Model
+    from model_catalog.reference import ModelRef
+    from model_catalog.schema import check_schema, downgrade, schema_state, upgrade
+    from model_catalog.target import Target
+
+__all__ = [
+    "CatalogBusyError",
+    "CatalogCorruptError",
+    "CatalogError",
+    "CatalogReadOnlyError",
+    "CatalogUnavailableError",
+    "ForeignDatabaseError",
+    "InvalidModelError",
+    "InvalidTargetError",
+    "Model",
+    "ModelCatalog",
+    "ModelNotFoundError",
+    "ModelRef",
+    "SchemaOutOfDateError",
+    "SchemaTooNewError",
+    "StorageFullError",
+    "Target",
+    "TransactionError",
+    "UpgradeFailedError",
+    "check_schema",
+    "downgrade",
+    "open_catalog",
+    "prepare_engine",
+    "schema_state",
+    "upgrade",
+]
+
+_ROOMS = {
+    "Model": "model",
+    "ModelCatalog": "catalog",
+    "ModelRef": "reference",
+    "Target": "target",
+    "check_schema": "schema",
+    "downgrade": "schema",
+    "open_catalog": "lifecycle",
+    "prepare_engine": "engine",
+    "schema_state": "schema",
+    "upgrade": "schema",
+}
+
+
+# SQLAlchemy takes half a second to import, and `model-catalog --help` needs none of it: a name is
+# fetched from its room when it is first asked for.
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever it is that lives there
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_ROOMS.get(name, 'errors')}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

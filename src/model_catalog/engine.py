@@ -1,0 +1,198 @@
+"""How a database is opened: the room that knows SQLite's habits and PostgreSQL's."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import stat
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import quote_from_bytes
+
+from sqlalchemy import Connection, event
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from model_catalog.errors import (
+    CatalogCorruptError,
+    CatalogError,
+    CatalogReadOnlyError,
+    CatalogUnavailableError,
+    InvalidTargetError,
+)
+from model_catalog.faults import meaning
+from model_catalog.target import Place
+
+WRITE: Final = "model_catalog_write"
+"""The execution option of a transaction that is going to write."""
+
+_CONNECT_TIMEOUT_S: Final = 10
+# The thread of a connection that waits inside SQLite cannot be called back, so it waits briefly
+# and the caller's task tries again.
+_SQLITE_BUSY_S: Final = 0.1
+# The smallest page SQLite knows: a file shorter than that holds no database.
+_SMALLEST_DATABASE_BYTES: Final = 512
+
+_rollbacks: set[asyncio.Task[None]] = set()
+
+
+def prepare_engine(engine: AsyncEngine) -> None:
+    """
+    Give a host's own SQLite engine the catalog's habits; call it before the first connection.
+
+    Real transactions (`BEGIN` is sent, DDL is part of it, and the catalog's writes begin
+    IMMEDIATE), foreign keys, a write-ahead log, and no lock left behind by a cancelled task. The
+    catalog works on an engine without them; what the host does beside it may not. Does nothing
+    twice, and nothing to an engine of another database.
+    """
+    if engine.dialect.name == "sqlite" and not event.contains(
+        engine.sync_engine, "connect", _on_connect
+    ):
+        event.listen(engine.sync_engine, "connect", _on_connect)
+        event.listen(engine.sync_engine, "begin", _on_begin)
+        event.listen(engine.sync_engine, "invalidate", _on_invalidate)
+
+
+def _on_connect(connection: Any, _record: Any) -> None:
+    try:
+        # sqlite3 runs DDL outside transactions, so a migration that failed halfway would stay half
+        # applied. With no isolation level, BEGIN is ours to send.
+        connection.isolation_level = None
+        cursor = connection.cursor()
+        cursor.execute("PRAGMA foreign_keys = ON")
+        cursor.execute("PRAGMA synchronous = FULL")
+        cursor.execute("PRAGMA journal_mode")
+        if cursor.fetchone()[0] != "wal":
+            try:
+                cursor.execute("PRAGMA journal_mode = WAL")
+            except Exception as error:
+                # A file that may only be read stays as it is, and is read.
+                if not str(getattr(error, "sqlite_errorname", "")).startswith("SQLITE_READONLY"):
+                    raise
+        cursor.close()
+    except BaseException:
+        # The pool forgets a connection whose listener failed, and its thread would stay.
+        connection.close()
+        raise
+
+
+def _on_begin(connection: Connection) -> None:
+    writes = connection.get_execution_options().get(WRITE)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def _on_invalidate(connection: Any, _record: Any, _error: BaseException | None) -> None:
+    # A task was cancelled inside a statement. close() leaves the transaction, and with it the write
+    # lock, alive until the pending cursor is collected; so a rollback is queued on the connection's
+    # own thread, before the close that SQLAlchemy queues next. Nothing is awaited here: a second
+    # cancellation cannot skip it.
+    async def roll_back() -> None:
+        with contextlib.suppress(Exception):
+            await connection.driver_connection.rollback()
+
+    with contextlib.suppress(RuntimeError):  # no loop runs any more, and so no statement does
+        task = asyncio.get_running_loop().create_task(roll_back())
+        _rollbacks.add(task)
+        task.add_done_callback(_rollbacks.discard)
+
+
+def create_engine(place: Place, *, create: bool) -> AsyncEngine:
+    """
+    An engine of our own for a place; nothing is opened yet.
+
+    With `create`, a SQLite file that is not there comes into being with the first connection.
+    """
+    if place.path is None:
+        asyncpg = place.url.drivername.endswith("asyncpg")
+        timeout = "timeout" if asyncpg else "connect_timeout"
+        return create_async_engine(
+            place.url,
+            connect_args={} if timeout in place.url.query else {timeout: _CONNECT_TIMEOUT_S},
+            hide_parameters=True,
+            pool_pre_ping=True,
+        )
+    engine = create_async_engine(place.url, hide_parameters=True, pool_size=5, max_overflow=0)
+    # A URI, because only there SQLite can be told not to make a file; percent-encoded, because the
+    # name of a file may hold `?`, `#`, `%20` and bytes that are no text.
+    name = quote_from_bytes(os.fsencode(place.path))
+    uri = f"file:{name}?mode={'rwc' if create else 'rw'}"
+
+    @event.listens_for(engine.sync_engine, "do_connect")
+    def open_uri(_dialect: Any, _record: Any, args: list[Any], options: dict[str, Any]) -> None:
+        args[0] = uri
+        options.update(uri=True, timeout=_SQLITE_BUSY_S)
+
+    prepare_engine(engine)
+    return engine
+
+
+def make_ready(place: Place, *, create: bool) -> None:
+    """
+    See that a SQLite file can be opened, and make the one that is to be created; looks at the disk.
+
+    The folder is made only for the default location: a path that somebody wrote may lie on a disk
+    that is not mounted. A new file is the owner's alone, and so are the `-wal` and `-shm` files
+    that SQLite makes in its likeness. An existing one is not touched and not opened: closing it
+    would drop the locks that this process holds on it.
+    """
+    path = place.path
+    if path is None:
+        return
+    try:
+        if create and place.is_default:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            found = path.stat()
+        except FileNotFoundError:
+            if not create:
+                raise
+            _make_file(path)
+            return
+    except OSError as error:
+        raise _unreachable(place.name, path, error) from error
+    if stat.S_ISDIR(found.st_mode):
+        raise InvalidTargetError(place.name, "it is a directory: name a file in it")
+    if not stat.S_ISREG(found.st_mode):
+        raise InvalidTargetError(place.name, "it is not a regular file")
+    if 0 < found.st_size < _SMALLEST_DATABASE_BYTES:
+        # SQLite takes such a file for an empty database, and writes over it.
+        raise CatalogCorruptError(place.name, f"it is {found.st_size} bytes long")
+
+
+def _unreachable(name: str, path: Path, error: OSError) -> CatalogError:
+    if isinstance(error, FileNotFoundError):
+        if path.parent.is_dir():
+            return CatalogUnavailableError(
+                name, "there is no such file: `model-catalog db upgrade` makes one"
+            )
+        folder = os.fspath(path.parent)
+        return CatalogUnavailableError(
+            name, f"there is no folder {folder!r}: make it first, or mount its disk"
+        )
+    if isinstance(error, PermissionError):
+        return CatalogReadOnlyError(name, "this process may not make files there")
+    return meaning(error, name)
+
+
+def _make_file(path: Path) -> None:
+    with contextlib.suppress(FileExistsError):
+        try:
+            # mknod makes a file without opening it.
+            os.mknod(path, 0o600 | stat.S_IFREG)
+        except PermissionError:
+            # macOS lets only root call mknod.
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+
+
+async def begin_writing(connection: AsyncConnection) -> None:
+    """
+    Hold SQLite's write lock from here on; PostgreSQL needs nothing.
+
+    An engine with our habits has sent BEGIN IMMEDIATE already. On a host's own, sqlite3 would begin
+    at the first INSERT, and a lock that is wanted after a read is refused at once.
+    """
+    if connection.dialect.name != "sqlite":
+        return
+    raw = await connection.get_raw_connection()
+    if not raw.driver_connection.in_transaction:  # type: ignore[union-attr]
+        await connection.exec_driver_sql("BEGIN IMMEDIATE")

@@ -1,0 +1,178 @@
+"""Every error the catalog raises on purpose, under one base."""
+
+from __future__ import annotations
+
+from typing import Any
+
+_SHOWN = 80
+
+
+def shown(value: object) -> str:
+    """A value as an error message may show it: escaped, and cut when it is long."""
+    if isinstance(value, str | bytes) and len(value) > _SHOWN:
+        return f"{value[:_SHOWN]!r}... ({len(value)} long)"
+    text = repr(value)
+    return text if len(text) <= 2 * _SHOWN else f"{text[: 2 * _SHOWN]}..."
+
+
+def _revive(
+    kind: type[CatalogError], args: tuple[Any, ...], facts: dict[str, Any]
+) -> CatalogError:
+    error = kind.__new__(kind)
+    error.args = args
+    error.__dict__.update(facts)
+    return error
+
+
+class CatalogError(Exception):
+    """Something the catalog was asked for and could not do."""
+
+    # An exception is pickled as its class and its message, which is not what
+    # these classes are made from: a worker process would die handing one back.
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _revive, (type(self), self.args, dict(self.__dict__))
+
+
+class InvalidModelError(CatalogError, ValueError):
+    """A value no database may be given: which field, which value, what is allowed."""
+
+    def __init__(self, field: str, value: object, reason: str) -> None:
+        super().__init__(f"{field} {shown(value)} {reason}")
+        self.field = field
+        self.value = value
+        self.reason = reason
+
+
+class ModelNotFoundError(CatalogError, LookupError):
+    """No such model is recorded."""
+
+    def __init__(self, reference: str, provider: str, version: str | None) -> None:
+        which = "" if version is None else f", version {shown(version)}"
+        super().__init__(
+            f"no model {shown(reference)} of provider {shown(provider)}{which} is recorded: "
+            f"list_models() shows what is"
+        )
+        self.reference = reference
+        self.provider = provider
+        self.version = version
+
+
+class InvalidTargetError(CatalogError, ValueError):
+    """What was given cannot name a catalog database."""
+
+    def __init__(self, target: str, reason: str) -> None:
+        super().__init__(f"{target} cannot hold a catalog: {reason}")
+        self.target = target
+        self.reason = reason
+
+
+class CatalogUnavailableError(CatalogError):
+    """The database cannot be reached or opened."""
+
+    def __init__(self, target: str, reason: str) -> None:
+        super().__init__(f"the catalog at {target} cannot be opened: {reason}")
+        self.target = target
+        self.reason = reason
+
+
+class CatalogBusyError(CatalogError):
+    """Somebody else held the database for longer than the call would wait; try again."""
+
+    def __init__(self, target: str, reason: str, waited_s: float = 0.0) -> None:
+        super().__init__(
+            f"the catalog at {target} is busy: {reason} (waited {waited_s:.1f} s): try again, "
+            f"or allow more with timeout_s"
+        )
+        self.target = target
+        self.reason = reason
+        self.waited_s = waited_s
+
+
+class CatalogCorruptError(CatalogError):
+    """The file is not a database, or is a damaged one. It is left as it is."""
+
+    def __init__(self, target: str, reason: str) -> None:
+        super().__init__(
+            f"the catalog at {target} is damaged or not a database: {reason}. "
+            f"It was left as it is: restore a copy, or name another file"
+        )
+        self.target = target
+        self.reason = reason
+
+
+class CatalogReadOnlyError(CatalogError):
+    """The database may be read and not written."""
+
+    def __init__(self, target: str, reason: str) -> None:
+        super().__init__(
+            f"the catalog at {target} is read-only: {reason}. To write, give this process "
+            f"write permission on the file and on the directory it lies in"
+        )
+        self.target = target
+        self.reason = reason
+
+
+class StorageFullError(CatalogError):
+    """There is no room for the write. What was acknowledged before is kept."""
+
+    def __init__(self, target: str, reason: str) -> None:
+        super().__init__(
+            f"the catalog at {target} could not be written: {reason}. "
+            f"Free space (or raise the quota) and call again; reads go on meanwhile"
+        )
+        self.target = target
+        self.reason = reason
+
+
+class ForeignDatabaseError(CatalogError):
+    """The database belongs to another program. It is left as it is."""
+
+    def __init__(self, target: str, found: str) -> None:
+        super().__init__(
+            f"{target} belongs to another program: it holds {found}. It was left as it is: "
+            f"name another database, or pass your own AsyncEngine to share it on purpose"
+        )
+        self.target = target
+        self.found = found
+
+
+class SchemaOutOfDateError(CatalogError):
+    """The catalog's tables are older than this package, or are not there yet."""
+
+    def __init__(self, target: str, current: str | None, head: str) -> None:
+        super().__init__(
+            f"the catalog at {target} is at {current or 'no revision'} and this package needs "
+            f"{head}: await model_catalog.upgrade(target), or run `model-catalog db upgrade`"
+        )
+        self.target = target
+        self.current = current
+        self.head = head
+
+
+class SchemaTooNewError(CatalogError):
+    """The catalog was written by a newer package. It is left as it is."""
+
+    def __init__(self, target: str, current: str, head: str) -> None:
+        super().__init__(
+            f"the catalog at {target} is at revision {shown(current)}, which this package does "
+            f"not know (it knows up to {head}): install a newer model-catalog"
+        )
+        self.target = target
+        self.current = current
+        self.head = head
+
+
+class UpgradeFailedError(CatalogError):
+    """A migration was refused by the database, which is as it was before."""
+
+    def __init__(self, target: str, revision: str, reason: str) -> None:
+        super().__init__(
+            f"the catalog at {target} could not be brought to {revision} and is as it was: {reason}"
+        )
+        self.target = target
+        self.revision = revision
+        self.reason = reason
+
+
+class TransactionError(CatalogError, RuntimeError):
+    """A call that its own open transaction would wait for, or one whose transaction is over."""

@@ -1,0 +1,106 @@
+"""A transaction that changes a schema, which no other migrator has at the same time."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Final
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from model_catalog.engine import WRITE, begin_writing
+from model_catalog.errors import CatalogBusyError, UpgradeFailedError
+from model_catalog.faults import translated
+from model_catalog.waiting import Patience
+
+# Any number will do that nobody else takes for a lock: `MCatalog`.
+_ADVISORY_LOCK: Final = 0x4D436174616C6F67
+_WAIT_S: Final = 60.0
+
+
+@asynccontextmanager
+async def exclusive(
+    engine: AsyncEngine, name: str, cancelled: threading.Event | None = None
+) -> AsyncIterator[AsyncConnection]:
+    """
+    A connection in a transaction that is committed when the block ends well.
+
+    The lock comes before anything is read: who decides by what he read before it may find it
+    changed. Raises CatalogBusyError after a minute, and CancelledError once `cancelled` is set.
+    """
+    async with _connected(engine, name) as connection:
+        patience = Patience(_WAIT_S)
+        while True:
+            if cancelled is not None and cancelled.is_set():
+                raise asyncio.CancelledError
+            try:
+                with translated(name):
+                    await connection.begin()
+                    await _lock(connection, name)
+                break
+            except CatalogBusyError as error:
+                await connection.rollback()
+                await patience.after(error)
+        try:
+            yield connection
+            if engine.dialect.name == "sqlite":
+                await _check_references(connection, name)
+            await connection.commit()
+        finally:
+            # Does nothing after the commit.
+            await connection.rollback()
+
+
+async def _lock(connection: AsyncConnection, name: str) -> None:
+    if connection.dialect.name == "sqlite":
+        await begin_writing(connection)
+        return
+    # Trying, because a wait for the lock in the server could be neither cancelled nor limited.
+    locked = await connection.scalar(
+        sa.text("SELECT pg_try_advisory_xact_lock(:lock)"), {"lock": _ADVISORY_LOCK}
+    )
+    if not locked:
+        raise CatalogBusyError(name, "another process is migrating it")
+
+
+@asynccontextmanager
+async def _connected(engine: AsyncEngine, name: str) -> AsyncIterator[AsyncConnection]:
+    """A connection of the engine; a host's own SQLite connection goes back as it was."""
+    connection = engine.connect()
+    with translated(name):
+        await connection.start()
+    try:
+        if engine.dialect.name != "sqlite":
+            yield connection
+            return
+        driver = (await connection.get_raw_connection()).driver_connection
+        assert driver is not None  # noqa: S101 - a connection that was just opened has one
+        isolation_level = driver.isolation_level
+        with translated(name):
+            async with driver.execute("PRAGMA foreign_keys") as cursor:
+                (foreign_keys,) = await cursor.fetchone()
+            # Writing a table anew drops the old one, and with foreign keys on that empties the
+            # tables that refer to it. In a transaction the pragma does nothing: it comes before.
+            await driver.execute("PRAGMA foreign_keys = OFF")
+        # sqlite3 would commit before the first CREATE TABLE.
+        driver.isolation_level = None
+        try:
+            yield await connection.execution_options(**{WRITE: True})
+        finally:
+            if not connection.invalidated:
+                driver.isolation_level = isolation_level
+                await driver.execute(f"PRAGMA foreign_keys = {foreign_keys}")
+    finally:
+        await connection.close()
+
+
+async def _check_references(connection: AsyncConnection, name: str) -> None:
+    broken = (await connection.exec_driver_sql("PRAGMA foreign_key_check")).all()
+    if broken:
+        tables = ", ".join(sorted({row[0] for row in broken}))
+        raise UpgradeFailedError(
+            name, "that revision", f"{len(broken)} rows of {tables} refer to rows that are not there"
+        )

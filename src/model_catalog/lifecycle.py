@@ -1,0 +1,42 @@
+"""The life of a catalog: open, bring up to date, use, close."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from sqlalchemy.ext.asyncio import async_sessionmaker
+
+from model_catalog.catalog import ModelCatalog
+from model_catalog.schema import bring_to, opened, require_head
+from model_catalog.target import Target
+
+
+@asynccontextmanager
+async def open_catalog(
+    target: Target | None = None,
+    *,
+    upgrade: bool = True,
+    create: bool = True,
+    timeout_s: float = 30.0,
+) -> AsyncIterator[ModelCatalog]:
+    """
+    Open a catalog, and close it when the block ends.
+
+    `target` is a path, a URL, a URL object or a host's AsyncEngine; without one it is the
+    environment's `MODEL_CATALOG_URL`, or `.rbee/models/catalog.db` below the working directory.
+    A SQLite file that is not there is created (readable by its owner alone) unless `create` is
+    false; its folder only for the default. The tables are created, or brought up to date; with
+    `upgrade=False` a database that is not at the newest revision raises SchemaOutOfDateError.
+    `timeout_s` is how long a call waits for other writers.
+
+    Raises InvalidTargetError, CatalogUnavailableError, CatalogReadOnlyError, CatalogCorruptError,
+    ForeignDatabaseError, SchemaTooNewError, and what `upgrade` raises. A password in a URL is in
+    none of their messages.
+    """
+    async with opened(target, create=create) as (engine, name, shared):
+        if upgrade:
+            await bring_to(engine, name, "head", shared=shared)
+        else:
+            await require_head(engine, name, shared=shared)
+        yield ModelCatalog(async_sessionmaker(engine), timeout_s=timeout_s)

@@ -1,0 +1,311 @@
+"""The schema of a catalog database: where it is, and how it gets to where it should be."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import threading
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, contextmanager
+from importlib import resources
+from typing import TYPE_CHECKING, Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from model_catalog.engine import create_engine, make_ready
+from model_catalog.errors import (
+    CatalogBusyError,
+    CatalogError,
+    ForeignDatabaseError,
+    SchemaOutOfDateError,
+    SchemaTooNewError,
+    UpgradeFailedError,
+)
+from model_catalog.exclusive import exclusive
+from model_catalog.faults import HEAD, meaning, translated
+from model_catalog.target import Target, locate, name_of
+from model_catalog.waiting import Patience, to_its_end
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from alembic.config import Config
+
+VERSION_TABLE: Final = "model_catalog_version"
+"""Our own: a host's `alembic_version` in the same database is the host's."""
+
+APPLICATION_ID: Final = 0x4D436174
+"""`MCat`, in the header of a SQLite file of our own: https://www.sqlite.org/fileformat2.html#application_id"""
+
+_HIVE_COLUMNS: Final = {"reference", "provider", "local_path", "size_bytes", "downloaded_at"}
+_HIVE_KEYS: Final = (["reference", "provider"], ["reference"])
+_WAIT_S: Final = 60.0
+
+# Alembic's `op` and `context` are global to the process: of two upgrades at once, in whatever
+# threads or loops, one would run its revisions on the other's connection.
+_alembic = threading.Lock()
+
+log = logging.getLogger(__name__)
+
+
+def revisions() -> list[str]:
+    """The revisions this package knows, oldest first. Alembic is not asked: it is slow to import."""
+    names = (entry.name for entry in resources.files(f"{__package__}.migrations.versions").iterdir())
+    return sorted(match[1] for name in names if (match := re.fullmatch(r"(\d{4})_\w+\.py", name)))
+
+
+async def schema_state(target: Target | None = None) -> tuple[str | None, str]:
+    """
+    The revision a catalog database is at, and the newest this package knows.
+
+    None for a database with no catalog in it yet, and for one that the Rust hive wrote. Takes no
+    lock and writes nothing. Raises ForeignDatabaseError for another program's.
+    """
+    async with opened(target, create=False) as (engine, name, shared):
+        return await current_revision(engine, name, shared=shared), HEAD
+
+
+async def upgrade(target: Target | None = None, revision: str = "head") -> None:
+    """
+    Bring a database to a revision, all the way or not at all.
+
+    A SQLite file that is not there is created, and one that the Rust hive wrote is adopted. When
+    there is nothing to do, no lock is taken. Otherwise one migrator runs at a time, whatever
+    process it is in, and what it does is one transaction: if it fails, is cancelled or is killed,
+    the database is as it was. An `AsyncEngine` may belong to a host with tables of its own; it is
+    not disposed. Safe in a running loop.
+
+    Raises SchemaTooNewError for a database from a newer package, ForeignDatabaseError for one of
+    another program, UpgradeFailedError when the database refuses a migration, and CatalogBusyError
+    after a minute of somebody else's lock. Each leaves it untouched.
+    """
+    async with opened(target, create=True) as (engine, name, shared):
+        await bring_to(engine, name, revision, shared=shared)
+
+
+async def downgrade(target: Target | None, revision: str) -> None:
+    """
+    Take a database back to an older revision, all the way or not at all; what that cannot hold goes.
+
+    `0001` is the Rust hive's table: of several versions of one model only the newest stays.
+
+    Raises what `upgrade` raises.
+    """
+    async with opened(target, create=False) as (engine, name, shared):
+        await bring_to(engine, name, revision, shared=shared, down=True)
+
+
+@asynccontextmanager
+async def opened(
+    target: Target | None, *, create: bool
+) -> AsyncIterator[tuple[AsyncEngine, str, bool]]:
+    """An engine for a target, its name, and whether a host shares it; ours is disposed of again."""
+    if isinstance(target, AsyncEngine):
+        yield target, name_of(target.url), True
+        return
+    place = locate(target)
+    await asyncio.to_thread(make_ready, place, create=create)
+    engine = create_engine(place, create=create)
+    try:
+        yield engine, place.name, place.path is None
+    finally:
+        await to_its_end(engine.dispose())
+
+
+async def current_revision(engine: AsyncEngine, name: str, *, shared: bool) -> str | None:
+    """The revision an engine's database is at. Raises ForeignDatabaseError."""
+    patience = Patience(_WAIT_S)
+    while True:
+        try:
+            with translated(name):
+                async with engine.connect() as connection:
+                    return await connection.run_sync(recognise, name, shared=shared)
+        except CatalogBusyError as error:
+            await patience.after(error)
+
+
+def recognise(connection: sa.Connection, name: str, *, shared: bool) -> str | None:
+    """
+    The revision of the database behind a connection; None where a catalog may begin.
+
+    Raises ForeignDatabaseError where it may not: a table `models` that is not ours, or, unless it
+    is shared on purpose, a SQLite file in which another program keeps its tables.
+    """
+    inspector = sa.inspect(connection)
+    if inspector.has_table(VERSION_TABLE):
+        version: str | None = connection.execute(
+            sa.text(f"SELECT version_num FROM {VERSION_TABLE}")  # noqa: S608 - our own name
+        ).scalar()
+        if version is not None:
+            return version
+    if inspector.has_table("models"):
+        columns = {column["name"] for column in inspector.get_columns("models")}
+        key = inspector.get_pk_constraint("models")["constrained_columns"]
+        if columns != _HIVE_COLUMNS or key not in _HIVE_KEYS:
+            found = ", ".join(sorted(columns))
+            raise ForeignDatabaseError(name, f"a table 'models' with the columns {found}")
+        return None
+    if not shared and connection.dialect.name == "sqlite":
+        mark = connection.exec_driver_sql("PRAGMA application_id").scalar()
+        if mark not in (0, APPLICATION_ID):
+            raise ForeignDatabaseError(name, f"the application id {mark}")
+        tables = sorted(set(inspector.get_table_names()) - {VERSION_TABLE})
+        if tables:
+            listed = ", ".join(map(repr, tables[:3])) + (", ..." if tables[3:] else "")
+            raise ForeignDatabaseError(name, f"the tables {listed} and no catalog")
+    return None
+
+
+def refuse_unknown(current: str | None, name: str) -> None:
+    """Raise SchemaTooNewError for a revision this package does not know."""
+    if current is not None and current not in revisions():
+        raise SchemaTooNewError(name, current, HEAD)
+
+
+async def require_head(engine: AsyncEngine, name: str, *, shared: bool) -> None:
+    """Raise unless the database is at the newest revision: SchemaOutOfDateError or SchemaTooNewError."""
+    current = await current_revision(engine, name, shared=shared)
+    refuse_unknown(current, name)
+    if current != HEAD:
+        raise SchemaOutOfDateError(name, current, HEAD)
+
+
+async def bring_to(
+    engine: AsyncEngine, name: str, revision: str, *, shared: bool, down: bool = False
+) -> None:
+    """Run the migrations between where an engine's database is and a revision."""
+    goal = HEAD if revision == "head" else revision
+    if goal not in {*revisions(), "base"}:
+        raise UpgradeFailedError(
+            name, revision, f"there is no such revision: the known ones are {', '.join(revisions())}"
+        )
+    current = await current_revision(engine, name, shared=shared)
+    refuse_unknown(current, name)
+    if current == goal:
+        return
+
+    cancelled = threading.Event()
+    while not _alembic.acquire(blocking=False):
+        await asyncio.sleep(0.01)
+    try:
+        await to_its_end(
+            _migrate(engine, name, goal, cancelled, shared=shared, down=down),
+            on_cancel=cancelled.set,
+        )
+    finally:
+        _alembic.release()
+
+
+async def _migrate(
+    engine: AsyncEngine,
+    name: str,
+    goal: str,
+    cancelled: threading.Event,
+    *,
+    shared: bool,
+    down: bool,
+) -> None:
+    from alembic import command  # noqa: PLC0415 - a quarter of a second, needed once in a life
+
+    def run(connection: sa.Connection) -> None:
+        current = recognise(connection, name, shared=shared)
+        refuse_unknown(current, name)
+        with _stopping(connection, cancelled):
+            (command.downgrade if down else command.upgrade)(configuration(connection), goal)
+        if not shared and connection.dialect.name == "sqlite":
+            connection.exec_driver_sql(f"PRAGMA application_id = {APPLICATION_ID}")
+        log.info("the catalog at %s went from %s to %s", name, current or "no revision", goal)
+
+    try:
+        async with exclusive(engine, name, cancelled) as connection:
+            await connection.run_sync(run)
+    except sa.exc.SQLAlchemyError as error:
+        reason = meaning(error, name)
+        if type(reason) in (CatalogError, SchemaOutOfDateError):
+            # A statement of a migration was refused: that is no busy or broken database.
+            raise UpgradeFailedError(name, goal, f"{error.__cause__ or error}") from error
+        raise reason from error
+
+
+@contextmanager
+def _stopping(connection: sa.Connection, cancelled: threading.Event) -> Iterator[None]:
+    """Stop before the next statement once the caller is gone, so that the rollback is a clean one."""
+
+    def look(*_: Any) -> None:
+        if cancelled.is_set():
+            raise asyncio.CancelledError
+
+    sa.event.listen(connection, "before_cursor_execute", look)
+    try:
+        yield
+    finally:
+        sa.event.remove(connection, "before_cursor_execute", look)
+
+
+def configuration(connection: sa.Connection | None = None) -> Config:
+    """Alembic's configuration for the migrations in this package, and for a connection to run on."""
+    from alembic.config import Config  # noqa: PLC0415 - see _migrate
+
+    found = Config()
+    # ConfigParser takes a % for the beginning of a placeholder.
+    scripts = str(resources.files(f"{__package__}.migrations")).replace("%", "%%")
+    found.set_main_option("script_location", scripts)
+    found.set_main_option("path_separator", "os")
+    found.attributes["connection"] = connection
+    return found
+
+
+async def check_schema(target: Target | None = None) -> list[str]:
+    """
+    What is wrong with a catalog database, a sentence each; empty when it is sound.
+
+    Its revision, whether its tables are as this package expects them, and on SQLite whether its
+    pages and its references hold together. Writes nothing.
+    """
+    async with opened(target, create=False) as (engine, name, shared):
+        with translated(name):
+            current = await current_revision(engine, name, shared=shared)
+            refuse_unknown(current, name)
+            if current != HEAD:
+                return [str(SchemaOutOfDateError(name, current, HEAD))]
+            async with engine.connect() as connection:
+                return await connection.run_sync(_problems)
+
+
+def _problems(connection: sa.Connection) -> list[str]:
+    from alembic.autogenerate import compare_metadata  # noqa: PLC0415 - see _migrate
+    from alembic.migration import MigrationContext  # noqa: PLC0415
+
+    from model_catalog.model import Base  # noqa: PLC0415
+
+    found: list[str] = []
+    if connection.dialect.name == "sqlite":
+        for pragma in ("quick_check", "foreign_key_check"):
+            rows = connection.exec_driver_sql(f"PRAGMA {pragma}").all()
+            found += [f"{pragma}: {row[0]}" for row in rows if row[0] != "ok"]
+    context = MigrationContext.configure(
+        connection, opts={"version_table": VERSION_TABLE, **comparison(connection.dialect.name)}
+    )
+    found += [f"schema: {difference}" for difference in compare_metadata(context, Base.metadata)]
+    return found
+
+
+def comparison(dialect: str) -> dict[str, Any]:
+    """How the tables are to be compared with the mapping: ours alone, names and defaults included."""
+    from model_catalog.model import Base  # noqa: PLC0415
+
+    def ours(name: str | None, kind: str, _parents: dict[str, str | None]) -> bool:
+        return kind != "table" or name in Base.metadata.tables
+
+    def sqlite_default(*arguments: Any) -> bool | None:
+        # SQLite has no IDENTITY: the column is its rowid by another name.
+        return False if arguments[2].identity is not None else None
+
+    compare: bool | Callable[..., bool | None] = sqlite_default if dialect == "sqlite" else True
+    return {
+        "include_name": ours,
+        "compare_server_default": compare,
+        "autogenerate_plugins": ["alembic.autogenerate.*", "alembic.ext.checkconstraint_byname"],
+    }

@@ -1,0 +1,174 @@
+"""Every test of a catalog runs on SQLite, on PostgreSQL through asyncpg, and through psycopg."""
+
+import asyncio
+import os
+import shutil
+import sqlite3
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import postgres
+import psycopg
+import pytest
+from sqlalchemy import URL, make_url
+
+from model_catalog import Model, ModelCatalog, open_catalog, upgrade
+
+BACKENDS = ("sqlite", "asyncpg", "psycopg")
+
+
+def pytest_configure(config):
+    # Of the machine that runs the tests nothing may reach them.
+    os.environ.pop("MODEL_CATALOG_URL", None)
+
+
+@pytest.fixture(scope="session")
+def pg_server(request) -> Iterator[URL]:
+    with postgres.server() as url:
+        if url is None:
+            message = (
+                f"NO POSTGRESQL: no server at ${postgres.ENVIRONMENT} or 127.0.0.1:5432 and no "
+                "server binaries, so half of the tests do not run"
+            )
+            if os.environ.get("MODEL_CATALOG_TEST_PG_REQUIRED"):
+                pytest.exit(message, returncode=1)
+            pytest.skip(message)
+        yield url
+
+
+@pytest.fixture(scope="session")
+def pg_blank(pg_server) -> Iterator[URL]:
+    with postgres.database(pg_server, "blank") as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def pg_migrated(pg_server) -> Iterator[URL]:
+    with postgres.database(pg_server, "migrated") as url:
+        asyncio.run(upgrade(url.set(drivername="postgresql+psycopg")))
+        yield url
+
+
+@pytest.fixture(scope="session")
+def sqlite_migrated(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("template") / "catalog.db"
+    asyncio.run(upgrade(path))
+    return path
+
+
+@dataclass(frozen=True)
+class Database:
+    """One database of one test: the target to open, and a look at it that takes no part of ours."""
+
+    backend: str
+    target: str
+    path: Path | None = None
+    url: URL | None = None
+
+    @property
+    def target_url(self) -> URL:
+        """The target as a URL, for an engine of a host's own."""
+        if self.path is not None:
+            return URL.create("sqlite+aiosqlite", database=str(self.path))
+        return make_url(self.target)
+
+    def run(self, sql: str, *parameters: object) -> list[tuple]:
+        """Execute one statement with a plain driver, commit, and return its rows."""
+        if self.path is not None:
+            with closing(sqlite3.connect(self.path)) as raw, raw:
+                return raw.execute(sql, parameters).fetchall()
+        with psycopg.connect(postgres.dsn(self.url)) as raw:
+            cursor = raw.execute(sql.replace("?", "%s") if parameters else sql, parameters or None)
+            return cursor.fetchall() if cursor.description else []
+
+    @property
+    def tables(self) -> set[str]:
+        if self.path is not None:
+            return {name for (name,) in self.run("SELECT name FROM sqlite_master WHERE type='table'")}
+        return {
+            name
+            for (name,) in self.run("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
+        }
+
+    def assert_nothing_left(self) -> None:
+        """No connection, no thread of one, and no lock may outlive its catalog."""
+        deadline = time.monotonic() + 5
+        while left := self._left():
+            assert time.monotonic() < deadline, left
+        if self.path is not None and self.path.is_file():
+            with closing(sqlite3.connect(self.path, timeout=0)) as raw:
+                raw.execute("BEGIN EXCLUSIVE")
+
+    def _left(self) -> list[str]:
+        if self.path is not None:
+            return [
+                thread.name
+                for thread in threading.enumerate()
+                if "_connection_worker_thread" in thread.name
+            ]
+        return self.run(
+            "SELECT pid, state, query FROM pg_stat_activity"
+            " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            " AND backend_type = 'client backend'"
+        )
+
+
+def on_postgresql(backend: str, url: URL) -> Database:
+    target = url.set(drivername=f"postgresql+{backend}").render_as_string(hide_password=False)
+    return Database(backend, target, url=url)
+
+
+@pytest.fixture(params=BACKENDS)
+def backend(request) -> str:
+    return request.param
+
+
+@pytest.fixture
+def empty(backend, request, tmp_path) -> Iterator[Database]:
+    """A database with nothing in it; on SQLite not even the file."""
+    if backend == "sqlite":
+        path = tmp_path / "catalog.db"
+        found = Database(backend, str(path), path=path)
+    else:
+        found = on_postgresql(backend, request.getfixturevalue("pg_blank"))
+        found.run("DROP SCHEMA IF EXISTS public CASCADE")
+        found.run("CREATE SCHEMA public")
+    yield found
+    if backend != "sqlite" or found.path.is_file():
+        found.assert_nothing_left()
+
+
+@pytest.fixture
+def database(backend, request, tmp_path) -> Iterator[Database]:
+    """A database at the newest revision, with no rows in it."""
+    if backend == "sqlite":
+        path = tmp_path / "catalog.db"
+        shutil.copy(request.getfixturevalue("sqlite_migrated"), path)
+        found = Database(backend, str(path), path=path)
+    else:
+        found = on_postgresql(backend, request.getfixturevalue("pg_migrated"))
+        found.run("TRUNCATE models RESTART IDENTITY CASCADE")
+    yield found
+    found.assert_nothing_left()
+
+
+@pytest.fixture
+async def catalog(database) -> AsyncIterator[ModelCatalog]:
+    async with open_catalog(database.target) as found:
+        yield found
+
+
+def moment(second: int) -> datetime:
+    """A time, `second` seconds into 2026."""
+    return datetime.fromtimestamp(1767225600 + second, UTC)
+
+
+def a_model(reference: str = "TinyLlama-1.1B-Chat-v1.0", **fields) -> Model:
+    """A model of which only what a test speaks about is given."""
+    fields = {"provider": "hf", "local_path": "/models/tinyllama.gguf", **fields}
+    return Model(reference=reference, **fields)

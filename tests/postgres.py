@@ -1,0 +1,105 @@
+"""A PostgreSQL server for the tests: a given one, the one that runs here, or a throwaway cluster."""
+
+import os
+import pwd
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import psycopg
+from sqlalchemy import URL, make_url
+
+ENVIRONMENT = "MODEL_CATALOG_TEST_PG_URL"
+LOCAL = URL.create("postgresql", "postgres", host="127.0.0.1", port=5432, database="postgres")
+
+
+def dsn(url: URL) -> str:
+    return url.set(drivername="postgresql").render_as_string(hide_password=False)
+
+
+def answers(url: URL) -> bool:
+    try:
+        psycopg.connect(dsn(url), connect_timeout=3).close()
+    except psycopg.OperationalError:
+        return False
+    return True
+
+
+def binary(name: str) -> str | None:
+    folders = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
+    return next(
+        (found for folder in folders if (found := shutil.which(name, path=folder))),
+        shutil.which(name),
+    )
+
+
+@contextmanager
+def throwaway_cluster() -> Iterator[URL]:
+    """A cluster of local binaries in a temporary folder; as root it runs as somebody else."""
+    folder = Path(tempfile.mkdtemp(prefix="model-catalog-pg-"))
+    who = {}
+    if os.geteuid() == 0:
+        names = {entry.pw_name: entry for entry in pwd.getpwall()}
+        user = names.get("postgres") or names["nobody"]
+        os.chown(folder, user.pw_uid, user.pw_gid)
+        who = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
+    with closing(socket.socket()) as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    data = folder / "data"
+    subprocess.run(
+        [binary("initdb"), "-D", data, "-A", "trust", "-U", "postgres", "--no-sync", "-E", "UTF8"]
+        + ["--locale=C.UTF-8"],
+        check=True,
+        stdout=subprocess.DEVNULL,
+        cwd=folder,
+        **who,
+    )
+    command = [binary("postgres"), "-D", data, "-p", str(port), "-h", "127.0.0.1", "-k", folder]
+    command += ["-c", "fsync=off", "-c", "max_connections=200"]
+    url = LOCAL.set(port=port)
+    with (folder / "log").open("wb") as log:
+        server = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder, **who)
+    try:
+        deadline = time.monotonic() + 30
+        while not answers(url):
+            if server.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError((folder / "log").read_text())
+        yield url
+    finally:
+        server.terminate()
+        server.wait(30)
+        shutil.rmtree(folder)
+
+
+@contextmanager
+def server() -> Iterator[URL | None]:
+    """The URL of a server on which databases may be made, or None where there is none to be had."""
+    given = os.environ.get(ENVIRONMENT)
+    if given:
+        yield make_url(given)
+    elif answers(LOCAL):
+        yield LOCAL
+    elif binary("initdb") and binary("postgres"):
+        with throwaway_cluster() as url:
+            yield url
+    else:
+        yield None
+
+
+@contextmanager
+def database(server: URL, name: str) -> Iterator[URL]:
+    """A new database on a server, dropped again with whatever is still connected to it."""
+    name = f"model_catalog_{name}_{os.getpid()}"
+    with psycopg.connect(dsn(server), autocommit=True) as admin:
+        admin.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+        admin.execute(f'CREATE DATABASE "{name}" TEMPLATE template0')
+        try:
+            yield server.set(database=name)
+        finally:
+            admin.execute(f'DROP DATABASE "{name}" WITH (FORCE)')

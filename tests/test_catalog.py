@@ -1,0 +1,583 @@
+"""The repository: what each call writes, returns and leaves alone."""
+
+import asyncio
+import sqlite3
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from conftest import a_model, moment
+from sqlalchemy import select, text
+from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
+
+from model_catalog import (
+    CatalogBusyError,
+    CatalogError,
+    Model,
+    ModelCatalog,
+    ModelNotFoundError,
+    ModelRef,
+    SchemaOutOfDateError,
+    TransactionError,
+    open_catalog,
+    prepare_engine,
+)
+
+
+async def test_what_was_registered_is_found(catalog):
+    """
+    A registered model is found by its reference and provider, as it was given.
+    """
+    await catalog.register_model(
+        a_model(size_bytes=669_000_000, downloaded_at=moment(5), version="v1")
+    )
+
+    model = await catalog.find_model("TinyLlama-1.1B-Chat-v1.0", "hf")
+
+    assert model is not None
+    assert (model.reference, model.provider, model.version) == (
+        "TinyLlama-1.1B-Chat-v1.0",
+        "hf",
+        "v1",
+    )
+    assert (model.local_path, model.size_bytes) == ("/models/tinyllama.gguf", 669_000_000)
+    assert model.downloaded_at == moment(5)
+    assert model.ref == ModelRef("hf", "TinyLlama-1.1B-Chat-v1.0", "v1")
+
+
+async def test_registering_writes_one_plain_row(catalog, database):
+    """
+    What other programs read with SQL is text, whole bytes and whole seconds.
+    """
+    await catalog.register_model(a_model("m", size_bytes=2**63 - 1, downloaded_at=moment(0)))
+
+    rows = database.run(
+        "SELECT provider, reference, version, local_path, size_bytes, downloaded_at FROM models"
+    )
+
+    assert rows == [("hf", "m", "", "/models/tinyllama.gguf", 2**63 - 1, 1767225600)]
+
+
+async def test_registering_returns_what_is_recorded(catalog):
+    """
+    The returned model is the row: numbered, with its time cut to the second.
+    """
+    given = a_model(downloaded_at=moment(5) + timedelta(microseconds=999_999))
+
+    model = await catalog.register_model(given)
+
+    assert model is not given
+    assert model.id == 1
+    assert model.downloaded_at == moment(5)
+
+
+async def test_a_model_downloads_now_unless_it_says_when(catalog):
+    """
+    downloaded_at is the time of registering when it was not set.
+    """
+    before = datetime.now(UTC).replace(microsecond=0)
+
+    model = await catalog.register_model(a_model())
+
+    assert before <= model.downloaded_at <= datetime.now(UTC)
+
+
+async def test_registering_again_writes_what_was_set_and_keeps_the_rest(catalog):
+    """
+    A second registration moves the model; the size, of which it says nothing, stays.
+    """
+    first = await catalog.register_model(a_model(size_bytes=1000))
+
+    second = await catalog.register_model(a_model(local_path="/new.gguf"))
+
+    assert (second.id, second.local_path, second.size_bytes) == (first.id, "/new.gguf", 1000)
+    assert len(await catalog.list_models()) == 1
+
+
+async def test_none_is_a_value_when_it_is_given(catalog):
+    """
+    A size that is set to None is written: it is no longer known.
+    """
+    await catalog.register_model(a_model(size_bytes=1000))
+
+    model = await catalog.register_model(a_model(size_bytes=None))
+
+    assert model.size_bytes is None
+
+
+async def test_a_found_model_can_be_changed_and_registered_again(catalog):
+    """
+    What was read is a plain object: change a field, hand it back.
+    """
+    await catalog.register_model(a_model(size_bytes=1, downloaded_at=moment(1)))
+    model = await catalog.get_model("TinyLlama-1.1B-Chat-v1.0", "hf")
+
+    model.size_bytes = 2
+    again = await catalog.register_model(model)
+
+    assert (again.id, again.size_bytes, again.downloaded_at) == (model.id, 2, moment(1))
+
+
+async def test_the_same_reference_of_two_providers_is_two_models(catalog):
+    """
+    The provider is part of the key.
+    """
+    await catalog.register_model(a_model("m", provider="hf", local_path="/a"))
+    await catalog.register_model(a_model("m", provider="ollama", local_path="/b"))
+
+    assert (await catalog.find_model("m", "hf")).local_path == "/a"
+    assert (await catalog.find_model("m", "ollama")).local_path == "/b"
+
+
+@pytest.mark.parametrize(
+    ("reference", "provider", "version"),
+    [("M", "hf", None), ("m", "HF", None), ("m ", "hf", None), ("m", "hf", "v2"), ("m", "hf", "")],
+    ids=["case", "provider's case", "blank", "other version", "no version"],
+)
+async def test_finding_is_exact(catalog, reference, provider, version):
+    """
+    Case and blanks count, and a version that is named is that version.
+    """
+    await catalog.register_model(a_model("m", version="v1"))
+
+    assert await catalog.find_model(reference, provider, version) is None
+
+
+async def test_without_a_version_the_one_downloaded_last_is_found(catalog):
+    """
+    version=None is the newest by download, not the greatest by name.
+    """
+    await catalog.register_model(a_model("m", version="v9", downloaded_at=moment(1)))
+    await catalog.register_model(a_model("m", version="v1", downloaded_at=moment(2)))
+
+    assert (await catalog.find_model("m", "hf")).version == "v1"
+    assert (await catalog.find_model("m", "hf", "v9")).version == "v9"
+
+
+async def test_of_two_downloads_in_one_second_the_later_row_is_found(catalog):
+    """
+    Seconds are what is stored; within one the order of recording decides.
+    """
+    for version in ("v1", "v2"):
+        await catalog.register_model(a_model("m", version=version, downloaded_at=moment(1)))
+
+    assert (await catalog.find_model("m", "hf")).version == "v2"
+
+
+async def test_a_model_that_is_not_there_is_none_or_an_error(catalog):
+    """
+    find returns None; get raises, with what was asked for.
+    """
+    assert await catalog.find_model("m", "hf") is None
+    with pytest.raises(ModelNotFoundError, match="'m' of provider 'hf', version 'v1'") as caught:
+        await catalog.get_model("m", "hf", "v1")
+
+    assert isinstance(caught.value, LookupError)
+    assert (caught.value.reference, caught.value.provider, caught.value.version) == (
+        "m",
+        "hf",
+        "v1",
+    )
+
+
+async def test_the_list_is_newest_first_and_total(catalog, database):
+    """
+    Newest first, undated last, and then provider, reference and version byte by byte, so that
+    both databases give one order whatever their locale.
+    """
+    names = ["b", "A", "Z", "_x", "a", "ä", "B", "\U0001f999", "\uffff"]
+    await catalog.register_models([a_model(name, downloaded_at=moment(1)) for name in names])
+    await catalog.register_model(a_model("newest", downloaded_at=moment(2)))
+    await catalog.register_model(a_model("a", version="v1", downloaded_at=moment(1)))
+    await catalog.register_model(a_model("a", provider="Z", downloaded_at=moment(1)))
+    database.run("UPDATE models SET downloaded_at = NULL WHERE reference = 'b'")
+
+    listed = [(m.provider, m.reference, m.version) for m in await catalog.list_models()]
+
+    assert listed == [
+        ("hf", "newest", ""),
+        ("Z", "a", ""),
+        *[("hf", name, "") for name in ["A", "B", "Z", "_x", "a"]],
+        ("hf", "a", "v1"),
+        *[("hf", name, "") for name in ["ä", "\uffff", "\U0001f999"]],
+        ("hf", "b", ""),
+    ]
+
+
+async def test_lists_and_totals_can_be_of_one_provider_or_reference(catalog):
+    """
+    provider and reference narrow list, iteration and total alike.
+    """
+    await catalog.register_models(
+        a_model(reference, provider=provider, size_bytes=size)
+        for reference, provider, size in [("m", "hf", 1), ("m", "ollama", 2), ("n", "hf", 4)]
+    )
+
+    assert len(await catalog.list_models(provider="hf")) == 2
+    assert len(await catalog.list_models(provider="hf", reference="m")) == 1
+    assert len([model async for model in catalog.iter_models(reference="m")]) == 2
+    assert await catalog.get_total_size(provider="hf") == 5
+    assert await catalog.get_total_size(reference="m") == 3
+
+
+async def test_an_empty_catalog_is_no_special_case(catalog):
+    """
+    Nothing is listed, nothing is iterated, and nothing weighs nothing.
+    """
+    assert await catalog.list_models() == []
+    assert [model async for model in catalog.iter_models()] == []
+    assert await catalog.get_total_size() == 0
+    assert await catalog.register_models([]) == 0
+    assert await catalog.remove_model("m", "hf") is False
+
+
+async def test_iteration_gives_what_the_list_gives(catalog, database):
+    """
+    Over several pages, with equal times and without any, no model is skipped or met twice.
+    """
+    await catalog.register_models(
+        a_model(f"m{number:04}", version=f"v{number % 3}", downloaded_at=moment(number % 7))
+        for number in range(1200)
+    )
+    database.run("UPDATE models SET downloaded_at = NULL WHERE id % 5 = 0")
+
+    iterated = [model.ref async for model in catalog.iter_models()]
+
+    assert iterated == [model.ref for model in await catalog.list_models()]
+    assert len(set(iterated)) == 1200
+
+
+async def test_models_may_be_written_while_they_are_iterated(catalog):
+    """
+    No transaction is open between two models.
+    """
+    await catalog.register_models(
+        a_model(f"m{number:04}", downloaded_at=moment(number)) for number in range(600)
+    )
+
+    async for model in catalog.iter_models():
+        await catalog.remove_model(model.reference, model.provider)
+
+    assert await catalog.list_models() == []
+
+
+async def test_removing_forgets_one_version_or_all(catalog):
+    """
+    With a version only that one goes; without, every version does. True means it was known.
+    """
+    await catalog.register_models(a_model("m", version=version) for version in ("", "v1", "v2"))
+
+    assert await catalog.remove_model("m", "hf", "v1") is True
+    assert await catalog.remove_model("m", "hf", "v1") is False
+    assert [model.version for model in await catalog.list_models()] == ["", "v2"]
+
+    assert await catalog.remove_model("m", "hf") is True
+    assert await catalog.list_models() == []
+
+
+async def test_removing_leaves_the_file(catalog, tmp_path):
+    """
+    The catalog forgets; it deletes no file.
+    """
+    path = tmp_path / "model.gguf"
+    path.write_bytes(b"GGUF")
+    await catalog.register_model(a_model("m", local_path=str(path)))
+
+    await catalog.remove_model("m", "hf")
+
+    assert path.read_bytes() == b"GGUF"
+
+
+async def test_the_total_is_exact_beyond_what_a_database_can_sum(catalog):
+    """
+    SQLite refuses a sum over 2**63, PostgreSQL gives a Decimal; the total is an int.
+    """
+    await catalog.register_models(a_model(f"m{n}", size_bytes=2**63 - 1) for n in range(5))
+    await catalog.register_model(a_model("unknown"))
+
+    total = await catalog.get_total_size()
+
+    assert total == 5 * (2**63 - 1)
+    assert type(total) is int
+
+
+async def test_many_models_are_registered_together(catalog):
+    """
+    A generator of models with different fields set is one transaction, and each keeps its own.
+    """
+    await catalog.register_model(a_model("known", size_bytes=7))
+
+    count = await catalog.register_models(
+        a_model("known", local_path="/moved") if n == 0 else a_model(f"m{n}", size_bytes=n)
+        for n in range(1000)
+    )
+
+    assert count == 1000
+    assert await catalog.get_total_size() == 7 + sum(range(1000))
+    assert (await catalog.find_model("known", "hf")).local_path == "/moved"
+
+
+async def test_of_one_key_in_a_batch_the_last_word_counts(catalog):
+    """
+    A key that comes twice is one row, with each field as it was set last.
+    """
+    count = await catalog.register_models(
+        [a_model("m", size_bytes=1, local_path="/a"), a_model("m", local_path="/b")]
+    )
+
+    assert count == 1
+    model = await catalog.get_model("m", "hf")
+    assert (model.local_path, model.size_bytes) == ("/b", 1)
+
+
+async def test_one_bad_model_keeps_the_whole_batch_out(catalog):
+    """
+    register_models is all or nothing.
+    """
+    with pytest.raises(ValueError, match="size_bytes -1"):
+        await catalog.register_models([a_model("good"), a_model("bad", size_bytes=-1)])
+
+    assert await catalog.list_models() == []
+
+
+async def test_a_transaction_keeps_all_or_nothing(catalog):
+    """
+    What a failed block wrote is gone, what a block that ended wrote is there.
+    """
+    with pytest.raises(ZeroDivisionError):
+        async with catalog.transaction() as both:
+            await both.register_model(a_model("a"))
+            assert await both.find_model("a", "hf") is not None
+            raise ZeroDivisionError
+    assert await catalog.list_models() == []
+
+    async with catalog.transaction() as both:
+        await both.register_model(a_model("a"))
+        await both.remove_model("b", "hf")
+    assert len(await catalog.list_models()) == 1
+
+
+async def test_a_transaction_in_a_transaction_is_undone_alone(catalog):
+    """
+    The inner block's rows go with it; the outer block's stay.
+    """
+    async with catalog.transaction() as outer:
+        await outer.register_model(a_model("outer"))
+        with pytest.raises(ZeroDivisionError):
+            async with outer.transaction() as inner:
+                await inner.register_model(a_model("inner"))
+                raise ZeroDivisionError
+
+    assert [model.reference for model in await catalog.list_models()] == ["outer"]
+
+
+async def test_tasks_may_share_a_transaction(catalog):
+    """
+    Calls of one transaction queue for its connection.
+    """
+    async with catalog.transaction() as shared:
+        await asyncio.gather(*(shared.register_model(a_model(f"m{n}")) for n in range(20)))
+
+    assert len(await catalog.list_models()) == 20
+
+
+async def test_waiting_for_oneself_is_refused(catalog):
+    """
+    Within its own transaction the outer catalog's write would wait for ever.
+    """
+    async with catalog.transaction() as inner:
+        with pytest.raises(TransactionError, match="has a transaction open"):
+            await catalog.register_model(a_model())
+        with pytest.raises(TransactionError, match="has a transaction open"):
+            await asyncio.create_task(catalog.remove_model("m", "hf"))
+        assert await catalog.list_models() == []
+
+    await catalog.register_model(a_model())
+    with pytest.raises(TransactionError, match="is over"):
+        await inner.register_model(a_model())
+
+
+async def test_a_task_that_outlives_the_transaction_it_began_in_may_write(catalog):
+    """
+    That a transaction is open is known to the tasks begun inside it, and only while it is.
+    """
+    over = asyncio.Event()
+
+    async def afterwards():
+        await over.wait()
+        await catalog.register_model(a_model("later"))
+
+    async with catalog.transaction():
+        task = asyncio.create_task(afterwards())
+        await asyncio.sleep(0)
+    over.set()
+    await task
+
+    assert await catalog.find_model("later", "hf") is not None
+
+
+async def test_two_hundred_tasks_register_one_model(catalog):
+    """
+    The same key from everywhere at once is one row and no error.
+    """
+    models = await asyncio.gather(
+        *(catalog.register_model(a_model(size_bytes=n)) for n in range(200))
+    )
+
+    (model,) = await catalog.list_models()
+    assert {found.id for found in models} == {model.id}
+
+
+async def test_a_host_factory_keeps_its_engine(database):
+    """
+    A catalog over a host's session factory works without any of our habits, even where sessions
+    expire what they hold, and the host's engine lives on.
+    """
+    engine = create_async_engine(database.target_url)
+    catalog = ModelCatalog(async_sessionmaker(engine, expire_on_commit=True))
+
+    model = await catalog.register_model(a_model(size_bytes=3))
+    await catalog.register_models(a_model(f"m{n}") for n in range(3))
+    async with catalog.transaction() as both:
+        await both.remove_model("m0", "hf")
+
+    assert model.size_bytes == 3
+    assert len(await catalog.list_models()) == 3
+    async with engine.connect() as connection:
+        assert await connection.scalar(text("SELECT count(*) FROM models")) == 3
+    await engine.dispose()
+
+
+@pytest.mark.parametrize("habits", [True, False], ids=["with habits", "without"])
+@pytest.mark.parametrize("keep", [True, False], ids=["committed", "rolled back"])
+async def test_a_host_session_decides(database, habits, keep):
+    """
+    In a host's session host rows and catalog rows are kept or lost together, by the host.
+    """
+    engine = create_async_engine(database.target_url)
+    if habits:
+        prepare_engine(engine)
+    database.run("DROP TABLE IF EXISTS deployments")
+    database.run("CREATE TABLE deployments (name TEXT)")
+
+    async with AsyncSession(engine) as session:
+        catalog = ModelCatalog(session)
+        await session.execute(text("INSERT INTO deployments VALUES ('chat')"))
+        await catalog.register_model(a_model("m", size_bytes=1))
+        await catalog.register_models([a_model("n"), a_model("o", size_bytes=2)])
+        assert session.in_transaction()
+        assert await catalog.get_total_size() == 3
+        await (session.commit() if keep else session.rollback())
+    await engine.dispose()
+
+    expected = 1 if keep else 0
+    assert database.run("SELECT count(*) FROM deployments") == [(expected,)]
+    assert database.run("SELECT count(*) FROM models") == [(3 * expected,)]
+    database.run("DROP TABLE deployments")
+
+
+@pytest.mark.parametrize("habits", [True, False], ids=["with habits", "without"])
+async def test_a_savepoint_in_a_host_session_commits_nothing(database, habits):
+    """
+    transaction() over a host's session is undone with the session, even when it came first.
+    """
+    engine = create_async_engine(database.target_url)
+    if habits:
+        prepare_engine(engine)
+
+    async with AsyncSession(engine) as session:
+        async with ModelCatalog(session).transaction() as inner:
+            await inner.register_model(a_model("m"))
+        await session.rollback()
+    await engine.dispose()
+
+    assert database.run("SELECT count(*) FROM models") == [(0,)]
+
+
+async def test_what_a_host_session_has_added_is_found(database):
+    """
+    Objects the host added and did not flush count, and the host's own objects stay the host's.
+    """
+    engine = create_async_engine(database.target_url)
+
+    async with AsyncSession(engine) as session:
+        mine = a_model("m", downloaded_at=moment(1))
+        session.add(mine)
+        found = await ModelCatalog(session).find_model("m", "hf")
+        assert found is not None
+        assert found is not mine
+        assert mine in session
+        assert found not in session
+        await session.commit()
+        assert (await session.scalars(select(Model))).one() is mine
+    await engine.dispose()
+
+
+async def test_a_prepared_engine_has_the_habits(tmp_path):
+    """
+    One call gives a host's SQLite engine foreign keys, a write-ahead log and real transactions.
+    """
+    engine = create_async_engine(f"sqlite+aiosqlite:///{tmp_path}/host.db")
+    prepare_engine(engine)
+    prepare_engine(engine)
+
+    async with engine.connect() as connection:
+        assert await connection.scalar(text("PRAGMA foreign_keys")) == 1
+        assert await connection.scalar(text("PRAGMA journal_mode")) == "wal"
+        await connection.execute(text("CREATE TABLE undone (id INTEGER)"))
+        await connection.rollback()
+        assert await connection.scalar(text("SELECT count(*) FROM sqlite_master")) == 0
+    await engine.dispose()
+
+
+async def test_a_lock_that_is_never_given_back_is_an_error_that_says_so(database, tmp_path):
+    """
+    When another process holds SQLite's write lock, the call waits its time and no longer.
+    """
+    if database.path is None:
+        pytest.skip("PostgreSQL locks rows, not the database")
+    async with open_catalog(database.target, timeout_s=0.3) as catalog:
+        with closing(sqlite3.connect(database.path, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            with pytest.raises(CatalogBusyError, match=r"waited 0\.[3-9] s") as caught:
+                await catalog.register_model(a_model())
+            assert await catalog.list_models() == []
+            with pytest.raises(CatalogBusyError):
+                async with catalog.transaction():
+                    pass
+        await catalog.register_model(a_model())
+
+    assert caught.value.target == repr(str(database.path))
+
+
+async def test_a_catalog_without_tables_says_how_to_get_them(empty):
+    """
+    A host that forgot to upgrade is told to.
+    """
+    engine = create_async_engine(empty.target_url)
+    catalog = ModelCatalog(async_sessionmaker(engine))
+
+    with pytest.raises(SchemaOutOfDateError, match="model-catalog db upgrade"):
+        await catalog.list_models()
+    await engine.dispose()
+
+
+async def test_errors_survive_a_process_boundary():
+    """
+    Every error comes out of a worker process as it went in.
+    """
+    import pickle
+
+    from model_catalog import errors
+
+    made = [
+        errors.InvalidModelError("size_bytes", -1, "is out of range"),
+        ModelNotFoundError("m", "hf", None),
+        CatalogBusyError("x.db", "locked", 1.5),
+        SchemaOutOfDateError("x.db", None, "0002"),
+    ]
+
+    for error in made:
+        again = pickle.loads(pickle.dumps(error))
+        assert (type(again), str(again), vars(again)) == (type(error), str(error), vars(error))
+        assert isinstance(again, CatalogError)
