@@ -42,9 +42,9 @@ async def run_from_the_shell() -> None:
     # Only what is about to write a schema may make a file to write it in.
     command = config.cmd_opts.cmd[0].__name__ if config.cmd_opts is not None else ""
     try:
-        async with opened(target(), create=command in ("upgrade", "stamp")) as (engine, name, shared):
-            async with exclusive(engine, name) as connection:
-                await connection.run_sync(recognise, name, shared=shared)
+        async with opened(target(), create=command in ("upgrade", "stamp")) as database:
+            async with exclusive(database.engine, database.name) as connection:
+                await connection.run_sync(recognise, database)
                 await connection.run_sync(run)
     except CatalogError as error:
         raise CommandError(str(error)) from error

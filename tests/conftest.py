@@ -89,7 +89,9 @@ class Database:
     @property
     def tables(self) -> set[str]:
         if self.path is not None:
-            return {name for (name,) in self.run("SELECT name FROM sqlite_master WHERE type='table'")}
+            return {
+                name for (name,) in self.run("SELECT name FROM sqlite_master WHERE type='table'")
+            }
         return {
             name
             for (name,) in self.run("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")

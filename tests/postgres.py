@@ -1,4 +1,4 @@
-"""A PostgreSQL server for the tests: a given one, the one that runs here, or a throwaway cluster."""
+"""A PostgreSQL server for the tests: a given one, one that runs here, or a throwaway cluster."""
 
 import os
 import pwd
@@ -53,8 +53,10 @@ def throwaway_cluster() -> Iterator[URL]:
         port = probe.getsockname()[1]
     data = folder / "data"
     subprocess.run(
-        [binary("initdb"), "-D", data, "-A", "trust", "-U", "postgres", "--no-sync", "-E", "UTF8"]
-        + ["--locale=C.UTF-8"],
+        [
+            *(binary("initdb"), "-D", data, "-A", "trust", "-U", "postgres", "--no-sync"),
+            *("-E", "UTF8", "--locale=C.UTF-8"),
+        ],
         check=True,
         stdout=subprocess.DEVNULL,
         cwd=folder,

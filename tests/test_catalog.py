@@ -1,7 +1,10 @@
 """The repository: what each call writes, returns and leaves alone."""
 
 import asyncio
+import pickle
 import sqlite3
+import subprocess
+import sys
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 
@@ -19,6 +22,7 @@ from model_catalog import (
     ModelRef,
     SchemaOutOfDateError,
     TransactionError,
+    errors,
     open_catalog,
     prepare_engine,
 )
@@ -562,14 +566,30 @@ async def test_a_catalog_without_tables_says_how_to_get_them(empty):
     await engine.dispose()
 
 
+async def test_a_process_that_only_reads_can_read(catalog, database):
+    """
+    Models come back even where none was ever made by hand before.
+    """
+    await catalog.register_model(a_model("m"))
+    script = (
+        "import asyncio, sys, model_catalog\n"
+        "async def read():\n"
+        "    async with model_catalog.open_catalog(sys.argv[1]) as catalog:\n"
+        "        return (await catalog.list_models())[0].reference\n"
+        "print(asyncio.run(read()))\n"
+    )
+
+    reader = subprocess.run(
+        [sys.executable, "-c", script, database.target], capture_output=True, text=True, check=False
+    )
+
+    assert (reader.stdout, reader.stderr) == ("m\n", "")
+
+
 async def test_errors_survive_a_process_boundary():
     """
     Every error comes out of a worker process as it went in.
     """
-    import pickle
-
-    from model_catalog import errors
-
     made = [
         errors.InvalidModelError("size_bytes", -1, "is out of range"),
         ModelNotFoundError("m", "hf", None),

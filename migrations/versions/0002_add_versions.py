@@ -62,7 +62,9 @@ def versioned() -> sa.Table:
 
 def forget_odd(column: str, sound: str) -> None:
     # To SQLite a column's type is a wish: a REAL or a BLOB in range would pass BETWEEN.
-    whole = f"typeof({column}) = 'integer' AND " if op.get_context().dialect.name == "sqlite" else ""
+    whole = (
+        f"typeof({column}) = 'integer' AND " if op.get_context().dialect.name == "sqlite" else ""
+    )
     statement = sa.text(
         f"UPDATE models SET {column} = NULL WHERE {column} IS NOT NULL AND NOT ({whole}{sound})"
     )

@@ -76,7 +76,7 @@ _ROOMS = {
 
 # SQLAlchemy takes half a second to import, and `model-catalog --help` needs none of it: a name is
 # fetched from its room when it is first asked for.
-def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever it is that lives there
+def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(import_module(f"{__name__}.{_ROOMS.get(name, 'errors')}"), name)

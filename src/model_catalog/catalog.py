@@ -63,7 +63,7 @@ class ModelCatalog:
     @classmethod
     def _over(cls, work: Work) -> Self:
         catalog = object.__new__(cls)
-        catalog._work = work  # noqa: SLF001 - its own
+        catalog._work = work
         return catalog
 
     @asynccontextmanager
@@ -181,9 +181,7 @@ class ModelCatalog:
                 yield model
             page = await self._read(statement.where(_behind(page[-1])))
 
-    async def remove_model(
-        self, reference: str, provider: str, version: str | None = None
-    ) -> bool:
+    async def remove_model(self, reference: str, provider: str, version: str | None = None) -> bool:
         """
         Forget a model, or with `version=None` every version of it; True if it was known.
 
@@ -212,14 +210,14 @@ class ModelCatalog:
 
     async def _read(self, statement: Select[Any]) -> list[Model]:
         async def unit(session: AsyncSession) -> Sequence[Sequence[Any]]:
-            return (await session.execute(statement)).all()
+            return [tuple(row) for row in await session.execute(statement)]
 
         rows = await self._work.read(unit)
         return [detached(dict(zip(_NAMES, row, strict=True))) for row in rows]
 
     def _upsert(self, row: dict[str, Any]) -> sqlite.Insert | postgresql.Insert:
         dialect = sqlite if self._work.dialect == "sqlite" else postgresql
-        insert = dialect.insert(_MODELS)
+        insert: sqlite.Insert | postgresql.Insert = dialect.insert(_MODELS)
         return insert.on_conflict_do_update(
             index_elements=_KEY,
             set_={name: insert.excluded[name] for name in row if name not in _KEY},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import stat
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any, Final
 from urllib.parse import quote_from_bytes
 
 from sqlalchemy import Connection, event
+from sqlalchemy.exc import ArgumentError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from model_catalog.errors import (
@@ -103,14 +105,7 @@ def create_engine(place: Place, *, create: bool) -> AsyncEngine:
     With `create`, a SQLite file that is not there comes into being with the first connection.
     """
     if place.path is None:
-        asyncpg = place.url.drivername.endswith("asyncpg")
-        timeout = "timeout" if asyncpg else "connect_timeout"
-        return create_async_engine(
-            place.url,
-            connect_args={} if timeout in place.url.query else {timeout: _CONNECT_TIMEOUT_S},
-            hide_parameters=True,
-            pool_pre_ping=True,
-        )
+        return _create_postgresql_engine(place)
     engine = create_async_engine(place.url, hide_parameters=True, pool_size=5, max_overflow=0)
     # A URI, because only there SQLite can be told not to make a file; percent-encoded, because the
     # name of a file may hold `?`, `#`, `%20` and bytes that are no text.
@@ -123,6 +118,36 @@ def create_engine(place: Place, *, create: bool) -> AsyncEngine:
         options.update(uri=True, timeout=_SQLITE_BUSY_S)
 
     prepare_engine(engine)
+    return engine
+
+
+def _create_postgresql_engine(place: Place) -> AsyncEngine:
+    timeout = "timeout" if place.url.drivername.endswith("asyncpg") else "connect_timeout"
+    try:
+        engine = create_async_engine(
+            place.url,
+            connect_args={} if timeout in place.url.query else {timeout: _CONNECT_TIMEOUT_S},
+            hide_parameters=True,
+            pool_pre_ping=True,
+        )
+    except (ArgumentError, TypeError, ValueError) as error:
+        raise InvalidTargetError(
+            place.name, f"the driver refuses its parameters: {error}"
+        ) from error
+
+    # To asyncpg the parameters of a URL are arguments of a function: of one that it does not know,
+    # or that is a text and should be a number, it says what Python says.
+    @event.listens_for(engine.sync_engine, "do_connect")
+    def connect(dialect: Any, _record: Any, args: list[Any], options: dict[str, Any]) -> object:
+        try:
+            if "timeout" in options:
+                options["timeout"] = float(options["timeout"])
+            return dialect.connect(*args, **options)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise InvalidTargetError(
+                place.name, f"the driver refuses its parameters: {error}"
+            ) from error
+
     return engine
 
 
@@ -148,6 +173,10 @@ def make_ready(place: Place, *, create: bool) -> None:
                 raise
             _make_file(path)
             return
+        except PermissionError as error:
+            raise CatalogUnavailableError(
+                place.name, "this process may not look into its folder"
+            ) from error
     except OSError as error:
         raise _unreachable(place.name, path, error) from error
     if stat.S_ISDIR(found.st_mode):
@@ -169,7 +198,7 @@ def _unreachable(name: str, path: Path, error: OSError) -> CatalogError:
         return CatalogUnavailableError(
             name, f"there is no folder {folder!r}: make it first, or mount its disk"
         )
-    if isinstance(error, PermissionError):
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return CatalogReadOnlyError(name, "this process may not make files there")
     return meaning(error, name)
 

@@ -15,9 +15,7 @@ def shown(value: object) -> str:
     return text if len(text) <= 2 * _SHOWN else f"{text[: 2 * _SHOWN]}..."
 
 
-def _revive(
-    kind: type[CatalogError], args: tuple[Any, ...], facts: dict[str, Any]
-) -> CatalogError:
+def _revive(kind: type[CatalogError], args: tuple[Any, ...], facts: dict[str, Any]) -> CatalogError:
     error = kind.__new__(kind)
     error.args = args
     error.__dict__.update(facts)

@@ -102,5 +102,7 @@ async def _check_references(connection: AsyncConnection, name: str) -> None:
     if broken:
         tables = ", ".join(sorted({row[0] for row in broken}))
         raise UpgradeFailedError(
-            name, "that revision", f"{len(broken)} rows of {tables} refer to rows that are not there"
+            name,
+            "that revision",
+            f"{len(broken)} rows of {tables} refer to rows that are not there",
         )

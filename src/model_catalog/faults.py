@@ -17,6 +17,7 @@ from model_catalog.errors import (
     SchemaOutOfDateError,
     StorageFullError,
 )
+from model_catalog.model import REVISION
 
 # SQLite's extended result codes begin with the primary one: https://www.sqlite.org/rescode.html
 _SQLITE: Final = {
@@ -59,9 +60,6 @@ _POSTGRESQL: Final = {
 # it names is not there. SQLite has no code of its own for that.
 _NO_SUCH_TABLE: Final = {"SQLITE_ERROR", "42P01", "42703", "3F000"}
 
-HEAD: Final = "0002"
-"""The newest revision this package knows."""
-
 
 def _longest(codes: dict[str, type[CatalogError]], code: str) -> type[CatalogError] | None:
     known = max((key for key in codes if code.startswith(key)), key=len, default=None)
@@ -74,14 +72,14 @@ def meaning(error: Exception, target: str) -> CatalogError:
         return CatalogBusyError(target, "every connection of the pool is in use")
     if isinstance(error, OSError):
         # asyncpg hands on what the socket said, as it is.
-        return CatalogUnavailableError(target, error.strerror or str(error))
+        return CatalogUnavailableError(target, error.strerror or str(error) or "no answer in time")
     if not isinstance(error, exc.DBAPIError):
         return CatalogError(f"the catalog at {target} failed: {error}")
     driver = error.driver_exception
     code = getattr(driver, "sqlite_errorname", None) or getattr(driver, "sqlstate", None) or ""
     reason = f"{driver}".strip() or type(driver).__name__
     if code in _NO_SUCH_TABLE:
-        return SchemaOutOfDateError(target, None, HEAD)
+        return SchemaOutOfDateError(target, None, REVISION)
     kind = _longest(_SQLITE if code.startswith("SQLITE") else _POSTGRESQL, code)
     if kind is None and (error.connection_invalidated or not code):
         # No code at all is a connection that was never made, or is gone.

@@ -34,9 +34,9 @@ async def open_catalog(
     ForeignDatabaseError, SchemaTooNewError, and what `upgrade` raises. A password in a URL is in
     none of their messages.
     """
-    async with opened(target, create=create) as (engine, name, shared):
+    async with opened(target, create=create) as database:
         if upgrade:
-            await bring_to(engine, name, "head", shared=shared)
+            await bring_to(database, "head")
         else:
-            await require_head(engine, name, shared=shared)
-        yield ModelCatalog(async_sessionmaker(engine), timeout_s=timeout_s)
+            await require_head(database)
+        yield ModelCatalog(async_sessionmaker(database.engine), timeout_s=timeout_s)

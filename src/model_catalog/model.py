@@ -1,4 +1,4 @@
-"""What is recorded of a model: the mapping, which says what is; migrations/ says how it got there."""
+"""What is recorded of a model: the mapping. How a database gets there is in migrations/."""
 
 from __future__ import annotations
 
@@ -29,16 +29,19 @@ from sqlalchemy.types import TypeDecorator
 
 from model_catalog.reference import ModelRef
 
-# SQLite numbers the rows of a table by themselves only in a column that is an INTEGER to the letter.
+REVISION: Final = "0002"
+"""The revision of the schema that this mapping describes."""
+
+# SQLite numbers rows by itself only in a column that is an INTEGER to the letter.
 BigInt: Final = BigInteger().with_variant(Integer(), "sqlite")
 
 # PostgreSQL would order by the server's locale: the same listing would come in another order on
-# another machine, and in another one on SQLite, which compares bytes.
+# another machine. SQLite compares bytes; so does "C".
 KeyText: Final = Text().with_variant(postgresql.TEXT(collation="C"), "postgresql")
 
 
 class UnixSeconds(TypeDecorator[datetime]):
-    """A UTC datetime in Python, whole seconds since 1970 in the database, as the hive wrote them."""
+    """A UTC datetime in Python; whole seconds since 1970 in the database, as the hive had it."""
 
     impl = BigInt
     cache_ok = True
@@ -145,7 +148,9 @@ def detached(values: dict[str, Any]) -> Model:
 
     Sessions expire what they hold when they commit; what the catalog hands out stays readable.
     """
-
+    if not Model.__mapper__.configured:
+        # The first Model(...) of a process would do it; a process that only reads has none.
+        Base.registry.configure()
     model: Model = Model.__mapper__.class_manager.new_instance()
     model.__dict__.update(values)
     make_transient_to_detached(model)

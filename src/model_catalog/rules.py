@@ -1,4 +1,4 @@
-"""What a value must be before any database sees it: SQLite and PostgreSQL disagree on most of this."""
+"""What a value must be before a database sees it: the two disagree on most of this."""
 
 from __future__ import annotations
 
@@ -24,7 +24,9 @@ def key_text(field: str, value: object, limit: int) -> str:
     """A part of a key that is about to be stored."""
     text = lookup_text(field, value)
     if len(text) > limit:
-        raise InvalidModelError(field, value, f"is {len(text)} characters long: at most {limit} fit")
+        raise InvalidModelError(
+            field, value, f"is {len(text)} characters long: at most {limit} fit"
+        )
     for character in text:
         if unicodedata.category(character) == "Cc":
             raise InvalidModelError(

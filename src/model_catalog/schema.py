@@ -8,6 +8,7 @@ import re
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
 from importlib import resources
 from typing import TYPE_CHECKING, Any, Final
 
@@ -24,7 +25,8 @@ from model_catalog.errors import (
     UpgradeFailedError,
 )
 from model_catalog.exclusive import exclusive
-from model_catalog.faults import HEAD, meaning, translated
+from model_catalog.faults import meaning, translated
+from model_catalog.model import REVISION, Base
 from model_catalog.target import Target, locate, name_of
 from model_catalog.waiting import Patience, to_its_end
 
@@ -51,8 +53,10 @@ log = logging.getLogger(__name__)
 
 
 def revisions() -> list[str]:
-    """The revisions this package knows, oldest first. Alembic is not asked: it is slow to import."""
-    names = (entry.name for entry in resources.files(f"{__package__}.migrations.versions").iterdir())
+    """The revisions this package knows, oldest first. Alembic is slow to import, and not asked."""
+    names = (
+        entry.name for entry in resources.files(f"{__package__}.migrations.versions").iterdir()
+    )
     return sorted(match[1] for name in names if (match := re.fullmatch(r"(\d{4})_\w+\.py", name)))
 
 
@@ -63,8 +67,8 @@ async def schema_state(target: Target | None = None) -> tuple[str | None, str]:
     None for a database with no catalog in it yet, and for one that the Rust hive wrote. Takes no
     lock and writes nothing. Raises ForeignDatabaseError for another program's.
     """
-    async with opened(target, create=False) as (engine, name, shared):
-        return await current_revision(engine, name, shared=shared), HEAD
+    async with opened(target, create=False) as database:
+        return await current_revision(database), REVISION
 
 
 async def upgrade(target: Target | None = None, revision: str = "head") -> None:
@@ -81,52 +85,60 @@ async def upgrade(target: Target | None = None, revision: str = "head") -> None:
     another program, UpgradeFailedError when the database refuses a migration, and CatalogBusyError
     after a minute of somebody else's lock. Each leaves it untouched.
     """
-    async with opened(target, create=True) as (engine, name, shared):
-        await bring_to(engine, name, revision, shared=shared)
+    async with opened(target, create=True) as database:
+        await bring_to(database, revision)
 
 
 async def downgrade(target: Target | None, revision: str) -> None:
     """
-    Take a database back to an older revision, all the way or not at all; what that cannot hold goes.
+    Take a database back to an older revision, all the way or not at all; what has no room goes.
 
     `0001` is the Rust hive's table: of several versions of one model only the newest stays.
 
     Raises what `upgrade` raises.
     """
-    async with opened(target, create=False) as (engine, name, shared):
-        await bring_to(engine, name, revision, shared=shared, down=True)
+    async with opened(target, create=False) as database:
+        await bring_to(database, revision, down=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A database that is open: its engine, its name in messages, and whether a host shares it."""
+
+    engine: AsyncEngine
+    name: str
+    shared: bool
 
 
 @asynccontextmanager
-async def opened(
-    target: Target | None, *, create: bool
-) -> AsyncIterator[tuple[AsyncEngine, str, bool]]:
-    """An engine for a target, its name, and whether a host shares it; ours is disposed of again."""
+async def opened(target: Target | None, *, create: bool) -> AsyncIterator[Opened]:
+    """The database a target names. An engine of our own is disposed of again, a host's is not."""
     if isinstance(target, AsyncEngine):
-        yield target, name_of(target.url), True
+        yield Opened(target, name_of(target.url), shared=True)
         return
     place = locate(target)
     await asyncio.to_thread(make_ready, place, create=create)
     engine = create_engine(place, create=create)
     try:
-        yield engine, place.name, place.path is None
+        # On a server it is usual that several programs share a database, in a file it is not.
+        yield Opened(engine, place.name, shared=place.path is None)
     finally:
         await to_its_end(engine.dispose())
 
 
-async def current_revision(engine: AsyncEngine, name: str, *, shared: bool) -> str | None:
-    """The revision an engine's database is at. Raises ForeignDatabaseError."""
+async def current_revision(database: Opened) -> str | None:
+    """The revision a database is at. Raises ForeignDatabaseError."""
     patience = Patience(_WAIT_S)
     while True:
         try:
-            with translated(name):
-                async with engine.connect() as connection:
-                    return await connection.run_sync(recognise, name, shared=shared)
+            with translated(database.name):
+                async with database.engine.connect() as connection:
+                    return await connection.run_sync(recognise, database)
         except CatalogBusyError as error:
             await patience.after(error)
 
 
-def recognise(connection: sa.Connection, name: str, *, shared: bool) -> str | None:
+def recognise(connection: sa.Connection, database: Opened) -> str | None:
     """
     The revision of the database behind a connection; None where a catalog may begin.
 
@@ -145,93 +157,88 @@ def recognise(connection: sa.Connection, name: str, *, shared: bool) -> str | No
         key = inspector.get_pk_constraint("models")["constrained_columns"]
         if columns != _HIVE_COLUMNS or key not in _HIVE_KEYS:
             found = ", ".join(sorted(columns))
-            raise ForeignDatabaseError(name, f"a table 'models' with the columns {found}")
+            raise ForeignDatabaseError(database.name, f"a table 'models' with the columns {found}")
         return None
-    if not shared and connection.dialect.name == "sqlite":
+    if not database.shared and connection.dialect.name == "sqlite":
         mark = connection.exec_driver_sql("PRAGMA application_id").scalar()
         if mark not in (0, APPLICATION_ID):
-            raise ForeignDatabaseError(name, f"the application id {mark}")
+            raise ForeignDatabaseError(database.name, f"the application id {mark}")
         tables = sorted(set(inspector.get_table_names()) - {VERSION_TABLE})
         if tables:
             listed = ", ".join(map(repr, tables[:3])) + (", ..." if tables[3:] else "")
-            raise ForeignDatabaseError(name, f"the tables {listed} and no catalog")
+            raise ForeignDatabaseError(database.name, f"the tables {listed} and no catalog")
     return None
 
 
 def refuse_unknown(current: str | None, name: str) -> None:
     """Raise SchemaTooNewError for a revision this package does not know."""
     if current is not None and current not in revisions():
-        raise SchemaTooNewError(name, current, HEAD)
+        raise SchemaTooNewError(name, current, REVISION)
 
 
-async def require_head(engine: AsyncEngine, name: str, *, shared: bool) -> None:
-    """Raise unless the database is at the newest revision: SchemaOutOfDateError or SchemaTooNewError."""
-    current = await current_revision(engine, name, shared=shared)
-    refuse_unknown(current, name)
-    if current != HEAD:
-        raise SchemaOutOfDateError(name, current, HEAD)
+async def require_head(database: Opened) -> None:
+    """Raise SchemaOutOfDateError or SchemaTooNewError for a database not at our revision."""
+    current = await current_revision(database)
+    refuse_unknown(current, database.name)
+    if current != REVISION:
+        raise SchemaOutOfDateError(database.name, current, REVISION)
 
 
-async def bring_to(
-    engine: AsyncEngine, name: str, revision: str, *, shared: bool, down: bool = False
-) -> None:
-    """Run the migrations between where an engine's database is and a revision."""
-    goal = HEAD if revision == "head" else revision
-    if goal not in {*revisions(), "base"}:
+async def bring_to(database: Opened, revision: str, *, down: bool = False) -> None:
+    """Run the migrations between where a database is and a revision."""
+    known = ["base", *revisions()]
+    goal = REVISION if revision == "head" else revision
+    if goal not in known:
         raise UpgradeFailedError(
-            name, revision, f"there is no such revision: the known ones are {', '.join(revisions())}"
+            database.name, revision, f"there is no such revision, only {', '.join(known)}"
         )
-    current = await current_revision(engine, name, shared=shared)
-    refuse_unknown(current, name)
-    if current == goal:
+    current = await current_revision(database)
+    refuse_unknown(current, database.name)
+    if goal == (current or "base"):
         return
+    if down != (known.index(goal) < known.index(current or "base")):
+        verb = "upgrade" if down else "downgrade"
+        raise UpgradeFailedError(
+            database.name, goal, f"it is at {current or 'no revision'}: {verb}() goes that way"
+        )
 
     cancelled = threading.Event()
-    while not _alembic.acquire(blocking=False):
+    while not _alembic.acquire(blocking=False):  # noqa: ASYNC110 - of all loops and threads
         await asyncio.sleep(0.01)
     try:
-        await to_its_end(
-            _migrate(engine, name, goal, cancelled, shared=shared, down=down),
-            on_cancel=cancelled.set,
-        )
+        await to_its_end(_migrate(database, goal, cancelled), on_cancel=cancelled.set)
     finally:
         _alembic.release()
 
 
-async def _migrate(
-    engine: AsyncEngine,
-    name: str,
-    goal: str,
-    cancelled: threading.Event,
-    *,
-    shared: bool,
-    down: bool,
-) -> None:
+async def _migrate(database: Opened, goal: str, cancelled: threading.Event) -> None:
     from alembic import command  # noqa: PLC0415 - a quarter of a second, needed once in a life
 
     def run(connection: sa.Connection) -> None:
-        current = recognise(connection, name, shared=shared)
-        refuse_unknown(current, name)
+        current = recognise(connection, database)
+        refuse_unknown(current, database.name)
+        go = command.downgrade if goal < (current or "") or goal == "base" else command.upgrade
         with _stopping(connection, cancelled):
-            (command.downgrade if down else command.upgrade)(configuration(connection), goal)
-        if not shared and connection.dialect.name == "sqlite":
+            go(configuration(connection), goal)
+        if not database.shared and connection.dialect.name == "sqlite":
             connection.exec_driver_sql(f"PRAGMA application_id = {APPLICATION_ID}")
-        log.info("the catalog at %s went from %s to %s", name, current or "no revision", goal)
+        log.info("the catalog at %s went from %s to %s", database.name, current or "nothing", goal)
 
     try:
-        async with exclusive(engine, name, cancelled) as connection:
+        async with exclusive(database.engine, database.name, cancelled) as connection:
             await connection.run_sync(run)
     except sa.exc.SQLAlchemyError as error:
-        reason = meaning(error, name)
+        reason = meaning(error, database.name)
         if type(reason) in (CatalogError, SchemaOutOfDateError):
             # A statement of a migration was refused: that is no busy or broken database.
-            raise UpgradeFailedError(name, goal, f"{error.__cause__ or error}") from error
+            cause = f"{error.__cause__ or error}"
+            raise UpgradeFailedError(database.name, goal, cause) from error
         raise reason from error
 
 
 @contextmanager
 def _stopping(connection: sa.Connection, cancelled: threading.Event) -> Iterator[None]:
-    """Stop before the next statement once the caller is gone, so that the rollback is a clean one."""
+    """Stop before the next statement once the caller is gone: the rollback is then a clean one."""
 
     def look(*_: Any) -> None:
         if cancelled.is_set():
@@ -245,7 +252,7 @@ def _stopping(connection: sa.Connection, cancelled: threading.Event) -> Iterator
 
 
 def configuration(connection: sa.Connection | None = None) -> Config:
-    """Alembic's configuration for the migrations in this package, and for a connection to run on."""
+    """Alembic's configuration for the migrations of this package, run on a connection."""
     from alembic.config import Config  # noqa: PLC0415 - see _migrate
 
     found = Config()
@@ -264,21 +271,19 @@ async def check_schema(target: Target | None = None) -> list[str]:
     Its revision, whether its tables are as this package expects them, and on SQLite whether its
     pages and its references hold together. Writes nothing.
     """
-    async with opened(target, create=False) as (engine, name, shared):
-        with translated(name):
-            current = await current_revision(engine, name, shared=shared)
-            refuse_unknown(current, name)
-            if current != HEAD:
-                return [str(SchemaOutOfDateError(name, current, HEAD))]
-            async with engine.connect() as connection:
+    async with opened(target, create=False) as database:
+        try:
+            await require_head(database)
+        except SchemaOutOfDateError as error:
+            return [str(error)]
+        with translated(database.name):
+            async with database.engine.connect() as connection:
                 return await connection.run_sync(_problems)
 
 
 def _problems(connection: sa.Connection) -> list[str]:
     from alembic.autogenerate import compare_metadata  # noqa: PLC0415 - see _migrate
     from alembic.migration import MigrationContext  # noqa: PLC0415
-
-    from model_catalog.model import Base  # noqa: PLC0415
 
     found: list[str] = []
     if connection.dialect.name == "sqlite":
@@ -293,8 +298,7 @@ def _problems(connection: sa.Connection) -> list[str]:
 
 
 def comparison(dialect: str) -> dict[str, Any]:
-    """How the tables are to be compared with the mapping: ours alone, names and defaults included."""
-    from model_catalog.model import Base  # noqa: PLC0415
+    """How Alembic compares the tables with the mapping: ours alone, names and defaults as well."""
 
     def ours(name: str | None, kind: str, _parents: dict[str, str | None]) -> bool:
         return kind != "table" or name in Base.metadata.tables

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeAlias
@@ -68,8 +69,8 @@ def locate(target: str | os.PathLike[str] | URL | None) -> Place:
     """
     The place a target names; `None` is `MODEL_CATALOG_URL`, or `.rbee/models/catalog.db` here.
 
-    A text with `://` in it is a URL, any other is a path; `~` is the home directory. Looks at
-    no disk and opens nothing. Raises InvalidTargetError.
+    A text with `://` in it, or that begins with a driver's name and a colon, is a URL; any other is
+    a path; `~` is the home directory. Looks at no disk and opens nothing. Raises InvalidTargetError.
     """
     if target is None:
         target = os.environ.get(ENVIRONMENT) or None
@@ -77,20 +78,31 @@ def locate(target: str | os.PathLike[str] | URL | None) -> Place:
             return _file(os.fspath(DEFAULT_PATH), is_default=True)
     if isinstance(target, URL):
         return _database(target)
-    if isinstance(target, str) and "://" in target:
-        try:
-            url = make_url(target)
-        except (ArgumentError, ValueError) as error:
-            # The text may hold a password anywhere, so none of it is shown.
-            scheme = shown(target.partition("://")[0] + "://...")
-            raise InvalidTargetError(
-                scheme, "it is not a URL of the form driver://user@host/database"
-            ) from error
-        return _database(url)
-    if not isinstance(target, str | os.PathLike):
-        raise InvalidTargetError(shown(target), "give a path, a URL or an AsyncEngine")
-    path = os.fspath(target)
-    return _file(os.fsdecode(path) if isinstance(path, bytes) else path)
+    if isinstance(target, str) and ("://" in target or target.partition(":")[0] in _DRIVERS):
+        return _database(_parsed(target))
+    try:
+        return _file(os.fsdecode(target))
+    except TypeError as error:
+        raise InvalidTargetError(shown(target), "give a path, a URL or an AsyncEngine") from error
+
+
+def _parsed(text: str) -> URL:
+    try:
+        return make_url(text)
+    except (ArgumentError, ValueError):
+        # Not chained: of what stands where a port should, the error says what it is.
+        pass
+    raise _no_url(text)
+
+
+def _no_url(text: str) -> InvalidTargetError:
+    # The text may hold a password anywhere, so no more of it is shown than a driver's name.
+    scheme = text.partition("://")[0].partition(":")[0]
+    return InvalidTargetError(
+        shown(f"{scheme}://..." if re.fullmatch(r"\w+(\+\w+)?", scheme) else "..."),
+        "it is not a URL of the form driver://user:password@host/database, "
+        "with what is special in a name or a password percent-encoded",
+    )
 
 
 def _file(path: str, *, is_default: bool = False) -> Place:
@@ -104,24 +116,33 @@ def _file(path: str, *, is_default: bool = False) -> Place:
         )
     if "\0" in path:
         raise InvalidTargetError(shown(path), "it has a NUL in it")
+    try:
+        os.fsencode(path)
+    except UnicodeEncodeError as error:
+        raise InvalidTargetError(
+            shown(path), "it has a surrogate in it that stands for no byte: use os.fsdecode"
+        ) from error
     full = os.path.abspath(os.path.expanduser(path))  # noqa: PTH100, PTH111 - keeps what Path would fold
     return Place(URL.create("sqlite+aiosqlite", database=full), shown(full), is_default)
 
 
 def _database(url: URL) -> Place:
     driver = _DRIVERS.get(url.drivername)
+    if driver == "sqlite+aiosqlite" and url == URL.create(url.drivername, database=url.database):
+        return _file(url.database or "")
+    if "@" in (url.host or "") or not _is_text(url):
+        # A password with an @ in it reaches into the host.
+        raise _no_url(url.drivername)
     if driver is None:
         raise InvalidTargetError(
             masked(url), f"its driver is none of {', '.join(sorted(set(_DRIVERS.values())))}"
         )
     if driver == "sqlite+aiosqlite":
-        if url.query or url.host:
-            # `sqlite://relative` makes the file's name the host's; parameters would be ignored or,
-            # worse, obeyed (mode=memory).
-            raise InvalidTargetError(
-                masked(url), "give the file alone, as a path or as sqlite:////absolute/path"
-            )
-        return _file(url.database or "")
+        # `sqlite://relative` makes the file's name the host's; parameters would be ignored or,
+        # worse, obeyed (mode=memory).
+        raise InvalidTargetError(
+            masked(url), "give the file alone, as a path or as sqlite:////absolute/path"
+        )
     module = driver.partition("+")[2]
     if importlib.util.find_spec(module) is None:
         raise InvalidTargetError(
@@ -129,3 +150,11 @@ def _database(url: URL) -> Place:
         )
     url = url.set(drivername=driver)
     return Place(url, masked(url))
+
+
+def _is_text(url: URL) -> bool:
+    """Whether a driver can send every part of a URL: libpq ends one at a NUL, and goes on."""
+    values = [url.username, url.password, url.host, url.database]
+    values += [value for listed in url.normalized_query.values() for value in listed]
+    text = "".join(filter(None, values))
+    return "\0" not in text and text == text.encode("utf-8", "ignore").decode()

@@ -36,7 +36,7 @@ async def to_its_end(
         while not task.done():
             try:
                 await asyncio.wait([task])
-            except asyncio.CancelledError:  # noqa: PERF203
+            except asyncio.CancelledError:
                 # anyio cancels again at every turn of the loop for as long as its scope is left
                 # waiting: the answer is the same each time.
                 continue

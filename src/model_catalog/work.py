@@ -22,7 +22,7 @@ from model_catalog.waiting import Patience, to_its_end
 T = TypeVar("T")
 
 Unit: TypeAlias = Callable[[AsyncSession], Awaitable[T]]
-"""What is to be done with a session that is in a transaction; it may be done again from the start."""
+"""What is to be done with a session in a transaction; it may be done again from the start."""
 
 
 class Work(Protocol):

@@ -1,0 +1,58 @@
+"""The command line, `model-catalog`."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+from collections.abc import Sequence
+
+from model_catalog.cli.output import complain
+from model_catalog.cli.parser import make_parser
+from model_catalog.errors import CatalogError, InvalidModelError, InvalidTargetError
+
+DONE, FAILED, MISUSED, INTERRUPTED = 0, 1, 2, 130
+
+
+class _Words(logging.Handler):
+    """What the package has to say beside its results, on standard error."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        complain(record.getMessage())
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """
+    Run one command; return its exit code.
+
+    0 done, 1 not found, declined or not possible, 2 misuse. Data goes to standard output, words
+    to standard error.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        # A name may hold what the terminal's encoding does not.
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    options = make_parser().parse_args(arguments)
+    # Here, because the commands import SQLAlchemy: half a second that `--help` does not need.
+    from model_catalog.cli import commands  # noqa: PLC0415
+
+    words = _Words(logging.WARNING)
+    logging.getLogger("model_catalog").addHandler(words)
+    try:
+        code = asyncio.run(commands.run(options))
+        sys.stdout.flush()
+    except (InvalidModelError, InvalidTargetError) as error:
+        complain(f"error: {error}")
+        return MISUSED
+    except CatalogError as error:
+        complain(f"error: {error}")
+        return FAILED
+    except BrokenPipeError:
+        # Whoever read has read enough. Python would complain once more when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    finally:
+        logging.getLogger("model_catalog").removeHandler(words)
+    return code

@@ -1,0 +1,140 @@
+"""How results are put on a terminal, and how they are handed to another program."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import unicodedata
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Any, Final
+
+# Control, format (bidi and zero-width ones among them), surrogate, private and unassigned
+# characters, and the two that end a line: a name from a file could steer the terminal with them.
+_UNSAFE: Final = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
+_UNITS: Final = ("B", "kB", "MB", "GB", "TB", "PB", "EB")
+_WIDE: Final = {"W", "F"}
+
+
+def plain(text: str) -> str:
+    """A text that may stand on a terminal: what would steer it is written as an escape."""
+    return "".join(
+        character.encode("unicode_escape").decode()
+        if unicodedata.category(character) in _UNSAFE
+        else character
+        for character in text
+    )
+
+
+def complain(words: str) -> None:
+    """Say something on standard error."""
+    print(plain(f"model-catalog: {words}"), file=sys.stderr)
+
+
+def tell(words: str) -> None:
+    """Say how it went, on standard error."""
+    print(plain(words), file=sys.stderr)
+
+
+def print_line(text: str) -> None:
+    """One line of data."""
+    print(plain(text))
+
+
+def human_size(size_bytes: int | None) -> str:
+    """Bytes in decimal units, as in `5.6 GB`; `?` where they are not known."""
+    if size_bytes is None:
+        return "?"
+    if size_bytes < 1000:  # noqa: PLR2004 - a unit's end
+        return f"{size_bytes} B"
+    value = float(size_bytes)
+    for unit in _UNITS:
+        # Not 1000: what rounds up to it is one of the next unit.
+        if value < 999.5 or unit == _UNITS[-1]:  # noqa: PLR2004
+            break
+        value /= 1000
+    return f"{value:.1f} {unit}" if value < 99.95 else f"{value:.0f} {unit}"  # noqa: PLR2004
+
+
+def iso_time(moment: datetime | None) -> str | None:
+    """A time as ISO 8601 in UTC, as in `2026-11-23T14:05:09Z`."""
+    return None if moment is None else f"{moment.astimezone(UTC):%Y-%m-%dT%H:%M:%S}Z"
+
+
+def human_time(moment: datetime | None) -> str:
+    """A time for people, in UTC."""
+    return "?" if moment is None else f"{moment.astimezone(UTC):%Y-%m-%d %H:%M}"
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 model`, `2 models`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def print_json(value: Any) -> None:
+    """One JSON document, in ASCII."""
+    print(json.dumps(value, indent=2))
+
+
+def print_tsv(names: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """A head and a line a row; what is not known is empty."""
+    print("\t".join(names))
+    for row in rows:
+        print("\t".join("" if value is None else plain(str(value)) for value in row))
+
+
+def print_table(
+    names: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[str] = (), cut: str = ""
+) -> None:
+    """
+    Columns under their names, numbers to the right.
+
+    On a terminal that is too narrow the column `cut` is shortened in its middle; a pipe gets it
+    whole.
+    """
+    cells = [[plain(value) for value in row] for row in rows]
+    widths = [
+        max(_width(name), *(_width(row[at]) for row in cells), 0) for at, name in enumerate(names)
+    ]
+    if cut and sys.stdout.isatty():
+        at = names.index(cut)
+        room = shutil.get_terminal_size().columns - sum(widths) - 2 * (len(names) - 1)
+        widths[at] = max(min(widths[at], widths[at] + room), 12)
+        for row in cells:
+            row[at] = _shortened(row[at], widths[at])
+    for row in [list(names), *cells]:
+        line = "  ".join(
+            _padded(value, width, to_the_right=name in right)
+            for name, value, width in zip(names, row, widths, strict=True)
+        )
+        print(line.rstrip())
+
+
+def _width(text: str) -> int:
+    return sum(
+        0
+        if unicodedata.combining(character)
+        else 2
+        if unicodedata.east_asian_width(character) in _WIDE
+        else 1
+        for character in text
+    )
+
+
+def _padded(text: str, width: int, *, to_the_right: bool) -> str:
+    space = " " * (width - _width(text))
+    return space + text if to_the_right else text + space
+
+
+def _shortened(text: str, width: int) -> str:
+    if _width(text) <= width:
+        return text
+    # The end of a name tells more than its middle: the quantization stands there.
+    tail = ""
+    while _width(tail) < width // 2 - 1:
+        tail = text[-len(tail) - 1] + tail
+    head = ""
+    while _width(head + text[len(head)]) + 1 + _width(tail) <= width:
+        head += text[len(head)]
+    return f"{head}…{tail}"

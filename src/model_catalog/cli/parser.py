@@ -1,0 +1,94 @@
+"""What can be typed after `model-catalog`."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any, Final
+
+FORMATS: Final = ("human", "json", "tsv", "quiet")
+
+_EXAMPLES: Final = """\
+examples:
+  model-catalog add ./tiny.gguf --provider local --reference tiny
+  model-catalog ls
+  model-catalog show local:tiny
+  model-catalog rm local:tiny
+
+A REF is provider:reference, or provider:reference@version. Without a version it is the one
+downloaded last, and for `rm` every version; `provider:reference@` is the one without a version.
+"""
+
+
+class _Version(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        from importlib.metadata import version  # noqa: PLC0415 - slower than all the rest of --help
+
+        print(f"model-catalog {version('model-catalog')}")
+        parser.exit()
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The parser: `options.command` is the name of the command, as `ls` or `db upgrade`."""
+    parser = argparse.ArgumentParser(
+        prog="model-catalog",
+        description="What models lie on this machine, where, and how large they are.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    database = argparse.ArgumentParser(add_help=False)
+    database.add_argument(
+        "--db",
+        metavar="TARGET",
+        help="a path or a URL; default: $MODEL_CATALOG_URL, or .rbee/models/catalog.db",
+    )
+    listing = argparse.ArgumentParser(add_help=False)
+    listing.add_argument(
+        "--format",
+        choices=FORMATS,
+        default="human",
+        help="json and tsv carry whole bytes and UTC times; quiet only names (default: human)",
+    )
+
+    def command(
+        name: str, summary: str, *parents: argparse.ArgumentParser, under: Any = commands
+    ) -> Any:
+        made = under.add_parser(
+            name.rpartition(" ")[2], help=summary, description=summary, parents=[database, *parents]
+        )
+        made.set_defaults(command=name)
+        return made
+
+    add = command("add", "Record a model file or folder; it stays where it is.")
+    add.add_argument("path", metavar="PATH", help="the file or the folder")
+    add.add_argument("--provider", required=True, help="where it is from, as in hf")
+    add.add_argument("--reference", required=True, help="what the provider calls it")
+    add.add_argument("--version", default="", help="a commit, a tag (default: none)")
+
+    ls = command("ls", "List the recorded models, newest first.", listing)
+    ls.add_argument("--provider", help="only those of one provider")
+    ls.add_argument("--paths", action="store_true", help="show where they lie")
+
+    show = command("show", "Show all that is recorded of one model.", listing)
+    show.add_argument("ref", metavar="REF")
+
+    rm = command("rm", "Forget models. Their files stay.")
+    rm.add_argument("refs", metavar="REF", nargs="+")
+    rm.add_argument("-y", "--yes", action="store_true", help="do not ask")
+
+    command("du", "Add up the sizes, by provider.", listing)
+
+    db = commands.add_parser("db", help="Look after the database itself.")
+    under = db.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    upgrade = command("db upgrade", "Create the tables, or bring them up to date.", under=under)
+    upgrade.add_argument("revision", nargs="?", default="head")
+    command("db current", "Print the revision the database is at.", under=under)
+    command("db check", "Look for what is wrong with the database.", under=under)
+
+    demo = commands.add_parser(
+        "demo", help="Walk through the life of a catalog, in a temporary folder."
+    )
+    demo.set_defaults(command="demo")
+    return parser
