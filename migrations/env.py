@@ -12,7 +12,7 @@ from sqlalchemy import Connection
 from model_catalog.errors import CatalogError
 from model_catalog.exclusive import exclusive
 from model_catalog.model import Base
-from model_catalog.schema import VERSION_TABLE, comparison, opened, recognise
+from model_catalog.schema import VERSION_TABLE, comparison, mark, opened, recognise
 from model_catalog.target import ENVIRONMENT, locate
 
 config = context.config
@@ -46,6 +46,8 @@ async def run_from_the_shell() -> None:
             async with exclusive(database.engine, database.name) as connection:
                 await connection.run_sync(recognise, database)
                 await connection.run_sync(run)
+                if command == "upgrade":
+                    await connection.run_sync(mark, database)
     except CatalogError as error:
         raise CommandError(str(error)) from error
 

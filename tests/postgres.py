@@ -5,10 +5,12 @@ import pwd
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from itertools import groupby
 from pathlib import Path
 
 import psycopg
@@ -105,3 +107,21 @@ def database(server: URL, name: str) -> Iterator[URL]:
             yield server.set(database=name)
         finally:
             admin.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+
+
+def main(arguments: list[str]) -> int:
+    """Run commands on a new database, `--` between them, with its URL in place of `@URL@`."""
+    with server() as found:
+        if found is None:
+            print("no PostgreSQL to be had", file=sys.stderr)
+            return 1
+        with database(found, "main") as url:
+            target = url.set(drivername="postgresql+asyncpg").render_as_string(hide_password=False)
+            for last, command in groupby(arguments, lambda word: word == "--"):
+                if not last:
+                    subprocess.run([word.replace("@URL@", target) for word in command], check=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

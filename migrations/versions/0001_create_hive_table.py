@@ -1,5 +1,5 @@
 """
-Create the hive's table, or adopt the one that is there, in the one shape both had in mind.
+Create the hive's table, or adopt the one that is there.
 
 Revision ID: 0001
 

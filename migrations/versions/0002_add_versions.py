@@ -1,5 +1,5 @@
 """
-Let one reference have several versions: a key of its own for the row, and a wider unique key.
+Let one reference have several versions.
 
 Revision ID: 0002
 

@@ -145,28 +145,42 @@ def recognise(connection: sa.Connection, database: Opened) -> str | None:
     Raises ForeignDatabaseError where it may not: a table `models` that is not ours, or, unless it
     is shared on purpose, a SQLite file in which another program keeps its tables.
     """
+    version = _recorded(connection)
+    if version is None and (found := _foreign(connection, shared=database.shared)):
+        # To PostgreSQL, and to a host's sqlite3, every statement sees what is committed by then:
+        # the tables may be those of somebody who has migrated since the first look.
+        version = _recorded(connection)
+        if version is None:
+            raise ForeignDatabaseError(database.name, found)
+    return version
+
+
+def _recorded(connection: sa.Connection) -> str | None:
+    if not sa.inspect(connection).has_table(VERSION_TABLE):
+        return None
+    version: str | None = connection.execute(
+        sa.text(f"SELECT version_num FROM {VERSION_TABLE}")  # noqa: S608 - our own name
+    ).scalar()
+    return version
+
+
+def _foreign(connection: sa.Connection, *, shared: bool) -> str | None:
+    """What another program has where a catalog would be."""
     inspector = sa.inspect(connection)
-    if inspector.has_table(VERSION_TABLE):
-        version: str | None = connection.execute(
-            sa.text(f"SELECT version_num FROM {VERSION_TABLE}")  # noqa: S608 - our own name
-        ).scalar()
-        if version is not None:
-            return version
     if inspector.has_table("models"):
         columns = {column["name"] for column in inspector.get_columns("models")}
         key = inspector.get_pk_constraint("models")["constrained_columns"]
         if columns != _HIVE_COLUMNS or key not in _HIVE_KEYS:
-            found = ", ".join(sorted(columns))
-            raise ForeignDatabaseError(database.name, f"a table 'models' with the columns {found}")
+            return f"a table 'models' with the columns {', '.join(sorted(columns))}"
         return None
-    if not database.shared and connection.dialect.name == "sqlite":
+    if not shared and connection.dialect.name == "sqlite":
         mark = connection.exec_driver_sql("PRAGMA application_id").scalar()
         if mark not in (0, APPLICATION_ID):
-            raise ForeignDatabaseError(database.name, f"the application id {mark}")
+            return f"the application id {mark}"
         tables = sorted(set(inspector.get_table_names()) - {VERSION_TABLE})
         if tables:
             listed = ", ".join(map(repr, tables[:3])) + (", ..." if tables[3:] else "")
-            raise ForeignDatabaseError(database.name, f"the tables {listed} and no catalog")
+            return f"the tables {listed} and no catalog"
     return None
 
 
@@ -193,35 +207,42 @@ async def bring_to(database: Opened, revision: str, *, down: bool = False) -> No
             database.name, revision, f"there is no such revision, only {', '.join(known)}"
         )
     current = await current_revision(database)
-    refuse_unknown(current, database.name)
-    if goal == (current or "base"):
+    if _is_there(database, current, goal, down=down):
         return
-    if down != (known.index(goal) < known.index(current or "base")):
-        verb = "upgrade" if down else "downgrade"
-        raise UpgradeFailedError(
-            database.name, goal, f"it is at {current or 'no revision'}: {verb}() goes that way"
-        )
 
     cancelled = threading.Event()
     while not _alembic.acquire(blocking=False):  # noqa: ASYNC110 - of all loops and threads
         await asyncio.sleep(0.01)
     try:
-        await to_its_end(_migrate(database, goal, cancelled), on_cancel=cancelled.set)
+        await to_its_end(_migrate(database, goal, cancelled, down=down), on_cancel=cancelled.set)
     finally:
         _alembic.release()
 
 
-async def _migrate(database: Opened, goal: str, cancelled: threading.Event) -> None:
+def _is_there(database: Opened, current: str | None, goal: str, *, down: bool) -> bool:
+    """Whether a database is where it is to go. Raises for one that would go the other way."""
+    refuse_unknown(current, database.name)
+    # The revisions are numbered, and "base" is before them all.
+    start, end = ("" if at in (None, "base") else at for at in (current, goal))
+    if start != end and down != (end < start):
+        verb = "upgrade" if down else "downgrade"
+        raise UpgradeFailedError(
+            database.name, goal, f"it is at {current or 'no revision'}: {verb}() goes that way"
+        )
+    return start == end
+
+
+async def _migrate(database: Opened, goal: str, cancelled: threading.Event, *, down: bool) -> None:
     from alembic import command  # noqa: PLC0415 - a quarter of a second, needed once in a life
 
     def run(connection: sa.Connection) -> None:
+        # Whoever had the lock before may have gone there, or past it.
         current = recognise(connection, database)
-        refuse_unknown(current, database.name)
-        go = command.downgrade if goal < (current or "") or goal == "base" else command.upgrade
+        if _is_there(database, current, goal, down=down):
+            return
         with _stopping(connection, cancelled):
-            go(configuration(connection), goal)
-        if not database.shared and connection.dialect.name == "sqlite":
-            connection.exec_driver_sql(f"PRAGMA application_id = {APPLICATION_ID}")
+            (command.downgrade if down else command.upgrade)(configuration(connection), goal)
+        mark(connection, database)
         log.info("the catalog at %s went from %s to %s", database.name, current or "nothing", goal)
 
     try:
@@ -234,6 +255,12 @@ async def _migrate(database: Opened, goal: str, cancelled: threading.Event) -> N
             cause = f"{error.__cause__ or error}"
             raise UpgradeFailedError(database.name, goal, cause) from error
         raise reason from error
+
+
+def mark(connection: sa.Connection, database: Opened) -> None:
+    """Write our name into the header of a SQLite file of our own."""
+    if not database.shared and connection.dialect.name == "sqlite":
+        connection.exec_driver_sql(f"PRAGMA application_id = {APPLICATION_ID}")
 
 
 @contextmanager

@@ -1,0 +1,432 @@
+"""The command line, as a person and as a script use it."""
+
+import json
+import os
+import pty
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import BACKENDS
+
+from model_catalog.cli import main
+from model_catalog.cli.output import human_size, plain
+
+
+@pytest.fixture
+def cli(tmp_path, monkeypatch, capsys):
+    """Type a command in an empty folder; get its exit code, its data and its words."""
+    monkeypatch.chdir(tmp_path)
+    Path("tiny.gguf").write_bytes(b"GGUF" + bytes(996))
+    Path("other.safetensors").write_bytes(bytes(2_500_000))
+
+    def run(*arguments: str, answer: str = "") -> tuple[int, str, str]:
+        read, write = os.pipe()
+        os.write(write, answer.encode())
+        os.close(write)
+        with os.fdopen(read) as stdin:
+            monkeypatch.setattr(sys, "stdin", stdin)
+            code = main(arguments)
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return run
+
+
+@pytest.fixture
+def filled(cli):
+    for path, ref, version in [
+        ("tiny.gguf", "tiny", ""),
+        ("other.safetensors", "org/other:Q4", "v1"),
+        ("other.safetensors", "org/other:Q4", "v2"),
+    ]:
+        code, _, _ = cli(
+            *("add", path, "--provider", "local", "--reference", ref, "--version", version)
+        )
+        assert code == 0
+    return cli
+
+
+def test_a_model_is_added_shown_and_forgotten(cli, tmp_path):
+    """
+    add, show and rm are a whole life, and the file outlives it.
+    """
+    assert cli("add", "tiny.gguf", "--provider", "local", "--reference", "tiny") == (
+        0,
+        "",
+        f"recorded local:tiny, 1.0 kB, at {tmp_path}/tiny.gguf\n",
+    )
+
+    code, out, _ = cli("show", "local:tiny")
+    assert code == 0
+    assert f"local_path:    {tmp_path}/tiny.gguf\n" in out
+    assert "size_bytes:    1000 (1.0 kB)\n" in out
+
+    assert cli("rm", "local:tiny", "-y")[0] == 0
+    assert cli("show", "local:tiny")[0] == 1
+    assert Path("tiny.gguf").is_file()
+
+
+def test_a_folder_weighs_what_its_files_weigh(cli):
+    """
+    A snapshot folder of links is as large as what it links to, each file once.
+    """
+    Path("blobs").mkdir()
+    Path("blobs/a").write_bytes(bytes(300))
+    Path("snapshot/sub").mkdir(parents=True)
+    for link in ("snapshot/one", "snapshot/sub/two"):
+        Path(link).symlink_to(Path("blobs/a").absolute())
+    Path("snapshot/config.json").write_bytes(b"{}")
+
+    cli("add", "snapshot", "--provider", "hf", "--reference", "m")
+
+    assert json.loads(cli("show", "hf:m", "--format", "json")[1])["size_bytes"] == 302
+
+
+@pytest.mark.parametrize("path", ["missing.gguf", "pipe", "dangling"])
+def test_what_is_no_file_is_not_added(cli, path):
+    """
+    A missing file, a FIFO or a dangling link is said to be one, and makes no catalog.
+    """
+    os.mkfifo("pipe")
+    Path("dangling").symlink_to("nowhere")
+
+    code, out, err = cli("add", path, "--provider", "hf", "--reference", "m")
+
+    assert (code, out) == (1, "")
+    assert path in err
+    assert not Path(".rbee").exists()
+
+
+def test_the_list_is_a_table_with_a_total(filled):
+    """
+    Newest first under a head; how many and how large is said beside it.
+    """
+    code, out, err = filled("ls")
+
+    lines = out.splitlines()
+    assert code == 0
+    assert lines[0].split() == ["PROVIDER", "REFERENCE", "VERSION", "SIZE", "DOWNLOADED"]
+    assert {tuple(line.split()[:-2]) for line in lines[1:]} == {
+        ("local", "tiny", "1.0", "kB"),
+        ("local", "org/other:Q4", "v1", "2.5", "MB"),
+        ("local", "org/other:Q4", "v2", "2.5", "MB"),
+    }
+    assert err == "3 models, 5.0 MB\n"
+
+
+def test_paths_are_shown_when_asked_for(filled, tmp_path):
+    """
+    A path makes a table wide, so it takes --paths.
+    """
+    assert str(tmp_path) not in filled("ls")[1]
+    assert f"{tmp_path}/tiny.gguf" in filled("ls", "--paths")[1]
+
+
+def test_json_carries_whole_bytes_and_utc_times(filled, tmp_path):
+    """
+    What a program reads is integers and ISO 8601, never words.
+    """
+    _, out, _ = filled("ls", "--format", "json", "--provider", "local")
+
+    tiny = next(model for model in json.loads(out) if model["reference"] == "tiny")
+    assert tiny.pop("downloaded_at").endswith("Z")
+    assert tiny == {
+        "provider": "local",
+        "reference": "tiny",
+        "version": "",
+        "size_bytes": 1000,
+        "local_path": f"{tmp_path}/tiny.gguf",
+    }
+
+
+def test_tsv_has_a_head_and_a_line_a_model(filled):
+    """
+    Columns for cut and awk.
+    """
+    _, out, _ = filled("ls", "--format", "tsv")
+
+    head, *rows = [line.split("\t") for line in out.splitlines()]
+    assert head[:4] == ["provider", "reference", "version", "size_bytes"]
+    assert sorted(row[:4] for row in rows)[2] == ["local", "tiny", "", "1000"]
+
+
+def test_quiet_names_can_be_handed_back(filled):
+    """
+    Each line of `ls --format quiet` is a REF that names exactly that model.
+    """
+    filled("add", "tiny.gguf", "--provider", "local", "--reference", "org/other:Q4")
+    _, out, _ = filled("ls", "--format", "quiet")
+
+    refs = out.splitlines()
+    assert sorted(refs) == [
+        "local:org/other:Q4@",
+        "local:org/other:Q4@v1",
+        "local:org/other:Q4@v2",
+        "local:tiny",
+    ]
+    for ref in refs:
+        assert filled("rm", "-y", ref)[0] == 0
+    assert filled("ls")[2] == "0 models, 0 B\n"
+
+
+def test_sizes_add_up_by_provider(filled):
+    """
+    du has a line a provider, the largest first, and a total.
+    """
+    filled("add", "tiny.gguf", "--provider", "aaa", "--reference", "tiny")
+
+    assert [line.split() for line in filled("du")[1].splitlines()] == [
+        ["PROVIDER", "MODELS", "SIZE"],
+        ["local", "3", "5.0", "MB"],
+        ["aaa", "1", "1.0", "kB"],
+        ["total", "4", "5.0", "MB"],
+    ]
+    assert filled("du", "--format", "quiet")[1] == "5002000\n"
+    assert filled("du", "--format", "tsv")[1].splitlines()[1] == "local\t3\t5001000"
+    assert json.loads(filled("du", "--format", "json")[1])["size_bytes"] == 5_002_000
+
+
+@pytest.mark.parametrize(
+    ("answer", "code", "left"),
+    [("y\n", 0, 1), ("YES\n", 0, 1), ("n\n", 1, 3), ("\n", 1, 3), ("", 1, 3)],
+    ids=["yes", "YES", "no", "nothing", "end of input"],
+)
+def test_forgetting_is_asked_about(filled, answer, code, left):
+    """
+    rm names what it will forget, every version of it, and forgets on a yes alone.
+    """
+    found, out, err = filled("rm", "local:org/other:Q4", answer=answer)
+
+    assert (found, out) == (code, "")
+    assert "local:org/other:Q4@v1, 2.5 MB" in err
+    assert "local:org/other:Q4@v2, 2.5 MB" in err
+    assert len(filled("ls", "--format", "quiet")[1].splitlines()) == left
+
+
+def test_one_unknown_name_of_two_is_told(filled):
+    """
+    The known one is forgotten, the unknown one is named, and the code says that not all went well.
+    """
+    code, _, err = filled("rm", "-y", "local:tiny", "local:nothing")
+
+    assert code == 1
+    assert "'nothing'" in err
+    assert filled("show", "local:tiny")[0] == 1
+
+
+def test_looking_makes_no_file(cli):
+    """
+    On a fresh machine there is nothing; at a place that somebody named, nothing is an error.
+    """
+    assert cli("ls") == (0, "", "0 models, 0 B\n")
+    assert cli("ls", "--format", "json")[1] == "[]\n"
+    assert cli("du", "--format", "quiet")[1] == "0\n"
+    assert cli("show", "hf:m")[0] == 1
+    assert cli("rm", "-y", "hf:m")[0] == 1
+    assert not Path(".rbee").exists()
+
+    code, out, err = cli("ls", "--db", "typo.db")
+    assert (code, out) == (1, "")
+    assert "typo.db" in err
+    assert not Path("typo.db").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["show", "noprovider"], "names no provider"),
+        (["rm", "-y", "hf:"], "reference '' is blank"),
+        (["add", "tiny.gguf", "--provider", " ", "--reference", "m"], "provider ' ' is blank"),
+        (["add", "tiny.gguf", "--provider", "hf", "--reference", "a\x1bb"], "control character"),
+        (["ls", "--db", "mysql://u:hunter2@h/d"], "mysql://u:***@h/d"),
+        (["ls", "--db", ""], "names no file"),
+    ],
+    ids=["no provider", "no reference", "blank", "escape", "driver", "no file"],
+)
+def test_misuse_is_told_with_code_two(cli, arguments, said):
+    """
+    What can never work is misuse: code 2, and what to write instead.
+    """
+    code, out, err = cli(*arguments)
+
+    assert (code, out) == (2, "")
+    assert said in err
+    assert "hunter2" not in err
+
+
+def test_an_unknown_option_is_misuse(cli, capsys):
+    """
+    argparse's own complaint has code 2 as well.
+    """
+    with pytest.raises(SystemExit) as caught:
+        main(["ls", "--colour"])
+
+    assert caught.value.code == 2
+
+
+def test_names_cannot_steer_the_terminal(cli, tmp_path):
+    """
+    A path may hold escape sequences, line breaks and bidi marks; they are printed as escapes.
+    """
+    hostile = "\x1b[31mred\u202egnp\nnew\udcff.gguf"
+    Path(hostile).write_bytes(b"GGUF")
+
+    _, _, err = cli("add", hostile, "--provider", "hf", "--reference", "m")
+    assert err.endswith(r"/\x1b[31mred\u202egnp\nnew\udcff.gguf" + "\n")
+
+    for form in ("human", "tsv"):
+        _, out, _ = cli("show", "hf:m", "--format", form)
+        assert r"\x1b[31mred\u202egnp\nnew\udcff.gguf" in out
+    _, out, _ = cli("show", "hf:m", "--format", "json")
+    assert json.loads(out)["local_path"] == str(tmp_path / hostile)
+
+
+def test_the_database_is_looked_after(cli):
+    """
+    db upgrade creates, db current prints the revision alone, db check finds a column that is gone.
+    """
+    assert cli("db", "upgrade", "0001", "--db", "c.db")[0] == 0
+    assert cli("db", "current", "--db", "c.db")[:2] == (0, "0001\n")
+    code, out, _ = cli("db", "check", "--db", "c.db")
+    assert code == 1
+    assert "is at 0001" in out
+
+    assert cli("db", "upgrade", "--db", "c.db")[0] == 0
+    assert cli("db", "check", "--db", "c.db") == (0, "", "no problem found\n")
+
+    import sqlite3
+    from contextlib import closing
+
+    with closing(sqlite3.connect("c.db")) as raw:
+        raw.execute("ALTER TABLE models RENAME COLUMN size_bytes TO size")
+    code, out, _ = cli("db", "check", "--db", "c.db")
+    assert code == 1
+    assert "size_bytes" in out
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_every_database_is_served(cli, database):
+    """
+    --db takes a path or a URL.
+    """
+    assert (
+        cli("add", "tiny.gguf", *("--provider", "p", "--reference", "r", "--db", database.target))[
+            0
+        ]
+        == 0
+    )
+
+    assert cli("ls", "--format", "quiet", "--db", database.target)[1] == "p:r\n"
+
+
+def test_the_environment_names_the_catalog(cli, monkeypatch):
+    """
+    MODEL_CATALOG_URL stands for --db.
+    """
+    monkeypatch.setenv("MODEL_CATALOG_URL", "elsewhere.db")
+
+    cli("add", "tiny.gguf", "--provider", "p", "--reference", "r")
+
+    assert Path("elsewhere.db").is_file()
+    assert not Path(".rbee").exists()
+
+
+def test_help_imports_no_database(tmp_path):
+    """
+    --help answers at once: SQLAlchemy is imported by the commands, not by the command line.
+    """
+    script = (
+        "import sys\n"
+        "from model_catalog.cli import main\n"
+        "try:\n    main(['--help'])\nexcept SystemExit as end:\n    assert end.code == 0\n"
+        "heavy = {'sqlalchemy', 'alembic', 'asyncpg', 'psycopg'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path, check=False
+    )
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "model-catalog add" in done.stdout
+
+
+def test_a_reader_that_stops_reading_is_no_error(filled):
+    """
+    `model-catalog ls | head -1` ends quietly.
+    """
+    command = [sys.executable, "-m", "model_catalog", "ls", "--format", "json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as lister:
+        lister.stdout.close()
+        err = lister.stderr.read()
+
+    assert b"Traceback" not in err
+    assert b"BrokenPipe" not in err
+
+
+def test_a_narrow_terminal_gets_a_narrow_table(filled):
+    """
+    At 80 columns no line is wrapped: a long reference is cut in its middle.
+    """
+    name = "org/" + "very-long-name-" * 8 + "Q4_K_M"
+    filled("add", "tiny.gguf", "--provider", "local", "--reference", name)
+    parent, child = pty.openpty()
+    environment = {**os.environ, "COLUMNS": "80"}
+    command = [sys.executable, "-m", "model_catalog", "ls"]
+
+    subprocess.run(command, stdout=child, stderr=subprocess.PIPE, env=environment, check=True)
+    os.close(child)
+    lines = os.read(parent, 65536).decode().splitlines()
+    os.close(parent)
+
+    assert len(lines) == 5
+    assert all(len(line) <= 80 for line in lines)
+    assert any("…" in line and "Q4_K_M" in line for line in lines)
+
+
+def test_the_demo_walks_the_whole_life(cli, tmp_path):
+    """
+    demo prints what it does and what comes back, and leaves nothing behind.
+    """
+    before = set(tmp_path.iterdir())
+
+    code, out, err = cli("demo")
+
+    assert (code, err) == (0, "")
+    for call in ("open_catalog", "register_model", "find_model", "list_models", "remove_model"):
+        assert f"> {call}(" in out
+    assert "is the file still there? True" in out
+    assert set(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("size_bytes", "shown"),
+    [
+        (None, "?"),
+        (0, "0 B"),
+        (999, "999 B"),
+        (1000, "1.0 kB"),
+        (99_949, "99.9 kB"),
+        (99_950, "100 kB"),
+        (999_499, "999 kB"),
+        (999_500, "1.0 MB"),
+        (5_600_000_000, "5.6 GB"),
+        (2**63 - 1, "9.2 EB"),
+        (10**22, "10000 EB"),
+    ],
+)
+def test_sizes_are_decimal(size_bytes, shown):
+    """
+    Units of a thousand, as disks and model hubs count.
+    """
+    assert human_size(size_bytes) == shown
+
+
+def test_plain_text_is_left_alone():
+    """
+    Letters of any script pass; what is invisible does not.
+    """
+    assert plain("Größe 模型 🦙") == "Größe 模型 🦙"
+    assert plain("a\tb\u200bc\u2028d\x9b") == r"a\tb\u200bc\u2028d\x9b"

@@ -1,0 +1,31 @@
+"""Checked and never run: each line is a mistake that both type checkers must report."""
+
+from pathlib import Path
+
+from model_catalog import Model, ModelCatalog, ModelRef, open_catalog
+
+Model(refrence="m", provider="hf", local_path="/m")  # type: ignore[call-arg] # pyright: ignore[reportCallIssue]
+Model(reference="m", provider="hf")  # type: ignore[call-arg] # pyright: ignore[reportCallIssue]
+Model("m", "hf", "/m")  # type: ignore[call-arg] # pyright: ignore[reportCallIssue]
+Model(reference="m", provider="hf", local_path="/m", size_bytes="1")  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+Model(reference="m", provider="hf", local_path="/m", id=1)  # type: ignore[call-arg] # pyright: ignore[reportCallIssue]
+ModelRef.parse(Path("m"))  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+
+
+async def misuse(catalog: ModelCatalog) -> None:
+    model = await catalog.find_model("m", "hf")
+    print(model.size_bytes)  # type: ignore[union-attr] # pyright: ignore[reportOptionalMemberAccess]
+    await catalog.find_model("m")  # type: ignore[call-arg] # pyright: ignore[reportCallIssue]
+    await catalog.list_models("hf")  # type: ignore[call-arg] # pyright: ignore[reportCallIssue]
+    await catalog.register_model({"reference": "m"})  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+    open_catalog(3)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+
+
+async def use() -> int:
+    async with open_catalog(Path("catalog.db")) as catalog, catalog.transaction() as together:
+        model: Model = await together.register_model(
+            Model(reference="m", provider="hf", local_path="/m", size_bytes=None)
+        )
+        path: str = model.local_path
+        total: int = await catalog.get_total_size()
+        return total + len(path)
