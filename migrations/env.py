@@ -12,7 +12,14 @@ from sqlalchemy import Connection
 from model_catalog.errors import CatalogError
 from model_catalog.exclusive import exclusive
 from model_catalog.model import Base
-from model_catalog.schema import VERSION_TABLE, comparison, mark, opened, recognise
+from model_catalog.schema import (
+    VERSION_TABLE,
+    comparison,
+    current_revision,
+    mark,
+    opened,
+    recognise,
+)
 from model_catalog.target import ENVIRONMENT, locate
 
 config = context.config
@@ -43,6 +50,8 @@ async def run_from_the_shell() -> None:
     command = config.cmd_opts.cmd[0].__name__ if config.cmd_opts is not None else ""
     try:
         async with opened(target(), create=command in ("upgrade", "stamp")) as database:
+            # The lock writes to a file; another program's is refused before that.
+            await current_revision(database)
             async with exclusive(database.engine, database.name) as connection:
                 await connection.run_sync(recognise, database)
                 await connection.run_sync(run)

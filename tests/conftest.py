@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 
 import postgres
@@ -45,6 +46,7 @@ def pg_server(request) -> Iterator[URL]:
 def pg_blank(pg_server) -> Iterator[URL]:
     with postgres.database(pg_server, "blank") as url:
         yield url
+        looking_at(postgres.dsn(url)).close()
 
 
 @pytest.fixture(scope="session")
@@ -52,6 +54,7 @@ def pg_migrated(pg_server) -> Iterator[URL]:
     with postgres.database(pg_server, "migrated") as url:
         asyncio.run(upgrade(url.set(drivername="postgresql+psycopg")))
         yield url
+        looking_at(postgres.dsn(url)).close()
 
 
 @pytest.fixture(scope="session")
@@ -59,6 +62,12 @@ def sqlite_migrated(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("template") / "catalog.db"
     asyncio.run(upgrade(path))
     return path
+
+
+@cache
+def looking_at(dsn: str) -> psycopg.Connection:
+    """One connection for all looks at a database: to make one takes longer than most tests."""
+    return psycopg.connect(dsn, autocommit=True)
 
 
 @dataclass(frozen=True)
@@ -82,9 +91,9 @@ class Database:
         if self.path is not None:
             with closing(sqlite3.connect(self.path)) as raw, raw:
                 return raw.execute(sql, parameters).fetchall()
-        with psycopg.connect(postgres.dsn(self.url)) as raw:
-            cursor = raw.execute(sql.replace("?", "%s") if parameters else sql, parameters or None)
-            return cursor.fetchall() if cursor.description else []
+        raw = looking_at(postgres.dsn(self.url))
+        cursor = raw.execute(sql.replace("?", "%s") if parameters else sql, parameters or None)
+        return cursor.fetchall() if cursor.description else []
 
     @property
     def tables(self) -> set[str]:
@@ -154,7 +163,8 @@ def database(backend, request, tmp_path) -> Iterator[Database]:
         found = Database(backend, str(path), path=path)
     else:
         found = on_postgresql(backend, request.getfixturevalue("pg_migrated"))
-        found.run("TRUNCATE models RESTART IDENTITY CASCADE")
+        found.run("DELETE FROM models")
+        found.run("ALTER SEQUENCE models_id_seq RESTART")
     yield found
     found.assert_nothing_left()
 

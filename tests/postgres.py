@@ -103,6 +103,8 @@ def database(server: URL, name: str) -> Iterator[URL]:
     with psycopg.connect(dsn(server), autocommit=True) as admin:
         admin.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
         admin.execute(f'CREATE DATABASE "{name}" TEMPLATE template0')
+        # What a power cut would take is not what these tests are about.
+        admin.execute(f'ALTER DATABASE "{name}" SET synchronous_commit = off')
         try:
             yield server.set(database=name)
         finally:

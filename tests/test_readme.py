@@ -21,7 +21,7 @@ def test_its_code_runs(block, tmp_path):
     Each block is a whole program.
     """
     done = subprocess.run(
-        [sys.executable, "-X", "dev", "-W", "error", "-c", block],
+        [sys.executable, "-W", "error", "-c", block],
         capture_output=True,
         text=True,
         cwd=tmp_path,

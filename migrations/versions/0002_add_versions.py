@@ -74,7 +74,18 @@ def forget_odd(column: str, sound: str) -> None:
         log.warning("%d rows held no usable %s: it is NULL in them", odd, column)
 
 
+def read_blobs_as_text() -> None:
+    """In SQLite a column of text may hold a blob, which no lookup by text would find."""
+    if op.get_context().dialect.name == "sqlite":
+        for column in ("reference", "provider"):
+            op.execute(
+                f"UPDATE OR IGNORE models SET {column} = CAST({column} AS TEXT)"
+                f" WHERE typeof({column}) = 'blob'"
+            )
+
+
 def upgrade() -> None:
+    read_blobs_as_text()
     forget_odd("size_bytes", SIZES)
     forget_odd("downloaded_at", TIMES)
     with op.batch_alter_table("models", copy_from=hive()) as models:

@@ -7,6 +7,7 @@ import contextlib
 import errno
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote_from_bytes
@@ -29,9 +30,14 @@ WRITE: Final = "model_catalog_write"
 """The execution option of a transaction that is going to write."""
 
 _CONNECT_TIMEOUT_S: Final = 10
-# The thread of a connection that waits inside SQLite cannot be called back, so it waits briefly
-# and the caller's task tries again.
-_SQLITE_BUSY_S: Final = 0.1
+LOCK_WAIT_S: Final = 0.1
+"""
+How long a database waits for somebody else's lock.
+
+A statement that waits cannot be called back, so it waits briefly and the caller's task tries again.
+"""
+# PostgreSQL counts the milliseconds in 31 bits.
+_LONGEST_LOCK_WAIT_S: Final = 2_000_000
 # The smallest page SQLite knows: a file shorter than that holds no database.
 _SMALLEST_DATABASE_BYTES: Final = 512
 
@@ -48,30 +54,41 @@ def prepare_engine(engine: AsyncEngine) -> None:
     twice, and nothing to an engine of another database.
     """
     if engine.dialect.name == "sqlite" and not event.contains(
-        engine.sync_engine, "connect", _on_connect
+        engine.sync_engine, "connect", _on_connect_of_a_host
     ):
-        event.listen(engine.sync_engine, "connect", _on_connect)
+        event.listen(engine.sync_engine, "connect", _on_connect_of_a_host)
         event.listen(engine.sync_engine, "begin", _on_begin)
         event.listen(engine.sync_engine, "invalidate", _on_invalidate)
 
 
 def _on_connect(connection: Any, _record: Any) -> None:
-    try:
+    with _closed_on_error(connection):
         # sqlite3 runs DDL outside transactions, so a migration that failed halfway would stay half
         # applied. With no isolation level, BEGIN is ours to send.
         connection.isolation_level = None
         cursor = connection.cursor()
         cursor.execute("PRAGMA foreign_keys = ON")
         cursor.execute("PRAGMA synchronous = FULL")
-        cursor.execute("PRAGMA journal_mode")
-        if cursor.fetchone()[0] != "wal":
-            try:
-                cursor.execute("PRAGMA journal_mode = WAL")
-            except Exception as error:
-                # A file that may only be read stays as it is, and is read.
-                if not str(getattr(error, "sqlite_errorname", "")).startswith("SQLITE_READONLY"):
-                    raise
         cursor.close()
+
+
+def _on_connect_of_a_host(connection: Any, record: Any) -> None:
+    _on_connect(connection, record)
+    with _closed_on_error(connection):
+        cursor = connection.cursor()
+        try:
+            cursor.execute("PRAGMA journal_mode = WAL")
+        except Exception as error:
+            # A file that may only be read stays as it is, and is read.
+            if not str(getattr(error, "sqlite_errorname", "")).startswith("SQLITE_READONLY"):
+                raise
+        cursor.close()
+
+
+@contextlib.contextmanager
+def _closed_on_error(connection: Any) -> Iterator[None]:
+    try:
+        yield
     except BaseException:
         # The pool forgets a connection whose listener failed, and its thread would stay.
         connection.close()
@@ -81,6 +98,15 @@ def _on_connect(connection: Any, _record: Any) -> None:
 def _on_begin(connection: Connection) -> None:
     writes = connection.get_execution_options().get(WRITE)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def _on_begin_of_our_own(connection: Connection) -> None:
+    # The journal's mode is written in the file, and until it is read whose file it is stays open:
+    # another program's, an empty one, or one that is only looked at, is not written to.
+    if connection.get_execution_options().get(WRITE) and not connection.info.get("wal"):
+        connection.exec_driver_sql("PRAGMA journal_mode = WAL")
+        connection.info["wal"] = True
+    _on_begin(connection)
 
 
 def _on_invalidate(connection: Any, _record: Any, _error: BaseException | None) -> None:
@@ -115,9 +141,11 @@ def create_engine(place: Place, *, create: bool) -> AsyncEngine:
     @event.listens_for(engine.sync_engine, "do_connect")
     def open_uri(_dialect: Any, _record: Any, args: list[Any], options: dict[str, Any]) -> None:
         args[0] = uri
-        options.update(uri=True, timeout=_SQLITE_BUSY_S)
+        options.update(uri=True, timeout=LOCK_WAIT_S)
 
-    prepare_engine(engine)
+    event.listen(engine.sync_engine, "connect", _on_connect)
+    event.listen(engine.sync_engine, "begin", _on_begin_of_our_own)
+    event.listen(engine.sync_engine, "invalidate", _on_invalidate)
     return engine
 
 
@@ -171,7 +199,8 @@ def make_ready(place: Place, *, create: bool) -> None:
         except FileNotFoundError:
             if not create:
                 raise
-            _make_file(path)
+            # Of a link that leads nowhere yet, what it leads to.
+            _make_file(os.path.realpath(path))
             return
         except PermissionError as error:
             raise CatalogUnavailableError(
@@ -203,7 +232,7 @@ def _unreachable(name: str, path: Path, error: OSError) -> CatalogError:
     return meaning(error, name)
 
 
-def _make_file(path: Path) -> None:
+def _make_file(path: str) -> None:
     with contextlib.suppress(FileExistsError):
         try:
             # mknod makes a file without opening it.
@@ -225,3 +254,15 @@ async def begin_writing(connection: AsyncConnection) -> None:
     raw = await connection.get_raw_connection()
     if not raw.driver_connection.in_transaction:  # type: ignore[union-attr]
         await connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+async def limit_lock_wait(connection: AsyncConnection, seconds: float) -> None:
+    """
+    How long a statement of this transaction waits for somebody else's lock, on PostgreSQL.
+
+    Without a limit it waits for ever. SQLite has one lock, which the transaction holds.
+    """
+    if connection.dialect.name == "postgresql":
+        # No wait at all is written as 0, and means for ever.
+        milliseconds = max(1, int(min(seconds, _LONGEST_LOCK_WAIT_S) * 1000))
+        await connection.exec_driver_sql(f"SET LOCAL lock_timeout = {milliseconds}")

@@ -6,7 +6,7 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Final
+from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -45,9 +45,15 @@ async def exclusive(
                 await connection.rollback()
                 await patience.after(error)
         try:
+            broken = await _broken_references(connection)
             yield connection
-            if engine.dialect.name == "sqlite":
-                await _check_references(connection, name)
+            if more := await _broken_references(connection) - broken:
+                tables = ", ".join(sorted({table for table, *_ in more}))
+                raise UpgradeFailedError(
+                    name,
+                    "that revision",
+                    f"{len(more)} rows of {tables} would refer to rows that are not there",
+                )
             await connection.commit()
         finally:
             # Does nothing after the commit.
@@ -74,35 +80,29 @@ async def _connected(engine: AsyncEngine, name: str) -> AsyncIterator[AsyncConne
         await connection.start()
     try:
         if engine.dialect.name != "sqlite":
-            yield connection
+            # Above it the statement that takes the lock would see the tables as they were before
+            # the lock was given back; AUTOCOMMIT, which a host may have set, would keep none.
+            yield await connection.execution_options(isolation_level="READ COMMITTED")
             return
         driver = (await connection.get_raw_connection()).driver_connection
         assert driver is not None  # noqa: S101 - a connection that was just opened has one
-        isolation_level = driver.isolation_level
         with translated(name):
             async with driver.execute("PRAGMA foreign_keys") as cursor:
                 (foreign_keys,) = await cursor.fetchone()
             # Writing a table anew drops the old one, and with foreign keys on that empties the
             # tables that refer to it. In a transaction the pragma does nothing: it comes before.
             await driver.execute("PRAGMA foreign_keys = OFF")
-        # sqlite3 would commit before the first CREATE TABLE.
-        driver.isolation_level = None
         try:
             yield await connection.execution_options(**{WRITE: True})
         finally:
             if not connection.invalidated:
-                driver.isolation_level = isolation_level
                 await driver.execute(f"PRAGMA foreign_keys = {foreign_keys}")
     finally:
         await connection.close()
 
 
-async def _check_references(connection: AsyncConnection, name: str) -> None:
-    broken = (await connection.exec_driver_sql("PRAGMA foreign_key_check")).all()
-    if broken:
-        tables = ", ".join(sorted({row[0] for row in broken}))
-        raise UpgradeFailedError(
-            name,
-            "that revision",
-            f"{len(broken)} rows of {tables} refer to rows that are not there",
-        )
+async def _broken_references(connection: AsyncConnection) -> set[tuple[Any, ...]]:
+    """The rows that refer to nothing; a host may have some of its own. PostgreSQL lets none be."""
+    if connection.dialect.name != "sqlite":
+        return set()
+    return {tuple(row) for row in await connection.exec_driver_sql("PRAGMA foreign_key_check")}

@@ -76,7 +76,10 @@ class PathText(TypeDecorator[str]):
             return self._mark + quote_from_bytes(raw)
         return self._mark + quote_from_bytes(raw) if value.startswith(self._mark) else value
 
-    def process_result_value(self, value: str | None, dialect: Dialect) -> str | None:  # noqa: ARG002
+    def process_result_value(self, value: str | bytes | None, dialect: Dialect) -> str | None:  # noqa: ARG002
+        if isinstance(value, bytes):
+            # A text to SQLite's mind: an old file may hold a path as the bytes it is.
+            return value.decode("utf-8", "surrogateescape")
         if value is None or not value.startswith(self._mark):
             return value
         return unquote_to_bytes(value[len(self._mark) :]).decode("utf-8", "surrogateescape")

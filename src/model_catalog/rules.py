@@ -14,6 +14,8 @@ MAX_REFERENCE: Final = 512
 """Characters in a reference."""
 MAX_NAME: Final = 128
 """Characters in a provider or a version."""
+MAX_NAME_BYTES: Final = 256
+"""Bytes in a provider or a version: PostgreSQL's index has 2704 for the key, a reference 2048."""
 MAX_PATH_BYTES: Final = 4096
 """Bytes in a path: Linux's PATH_MAX."""
 MAX_SIZE: Final = 2**63 - 1
@@ -27,6 +29,8 @@ def key_text(field: str, value: object, limit: int) -> str:
         raise InvalidModelError(
             field, value, f"is {len(text)} characters long: at most {limit} fit"
         )
+    if limit == MAX_NAME and (size := len(text.encode())) > MAX_NAME_BYTES:
+        raise InvalidModelError(field, value, f"is {size} bytes long: at most {MAX_NAME_BYTES} fit")
     for character in text:
         if unicodedata.category(character) == "Cc":
             raise InvalidModelError(

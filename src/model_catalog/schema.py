@@ -128,12 +128,17 @@ async def opened(target: Target | None, *, create: bool) -> AsyncIterator[Opened
 
 async def current_revision(database: Opened) -> str | None:
     """The revision a database is at. Raises ForeignDatabaseError."""
+
+    async def once() -> str | None:
+        with translated(database.name):
+            async with database.engine.connect() as connection:
+                return await connection.run_sync(recognise, database)
+
     patience = Patience(_WAIT_S)
     while True:
         try:
-            with translated(database.name):
-                async with database.engine.connect() as connection:
-                    return await connection.run_sync(recognise, database)
+            # A driver that is cancelled while it connects leaves a connection nobody knows of.
+            return await to_its_end(once())
         except CatalogBusyError as error:
             await patience.after(error)
 
@@ -174,9 +179,9 @@ def _foreign(connection: sa.Connection, *, shared: bool) -> str | None:
             return f"a table 'models' with the columns {', '.join(sorted(columns))}"
         return None
     if not shared and connection.dialect.name == "sqlite":
-        mark = connection.exec_driver_sql("PRAGMA application_id").scalar()
-        if mark not in (0, APPLICATION_ID):
-            return f"the application id {mark}"
+        program = connection.exec_driver_sql("PRAGMA application_id").scalar()
+        if program not in (0, APPLICATION_ID):
+            return f"the application id {program}"
         tables = sorted(set(inspector.get_table_names()) - {VERSION_TABLE})
         if tables:
             listed = ", ".join(map(repr, tables[:3])) + (", ..." if tables[3:] else "")
@@ -248,6 +253,8 @@ async def _migrate(database: Opened, goal: str, cancelled: threading.Event, *, d
     try:
         async with exclusive(database.engine, database.name, cancelled) as connection:
             await connection.run_sync(run)
+    except _CallerGoneError:
+        raise asyncio.CancelledError from None
     except sa.exc.SQLAlchemyError as error:
         reason = meaning(error, database.name)
         if type(reason) in (CatalogError, SchemaOutOfDateError):
@@ -263,13 +270,18 @@ def mark(connection: sa.Connection, database: Opened) -> None:
         connection.exec_driver_sql(f"PRAGMA application_id = {APPLICATION_ID}")
 
 
+class _CallerGoneError(Exception):
+    """Nobody waits for the migration any more."""
+
+
 @contextmanager
 def _stopping(connection: sa.Connection, cancelled: threading.Event) -> Iterator[None]:
     """Stop before the next statement once the caller is gone: the rollback is then a clean one."""
 
     def look(*_: Any) -> None:
         if cancelled.is_set():
-            raise asyncio.CancelledError
+            # For a CancelledError SQLAlchemy would throw a host's connection away.
+            raise _CallerGoneError
 
     sa.event.listen(connection, "before_cursor_execute", look)
     try:
@@ -303,9 +315,13 @@ async def check_schema(target: Target | None = None) -> list[str]:
             await require_head(database)
         except SchemaOutOfDateError as error:
             return [str(error)]
-        with translated(database.name):
-            async with database.engine.connect() as connection:
-                return await connection.run_sync(_problems)
+        return await to_its_end(_all_problems(database))
+
+
+async def _all_problems(database: Opened) -> list[str]:
+    with translated(database.name):
+        async with database.engine.connect() as connection:
+            return await connection.run_sync(_problems)
 
 
 def _problems(connection: sa.Connection) -> list[str]:

@@ -70,7 +70,9 @@ def locate(target: str | os.PathLike[str] | URL | None) -> Place:
     The place a target names; `None` is `MODEL_CATALOG_URL`, or `.rbee/models/catalog.db` here.
 
     A text with `://` in it, or that begins with a driver's name and a colon, is a URL; any other is
-    a path; `~` is the home directory. Looks at no disk and opens nothing. Raises InvalidTargetError.
+    a path; `~` is the home directory. Looks at no disk and opens nothing.
+
+    Raises InvalidTargetError.
     """
     if target is None:
         target = os.environ.get(ENVIRONMENT) or None
@@ -97,7 +99,7 @@ def _parsed(text: str) -> URL:
 
 def _no_url(text: str) -> InvalidTargetError:
     # The text may hold a password anywhere, so no more of it is shown than a driver's name.
-    scheme = text.partition("://")[0].partition(":")[0]
+    scheme = text.partition(":")[0]
     return InvalidTargetError(
         shown(f"{scheme}://..." if re.fullmatch(r"\w+(\+\w+)?", scheme) else "..."),
         "it is not a URL of the form driver://user:password@host/database, "

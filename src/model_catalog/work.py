@@ -12,7 +12,7 @@ from weakref import WeakKeyDictionary
 from sqlalchemy import Engine
 from sqlalchemy.ext.asyncio import AsyncSession, AsyncSessionTransaction, async_sessionmaker
 
-from model_catalog.engine import WRITE, begin_writing
+from model_catalog.engine import LOCK_WAIT_S, WRITE, begin_writing, limit_lock_wait
 from model_catalog.errors import CatalogBusyError, TransactionError
 from model_catalog.faults import translated
 from model_catalog.model import Model
@@ -79,7 +79,9 @@ class OwnTransactions:
         async def once() -> T:
             with translated(self._target):
                 async with self._sessions() as session:
-                    await self._begin(session, writes=writes)
+                    await session.begin()
+                    if writes:
+                        await self._begin_writing(session, LOCK_WAIT_S)
                     result = await unit(session)
                     await session.commit()
                     return result
@@ -112,7 +114,9 @@ class OwnTransactions:
         async def once() -> None:
             try:
                 with translated(self._target):
-                    await self._begin(session, writes=True)
+                    await session.begin()
+                    # What comes after cannot be tried again from the start.
+                    await self._begin_writing(session, self._timeout_s)
             except BaseException:
                 await session.close()
                 raise
@@ -124,11 +128,10 @@ class OwnTransactions:
             except CatalogBusyError as error:
                 await patience.after(error)
 
-    async def _begin(self, session: AsyncSession, *, writes: bool) -> None:
-        await session.begin()
-        if writes:
-            connection = await session.connection(_BIND, execution_options={WRITE: True})
-            await begin_writing(connection)
+    async def _begin_writing(self, session: AsyncSession, lock_wait_s: float) -> None:
+        connection = await session.connection(_BIND, execution_options={WRITE: True})
+        await begin_writing(connection)
+        await limit_lock_wait(connection, lock_wait_s)
 
     @asynccontextmanager
     async def _turn(self) -> AsyncIterator[None]:

@@ -1,0 +1,105 @@
+"""What a database looks like to a plain driver, in a form that can be compared."""
+
+import hashlib
+import re
+import sqlite3
+from contextlib import closing
+
+import postgres
+import psycopg
+from conftest import Database
+
+_COLUMNS = """
+    SELECT c.relname, row_number() OVER (PARTITION BY c.oid ORDER BY a.attnum), a.attname,
+           format_type(a.atttypid, a.atttypmod), a.attnotnull, a.attidentity,
+           pg_get_expr(d.adbin, d.adrelid), l.collname
+    FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0
+    LEFT JOIN pg_attrdef d ON d.adrelid = c.oid AND d.adnum = a.attnum
+    LEFT JOIN pg_collation l ON l.oid = a.attcollation
+    WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'v')
+      AND NOT a.attisdropped
+    ORDER BY 1, 2"""
+_CONSTRAINTS = """
+    SELECT conrelid::regclass::text, conname, pg_get_constraintdef(oid)
+    FROM pg_constraint WHERE connamespace = 'public'::regnamespace ORDER BY 1, 2"""
+_INDEXES = "SELECT indexname, indexdef FROM pg_indexes WHERE schemaname = 'public' ORDER BY 1"
+_SEQUENCES = """
+    SELECT sequencename, data_type::text, start_value, increment_by
+    FROM pg_sequences WHERE schemaname = 'public' ORDER BY 1"""
+
+
+def shape(database: Database, *, leave_out: str = "") -> dict[str, object]:
+    """Every table, column, constraint and index, by name; `leave_out` is a table of no interest."""
+    if database.path is not None:
+        with closing(sqlite3.connect(database.path)) as raw:
+            return _sqlite_shape(raw, leave_out)
+    with psycopg.connect(postgres.dsn(database.url)) as raw:
+        return _postgresql_shape(raw, leave_out)
+
+
+def dump(database: Database) -> dict[str, object]:
+    """The shape, and every row of every table."""
+    if database.path is not None:
+        with closing(sqlite3.connect(database.path)) as raw:
+            found = _sqlite_shape(raw, "")
+            for mark in ("application_id", "user_version"):
+                found[mark] = raw.execute(f"PRAGMA {mark}").fetchall()
+            return found | _rows(raw, "SELECT name FROM sqlite_master WHERE type = 'table'")
+    with psycopg.connect(postgres.dsn(database.url)) as raw:
+        return _postgresql_shape(raw, "") | _rows(
+            raw, "SELECT tablename FROM pg_tables WHERE schemaname = 'public'"
+        )
+
+
+def _rows(raw, tables: str) -> dict[str, object]:
+    return {
+        f"rows of {table}": sorted(map(repr, raw.execute(f'SELECT * FROM "{table}"').fetchall()))
+        for (table,) in raw.execute(tables).fetchall()
+    }
+
+
+def _postgresql_shape(raw: psycopg.Connection, leave_out: str) -> dict[str, object]:
+    return {
+        name: [
+            row
+            for row in raw.execute(query).fetchall()
+            if not leave_out or leave_out not in str(row)
+        ]
+        for name, query in {
+            "columns": _COLUMNS,
+            "constraints": _CONSTRAINTS,
+            "indexes": _INDEXES,
+            "sequences": _SEQUENCES,
+        }.items()
+    }
+
+
+def _sqlite_shape(raw: sqlite3.Connection, leave_out: str) -> dict[str, object]:
+    found: dict[str, object] = {}
+    for kind, name, table, sql in raw.execute(
+        "SELECT type, name, tbl_name, sql FROM sqlite_master"
+    ).fetchall():
+        if leave_out in (table, name):
+            continue
+        # A table that was renamed is quoted, and is the same for that.
+        found[f"{kind} {name}"] = re.sub(r"\s+", " ", (sql or "").replace('"', ""))
+        if kind == "table":
+            found[f"columns of {name}"] = raw.execute(f'PRAGMA table_xinfo("{name}")').fetchall()
+            found[f"indexes of {name}"] = [
+                (index, raw.execute(f'PRAGMA index_xinfo("{index[1]}")').fetchall())
+                for index in raw.execute(f'PRAGMA index_list("{name}")').fetchall()
+            ]
+            found[f"references of {name}"] = raw.execute(
+                f'PRAGMA foreign_key_list("{name}")'
+            ).fetchall()
+    return found
+
+
+def digest(database: Database) -> object:
+    """The bytes of a file and of what lies beside it; of a server's database, the dump."""
+    if database.path is None:
+        return dump(database)
+    return {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in database.path.parent.glob(database.path.name + "*")
+    }

@@ -1,0 +1,99 @@
+"""What the tests have processes of their own do."""
+
+import asyncio
+import multiprocessing
+import os
+import signal
+from multiprocessing.synchronize import Barrier
+
+from sqlalchemy import Engine, event
+
+from model_catalog import Model, downgrade, open_catalog, upgrade
+
+# A process that is forked from a server in which all is imported begins in ten milliseconds.
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(
+    [
+        "aiosqlite",
+        "alembic.autogenerate",
+        "alembic.command",
+        "alembic.config",
+        "asyncpg",
+        "model_catalog.lifecycle",
+        "psycopg",
+        "sqlalchemy.dialects.postgresql.asyncpg",
+        "sqlalchemy.dialects.postgresql.psycopg",
+        "sqlalchemy.dialects.sqlite.aiosqlite",
+    ]
+)
+
+_gate: Barrier | None = None
+
+
+def stand_at(gate: Barrier) -> None:
+    """Where this process waits for the others before each thing it does."""
+    global _gate  # noqa: PLW0603 - what a pool's initializer knows has no other way to its tasks
+    _gate = gate
+
+
+def open_and_register(target: str, reference: str) -> int:
+    """Open a catalog in the same moment as everybody else; return how many models were in it."""
+
+    async def run() -> int:
+        async with open_catalog(target) as catalog:
+            await catalog.register_model(
+                Model(reference=reference, provider="starter", local_path="/m", size_bytes=1)
+            )
+            return len(await catalog.list_models())
+
+    _gate.wait()
+    return asyncio.run(run())
+
+
+def register_again_and_again(target: str, times: int, size_bytes: int) -> set[int]:
+    """Register one and the same model `times` times; return the ids that were given to it."""
+
+    async def run() -> set[int]:
+        async with open_catalog(target) as catalog:
+            models = [
+                await catalog.register_model(
+                    Model(reference="m", provider="hf", local_path="/m", size_bytes=size_bytes)
+                )
+                for _ in range(times)
+            ]
+            return {model.id for model in models}
+
+    _gate.wait()
+    return asyncio.run(run())
+
+
+def migrate_and_die(target: str, where: int | str, revision: str | None) -> None:
+    """
+    Migrate, and be killed on the way: at a statement's number or first words, or at "COMMIT".
+
+    `revision` is where a downgrade goes; None is an upgrade. Ends well when the place is not met.
+    """
+    count = 0
+
+    def die(*_) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def look(_connection, _cursor, statement, *_) -> None:
+        nonlocal count
+        count += 1
+        if where == count or (isinstance(where, str) and statement.lstrip().startswith(where)):
+            die()
+
+    event.listen(Engine, "before_cursor_execute", look)
+    if where == "COMMIT":
+        event.listen(Engine, "commit", die)
+    asyncio.run(upgrade(target) if revision is None else downgrade(target, revision))
+
+
+def killed(target: str, where: int | str, revision: str | None = None) -> bool:
+    """Migrate in a process that is killed at a place; False where it got to its end alive."""
+    process = PROCESSES.Process(target=migrate_and_die, args=(target, where, revision))
+    process.start()
+    process.join()
+    assert process.exitcode in (0, -signal.SIGKILL), process.exitcode
+    return process.exitcode != 0
