@@ -187,13 +187,14 @@ async def disturb(database, cancelled_by, *, seed: int, calls: int, at_a_time: i
         await catalog.register_models(
             a_model(f"{name}-old", size_bytes=7) for call, name in plan if "old" in CALLS[call][0]
         )
-        # As many as will be disturbed at a time, and watched as closely: that takes longer.
+        # As many as will be disturbed at a time, and watched as closely: that takes longer. From a
+        # third of it on, so that the first are hit for certain.
         for attempt in range(2):
             undisturbed = (
                 length_of(choose.choice(list(CALLS))(catalog, f"w{attempt}x{number}"))
                 for number in range(at_a_time)
             )
-            longest = max(await asyncio.gather(*undisturbed))
+            longest = max(await asyncio.gather(*undisturbed)) // 3
         outcomes, after = {}, {}
         for first in range(0, calls, at_a_time):
             batch = plan[first : first + at_a_time]
@@ -207,7 +208,7 @@ async def disturb(database, cancelled_by, *, seed: int, calls: int, at_a_time: i
             outcomes.update(zip((name for _, name in batch), done, strict=True))
             # A machine is not equally fast all the time: neither all are to be hit nor none.
             hit = done.count(False) / at_a_time
-            longest = max(1, int(longest * (1.3 if hit > 0.5 else 0.7 if hit < 0.3 else 1)))
+            longest = max(1, int(longest * (1.5 if hit > 0.5 else 0.5 if hit < 0.3 else 1)))
             recorded = names(database)
             after.update({name: recorded.get(name, set()) for _, name in batch})
         pool = catalog._work._engine.pool
@@ -240,7 +241,8 @@ async def test_a_call_may_be_cancelled_at_any_moment(database, quiet, cancelled_
     plan, outcomes, after, final, checked_out = result
     assert_all_or_nothing(plan, outcomes, after, final)
     assert checked_out == 0
-    assert 0.1 < sum(outcomes.values()) / len(outcomes) < 0.95
+    assert True in outcomes.values()
+    assert False in outcomes.values()
 
 
 @pytest.mark.slow
