@@ -81,8 +81,10 @@ def _sqlite_shape(raw: sqlite3.Connection, leave_out: str) -> dict[str, object]:
     ).fetchall():
         if leave_out in (table, name):
             continue
-        # A table that was renamed is quoted, and is the same for that.
-        found[f"{kind} {name}"] = re.sub(r"\s+", " ", (sql or "").replace('"', ""))
+        # A table that was renamed is quoted, and Alembic writes constraints in any order: it is the
+        # same for that. The order of its columns is in table_xinfo.
+        plain = re.sub(r"\s+", " ", (sql or "").replace('"', ""))
+        found[f"{kind} {name}"] = sorted(_items(plain))
         if kind == "table":
             found[f"columns of {name}"] = raw.execute(f'PRAGMA table_xinfo("{name}")').fetchall()
             found[f"indexes of {name}"] = [
@@ -93,6 +95,19 @@ def _sqlite_shape(raw: sqlite3.Connection, leave_out: str) -> dict[str, object]:
                 f'PRAGMA foreign_key_list("{name}")'
             ).fetchall()
     return found
+
+
+def _items(sql: str) -> list[str]:
+    """What stands between the commas of a CREATE TABLE, and what stands around them."""
+    items, depth, item = [], 0, ""
+    for character in sql:
+        depth += {"(": 1, ")": -1}.get(character, 0)
+        if (character, depth) in ((",", 1), ("(", 1), (")", 0)):
+            items.append(item.strip())
+            item = ""
+        else:
+            item += character
+    return [*items, item.strip()]
 
 
 def digest(database: Database) -> object:

@@ -60,8 +60,8 @@ def test_a_model_is_added_shown_and_forgotten(cli, tmp_path):
 
     code, out, _ = cli("show", "local:tiny")
     assert code == 0
-    assert f"local_path:    {tmp_path}/tiny.gguf\n" in out
-    assert "size_bytes:    1000 (1.0 kB)\n" in out
+    assert f"local_path:      {tmp_path}/tiny.gguf\n" in out
+    assert "size_bytes:      1000 (1.0 kB)\n" in out
 
     assert cli("rm", "local:tiny", "-y")[0] == 0
     assert cli("show", "local:tiny")[0] == 1
@@ -132,12 +132,14 @@ def test_json_carries_whole_bytes_and_utc_times(filled, tmp_path):
 
     tiny = next(model for model in json.loads(out) if model["reference"] == "tiny")
     assert tiny.pop("downloaded_at").endswith("Z")
-    assert tiny == {
+    assert {name: value for name, value in tiny.items() if value not in (None, [])} == {
         "provider": "local",
         "reference": "tiny",
         "version": "",
         "size_bytes": 1000,
         "local_path": f"{tmp_path}/tiny.gguf",
+        "download_count": 1,
+        "use_count": 0,
     }
 
 
@@ -430,3 +432,200 @@ def test_plain_text_is_left_alone():
     """
     assert plain("Größe 模型 🦙") == "Größe 模型 🦙"
     assert plain("a\tb\u200bc\u2028d\x9b") == r"a\tb\u200bc\u2028d\x9b"
+
+
+def test_filters_narrow_the_list(filled):
+    """
+    Several filters are all to hold.
+    """
+    filled("tag", "local:tiny", "Chat")
+
+    assert filled("ls", "-f", "size>1MB", "--format", "quiet")[1].count("\n") == 2
+    assert (
+        filled("ls", "-f", "tag=chat", "-f", "size<=1000", "--format", "quiet")[1] == "local:tiny\n"
+    )
+    assert filled("ls", "-f", "used=never", "-f", "downloaded<1d", "--limit", "1")[2] == (
+        "1 model, 2.5 MB\n"
+    )
+    assert filled("ls", "-f", "search=OTHER", "-f", "tag=chat")[2] == "0 models, 0 B\n"
+
+
+def test_the_list_is_sorted_as_asked(filled):
+    """
+    A key has its own direction, unless one is given.
+    """
+    _, out, _ = filled("ls", "--sort", "size", "--format", "tsv")
+    assert [row.split("\t")[3] for row in out.splitlines()[1:]] == ["2500000", "2500000", "1000"]
+
+    _, out, _ = filled("ls", "--sort", "size:asc", "--limit", "1", "--format", "tsv")
+    assert [row.split("\t")[3] for row in out.splitlines()[1:]] == ["1000"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["-f", "colour=red"],
+        ["-f", "size"],
+        ["-f", "size>big"],
+        ["-f", "size!=3"],
+        ["-f", "used<soon"],
+        ["-f", "used<9999999999999d"],
+        ["-f", "tag>a"],
+        ["-f", "arch=llama", "-f", "arch=qwen2"],
+        ["--sort", "colour"],
+        ["--sort", "size:up"],
+    ],
+    ids=" ".join,
+)
+def test_a_filter_that_is_none_is_misuse(cli, arguments):
+    """
+    Code 2, and what there is instead, before anything is opened.
+    """
+    code, out, err = cli("ls", *arguments)
+
+    assert (code, out) == (2, "")
+    assert err
+
+
+def test_a_bad_filter_lists_the_keys(cli):
+    """
+    Whoever mistypes a key sees which there are.
+    """
+    _, _, err = cli("ls", "-f", "colour=red")
+
+    for key in (
+        "size",
+        "context",
+        "downloaded",
+        "used",
+        "tag",
+        "pinned",
+        "search",
+        "arch",
+        "quant",
+    ):
+        assert key in err
+
+
+def test_what_is_attached_is_shown(filled):
+    """
+    tag, note, pin and alias say what they did, and show tells of it.
+    """
+    assert filled("tag", "local:tiny", "Chat", "Ünï")[2] == "local:tiny has the tags Chat, Ünï\n"
+    assert filled("untag", "local:tiny", "ÜNÏ")[2] == "local:tiny has the tags Chat\n"
+    assert filled("note", "local:tiny", "-", answer="two\nlines\n")[0] == 0
+    assert filled("pin", "local:tiny", "--reason", "in use")[2] == "local:tiny is pinned: in use\n"
+
+    facts = json.loads(filled("show", "local:tiny", "--format", "json")[1])
+    assert (facts["tags"], facts["description"], facts["pin_reason"]) == (
+        ["Chat"],
+        "two\nlines\n",
+        "in use",
+    )
+    assert r"two\nlines\n" in filled("show", "local:tiny")[1]
+
+    filled("unpin", "local:tiny")
+    filled("note", "local:tiny", "")
+    filled("untag", "local:tiny", "chat")
+    facts = json.loads(filled("show", "local:tiny", "--format", "json")[1])
+    assert (facts["tags"], facts["description"], facts["pinned_at"]) == ([], None, None)
+
+
+def test_an_alias_stands_for_a_version(filled):
+    """
+    alias sets, moves, lists and forgets.
+    """
+    assert filled("alias", "local:org/other:Q4@v1", "main")[2] == "local:org/other:Q4@main is v1\n"
+    assert (
+        json.loads(filled("show", "local:org/other:Q4@main", "--format", "json")[1])["version"]
+        == "v1"
+    )
+    filled("alias", "local:org/other:Q4@v2", "main")
+
+    assert filled("alias", "--format", "tsv")[1].splitlines()[1] == "local\torg/other:Q4\tmain\tv2"
+    assert filled("alias", "--format", "quiet")[1] == "local:org/other:Q4@main\n"
+    assert json.loads(filled("alias", "--format", "json")[1])[0]["alias"] == "main"
+    assert filled("alias")[2] == "1 alias\n"
+
+    assert filled("alias", "-d", "local:org/other:Q4", "main")[0] == 0
+    assert filled("alias", "-d", "local:org/other:Q4", "main")[0] == 1
+    assert filled("alias", "local:tiny")[0] == 2
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["tag", "hf:m", "a"], ["note", "hf:m", "a"], ["pin", "hf:m"], ["alias", "hf:m", "a"]],
+    ids=["tag", "note", "pin", "alias"],
+)
+def test_nothing_is_attached_to_what_is_not_there(cli, arguments):
+    """
+    Code 1, and on a fresh machine no file either.
+    """
+    code, out, err = cli(*arguments)
+
+    assert (code, out) == (1, "")
+    assert "no model 'm' of provider 'hf'" in err
+    assert not Path(".rbee").exists()
+
+
+def test_stats_count_by_kind(filled):
+    """
+    What is not known is counted under a question mark.
+    """
+    lines = [line.split() for line in filled("stats")[1].splitlines()]
+    assert ["provider", "local", "3", "5.0", "MB"] in lines
+    assert ["architecture", "?", "3", "5.0", "MB"] in lines
+    assert {"kind": "format", "name": None, "models": 3, "size_bytes": 5_001_000} in json.loads(
+        filled("stats", "--format", "json")[1]
+    )
+
+
+def test_a_catalog_travels_as_a_file(filled, tmp_path):
+    """
+    What one catalog exports another imports, and exports again as it was.
+    """
+    filled("tag", "local:tiny", "chat")
+    assert filled("export", "out.ndjson")[2] == "exported 3 models\n"
+    text = Path("out.ndjson").read_text()
+    assert filled("export")[1] == text
+
+    assert filled("import", "out.ndjson", "--db", "other.db")[2] == "imported 3 models\n"
+    assert filled("import", "--db", "other.db", answer=text)[2] == (
+        "imported 0 models, kept 3 that were there\n"
+    )
+    assert filled("export", "--db", "other.db")[1] == text
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".out")] == []
+
+
+def test_a_broken_import_is_told_of(cli):
+    """
+    Nothing is imported; with --skip-broken the rest is, and the code still says so.
+    """
+    Path("in.ndjson").write_text(
+        '{"format": "model-catalog", "version": 1}\nbroken\n'
+        '{"provider": "p", "reference": "r", "local_path": "/m"}\n'
+    )
+
+    code, _, err = cli("import", "in.ndjson")
+    assert code == 2
+    assert "line 2 cannot be imported" in err
+    assert cli("ls")[2] == "0 models, 0 B\n"
+
+    code, _, err = cli("import", "in.ndjson", "--skip-broken")
+    assert code == 1
+    assert "line 2 was skipped" in err
+    assert cli("ls", "--format", "quiet")[1] == "p:r\n"
+    assert cli("import", "missing.ndjson")[0] == 1
+
+
+def test_an_export_that_fails_leaves_the_one_before(filled):
+    """
+    A file is replaced when all of the new one is written.
+    """
+    filled("export", "out.ndjson")
+    before = Path("out.ndjson").read_text()
+
+    assert filled("export", "out.ndjson", "--db", "missing.db")[0] == 1
+
+    assert Path("out.ndjson").read_text() == before
+    assert list(Path().glob(".out*")) == []

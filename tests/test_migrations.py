@@ -21,7 +21,7 @@ from conftest import Database, a_model, moment
 from shape import digest, dump, shape
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from model_catalog import check_schema, downgrade, open_catalog, schema_state, upgrade
+from model_catalog import Model, check_schema, downgrade, open_catalog, schema_state, upgrade
 from model_catalog.model import REVISION as HEAD
 from model_catalog.model import Base
 from model_catalog.schema import VERSION_TABLE, configuration, revisions
@@ -273,7 +273,8 @@ async def test_two_roads_lead_to_one_schema(empty):
     await upgrade(empty.target)
     migrated = shape(empty, leave_out=VERSION_TABLE)
     problems = await check_schema(empty.target)
-    empty.run("DROP TABLE models")
+    for table in reversed(Base.metadata.sorted_tables):
+        empty.run(f"DROP TABLE {table.name}")
 
     engine = create_async_engine(empty.target_url)
     async with engine.begin() as connection:
@@ -357,7 +358,7 @@ async def test_the_shell_does_what_the_package_does(empty):
     state = await schema_state(empty.target)
     await upgrade(empty.target)
 
-    assert "0002 (head)" in current
+    assert f"{HEAD} (head)" in current
     assert "No new upgrade operations detected" in check
     assert state == ("0001", HEAD)
     assert sorted(map(repr, empty.run(FIVE))) == rows
@@ -419,8 +420,8 @@ async def test_the_printed_sql_does_what_the_upgrade_does(empty):
     """
     await upgrade(empty.target)
     online = shape(empty)
-    empty.run("DROP TABLE models")
-    empty.run(f"DROP TABLE {VERSION_TABLE}")
+    for table in (*(table.name for table in reversed(Base.metadata.sorted_tables)), VERSION_TABLE):
+        empty.run(f"DROP TABLE {table}")
 
     sql = await asyncio.to_thread(alembic_sql, empty.target)
     execute_script(empty, sql)
@@ -448,10 +449,76 @@ async def test_the_printed_sql_adopts_a_file_of_the_hive(file, tmp_path, sqlite_
     execute_script(file, sqlite_sql)
 
     assert shape(file) == shape(other)
-    assert sorted(map(repr, file.run("SELECT * FROM models"))) == sorted(
-        map(repr, other.run("SELECT * FROM models"))
+    # Only Python folds case in every script; the text to search in is as good as SQLite's lower().
+    names = [column.name for column in Model.__table__.columns]
+    columns = ", ".join(name for name in names if not name.endswith("_folded"))
+    assert sorted(map(repr, file.run(f"SELECT {columns} FROM models"))) == sorted(
+        map(repr, other.run(f"SELECT {columns} FROM models"))
     )
     assert await check_schema(file.path) == []
+    async with open_catalog(file.path) as catalog:
+        assert await catalog.count_models(search="tinyLLAMA") == len(
+            [row for row in hive.rows_of(kind) if row[0].startswith("TinyLlama")]
+        )
+
+
+async def test_what_printed_sql_could_not_fold_is_folded_at_the_next_registration(file, sqlite_sql):
+    """
+    A search for letters beyond ASCII finds a model again once it is registered again.
+    """
+    hive.write(file.path, [("ÄPFEL", "hf", "/m", 1, 1)])
+    execute_script(file, sqlite_sql)
+
+    async with open_catalog(file.path) as catalog:
+        before = await catalog.count_models(search="äpfel")
+        await catalog.register_model(a_model("ÄPFEL"))
+        after = await catalog.count_models(search="äpfel")
+
+    assert (before, after) == (0, 1)
+
+
+async def test_a_catalog_of_every_revision_comes_to_head_with_nothing_lost(empty):
+    """
+    Filled as far as its columns go at each revision, a database arrives with every value it had.
+    """
+    values = {
+        "0003": {"architecture": "llama", "claimed_architecture": "qwen2", "context_length": 4096},
+        "0004": {"description": "Für dich"},
+        "0006": {"download_count": 3, "use_count": 7, "last_used_at": 1_729_000_009},
+        "0007": {"pinned_at": 1_729_000_010, "pin_reason": "mine"},
+    }
+    children = {
+        "0005": "INSERT INTO model_tags (model_id, folded, tag)"
+        " SELECT id, 'chat', 'Chat' FROM models",
+        "0008": "INSERT INTO model_aliases (provider, reference, alias, model_id)"
+        " SELECT provider, reference, 'main', id FROM models",
+    }
+    for stop in revisions()[1:]:
+        await upgrade(empty.target, stop)
+        row = {"provider": "hf", "reference": f"At {stop}", "version": "v1", "local_path": "/m"}
+        for revision, more in values.items():
+            row |= more if revision <= stop else {}
+        names, marks = ", ".join(row), ", ".join("?" * len(row))
+        empty.run(f"INSERT INTO models ({names}) VALUES ({marks})", *row.values())
+        if stop in children:
+            empty.run(children[stop])
+
+    async with open_catalog(empty.target) as catalog:
+        found = {model.reference: model for model in await catalog.list_models()}
+        searched = await catalog.list_models(search="AT 000")
+        aliased = await catalog.get_model("At 0008", "hf", "main")
+
+    assert sorted(found) == [f"At {stop}" for stop in revisions()[1:]]
+    assert len(searched) == len(found) - 1
+    assert aliased.pin_reason == "mine"
+    for reference, model in found.items():
+        for revision, more in values.items():
+            for name, value in more.items():
+                got = getattr(model, name)
+                got = seconds(got) if isinstance(got, datetime) else got
+                absent = {"download_count": 1, "use_count": 0}.get(name)
+                assert got == (value if revision <= reference[3:] else absent), (reference, name)
+        assert model.tags == (("Chat",) if reference <= "At 0005" else ())
 
 
 def alembic_sql(url: str) -> str:

@@ -39,6 +39,7 @@ from model_catalog import (
     upgrade,
 )
 from model_catalog.model import REVISION as HEAD
+from model_catalog.model import Base
 from model_catalog.schema import APPLICATION_ID, VERSION_TABLE
 
 ADVISORY_LOCK = 0x4D436174616C6F67
@@ -413,7 +414,7 @@ async def test_a_host_may_have_its_tables_and_its_mark_beside_ours(file):
     await engine.dispose()
 
     assert file.run("PRAGMA application_id") == [(1196444487,)]
-    assert file.tables == {"urls", "models", VERSION_TABLE}
+    assert file.tables == {"urls", VERSION_TABLE, *Base.metadata.tables}
     async with open_catalog(file.path) as catalog:
         assert len(await catalog.list_models()) == 1
 

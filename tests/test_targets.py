@@ -33,6 +33,7 @@ from model_catalog import (
     schema_state,
     upgrade,
 )
+from model_catalog.model import REVISION
 
 SECRET = "hunter2"
 
@@ -128,7 +129,20 @@ async def test_a_catalog_may_be_called_anything(tmp_path, name):
 
     assert [each.name for each in tmp_path.iterdir()] == [name]
     assert [each.name for each in folder.iterdir()] == [name]
-    assert await schema_state(path) == ("0002", "0002")
+    assert await schema_state(path) == (REVISION, REVISION)
+
+
+async def test_a_long_path_is_named_whole(tmp_path):
+    """
+    Whoever reads an error must see which file is meant, however deep it lies.
+    """
+    deep = tmp_path.joinpath(*["a-rather-long-folder-name"] * 10)
+    deep.mkdir(parents=True)
+
+    with pytest.raises(InvalidTargetError) as caught:
+        await upgrade(deep)
+
+    assert str(deep) in str(caught.value)
 
 
 @pytest.mark.parametrize("scheme", ["sqlite", "sqlite+aiosqlite"])
@@ -182,7 +196,7 @@ async def test_without_a_target_the_catalog_is_below_the_working_directory(tmp_p
     async with open_catalog() as catalog:
         await catalog.register_model(a_model("m"))
 
-    assert await schema_state() == ("0002", "0002")
+    assert await schema_state() == (REVISION, REVISION)
     assert (tmp_path / ".rbee/models/catalog.db").is_file()
     assert stat.S_IMODE((tmp_path / ".rbee/models").stat().st_mode) == 0o700
 
@@ -285,10 +299,10 @@ async def test_an_empty_file_is_an_empty_catalog_and_looking_keeps_it_empty(tmp_
     path = tmp_path / "catalog.db"
     path.touch()
 
-    assert await schema_state(path) == (None, "0002")
+    assert await schema_state(path) == (None, REVISION)
     assert path.stat().st_size == 0
     await upgrade(path)
-    assert await schema_state(path) == ("0002", "0002")
+    assert await schema_state(path) == (REVISION, REVISION)
 
 
 def a_directory(path):
@@ -691,7 +705,7 @@ async def test_a_hosts_engine_is_used_and_left_open(empty):
 
     assert pooled > 0
     assert count == 1
-    assert state == ("0002", "0002")
+    assert state == (REVISION, REVISION)
 
 
 async def test_a_table_of_another_program_is_not_taken_for_ours(empty):
@@ -715,13 +729,13 @@ async def test_a_text_without_a_driver_is_psycopgs(pg_migrated):
     plain = postgres.dsn(pg_migrated)
 
     for target in (plain, plain.replace("postgresql://", "postgres://")):
-        assert await schema_state(target) == ("0002", "0002")
+        assert await schema_state(target) == (REVISION, REVISION)
     database.assert_nothing_left()
 
 
 MODES = {
     "file, read": (0o444, 0o777, "read", ["m"]),
-    "file, state": (0o444, 0o777, "state", ["0002", "0002"]),
+    "file, state": (0o444, 0o777, "state", [REVISION, REVISION]),
     "file, upgrade": (0o444, 0o777, "upgrade", None),
     "file, write": (0o444, 0o777, "write", "CatalogReadOnlyError"),
     "folder, read": (0o666, 0o555, "read", "CatalogReadOnlyError"),
@@ -731,7 +745,7 @@ MODES = {
     "unreadable file": (0o000, 0o777, "read", "CatalogUnavailableError"),
     "unreadable folder": (0o666, 0o000, "read", "CatalogUnavailableError"),
     "no file": (None, 0o555, "read", "CatalogReadOnlyError"),
-    "old file, state": ("0001", 0o777, "state", ["0001", "0002"]),
+    "old file, state": ("0001", 0o777, "state", ["0001", REVISION]),
     "old file, read": ("0001", 0o777, "read", "CatalogReadOnlyError"),
     "old file, upgrade": ("0001", 0o777, "upgrade", "CatalogReadOnlyError"),
 }
@@ -797,7 +811,7 @@ async def test_a_server_that_takes_no_writes_is_read_only(pg_migrated):
     A standby, or a database set read-only, is read like any other.
     """
     database = on_postgresql("psycopg", pg_migrated)
-    database.run("TRUNCATE models")
+    database.run("DELETE FROM models")
     target = f"{database.target}?options=-c%20default_transaction_read_only%3Don"
 
     async with open_catalog(target) as catalog:

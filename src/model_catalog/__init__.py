@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from model_catalog.catalog import ModelCatalog
+    from model_catalog.catalog import Changes, ModelCatalog, Stats, Tally
     from model_catalog.engine import prepare_engine
     from model_catalog.errors import (
         CatalogBusyError,
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         CatalogReadOnlyError,
         CatalogUnavailableError,
         ForeignDatabaseError,
+        InvalidImportError,
         InvalidModelError,
         InvalidTargetError,
         ModelNotFoundError,
@@ -27,19 +28,27 @@ if TYPE_CHECKING:
         TransactionError,
         UpgradeFailedError,
     )
+    from model_catalog.exchange import Imported
+    from model_catalog.labels import Alias, TagCount
     from model_catalog.lifecycle import open_catalog
     from model_catalog.model import Model
+    from model_catalog.query import Filters, Sort
     from model_catalog.reference import ModelRef
     from model_catalog.schema import check_schema, downgrade, schema_state, upgrade
     from model_catalog.target import Target
 
 __all__ = [
+    "Alias",
     "CatalogBusyError",
     "CatalogCorruptError",
     "CatalogError",
     "CatalogReadOnlyError",
     "CatalogUnavailableError",
+    "Changes",
+    "Filters",
     "ForeignDatabaseError",
+    "Imported",
+    "InvalidImportError",
     "InvalidModelError",
     "InvalidTargetError",
     "Model",
@@ -48,7 +57,11 @@ __all__ = [
     "ModelRef",
     "SchemaOutOfDateError",
     "SchemaTooNewError",
+    "Sort",
+    "Stats",
     "StorageFullError",
+    "TagCount",
+    "Tally",
     "Target",
     "TransactionError",
     "UpgradeFailedError",
@@ -61,9 +74,17 @@ __all__ = [
 ]
 
 _ROOMS = {
+    "Alias": "labels",
+    "Changes": "catalog",
+    "Filters": "query",
+    "Imported": "exchange",
     "Model": "model",
     "ModelCatalog": "catalog",
     "ModelRef": "reference",
+    "Sort": "query",
+    "Stats": "catalog",
+    "TagCount": "labels",
+    "Tally": "catalog",
     "Target": "target",
     "check_schema": "schema",
     "downgrade": "schema",

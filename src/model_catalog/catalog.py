@@ -1,40 +1,76 @@
-"""The catalog itself: a repository of statements over the rows of the models table."""
+"""The catalog itself: a repository of statements over the rows of its tables."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
+from dataclasses import dataclass
+from datetime import datetime
 from itertools import groupby
-from typing import Any, Final, Self, cast
+from typing import Any, Final, Self, TypedDict, Unpack
 
-from sqlalchemy import ColumnElement, Select, Table, and_, delete, func, or_, select
+from sqlalchemy import ColumnElement, Select, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 from model_catalog import rules
-from model_catalog.errors import InvalidModelError, ModelNotFoundError
-from model_catalog.model import Model, detached
+from model_catalog.errors import ModelNotFoundError
+from model_catalog.exchange import Exchange
+from model_catalog.labels import Labels
+from model_catalog.model import Model
+from model_catalog.query import KNOWN, MODELS, C, Filters, Sort, behind, conditions, ordering
+from model_catalog.records import KEY, Key, Registration, folded_of, model_of
+from model_catalog.usage import Together, Usage
 from model_catalog.work import OwnTransactions, SharedTransaction, Work
 
-_KEY: Final = ("provider", "reference", "version")
-# Statements are over the table and not over the mapping: what they return is in no session, and a
-# host's session keeps the objects it has.
-_MODELS: Final = cast("Table", Model.__table__)
-_C: Final = _MODELS.c
-_NAMES: Final = tuple(_C.keys())
-_NEWEST_FIRST: Final = (
-    _C.downloaded_at.desc().nulls_last(),
-    _C.provider,
-    _C.reference,
-    _C.version,
-)
 _PAGE: Final = 500
 # Of two parts of 32 bits each neither sum can overflow; SQLite refuses to sum beyond 2**63.
 _SPLIT: Final = 2**32
+_SIZE_SUMS: Final = (func.sum(C.size_bytes // _SPLIT), func.sum(C.size_bytes % _SPLIT))
 
 
-class ModelCatalog:
+class Changes(TypedDict, total=False):
+    """The fields that `update_model` sets; None clears, where a field may be None."""
+
+    local_path: str
+    size_bytes: int | None
+    downloaded_at: datetime | None
+    format: str | None
+    architecture: str | None
+    quantization: str | None
+    license: str | None
+    context_length: int | None
+    parameter_count: int | None
+    source_url: str | None
+    description: str | None
+    claimed_format: str | None
+    claimed_architecture: str | None
+    claimed_quantization: str | None
+    claimed_license: str | None
+    claimed_context_length: int | None
+    claimed_parameter_count: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """How many models there are of a kind, and their bytes together; an unknown size counts 0."""
+
+    model_count: int
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """The models of a catalog in numbers; what is not known of a model is counted under None."""
+
+    total: Tally
+    by_provider: dict[str, Tally]
+    by_format: dict[str | None, Tally]
+    by_architecture: dict[str | None, Tally]
+    by_quantization: dict[str | None, Tally]
+
+
+class ModelCatalog(Labels, Usage, Exchange):
     """
     What is known of the models on this machine.
 
@@ -43,7 +79,9 @@ class ModelCatalog:
     `AsyncSession`, every call is part of that session's transaction, which is never committed
     nor closed here. A cancelled call runs to its end before the cancellation is delivered.
 
-    No call looks at the disk. Models are handed out detached: to change one, register it again.
+    A model is named by its reference, its provider, and perhaps a version or an alias of one;
+    `version=None` means the one downloaded last. No call looks at the disk, and none that only
+    reads writes. Models are handed out detached: to change one, update it or register it again.
 
     Every method raises CatalogError and what is derived from it, and nothing of a driver's.
     """
@@ -54,17 +92,15 @@ class ModelCatalog:
         *,
         timeout_s: float = 30.0,
     ) -> None:
-        self._work: Work = (
+        self._work_in(
             SharedTransaction(sessions)
             if isinstance(sessions, AsyncSession)
             else OwnTransactions(sessions, timeout_s)
         )
 
-    @classmethod
-    def _over(cls, work: Work) -> Self:
-        catalog = object.__new__(cls)
-        catalog._work = work
-        return catalog
+    def _work_in(self, work: Work) -> None:
+        self._work = work
+        self._uses = Together(self._record_uses)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Self]:
@@ -75,23 +111,26 @@ class ModelCatalog:
         transaction, or over a host's session, it is a savepoint.
         """
         async with self._work.transaction() as work:
-            yield self._over(work)
+            inner = object.__new__(type(self))
+            inner._work_in(work)
+            yield inner
 
     async def register_model(self, model: Model) -> Model:
         """
         Record a model, or record it again, and return it as it is recorded.
 
-        Writes the fields that were set on `model`; of a known one the others keep their values.
-        `downloaded_at` is now unless it was set. The key is (provider, reference, version).
+        Writes the fields that were set on `model`; of a known one the others keep their values, and
+        so do its tags, its pin, its aliases and its uses. `downloaded_at` is now unless it was
+        set; `download_count` goes up by one. The key is (provider, reference, version), where the
+        version is no alias.
 
         Raises InvalidModelError, and then nothing was written.
         """
-        row = _row(model)
-        statement = self._upsert(row).values(row).returning(_MODELS)
+        registration = Registration.of(model)
+        statement = self._upsert(registration).values(registration.row).returning(C.id)
 
         async def unit(session: AsyncSession) -> Model:
-            found = (await session.execute(statement)).one()
-            return detached(dict(zip(_NAMES, found, strict=True)))
+            return await self._model(session, (await session.execute(statement)).scalar_one())
 
         return await self._work.write(unit)
 
@@ -103,25 +142,42 @@ class ModelCatalog:
 
         Raises InvalidModelError for the first that may not be stored, and then none was.
         """
-        rows: dict[tuple[Any, ...], dict[str, Any]] = {}
+        found: dict[tuple[str, ...], Registration] = {}
         for model in models:
-            row = _row(model)
-            rows.setdefault(tuple(row.get(name, "") for name in _KEY), {}).update(row)
-        # In the order of the key, so that two processes lock rows in the same order; and by the
-        # fields that were set, because those are the statement.
-        ordered = sorted(rows.items(), key=lambda item: (sorted(item[1]), item[0]))
-        batches = [
-            [row for _, row in batch] for _, batch in groupby(ordered, lambda item: sorted(item[1]))
-        ]
+            registration = Registration.of(model)
+            known = found.get(registration.key)
+            found[registration.key] = known.then(registration) if known else registration
+        # By statement; and by key, so that two processes lock rows in the same order.
+        ordered = sorted(found.values(), key=lambda each: (each.shape, each.key))
+        batches = [list(batch) for _, batch in groupby(ordered, lambda each: each.shape)]
 
         async def unit(session: AsyncSession) -> None:
             for batch in batches:
-                await session.execute(self._upsert(batch[0]), batch)
+                await session.execute(self._upsert(batch[0]), [each.row for each in batch])
 
         if batches:
             async with self._work.transaction() as work:
                 await work.write(unit)
-        return len(rows)
+        return len(found)
+
+    async def update_model(
+        self,
+        reference: str,
+        provider: str,
+        version: str | None = None,
+        **changes: Unpack[Changes],
+    ) -> Model:
+        """
+        Set the named fields of a model and no others, and return it; None clears.
+
+        Clearing what the user said of a model lets its header's claim be seen again. It is no
+        download: `download_count` stays. Raises ModelNotFoundError and InvalidModelError.
+        """
+        key = Key.of(reference, provider, version)
+        values = rules.changes(changes)
+        if not values:
+            return await self.get_model(reference, provider, version)
+        return await self._change(key, values | folded_of(values))
 
     async def find_model(
         self, reference: str, provider: str, version: str | None = None
@@ -129,16 +185,12 @@ class ModelCatalog:
         """
         The model of exactly this key, or None. Case counts, and so does every blank.
 
-        `version=None` means the one downloaded last; of several in the same second, the one that
-        was first recorded last.
+        `version` is an exact one, or else an alias. `version=None` means the one downloaded last;
+        of several in the same second, the one that was first recorded last.
         """
-        statement = (
-            select(_MODELS)
-            .where(*_key(reference, provider, version))
-            .order_by(_C.downloaded_at.desc().nulls_last(), _C.id.desc())
-            .limit(1)
-        )
-        return next(iter(await self._read(statement)), None)
+        key = Key.of(reference, provider, version)
+        found = await self._read(self._select().where(C.id == key.model_id.scalar_subquery()))
+        return found[0] if found else None
 
     async def get_model(self, reference: str, provider: str, version: str | None = None) -> Model:
         """As `find_model`, but raises ModelNotFoundError where that returns None."""
@@ -148,20 +200,40 @@ class ModelCatalog:
         return model
 
     async def list_models(
-        self, *, provider: str | None = None, reference: str | None = None
+        self,
+        *,
+        sort: Sort = Sort.DOWNLOADED_AT,
+        descending: bool | None = None,
+        limit: int | None = None,
+        after: Model | None = None,
+        **filters: Unpack[Filters],
     ) -> list[Model]:
         """
-        All models, or those of a provider, or of a reference; empty when there are none.
+        The models that pass all filters; empty when there are none.
 
         The newest `downloaded_at` first, those without one last; then by provider, reference and
-        version, by the bytes of their UTF-8. No two are equal in that.
+        version, by the bytes of their UTF-8. No two are equal in that. With another `sort` numbers
+        and times begin with the greatest and names with the first, unless `descending` says
+        otherwise; what has no value comes last both ways.
+
+        `limit` and `after`, the last model of the page before, give a page. Rows that others write
+        or remove meanwhile shift nothing; one whose sorted value changes meanwhile moves with it.
+
+        Raises InvalidModelError for a filter that no model could pass or fail.
         """
-        return await self._read(
-            select(_MODELS).where(*_filters(provider, reference)).order_by(*_NEWEST_FIRST)
-        )
+        statement = self._listing(filters, sort, descending)
+        if after is not None:
+            statement = statement.where(behind(after, sort, descending=descending))
+        if limit is not None:
+            statement = statement.limit(rules.size_bytes("limit", limit))
+        return await self._read(statement)
 
     async def iter_models(
-        self, *, provider: str | None = None, reference: str | None = None
+        self,
+        *,
+        sort: Sort = Sort.DOWNLOADED_AT,
+        descending: bool | None = None,
+        **filters: Unpack[Filters],
     ) -> AsyncIterator[Model]:
         """
         As `list_models`, a page at a time, for a catalog that is not to be held in memory at once.
@@ -169,106 +241,114 @@ class ModelCatalog:
         No transaction is open between two models, so the caller may write meanwhile. A model that
         is registered again meanwhile moves to the front, and is not met a second time.
         """
-        statement = (
-            select(_MODELS)
-            .where(*_filters(provider, reference))
-            .order_by(*_NEWEST_FIRST)
-            .limit(_PAGE)
-        )
+        statement = self._listing(filters, sort, descending).limit(_PAGE)
         page = await self._read(statement)
         while page:
             for model in page:
                 yield model
-            page = await self._read(statement.where(_behind(page[-1])))
+            page = await self._read(statement.where(behind(page[-1], sort, descending=descending)))
+
+    async def count_models(self, **filters: Unpack[Filters]) -> int:
+        """How many models pass all filters, which are those of `list_models`."""
+        statement = select(func.count()).select_from(MODELS).where(*self._where(filters))
+
+        async def unit(session: AsyncSession) -> int:
+            return (await session.execute(statement)).scalar_one()
+
+        return await self._work.read(unit)
+
+    async def get_total_size(self, **filters: Unpack[Filters]) -> int:
+        """
+        The bytes of all models that pass the filters, which are those of `list_models`.
+
+        0 when there are none. An unknown size counts 0. Exact, also beyond 2**63.
+        """
+        statement = select(*_SIZE_SUMS).where(*self._where(filters))
+
+        async def unit(session: AsyncSession) -> int:
+            return _total(*(await session.execute(statement)).one())
+
+        return await self._work.read(unit)
+
+    async def stats(self, **filters: Unpack[Filters]) -> Stats:
+        """
+        How many models there are and how large, together and of each kind, the largest kind first.
+
+        The filters are those of `list_models`.
+        """
+        # One statement: PostgreSQL shows the next one what others have committed since.
+        kinds = [KNOWN[kind] for kind in ("provider", "format", "architecture", "quantization")]
+        statement = select(*kinds, func.count(), *_SIZE_SUMS).select_from(MODELS)
+        statement = statement.where(*self._where(filters)).group_by(*kinds)
+
+        async def unit(session: AsyncSession) -> Stats:
+            rows = [
+                (row[:-3], Tally(row[-3], _total(row[-2], row[-1])))
+                for row in (await session.execute(statement)).all()
+            ]
+            return Stats(
+                _together(tally for _, tally in rows),
+                *(_by_size((kinds[n], tally) for kinds, tally in rows) for n in range(4)),
+            )
+
+        return await self._work.read(unit)
 
     async def remove_model(self, reference: str, provider: str, version: str | None = None) -> bool:
         """
         Forget a model, or with `version=None` every version of it; True if it was known.
 
-        The file stays.
+        Its tags and aliases go with it. The file stays.
         """
-        statement = delete(_MODELS).where(*_key(reference, provider, version)).returning(_C.id)
+        key = Key.of(reference, provider, version)
+        which = key.every_version if version is None else [C.id == key.model_id.scalar_subquery()]
 
         async def unit(session: AsyncSession) -> bool:
-            return bool((await session.execute(statement)).all())
+            return await self._forget(session, *which) > 0
 
         return await self._work.write(unit)
 
-    async def get_total_size(
-        self, *, provider: str | None = None, reference: str | None = None
-    ) -> int:
-        """The bytes of all models together; 0 when there are none. An unknown size counts 0."""
-        statement = select(
-            func.sum(_C.size_bytes // _SPLIT), func.sum(_C.size_bytes % _SPLIT)
-        ).where(*_filters(provider, reference))
+    def _where(self, filters: Filters) -> list[ColumnElement[bool]]:
+        return conditions(filters, self._work.dialect)
 
-        async def unit(session: AsyncSession) -> int:
-            high, low = (await session.execute(statement)).one()
-            return int(high or 0) * _SPLIT + int(low or 0)
-
-        return await self._work.read(unit)
+    def _listing(self, filters: Filters, sort: Sort, descending: bool | None) -> Select[Any]:  # noqa: FBT001
+        order = ordering(sort, descending=descending)
+        return self._select().where(*self._where(filters)).order_by(*order)
 
     async def _read(self, statement: Select[Any]) -> list[Model]:
-        async def unit(session: AsyncSession) -> Sequence[Sequence[Any]]:
-            return [tuple(row) for row in await session.execute(statement)]
+        async def unit(session: AsyncSession) -> list[Any]:
+            return list((await session.execute(statement)).all())
 
-        rows = await self._work.read(unit)
-        return [detached(dict(zip(_NAMES, row, strict=True))) for row in rows]
+        return [model_of(row) for row in await self._work.read(unit)]
 
-    def _upsert(self, row: dict[str, Any]) -> sqlite.Insert | postgresql.Insert:
-        dialect = sqlite if self._work.dialect == "sqlite" else postgresql
-        insert: sqlite.Insert | postgresql.Insert = dialect.insert(_MODELS)
+    def _upsert(self, registration: Registration) -> sqlite.Insert | postgresql.Insert:
+        insert = self._insert(MODELS)
+        changed = {name: insert.excluded[name] for name in registration.changed}
         return insert.on_conflict_do_update(
-            index_elements=_KEY,
-            set_={name: insert.excluded[name] for name in row if name not in _KEY},
+            index_elements=KEY, set_={**changed, "download_count": C.download_count + 1}
         )
 
 
-def _row(model: Model) -> dict[str, Any]:
-    """What is to be written: the fields that were set on the model, checked."""
-    if not isinstance(model, Model):
-        raise InvalidModelError("model", model, f"is a {type(model).__name__}: give a Model")
-    row = rules.checked(vars(model))
-    row.setdefault("version", "")
-    if row.get("downloaded_at") is None:
-        row["downloaded_at"] = datetime.now(UTC).replace(microsecond=0)
-    return row
+def _together(tallies: Iterable[Tally]) -> Tally:
+    models = sizes = 0
+    for tally in tallies:
+        models += tally.model_count
+        sizes += tally.size_bytes
+    return Tally(models, sizes)
 
 
-def _key(reference: str, provider: str, version: str | None) -> list[ColumnElement[bool]]:
-    found = [
-        _C.provider == rules.lookup_text("provider", provider),
-        _C.reference == rules.lookup_text("reference", reference),
-    ]
-    if version is not None:
-        found.append(_C.version == rules.lookup_text("version", version))
-    return found
+def _by_size(tallies: Iterable[tuple[Any, Tally]]) -> dict[Any, Tally]:
+    """Those of one kind together, the largest kind first; of equal ones the unknown is last."""
+    found: dict[Any, list[Tally]] = {}
+    for kind, tally in tallies:
+        found.setdefault(kind, []).append(tally)
+    sums = [(kind, _together(own)) for kind, own in found.items()]
+    sums.sort(key=lambda each: (-each[1].size_bytes, -each[1].model_count, _last(each[0])))
+    return dict(sums)
 
 
-def _filters(provider: str | None, reference: str | None) -> list[ColumnElement[bool]]:
-    found: list[ColumnElement[bool]] = []
-    if provider is not None:
-        found.append(_C.provider == rules.lookup_text("provider", provider))
-    if reference is not None:
-        found.append(_C.reference == rules.lookup_text("reference", reference))
-    return found
+def _last(kind: str | None) -> tuple[bool, str]:
+    return kind is None, kind or ""
 
 
-def _behind(last: Model) -> ColumnElement[bool]:
-    """The models that come after this one in the order of `list_models`."""
-    later = or_(
-        _C.provider > last.provider,
-        and_(_C.provider == last.provider, _C.reference > last.reference),
-        and_(
-            _C.provider == last.provider,
-            _C.reference == last.reference,
-            _C.version > last.version,
-        ),
-    )
-    if last.downloaded_at is None:
-        return and_(_C.downloaded_at.is_(None), later)
-    return or_(
-        _C.downloaded_at < last.downloaded_at,
-        _C.downloaded_at.is_(None),
-        and_(_C.downloaded_at == last.downloaded_at, later),
-    )
+def _total(high: int | None, low: int | None) -> int:
+    return int(high or 0) * _SPLIT + int(low or 0)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote_from_bytes
 
-from sqlalchemy import Connection, event
+from sqlalchemy import Connection, Engine, event
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
@@ -59,6 +59,13 @@ def prepare_engine(engine: AsyncEngine) -> None:
         event.listen(engine.sync_engine, "connect", _on_connect_of_a_host)
         event.listen(engine.sync_engine, "begin", _on_begin)
         event.listen(engine.sync_engine, "invalidate", _on_invalidate)
+
+
+def enforces_references(engine: Engine) -> bool:
+    """Whether its connections keep foreign keys: SQLite's do when they are told to."""
+    return engine.dialect.name != "sqlite" or any(
+        event.contains(engine, "connect", habit) for habit in (_on_connect, _on_connect_of_a_host)
+    )
 
 
 def _on_connect(connection: Any, _record: Any) -> None:

@@ -55,6 +55,18 @@ class ModelNotFoundError(CatalogError, LookupError):
         self.version = version
 
 
+class InvalidImportError(CatalogError, ValueError):
+    """A line of an import cannot be read; nothing of it was imported."""
+
+    def __init__(self, line: int, reason: str) -> None:
+        super().__init__(
+            f"line {line} cannot be imported, and so nothing was: {reason}. "
+            f"Mend it, or have broken lines skipped"
+        )
+        self.line = line
+        self.reason = reason
+
+
 class InvalidTargetError(CatalogError, ValueError):
     """What was given cannot name a catalog database."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from datetime import UTC, datetime
 from typing import Any, Final
 from urllib.parse import quote_from_bytes, unquote_to_bytes
@@ -10,6 +11,7 @@ from sqlalchemy import (
     BigInteger,
     CheckConstraint,
     Dialect,
+    ForeignKey,
     Identity,
     Integer,
     MetaData,
@@ -18,6 +20,7 @@ from sqlalchemy import (
     text,
 )
 from sqlalchemy.dialects import postgresql
+from sqlalchemy.engine.default import DefaultExecutionContext
 from sqlalchemy.orm import (
     DeclarativeBase,
     Mapped,
@@ -29,7 +32,7 @@ from sqlalchemy.types import TypeDecorator
 
 from model_catalog.reference import ModelRef
 
-REVISION: Final = "0002"
+REVISION: Final = "0009"
 """The revision of the schema that this mapping describes."""
 
 # SQLite numbers rows by itself only in a column that is an INTEGER to the letter.
@@ -105,6 +108,9 @@ class Model(MappedAsDataclass, Base, kw_only=True, eq=False):
 
     A plain object with no session behind it. `register_model` writes the fields that were set, by
     the constructor or afterwards, and leaves the others as the catalog has them.
+
+    What a header claims is in the `claimed_` fields. A field that nobody has set reads, from the
+    catalog, as what is claimed of it.
     """
 
     __tablename__ = "models"
@@ -113,7 +119,7 @@ class Model(MappedAsDataclass, Base, kw_only=True, eq=False):
     """What the provider calls it, as in `TheBloke/TinyLlama-1.1B`; at most 512 characters."""
 
     provider: Mapped[str] = mapped_column(KeyText)
-    """Where it is from, as in `hf`; at most 128 characters."""
+    """Where it is from, as in `hf`; at most 128 characters and 256 bytes."""
 
     local_path: Mapped[str] = mapped_column(PathText)
     """Where it lies, as it was given: a file or a folder. Decode bytes with `os.fsdecode`."""
@@ -128,7 +134,67 @@ class Model(MappedAsDataclass, Base, kw_only=True, eq=False):
     """The row's own number: it stays the same for as long as the model is recorded."""
 
     version: Mapped[str] = mapped_column(KeyText, default="", server_default=text("''"))
-    """A commit, a tag, a quantization; `""` where there is only one. At most 128 characters."""
+    """A commit, a tag, a quantization; `""` where there is only one. As long as a provider."""
+
+    format: Mapped[str | None] = mapped_column(KeyText, default=None)
+    """The format of its files, as in `gguf` or `safetensors`."""
+
+    architecture: Mapped[str | None] = mapped_column(KeyText, default=None)
+    """As in `llama` or `qwen2moe`."""
+
+    quantization: Mapped[str | None] = mapped_column(KeyText, default=None)
+    """As in `Q4_K_M` or `fp8`."""
+
+    license: Mapped[str | None] = mapped_column(KeyText, default=None)
+    """As in `apache-2.0`."""
+
+    context_length: Mapped[int | None] = mapped_column(BigInt, default=None)
+    """In tokens."""
+
+    parameter_count: Mapped[int | None] = mapped_column(BigInt, default=None)
+
+    source_url: Mapped[str | None] = mapped_column(Text, default=None)
+    """Where it was downloaded from; at most 2048 characters."""
+
+    claimed_format: Mapped[str | None] = mapped_column(KeyText, default=None)
+    claimed_architecture: Mapped[str | None] = mapped_column(KeyText, default=None)
+    claimed_quantization: Mapped[str | None] = mapped_column(KeyText, default=None)
+    claimed_license: Mapped[str | None] = mapped_column(KeyText, default=None)
+    claimed_context_length: Mapped[int | None] = mapped_column(BigInt, default=None)
+    claimed_parameter_count: Mapped[int | None] = mapped_column(BigInt, default=None)
+
+    description: Mapped[str | None] = mapped_column(Text, default=None)
+    """The user's own words; at most 64 KiB of UTF-8."""
+
+    download_count: Mapped[int] = mapped_column(BigInt, server_default=text("1"), init=False)
+    """How many times it was registered."""
+
+    use_count: Mapped[int] = mapped_column(BigInt, server_default=text("0"), init=False)
+    """How many uses were recorded."""
+
+    last_used_at: Mapped[datetime | None] = mapped_column(UnixSeconds, init=False)
+    """UTC, whole seconds; None for a model of which no use was recorded."""
+
+    pinned_at: Mapped[datetime | None] = mapped_column(UnixSeconds, init=False)
+    """Since when it is pinned, in UTC; None for one that is not."""
+
+    pin_reason: Mapped[str | None] = mapped_column(Text, init=False)
+    """Why it is pinned, where a reason was given."""
+
+    reference_folded: Mapped[str | None] = mapped_column(
+        Text,
+        insert_default=lambda context: _fold_of(context, "reference"),
+        deferred=True,
+        init=False,
+        repr=False,
+    )
+    description_folded: Mapped[str | None] = mapped_column(
+        Text,
+        insert_default=lambda context: _fold_of(context, "description"),
+        deferred=True,
+        init=False,
+        repr=False,
+    )
 
     __table_args__ = (
         UniqueConstraint("provider", "reference", "version"),
@@ -137,12 +203,63 @@ class Model(MappedAsDataclass, Base, kw_only=True, eq=False):
         CheckConstraint(
             "downloaded_at BETWEEN -62135596800 AND 253402300799", name="downloaded_at"
         ),
+        *(
+            CheckConstraint(f"{name} BETWEEN 0 AND 9223372036854775807", name=name)
+            for number in ("context_length", "parameter_count")
+            for name in (number, f"claimed_{number}")
+        ),
     )
 
     @property
     def ref(self) -> ModelRef:
         """Its name, with its version."""
         return ModelRef(self.provider, self.reference, self.version)
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """As the catalog had them when it was read, in the order of their folded forms."""
+        tags: tuple[str, ...] = self.__dict__.get("_tags", ())
+        return tags
+
+    @property
+    def pinned(self) -> bool:
+        """Whether it is protected from eviction."""
+        return self.pinned_at is not None
+
+
+class ModelTag(Base):
+    """A tag of a model. Its key is the folded form: tags that differ in case alone are one."""
+
+    __tablename__ = "model_tags"
+
+    model_id: Mapped[int] = mapped_column(
+        BigInt, ForeignKey("models.id", ondelete="CASCADE"), primary_key=True, autoincrement=False
+    )
+    folded: Mapped[str] = mapped_column(KeyText, primary_key=True, index=True)
+    tag: Mapped[str] = mapped_column(KeyText)
+
+
+class ModelAlias(Base):
+    """A name of one reference that points at one of its versions."""
+
+    __tablename__ = "model_aliases"
+
+    provider: Mapped[str] = mapped_column(KeyText, primary_key=True)
+    reference: Mapped[str] = mapped_column(KeyText, primary_key=True)
+    alias: Mapped[str] = mapped_column(KeyText, primary_key=True)
+    model_id: Mapped[int] = mapped_column(
+        BigInt, ForeignKey("models.id", ondelete="CASCADE"), index=True
+    )
+
+
+def folded(text: str) -> str:
+    """A text without regard to case, in any script, as both databases are to compare it."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).casefold())
+
+
+def _fold_of(context: DefaultExecutionContext, name: str) -> str | None:
+    text: str | None = context.get_current_parameters().get(name)  # type: ignore[no-untyped-call]
+    return None if text is None else folded(text)
 
 
 def detached(values: dict[str, Any]) -> Model:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import unicodedata
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from model_catalog.errors import InvalidModelError
 
@@ -20,6 +20,21 @@ MAX_PATH_BYTES: Final = 4096
 """Bytes in a path: Linux's PATH_MAX."""
 MAX_SIZE: Final = 2**63 - 1
 """Bytes in a model: the largest integer both databases hold."""
+
+
+MAX_URL: Final = 2048
+"""Characters in a URL."""
+MAX_DESCRIPTION_BYTES: Final = 64 * 1024
+MAX_REASON_BYTES: Final = 1024
+MAX_SEARCH: Final = 1000
+"""Characters in a text to search for: to look for a very long one everywhere would take long."""
+MAX_WANTED: Final = 1000
+"""Tags that are asked for at once: a statement takes so many parameters and no more."""
+MAX_COUNT: Final = 2**31 - 1
+"""Uses that are recorded at once."""
+
+Rule: TypeAlias = Callable[[str, object], Any]
+"""Checks the value of a field by its name, and returns it as it is to be written."""
 
 
 def key_text(field: str, value: object, limit: int) -> str:
@@ -122,15 +137,119 @@ def moment(field: str, value: object) -> datetime | None:
         raise InvalidModelError(field, value, "lies outside the years 1 to 9999 in UTC") from error
 
 
-_RULES: Mapping[str, Callable[[str, object], Any]] = {
-    "reference": lambda field, value: named(field, value, MAX_REFERENCE),
-    "provider": lambda field, value: named(field, value, MAX_NAME),
-    "version": lambda field, value: key_text(field, value, MAX_NAME),
+def word(field: str, value: object) -> str | None:
+    """One of the short texts that describe a model, or None where it is not known."""
+    return None if value is None else named(field, value, MAX_NAME)
+
+
+def url(field: str, value: object) -> str | None:
+    """Where something was downloaded from. It is kept, and never opened."""
+    return None if value is None else named(field, value, MAX_URL)
+
+
+def prose(field: str, value: object, limit: int) -> str | None:
+    """Free text of at most `limit` bytes of UTF-8; line breaks are part of it."""
+    if value is None:
+        return None
+    text = lookup_text(field, value)
+    size = len(text.encode())
+    if size > limit:
+        raise InvalidModelError(field, value, f"is {size} bytes long: at most {limit} fit")
+    return text
+
+
+def tags(field: str, values: object) -> list[str]:
+    """Tags, each a text of at most 128 characters that is not blank."""
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        raise InvalidModelError(field, values, "is no list: give several tags, or a list of one")
+    return [named(field, value, MAX_NAME) for value in values]
+
+
+def wanted_tags(field: str, values: object) -> list[str]:
+    """Tags to look for."""
+    found = tags(field, values)
+    if len(found) > MAX_WANTED:
+        raise InvalidModelError(
+            field, values, f"are {len(found)} tags: ask for at most {MAX_WANTED} at once"
+        )
+    return found
+
+
+def search(field: str, value: object) -> str:
+    """A text to search for, found as it is: nothing in it is a wildcard."""
+    text = lookup_text(field, value)
+    if len(text) > MAX_SEARCH:
+        raise InvalidModelError(
+            field, value, f"is {len(text)} characters long: search for at most {MAX_SEARCH}"
+        )
+    return text
+
+
+def count(field: str, value: object) -> int:
+    """How often something happened: at least once."""
+    number = size_bytes(field, value)
+    if not number or number > MAX_COUNT:
+        raise InvalidModelError(field, value, f"is out of range: give 1 to {MAX_COUNT:,}")
+    return number
+
+
+_DESCRIBING: Final[Mapping[str, Rule]] = {
+    "format": word,
+    "architecture": word,
+    "quantization": word,
+    "license": word,
+    "context_length": size_bytes,
+    "parameter_count": size_bytes,
+}
+CLAIMABLE: Final = tuple(_DESCRIBING)
+"""What the header of a file may claim of a model, and a user may say otherwise."""
+
+CHANGEABLE: Final[Mapping[str, Rule]] = {
     "local_path": path,
     "size_bytes": size_bytes,
     "downloaded_at": moment,
+    **_DESCRIBING,
+    "source_url": url,
+    **{f"claimed_{name}": rule for name, rule in _DESCRIBING.items()},
+    "description": lambda field, value: prose(field, value, MAX_DESCRIPTION_BYTES),
 }
-_REQUIRED = ("reference", "provider", "local_path")
+"""The fields of a model that are not its key, and what each may be."""
+
+_RULES: Final[Mapping[str, Rule]] = {
+    "reference": lambda field, value: named(field, value, MAX_REFERENCE),
+    "provider": lambda field, value: named(field, value, MAX_NAME),
+    "version": lambda field, value: key_text(field, value, MAX_NAME),
+    **CHANGEABLE,
+}
+_REQUIRED: Final = ("reference", "provider", "local_path")
+
+_COUNTED: Final[Mapping[str, Rule]] = {
+    "download_count": size_bytes,
+    "use_count": size_bytes,
+    "last_used_at": moment,
+    "pinned_at": moment,
+    "pin_reason": lambda field, value: prose(field, value, MAX_REASON_BYTES),
+}
+WHOLE: Final[Mapping[str, Rule]] = {**_RULES, **_COUNTED}
+"""Every field of a model that is not the database's own, and what each may be."""
+
+
+def whole(values: Mapping[str, object]) -> dict[str, Any]:
+    """
+    A model with every field, each checked; what is missing is None, 0, or `""` for the version.
+
+    Raises InvalidModelError, also for a field that there is not.
+    """
+    for field, value in values.items():
+        if field not in WHOLE:
+            raise InvalidModelError(field, value, "is no field of a model")
+    given: dict[str, object] = {"version": "", "download_count": 0, "use_count": 0, **values}
+    found = checked(given)
+    found |= {field: rule(field, given.get(field)) for field, rule in WHOLE.items()}
+    for field in ("download_count", "use_count"):
+        if found[field] is None:
+            raise InvalidModelError(field, None, "is missing: give a number")
+    return found
 
 
 def checked(values: Mapping[str, object]) -> dict[str, Any]:
@@ -143,3 +262,17 @@ def checked(values: Mapping[str, object]) -> dict[str, Any]:
         if field not in values:
             raise InvalidModelError(field, None, "is missing: every model has one")
     return {field: rule(field, values[field]) for field, rule in _RULES.items() if field in values}
+
+
+def changes(values: Mapping[str, object]) -> dict[str, Any]:
+    """
+    The values of an update, each checked.
+
+    Raises InvalidModelError for a name that cannot be changed, and for a value that may not be.
+    """
+    for field, value in values.items():
+        if field not in CHANGEABLE:
+            raise InvalidModelError(
+                field, value, f"cannot be changed: these can: {', '.join(CHANGEABLE)}"
+            )
+    return {field: CHANGEABLE[field](field, value) for field, value in values.items()}

@@ -9,7 +9,7 @@ import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from importlib import resources
+from importlib import import_module, resources
 from typing import TYPE_CHECKING, Any, Final
 
 import sqlalchemy as sa
@@ -238,7 +238,8 @@ def _is_there(database: Opened, current: str | None, goal: str, *, down: bool) -
 
 
 async def _migrate(database: Opened, goal: str, cancelled: threading.Event, *, down: bool) -> None:
-    from alembic import command  # noqa: PLC0415 - a quarter of a second, needed once in a life
+    # A quarter of a second, needed once in a life: not at import, and not in the loop's thread.
+    command = await asyncio.to_thread(import_module, "alembic.command")
 
     def run(connection: sa.Connection) -> None:
         # Whoever had the lock before may have gone there, or past it.

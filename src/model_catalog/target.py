@@ -61,7 +61,7 @@ def masked(url: URL) -> str:
 def name_of(url: URL) -> str:
     """What a database is called in a message."""
     if url.get_backend_name() == "sqlite":
-        return shown(url.database or ":memory:")
+        return repr(url.database or ":memory:")
     return masked(url)
 
 
@@ -125,7 +125,7 @@ def _file(path: str, *, is_default: bool = False) -> Place:
             shown(path), "it has a surrogate in it that stands for no byte: use os.fsdecode"
         ) from error
     full = os.path.abspath(os.path.expanduser(path))  # noqa: PTH100, PTH111 - keeps what Path would fold
-    return Place(URL.create("sqlite+aiosqlite", database=full), shown(full), is_default)
+    return Place(URL.create("sqlite+aiosqlite", database=full), repr(full), is_default)
 
 
 def _database(url: URL) -> Place:

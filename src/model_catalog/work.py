@@ -12,7 +12,13 @@ from weakref import WeakKeyDictionary
 from sqlalchemy import Engine
 from sqlalchemy.ext.asyncio import AsyncSession, AsyncSessionTransaction, async_sessionmaker
 
-from model_catalog.engine import LOCK_WAIT_S, WRITE, begin_writing, limit_lock_wait
+from model_catalog.engine import (
+    LOCK_WAIT_S,
+    WRITE,
+    begin_writing,
+    enforces_references,
+    limit_lock_wait,
+)
 from model_catalog.errors import CatalogBusyError, TransactionError
 from model_catalog.faults import translated
 from model_catalog.model import Model
@@ -26,9 +32,15 @@ Unit: TypeAlias = Callable[[AsyncSession], Awaitable[T]]
 
 
 class Work(Protocol):
-    """Somewhere a unit of work can run. `dialect` is the name of its database."""
+    """Somewhere a unit of work can run."""
 
     dialect: str
+    """The name of its database: `sqlite` or `postgresql`."""
+    cascades: bool
+    """Whether the database itself removes what refers to a row that is removed."""
+
+    def ensure_outside(self) -> None:
+        """Raise TransactionError where a write would wait for the caller's own transaction."""
 
     async def read(self, unit: Unit[T]) -> T:
         """Run a unit that only reads."""
@@ -67,6 +79,7 @@ class OwnTransactions:
         self._engine = sessions().get_bind(Model).engine
         self._target = name_of(self._engine.url)
         self.dialect = self._engine.dialect.name
+        self.cascades = enforces_references(self._engine)
 
     async def read(self, unit: Unit[T]) -> T:
         return await self._run(unit, writes=False)
@@ -133,13 +146,16 @@ class OwnTransactions:
         await begin_writing(connection)
         await limit_lock_wait(connection, lock_wait_s)
 
-    @asynccontextmanager
-    async def _turn(self) -> AsyncIterator[None]:
+    def ensure_outside(self) -> None:
         if any(outer.engine is self._engine for outer in _inside.get()):
             raise TransactionError(
                 "this task has a transaction open, which the call would wait for: "
                 "call the catalog that transaction() gave"
             )
+
+    @asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        self.ensure_outside()
         if self.dialect != "sqlite":
             yield
             return
@@ -170,9 +186,13 @@ class SharedTransaction:
         engine = session.get_bind(Model).engine
         self._target = name_of(engine.url)
         self.dialect = engine.dialect.name
+        self.cascades = enforces_references(engine)
         self.over = False
         # A session serves one task at a time; its users may well be several.
         self._turn = asyncio.Lock()
+
+    def ensure_outside(self) -> None:
+        """It is the caller's own transaction that this one works in."""
 
     async def read(self, unit: Unit[T]) -> T:
         return await self._run(unit)

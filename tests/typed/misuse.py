@@ -16,7 +16,7 @@ async def misuse(catalog: ModelCatalog) -> None:
     model = await catalog.find_model("m", "hf")
     print(model.size_bytes)  # type: ignore[union-attr] # pyright: ignore[reportOptionalMemberAccess]
     await catalog.find_model("m")  # type: ignore[call-arg] # pyright: ignore[reportCallIssue]
-    await catalog.list_models("hf")  # type: ignore[call-arg] # pyright: ignore[reportCallIssue]
+    await catalog.list_models("hf")  # type: ignore[call-arg, arg-type] # pyright: ignore[reportCallIssue]
     await catalog.register_model({"reference": "m"})  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
     open_catalog(3)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
 

@@ -10,7 +10,12 @@ from collections.abc import Sequence
 
 from model_catalog.cli.output import complain
 from model_catalog.cli.parser import make_parser
-from model_catalog.errors import CatalogError, InvalidModelError, InvalidTargetError
+from model_catalog.errors import (
+    CatalogError,
+    InvalidImportError,
+    InvalidModelError,
+    InvalidTargetError,
+)
 
 DONE, FAILED, MISUSED, INTERRUPTED = 0, 1, 2, 130
 
@@ -41,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         code = asyncio.run(commands.run(options))
         sys.stdout.flush()
-    except (InvalidModelError, InvalidTargetError) as error:
+    except (InvalidImportError, InvalidModelError, InvalidTargetError) as error:
         complain(f"error: {error}")
         return MISUSED
     except CatalogError as error:
@@ -50,6 +55,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         # Whoever read has read enough. Python would complain once more when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except OSError as error:
+        complain(f"error: {error}")
         return FAILED
     except KeyboardInterrupt:
         return INTERRUPTED

@@ -8,12 +8,15 @@ import stat
 import sys
 from argparse import Namespace
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
-from model_catalog.catalog import ModelCatalog
-from model_catalog.cli import demo
+from model_catalog.catalog import ModelCatalog, Stats, Tally
+from model_catalog.cli import database, demo, labelling
+from model_catalog.cli.expressions import read_filters, read_sort
+from model_catalog.cli.opening import DONE, FAILED, from_existing, name_of
 from model_catalog.cli.output import (
     complain,
     counted,
@@ -30,12 +33,6 @@ from model_catalog.errors import ModelNotFoundError
 from model_catalog.lifecycle import open_catalog
 from model_catalog.model import Model
 from model_catalog.reference import ModelRef
-from model_catalog.schema import check_schema, schema_state, upgrade
-from model_catalog.target import locate
-
-T = TypeVar("T")
-
-DONE, FAILED = 0, 1
 
 _FIELDS: Final = (
     "provider",
@@ -44,7 +41,24 @@ _FIELDS: Final = (
     "size_bytes",
     "downloaded_at",
     "local_path",
+    "format",
+    "architecture",
+    "quantization",
+    "context_length",
+    "parameter_count",
+    "license",
+    "download_count",
+    "last_used_at",
+    "use_count",
+    "pinned_at",
+    "pin_reason",
+    "tags",
+    "description",
+    "source_url",
 )
+
+
+_NOTHING: Final = Stats(Tally(0, 0), {}, {}, {}, {})
 
 
 async def run(options: Namespace) -> int:
@@ -69,23 +83,37 @@ async def add(options: Namespace) -> int:
                 size_bytes=size_bytes,
             )
         )
-    tell(f"recorded {_name(model, exact=False)}, {human_size(size_bytes)}, at {path}")
+    tell(f"recorded {name_of(model, exact=False)}, {human_size(size_bytes)}, at {path}")
     return DONE
 
 
 async def ls(options: Namespace) -> int:
-    async def read(catalog: ModelCatalog) -> list[Model]:
-        return await catalog.list_models(provider=options.provider)
+    filters = read_filters(options.filter, datetime.now(UTC))
+    if options.provider is not None:
+        filters["provider"] = options.provider
+    sort, descending = read_sort(options.sort)
 
-    models = await _from_existing(options, read, list[Model]())
+    async def read(catalog: ModelCatalog) -> tuple[list[Model], set[tuple[str, str]]]:
+        models = await catalog.list_models(
+            sort=sort, descending=descending, limit=options.limit, **filters
+        )
+        # Which of the listed have a sibling that is perhaps not listed: a quiet name has to be
+        # exact, for it may be handed to `rm`.
+        versions: Counter[tuple[str, str]] = Counter()
+        if options.format == "quiet":
+            async for model in catalog.iter_models():
+                versions[model.provider, model.reference] += 1
+        return models, {name for name, count in versions.items() if count > 1}
+
+    nothing: tuple[list[Model], set[tuple[str, str]]] = ([], set())
+    models, ambiguous = await from_existing(options, read, nothing)
     if options.format == "json":
         print_json([_facts(model) for model in models])
     elif options.format == "tsv":
-        print_tsv(_FIELDS, (list(_facts(model).values()) for model in models))
+        print_tsv(_FIELDS, (_cells(model) for model in models))
     elif options.format == "quiet":
-        versions = Counter((model.provider, model.reference) for model in models)
         for model in models:
-            print_line(_name(model, exact=versions[model.provider, model.reference] > 1))
+            print_line(name_of(model, exact=(model.provider, model.reference) in ambiguous))
     else:
         if models:
             _print_models(models, paths=options.paths)
@@ -99,12 +127,15 @@ def _print_models(models: Sequence[Model], *, paths: bool) -> None:
         "PROVIDER": lambda model: model.provider,
         "REFERENCE": lambda model: model.reference,
         "VERSION": lambda model: model.version,
+        "ARCH": lambda model: model.architecture or "",
+        "QUANT": lambda model: model.quantization or "",
         "SIZE": lambda model: human_size(model.size_bytes),
         "DOWNLOADED": lambda model: human_time(model.downloaded_at),
         "PATH": lambda model: model.local_path,
     }
-    if not any(model.version for model in models):
-        del columns["VERSION"]
+    for optional in ("VERSION", "ARCH", "QUANT"):
+        if not any(map(columns[optional], models)):
+            del columns[optional]
     if not paths:
         del columns["PATH"]
     print_table(
@@ -121,21 +152,24 @@ async def show(options: Namespace) -> int:
     async def read(catalog: ModelCatalog) -> Model | None:
         return await catalog.find_model(ref.reference, ref.provider, ref.version)
 
-    model = await _from_existing(options, read, None)
+    model = await from_existing(options, read, None)
     if model is None:
         raise ModelNotFoundError(ref.reference, ref.provider, ref.version)
     facts = _facts(model)
     if options.format == "json":
         print_json(facts)
     elif options.format == "tsv":
-        print_tsv(_FIELDS, [list(facts.values())])
+        print_tsv(_FIELDS, [_cells(model)])
     elif options.format == "quiet":
-        print_line(_name(model, exact=True))
+        print_line(name_of(model, exact=True))
     else:
-        size = human_size(model.size_bytes)
-        facts["size_bytes"] = size if model.size_bytes is None else f"{model.size_bytes} ({size})"
+        if model.size_bytes is not None:
+            facts["size_bytes"] = f"{model.size_bytes} ({human_size(model.size_bytes)})"
+        facts["tags"] = ", ".join(model.tags)
         for field, value in facts.items():
-            print_line(f"{field + ':':<15}{'?' if value is None else value}")
+            # What nobody has said or claimed is not worth a line, but for the size and the date.
+            if value not in (None, "") or field in ("size_bytes", "downloaded_at"):
+                print_line(f"{field + ':':<17}{'?' if value is None else value}")
     return DONE
 
 
@@ -158,7 +192,7 @@ async def rm(options: Namespace) -> int:
             known.append(ref)
             for model in found:
                 tell(
-                    f"{_name(model, exact=bool(found[1:]))}, {human_size(model.size_bytes)}, "
+                    f"{name_of(model, exact=bool(found[1:]))}, {human_size(model.size_bytes)}, "
                     f"at {model.local_path}"
                 )
         if not known:
@@ -171,83 +205,74 @@ async def rm(options: Namespace) -> int:
         tell("forgotten; the files stay")
         return DONE if known == refs else FAILED
 
-    code = await _from_existing(options, read, None)
+    code = await from_existing(options, read, None)
     if code is None:
         raise ModelNotFoundError(refs[0].reference, refs[0].provider, refs[0].version)
     return code
 
 
 async def du(options: Namespace) -> int:
-    models: Counter[str] = Counter()
-    sizes: Counter[str] = Counter()
-
-    async def read(catalog: ModelCatalog) -> None:
-        async for model in catalog.iter_models():
-            models[model.provider] += 1
-            sizes[model.provider] += model.size_bytes or 0
-
-    await _from_existing(options, read, None)
-    rows = [(provider, models[provider], size) for provider, size in sizes.most_common()]
+    found = await from_existing(options, lambda catalog: catalog.stats(), _NOTHING)
+    rows = [
+        (provider, tally.model_count, tally.size_bytes)
+        for provider, tally in found.by_provider.items()
+    ]
     fields = ("provider", "models", "size_bytes")
     if options.format == "json":
         providers = [dict(zip(fields, row, strict=True)) for row in rows]
-        print_json({"models": models.total(), "size_bytes": sizes.total(), "providers": providers})
+        total = {"models": found.total.model_count, "size_bytes": found.total.size_bytes}
+        print_json({**total, "providers": providers})
     elif options.format == "tsv":
         print_tsv(fields, rows)
     elif options.format == "quiet":
-        print(sizes.total())
+        print(found.total.size_bytes)
     else:
+        rows.append(("total", found.total.model_count, found.total.size_bytes))
         print_table(
             ["PROVIDER", "MODELS", "SIZE"],
-            [
-                [row[0], f"{row[1]:,}", human_size(row[2])]
-                for row in (*rows, ("total", models.total(), sizes.total()))
-            ],
+            [[provider, f"{models:,}", human_size(size)] for provider, models, size in rows],
             right=["MODELS", "SIZE"],
         )
     return DONE
 
 
-async def db_upgrade(options: Namespace) -> int:
-    await upgrade(options.db, options.revision)
-    current, _ = await schema_state(options.db)
-    tell(f"the catalog is at {current}")
+async def stats(options: Namespace) -> int:
+    found = await from_existing(options, lambda catalog: catalog.stats(), _NOTHING)
+    kinds: dict[str, Mapping[Any, Tally]] = {
+        "provider": found.by_provider,
+        "format": found.by_format,
+        "architecture": found.by_architecture,
+        "quantization": found.by_quantization,
+    }
+    rows = [
+        (kind, name, tally.model_count, tally.size_bytes)
+        for kind, tallies in kinds.items()
+        for name, tally in tallies.items()
+    ]
+    fields = ("kind", "name", "models", "size_bytes")
+    if options.format == "json":
+        print_json([dict(zip(fields, row, strict=True)) for row in rows])
+    elif options.format == "tsv":
+        print_tsv(fields, rows)
+    elif options.format == "quiet":
+        print(found.total.model_count)
+    else:
+        print_table(
+            ["KIND", "NAME", "MODELS", "SIZE"],
+            [
+                [kind, name or "?", f"{models:,}", human_size(size)]
+                for kind, name, models, size in rows
+            ],
+            right=["MODELS", "SIZE"],
+            cut="NAME",
+        )
+        tell(f"{counted(found.total.model_count, 'model')}, {human_size(found.total.size_bytes)}")
     return DONE
-
-
-async def db_current(options: Namespace) -> int:
-    current, head = await schema_state(options.db)
-    print_line(current or "none")
-    tell("the newest" if current == head else f"the newest is {head}")
-    return DONE
-
-
-async def db_check(options: Namespace) -> int:
-    problems = await check_schema(options.db)
-    for problem in problems:
-        print_line(problem)
-    tell(counted(len(problems), "problem") if problems else "no problem found")
-    return FAILED if problems else DONE
 
 
 async def show_demo(_options: Namespace) -> int:
     await demo.walk()
     return DONE
-
-
-async def _from_existing(
-    options: Namespace, read: Callable[[ModelCatalog], Awaitable[T]], nothing: T
-) -> T:
-    """
-    What `read` makes of the catalog. Looking makes no file: a typo is to be an error.
-
-    On a machine where the default catalog was never made there is nothing, and that is no error.
-    """
-    place = locate(options.db)
-    if place.is_default and place.path is not None and not place.path.exists():
-        return nothing
-    async with open_catalog(options.db, create=False) as catalog:
-        return await read(catalog)
 
 
 def _measured(path: Path) -> int:
@@ -273,16 +298,14 @@ def _measured(path: Path) -> int:
 
 def _facts(model: Model) -> dict[str, Any]:
     facts = {field: getattr(model, field) for field in _FIELDS}
-    facts["downloaded_at"] = iso_time(model.downloaded_at)
+    for field, value in facts.items():
+        if isinstance(value, datetime):
+            facts[field] = iso_time(value)
     return facts
 
 
-def _name(model: Model, *, exact: bool) -> str:
-    """How a model is named as a REF: shortly where that is enough, else with its version."""
-    version = model.version or None
-    if version is None and (exact or "@" in model.reference):
-        version = ""
-    return str(ModelRef(model.provider, model.reference, version))
+def _cells(model: Model) -> list[object]:
+    return list({**_facts(model), "tags": ",".join(model.tags)}.values())
 
 
 def _agreed(question: str) -> bool:
@@ -295,12 +318,21 @@ def _agreed(question: str) -> bool:
 
 _COMMANDS: Final[dict[str, Callable[[Namespace], Awaitable[int]]]] = {
     "add": add,
-    "ls": ls,
-    "show": show,
-    "rm": rm,
-    "du": du,
-    "db upgrade": db_upgrade,
-    "db current": db_current,
-    "db check": db_check,
+    "alias": labelling.alias,
+    "db check": database.db_check,
+    "db current": database.db_current,
+    "db upgrade": database.db_upgrade,
     "demo": show_demo,
+    "du": du,
+    "export": database.export,
+    "import": database.import_,
+    "ls": ls,
+    "note": labelling.note,
+    "pin": labelling.pin,
+    "rm": rm,
+    "show": show,
+    "stats": stats,
+    "tag": labelling.tag,
+    "unpin": labelling.unpin,
+    "untag": labelling.untag,
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from typing import Any, Final
 
 FORMATS: Final = ("human", "json", "tsv", "quiet")
@@ -19,12 +20,22 @@ downloaded last, and for `rm` every version; `provider:reference@` is the one wi
 """
 
 
+def _whole(text: str) -> int:
+    number = int(text)
+    if number < 0:
+        raise ValueError
+    return number
+
+
 class _Version(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
         from importlib.metadata import version  # noqa: PLC0415 - slower than all the rest of --help
 
         print(f"model-catalog {version('model-catalog')}")
         parser.exit()
+
+
+Command = Callable[..., argparse.ArgumentParser]
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -54,32 +65,16 @@ def make_parser() -> argparse.ArgumentParser:
 
     def command(
         name: str, summary: str, *parents: argparse.ArgumentParser, under: Any = commands
-    ) -> Any:
-        made = under.add_parser(
+    ) -> argparse.ArgumentParser:
+        made: argparse.ArgumentParser = under.add_parser(
             name.rpartition(" ")[2], help=summary, description=summary, parents=[database, *parents]
         )
         made.set_defaults(command=name)
         return made
 
-    add = command("add", "Record a model file or folder; it stays where it is.")
-    add.add_argument("path", metavar="PATH", help="the file or the folder")
-    add.add_argument("--provider", required=True, help="where it is from, as in hf")
-    add.add_argument("--reference", required=True, help="what the provider calls it")
-    add.add_argument("--version", default="", help="a commit, a tag (default: none)")
-
-    ls = command("ls", "List the recorded models, newest first.", listing)
-    ls.add_argument("--provider", help="only those of one provider")
-    ls.add_argument("--paths", action="store_true", help="show where they lie")
-
-    show = command("show", "Show all that is recorded of one model.", listing)
-    show.add_argument("ref", metavar="REF")
-
-    rm = command("rm", "Forget models. Their files stay.")
-    rm.add_argument("refs", metavar="REF", nargs="+")
-    rm.add_argument("-y", "--yes", action="store_true", help="do not ask")
-
-    command("du", "Add up the sizes, by provider.", listing)
-
+    _add_models(command, listing)
+    _add_labels(command, listing)
+    _add_databases(command)
     db = commands.add_parser("db", help="Look after the database itself.")
     under = db.add_subparsers(title="commands", metavar="COMMAND", required=True)
     upgrade = command("db upgrade", "Create the tables, or bring them up to date.", under=under)
@@ -92,3 +87,77 @@ def make_parser() -> argparse.ArgumentParser:
     )
     demo.set_defaults(command="demo")
     return parser
+
+
+def _add_models(command: Command, listing: argparse.ArgumentParser) -> None:
+    add = command("add", "Record a model file or folder; it stays where it is.")
+    add.add_argument("path", metavar="PATH", help="the file or the folder")
+    add.add_argument("--provider", required=True, help="where it is from, as in hf")
+    add.add_argument("--reference", required=True, help="what the provider calls it")
+    add.add_argument("--version", default="", help="a commit, a tag (default: none)")
+
+    ls = command("ls", "List the recorded models, newest first.", listing)
+    ls.add_argument("--provider", help="only those of one provider")
+    ls.add_argument(
+        "-f",
+        "--filter",
+        action="append",
+        default=[],
+        metavar="EXPR",
+        help="as size>1GB, used<30d, used=never, tag=chat, arch=llama; several are all to hold",
+    )
+    ls.add_argument(
+        "--sort",
+        metavar="KEY[:asc|desc]",
+        help="downloaded (default), used, uses, size, reference, ... : see a wrong one's message",
+    )
+    ls.add_argument("--limit", type=_whole, metavar="N", help="at most N models")
+    ls.add_argument("--paths", action="store_true", help="show where they lie")
+
+    show = command("show", "Show all that is recorded of one model.", listing)
+    show.add_argument("ref", metavar="REF")
+
+    rm = command("rm", "Forget models. Their files stay.")
+    rm.add_argument("refs", metavar="REF", nargs="+")
+    rm.add_argument("-y", "--yes", action="store_true", help="do not ask")
+
+    command("du", "Add up the sizes, by provider.", listing)
+
+    command("stats", "Count models and bytes by provider, format, architecture, ...", listing)
+
+
+def _add_labels(command: Command, listing: argparse.ArgumentParser) -> None:
+    for name, summary in (("tag", "Give a model tags."), ("untag", "Take tags from a model.")):
+        labels = command(name, summary)
+        labels.add_argument("ref", metavar="REF")
+        labels.add_argument("tags", metavar="TAG", nargs="+")
+
+    note = command("note", "Describe a model in your own words.")
+    note.add_argument("ref", metavar="REF")
+    note.add_argument("text", metavar="TEXT", help="`-` reads it from standard input; '' clears it")
+
+    pin = command("pin", "Protect a model from eviction.")
+    pin.add_argument("ref", metavar="REF")
+    pin.add_argument("--reason", help="why")
+    command("unpin", "Let a pinned model go again.").add_argument("ref", metavar="REF")
+
+    alias = command("alias", "Name a version of a model, move a name, or list the names.", listing)
+    alias.add_argument("ref", metavar="REF", nargs="?", help="the version; without one, list")
+    alias.add_argument("name", metavar="NAME", nargs="?", help="as in main or stable")
+    alias.add_argument("-d", "--delete", action="store_true", help="forget the name")
+
+
+def _add_databases(command: Command) -> None:
+    export = command("export", "Write the whole catalog as NDJSON.")
+    export.add_argument("file", metavar="FILE", nargs="?", default="-", help="default: -, stdout")
+    import_ = command("import", "Record what `export` wrote; all of it or nothing.")
+    import_.add_argument("file", metavar="FILE", nargs="?", default="-", help="default: -, stdin")
+    import_.add_argument(
+        "--on-conflict",
+        choices=("keep", "replace", "newer"),
+        default="keep",
+        help="what becomes of a model that is there already (default: keep)",
+    )
+    import_.add_argument(
+        "--skip-broken", action="store_true", help="leave out lines that cannot be read"
+    )

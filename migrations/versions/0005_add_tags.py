@@ -1,0 +1,38 @@
+"""
+Add tags.
+
+Revision ID: 0005
+
+A tag is kept as it was written, and is the same as another that differs in case alone: the key is
+its folded form.
+"""
+
+import sqlalchemy as sa
+from alembic import op
+from sqlalchemy.dialects import postgresql
+
+revision = "0005"
+down_revision = "0004"
+branch_labels = None
+depends_on = None
+
+BIG = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+KEY = sa.Text().with_variant(postgresql.TEXT(collation="C"), "postgresql")
+
+
+def upgrade() -> None:
+    op.create_table(
+        "model_tags",
+        sa.Column("model_id", BIG, nullable=False),
+        sa.Column("folded", KEY, nullable=False),
+        sa.Column("tag", KEY, nullable=False),
+        sa.PrimaryKeyConstraint("model_id", "folded", name="pk_model_tags"),
+        sa.ForeignKeyConstraint(
+            ["model_id"], ["models.id"], name="fk_model_tags_model_id_models", ondelete="CASCADE"
+        ),
+    )
+    op.create_index("ix_model_tags_folded", "model_tags", ["folded"])
+
+
+def downgrade() -> None:
+    op.drop_table("model_tags")

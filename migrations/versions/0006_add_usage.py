@@ -1,0 +1,32 @@
+"""
+Count downloads and uses.
+
+Revision ID: 0006
+
+A model that is there was downloaded once.
+"""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0006"
+down_revision = "0005"
+branch_labels = None
+depends_on = None
+
+BIG = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+
+
+def upgrade() -> None:
+    op.add_column(
+        "models", sa.Column("download_count", BIG, nullable=False, server_default=sa.text("1"))
+    )
+    op.add_column(
+        "models", sa.Column("use_count", BIG, nullable=False, server_default=sa.text("0"))
+    )
+    op.add_column("models", sa.Column("last_used_at", BIG))
+
+
+def downgrade() -> None:
+    for column in ("last_used_at", "use_count", "download_count"):
+        op.drop_column("models", column)

@@ -1,0 +1,61 @@
+"""
+Add the text that is searched: the reference and the description without regard to case.
+
+Revision ID: 0009
+
+Neither database folds case as the other does, so Python does it once, here and at every write.
+Printed as SQL it can only be the database's own `lower`, which a later registration mends.
+"""
+
+import unicodedata
+
+import sqlalchemy as sa
+from alembic import context, op
+
+revision = "0009"
+down_revision = "0008"
+branch_labels = None
+depends_on = None
+
+BATCH = 1000
+
+
+def folded(text: object) -> str | None:
+    # A blob in a column of text is SQLite's idea of a text; nobody searches it.
+    if not isinstance(text, str):
+        return None
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).casefold())
+
+
+def upgrade() -> None:
+    op.add_column("models", sa.Column("reference_folded", sa.Text()))
+    op.add_column("models", sa.Column("description_folded", sa.Text()))
+    if context.is_offline_mode():
+        op.execute(
+            "UPDATE models SET reference_folded = lower(reference),"
+            " description_folded = lower(description)"
+        )
+        return
+    connection = op.get_bind()
+    page = sa.text(
+        "SELECT id, reference, description FROM models WHERE id > :last ORDER BY id LIMIT :batch"
+    )
+    change = sa.text(
+        "UPDATE models SET reference_folded = :reference, description_folded = :description"
+        " WHERE id = :id"
+    )
+    last = -(2**63)
+    while rows := connection.execute(page, {"last": last, "batch": BATCH}).all():
+        connection.execute(
+            change,
+            [
+                {"id": id_, "reference": folded(reference), "description": folded(description)}
+                for id_, reference, description in rows
+            ],
+        )
+        last = rows[-1].id
+
+
+def downgrade() -> None:
+    op.drop_column("models", "description_folded")
+    op.drop_column("models", "reference_folded")

@@ -1,0 +1,94 @@
+"""The commands that look after a whole database: its schema, its text."""
+
+from __future__ import annotations
+
+import os
+import sys
+from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+from typing import IO
+
+from model_catalog.catalog import ModelCatalog
+from model_catalog.cli.opening import DONE, FAILED, from_existing
+from model_catalog.cli.output import complain, counted, print_line, tell
+from model_catalog.lifecycle import open_catalog
+from model_catalog.ndjson import HEADER
+from model_catalog.schema import check_schema, schema_state, upgrade
+
+
+async def db_upgrade(options: Namespace) -> int:
+    await upgrade(options.db, options.revision)
+    current, _ = await schema_state(options.db)
+    tell(f"the catalog is at {current}")
+    return DONE
+
+
+async def db_current(options: Namespace) -> int:
+    current, head = await schema_state(options.db)
+    print_line(current or "none")
+    tell("the newest" if current == head else f"the newest is {head}")
+    return DONE
+
+
+async def db_check(options: Namespace) -> int:
+    problems = await check_schema(options.db)
+    for problem in problems:
+        print_line(problem)
+    tell(counted(len(problems), "problem") if problems else "no problem found")
+    return FAILED if problems else DONE
+
+
+async def export(options: Namespace) -> int:
+    with _written(options.file) as stream:
+
+        async def write(catalog: ModelCatalog) -> int:
+            return await catalog.export_catalog(stream)
+
+        models = await from_existing(options, write, None)
+        if models is None:
+            stream.write(HEADER)
+    tell(f"exported {counted(models or 0, 'model')}")
+    return DONE
+
+
+@contextmanager
+def _written(name: str) -> Iterator[IO[str]]:
+    """A file that is there whole or not at all: what was exported before outlives a full disk."""
+    if name == "-":
+        yield sys.stdout
+        return
+    path = Path(name)
+    with NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+        try:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+            Path(file.name).replace(path)
+        except BaseException:
+            Path(file.name).unlink()
+            raise
+
+
+@contextmanager
+def _read(name: str) -> Iterator[IO[bytes]]:
+    if name == "-":
+        yield sys.stdin.buffer
+    else:
+        with Path(name).open("rb") as file:
+            yield file
+
+
+async def import_(options: Namespace) -> int:
+    with _read(options.file) as stream:
+        async with open_catalog(options.db) as catalog:
+            done = await catalog.import_catalog(
+                stream, options.on_conflict, skip_broken=options.skip_broken
+            )
+    for problem in done.problems:
+        complain(f"line {problem.line} was skipped: {problem.reason}")
+    kept = f", kept {done.kept:,} that were there" if done.kept else ""
+    tell(f"imported {counted(done.written, 'model')}{kept}")
+    return FAILED if done.problems else DONE

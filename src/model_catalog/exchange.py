@@ -1,0 +1,209 @@
+"""The whole catalog as text, out and in."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import islice
+from typing import IO, Any, Final, Literal, TypeAlias
+
+from sqlalchemy import Text, bindparam, delete, select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from model_catalog.errors import InvalidImportError, InvalidModelError
+from model_catalog.model import folded
+from model_catalog.ndjson import HEADER, MAX_LINE, Entry, Problem, parse, text_of
+from model_catalog.query import MODELS, TAGS, C
+from model_catalog.records import ALIASES, KEY, Records, folded_of, split
+
+OnConflict: TypeAlias = Literal["keep", "replace", "newer"]
+
+_LINES: Final = 1000
+_LONG_AGO: Final = datetime.min.replace(tzinfo=UTC)
+
+# Children are written by the key of their model: of a new one nobody knows the id yet.
+_ID: Final = select(C.id).where(*(C[name] == bindparam(f"of_{name}", type_=Text) for name in KEY))
+
+
+@dataclass(frozen=True, slots=True)
+class Imported:
+    """What an import did: how many models were written, and how many were left as they were."""
+
+    written: int
+    kept: int
+    problems: tuple[Problem, ...]
+    """The lines that were skipped."""
+
+
+class Exchange(Records):
+    """The operations that write and read a whole catalog."""
+
+    async def export_catalog(self, stream: IO[str] | IO[bytes]) -> int:
+        """
+        Write everything that is recorded to a stream, as NDJSON; return how many models.
+
+        The first line names the format and its version, each other one is a model with its tags
+        and aliases, by provider, reference and version: the same catalog is the same bytes on every
+        database. ASCII; times are ISO 8601 in UTC. It is the state of one moment, read before
+        anything is written. The stream is written in a thread, and not closed.
+        """
+        statement = select(
+            *(column for column in C if column.key != "id" and not column.key.endswith("_folded")),
+            self._joined(TAGS.c.tag).label("tags"),
+            self._joined(ALIASES.c.alias).label("aliases"),
+        ).order_by(*(C[name] for name in KEY))
+
+        async def unit(session: AsyncSession) -> list[dict[str, Any]]:
+            return [row._asdict() for row in await session.execute(statement)]
+
+        rows = await self._work.read(unit)
+        lines = (_line(row) for row in rows)
+        await asyncio.to_thread(_put, stream, [HEADER])
+        while page := list(islice(lines, _LINES)):
+            await asyncio.to_thread(_put, stream, page)
+        return len(rows)
+
+    async def import_catalog(
+        self,
+        stream: IO[str] | IO[bytes],
+        on_conflict: OnConflict = "keep",
+        *,
+        skip_broken: bool = False,
+    ) -> Imported:
+        """
+        Record what `export_catalog` wrote, in one transaction: all of it, or, on an error, nothing.
+
+        A model that is there already is kept as it is, or replaced with all that hangs on it, or,
+        with `newer`, replaced when the line's `downloaded_at` is later. A replaced model's aliases
+        are the line's, whatever they pointed at before.
+
+        A broken line raises InvalidImportError with its number; with `skip_broken` it is left out
+        and told of. A stream that does not begin as a catalog is refused in any case. The stream is
+        read in a thread, and not closed.
+        """
+        if on_conflict not in ("keep", "replace", "newer"):
+            raise InvalidModelError("on_conflict", on_conflict, "is none of keep, replace, newer")
+        entries, problems = await _read(stream, skip_broken=skip_broken)
+        written = 0
+        if entries:
+            async with self._work.transaction() as work:
+                written = await work.write(
+                    lambda session: self._import(session, entries, on_conflict)
+                )
+        return Imported(written, len(entries) - written, tuple(problems))
+
+    async def _import(
+        self, session: AsyncSession, entries: Sequence[Entry], on_conflict: OnConflict
+    ) -> int:
+        rows = await session.execute(select(*(C[name] for name in KEY), C.downloaded_at))
+        there = {tuple(row[:-1]): row[-1] for row in rows}
+        chosen = [entry for entry in entries if _is_chosen(entry, there, on_conflict)]
+        if not chosen:
+            return 0
+
+        upsert = self._insert(MODELS)
+        models = [entry.row | folded_of(entry.row) for entry in chosen]
+        changed = {name: upsert.excluded[name] for name in models[0] if name not in KEY}
+        await session.execute(
+            upsert.on_conflict_do_update(index_elements=KEY, set_=changed), models
+        )
+
+        keys = [{f"of_{name}": entry.row[name] for name in KEY} for entry in chosen]
+        for table in (TAGS, ALIASES):
+            here = delete(table).where(table.c.model_id == _ID.scalar_subquery())
+            await session.execute(here, keys)
+        await self._attach(session, keys, chosen, moves=on_conflict != "keep")
+        return len(chosen)
+
+    async def _attach(
+        self,
+        session: AsyncSession,
+        keys: Sequence[dict[str, str]],
+        chosen: Sequence[Entry],
+        *,
+        moves: bool,
+    ) -> None:
+        """Write what hangs on models that have nothing; an alias of others' may be moved here."""
+        pairs = list(zip(keys, chosen, strict=True))
+        tags = [
+            {**key, "folded": folded(tag), "tag": tag} for key, entry in pairs for tag in entry.tags
+        ]
+        if tags:
+            columns = [bindparam(name, type_=Text) for name in ("folded", "tag")]
+            insert = self._insert(TAGS)
+            insert = insert.from_select(["model_id", "folded", "tag"], _ID.add_columns(*columns))
+            await session.execute(insert.on_conflict_do_nothing(), tags)
+
+        aliases = [{**key, "alias": alias} for key, entry in pairs for alias in entry.aliases]
+        if aliases:
+            names = ("provider", "reference", "alias")
+            source = _ID.add_columns(C.provider, C.reference, bindparam("alias", type_=Text))
+            insert = self._insert(ALIASES).from_select(["model_id", *names], source)
+            pointed = {"model_id": insert.excluded.model_id}
+            insert = (
+                insert.on_conflict_do_update(index_elements=names, set_=pointed)
+                if moves
+                else insert.on_conflict_do_nothing()
+            )
+            await session.execute(insert, aliases)
+
+
+def _is_chosen(
+    entry: Entry, there: Mapping[tuple[str, ...], datetime | None], on_conflict: OnConflict
+) -> bool:
+    if entry.key not in there or on_conflict == "replace":
+        return True
+    if on_conflict == "keep":
+        return False
+    given, known = entry.row["downloaded_at"], there[entry.key]
+    return bool((given or _LONG_AGO) > (known or _LONG_AGO))
+
+
+async def _read(
+    stream: IO[str] | IO[bytes], *, skip_broken: bool
+) -> tuple[list[Entry], list[Problem]]:
+    entries: dict[tuple[str, ...], Entry] = {}
+    problems: list[Problem] = []
+    async for number, line in _numbered(stream):
+        found = parse(line, number)
+        if isinstance(found, Entry):
+            first = entries.setdefault(found.key, found)
+            if first is not found:
+                found = Problem(number, f"it repeats the model of line {first.line}")
+        if isinstance(found, Problem):
+            if number == 1 or not skip_broken:
+                raise InvalidImportError(found.line, found.reason)
+            problems.append(found)
+    return [entries[key] for key in sorted(entries)], problems
+
+
+async def _numbered(stream: IO[str] | IO[bytes]) -> AsyncIterator[tuple[int, str | bytes]]:
+    """The lines of a stream; of one that is too long its beginning, which is too long as well."""
+
+    def page() -> list[str | bytes]:
+        lines: list[str | bytes] = []
+        while len(lines) < _LINES and (line := stream.readline(2 * MAX_LINE)):
+            lines.append(line)
+            while len(line) == 2 * MAX_LINE and line[-1:] not in ("\n", b"\n"):
+                line = stream.readline(2 * MAX_LINE)
+        return lines
+
+    number = 0
+    while lines := await asyncio.to_thread(page):
+        for line in lines:
+            number += 1
+            yield number, line
+    if not number:
+        raise InvalidImportError(1, "the stream is empty")
+
+
+def _line(row: Mapping[str, Any]) -> str:
+    return text_of({**row, "tags": split(row["tags"]), "aliases": split(row["aliases"])})
+
+
+def _put(stream: IO[Any], lines: Sequence[str]) -> None:
+    text = "".join(lines)
+    # A stream of text alone has an encoding.
+    stream.write(text if hasattr(stream, "encoding") else text.encode("ascii"))

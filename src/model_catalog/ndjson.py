@@ -1,0 +1,99 @@
+"""What a model looks like as a line of JSON, and what such a line says: no database."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final, NoReturn
+
+from model_catalog import rules
+from model_catalog.errors import InvalidModelError, shown
+
+HEADER: Final = json.dumps({"format": "model-catalog", "version": 1}) + "\n"
+"""The first line. A reader of this version refuses any other."""
+
+MAX_LINE: Final = 2**20
+"""Characters in a line: many times what the longest model takes."""
+
+_MOMENTS: Final = ("downloaded_at", "last_used_at", "pinned_at")
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A line that cannot be read, and why."""
+
+    line: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A line that could be read: a whole row, and what hangs on it."""
+
+    line: int
+    row: dict[str, Any]
+    tags: tuple[str, ...]
+    aliases: tuple[str, ...]
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        """Provider, reference and version."""
+        return self.row["provider"], self.row["reference"], self.row["version"]
+
+
+def text_of(row: Mapping[str, Any]) -> str:
+    """The line of a model, with its end; what is None is left out, and so is an empty list."""
+    values = {
+        name: f"{value:%Y-%m-%dT%H:%M:%SZ}" if isinstance(value, datetime) else value
+        for name, value in row.items()
+        if value is not None and value != ()
+    }
+    return json.dumps(values, sort_keys=True) + "\n"
+
+
+def parse(line: str | bytes, number: int) -> Entry | Problem | None:
+    """What a line says; None for an empty one, and for the first where it is a catalog's."""
+    try:
+        text = (line.decode() if isinstance(line, bytes) else line).strip()
+        if len(text) > MAX_LINE:
+            return Problem(number, f"it is longer than {MAX_LINE} characters")
+        if not text and number > 1:
+            return None
+        found = json.loads(text, object_pairs_hook=_object, parse_constant=_no_constant)
+        return _head(found) if number == 1 else _entry(found, number)
+    except (InvalidModelError, ValueError) as error:
+        # ValueError is JSON's, UTF-8's and a date's own complaint.
+        return Problem(number, str(error))
+    except RecursionError:
+        return Problem(number, "it is nested too deeply")
+
+
+def _head(found: object) -> Problem | None:
+    if found == json.loads(HEADER):
+        return None
+    return Problem(1, f"it is {shown(found)} and not {HEADER.strip()}, which a catalog begins with")
+
+
+def _entry(found: object, number: int) -> Entry:
+    if not isinstance(found, dict):
+        raise ValueError("it is no JSON object")  # noqa: TRY004 - of the line, not of a caller
+    tags = rules.tags("tags", found.pop("tags", []))
+    aliases = rules.tags("aliases", found.pop("aliases", []))
+    for name in _MOMENTS:
+        if isinstance(found.get(name), str):
+            moment = datetime.fromisoformat(found[name])
+            found[name] = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return Entry(number, rules.whole(found), tuple(tags), tuple(aliases))
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("it says the same thing twice")
+    return found
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"it has {name} in it, which is not JSON")

@@ -1,0 +1,191 @@
+"""The rows of models, read and written: what every part of the repository stands on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final, cast
+
+from sqlalchemy import ColumnElement, ScalarSelect, Select, Table, Update, delete, func, select
+from sqlalchemy import inspect as sa_inspect
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from model_catalog import rules
+from model_catalog.errors import InvalidModelError, ModelNotFoundError
+from model_catalog.model import Model, ModelAlias, detached, folded
+from model_catalog.query import KNOWN, MODELS, TAGS, C
+from model_catalog.work import Work
+
+ALIASES: Final = cast("Table", ModelAlias.__table__)
+KEY: Final = ("provider", "reference", "version")
+
+# A control character, which no tag and no alias has in it.
+_BETWEEN: Final = "\x1f"
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """Which model is meant, checked; `version` may be an alias, and None is the newest."""
+
+    reference: str
+    provider: str
+    version: str | None
+
+    @classmethod
+    def of(cls, reference: object, provider: object, version: object) -> Key:
+        """Raises InvalidModelError for what can name no model."""
+        return cls(
+            rules.lookup_text("reference", reference),
+            rules.lookup_text("provider", provider),
+            None if version is None else rules.lookup_text("version", version),
+        )
+
+    @property
+    def every_version(self) -> list[ColumnElement[bool]]:
+        """The condition for all versions of it."""
+        return [C.provider == self.provider, C.reference == self.reference]
+
+    @property
+    def model_id(self) -> Select[int]:
+        """The id of the one that is meant, or no row: an exact version wins, then an alias."""
+        ids = select(C.id).where(*self.every_version)
+        if self.version is None:
+            return ids.order_by(C.downloaded_at.desc().nulls_last(), C.id.desc()).limit(1)
+        aliased = select(ALIASES.c.model_id).where(
+            ALIASES.c.provider == self.provider,
+            ALIASES.c.reference == self.reference,
+            ALIASES.c.alias == self.version,
+        )
+        exact = C.version == self.version
+        meant = exact | (C.id == aliased.scalar_subquery())
+        return ids.where(meant).order_by(exact.desc()).limit(1)
+
+
+class Records:
+    """Somewhere to work, and the few steps that the operations on models share."""
+
+    _work: Work
+
+    def _select(self) -> Select[Any]:
+        """Everything that is known of models, with their tags."""
+        known = (expression.label(name) for name, expression in KNOWN.items())
+        return select(*known, self._joined(TAGS.c.tag).label("_tags"))
+
+    def _joined(self, text: ColumnElement[str]) -> ScalarSelect[str]:
+        """The texts of a model's children in one, in any order; NULL where there are none."""
+        join = func.group_concat if self._work.dialect == "sqlite" else func.string_agg
+        children = select(join(text, _BETWEEN)).where(text.table.c.model_id == C.id)
+        return children.correlate(MODELS).scalar_subquery()
+
+    async def _model(self, session: AsyncSession, model_id: int) -> Model:
+        return model_of((await session.execute(self._select().where(C.id == model_id))).one())
+
+    async def _id(self, session: AsyncSession, key: Key) -> int:
+        """The id of the model that is meant, which stays until the transaction ends."""
+        # SQLite has no FOR UPDATE, and no need of it: a transaction that writes is alone.
+        model_id = await session.scalar(key.model_id.with_for_update())
+        if model_id is None:
+            raise ModelNotFoundError(key.reference, key.provider, key.version)
+        return model_id
+
+    async def _change(
+        self, key: Key, values: Mapping[str, Any], *more: ColumnElement[bool]
+    ) -> Model:
+        """Set columns of one model, and return it. Raises ModelNotFoundError."""
+        statement: Update = (
+            MODELS.update().where(C.id == key.model_id.scalar_subquery(), *more).values(values)
+        )
+
+        async def unit(session: AsyncSession) -> Model:
+            model_id = await session.scalar(statement.returning(C.id))
+            if model_id is None:
+                raise ModelNotFoundError(key.reference, key.provider, key.version)
+            return await self._model(session, model_id)
+
+        return await self._work.write(unit)
+
+    def _insert(self, table: Table) -> sqlite.Insert | postgresql.Insert:
+        dialect = sqlite if self._work.dialect == "sqlite" else postgresql
+        insert: sqlite.Insert | postgresql.Insert = dialect.insert(table)
+        return insert
+
+    async def _forget(self, session: AsyncSession, *which: ColumnElement[bool]) -> int:
+        """Delete models with everything that hangs on them; return how many there were."""
+        if not self._work.cascades:
+            gone = select(C.id).where(*which)
+            for table in (TAGS, ALIASES):
+                await session.execute(delete(table).where(table.c.model_id.in_(gone)))
+        return len((await session.execute(delete(MODELS).where(*which).returning(C.id))).all())
+
+
+@dataclass(frozen=True, slots=True)
+class Registration:
+    """What registering a model writes: a whole row if it is new, and some columns if it is not."""
+
+    row: dict[str, Any]
+    changed: frozenset[str]
+
+    @classmethod
+    def of(cls, model: Model) -> Registration:
+        """
+        The fields that were set, checked.
+
+        Of a model that was read from the catalog those are the ones that were set since: what was
+        only claimed of it must not come back as the user's word.
+        """
+        if not isinstance(model, Model):
+            raise InvalidModelError("model", model, f"is a {type(model).__name__}: give a Model")
+        state = sa_inspect(model)
+        row = rules.checked(vars(model))
+        changed = set(row)
+        if state.key is not None:
+            changed -= state.unmodified
+            for name in rules.CLAIMABLE:
+                if name not in changed and row.get(name) == row.get(f"claimed_{name}"):
+                    row.pop(name, None)
+        row.setdefault("version", "")
+        if row.get("downloaded_at") is None:
+            row["downloaded_at"] = datetime.now(UTC).replace(microsecond=0)
+            changed.add("downloaded_at")
+        row |= folded_of(row)
+        # Where SQL alone brought the table here, the text to search in is not what it should be.
+        changed.add("reference_folded")
+        if "description" in changed:
+            changed.add("description_folded")
+        return cls(row, frozenset(changed.difference(KEY)))
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        """What makes it the same model as another."""
+        return tuple(self.row[name] for name in KEY)
+
+    @property
+    def shape(self) -> tuple[list[str], list[str]]:
+        """What makes it the same statement as another's."""
+        return sorted(self.row), sorted(self.changed)
+
+    def then(self, later: Registration) -> Registration:
+        """Both, one after the other."""
+        return Registration(self.row | later.row, self.changed | later.changed)
+
+
+def folded_of(row: Mapping[str, Any]) -> dict[str, str | None]:
+    """The texts to search in, of those in a row that is to be written."""
+    texts = {name: row[name] for name in ("reference", "description") if name in row}
+    return {f"{name}_folded": text and folded(text) for name, text in texts.items()}
+
+
+def split(joined: str | None) -> tuple[str, ...]:
+    """The texts that were joined in one, in the order of their folded forms."""
+    if joined is None:
+        return ()
+    return tuple(sorted(joined.split(_BETWEEN), key=lambda text: (folded(text), text)))
+
+
+def model_of(row: Any) -> Model:
+    """The model in a row."""
+    values = row._asdict()
+    values["_tags"] = split(values["_tags"])
+    return detached(values)

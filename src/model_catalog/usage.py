@@ -1,0 +1,128 @@
+"""How often and when a model was used: counted without loss, in few transactions."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+from contextvars import Context
+from datetime import UTC, datetime
+from typing import Generic, TypeVar
+
+from sqlalchemy import ColumnElement, case, literal, or_, update
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.sql.dml import ReturningUpdate
+
+from model_catalog import rules
+from model_catalog.errors import ModelNotFoundError
+from model_catalog.query import MODELS, C
+from model_catalog.records import Key, Records
+
+I = TypeVar("I")  # noqa: E741 - an item
+R = TypeVar("R")
+
+
+class Together(Generic[I, R]):
+    """
+    One write for all calls that arrive while another one runs.
+
+    Each waits for the write it is part of. One that is cancelled before that began is left out of
+    it, and one that is cancelled during it learns of it afterwards.
+    """
+
+    def __init__(self, write: Callable[[Sequence[I]], Awaitable[Sequence[R]]]) -> None:
+        self._write = write
+        self._waiting: dict[asyncio.Future[R], I] = {}
+        self._running: asyncio.Task[None] | None = None
+
+    async def submit(self, item: I) -> R:
+        """Have an item written; return what the write says of it, or raise what it raised."""
+        done: asyncio.Future[R] = asyncio.get_running_loop().create_future()
+        self._waiting[done] = item
+        if self._running is None:
+            # In a context of its own: what is true of the first caller is not true of the others.
+            self._running = asyncio.create_task(self._run(), context=Context())
+        try:
+            return await asyncio.shield(done)
+        except asyncio.CancelledError:
+            if self._waiting.pop(done, None) is None:
+                while not done.done():
+                    try:
+                        await asyncio.wait([done])
+                    except asyncio.CancelledError:
+                        continue
+                if not done.cancelled():
+                    done.exception()
+            raise
+
+    async def _run(self) -> None:
+        try:
+            while self._waiting:
+                batch, self._waiting = self._waiting, {}
+                try:
+                    results = await self._write(list(batch.values()))
+                except Exception as error:  # noqa: BLE001 - it belongs to those who wait
+                    for done in batch:
+                        done.set_exception(error)
+                else:
+                    for done, result in zip(batch, results, strict=True):
+                        done.set_result(result)
+                finally:
+                    for done in batch:
+                        done.cancel()
+        finally:
+            self._running = None
+
+
+class Usage(Records):
+    """The operation that counts uses."""
+
+    _uses: Together[tuple[Key, int], bool]
+
+    async def record_use(
+        self, reference: str, provider: str, version: str | None = None, count: int = 1
+    ) -> None:
+        """
+        Count a use of a model, and remember that it was now; return when it is stored.
+
+        Calls that come together share a transaction, and none is lost. `last_used_at` never goes
+        back, whatever the clock does. Raises ModelNotFoundError and InvalidModelError.
+        """
+        key = Key.of(reference, provider, version)
+        self._work.ensure_outside()
+        if not await self._uses.submit((key, rules.count("count", count))):
+            raise ModelNotFoundError(key.reference, key.provider, key.version)
+
+    async def _record_uses(self, uses: Sequence[tuple[Key, int]]) -> list[bool]:
+        sums: Counter[Key] = Counter()
+        for key, count in uses:
+            sums[key] += count
+        now = datetime.now(UTC).replace(microsecond=0)
+
+        async def unit(session: AsyncSession) -> dict[Key, bool]:
+            # Two processes that count the same models lock them in the same order.
+            return {
+                key: await session.scalar(_count(key, sums[key], now)) is not None
+                for key in sorted(
+                    sums, key=lambda key: (key.provider, key.reference, key.version or "")
+                )
+            }
+
+        known = await self._work.write(unit)
+        return [known[key] for key, _ in uses]
+
+
+def _count(key: Key, count: int, now: datetime) -> ReturningUpdate[tuple[int]]:
+    earlier = or_(C.last_used_at.is_(None), C.last_used_at < now)
+    used_at = literal(now, C.last_used_at.type)
+    # To SQLite a sum beyond 2**63 is a floating-point number: the count stands still before that.
+    room: ColumnElement[bool] = C.use_count <= rules.MAX_SIZE - count
+    return (
+        update(MODELS)
+        .where(C.id == key.model_id.scalar_subquery())
+        .values(
+            use_count=case((room, C.use_count + count), else_=rules.MAX_SIZE),
+            last_used_at=case((earlier, used_at), else_=C.last_used_at),
+        )
+        .returning(C.id)
+    )

@@ -1,0 +1,206 @@
+"""What is known of a model: the user's word before the header's claim."""
+
+import pytest
+from conftest import a_model, moment
+
+from model_catalog import InvalidModelError, ModelNotFoundError
+
+SAID = {
+    "format": "gguf",
+    "architecture": "llama",
+    "quantization": "Q4_K_M",
+    "license": "apache-2.0",
+    "context_length": 4096,
+    "parameter_count": 1_100_048_384,
+}
+CLAIMED = {
+    "format": "safetensors",
+    "architecture": "qwen2",
+    "quantization": "F16",
+    "license": "mit",
+    "context_length": 32768,
+    "parameter_count": 7_000_000_000,
+}
+
+
+def claims(**changes):
+    return {f"claimed_{name}": value for name, value in {**CLAIMED, **changes}.items()}
+
+
+def known(model):
+    return {name: getattr(model, name) for name in SAID}
+
+
+async def test_what_the_user_says_is_recorded(catalog):
+    """
+    Every field of the metadata is kept as it was given, and the others stay unknown.
+    """
+    model = await catalog.register_model(
+        a_model(**SAID, source_url="https://huggingface.co/org/repo", description="Für den Chat.\n")
+    )
+
+    assert known(model) == SAID
+    assert model.source_url == "https://huggingface.co/org/repo"
+    assert model.description == "Für den Chat.\n"
+    assert known(await catalog.register_model(a_model("other"))) == dict.fromkeys(SAID)
+
+
+async def test_what_a_header_claims_is_known_where_nobody_says_otherwise(catalog, database):
+    """
+    A claim fills what the user has not said, in a column of its own.
+    """
+    model = await catalog.register_model(a_model(**claims(), architecture="llama"))
+
+    assert known(model) == {**CLAIMED, "architecture": "llama"}
+    assert model.claimed_architecture == "qwen2"
+    assert database.run("SELECT architecture, claimed_architecture, format FROM models") == [
+        ("llama", "qwen2", None)
+    ]
+
+
+async def test_a_later_claim_does_not_overwrite_the_users_word(catalog):
+    """
+    Registering the file again with another header changes what is claimed, not what was said.
+    """
+    await catalog.register_model(a_model(**SAID, **claims()))
+
+    model = await catalog.register_model(a_model(**claims(architecture="gemma3")))
+
+    assert known(model) == SAID
+    assert model.claimed_architecture == "gemma3"
+
+
+async def test_a_claim_that_was_read_does_not_come_back_as_the_users_word(catalog):
+    """
+    A found model that is changed and registered again says what was changed, and no more.
+    """
+    await catalog.register_model(a_model(**claims()))
+    model = await catalog.get_model("TinyLlama-1.1B-Chat-v1.0", "hf")
+
+    model.license = "llama3"
+    await catalog.register_model(model)
+    again = await catalog.register_model(a_model(**claims(architecture="gemma3", license="gpl")))
+
+    assert (again.architecture, again.license) == ("gemma3", "llama3")
+
+
+async def test_a_model_that_was_read_and_removed_can_be_registered_again(catalog):
+    """
+    What was read is enough to record it anew, its claims as claims.
+    """
+    await catalog.register_model(
+        a_model(**claims(), size_bytes=5, downloaded_at=moment(1), description="mine")
+    )
+    model = await catalog.get_model("TinyLlama-1.1B-Chat-v1.0", "hf")
+    await catalog.remove_model("TinyLlama-1.1B-Chat-v1.0", "hf")
+
+    await catalog.register_model(model)
+    again = await catalog.update_model("TinyLlama-1.1B-Chat-v1.0", "hf", claimed_format="gguf")
+
+    assert (again.size_bytes, again.downloaded_at) == (5, moment(1))
+    assert (again.description, again.format) == ("mine", "gguf")
+
+
+async def test_an_update_sets_the_named_fields_alone(catalog):
+    """
+    update_model changes what it names, counts as no download, and returns the model.
+    """
+    before = await catalog.register_model(a_model(**SAID, size_bytes=7, downloaded_at=moment(1)))
+
+    model = await catalog.update_model(
+        "TinyLlama-1.1B-Chat-v1.0", "hf", local_path="/new.gguf", context_length=8192
+    )
+
+    assert known(model) == {**SAID, "context_length": 8192}
+    assert (model.id, model.local_path, model.size_bytes) == (before.id, "/new.gguf", 7)
+    assert (model.downloaded_at, model.download_count) == (moment(1), 1)
+
+
+async def test_none_clears_and_lets_the_claim_be_seen(catalog):
+    """
+    Without the user's word the header's claim is known again.
+    """
+    await catalog.register_model(a_model(**SAID, **claims(), description="mine"))
+
+    model = await catalog.update_model(
+        "TinyLlama-1.1B-Chat-v1.0", "hf", architecture=None, description=None
+    )
+
+    assert known(model) == {**SAID, "architecture": "qwen2"}
+    assert model.description is None
+
+
+async def test_an_update_of_nothing_changes_nothing(catalog):
+    """
+    Without a field update_model only returns the model; without a model it raises.
+    """
+    await catalog.register_model(a_model("m", size_bytes=3))
+
+    assert (await catalog.update_model("m", "hf")).size_bytes == 3
+    with pytest.raises(ModelNotFoundError):
+        await catalog.update_model("other", "hf")
+    with pytest.raises(ModelNotFoundError):
+        await catalog.update_model("m", "hf", "v1", size_bytes=4)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("format", ""),
+        ("architecture", "a" * 129),
+        ("quantization", "Q4\n"),
+        ("license", 3),
+        ("context_length", -1),
+        ("context_length", 2**63),
+        ("parameter_count", 7e9),
+        ("parameter_count", True),
+        ("source_url", "https://" + "x" * 2041),
+        ("description", "x" * (64 * 1024 + 1)),
+        ("description", "ü" * (32 * 1024 + 1)),
+        ("description", "a\0b"),
+        ("description", "\ud800"),
+        ("claimed_format", " "),
+        ("claimed_context_length", -1),
+        ("local_path", None),
+        ("local_path", ""),
+        ("size_bytes", "1"),
+        ("id", 3),
+        ("tags", ["a"]),
+        ("pinned_at", moment(1)),
+        ("nonsense", 1),
+    ],
+)
+async def test_an_update_refuses_what_may_not_be_stored(catalog, field, value):
+    """
+    A value that is out of bounds, or a field that cannot be set, is named and nothing is written.
+    """
+    before = await catalog.register_model(a_model("m", size_bytes=1))
+
+    with pytest.raises(InvalidModelError, match=field) as caught:
+        await catalog.update_model("m", "hf", **{field: value, "format": "gguf"} | {field: value})
+
+    assert (caught.value.field, caught.value.value) == (field, value)
+    after = await catalog.get_model("m", "hf")
+    assert (after.local_path, after.format) == (before.local_path, None)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("description", "x" * (64 * 1024)),
+        ("description", "tab\t esc\x1b line\n"),
+        ("description", ""),
+        ("context_length", 0),
+        ("parameter_count", 2**63 - 1),
+        ("architecture", "a" * 128),
+        ("source_url", "https://" + "x" * 2040),
+    ],
+    ids=["64 KiB", "control characters", "empty", "zero", "2**63 - 1", "128", "2048"],
+)
+async def test_what_is_just_within_bounds_is_kept(catalog, field, value):
+    """
+    The limits themselves are allowed, and come back as they were given.
+    """
+    model = await catalog.register_model(a_model(**{field: value}))
+
+    assert getattr(model, field) == value
