@@ -17,7 +17,6 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from model_catalog.engine import create_engine, make_ready
 from model_catalog.errors import (
-    CatalogBusyError,
     CatalogError,
     ForeignDatabaseError,
     SchemaOutOfDateError,
@@ -28,7 +27,7 @@ from model_catalog.exclusive import exclusive
 from model_catalog.faults import meaning, translated
 from model_catalog.model import REVISION, Base
 from model_catalog.target import Target, locate, name_of
-from model_catalog.waiting import Patience, to_its_end
+from model_catalog.waiting import patiently, to_its_end
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -134,13 +133,8 @@ async def current_revision(database: Opened) -> str | None:
             async with database.engine.connect() as connection:
                 return await connection.run_sync(recognise, database)
 
-    patience = Patience(_WAIT_S)
-    while True:
-        try:
-            # A driver that is cancelled while it connects leaves a connection nobody knows of.
-            return await to_its_end(once())
-        except CatalogBusyError as error:
-            await patience.after(error)
+    # To its end: a driver that is cancelled while it connects leaves a connection nobody knows of.
+    return await patiently(once, _WAIT_S)
 
 
 def recognise(connection: sa.Connection, database: Opened) -> str | None:

@@ -66,3 +66,13 @@ class Patience:
         # Whoever polls in step with another finds the same lock taken every time.
         await asyncio.sleep(self._pause_s * random.uniform(0.5, 1.0))  # noqa: S311
         self._pause_s = min(2 * self._pause_s, 0.05)
+
+
+async def patiently(step: Callable[[], Coroutine[Any, Any, T]], timeout_s: float) -> T:
+    """What `step` returns, each try of it run to its end, and tried again while it is busy."""
+    patience = Patience(timeout_s)
+    while True:
+        try:
+            return await to_its_end(step())
+        except CatalogBusyError as error:
+            await patience.after(error)

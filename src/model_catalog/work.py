@@ -23,7 +23,7 @@ from model_catalog.errors import CatalogBusyError, TransactionError
 from model_catalog.faults import translated
 from model_catalog.model import Model
 from model_catalog.target import name_of
-from model_catalog.waiting import Patience, to_its_end
+from model_catalog.waiting import patiently, to_its_end
 
 T = TypeVar("T")
 
@@ -99,12 +99,7 @@ class OwnTransactions:
                     await session.commit()
                     return result
 
-        patience = Patience(self._timeout_s)
-        while True:
-            try:
-                return await to_its_end(once())
-            except CatalogBusyError as error:
-                await patience.after(error)
+        return await patiently(once, self._timeout_s)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Work]:
@@ -134,12 +129,7 @@ class OwnTransactions:
                 await session.close()
                 raise
 
-        patience = Patience(self._timeout_s)
-        while True:
-            try:
-                return await to_its_end(once())
-            except CatalogBusyError as error:
-                await patience.after(error)
+        await patiently(once, self._timeout_s)
 
     async def _begin_writing(self, session: AsyncSession, lock_wait_s: float) -> None:
         connection = await session.connection(_BIND, execution_options={WRITE: True})
