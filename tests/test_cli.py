@@ -11,6 +11,7 @@ import pytest
 from conftest import BACKENDS
 
 from model_catalog.cli import main
+from model_catalog.cli.demo import gguf_of
 from model_catalog.cli.output import human_size, plain
 
 
@@ -18,8 +19,8 @@ from model_catalog.cli.output import human_size, plain
 def cli(tmp_path, monkeypatch, capsys):
     """Type a command in an empty folder; get its exit code, its data and its words."""
     monkeypatch.chdir(tmp_path)
-    Path("tiny.gguf").write_bytes(b"GGUF" + bytes(996))
-    Path("other.safetensors").write_bytes(bytes(2_500_000))
+    Path("tiny.bin").write_bytes(b"TINY" + bytes(996))
+    Path("other.bin").write_bytes(bytes(2_500_000))
 
     def run(*arguments: str, answer: str = "") -> tuple[int, str, str]:
         read, write = os.pipe()
@@ -37,9 +38,9 @@ def cli(tmp_path, monkeypatch, capsys):
 @pytest.fixture
 def filled(cli):
     for path, ref, version in [
-        ("tiny.gguf", "tiny", ""),
-        ("other.safetensors", "org/other:Q4", "v1"),
-        ("other.safetensors", "org/other:Q4", "v2"),
+        ("tiny.bin", "tiny", ""),
+        ("other.bin", "org/other:Q4", "v1"),
+        ("other.bin", "org/other:Q4", "v2"),
     ]:
         code, _, _ = cli(
             *("add", path, "--provider", "local", "--reference", ref, "--version", version)
@@ -52,20 +53,20 @@ def test_a_model_is_added_shown_and_forgotten(cli, tmp_path):
     """
     add, show and rm are a whole life, and the file outlives it.
     """
-    assert cli("add", "tiny.gguf", "--provider", "local", "--reference", "tiny") == (
+    assert cli("add", "tiny.bin", "--provider", "local", "--reference", "tiny") == (
         0,
         "",
-        f"recorded local:tiny, 1.0 kB, at {tmp_path}/tiny.gguf\n",
+        f"recorded local:tiny, 1.0 kB, at {tmp_path}/tiny.bin\n",
     )
 
     code, out, _ = cli("show", "local:tiny")
     assert code == 0
-    assert f"local_path:      {tmp_path}/tiny.gguf\n" in out
+    assert f"local_path:      {tmp_path}/tiny.bin\n" in out
     assert "size_bytes:      1000 (1.0 kB)\n" in out
 
     assert cli("rm", "local:tiny", "-y")[0] == 0
     assert cli("show", "local:tiny")[0] == 1
-    assert Path("tiny.gguf").is_file()
+    assert Path("tiny.bin").is_file()
 
 
 def test_a_folder_weighs_what_its_files_weigh(cli):
@@ -82,6 +83,41 @@ def test_a_folder_weighs_what_its_files_weigh(cli):
     cli("add", "snapshot", "--provider", "hf", "--reference", "m")
 
     assert json.loads(cli("show", "hf:m", "--format", "json")[1])["size_bytes"] == 302
+
+
+def test_what_a_header_claims_is_recorded(cli):
+    """
+    add reads the header; what is not whole is recorded all the same, and said.
+    """
+    whole = gguf_of("llama", context_length=2048)
+    Path("whole.gguf").write_bytes(whole)
+    Path("cut.gguf").write_bytes(whole[:-1])
+
+    code, _, err = cli("add", "whole.gguf", "--provider", "local", "--reference", "whole")
+    assert (code, err) == (
+        0,
+        f"recorded local:whole, gguf, llama, F32, 224 B, at {Path('whole.gguf').absolute()}\n",
+    )
+    assert cli("ls", "-f", "arch=llama", "-f", "context>=2k", "--format", "quiet")[1] == (
+        "local:whole\n"
+    )
+
+    code, _, err = cli("add", "cut.gguf", "--provider", "local", "--reference", "cut")
+    assert code == 0
+    assert "warning: it is not whole" in err
+    assert cli("show", "local:cut")[0] == 0
+
+
+def test_the_catalogs_own_database_is_no_model(cli):
+    """
+    To open the file beside SQLite and close it again would drop SQLite's locks.
+    """
+    cli("add", "tiny.bin", "--provider", "local", "--reference", "tiny")
+
+    code, _, err = cli("add", ".rbee/models/catalog.db", "--provider", "p", "--reference", "r")
+    assert code == 1
+    assert "the catalog" in err
+    assert cli("ls", "--format", "quiet")[1] == "local:tiny\n"
 
 
 @pytest.mark.parametrize("path", ["missing.gguf", "pipe", "dangling"])
@@ -121,7 +157,7 @@ def test_paths_are_shown_when_asked_for(filled, tmp_path):
     A path makes a table wide, so it takes --paths.
     """
     assert str(tmp_path) not in filled("ls")[1]
-    assert f"{tmp_path}/tiny.gguf" in filled("ls", "--paths")[1]
+    assert f"{tmp_path}/tiny.bin" in filled("ls", "--paths")[1]
 
 
 def test_json_carries_whole_bytes_and_utc_times(filled, tmp_path):
@@ -137,7 +173,7 @@ def test_json_carries_whole_bytes_and_utc_times(filled, tmp_path):
         "reference": "tiny",
         "version": "",
         "size_bytes": 1000,
-        "local_path": f"{tmp_path}/tiny.gguf",
+        "local_path": f"{tmp_path}/tiny.bin",
         "download_count": 1,
         "use_count": 0,
     }
@@ -158,7 +194,7 @@ def test_quiet_names_can_be_handed_back(filled):
     """
     Each line of `ls --format quiet` is a REF that names exactly that model.
     """
-    filled("add", "tiny.gguf", "--provider", "local", "--reference", "org/other:Q4")
+    filled("add", "tiny.bin", "--provider", "local", "--reference", "org/other:Q4")
     _, out, _ = filled("ls", "--format", "quiet")
 
     refs = out.splitlines()
@@ -177,7 +213,7 @@ def test_sizes_add_up_by_provider(filled):
     """
     du has a line a provider, the largest first, and a total.
     """
-    filled("add", "tiny.gguf", "--provider", "aaa", "--reference", "tiny")
+    filled("add", "tiny.bin", "--provider", "aaa", "--reference", "tiny")
 
     assert [line.split() for line in filled("du")[1].splitlines()] == [
         ["PROVIDER", "MODELS", "SIZE"],
@@ -240,8 +276,8 @@ def test_looking_makes_no_file(cli):
     [
         (["show", "noprovider"], "names no provider"),
         (["rm", "-y", "hf:"], "reference '' is blank"),
-        (["add", "tiny.gguf", "--provider", " ", "--reference", "m"], "provider ' ' is blank"),
-        (["add", "tiny.gguf", "--provider", "hf", "--reference", "a\x1bb"], "control character"),
+        (["add", "tiny.bin", "--provider", " ", "--reference", "m"], "provider ' ' is blank"),
+        (["add", "tiny.bin", "--provider", "hf", "--reference", "a\x1bb"], "control character"),
         (["ls", "--db", "mysql://u:hunter2@h/d"], "mysql://u:***@h/d"),
         (["ls", "--db", ""], "names no file"),
     ],
@@ -314,9 +350,7 @@ def test_every_database_is_served(cli, database):
     --db takes a path or a URL.
     """
     assert (
-        cli("add", "tiny.gguf", *("--provider", "p", "--reference", "r", "--db", database.target))[
-            0
-        ]
+        cli("add", "tiny.bin", *("--provider", "p", "--reference", "r", "--db", database.target))[0]
         == 0
     )
 
@@ -329,7 +363,7 @@ def test_the_environment_names_the_catalog(cli, monkeypatch):
     """
     monkeypatch.setenv("MODEL_CATALOG_URL", "elsewhere.db")
 
-    cli("add", "tiny.gguf", "--provider", "p", "--reference", "r")
+    cli("add", "tiny.bin", "--provider", "p", "--reference", "r")
 
     assert Path("elsewhere.db").is_file()
     assert not Path(".rbee").exists()
@@ -373,7 +407,7 @@ def test_a_narrow_terminal_gets_a_narrow_table(filled):
     At 80 columns no line is wrapped: a long reference is cut in its middle.
     """
     name = "org/" + "very-long-name-" * 8 + "Q4_K_M"
-    filled("add", "tiny.gguf", "--provider", "local", "--reference", name)
+    filled("add", "tiny.bin", "--provider", "local", "--reference", name)
     parent, child = pty.openpty()
     environment = {**os.environ, "COLUMNS": "80"}
     command = [sys.executable, "-m", "model_catalog", "ls"]

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import groupby
+from pathlib import Path
 from typing import Any, Final, Self, TypedDict, Unpack
 
 from sqlalchemy import ColumnElement, Select, func, select
@@ -101,6 +102,15 @@ class ModelCatalog(Labels, Usage, Exchange):
     def _work_in(self, work: Work) -> None:
         self._work = work
         self._uses = Together(self._record_uses)
+
+    @property
+    def database_files(self) -> tuple[Path, ...]:
+        """
+        The files of the catalog's own SQLite database, whether they are there or not; else none.
+
+        A process that uses them may not open them otherwise: to close one drops SQLite's locks.
+        """
+        return self._work.files
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Self]:

@@ -61,6 +61,14 @@ def prepare_engine(engine: AsyncEngine) -> None:
         event.listen(engine.sync_engine, "invalidate", _on_invalidate)
 
 
+def files_of(engine: Engine) -> tuple[Path, ...]:
+    """A SQLite database's file and those that SQLite makes beside it; none for another database."""
+    name = engine.url.database
+    if engine.dialect.name != "sqlite" or not name or name == ":memory:":
+        return ()
+    return tuple(Path(name + ending).absolute() for ending in ("", "-wal", "-shm", "-journal"))
+
+
 def enforces_references(engine: Engine) -> bool:
     """Whether its connections keep foreign keys: SQLite's do when they are told to."""
     return engine.dialect.name != "sqlite" or any(

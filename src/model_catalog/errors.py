@@ -186,3 +186,60 @@ class UpgradeFailedError(CatalogError):
 
 class TransactionError(CatalogError, RuntimeError):
     """A call that its own open transaction would wait for, or one whose transaction is over."""
+
+
+class NotAFileError(CatalogError):
+    """A directory, a FIFO or a device lies where a file is wanted. It was not read."""
+
+    def __init__(self, path: str, found: str) -> None:
+        super().__init__(f"{path!r} is {found}: name a regular file")
+        self.path = path
+        self.found = found
+
+
+class ProtectedFileError(CatalogError):
+    """The file is one of the catalog's own, which nobody else in its process may open."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(
+            f"{path!r} is the catalog's own database and was not opened: to close it again would "
+            f"drop the locks that SQLite has on it. Leave it out"
+        )
+        self.path = path
+
+
+class FileChangedError(CatalogError):
+    """The file was not one and the same for as long as it was read; try again."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(
+            f"{path!r} changed while it was read: {reason}. Try again when nobody writes to it"
+        )
+        self.path = path
+        self.reason = reason
+
+
+class StoppedError(CatalogError):
+    """What was being done was stopped, as the caller asked; nothing came of it."""
+
+
+class BadHeaderError(CatalogError, ValueError):
+    """The file's header cannot be read: it is damaged, cut off, or made to do harm."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(f"the header of {path!r} cannot be read: {reason}")
+        self.path = path
+        self.reason = reason
+
+
+class UnknownFormatError(BadHeaderError):
+    """The file begins like none of the formats that are known, and so may be anything."""
+
+
+class BadLayoutError(CatalogError, ValueError):
+    """What lies at a path is too much to be the files of one model."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(f"{path!r} cannot be one model: {reason}. Name a folder further down")
+        self.path = path
+        self.reason = reason

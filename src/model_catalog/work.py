@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from contextvars import ContextVar
+from pathlib import Path
 from typing import Any, Final, Protocol, TypeAlias, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -17,6 +18,7 @@ from model_catalog.engine import (
     WRITE,
     begin_writing,
     enforces_references,
+    files_of,
     limit_lock_wait,
 )
 from model_catalog.errors import CatalogBusyError, TransactionError
@@ -38,6 +40,8 @@ class Work(Protocol):
     """The name of its database: `sqlite` or `postgresql`."""
     cascades: bool
     """Whether the database itself removes what refers to a row that is removed."""
+    files: tuple[Path, ...]
+    """The files of a SQLite database."""
 
     def ensure_outside(self) -> None:
         """Raise TransactionError where a write would wait for the caller's own transaction."""
@@ -80,6 +84,7 @@ class OwnTransactions:
         self._target = name_of(self._engine.url)
         self.dialect = self._engine.dialect.name
         self.cascades = enforces_references(self._engine)
+        self.files = files_of(self._engine)
 
     async def read(self, unit: Unit[T]) -> T:
         return await self._run(unit, writes=False)
@@ -177,6 +182,7 @@ class SharedTransaction:
         self._target = name_of(engine.url)
         self.dialect = engine.dialect.name
         self.cascades = enforces_references(engine)
+        self.files = files_of(engine)
         self.over = False
         # A session serves one task at a time; its users may well be several.
         self._turn = asyncio.Lock()

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import errno
 import os
-import stat
 import sys
 from argparse import Namespace
 from collections import Counter
@@ -30,9 +28,11 @@ from model_catalog.cli.output import (
     tell,
 )
 from model_catalog.errors import ModelNotFoundError
+from model_catalog.files.opening import kind
 from model_catalog.lifecycle import open_catalog
 from model_catalog.model import Model
 from model_catalog.reference import ModelRef
+from model_catalog.upkeep import register_path
 
 _FIELDS: Final = (
     "provider",
@@ -67,23 +67,29 @@ async def run(options: Namespace) -> int:
 
 
 async def add(options: Namespace) -> int:
-    path = Path(options.path).absolute()
+    path = Path(options.path)
     try:
-        size_bytes = _measured(path)
-    except OSError as error:
-        complain(f"error: {os.fspath(path)!r} cannot be read: {error.strerror}")
-        return FAILED
-    async with open_catalog(options.db) as catalog:
-        model = await catalog.register_model(
-            Model(
-                reference=options.reference,
+        # Before a catalog is made for it.
+        if (found := kind(path.stat())) not in (None, "a directory"):
+            complain(f"error: {os.fspath(path)!r} is {found} and neither a file nor a folder")
+            return FAILED
+        async with open_catalog(options.db) as catalog:
+            recorded = await register_path(
+                catalog,
+                path,
                 provider=options.provider,
+                reference=options.reference,
                 version=options.version,
-                local_path=os.fspath(path),
-                size_bytes=size_bytes,
             )
-        )
-    tell(f"recorded {name_of(model, exact=False)}, {human_size(size_bytes)}, at {path}")
+    except OSError as error:
+        complain(f"error: {os.fspath(path.absolute())!r} cannot be read: {error.strerror}")
+        return FAILED
+    model = recorded.model
+    for reason in recorded.reasons:
+        complain(f"warning: it is not whole: {reason}")
+    known = (model.format, model.architecture, model.quantization, human_size(model.size_bytes))
+    about = ", ".join(each for each in known if each)
+    tell(f"recorded {name_of(model, exact=False)}, {about}, at {model.local_path}")
     return DONE
 
 
@@ -273,27 +279,6 @@ async def stats(options: Namespace) -> int:
 async def show_demo(_options: Namespace) -> int:
     await demo.walk()
     return DONE
-
-
-def _measured(path: Path) -> int:
-    """The bytes of a file, or of all files of a folder, each once. Raises OSError."""
-    found = path.stat()
-    if stat.S_ISREG(found.st_mode):
-        return found.st_size
-    if not stat.S_ISDIR(found.st_mode):
-        raise OSError(errno.EINVAL, "it is neither a file nor a folder")
-    sizes: dict[tuple[int, int], int] = {}
-
-    def give_up(error: OSError) -> None:
-        raise error
-
-    for folder, _, names in os.walk(path, onerror=give_up):
-        for name in names:
-            # A file in a snapshot is a link to a blob beside it: the blob is what weighs.
-            file = Path(folder, name).stat()
-            if stat.S_ISREG(file.st_mode):
-                sizes[file.st_dev, file.st_ino] = file.st_size
-    return sum(sizes.values())
 
 
 def _facts(model: Model) -> dict[str, Any]:

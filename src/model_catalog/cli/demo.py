@@ -24,7 +24,7 @@ async def walk() -> None:
 
 async def _walk(folder: Path) -> None:
     tiny = folder / "tiny.gguf"
-    tiny.write_bytes(_gguf("llama", context_length=2048))
+    tiny.write_bytes(gguf_of("llama", context_length=2048))
     notes = folder / "small.bin"
     notes.write_bytes(bytes(4096))
     database = folder / "catalog.db"
@@ -97,7 +97,7 @@ def _answer(text: str) -> None:
     print_line(f"    {text}")
 
 
-def _gguf(architecture: str, context_length: int) -> bytes:
+def gguf_of(architecture: str, context_length: int) -> bytes:
     """A GGUF file of version 3 with one tensor: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md."""
 
     def text(value: str) -> bytes:

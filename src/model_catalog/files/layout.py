@@ -1,0 +1,228 @@
+"""Which files are one model, wherever they lie and whoever put them there."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Final
+
+from model_catalog.errors import BadLayoutError, CatalogError, shown
+from model_catalog.files.config import read_index
+from model_catalog.files.names import Role, ShardSet, is_partial, role_of, shard_of
+from model_catalog.files.opening import (
+    Forbidden,
+    Pathlike,
+    errno_name,
+    identity,
+    kind,
+    regular,
+    status,
+)
+
+MAX_ENTRIES: Final = 10_000
+"""Files and folders in a model, or of its files the missing ones and the others."""
+_INDEX: Final = ".safetensors.index.json"
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """A file of a model: its path inside the model, with `/`, and its size, links followed."""
+
+    path: str
+    size_bytes: int
+    role: Role
+    identity: tuple[int, int] | None = field(default=None, compare=False, repr=False)
+    """The (st_dev, st_ino) of its bytes: two names of one file are of one."""
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """What lies in a model's folder and was left out, and why."""
+
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class ModelFiles:
+    """
+    The files of one model, below `root`; each list in the order of its paths' bytes.
+
+    `missing` are those that others of the model name and that are not there; `problems` say what
+    else keeps it from being whole. `indexed` are the weights that an index names.
+    """
+
+    root: str
+    files: tuple[ModelFile, ...]
+    missing: tuple[str, ...] = ()
+    skipped: tuple[Skipped, ...] = ()
+    problems: tuple[str, ...] = ()
+    indexed: tuple[str, ...] = ()
+
+    @property
+    def size_bytes(self) -> int:
+        """Of all files, each once, by however many names it is there."""
+        bytes_of = {file.identity or file.path: file.size_bytes for file in self.files}
+        return sum(bytes_of.values())
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether nothing is missing, as far as names tell; the headers are not read."""
+        return not self.missing and not self.problems
+
+
+def members(path: Pathlike, *, forbidden: Forbidden = ()) -> ModelFiles:
+    """
+    The files of a model: the one that is named, its whole set if it is a shard, or a folder's.
+
+    Of a folder hidden files and unfinished downloads are left out, links to folders are not
+    followed, and what is no regular file is skipped with the reason. Raises BadLayoutError where
+    more than MAX_ENTRIES files are there or missing, NotAFileError for a FIFO or a device,
+    ProtectedFileError, and OSError as the system gave it.
+    """
+    text = os.fspath(path)
+    if kind(status(path)) == "a directory":
+        return _of_folder(text, forbidden)
+    size_bytes = regular(path, forbidden).st_size
+    root, name = os.path.split(text)
+    shard = shard_of(name)
+    if shard is not None:
+        walk = _Walk(root or ".", forbidden)
+        walk.take_set(shard[1])
+        return walk.result()
+    # A blob of a cache has no name that tells, and is what was asked for.
+    role = role_of(name) if role_of(name) != "other" else "weights"
+    return ModelFiles(root or ".", (ModelFile(name, size_bytes, role),))
+
+
+def _of_folder(root: str, forbidden: Forbidden) -> ModelFiles:
+    walk = _Walk(root, forbidden)
+    walk.look_through()
+    there = {file.path for file in walk.files}
+    for folder, shards in {
+        (folder, shard[1])
+        for folder, _, name in (path.rpartition("/") for path in there | walk.missing)
+        if (shard := shard_of(name)) is not None
+    }:
+        walk.expect(folder, shards.names(), there)
+    for path in there:
+        if path.endswith(_INDEX):
+            walk.follow_index(path, there)
+    return walk.result()
+
+
+class _Walk:
+    """What is found below a folder, as it is found."""
+
+    def __init__(self, root: str, forbidden: Forbidden) -> None:
+        self._root = root
+        self._forbidden = forbidden
+        self.files: list[ModelFile] = []
+        self.missing: set[str] = set()
+        self.problems: set[str] = set()
+        self._skipped: list[Skipped] = []
+        self._indexed: set[str] = set()
+
+    def result(self) -> ModelFiles:
+        return ModelFiles(
+            self._root,
+            tuple(sorted(self.files, key=lambda file: _in_bytes(file.path))),
+            tuple(sorted(self.missing, key=_in_bytes)),
+            tuple(sorted(self._skipped, key=lambda skipped: _in_bytes(skipped.path))),
+            tuple(sorted(self.problems)),
+            tuple(sorted(self._indexed, key=_in_bytes)),
+        )
+
+    def take_set(self, shards: ShardSet) -> None:
+        """Look at each of a set's files beside one another in the root."""
+        for name in shards.names():
+            self._take(name)
+            self._require_few()
+        self.expect("", shards.names(), {file.path for file in self.files})
+
+    def look_through(self) -> None:
+        """Look at each file in the root and below it."""
+        folders = [""]
+        entries = 0
+        while folders:
+            folder = folders.pop()
+            for entry in self._entries(folder):
+                entries += 1
+                if entries > MAX_ENTRIES:
+                    raise BadLayoutError(self._root, f"it holds more than {MAX_ENTRIES:,} files")
+                name = f"{folder}/{entry.name}" if folder else entry.name
+                if entry.name.startswith("."):
+                    continue
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(name)
+                elif is_partial(entry.name):
+                    self._skip(name, "a download that has not ended")
+                else:
+                    self._take(name)
+
+    def expect(self, folder: str, names: Iterable[str], there: set[str]) -> None:
+        """Note those of a folder's files that are not there."""
+        for name in names:
+            if (path := _join(folder, name)) not in there:
+                self.missing.add(path)
+                self._require_few()
+
+    def follow_index(self, path: str, there: set[str]) -> None:
+        """Note what an index says of the files beside it."""
+        folder = path.rpartition("/")[0]
+        try:
+            index = read_index(_join(self._root, path), forbidden=self._forbidden)
+        except (CatalogError, OSError) as error:
+            self.problems.add(f"the index {path!r} cannot be read: {error}")
+            return
+        for refused in index.refused:
+            self.problems.add(f"the index {path!r} names {shown(refused)}, which is no file's name")
+        self._indexed |= {_join(folder, plain) for plain in index.names}
+        self.expect(folder, index.names, there)
+
+    def _require_few(self) -> None:
+        if len(self.files) + len(self.missing) > MAX_ENTRIES:
+            raise BadLayoutError(
+                self._root, f"more than {MAX_ENTRIES:,} files are there, or are named and missing"
+            )
+
+    def _entries(self, folder: str) -> Iterator[os.DirEntry[str]]:
+        try:
+            with os.scandir(_join(self._root, folder)) as entries:
+                yield from entries
+        except OSError as error:
+            if not folder:
+                raise
+            self._skip(folder, errno_name(error))
+            self.problems.add(f"the folder {folder!r} cannot be read: {errno_name(error)}")
+
+    def _take(self, name: str) -> None:
+        try:
+            found = status(_join(self._root, name))
+        except OSError as error:
+            # A link into a cache that somebody has tidied up leads nowhere.
+            if error.errno == errno.ENOENT:
+                self.missing.add(name)
+            else:
+                self._skip(name, errno_name(error))
+                self.problems.add(f"{name!r} cannot be looked at: {errno_name(error)}")
+            return
+        if identity(found) in self._forbidden:
+            self._skip(name, "the catalog's own database")
+        elif (what := kind(found)) is not None:
+            self._skip(name, what if what != "a directory" else "a link to a directory")
+        else:
+            self.files.append(ModelFile(name, found.st_size, role_of(name), identity(found)))
+
+    def _skip(self, name: str, reason: str) -> None:
+        self._skipped.append(Skipped(name, reason))
+
+
+def _join(folder: str, name: str) -> str:
+    return f"{folder}/{name}" if folder and name else folder or name
+
+
+def _in_bytes(path: str) -> bytes:
+    return path.encode("utf-8", "surrogateescape")

@@ -1,0 +1,142 @@
+"""Model files made byte by byte, valid ones and others."""
+
+import json
+import os
+import struct
+from pathlib import Path
+
+import pytest
+
+SCALARS = {
+    "u8": (0, "B"),
+    "i8": (1, "b"),
+    "u16": (2, "H"),
+    "i16": (3, "h"),
+    "u32": (4, "I"),
+    "i32": (5, "i"),
+    "f32": (6, "f"),
+    "bool": (7, "?"),
+    "u64": (10, "Q"),
+    "i64": (11, "q"),
+    "f64": (12, "d"),
+}
+STRING, ARRAY = 8, 9
+F32, F16, Q4_0, Q8_0 = 0, 1, 2, 8
+BLOCKS = {F32: (1, 4), F16: (1, 2), Q4_0: (32, 18), Q8_0: (32, 34)}
+
+
+class Gguf:
+    """A GGUF file of one version and one order of bytes."""
+
+    def __init__(self, version=3, order="<"):
+        self.version = version
+        self.order = order
+        self.length_code = "I" if version == 1 else "Q"
+
+    def number(self, code, value):
+        return struct.pack(self.order + code, value)
+
+    def length(self, value):
+        return self.number(self.length_code, value)
+
+    def text(self, value):
+        raw = value.encode() if isinstance(value, str) else value
+        return self.length(len(raw)) + raw
+
+    def head(self, tensors, keys):
+        return b"GGUF" + self.number("I", self.version) + self.length(tensors) + self.length(keys)
+
+    def array(self, kind, items):
+        """The value of an array; its items are bytes that are in it as they are."""
+        return self.number("I", kind) + self.length(len(items)) + b"".join(items)
+
+    def key(self, name, kind, value):
+        """A key and its value, which for an array is bytes."""
+        start = self.text(name)
+        if kind == "text":
+            return start + self.number("I", STRING) + self.text(value)
+        if kind == "array":
+            return start + self.number("I", ARRAY) + value
+        number, code = SCALARS[kind]
+        return start + self.number("I", number) + self.number(code, value)
+
+    def tensor(self, name, dimensions, kind, offset):
+        return (
+            self.text(name)
+            + self.number("I", len(dimensions))
+            + b"".join(self.length(size) for size in dimensions)
+            + self.number("I", kind)
+            + self.number("Q", offset)
+        )
+
+    def file(self, keys=(), tensors=(), alignment=32):
+        """A whole file; keys are (name, kind, value), tensors (name, dimensions, type)."""
+        infos, data = [], b""
+        for name, dimensions, kind in tensors:
+            data += b"\0" * (-len(data) % alignment)
+            infos.append(self.tensor(name, dimensions, kind, len(data)))
+            elements = 1
+            for size in dimensions:
+                elements *= size
+            block, block_bytes = BLOCKS[kind]
+            data += b"\x5a" * (elements // block * block_bytes)
+        header = self.head(len(infos), len(keys)) + b"".join(self.key(*key) for key in keys)
+        header += b"".join(infos)
+        return header + b"\0" * (-len(header) % alignment) + data
+
+
+LLAMA = (
+    ("general.architecture", "text", "llama"),
+    ("general.name", "text", "Tiny"),
+    ("general.license", "text", "apache-2.0"),
+    ("general.file_type", "u32", 15),
+    ("llama.context_length", "u32", 4096),
+)
+WEIGHTS = (("a.weight", (32, 4), Q4_0), ("b.weight", (32,), F32), ("c.weight", (64, 2), Q8_0))
+PARAMETERS = 32 * 4 + 32 + 64 * 2
+
+
+def gguf(keys=LLAMA, tensors=WEIGHTS, version=3, order="<", alignment=32):
+    return Gguf(version, order).file(keys, tensors, alignment)
+
+
+def gguf_shard(index, count, tensors=WEIGHTS):
+    """A shard as gguf-split writes it: only the first has more than its number."""
+    split = (("split.no", "u16", index - 1), ("split.count", "u16", count))
+    return gguf((LLAMA if index == 1 else ()) + split, tensors)
+
+
+BITS = {"F16": 16, "BF16": 16, "F32": 32, "I32": 32, "F4": 4}
+
+
+def safetensors(tensors=(("a", "F16", (4, 8)), ("b", "F32", (2,))), metadata=None):
+    """A safetensors file of tensors given as (name, type, shape)."""
+    header, end = {}, 0
+    if metadata is not None:
+        header["__metadata__"] = metadata
+    for name, dtype, shape in tensors:
+        elements = 1
+        for size in shape:
+            elements *= size
+        start, end = end, end + elements * BITS[dtype] // 8
+        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [start, end]}
+    return headed(json.dumps(header).encode(), b"\x5a" * end)
+
+
+def headed(header, data=b""):
+    """Any bytes for a header, with their length before and data behind."""
+    return struct.pack("<Q", len(header)) + header + data
+
+
+def index(files):
+    """The text of an index that spreads a weight over each of the files."""
+    return json.dumps({"metadata": {}, "weight_map": {f"w{i}": f for i, f in enumerate(files)}})
+
+
+def fixtures():
+    """Where the real model files lie that are no part of the project; skips without them."""
+    named = os.environ.get("MODEL_CATALOG_TEST_FIXTURES")
+    folder = Path(named) if named else Path(__file__).parents[2].parent / "shared" / "fixtures"
+    if not folder.is_dir():
+        pytest.skip("no real model files: MODEL_CATALOG_TEST_FIXTURES names no folder of them")
+    return folder

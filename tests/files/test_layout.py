@@ -1,0 +1,855 @@
+"""Which files are one model, and what they say of it together."""
+
+import json
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from builders import (
+    F32,
+    PARAMETERS,
+    fixtures,
+    gguf,
+    gguf_shard,
+    index,
+    safetensors,
+)
+
+from model_catalog import (
+    BadHeaderError,
+    BadLayoutError,
+    NotAFileError,
+    ProtectedFileError,
+    StoppedError,
+)
+from model_catalog.files import layout, opening
+from model_catalog.files.config import Config, read_config, read_index
+from model_catalog.files.description import describe
+from model_catalog.files.layout import ModelFile, Skipped, members
+from model_catalog.files.names import role_of, shard_of
+
+
+def fill(folder, **files):
+    """Write files of these contents, by names with `__` for `.` and `___` for `/`."""
+    for name, content in files.items():
+        write(folder / name.replace("___", "/").replace("__", "."), content)
+    return folder
+
+
+def write(path, content):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
+def paths(files):
+    return [file.path for file in files]
+
+
+@pytest.mark.parametrize(
+    ("name", "role"),
+    [
+        ("model-Q4_K_M.gguf", "weights"),
+        ("model.safetensors", "weights"),
+        ("unet/pytorch_model.BIN", "weights"),
+        ("consolidated.00.pth", "weights"),
+        ("mmproj-model-f16.gguf", "projector"),
+        ("config.json", "config"),
+        ("generation_config.json", "config"),
+        ("model.safetensors.index.json", "config"),
+        ("tokenizer.json", "tokenizer"),
+        ("tokenizer_config.json", "tokenizer"),
+        ("vocab.txt", "tokenizer"),
+        ("merges.txt", "tokenizer"),
+        ("README.md", "other"),
+    ],
+)
+def test_a_files_name_says_what_it_is_for(name, role):
+    """
+    By its ending, in any case, or because every tokenizer's file is called that.
+    """
+    assert role_of(name) == role
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "m-00000-of-00003.gguf",
+        "m-00004-of-00003.gguf",
+        "m-0001-of-0003.gguf",
+        "m-00001-of-00003.txt",
+        "-00001-of-00003.gguf",
+        "m-\u0660000\u0661-of-00003.gguf",
+    ],
+    ids=["none", "behind the last", "four digits", "a text", "no stem", "other digits"],
+)
+def test_not_every_name_with_numbers_is_a_shard(name):
+    """
+    Only what gguf-split and transformers write.
+    """
+    assert shard_of(name) is None
+
+
+def test_a_single_file_is_a_model(tmp_path):
+    """
+    The file that is named, and nothing beside it.
+    """
+    fill(tmp_path, a__gguf=b"12345", b__gguf=b"1")
+
+    found = members(tmp_path / "a.gguf")
+
+    assert (found.root, found.files) == (str(tmp_path), (ModelFile("a.gguf", 5, "weights"),))
+    assert found.is_complete
+
+
+def test_a_file_is_found_from_its_own_folder(tmp_path, monkeypatch):
+    """
+    A name without a folder lies in the current one.
+    """
+    fill(tmp_path, a__gguf=gguf())
+    monkeypatch.chdir(tmp_path)
+
+    assert describe("a.gguf").is_complete
+
+
+def test_a_blob_without_a_name_is_a_model(tmp_path):
+    """
+    In the caches of Ollama files are called by their digests.
+    """
+    path = write(tmp_path / "sha256-0123", gguf())
+
+    found = describe(path)
+
+    assert found.files.files[0].role == "weights"
+    assert found.header.architecture == "llama"
+
+
+def shards(folder, *numbers, of=3):
+    for number in numbers:
+        write(folder / f"m-{number:05}-of-{of:05}.gguf", gguf_shard(number, of))
+    return folder / f"m-{numbers[0]:05}-of-{of:05}.gguf"
+
+
+def test_any_shard_names_the_set(tmp_path):
+    """
+    Whichever is given, all of the set are the model, and others beside them are not.
+    """
+    shards(tmp_path, 1, 2, 3)
+    shards(tmp_path, 1, of=2)
+
+    found = members(tmp_path / "m-00002-of-00003.gguf")
+
+    assert paths(found.files) == [f"m-0000{i}-of-00003.gguf" for i in (1, 2, 3)]
+    assert found.is_complete
+
+
+@pytest.mark.parametrize("given", ["shard", "folder"])
+def test_a_missing_shard_is_named(tmp_path, given):
+    """
+    A set that lacks one is not complete, and says which.
+    """
+    shard = shards(tmp_path, 2, 3)
+
+    found = members(shard if given == "shard" else tmp_path)
+
+    assert found.missing == ("m-00001-of-00003.gguf",)
+    assert not found.is_complete
+
+
+def test_a_shard_that_is_no_file_is_missing(tmp_path):
+    """
+    A FIFO in the place of a shard is skipped, and the shard is not there.
+    """
+    shard = shards(tmp_path, 1, 3)
+    os.mkfifo(tmp_path / "m-00002-of-00003.gguf")
+
+    for found in (members(shard), members(tmp_path)):
+        assert found.missing == ("m-00002-of-00003.gguf",)
+        assert found.skipped == (Skipped("m-00002-of-00003.gguf", "a FIFO"),)
+
+
+def test_the_shards_of_a_set_are_described_as_one(tmp_path):
+    """
+    Parameters and sizes are summed; what only the first says is the set's.
+    """
+    shard = shards(tmp_path, 1, 2, 3)
+
+    found = describe(shard)
+
+    assert (found.header.parameter_count, found.header.shard_count) == (3 * PARAMETERS, 3)
+    assert (found.header.architecture, found.header.quantization) == ("llama", "Q4_K_M")
+    assert (found.header.context_length, found.header.license) == (4096, "apache-2.0")
+    assert found.header.expected_size_bytes == found.size_bytes == found.files.size_bytes
+    assert (found.is_complete, found.header.is_complete, found.header.shard_index) == (
+        True,
+        True,
+        None,
+    )
+
+
+def test_a_first_shard_without_weights_counts_for_nothing(tmp_path):
+    """
+    gguf-split may leave the first without tensors.
+    """
+    shard = shards(tmp_path, 1, 2, of=2)
+    shard.write_bytes(gguf_shard(1, 2, tensors=()))
+
+    assert describe(shard).header.parameter_count == PARAMETERS
+
+
+def test_of_a_set_with_a_gap_the_parameters_are_not_known(tmp_path):
+    """
+    A sum over some of the shards would be a wrong number.
+    """
+    found = describe(shards(tmp_path, 1, 3))
+
+    assert found.reasons == ("missing: m-00002-of-00003.gguf",)
+    assert (found.header.parameter_count, found.header.expected_size_bytes) == (None, None)
+    assert (found.header.is_complete, found.header.architecture) == (False, "llama")
+
+
+def test_many_missing_are_counted(tmp_path):
+    """
+    The reason names three; the list names all.
+    """
+    found = describe(shards(tmp_path, 1, of=99))
+
+    assert found.reasons == (
+        "missing: m-00002-of-00099.gguf, m-00003-of-00099.gguf, m-00004-of-00099.gguf and 95 more",
+    )
+    assert len(found.files.missing) == 98
+
+
+def test_a_shard_that_is_cut_off_is_the_reason(tmp_path):
+    """
+    It is named, with what it has and what it needs.
+    """
+    shard = shards(tmp_path, 1, 2, of=2)
+    size = shard.stat().st_size
+    os.truncate(shard, size - 1)
+
+    found = describe(shard)
+
+    assert found.reasons == (f"'{shard.name}' has {size - 1} bytes: {size} are needed",)
+    assert found.header.is_complete is False
+
+
+def test_a_renamed_shard_is_told_by_its_header(tmp_path):
+    """
+    A shard under the name of another, or of a whole model, is not what it is called.
+    """
+    write(tmp_path / "m-00001-of-00002.gguf", gguf_shard(2, 2))
+    write(tmp_path / "m-00002-of-00002.gguf", gguf_shard(2, 2))
+    write(tmp_path / "whole.gguf", gguf_shard(1, 2))
+
+    assert describe(tmp_path / "m-00001-of-00002.gguf").reasons == (
+        "'m-00001-of-00002.gguf' is shard 2 of 2, and by its name 1 of 2",
+    )
+    assert not describe(tmp_path / "whole.gguf").is_complete
+
+
+CONFIG = {"model_type": "qwen2", "max_position_embeddings": 32768, "torch_dtype": "bfloat16"}
+
+
+def snapshot(folder):
+    """A snapshot as Hugging Face's cache has it: links to blobs two folders up."""
+    one = safetensors([("a", "F32", (1,))])
+    two = safetensors([("b", "BF16", (9, 9))])
+    names = ["model-00001-of-000002.safetensors", "model-00002-of-000002.safetensors"]
+    blobs = {
+        names[0]: one,
+        names[1]: two,
+        "config.json": json.dumps(CONFIG),
+        "model.safetensors.index.json": index(names),
+        "tokenizer.json": "{}",
+        "onnx/note.txt": "x",
+        ".gitattributes": "x",
+    }
+    place = folder / "snapshots" / "0123"
+    for number, (name, content) in enumerate(blobs.items()):
+        blob = write(folder / "blobs" / f"{number:064}", content)
+        path = place / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.symlink_to(os.path.relpath(blob, path.parent))
+    return place, len(one) + len(two)
+
+
+def test_a_snapshot_of_hugging_face_is_a_model(tmp_path):
+    """
+    Its links are followed for what they lead to, and keep their names.
+    """
+    place, weight_bytes = snapshot(tmp_path)
+
+    found = describe(place)
+
+    assert [(file.path, file.role) for file in found.files.files] == [
+        ("config.json", "config"),
+        ("model-00001-of-000002.safetensors", "weights"),
+        ("model-00002-of-000002.safetensors", "weights"),
+        ("model.safetensors.index.json", "config"),
+        ("onnx/note.txt", "other"),
+        ("tokenizer.json", "tokenizer"),
+    ]
+    assert sum(f.size_bytes for f in found.files.files if f.role == "weights") == weight_bytes
+    assert found.is_complete, found.reasons
+    assert (found.header.architecture, found.header.context_length) == ("qwen2", 32768)
+    assert (found.header.quantization, found.header.parameter_count) == ("BF16", 82)
+
+
+def test_a_link_that_leads_nowhere_is_a_missing_file(tmp_path):
+    """
+    A cache that was tidied up leaves links behind.
+    """
+    place, _ = snapshot(tmp_path)
+    (place / "model-00002-of-000002.safetensors").resolve().unlink()
+
+    found = describe(place)
+
+    assert found.files.missing == ("model-00002-of-000002.safetensors",)
+    assert (found.is_complete, found.header.parameter_count) == (False, None)
+
+
+def test_the_index_says_what_has_to_be_there(tmp_path):
+    """
+    Also where the names of the files do not tell.
+    """
+    fill(tmp_path, a__safetensors=safetensors())
+    write(tmp_path / "model.safetensors.index.json", index(["a.safetensors", "b.safetensors"]))
+
+    found = members(tmp_path)
+
+    assert (found.missing, found.indexed) == (
+        ("b.safetensors",),
+        ("a.safetensors", "b.safetensors"),
+    )
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["../b", "/etc/passwd", "a/b", "..", "", "a\nb", "a\\b", "x" * 300, "\ud800", "é" * 128],
+    ids=[
+        "up",
+        "absolute",
+        "below",
+        "dots",
+        "empty",
+        "line",
+        "backslash",
+        "long",
+        "no text",
+        "bytes",
+    ],
+)
+def test_an_index_cannot_lead_out_of_its_folder(tmp_path, name):
+    """
+    Its names are a stranger's: what is no plain name is a problem, and is never looked for.
+    """
+    model = tmp_path / "model"
+    write(tmp_path / "b", b"x")
+    fill(model, a__safetensors=safetensors())
+    write(model / "model.safetensors.index.json", index(["a.safetensors", name]))
+
+    found = members(model)
+
+    assert (found.missing, len(found.problems)) == ((), 1)
+    assert "no file's name" in found.problems[0]
+    assert not describe(model).is_complete
+
+
+def test_weights_beside_the_indexed_are_not_counted_twice(tmp_path):
+    """
+    Some put the same weights there once more, as they trained them.
+    """
+    fill(tmp_path, a__safetensors=safetensors())
+    write(tmp_path / "consolidated.safetensors", safetensors([("x", "F32", (99,))]))
+    write(tmp_path / "model.safetensors.index.json", index(["a.safetensors"]))
+
+    assert describe(tmp_path).header.parameter_count == 34
+
+
+@pytest.mark.parametrize("name", ["a.gguf", "z.safetensors"], ids=["its name", "its bytes"])
+def test_an_index_may_name_what_is_no_safetensors(tmp_path, name):
+    """
+    What is of another format is none of the weights, and those that are left are not all.
+    """
+    fill(tmp_path, b__safetensors=safetensors(), vae___m__safetensors=safetensors())
+    write(tmp_path / name, gguf())
+    write(tmp_path / "model.safetensors.index.json", index([name, "b.safetensors"]))
+    fill(tmp_path / "of none", a__gguf=gguf(), vae___m__safetensors=safetensors())
+    write(tmp_path / "of none" / "model.safetensors.index.json", index(["a.gguf"]))
+
+    assert describe(tmp_path).header.parameter_count is None
+    assert describe(tmp_path / "of none").header.parameter_count == 34
+
+
+def test_parts_in_several_folders_are_one_model(tmp_path):
+    """
+    The text encoder and the rest of a diffusion model are summed.
+    """
+    fill(tmp_path, unet___m__safetensors=safetensors(), vae___m__safetensors=safetensors())
+
+    assert describe(tmp_path).header.parameter_count == 68
+
+
+def test_several_in_one_folder_are_alternatives(tmp_path):
+    """
+    Of a folder with every quantization only what all of them say is said.
+    """
+    fill(tmp_path, a__gguf=gguf(), q8___b__gguf=gguf((("general.architecture", "text", "llama"),)))
+
+    header = describe(tmp_path).header
+
+    assert (header.architecture, header.parameter_count) == ("llama", PARAMETERS)
+    assert (header.quantization, header.name, header.shard_count) == (None, None, None)
+
+
+def test_the_projector_is_no_alternative(tmp_path):
+    """
+    It belongs to the model, and what it says is not the model's.
+    """
+    fill(tmp_path, m__gguf=gguf())
+    write(tmp_path / "mmproj-f16.gguf", gguf((("general.architecture", "text", "clip"),)))
+
+    found = describe(tmp_path)
+
+    assert [file.role for file in found.files.files] == ["weights", "projector"]
+    assert found.header.architecture == "llama"
+    assert describe(tmp_path / "mmproj-f16.gguf").header.architecture == "clip"
+
+
+def test_safetensors_are_described_before_pickles(tmp_path):
+    """
+    Of two formats in a folder it is the harmless one; a pickle alone is marked.
+    """
+    fill(tmp_path / "both", m__safetensors=safetensors(), m__bin=pickle.dumps(1))
+    fill(tmp_path / "alone", m__bin=pickle.dumps(1), config__json=json.dumps(CONFIG))
+
+    both, alone = describe(tmp_path / "both"), describe(tmp_path / "alone")
+
+    assert (both.header.format, both.header.unsafe) == ("safetensors", False)
+    assert (alone.header.format, alone.header.unsafe) == ("pickle", True)
+    assert (alone.header.architecture, alone.header.quantization) == ("qwen2", "BF16")
+    assert alone.is_complete
+
+
+def test_the_config_does_not_overrule_the_header(tmp_path):
+    """
+    It says what the header leaves out.
+    """
+    config = {**CONFIG, "quantization_config": {"quant_method": "gptq", "bits": 4}}
+    fill(tmp_path, m__gguf=gguf(), config__json=json.dumps(config))
+
+    header = describe(tmp_path).header
+
+    assert (header.architecture, header.context_length) == ("llama", 4096)
+    assert header.quantization == "Q4_K_M"
+
+
+@pytest.mark.parametrize(
+    ("config", "found"),
+    [
+        ({}, Config()),
+        ({"architectures": ["LlamaForCausalLM"]}, Config("LlamaForCausalLM")),
+        ({"model_type": "a\nb", "architectures": []}, Config()),
+        ({"model_type": 1, "architectures": "x" * 129}, Config()),
+        ({"n_positions": 1024}, Config(context_length=1024)),
+        ({"text_config": {"max_position_embeddings": 8}}, Config(context_length=8)),
+        ({"max_position_embeddings": 10**30, "n_positions": 2}, Config(context_length=2)),
+        ({"max_position_embeddings": True}, Config()),
+        ({"torch_dtype": "float16"}, Config(dtype="F16")),
+        ({"dtype": "bfloat16", "torch_dtype": "x"}, Config(dtype="BF16")),
+        (
+            {"quantization_config": {"quant_method": "gptq", "bits": 4}},
+            Config(quantization="gptq 4-bit"),
+        ),
+        ({"quantization_config": {"quant_method": "fp8"}}, Config(quantization="fp8")),
+        ({"quantization_config": {"quant_method": ["x"], "bits": 4}}, Config()),
+        ({"quantization_config": {"quant_method": "x", "bits": 2**40}}, Config(quantization="x")),
+    ],
+    ids=[
+        "empty",
+        "class",
+        "no name",
+        "no texts",
+        "positions",
+        "inside",
+        "no limit",
+        "yes",
+        "half",
+        "newer",
+        "gptq",
+        "no width",
+        "no method",
+        "no such width",
+    ],
+)  # fmt: skip
+def test_a_config_is_believed_where_it_can_be(tmp_path, config, found):
+    """
+    What is of another kind than it should be says nothing.
+    """
+    path = write(tmp_path / "config.json", json.dumps({"id2label": {"1": "x" * 9000}, **config}))
+
+    assert read_config(path) == found
+
+
+def test_packed_weights_are_of_the_configs_quantization(tmp_path):
+    """
+    They are stored as whole numbers, which is not what they are.
+    """
+    config = {"quantization_config": {"quant_method": "gptq", "bits": 4}}
+    fill(tmp_path, m__safetensors=safetensors([("a", "I32", (8,))]))
+
+    plain = describe(tmp_path).header.quantization
+    fill(tmp_path, config__json=json.dumps(config))
+
+    assert (plain, describe(tmp_path).header.quantization) == ("I32", "gptq 4-bit")
+
+
+def test_a_number_is_whole_wherever_the_window_ends(tmp_path):
+    """
+    What is read at a time ends somewhere, and not every number does there.
+    """
+    for pad in range(65_490, 65_540):
+        path = write(tmp_path / "c", f'{{"a":"{"x" * pad}","n_positions":1234567}}'.encode())
+
+        assert read_config(path).context_length == 1_234_567
+
+
+NOT_JSON = {
+    "empty": b"",
+    "a list": b"[]",
+    "deep": b'{"a":' + b"[" * 100_000,
+    "twice": b'{"a":1,"a":2}',
+    "twice inside": b'{"a":{"b":1,"b":2}}',
+    "NaN": b'{"a":NaN}',
+    "infinite": b'{"a":-Infinity}',
+    "too long": b"{}" + b" " * 5 * 1024 * 1024,
+    "something behind": b"{}{}",
+    "no UTF-8": b'{"a":"\xff"}',
+    "a long value": b'{"a":"' + b"x" * 1_200_000 + b'"}',
+    "many members": b"{" + b",".join(b'"%d":1' % i for i in range(10_001)) + b"}",
+}
+
+
+@pytest.mark.parametrize("content", NOT_JSON.values(), ids=NOT_JSON)
+def test_a_config_that_is_no_json_is_a_reason(tmp_path, content):
+    """
+    It is refused, and of a model it is the reason why it is not whole.
+    """
+    fill(tmp_path, m__safetensors=safetensors())
+    path = write(tmp_path / "config.json", content)
+
+    with pytest.raises(BadHeaderError):
+        read_config(path)
+    found = describe(tmp_path)
+
+    assert [reason.split(":")[0] for reason in found.reasons] == ["'config.json' cannot be read"]
+    assert found.header.parameter_count == 34
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"{", b'{"weight_map":[]}', b'{"weight_map":{"a":1}}', b'{"weight_map":{"a":"b","a":"b"}}'],
+    ids=["cut off", "a list", "a number", "twice"],
+)
+def test_an_index_that_cannot_be_read_is_a_reason(tmp_path, content):
+    """
+    Whether all is there nobody can tell then.
+    """
+    fill(tmp_path, m__safetensors=safetensors())
+    write(tmp_path / "model.safetensors.index.json", content)
+
+    assert not describe(tmp_path).is_complete
+
+
+def test_an_index_of_very_many_weights_costs_little(tmp_path):
+    """
+    100,000 weights, as the largest models have, are read as a stream.
+    """
+    weights = {f"layers.{i:050}.weight": f"m-{i % 100:05}.safetensors" for i in range(100_000)}
+    path = write(
+        tmp_path / "model.safetensors.index.json", json.dumps({"weight_map": weights}, indent=2)
+    )
+    code = """if True:
+        import sys
+        from model_catalog.files.config import read_index
+        names = len(read_index(sys.argv[1]).names)
+        peak = [line for line in open("/proc/self/status") if line.startswith("VmHWM")]
+        print(names, int(peak[0].split()[1]) // 1024 if peak else 0)
+    """
+
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True
+    )
+    names, mebibytes = map(int, done.stdout.split())
+
+    assert names == 100
+    assert mebibytes < 64
+
+
+def test_an_index_names_a_bounded_number_of_files(tmp_path):
+    """
+    10,000 files, and no more.
+    """
+    path = write(tmp_path / "i.json", index(f"{i}.safetensors" for i in range(10_001)))
+
+    with pytest.raises(BadHeaderError, match="10,000"):
+        read_index(path)
+
+
+def test_what_is_no_file_is_skipped_with_the_reason(tmp_path):
+    """
+    FIFOs, devices, links to folders and in circles, and what is still being downloaded.
+    """
+    other = tmp_path / "other"
+    model = fill(
+        tmp_path / "model", m__gguf=gguf(), b__gguf__part=b"", __hidden__gguf=b"", c__tmp=b""
+    )
+    fill(other, x__gguf=b"x")
+    os.mkfifo(model / "fifo")
+    (model / "zero").symlink_to("/dev/zero")
+    (model / "folder").symlink_to(other)
+    (model / "around").symlink_to(".")
+    (model / "loop").symlink_to("loop")
+
+    found = members(model)
+
+    assert paths(found.files) == ["m.gguf"]
+    assert [(skipped.path, skipped.reason) for skipped in found.skipped] == [
+        ("around", "a link to a directory"),
+        ("b.gguf.part", "a download that has not ended"),
+        ("c.tmp", "a download that has not ended"),
+        ("fifo", "a FIFO"),
+        ("folder", "a link to a directory"),
+        ("loop", "ELOOP"),
+        ("zero", "a device"),
+    ]
+    assert found.problems == ("'loop' cannot be looked at: ELOOP",)
+
+
+def test_the_catalogs_own_database_is_no_part_of_a_model(tmp_path):
+    """
+    It may lie among the models, and is stepped over by whatever name.
+    """
+    model = fill(tmp_path, m__gguf=gguf(), catalog__db=b"x")
+    (model / "link.gguf").symlink_to("catalog.db")
+    forbidden = {opening.identity((model / "catalog.db").stat())}
+
+    found = describe(model, forbidden=forbidden)
+
+    assert paths(found.files.files) == ["m.gguf"]
+    assert paths(found.files.skipped) == ["catalog.db", "link.gguf"]
+    with pytest.raises(ProtectedFileError):
+        members(model / "catalog.db", forbidden=forbidden)
+
+
+def test_a_model_has_a_bounded_number_of_files(tmp_path, monkeypatch):
+    """
+    Whoever names the root of a disk is told so, and the disk is not walked.
+    """
+    monkeypatch.setattr(layout, "MAX_ENTRIES", 20)
+    fill(tmp_path / "many", **{f"f{i}": b"" for i in range(21)})
+    fill(tmp_path / "few", **{f"f{i}": b"" for i in range(20)})
+    (tmp_path / "deep" / "/".join("d" * 21)).mkdir(parents=True)
+
+    assert len(members(tmp_path / "few").files) == 20
+    for name in ("many", "deep"):
+        with pytest.raises(BadLayoutError, match="more than 20"):
+            members(tmp_path / name)
+
+
+@pytest.mark.parametrize("given", ["shard", "folder"])
+def test_a_set_of_too_many_shards_is_refused(tmp_path, given):
+    """
+    A name may claim 99,999 others: they are not all listed.
+    """
+    shard = write(tmp_path / "m-00001-of-99999.gguf", gguf())
+
+    with pytest.raises(BadLayoutError):
+        members(shard if given == "shard" else tmp_path)
+
+
+@pytest.fixture
+def dig(tmp_path):
+    """Makes folders in one another, deeper than Python's own functions can make or remove."""
+
+    def make(name, depth):
+        descriptor = os.open(tmp_path, os.O_RDONLY)
+        for _ in range(depth):
+            os.mkdir(name, dir_fd=descriptor)
+            below = os.open(name, os.O_RDONLY, dir_fd=descriptor)
+            os.close(descriptor)
+            descriptor = below
+        os.close(descriptor)
+        return tmp_path
+
+    yield make
+    subprocess.run(["rm", "-r", str(tmp_path)], check=True)
+
+
+def test_a_folder_as_deep_as_may_be_is_walked(dig, tmp_path):
+    """
+    No depth that a path can have is too deep for the walk.
+    """
+    root = dig("d", (4000 - len(str(tmp_path))) // 2)
+
+    assert members(root).is_complete
+
+
+def test_deeper_than_a_path_can_be_is_a_problem(dig):
+    """
+    What no path leads to is reported, and the rest is found.
+    """
+    root = fill(dig("d" * 250, 20), m__gguf=gguf())
+
+    found = members(root)
+
+    assert paths(found.files) == ["m.gguf"]
+    assert "ENAMETOOLONG" in found.problems[0]
+
+
+def test_a_name_that_is_no_utf_8_is_a_name(tmp_path):
+    """
+    It comes as os.fsdecode gives it, in the order of its bytes.
+    """
+    for name in (b"\xff.gguf", "é.gguf".encode(), "\U0001f999.gguf".encode()):
+        Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name)).write_bytes(gguf())
+
+    found = describe(tmp_path)
+
+    assert [os.fsencode(path) for path in paths(found.files.files)] == [
+        "é.gguf".encode(),
+        "\U0001f999.gguf".encode(),
+        b"\xff.gguf",
+    ]
+    assert found.is_complete
+
+
+def test_what_may_not_be_read_is_a_reason(tmp_path):
+    """
+    A folder or a file without the right to read keeps the model from being whole.
+    """
+    fill(tmp_path, m__gguf=gguf(), n__gguf=gguf(), below___m__gguf=gguf())
+    (tmp_path / "n.gguf").chmod(0)
+    (tmp_path / "below").chmod(0)
+    for folder in (tmp_path, *list(tmp_path.parents)[:3]):
+        folder.chmod(0o755)
+    code = """if True:
+        import os, sys
+        from model_catalog.files.description import describe
+        os.geteuid() or (os.setgroups([]), os.setgid(65534), os.setuid(65534))
+        print(*describe(sys.argv[1]).reasons, sep=os.linesep)
+    """
+
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True
+    )
+    (tmp_path / "below").chmod(0o700)
+
+    assert done.stdout.splitlines() == [
+        "the folder 'below' cannot be read: EACCES",
+        "'n.gguf' cannot be read: EACCES",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"GGUF", "the file ends in the middle of it"),
+        (b"<html>", "it begins like no GGUF, no safetensors and no pickle"),
+        (b"", "it is empty"),
+    ],
+    ids=["cut off", "a web page", "empty"],
+)
+def test_a_broken_file_is_described_with_the_reason(tmp_path, content, reason):
+    """
+    Describing raises nothing for it: there is a file, and it has a size.
+    """
+    path = write(tmp_path / "m.gguf", content)
+
+    found = describe(path)
+
+    assert found.reasons == (f"'m.gguf' cannot be read: {reason}",)
+    assert (found.header, found.size_bytes) == (None, len(content))
+
+
+def test_weights_of_other_programs_are_no_reason(tmp_path):
+    """
+    A .bin may be anything: what is in it is not known, and nothing is wrong with it.
+    """
+    fill(tmp_path, model__bin=b"\x06\0\0\0WhisperSpec", m__gguf=gguf())
+
+    assert describe(tmp_path).is_complete
+
+
+def test_a_folder_without_weights_is_not_complete(tmp_path):
+    """
+    A config alone is no model.
+    """
+    fill(tmp_path, config__json="{}")
+
+    found = describe(tmp_path)
+
+    assert (found.header, found.reasons) == (None, ("there are no weights",))
+
+
+def test_a_description_can_be_stopped(tmp_path):
+    """
+    Between two headers the caller is asked.
+    """
+    shard = shards(tmp_path, 1, 2, 3)
+    answers = iter([False, True])
+
+    with pytest.raises(StoppedError):
+        describe(shard, lambda: next(answers))
+
+
+def test_what_is_nothing_or_no_file_raises(tmp_path):
+    """
+    The path that was given has to be a file or a folder.
+    """
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "loop").symlink_to("loop")
+
+    with pytest.raises(FileNotFoundError):
+        members(tmp_path / "gone")
+    with pytest.raises(NotAFileError):
+        describe(tmp_path / "fifo")
+    with pytest.raises(OSError, match="loop"):
+        members(tmp_path / "loop")
+
+
+def test_real_shards_are_one_model():
+    """
+    As safetensors and transformers write them.
+    """
+    found = describe(fixtures() / "synthetic" / "tiny-sharded")
+
+    assert found.is_complete
+    assert (found.header.architecture, found.header.context_length) == ("llama", 2048)
+    assert (found.header.parameter_count, found.header.quantization) == (256, "F16")
+    assert found.header.shard_count == 2
+
+
+def test_an_order_of_parts_that_is_not_theirs_does_not_matter(tmp_path):
+    """
+    Of safetensors the type that most weights have, wherever the most of them lie.
+    """
+    fill(tmp_path, a__safetensors=safetensors([("a", "F32", (2,))]))
+    fill(tmp_path, b__safetensors=safetensors([("b", "F16", (20,))]))
+    write(tmp_path / "model.safetensors.index.json", index(["a.safetensors", "b.safetensors"]))
+
+    assert describe(tmp_path).header.quantization == "F16"
+
+
+def test_shards_are_joined_only_with_their_set(tmp_path):
+    """
+    Two sets in one folder are alternatives, each a model of its own.
+    """
+    shards(tmp_path, 1, 2, of=2)
+    write(tmp_path / "n-00001-of-00001.gguf", gguf(tensors=[("a", (2 * PARAMETERS,), F32)]))
+
+    assert describe(tmp_path).header.parameter_count == 2 * PARAMETERS
