@@ -663,3 +663,99 @@ def test_an_export_that_fails_leaves_the_one_before(filled):
 
     assert Path("out.ndjson").read_text() == before
     assert list(Path().glob(".out*")) == []
+
+
+def test_an_export_takes_the_place_of_a_file_alone(filled, tmp_path):
+    """
+    A link is followed, a file keeps its mode, and what is no file is written to and stays.
+    """
+    Path("real.ndjson").write_text("old")
+    Path("real.ndjson").chmod(0o644)
+    Path("link.ndjson").symlink_to("real.ndjson")
+    os.mkfifo("pipe")
+
+    assert filled("export", "link.ndjson")[0] == 0
+    assert Path("link.ndjson").is_symlink()
+    assert Path("real.ndjson").read_text().count("\n") == 4
+    assert Path("real.ndjson").stat().st_mode & 0o777 == 0o644
+
+    reader = subprocess.Popen(["cat", "pipe"], stdout=subprocess.PIPE)
+    assert filled("export", "pipe")[0] == 0
+    assert reader.communicate()[0].count(b"\n") == 4
+    assert Path("pipe").is_fifo()
+
+
+def test_an_alias_names_what_is_to_be_forgotten(filled):
+    """
+    rm takes an alias wherever it takes a version, and says which version that is.
+    """
+    filled("alias", "local:org/other:Q4@v1", "stable")
+
+    code, _, err = filled("rm", "-y", "local:org/other:Q4@stable")
+
+    assert code == 0
+    assert "local:org/other:Q4@v1, 2.5 MB" in err
+    assert filled("show", "local:org/other:Q4@v1")[0] == 1
+    assert filled("show", "local:org/other:Q4@v2")[0] == 0
+
+
+def test_two_providers_at_once_are_none(filled):
+    """
+    --provider is a filter like the others, and two that cannot both hold are misuse.
+    """
+    assert filled("ls", "--provider", "local", "-f", "provider=nope")[0] == 2
+    assert filled("ls", "--provider", "nope")[2] == "0 models, 0 B\n"
+
+
+@pytest.mark.parametrize("expression", ["tag=", "size>99999999999GB", "context=8k"])
+def test_every_bad_filter_lists_the_keys(cli, expression):
+    """
+    Also one whose key is known.
+    """
+    code, _, err = cli("ls", "-f", expression)
+
+    assert code == 2
+    assert "the keys are size" in err
+
+
+def test_a_long_version_makes_no_line_longer_than_the_terminal(filled):
+    """
+    A commit's forty digits are shortened before a reference is.
+    """
+    filled(
+        *(
+            "add",
+            "tiny.bin",
+            "--provider",
+            "hf",
+            "--reference",
+            "TheBloke/TinyLlama-1.1B-GGUF",
+        ),
+        *("--version", "52e7645ba7c309695bec7ac98f4f005b139cf465"),
+    )
+    parent, child = pty.openpty()
+    environment = {**os.environ, "COLUMNS": "80"}
+    command = [sys.executable, "-m", "model_catalog", "ls"]
+
+    subprocess.run(command, stdout=child, stderr=subprocess.PIPE, env=environment, check=True)
+    os.close(child)
+    lines = os.read(parent, 65536).decode().splitlines()
+    os.close(parent)
+
+    assert all(len(line) <= 80 for line in lines)
+    assert any("TheBloke/TinyLlama-1.1B-GGUF" in line for line in lines)
+
+
+@pytest.mark.parametrize("closed", [">&-", "<&-"])
+def test_a_closed_stream_is_no_reason_to_fall_over(filled, closed):
+    """
+    What a shell has closed is not written to, and answers nothing.
+    """
+    command = f"{sys.executable} -m model_catalog rm local:tiny {closed}"
+
+    done = subprocess.run(
+        ["sh", "-c", command], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+    )
+
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr

@@ -1,9 +1,13 @@
 """The catalog as text: everything out, everything in, on whatever database."""
 
+import asyncio
 import io
 import json
 import re
 
+import hive
+import postgres
+import psycopg
 import pytest
 from conftest import a_model, moment, on_postgresql
 
@@ -216,7 +220,7 @@ BROKEN = {
     "NaN": line(size_bytes=float("nan")),
     "no date": line(downloaded_at="yesterday"),
     "a date of number": line(downloaded_at=5),
-    "a control character": line(reference="a\x1bb"),
+    "a control character": line(tags=["a\x1bb"]),
     "a lone surrogate": line(description="\ud800"),
     "tags of text": line(tags="abc"),
     "a tag of number": line(tags=[1]),
@@ -319,3 +323,89 @@ async def test_thousands_of_models_go_through(catalog):
 
     assert await catalog.count_models(tags=["t3"]) == 429
     assert len((await exported(catalog)).splitlines()) == 3001
+
+
+@pytest.mark.parametrize("backend", ["asyncpg", "psycopg"])
+@pytest.mark.parametrize(("on_conflict", "path"), [("keep", "/theirs"), ("newer", "/theirs")])
+async def test_what_another_writes_meanwhile_is_kept_as_well(database, on_conflict, path):
+    """
+    Which models are there is seen by the statement that writes, not by a look before it.
+    """
+    with psycopg.connect(postgres.dsn(database.url)) as other:
+        other.execute(
+            "INSERT INTO models (provider, reference, local_path, downloaded_at, use_count)"
+            " VALUES ('hf', 'm', '/theirs', 4102444800, 42)"
+        )
+        async with open_catalog(database.target) as catalog:
+            text = HEADER + line(local_path="/ours", downloaded_at="2026-01-01T00:00:00Z")
+            importing = asyncio.create_task(imported(catalog, text, on_conflict))
+            while not database.run(
+                "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+                " AND datname = current_database()"
+            ):
+                await asyncio.sleep(0)
+            other.commit()
+            done = await importing
+            model = await catalog.get_model("m", "hf")
+
+    assert (done.written, done.kept) == (0, 1)
+    assert (model.local_path, model.use_count) == (path, 42)
+
+
+async def test_what_the_hive_recorded_comes_back_from_an_export(tmp_path):
+    """
+    A long reference, a tab in one, a path of nothing: what may no longer be recorded may return.
+    """
+    rows = [
+        ("long/" + "x" * 600, "hf", "/a", 1, 1),
+        ("tab\tbed", "a:b", "", 2, -62135596800),
+        (" ", "hf", "/c", 3, -30578688000),
+    ]
+    hive.write(tmp_path / "hive.db", rows)
+    async with open_catalog(tmp_path / "hive.db") as catalog:
+        text = await exported(catalog)
+
+    async with open_catalog(tmp_path / "new.db") as catalog:
+        assert (await imported(catalog, text)).written == 3
+        assert await exported(catalog) == text
+
+
+@pytest.mark.parametrize("backend", ["asyncpg", "psycopg"])
+async def test_a_key_that_postgresql_cannot_index_is_a_broken_line(catalog):
+    """
+    The line is told of, and the rest is imported or not, as asked.
+    """
+    text = HEADER + line(reference="x" * 3000) + line()
+
+    with pytest.raises(InvalidImportError, match=r"line 2 .* too long for PostgreSQL"):
+        await imported(catalog, text)
+    done = await imported(catalog, text, skip_broken=True)
+
+    assert (done.written, [problem.line for problem in done.problems]) == (1, [2])
+
+
+async def test_a_count_of_downloads_stands_still_before_it_overflows(catalog):
+    """
+    2**63 - 1 downloads are as many as can be counted, on both databases.
+    """
+    await imported(catalog, HEADER + line(download_count=2**63 - 1))
+
+    model = await catalog.register_model(a_model("m"))
+
+    assert (model.download_count, type(model.download_count)) == (2**63 - 1, int)
+
+
+async def test_a_stream_that_stops_being_text_is_refused(catalog, tmp_path):
+    """
+    A stream of text cannot go on behind bytes that are none; one of bytes can.
+    """
+    path = tmp_path / "broken.ndjson"
+    path.write_bytes(HEADER.encode() + line().encode() + b"\xff\n")
+
+    with (
+        path.open(encoding="utf-8") as stream,
+        pytest.raises(InvalidImportError, match="open it as bytes"),
+    ):
+        await catalog.import_catalog(stream, skip_broken=True)
+
+    assert await catalog.list_models() == []

@@ -100,6 +100,47 @@ async def test_a_tag_that_may_not_be_stored_is_refused(catalog, tag):
     assert (await catalog.get_model("m", "hf")).tags == ()
 
 
+async def test_a_tag_of_any_script_has_128_characters(catalog):
+    """
+    They are counted as characters, however many bytes they take.
+    """
+    await catalog.register_model(a_model("m"))
+
+    assert (await catalog.tag_model("m", "hf", "あ" * 128)).tags == ("あ" * 128,)
+
+
+async def test_a_later_pin_keeps_the_first_ones_date(catalog, database):
+    """
+    Since when a model is pinned does not change when it is pinned again.
+    """
+    await catalog.register_model(a_model("m"))
+    await catalog.pin_model("m", "hf")
+    database.run("UPDATE models SET pinned_at = 1767225601")
+
+    assert (await catalog.pin_model("m", "hf", reason="still")).pinned_at == moment(1)
+
+
+@pytest.mark.parametrize(
+    ("field", "register"),
+    [
+        ("provider", lambda catalog: catalog.register_model(a_model("m", provider="a:b"))),
+        ("version", lambda catalog: catalog.register_model(a_model("m", version="a@b"))),
+        ("alias", lambda catalog: catalog.set_alias("m", "hf", "a@b")),
+    ],
+    ids=["provider", "version", "alias"],
+)
+async def test_what_no_ref_could_name_is_refused(catalog, field, register):
+    """
+    A name that a REF would read as another model's is not given in the first place.
+    """
+    await catalog.register_model(a_model("m"))
+
+    with pytest.raises(InvalidModelError, match="by which a REF is read") as caught:
+        await register(catalog)
+
+    assert caught.value.field == field
+
+
 async def test_a_pin_has_a_date_and_perhaps_a_reason(catalog):
     """
     A pinned model says since when; pinning again keeps the date, and a new reason replaces the old.

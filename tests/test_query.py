@@ -799,3 +799,35 @@ async def test_statistics_are_of_one_moment(catalog, database):
         for kinds in (stats.by_provider, stats.by_format, stats.by_quantization):
             assert sum(tally.model_count for tally in kinds.values()) == stats.total.model_count
     assert seen[-1].total.model_count == 40
+
+
+@pytest.mark.parametrize(
+    ("sort", "changes"),
+    [
+        (Sort.SIZE_BYTES, {"size_bytes": 2**70}),
+        (Sort.SIZE_BYTES, {"size_bytes": "1"}),
+        (Sort.REFERENCE, {"reference": "\ud800"}),
+        (Sort.REFERENCE, {"reference": "a\0b"}),
+        (Sort.DOWNLOADED_AT, {"reference": 5}),
+        (Sort.DOWNLOADED_AT, {"downloaded_at": "yesterday"}),
+        (Sort.DOWNLOADED_AT, {"downloaded_at": datetime(2026, 1, 1)}),  # noqa: DTZ001
+        (Sort.USE_COUNT, {}),
+    ],
+    ids=repr,
+)
+async def test_a_place_to_go_on_from_has_to_be_one(catalog, sort, changes):
+    """
+    `after` may be made by hand, and is checked as what is stored is.
+    """
+    last = a_model("m", **changes) if "reference" not in changes else a_model(**changes)
+
+    with pytest.raises(InvalidModelError):
+        await catalog.list_models(sort=sort, after=last)
+
+
+async def test_a_direction_is_one_or_none(catalog):
+    """
+    A word is no direction, though it is true.
+    """
+    with pytest.raises(InvalidModelError, match="descending 'no'"):
+        await catalog.list_models(descending="no")

@@ -20,7 +20,7 @@ from model_catalog.exchange import Exchange
 from model_catalog.labels import Labels
 from model_catalog.model import Model
 from model_catalog.query import KNOWN, MODELS, C, Filters, Sort, behind, conditions, ordering
-from model_catalog.records import KEY, Key, Registration, folded_of, model_of
+from model_catalog.records import KEY, Key, Registration, folded_of, model_of, one_more
 from model_catalog.usage import Together, Usage
 from model_catalog.work import OwnTransactions, SharedTransaction, Work
 
@@ -131,8 +131,8 @@ class ModelCatalog(Labels, Usage, Exchange):
 
         Writes the fields that were set on `model`; of a known one the others keep their values, and
         so do its tags, its pin, its aliases and its uses. `downloaded_at` is now unless it was
-        set; `download_count` goes up by one. The key is (provider, reference, version), where the
-        version is no alias.
+        set, or read; `download_count` goes up by one. The key is (provider, reference, version),
+        where the version is no alias.
 
         Raises InvalidModelError, and then nothing was written.
         """
@@ -157,8 +157,9 @@ class ModelCatalog(Labels, Usage, Exchange):
             registration = Registration.of(model)
             known = found.get(registration.key)
             found[registration.key] = known.then(registration) if known else registration
-        # By statement; and by key, so that two processes lock rows in the same order.
-        ordered = sorted(found.values(), key=lambda each: (each.shape, each.key))
+        # By key, so that two processes lock rows in the same order; what is next to one another
+        # and of one statement goes together.
+        ordered = sorted(found.values(), key=lambda each: each.key)
         batches = [list(batch) for _, batch in groupby(ordered, lambda each: each.shape)]
 
         async def unit(session: AsyncSession) -> None:
@@ -166,8 +167,7 @@ class ModelCatalog(Labels, Usage, Exchange):
                 await session.execute(self._upsert(batch[0]), [each.row for each in batch])
 
         if batches:
-            async with self._work.transaction() as work:
-                await work.write(unit)
+            await self._work.write_all(unit)
         return len(found)
 
     async def update_model(
@@ -235,7 +235,7 @@ class ModelCatalog(Labels, Usage, Exchange):
         if after is not None:
             statement = statement.where(behind(after, sort, descending=descending))
         if limit is not None:
-            statement = statement.limit(rules.size_bytes("limit", limit))
+            statement = statement.limit(rules.limit("limit", limit))
         return await self._read(statement)
 
     async def iter_models(
@@ -248,8 +248,9 @@ class ModelCatalog(Labels, Usage, Exchange):
         """
         As `list_models`, a page at a time, for a catalog that is not to be held in memory at once.
 
-        No transaction is open between two models, so the caller may write meanwhile. A model that
-        is registered again meanwhile moves to the front, and is not met a second time.
+        No transaction is open between two models, so the caller may write meanwhile. A model whose
+        sorted value changes meanwhile moves: one that is registered again goes to the front of the
+        default order, and is not met a second time.
         """
         statement = self._listing(filters, sort, descending).limit(_PAGE)
         page = await self._read(statement)
@@ -334,7 +335,7 @@ class ModelCatalog(Labels, Usage, Exchange):
         insert = self._insert(MODELS)
         changed = {name: insert.excluded[name] for name in registration.changed}
         return insert.on_conflict_do_update(
-            index_elements=KEY, set_={**changed, "download_count": C.download_count + 1}
+            index_elements=KEY, set_={**changed, "download_count": one_more(C.download_count)}
         )
 
 

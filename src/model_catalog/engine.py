@@ -264,11 +264,16 @@ async def begin_writing(connection: AsyncConnection) -> None:
     An engine with our habits has sent BEGIN IMMEDIATE already. On a host's own, sqlite3 would begin
     at the first INSERT, and a lock that is wanted after a read is refused at once.
     """
-    if connection.dialect.name != "sqlite":
-        return
-    raw = await connection.get_raw_connection()
-    if not raw.driver_connection.in_transaction:  # type: ignore[union-attr]
+    if not await is_in_transaction(connection):
         await connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+async def is_in_transaction(connection: AsyncConnection) -> bool:
+    """Whether SQLite is in a transaction; on PostgreSQL a connection that has begun always is."""
+    if connection.dialect.name != "sqlite":
+        return True
+    raw = await connection.get_raw_connection()
+    return bool(raw.driver_connection.in_transaction)  # type: ignore[union-attr]
 
 
 async def limit_lock_wait(connection: AsyncConnection, seconds: float) -> None:

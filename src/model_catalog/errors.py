@@ -151,8 +151,9 @@ class SchemaOutOfDateError(CatalogError):
 
     def __init__(self, target: str, current: str | None, head: str) -> None:
         super().__init__(
-            f"the catalog at {target} is at {current or 'no revision'} and this package needs "
-            f"{head}: await model_catalog.upgrade(target), or run `model-catalog db upgrade`"
+            f"the catalog at {target} is at {current or 'an older revision or none'} and this "
+            f"package needs {head}: await model_catalog.upgrade(target), or run "
+            f"`model-catalog db upgrade`"
         )
         self.target = target
         self.current = current

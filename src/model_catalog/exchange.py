@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from itertools import islice
 from typing import IO, Any, Final, Literal, TypeAlias
 
-from sqlalchemy import Text, bindparam, delete, select
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Text,
+    bindparam,
+    delete,
+    func,
+    select,
+    type_coerce,
+)
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from model_catalog.errors import InvalidImportError, InvalidModelError
@@ -21,7 +30,8 @@ from model_catalog.records import ALIASES, KEY, Records, folded_of, split
 OnConflict: TypeAlias = Literal["keep", "replace", "newer"]
 
 _LINES: Final = 1000
-_LONG_AGO: Final = datetime.min.replace(tzinfo=UTC)
+# PostgreSQL's index holds 2704 bytes a row, of which some are its own.
+_LONGEST_KEY_BYTES: Final = 2660
 
 # Children are written by the key of their model: of a new one nobody knows the id yet.
 _ID: Final = select(C.id).where(*(C[name] == bindparam(f"of_{name}", type_=Text) for name in KEY))
@@ -85,35 +95,46 @@ class Exchange(Records):
         """
         if on_conflict not in ("keep", "replace", "newer"):
             raise InvalidModelError("on_conflict", on_conflict, "is none of keep, replace, newer")
-        entries, problems = await _read(stream, skip_broken=skip_broken)
+        entries, problems = await _read(stream, self._unstorable, skip_broken=skip_broken)
         written = 0
         if entries:
-            async with self._work.transaction() as work:
-                written = await work.write(
-                    lambda session: self._import(session, entries, on_conflict)
-                )
+            written = await self._work.write_all(
+                lambda session: self._import(session, entries, on_conflict)
+            )
         return Imported(written, len(entries) - written, tuple(problems))
+
+    def _unstorable(self, entry: Entry) -> str | None:
+        size = len("".join(entry.key).encode())
+        if self._work.dialect == "postgresql" and size > _LONGEST_KEY_BYTES:
+            return f"its provider, reference and version are {size} bytes, too long for PostgreSQL"
+        return None
 
     async def _import(
         self, session: AsyncSession, entries: Sequence[Entry], on_conflict: OnConflict
     ) -> int:
-        rows = await session.execute(select(*(C[name] for name in KEY), C.downloaded_at))
-        there = {tuple(row[:-1]): row[-1] for row in rows}
-        chosen = [entry for entry in entries if _is_chosen(entry, there, on_conflict)]
-        if not chosen:
-            return 0
-
         upsert = self._insert(MODELS)
-        models = [entry.row | folded_of(entry.row) for entry in chosen]
+        models = [entry.row | folded_of(entry.row) for entry in entries]
         changed = {name: upsert.excluded[name] for name in models[0] if name not in KEY}
-        await session.execute(
-            upsert.on_conflict_do_update(index_elements=KEY, set_=changed), models
-        )
+        # Which are there already is for the statement to see: who looks before it writes may find
+        # that another has written in between.
+        if on_conflict == "keep":
+            upsert = upsert.on_conflict_do_nothing(index_elements=KEY)
+        else:
+            later = _seconds(upsert.excluded.downloaded_at) > _seconds(C.downloaded_at)
+            upsert = upsert.on_conflict_do_update(
+                index_elements=KEY,
+                set_=changed,
+                where=later if on_conflict == "newer" else None,
+            )
+        returned = await session.execute(upsert.returning(*(C[name] for name in KEY)), models)
+        written = {tuple(row) for row in returned}
+        chosen = [entry for entry in entries if entry.key in written]
 
         keys = [{f"of_{name}": entry.row[name] for name in KEY} for entry in chosen]
         for table in (TAGS, ALIASES):
             here = delete(table).where(table.c.model_id == _ID.scalar_subquery())
-            await session.execute(here, keys)
+            if keys:
+                await session.execute(here, keys)
         await self._attach(session, keys, chosen, moves=on_conflict != "keep")
         return len(chosen)
 
@@ -150,24 +171,20 @@ class Exchange(Records):
             await session.execute(insert, aliases)
 
 
-def _is_chosen(
-    entry: Entry, there: Mapping[tuple[str, ...], datetime | None], on_conflict: OnConflict
-) -> bool:
-    if entry.key not in there or on_conflict == "replace":
-        return True
-    if on_conflict == "keep":
-        return False
-    given, known = entry.row["downloaded_at"], there[entry.key]
-    return bool((given or _LONG_AGO) > (known or _LONG_AGO))
+def _seconds(moment: ColumnElement[datetime]) -> ColumnElement[int]:
+    """A time to compare; what has none is older than any."""
+    return func.coalesce(type_coerce(moment, BigInteger), -(2**62))
 
 
 async def _read(
-    stream: IO[str] | IO[bytes], *, skip_broken: bool
+    stream: IO[str] | IO[bytes], unstorable: Callable[[Entry], str | None], *, skip_broken: bool
 ) -> tuple[list[Entry], list[Problem]]:
     entries: dict[tuple[str, ...], Entry] = {}
     problems: list[Problem] = []
     async for number, line in _numbered(stream):
         found = parse(line, number)
+        if isinstance(found, Entry) and (why := unstorable(found)):
+            found = Problem(number, why)
         if isinstance(found, Entry):
             first = entries.setdefault(found.key, found)
             if first is not found:
@@ -191,10 +208,19 @@ async def _numbered(stream: IO[str] | IO[bytes]) -> AsyncIterator[tuple[int, str
         return lines
 
     number = 0
-    while lines := await asyncio.to_thread(page):
+    while True:
+        try:
+            lines = await asyncio.to_thread(page)
+        except UnicodeDecodeError as error:
+            # A stream of text cannot go on behind it; one of bytes can.
+            raise InvalidImportError(
+                number + 1, f"from there on it is no {error.encoding}: open it as bytes"
+            ) from error
         for line in lines:
             number += 1
             yield number, line
+        if not lines:
+            break
     if not number:
         raise InvalidImportError(1, "the stream is empty")
 

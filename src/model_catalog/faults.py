@@ -56,9 +56,8 @@ _POSTGRESQL: Final = {
     "XX002": CatalogCorruptError,
 }
 
-# The statements of the catalog are constant: where one does not compile, a table or a column that
-# it names is not there. SQLite has no code of its own for that.
-_NO_SUCH_TABLE: Final = {"SQLITE_ERROR", "42P01", "42703", "3F000"}
+# A table or a column is not there. SQLite has no code of its own for that, only words.
+_NO_SUCH_TABLE: Final = {"42P01", "42703", "3F000"}
 
 
 def _longest(codes: dict[str, type[CatalogError]], code: str) -> type[CatalogError] | None:
@@ -78,7 +77,7 @@ def meaning(error: Exception, target: str) -> CatalogError:
     driver = error.driver_exception
     code = getattr(driver, "sqlite_errorname", None) or getattr(driver, "sqlstate", None) or ""
     reason = f"{driver}".strip() or type(driver).__name__
-    if code in _NO_SUCH_TABLE:
+    if code in _NO_SUCH_TABLE or (code == "SQLITE_ERROR" and reason.startswith("no such ")):
         return SchemaOutOfDateError(target, None, REVISION)
     kind = _longest(_SQLITE if code.startswith("SQLITE") else _POSTGRESQL, code)
     if kind is None and (error.connection_invalidated or not code):

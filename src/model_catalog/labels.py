@@ -142,7 +142,7 @@ class Labels(Records):
         Raises ModelNotFoundError and InvalidModelError.
         """
         key = Key.of(reference, provider, version)
-        name = rules.named("alias", alias, rules.MAX_NAME)
+        name = rules.alias("alias", alias)
         insert = self._insert(ALIASES)
         statement = insert.on_conflict_do_update(
             index_elements=["provider", "reference", "alias"],

@@ -43,10 +43,15 @@ class Entry:
         return self.row["provider"], self.row["reference"], self.row["version"]
 
 
+def iso_time(moment: datetime) -> str:
+    """A time as ISO 8601 in UTC, as in `2026-11-23T14:05:09Z`; the year has four digits."""
+    return moment.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
 def text_of(row: Mapping[str, Any]) -> str:
     """The line of a model, with its end; what is None is left out, and so is an empty list."""
     values = {
-        name: f"{value:%Y-%m-%dT%H:%M:%SZ}" if isinstance(value, datetime) else value
+        name: iso_time(value) if isinstance(value, datetime) else value
         for name, value in row.items()
         if value is not None and value != ()
     }

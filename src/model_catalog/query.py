@@ -7,11 +7,22 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, Final, TypedDict, cast
 
-from sqlalchemy import ColumnElement, Table, and_, func, or_, select, true, tuple_
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Integer,
+    Table,
+    and_,
+    func,
+    or_,
+    select,
+    true,
+    tuple_,
+)
 
 from model_catalog import rules
 from model_catalog.errors import InvalidModelError
-from model_catalog.model import Model, ModelTag, folded
+from model_catalog.model import Model, ModelTag, UnixSeconds, folded
 
 MODELS: Final = cast("Table", Model.__table__)
 TAGS: Final = cast("Table", ModelTag.__table__)
@@ -89,7 +100,8 @@ _NAMES: Final = {
     Sort.QUANTIZATION,
     Sort.FORMAT,
 }
-_KEY: Final = (C.provider, C.reference, C.version)
+_KEY_NAMES: Final = ("provider", "reference", "version")
+_KEY: Final = tuple(C[name] for name in _KEY_NAMES)
 
 
 def conditions(filters: Mapping[str, object], dialect: str) -> list[ColumnElement[bool]]:
@@ -117,12 +129,26 @@ def behind(last: Model, sort: Sort, *, descending: bool | None) -> ColumnElement
     column = _sorted_by(sort)
     if not isinstance(last, Model):
         raise InvalidModelError("after", last, f"is a {type(last).__name__}: give a Model")
-    value = getattr(last, sort.value)
-    later = tuple_(*_KEY) > tuple_(last.provider, last.reference, last.version)
+    value = _checked(sort.value, getattr(last, sort.value))
+    key = [rules.lookup_text(name, getattr(last, name)) for name in _KEY_NAMES]
+    later = tuple_(*_KEY) > tuple_(*key)
     if value is None:
         return and_(column.is_(None), later)
     further = column < value if _down(sort, descending) else column > value
     return or_(further, column.is_(None), and_(column == value, later))
+
+
+def _checked(name: str, value: object) -> Any:
+    """A value to compare a column with: of its type, and one that a driver takes."""
+    if value is None and not C[name].nullable:
+        raise InvalidModelError(name, None, "is not known: give a model that was read")
+    if value is None:
+        return None
+    if isinstance(C[name].type, UnixSeconds):
+        return rules.moment(name, value)
+    if isinstance(C[name].type, Integer | BigInteger):
+        return rules.size_bytes(name, value)
+    return rules.lookup_text(name, value)
 
 
 def _sorted_by(sort: Sort) -> ColumnElement[Any]:
@@ -132,7 +158,11 @@ def _sorted_by(sort: Sort) -> ColumnElement[Any]:
 
 
 def _down(sort: Sort, descending: bool | None) -> bool:  # noqa: FBT001
-    return sort.descending_by_default if descending is None else descending
+    if descending is None:
+        return sort.descending_by_default
+    if not isinstance(descending, bool):
+        raise InvalidModelError("descending", descending, "is neither True, False nor None")
+    return descending
 
 
 Condition = Callable[[str, object, str], ColumnElement[bool]]

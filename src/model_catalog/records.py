@@ -7,7 +7,17 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final, cast
 
-from sqlalchemy import ColumnElement, ScalarSelect, Select, Table, Update, delete, func, select
+from sqlalchemy import (
+    ColumnElement,
+    ScalarSelect,
+    Select,
+    Table,
+    Update,
+    case,
+    delete,
+    func,
+    select,
+)
 from sqlalchemy import inspect as sa_inspect
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -169,6 +179,15 @@ class Registration:
     def then(self, later: Registration) -> Registration:
         """Both, one after the other."""
         return Registration(self.row | later.row, self.changed | later.changed)
+
+
+def one_more(column: ColumnElement[int], more: int = 1) -> ColumnElement[int]:
+    """
+    A count that goes up, and stands still before it overflows.
+
+    To SQLite a sum beyond 2**63 is a floating-point number.
+    """
+    return case((column <= rules.MAX_SIZE - more, column + more), else_=rules.MAX_SIZE)
 
 
 def folded_of(row: Mapping[str, Any]) -> dict[str, str | None]:

@@ -38,14 +38,12 @@ Rule: TypeAlias = Callable[[str, object], Any]
 
 
 def key_text(field: str, value: object, limit: int) -> str:
-    """A part of a key that is about to be stored."""
+    """A short text that is about to be stored: no line breaks, nothing that steers a terminal."""
     text = lookup_text(field, value)
     if len(text) > limit:
         raise InvalidModelError(
             field, value, f"is {len(text)} characters long: at most {limit} fit"
         )
-    if limit == MAX_NAME and (size := len(text.encode())) > MAX_NAME_BYTES:
-        raise InvalidModelError(field, value, f"is {size} bytes long: at most {MAX_NAME_BYTES} fit")
     for character in text:
         if unicodedata.category(character) == "Cc":
             raise InvalidModelError(
@@ -55,10 +53,39 @@ def key_text(field: str, value: object, limit: int) -> str:
 
 
 def named(field: str, value: object, limit: int) -> str:
-    """A part of a key that may not be blank."""
+    """A short text that may not be blank."""
     text = key_text(field, value, limit)
     if not text.strip():
         raise InvalidModelError(field, value, "is blank: give it a name")
+    return text
+
+
+def provider(field: str, value: object) -> str:
+    """Where a model is from; the colon ends it in `provider:reference`."""
+    return _without(":", field, _in_an_index(field, named(field, value, MAX_NAME)))
+
+
+def version(field: str, value: object) -> str:
+    """Which one of a reference, or `""`; the `@` begins it in `reference@version`."""
+    return _without("@", field, _in_an_index(field, key_text(field, value, MAX_NAME)))
+
+
+def alias(field: str, value: object) -> str:
+    """A name that may stand where a version may."""
+    return version(field, named(field, value, MAX_NAME))
+
+
+def _in_an_index(field: str, text: str) -> str:
+    if (size := len(text.encode())) > MAX_NAME_BYTES:
+        raise InvalidModelError(field, text, f"is {size} bytes long: at most {MAX_NAME_BYTES} fit")
+    return text
+
+
+def _without(mark: str, field: str, text: str) -> str:
+    if mark in text:
+        raise InvalidModelError(
+            field, text, f"has a {mark!r} in it, by which a REF is read: write something else"
+        )
     return text
 
 
@@ -79,7 +106,7 @@ def lookup_text(field: str, value: object) -> str:
 
 def path(field: str, value: object) -> str:
     """
-    A path, as the operating system takes it: never normalised, not looked up.
+    A path that is about to be stored, as the operating system takes it; it is not looked up.
 
     Bytes that are not UTF-8 arrive as the surrogates `os.fsdecode` makes of them.
     """
@@ -92,17 +119,29 @@ def path(field: str, value: object) -> str:
         raw = raw.decode("utf-8", "surrogateescape")
     if not raw:
         raise InvalidModelError(field, value, "is empty: give the path of the model")
+    size = _path_bytes(field, raw, value)
+    if size > MAX_PATH_BYTES:
+        raise InvalidModelError(field, value, f"is {size} bytes long: at most {MAX_PATH_BYTES} fit")
+    return raw
+
+
+def recorded_path(field: str, value: object) -> str:
+    """A path that was recorded before, perhaps under other rules."""
+    if not isinstance(value, str):
+        raise InvalidModelError(field, value, f"is a {type(value).__name__}: give a str")
+    _path_bytes(field, value, value)
+    return value
+
+
+def _path_bytes(field: str, raw: str, value: object) -> int:
     if "\0" in raw:
         raise InvalidModelError(field, value, "has a NUL in it, which no file name has")
     try:
-        size = len(raw.encode("utf-8", "surrogateescape"))
+        return len(raw.encode("utf-8", "surrogateescape"))
     except UnicodeEncodeError as error:
         raise InvalidModelError(
             field, value, "has a surrogate in it that stands for no byte: use os.fsdecode"
         ) from error
-    if size > MAX_PATH_BYTES:
-        raise InvalidModelError(field, value, f"is {size} bytes long: at most {MAX_PATH_BYTES} fit")
-    return raw
 
 
 def size_bytes(field: str, value: object) -> int | None:
@@ -113,11 +152,11 @@ def size_bytes(field: str, value: object) -> int | None:
     index = getattr(type(value), "__index__", None)
     if isinstance(value, bool) or index is None:
         raise InvalidModelError(
-            field, value, f"is a {type(value).__name__}: give whole bytes as an int"
+            field, value, f"is a {type(value).__name__}: give a whole number as an int"
         )
     number = int(index(value))
     if not 0 <= number <= MAX_SIZE:
-        raise InvalidModelError(field, value, "is out of range: give 0 to 2**63 - 1 bytes")
+        raise InvalidModelError(field, value, "is out of range: give 0 to 2**63 - 1")
     return number
 
 
@@ -185,6 +224,18 @@ def search(field: str, value: object) -> str:
     return text
 
 
+def seconds(field: str, value: object) -> float:
+    """How long at most."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
+        raise InvalidModelError(field, value, "is no time to wait: give seconds, 0 or more")
+    return value
+
+
+def limit(field: str, value: object) -> int | None:
+    """How many at most."""
+    return size_bytes(field, value)
+
+
 def count(field: str, value: object) -> int:
     """How often something happened: at least once."""
     number = size_bytes(field, value)
@@ -217,8 +268,8 @@ CHANGEABLE: Final[Mapping[str, Rule]] = {
 
 _RULES: Final[Mapping[str, Rule]] = {
     "reference": lambda field, value: named(field, value, MAX_REFERENCE),
-    "provider": lambda field, value: named(field, value, MAX_NAME),
-    "version": lambda field, value: key_text(field, value, MAX_NAME),
+    "provider": provider,
+    "version": version,
     **CHANGEABLE,
 }
 _REQUIRED: Final = ("reference", "provider", "local_path")
@@ -230,8 +281,16 @@ _COUNTED: Final[Mapping[str, Rule]] = {
     "pinned_at": moment,
     "pin_reason": lambda field, value: prose(field, value, MAX_REASON_BYTES),
 }
-WHOLE: Final[Mapping[str, Rule]] = {**_RULES, **_COUNTED}
-"""Every field of a model that is not the database's own, and what each may be."""
+WHOLE: Final[Mapping[str, Rule]] = {
+    **_RULES,
+    **_COUNTED,
+    # What was recorded under other rules, by the hive or an older release, may come back.
+    "reference": lookup_text,
+    "provider": lookup_text,
+    "version": lookup_text,
+    "local_path": recorded_path,
+}
+"""Every field of a model that is not the database's own, and what each may be in an import."""
 
 
 def whole(values: Mapping[str, object]) -> dict[str, Any]:
@@ -244,8 +303,10 @@ def whole(values: Mapping[str, object]) -> dict[str, Any]:
         if field not in WHOLE:
             raise InvalidModelError(field, value, "is no field of a model")
     given: dict[str, object] = {"version": "", "download_count": 0, "use_count": 0, **values}
-    found = checked(given)
-    found |= {field: rule(field, given.get(field)) for field, rule in WHOLE.items()}
+    for field in _REQUIRED:
+        if field not in values:
+            raise InvalidModelError(field, None, "is missing: every model has one")
+    found = {field: rule(field, given.get(field)) for field, rule in WHOLE.items()}
     for field in ("download_count", "use_count"):
         if found[field] is None:
             raise InvalidModelError(field, None, "is missing: give a number")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from model_catalog.engine import create_engine, make_ready
+from model_catalog.engine import LOCK_WAIT_S, create_engine, limit_lock_wait, make_ready
 from model_catalog.errors import (
     CatalogError,
     ForeignDatabaseError,
@@ -131,6 +131,7 @@ async def current_revision(database: Opened) -> str | None:
     async def once() -> str | None:
         with translated(database.name):
             async with database.engine.connect() as connection:
+                await limit_lock_wait(connection, LOCK_WAIT_S)
                 return await connection.run_sync(recognise, database)
 
     # To its end: a driver that is cancelled while it connects leaves a connection nobody knows of.

@@ -9,14 +9,14 @@ from contextvars import Context
 from datetime import UTC, datetime
 from typing import Generic, TypeVar
 
-from sqlalchemy import ColumnElement, case, literal, or_, update
+from sqlalchemy import case, literal, or_, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.sql.dml import ReturningUpdate
 
 from model_catalog import rules
 from model_catalog.errors import ModelNotFoundError
 from model_catalog.query import MODELS, C
-from model_catalog.records import Key, Records
+from model_catalog.records import Key, Records, one_more
 
 I = TypeVar("I")  # noqa: E741 - an item
 R = TypeVar("R")
@@ -115,13 +115,11 @@ class Usage(Records):
 def _count(key: Key, count: int, now: datetime) -> ReturningUpdate[tuple[int]]:
     earlier = or_(C.last_used_at.is_(None), C.last_used_at < now)
     used_at = literal(now, C.last_used_at.type)
-    # To SQLite a sum beyond 2**63 is a floating-point number: the count stands still before that.
-    room: ColumnElement[bool] = C.use_count <= rules.MAX_SIZE - count
     return (
         update(MODELS)
         .where(C.id == key.model_id.scalar_subquery())
         .values(
-            use_count=case((room, C.use_count + count), else_=rules.MAX_SIZE),
+            use_count=one_more(C.use_count, count),
             last_used_at=case((earlier, used_at), else_=C.last_used_at),
         )
         .returning(C.id)

@@ -11,18 +11,25 @@ from typing import Any, Final, Protocol, TypeAlias, TypeVar
 from weakref import WeakKeyDictionary
 
 from sqlalchemy import Engine
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession, AsyncSessionTransaction, async_sessionmaker
 
+from model_catalog import rules
 from model_catalog.engine import (
     LOCK_WAIT_S,
     WRITE,
     begin_writing,
     enforces_references,
     files_of,
+    is_in_transaction,
     limit_lock_wait,
 )
-from model_catalog.errors import CatalogBusyError, TransactionError
-from model_catalog.faults import translated
+from model_catalog.errors import (
+    CatalogBusyError,
+    CatalogError,
+    TransactionError,
+)
+from model_catalog.faults import meaning, translated
 from model_catalog.model import Model
 from model_catalog.target import name_of
 from model_catalog.waiting import patiently, to_its_end
@@ -52,6 +59,9 @@ class Work(Protocol):
     async def write(self, unit: Unit[T]) -> T:
         """Run a unit that writes."""
 
+    async def write_all(self, unit: Unit[T]) -> T:
+        """Run a unit of several writes, of which all are kept or none."""
+
     def transaction(self) -> AbstractAsyncContextManager[Work]:
         """One transaction for everything that is run in the Work it yields."""
 
@@ -71,7 +81,9 @@ _inside: ContextVar[tuple[_Open, ...]] = ContextVar("model_catalog_inside", defa
 
 # SQLite has one writer. Queueing for it here is fair and can be cancelled; queueing in SQLite's
 # own busy handler blocks a thread, and lets the luckiest go first.
-_turns: WeakKeyDictionary[Engine, asyncio.Lock] = WeakKeyDictionary()
+# A lock is of one loop, and an engine may be used in one after another.
+_Turns: TypeAlias = WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock]
+_turns: WeakKeyDictionary[Engine, _Turns] = WeakKeyDictionary()
 
 
 class OwnTransactions:
@@ -79,8 +91,8 @@ class OwnTransactions:
 
     def __init__(self, sessions: async_sessionmaker[AsyncSession], timeout_s: float) -> None:
         self._sessions = sessions
-        self._timeout_s = timeout_s
-        self._engine = sessions().get_bind(Model).engine
+        self._timeout_s = rules.seconds("timeout_s", timeout_s)
+        self._engine = _engine_of(sessions())
         self._target = name_of(self._engine.url)
         self.dialect = self._engine.dialect.name
         self.cascades = enforces_references(self._engine)
@@ -93,13 +105,14 @@ class OwnTransactions:
         async with self._turn():
             return await self._run(unit, writes=True)
 
+    async def write_all(self, unit: Unit[T]) -> T:
+        return await self.write(unit)
+
     async def _run(self, unit: Unit[T], *, writes: bool) -> T:
         async def once() -> T:
             with translated(self._target):
                 async with self._sessions() as session:
-                    await session.begin()
-                    if writes:
-                        await self._begin_writing(session, LOCK_WAIT_S)
+                    await self._begin(session, LOCK_WAIT_S, writes=writes)
                     result = await unit(session)
                     await session.commit()
                     return result
@@ -110,12 +123,13 @@ class OwnTransactions:
     async def transaction(self) -> AsyncIterator[Work]:
         async with self._turn():
             session = self._sessions()
-            shared = SharedTransaction(session)
+            shared = SharedTransaction(session, ours=True)
             here = _Open(self._engine)
             try:
                 await self._begin_patiently(session)
                 _inside.set((*(outer for outer in _inside.get() if outer.engine), here))
                 yield shared
+                shared.require_whole()
                 await to_its_end(_translated(session.commit(), self._target))
             finally:
                 here.engine = None
@@ -127,18 +141,23 @@ class OwnTransactions:
         async def once() -> None:
             try:
                 with translated(self._target):
-                    await session.begin()
                     # What comes after cannot be tried again from the start.
-                    await self._begin_writing(session, self._timeout_s)
+                    await self._begin(session, self._timeout_s, writes=True)
             except BaseException:
                 await session.close()
                 raise
 
         await patiently(once, self._timeout_s)
 
-    async def _begin_writing(self, session: AsyncSession, lock_wait_s: float) -> None:
-        connection = await session.connection(_BIND, execution_options={WRITE: True})
-        await begin_writing(connection)
+    async def _begin(self, session: AsyncSession, lock_wait_s: float, *, writes: bool) -> None:
+        options: dict[str, object] = {WRITE: writes}
+        if self.dialect == "postgresql" and writes:
+            # A host may have set AUTOCOMMIT, in which nothing is undone.
+            options["isolation_level"] = "READ COMMITTED"
+        await session.begin()
+        connection = await session.connection(_BIND, execution_options=options)
+        if writes:
+            await begin_writing(connection)
         await limit_lock_wait(connection, lock_wait_s)
 
     def ensure_outside(self) -> None:
@@ -154,7 +173,8 @@ class OwnTransactions:
         if self.dialect != "sqlite":
             yield
             return
-        turn = _turns.setdefault(self._engine, asyncio.Lock())
+        turns = _turns.setdefault(self._engine, WeakKeyDictionary())
+        turn = turns.setdefault(asyncio.get_running_loop(), asyncio.Lock())
         try:
             async with asyncio.timeout(self._timeout_s):
                 await turn.acquire()
@@ -168,33 +188,58 @@ class OwnTransactions:
             turn.release()
 
 
+def _engine_of(session: AsyncSession) -> Engine:
+    with translated("the host's session"):
+        return session.get_bind(Model).engine
+
+
 async def _translated(step: Coroutine[Any, Any, T], target: str) -> T:
     with translated(target):
         return await step
 
 
 class SharedTransaction:
-    """Every unit is part of the transaction of one session, which somebody else ends."""
+    """
+    Every unit is part of the transaction of one session, which somebody else ends.
 
-    def __init__(self, session: AsyncSession) -> None:
+    One that is `ours` ends with the first call that the database fails: PostgreSQL would undo at
+    the commit what came before, and SQLite may have undone it already. A savepoint around that call
+    saves the rest.
+    """
+
+    def __init__(self, session: AsyncSession, *, ours: bool = False) -> None:
         self._session = session
-        engine = session.get_bind(Model).engine
+        engine = _engine_of(session)
         self._target = name_of(engine.url)
         self.dialect = engine.dialect.name
         self.cascades = enforces_references(engine)
         self.files = files_of(engine)
         self.over = False
+        self._ours = ours
+        self._failure: CatalogError | None = None
         # A session serves one task at a time; its users may well be several.
         self._turn = asyncio.Lock()
 
     def ensure_outside(self) -> None:
         """It is the caller's own transaction that this one works in."""
 
+    def require_whole(self) -> None:
+        """Raise TransactionError where a call has failed, and with it the transaction."""
+        if self._failure is not None:
+            raise TransactionError(
+                "an earlier call in this transaction failed, and nothing of it is kept: "
+                "let its error out of the block, or make the call in a transaction() within it"
+            ) from self._failure
+
     async def read(self, unit: Unit[T]) -> T:
         return await self._run(unit)
 
     async def write(self, unit: Unit[T]) -> T:
         return await self._run(unit)
+
+    async def write_all(self, unit: Unit[T]) -> T:
+        async with self.transaction() as work:
+            return await work.write(unit)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Work]:
@@ -208,10 +253,25 @@ class SharedTransaction:
         savepoint = await self._run(begin)
         try:
             yield self
+            self.require_whole()
         except BaseException:
-            await self._run(lambda _: savepoint.rollback())
+            async with self._turn:
+                await to_its_end(self._undo(savepoint))
             raise
         await self._run(lambda _: savepoint.commit())
+
+    async def _undo(self, savepoint: AsyncSessionTransaction) -> None:
+        """Go back to a savepoint; where that fails, what made it necessary is the error to tell."""
+        try:
+            with translated(self._target):
+                await savepoint.rollback()
+                whole = await is_in_transaction(await self._session.connection(_BIND))
+        except CatalogError as error:
+            self._failure = self._failure or error
+        else:
+            # SQLite undoes the whole transaction where it has no room left for a part of it.
+            if whole:
+                self._failure = None
 
     async def _run(self, unit: Unit[T]) -> T:
         async def once() -> T:
@@ -221,9 +281,15 @@ class SharedTransaction:
                     # Only the ORM's own statements flush first. What the host has added and not
                     # yet flushed is to be found by the next.
                     await session.flush()
-                return await unit(session)
+                try:
+                    return await unit(session)
+                except (SQLAlchemyError, OSError) as error:
+                    if self._ours:
+                        self._failure = meaning(error, self._target)
+                    raise
 
         if self.over:
             raise TransactionError("this transaction is over: call the catalog it came from")
         async with self._turn:
+            self.require_whole()
             return await to_its_end(once())

@@ -108,6 +108,11 @@ REFUSED = {
     "safetensors: tensor that is a list": tensors(a=[]),
     "safetensors: a mebibyte of lists": headed(b'{"a":[' + b"[]," * 340_000 + b"[]]}"),
     "safetensors: a name of megabytes": headed('{"\U0001f999'.encode() + b"x" * 9_000_000),
+    "safetensors: 17 MB of values": headed(
+        b"{"
+        + b",".join(b'"%d":' % i + SCALAR + b'"' + b"x" * 1_000_000 + b'"]}' for i in range(17))
+        + b"}"
+    ),
     "safetensors: 65,537 tensors": tensors(
         **{f"{i}": entry(shape=[0], data_offsets=[0, 0]) for i in range(65_537)}
     ),
@@ -172,6 +177,7 @@ REASONS = {
     "safetensors: tensor that is a list": "no dtype",
     "safetensors: a mebibyte of lists": "no dtype",
     "safetensors: a name of megabytes": "longer than 1,048,576",
+    "safetensors: 17 MB of values": "values are longer",
     "safetensors: 65,537 tensors": "more than 65,536",
 }
 """What each is refused for, so that it is not for another reason."""

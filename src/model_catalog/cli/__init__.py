@@ -35,8 +35,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     to standard error.
     """
     for stream in (sys.stdout, sys.stderr):
-        # A name may hold what the terminal's encoding does not.
-        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+        # None where the shell has closed it; and a name may hold what its encoding does not.
+        if stream is not None:
+            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     options = make_parser().parse_args(arguments)
     # Here, because the commands import SQLAlchemy: half a second that `--help` does not need.
     from model_catalog.cli import commands  # noqa: PLC0415
@@ -45,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.getLogger("model_catalog").addHandler(words)
     try:
         code = asyncio.run(commands.run(options))
-        sys.stdout.flush()
+        print(end="", flush=True)
     except (InvalidImportError, InvalidModelError, InvalidTargetError) as error:
         complain(f"error: {error}")
         return MISUSED

@@ -20,7 +20,6 @@ from model_catalog.cli.output import (
     counted,
     human_size,
     human_time,
-    iso_time,
     print_json,
     print_line,
     print_table,
@@ -31,6 +30,7 @@ from model_catalog.errors import ModelNotFoundError
 from model_catalog.files.opening import kind
 from model_catalog.lifecycle import open_catalog
 from model_catalog.model import Model
+from model_catalog.ndjson import iso_time
 from model_catalog.reference import ModelRef
 from model_catalog.upkeep import register_path
 
@@ -94,9 +94,8 @@ async def add(options: Namespace) -> int:
 
 
 async def ls(options: Namespace) -> int:
-    filters = read_filters(options.filter, datetime.now(UTC))
-    if options.provider is not None:
-        filters["provider"] = options.provider
+    only = [] if options.provider is None else [f"provider={options.provider}"]
+    filters = read_filters([*only, *options.filter], datetime.now(UTC))
     sort, descending = read_sort(options.sort)
 
     async def read(catalog: ModelCatalog) -> tuple[list[Model], set[tuple[str, str]]]:
@@ -148,7 +147,7 @@ def _print_models(models: Sequence[Model], *, paths: bool) -> None:
         list(columns),
         [[column(model) for column in columns.values()] for model in models],
         right=["SIZE"],
-        cut="REFERENCE",
+        cut=["VERSION", "REFERENCE", "QUANT", "ARCH", "PROVIDER"],
     )
 
 
@@ -185,22 +184,18 @@ async def rm(options: Namespace) -> int:
     async def read(catalog: ModelCatalog) -> int | None:
         known: list[ModelRef] = []
         for ref in refs:
-            found = [
-                model
-                for model in await catalog.list_models(
-                    provider=ref.provider, reference=ref.reference
-                )
-                if ref.version in (None, model.version)
-            ]
+            found = await catalog.list_models(provider=ref.provider, reference=ref.reference)
+            if ref.version is not None:
+                # It may be an alias.
+                one = await catalog.find_model(ref.reference, ref.provider, ref.version)
+                found = [one] if one else []
             if not found:
                 complain(f"error: {ModelNotFoundError(ref.reference, ref.provider, ref.version)}")
                 continue
             known.append(ref)
             for model in found:
-                tell(
-                    f"{name_of(model, exact=bool(found[1:]))}, {human_size(model.size_bytes)}, "
-                    f"at {model.local_path}"
-                )
+                name = name_of(model, exact=ref.version is not None or bool(found[1:]))
+                tell(f"{name}, {human_size(model.size_bytes)}, at {model.local_path}")
         if not known:
             return FAILED
         if not options.yes and not _agreed("Forget them? The files stay. [y/N] "):
@@ -270,7 +265,7 @@ async def stats(options: Namespace) -> int:
                 for kind, name, models, size in rows
             ],
             right=["MODELS", "SIZE"],
-            cut="NAME",
+            cut=["NAME"],
         )
         tell(f"{counted(found.total.model_count, 'model')}, {human_size(found.total.size_bytes)}")
     return DONE
@@ -295,7 +290,7 @@ def _cells(model: Model) -> list[object]:
 
 def _agreed(question: str) -> bool:
     print(question, end="", file=sys.stderr, flush=True)
-    answer = sys.stdin.readline()
+    answer = sys.stdin.readline() if sys.stdin is not None else ""
     if not answer:
         tell("")
     return answer.strip().lower() in ("y", "yes")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import sys
 from argparse import Namespace
 from collections.abc import Iterator
@@ -56,16 +57,27 @@ async def export(options: Namespace) -> int:
 
 @contextmanager
 def _written(name: str) -> Iterator[IO[str]]:
-    """A file that is there whole or not at all: what was exported before outlives a full disk."""
+    """
+    A file that is there whole or not at all: what was exported before outlives a full disk.
+
+    What is there and no regular file is written to; a link is followed, and a file keeps its mode.
+    """
     if name == "-":
         yield sys.stdout
         return
-    path = Path(name)
+    path = Path(name).resolve()
+    mode = path.stat().st_mode if path.exists() else None
+    if mode is not None and not stat.S_ISREG(mode):
+        with path.open("w") as device:
+            yield device
+        return
     with NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
         try:
             yield file
             file.flush()
             os.fsync(file.fileno())
+            if mode is not None:
+                os.fchmod(file.fileno(), stat.S_IMODE(mode))
             Path(file.name).replace(path)
         except BaseException:
             Path(file.name).unlink()

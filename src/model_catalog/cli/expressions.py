@@ -10,6 +10,7 @@ from typing import Any, Final, cast
 
 from model_catalog.errors import InvalidModelError
 from model_catalog.query import Filters, Sort
+from model_catalog.rules import MAX_SIZE
 
 _SIZE: Final = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgtp]?)b?", re.IGNORECASE | re.ASCII)
 _THOUSANDS: Final = {unit: 1000**power for power, unit in enumerate(("", "k", "m", "g", "t", "p"))}
@@ -97,7 +98,7 @@ def _meaning(
         return same
     if key == "size":
         return _bounds(operator, _bytes(expression, value), "size_bytes", expression)
-    if key == "context" and operator in (">=", "="):
+    if key == "context" and operator == ">=":
         return {"min_context_length": _bytes(expression, value)}
     if key in ("downloaded", "used") and operator in ("<", ">"):
         return _moment(expression, key, operator, value, now)
@@ -107,7 +108,7 @@ def _meaning(
 def _same(key: str, value: str) -> dict[str, object]:
     if key in _WORDS:
         return {_WORDS[key]: value}
-    if key == "tag":
+    if key == "tag" and value.strip():
         return {"tags": [value]}
     if key == "pinned" and value in _YES_NO:
         return {"pinned": _YES_NO[value]}
@@ -132,7 +133,10 @@ def _bytes(expression: str, value: str) -> int:
     match = _SIZE.fullmatch(value)
     if match is None:
         raise _refused(expression, "has no number such as 500MB or 1.5GB")
-    return int(Decimal(match[1]) * _THOUSANDS[match[2].lower()])
+    number = int(Decimal(match[1]) * _THOUSANDS[match[2].lower()])
+    if number >= MAX_SIZE:
+        raise _refused(expression, "has a number that is too large")
+    return number
 
 
 def _moment(

@@ -116,7 +116,7 @@ async def _list_aliases(options: Namespace) -> int:
             print_line(_aliased(each))
     else:
         if rows:
-            print_table([field.upper() for field in fields], rows, cut="REFERENCE")
+            print_table([field.upper() for field in fields], rows, cut=["VERSION", "REFERENCE"])
         tell(counted(len(rows), "alias", "aliases"))
     return DONE
 

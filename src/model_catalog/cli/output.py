@@ -14,6 +14,7 @@ from typing import Any, Final
 # characters, and the two that end a line: a name from a file could steer the terminal with them.
 _UNSAFE: Final = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 _UNITS: Final = ("B", "kB", "MB", "GB", "TB", "PB", "EB")
+_NARROWEST: Final = 10
 _WIDE: Final = {"W", "F"}
 
 
@@ -57,14 +58,11 @@ def human_size(size_bytes: int | None) -> str:
     return f"{value:.1f} {unit}" if value < 99.95 else f"{value:.0f} {unit}"  # noqa: PLR2004
 
 
-def iso_time(moment: datetime | None) -> str | None:
-    """A time as ISO 8601 in UTC, as in `2026-11-23T14:05:09Z`."""
-    return None if moment is None else f"{moment.astimezone(UTC):%Y-%m-%dT%H:%M:%S}Z"
-
-
 def human_time(moment: datetime | None) -> str:
     """A time for people, in UTC."""
-    return "?" if moment is None else f"{moment.astimezone(UTC):%Y-%m-%d %H:%M}"
+    if moment is None:
+        return "?"
+    return moment.astimezone(UTC).replace(tzinfo=None).isoformat(" ", timespec="minutes")
 
 
 def counted(number: int, noun: str, plural: str | None = None) -> str:
@@ -85,24 +83,30 @@ def print_tsv(names: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
 
 
 def print_table(
-    names: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[str] = (), cut: str = ""
+    names: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    right: Sequence[str] = (),
+    cut: Sequence[str] = (),
 ) -> None:
     """
     Columns under their names, numbers to the right.
 
-    On a terminal that is too narrow the column `cut` is shortened in its middle; a pipe gets it
-    whole.
+    On a terminal that is too narrow the columns `cut`, the first of them first, are shortened in
+    their middle; a pipe gets them whole.
     """
     cells = [[plain(value) for value in row] for row in rows]
     widths = [
         max(_width(name), *(_width(row[at]) for row in cells), 0) for at, name in enumerate(names)
     ]
-    if cut and sys.stdout.isatty():
-        at = names.index(cut)
-        room = shutil.get_terminal_size().columns - sum(widths) - 2 * (len(names) - 1)
-        widths[at] = max(min(widths[at], widths[at] + room), 12)
-        for row in cells:
-            row[at] = _shortened(row[at], widths[at])
+    if sys.stdout.isatty():
+        excess = sum(widths) + 2 * (len(names) - 1) - shutil.get_terminal_size().columns
+        for at in (names.index(name) for name in cut if name in names):
+            less = max(0, min(excess, widths[at] - _NARROWEST))
+            excess -= less
+            widths[at] -= less
+            for row in cells:
+                row[at] = _shortened(row[at], widths[at])
     for row in [list(names), *cells]:
         line = "  ".join(
             _padded(value, width, to_the_right=name in right)

@@ -21,10 +21,9 @@ downloaded last, and for `rm` every version; `provider:reference@` is the one wi
 
 
 def _whole(text: str) -> int:
-    number = int(text)
-    if number < 0:
-        raise ValueError
-    return number
+    if not (text.isascii() and text.isdigit()):
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number: give 0 or more")
+    return int(text)
 
 
 class _Version(argparse.Action):
