@@ -9,7 +9,7 @@ import postgres
 import psycopg
 import pytest
 from conftest import a_model
-from sqlalchemy import NullPool
+from sqlalchemy import NullPool, event
 from sqlalchemy.ext.asyncio import (
     AsyncSession,
     async_sessionmaker,
@@ -169,22 +169,41 @@ async def test_a_look_that_is_held_up_can_be_cancelled(database, look):
             assert time.monotonic() - began < 5
 
 
-async def test_two_batches_in_two_orders_do_not_lock_each_other_out(database):
+async def test_a_batch_takes_its_rows_in_the_order_of_their_keys(catalog):
     """
-    Whatever fields their models have set, two batches take their rows in one order.
+    Whatever fields its models have set and in whatever order they come, so that two batches cannot
+    each hold a row that the other waits for.
     """
+    models = [a_model(f"m{n:02}", **({"size_bytes": n} if n % 2 else {})) for n in range(20)]
+    taken = []
+
+    @event.listens_for(catalog._work._engine, "before_cursor_execute")
+    def note(_connection, _cursor, statement, _parameters, context, _many):
+        if statement.startswith("INSERT INTO models"):
+            taken.extend(row["reference"] for row in context.compiled_parameters)
+
+    await catalog.register_models(reversed(models))
+
+    assert taken == [f"m{n:02}" for n in range(20)]
+
+
+async def test_two_batches_over_the_same_rows_both_get_through(database):
+    """
+    Processes that register the same models at once wait for each other and lose none.
+    """
+    forth = [a_model(f"m{n}", **({"size_bytes": n} if n % 2 else {})) for n in range(40)]
+    back = [a_model(f"m{n}", **({} if n % 2 else {"format": "x"})) for n in range(40)]
+
     async with open_catalog(database.target) as one, open_catalog(database.target) as other:
-        forth = [a_model(f"m{n}", **({"size_bytes": n} if n % 2 else {})) for n in range(40)]
-        back = [a_model(f"m{n}", **({} if n % 2 else {"format": "x"})) for n in range(40)]
         await asyncio.gather(
             *(
-                catalog.register_models(each)
+                catalog.register_models(models)
                 for catalog in (one, other)
-                for each in (forth, back) * 8
+                for models in (forth, back) * 8
             )
         )
 
-        assert await one.count_models() == 40
+        assert {model.download_count for model in await one.list_models()} == {32}
 
 
 def test_an_engine_may_be_used_in_one_loop_after_another(tmp_path):

@@ -183,6 +183,7 @@ async def rm(options: Namespace) -> int:
 
     async def read(catalog: ModelCatalog) -> int | None:
         known: list[ModelRef] = []
+        meant: list[tuple[str, str, str | None]] = []
         for ref in refs:
             found = await catalog.list_models(provider=ref.provider, reference=ref.reference)
             if ref.version is not None:
@@ -193,6 +194,9 @@ async def rm(options: Namespace) -> int:
                 complain(f"error: {ModelNotFoundError(ref.reference, ref.provider, ref.version)}")
                 continue
             known.append(ref)
+            # By its version, and not by its alias, which may point elsewhere before the answer.
+            version = None if ref.version is None else found[0].version
+            meant.append((ref.reference, ref.provider, version))
             for model in found:
                 name = name_of(model, exact=ref.version is not None or bool(found[1:]))
                 tell(f"{name}, {human_size(model.size_bytes)}, at {model.local_path}")
@@ -201,8 +205,8 @@ async def rm(options: Namespace) -> int:
         if not options.yes and not _agreed("Forget them? The files stay. [y/N] "):
             tell("nothing was forgotten")
             return FAILED
-        for ref in known:
-            await catalog.remove_model(ref.reference, ref.provider, ref.version)
+        for key in meant:
+            await catalog.remove_model(*key)
         tell("forgotten; the files stay")
         return DONE if known == refs else FAILED
 
