@@ -164,7 +164,7 @@ def database(backend, request, tmp_path) -> Iterator[Database]:
     else:
         found = on_postgresql(backend, request.getfixturevalue("pg_migrated"))
         # Not TRUNCATE: it writes files anew, which takes longer than most tests.
-        for table in ("model_aliases", "model_tags", "models"):
+        for table in ("model_aliases", "model_tags", "model_files", "models"):
             found.run(f"DELETE FROM {table}")
         found.run("ALTER SEQUENCE models_id_seq RESTART")
     yield found

@@ -119,6 +119,7 @@ async def test_the_text_is_lines_of_ascii_json_under_a_head(catalog):
         "provider": "hf",
         "reference": "m1",
         "source_url": "https://example.org/?q=1",
+        "state": "unchecked",
         "tags": ["Chat", "große Modelle", "t1"],
         "use_count": 2,
         "version": "v1",

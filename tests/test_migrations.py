@@ -21,7 +21,15 @@ from conftest import Database, a_model, moment
 from shape import digest, dump, shape
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from model_catalog import Model, check_schema, downgrade, open_catalog, schema_state, upgrade
+from model_catalog import (
+    FileRecord,
+    Model,
+    check_schema,
+    downgrade,
+    open_catalog,
+    schema_state,
+    upgrade,
+)
 from model_catalog.model import REVISION as HEAD
 from model_catalog.model import Base
 from model_catalog.schema import VERSION_TABLE, configuration, revisions
@@ -486,12 +494,28 @@ async def test_a_catalog_of_every_revision_comes_to_head_with_nothing_lost(empty
         "0004": {"description": "Für dich"},
         "0006": {"download_count": 3, "use_count": 7, "last_used_at": 1_729_000_009},
         "0007": {"pinned_at": 1_729_000_010, "pin_reason": "mine"},
+        "0010": {
+            "state": "missing",
+            "state_detail": "'m' is missing",
+            "checked_at": 1_729_000_011,
+            "missing_since": 1_729_000_012,
+            "mount_point": "/",
+        },
+        "0011": {
+            "digest": f"sha256:{1:064x}",
+            "found_digest": f"sha256:{2:064x}",
+            "verified_at": 1_729_000_013,
+        },
+        "0012": {"inventoried_at": 1_729_000_014, "incomplete_reason": "missing: n"},
+        "0013": {"signed_by": f"sha256:{3:064x}", "signature_verdict": "valid"},
     }
     children = {
         "0005": "INSERT INTO model_tags (model_id, folded, tag)"
         " SELECT id, 'chat', 'Chat' FROM models",
         "0008": "INSERT INTO model_aliases (provider, reference, alias, model_id)"
         " SELECT provider, reference, 'main', id FROM models",
+        "0012": "INSERT INTO model_files (model_id, path, role, size_bytes, digest)"
+        f" SELECT id, 'm.gguf', 'weights', 7, 'sha256:{4:064x}' FROM models",
     }
     for stop in revisions()[1:]:
         await upgrade(empty.target, stop)
@@ -505,18 +529,21 @@ async def test_a_catalog_of_every_revision_comes_to_head_with_nothing_lost(empty
 
     async with open_catalog(empty.target) as catalog:
         found = {model.reference: model for model in await catalog.list_models()}
-        searched = await catalog.list_models(search="AT 000")
+        searched = await catalog.list_models(search="AT 00")
+        files = await catalog.list_files("At 0012", "hf")
         aliased = await catalog.get_model("At 0008", "hf", "main")
 
     assert sorted(found) == [f"At {stop}" for stop in revisions()[1:]]
-    assert len(searched) == len(found) - 1
+    # What a plain driver writes at a later revision has no text to search in.
+    assert len(searched) == len([stop for stop in revisions()[1:] if stop < "0009"])
     assert aliased.pin_reason == "mine"
+    assert files == [FileRecord("m.gguf", 7, digest=f"sha256:{4:064x}")]
     for reference, model in found.items():
         for revision, more in values.items():
             for name, value in more.items():
                 got = getattr(model, name)
                 got = seconds(got) if isinstance(got, datetime) else got
-                absent = {"download_count": 1, "use_count": 0}.get(name)
+                absent = {"download_count": 1, "use_count": 0, "state": "unchecked"}.get(name)
                 assert got == (value if revision <= reference[3:] else absent), (reference, name)
         assert model.tags == (("Chat",) if reference <= "At 0005" else ())
 

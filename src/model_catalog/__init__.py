@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         CatalogError,
         CatalogReadOnlyError,
         CatalogUnavailableError,
+        DigestMismatchError,
         FileChangedError,
         ForeignDatabaseError,
         InvalidImportError,
@@ -31,11 +32,13 @@ if TYPE_CHECKING:
         SchemaTooNewError,
         StoppedError,
         StorageFullError,
+        TooManyMissingError,
         TransactionError,
         UnknownFormatError,
         UpgradeFailedError,
     )
     from model_catalog.exchange import Imported
+    from model_catalog.inventory import FileRecord, FileState
     from model_catalog.labels import Alias, TagCount
     from model_catalog.lifecycle import open_catalog
     from model_catalog.model import Model
@@ -54,7 +57,10 @@ __all__ = [
     "CatalogReadOnlyError",
     "CatalogUnavailableError",
     "Changes",
+    "DigestMismatchError",
     "FileChangedError",
+    "FileRecord",
+    "FileState",
     "Filters",
     "ForeignDatabaseError",
     "Imported",
@@ -76,6 +82,7 @@ __all__ = [
     "TagCount",
     "Tally",
     "Target",
+    "TooManyMissingError",
     "TransactionError",
     "UnknownFormatError",
     "UpgradeFailedError",
@@ -90,6 +97,8 @@ __all__ = [
 _ROOMS = {
     "Alias": "labels",
     "Changes": "catalog",
+    "FileRecord": "inventory",
+    "FileState": "inventory",
     "Filters": "query",
     "Imported": "exchange",
     "Model": "model",

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Final, Self, TypedDict, Unpack
 
-from sqlalchemy import ColumnElement, Select, func, select
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import ColumnElement, Select, func, literal, select
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
-from model_catalog import rules
+from model_catalog import fields, rules
+from model_catalog.contents import Contents
 from model_catalog.errors import ModelNotFoundError
 from model_catalog.exchange import Exchange
+from model_catalog.inventory import FileRecord
 from model_catalog.labels import Labels
 from model_catalog.model import Model
 from model_catalog.query import KNOWN, MODELS, C, Filters, Sort, behind, conditions, ordering
-from model_catalog.records import KEY, Key, Registration, folded_of, model_of, one_more
+from model_catalog.records import Key, Registration, folded_of, model_of, resets
 from model_catalog.usage import Together, Usage
 from model_catalog.work import OwnTransactions, SharedTransaction, Work
 
@@ -43,6 +44,7 @@ class Changes(TypedDict, total=False):
     context_length: int | None
     parameter_count: int | None
     source_url: str | None
+    digest: str | None
     description: str | None
     claimed_format: str | None
     claimed_architecture: str | None
@@ -71,7 +73,7 @@ class Stats:
     by_quantization: dict[str | None, Tally]
 
 
-class ModelCatalog(Labels, Usage, Exchange):
+class ModelCatalog(Labels, Usage, Contents, Exchange):
     """
     What is known of the models on this machine.
 
@@ -125,17 +127,22 @@ class ModelCatalog(Labels, Usage, Exchange):
             inner._work_in(work)
             yield inner
 
-    async def register_model(self, model: Model) -> Model:
+    async def register_model(
+        self, model: Model, files: Sequence[FileRecord] | None = None
+    ) -> Model:
         """
         Record a model, or record it again, and return it as it is recorded.
 
         Writes the fields that were set on `model`; of a known one the others keep their values, and
         so do its tags, its pin, its aliases and its uses. `downloaded_at` is now unless it was
         set, or read; `download_count` goes up by one. The key is (provider, reference, version),
-        where the version is no alias.
+        where the version is no alias. A new path, size or digest resets what was verified.
 
-        Raises InvalidModelError, and then nothing was written.
+        `files` take the place of those that are known of it; their digest is the model's, unless
+        that was set. Raises InvalidModelError, and then nothing was written.
         """
+        if files is not None:
+            return await self.register_found(model, {"inventoried_at": datetime.now(UTC)}, files)
         registration = Registration.of(model)
         statement = self._upsert(registration).values(registration.row).returning(C.id)
 
@@ -180,14 +187,16 @@ class ModelCatalog(Labels, Usage, Exchange):
         """
         Set the named fields of a model and no others, and return it; None clears.
 
-        Clearing what the user said of a model lets its header's claim be seen again. It is no
-        download: `download_count` stays. Raises ModelNotFoundError and InvalidModelError.
+        A new path, size or digest resets what was verified. Clearing what the user said of a model
+        lets its header's claim be seen again. It is no download: `download_count` stays. Raises
+        ModelNotFoundError and InvalidModelError.
         """
         key = Key.of(reference, provider, version)
-        values = rules.changes(changes)
+        values = fields.changes(changes)
         if not values:
             return await self.get_model(reference, provider, version)
-        return await self._change(key, values | folded_of(values))
+        new = {name: literal(value, C[name].type) for name, value in values.items()}
+        return await self._change(key, {**values, **folded_of(values), **resets(new)})
 
     async def find_model(
         self, reference: str, provider: str, version: str | None = None
@@ -308,7 +317,7 @@ class ModelCatalog(Labels, Usage, Exchange):
         """
         Forget a model, or with `version=None` every version of it; True if it was known.
 
-        Its tags and aliases go with it. The file stays.
+        Its tags, its aliases and the list of its files go with it. The file stays.
         """
         key = Key.of(reference, provider, version)
         which = key.every_version if version is None else [C.id == key.model_id.scalar_subquery()]
@@ -330,13 +339,6 @@ class ModelCatalog(Labels, Usage, Exchange):
             return list((await session.execute(statement)).all())
 
         return [model_of(row) for row in await self._work.read(unit)]
-
-    def _upsert(self, registration: Registration) -> sqlite.Insert | postgresql.Insert:
-        insert = self._insert(MODELS)
-        changed = {name: insert.excluded[name] for name in registration.changed}
-        return insert.on_conflict_do_update(
-            index_elements=KEY, set_={**changed, "download_count": one_more(C.download_count)}
-        )
 
 
 def _together(tallies: Iterable[Tally]) -> Tally:

@@ -220,6 +220,33 @@ class FileChangedError(CatalogError):
         self.reason = reason
 
 
+class TooManyMissingError(CatalogError):
+    """So much would go missing at once that the disk is suspected; none of it was recorded."""
+
+    def __init__(self, group: str, missing_count: int, held_count: int) -> None:
+        super().__init__(
+            f"{missing_count} of the {held_count} models on {group!r} are not there, and were not "
+            f"recorded as missing: see whether its disk is mounted. If they are gone, check "
+            f"with force"
+        )
+        self.group = group
+        self.missing_count = missing_count
+        self.held_count = held_count
+
+
+class DigestMismatchError(CatalogError):
+    """What lies at a path has other bytes than the model that is to lie there. Nothing changed."""
+
+    def __init__(self, path: str, expected: str, found: str) -> None:
+        super().__init__(
+            f"{path!r} is another model: {found} was found and {expected} is recorded. Register it "
+            f"under a name of its own, or accept it as the new bytes of this one"
+        )
+        self.path = path
+        self.expected = expected
+        self.found = found
+
+
 class StoppedError(CatalogError):
     """What was being done was stopped, as the caller asked; nothing came of it."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -12,26 +13,38 @@ from typing import IO, Any, Final, Literal, TypeAlias
 from sqlalchemy import (
     BigInteger,
     ColumnElement,
+    ScalarSelect,
     Text,
     bindparam,
+    cast,
     delete,
     func,
+    literal_column,
     select,
     type_coerce,
 )
+from sqlalchemy.engine.default import DefaultDialect
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.types import NullType
 
 from model_catalog.errors import InvalidImportError, InvalidModelError
-from model_catalog.model import folded
+from model_catalog.inventory import FileRecord, in_order
+from model_catalog.model import FileNameText, UnixSeconds, folded
 from model_catalog.ndjson import HEADER, MAX_LINE, Entry, Problem, parse, text_of
-from model_catalog.query import MODELS, TAGS, C
+from model_catalog.query import FILES, MODELS, TAGS, C
 from model_catalog.records import ALIASES, KEY, Records, folded_of, split
 
 OnConflict: TypeAlias = Literal["keep", "replace", "newer"]
 
 _LINES: Final = 1000
+_CHARACTERS: Final = 2 * MAX_LINE
 # PostgreSQL's index holds 2704 bytes a row, of which some are its own.
 _LONGEST_KEY_BYTES: Final = 2660
+
+_FILE_COLUMNS: Final = tuple(column for column in FILES.c if column.key != "model_id")
+_PATH: Final = FileNameText()
+_TIME: Final = UnixSeconds()
+_ANY_DIALECT: Final = DefaultDialect()
 
 # Children are written by the key of their model: of a new one nobody knows the id yet.
 _ID: Final = select(C.id).where(*(C[name] == bindparam(f"of_{name}", type_=Text) for name in KEY))
@@ -63,6 +76,7 @@ class Exchange(Records):
             *(column for column in C if column.key != "id" and not column.key.endswith("_folded")),
             self._joined(TAGS.c.tag).label("tags"),
             self._joined(ALIASES.c.alias).label("aliases"),
+            self._files_as_json().label("files"),
         ).order_by(*(C[name] for name in KEY))
 
         async def unit(session: AsyncSession) -> list[dict[str, Any]]:
@@ -103,6 +117,18 @@ class Exchange(Records):
             )
         return Imported(written, len(entries) - written, tuple(problems))
 
+    def _files_as_json(self) -> ScalarSelect[str]:
+        """The files of a model in one text: a second statement would show another moment's."""
+        pairs: list[ColumnElement[Any]] = []
+        for column in _FILE_COLUMNS:
+            # As they are stored: JSON knows no times.
+            pairs += [literal_column(f"'{column.key}'"), type_coerce(column, NullType())]
+        lite = self._work.dialect == "sqlite"
+        each = (func.json_object if lite else func.json_build_object)(*pairs)
+        listed = cast((func.json_group_array if lite else func.json_agg)(each), Text)
+        children = select(listed).where(FILES.c.model_id == C.id, C.inventoried_at.is_not(None))
+        return children.correlate(MODELS).scalar_subquery()
+
     def _unstorable(self, entry: Entry) -> str | None:
         size = len("".join(entry.key).encode())
         if self._work.dialect == "postgresql" and size > _LONGEST_KEY_BYTES:
@@ -131,7 +157,7 @@ class Exchange(Records):
         chosen = [entry for entry in entries if entry.key in written]
 
         keys = [{f"of_{name}": entry.row[name] for name in KEY} for entry in chosen]
-        for table in (TAGS, ALIASES):
+        for table in (TAGS, ALIASES, FILES):
             here = delete(table).where(table.c.model_id == _ID.scalar_subquery())
             if keys:
                 await session.execute(here, keys)
@@ -156,6 +182,17 @@ class Exchange(Records):
             insert = self._insert(TAGS)
             insert = insert.from_select(["model_id", "folded", "tag"], _ID.add_columns(*columns))
             await session.execute(insert.on_conflict_do_nothing(), tags)
+
+        files = [
+            {**key, **{c.key: getattr(file, c.key) for c in _FILE_COLUMNS}}
+            for key, entry in pairs
+            for file in entry.files
+        ]
+        if files:
+            targets = ["model_id", *(column.key for column in _FILE_COLUMNS)]
+            values = [bindparam(column.key, type_=column.type) for column in _FILE_COLUMNS]
+            listed = self._insert(FILES).from_select(targets, _ID.add_columns(*values))
+            await session.execute(listed, files)
 
         aliases = [{**key, "alias": alias} for key, entry in pairs for alias in entry.aliases]
         if aliases:
@@ -201,8 +238,12 @@ async def _numbered(stream: IO[str] | IO[bytes]) -> AsyncIterator[tuple[int, str
 
     def page() -> list[str | bytes]:
         lines: list[str | bytes] = []
-        while len(lines) < _LINES and (line := stream.readline(2 * MAX_LINE)):
+        read = 0
+        while (
+            len(lines) < _LINES and read < _CHARACTERS and (line := stream.readline(2 * MAX_LINE))
+        ):
             lines.append(line)
+            read += len(line)
             while len(line) == 2 * MAX_LINE and line[-1:] not in ("\n", b"\n"):
                 line = stream.readline(2 * MAX_LINE)
         return lines
@@ -226,7 +267,19 @@ async def _numbered(stream: IO[str] | IO[bytes]) -> AsyncIterator[tuple[int, str
 
 
 def _line(row: Mapping[str, Any]) -> str:
-    return text_of({**row, "tags": split(row["tags"]), "aliases": split(row["aliases"])})
+    listed = tuple(in_order(map(_file, json.loads(row["files"] or "[]"))))
+    hung = {"tags": split(row["tags"]), "aliases": split(row["aliases"]), "files": listed}
+    return text_of({**row, **hung})
+
+
+def _file(values: Mapping[str, Any]) -> FileRecord:
+    """A file of which the database wrote the columns as JSON, as they are stored."""
+    path, hashed_at = values["path"], values["hashed_at"]
+    read = {
+        "path": _PATH.process_result_value(path, _ANY_DIALECT),
+        "hashed_at": _TIME.process_result_value(hashed_at, _ANY_DIALECT),
+    }
+    return FileRecord(**{**values, **read})
 
 
 def _put(stream: IO[Any], lines: Sequence[str]) -> None:

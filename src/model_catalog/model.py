@@ -28,11 +28,12 @@ from sqlalchemy.orm import (
     make_transient_to_detached,
     mapped_column,
 )
-from sqlalchemy.types import TypeDecorator
+from sqlalchemy.types import TypeDecorator, TypeEngine
 
+from model_catalog.inventory import FileState
 from model_catalog.reference import ModelRef
 
-REVISION: Final = "0009"
+REVISION: Final = "0013"
 """The revision of the schema that this mapping describes."""
 
 # SQLite numbers rows by itself only in a column that is an INTEGER to the letter.
@@ -86,6 +87,31 @@ class PathText(TypeDecorator[str]):
         if value is None or not value.startswith(self._mark):
             return value
         return unquote_to_bytes(value[len(self._mark) :]).decode("utf-8", "surrogateescape")
+
+
+class FileNameText(PathText):
+    """A path inside a model, in a key: compared by its bytes on every database."""
+
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[str]:
+        return dialect.type_descriptor(KeyText)
+
+
+class StateText(TypeDecorator[FileState]):
+    """A FileState by its name; a name that nobody knows says as much as that nobody looked."""
+
+    impl = KeyText
+    cache_ok = True
+
+    def process_bind_param(self, value: FileState | None, dialect: Dialect) -> str | None:  # noqa: ARG002
+        return None if value is None else str(value)
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> FileState | None:  # noqa: ARG002
+        try:
+            return FileState(value) if value is not None else None
+        except ValueError:
+            return FileState.UNCHECKED
 
 
 class Base(DeclarativeBase):
@@ -196,6 +222,54 @@ class Model(MappedAsDataclass, Base, kw_only=True, eq=False):
         repr=False,
     )
 
+    state: Mapped[FileState] = mapped_column(
+        StateText, server_default=text("'unchecked'"), init=False
+    )
+    """What the last look at the disk found of its files; no look, no state but `unchecked`."""
+
+    state_detail: Mapped[str | None] = mapped_column(Text, init=False)
+    """What is behind the state: which file is missing, what the system says; often None."""
+
+    checked_at: Mapped[datetime | None] = mapped_column(UnixSeconds, init=False)
+    """When the disk was last looked at, in UTC."""
+
+    missing_since: Mapped[datetime | None] = mapped_column(UnixSeconds, init=False)
+    """When it was first found missing, in UTC; None for one that is there."""
+
+    mount_point: Mapped[str | None] = mapped_column(PathText, init=False)
+    """Where the disk was mounted on which it was last seen."""
+
+    digest: Mapped[str | None] = mapped_column(KeyText, index=True, default=None)
+    """
+    The SHA-256 its bytes should have, as `sha256:` and 64 hexadecimal digits.
+
+    Of several files it is that of what `sha256sum` prints for them in the order of their names.
+    """
+
+    found_digest: Mapped[str | None] = mapped_column(KeyText, init=False)
+    """What its bytes had instead when they were last verified; None where they were as expected."""
+
+    verified_at: Mapped[datetime | None] = mapped_column(UnixSeconds, init=False)
+    """When all its bytes were last read and compared, in UTC."""
+
+    inventoried_at: Mapped[datetime | None] = mapped_column(UnixSeconds, init=False)
+    """When its files were listed, in UTC; None where they are not known."""
+
+    incomplete_reason: Mapped[str | None] = mapped_column(Text, init=False)
+    """Why it is not whole: a shard is missing, a file is shorter than it says. None if it is."""
+
+    signed_by: Mapped[str | None] = mapped_column(KeyText, init=False)
+    """The fingerprint of the key that its signature was verified with, as `sha256:` and digits."""
+
+    signature_verdict: Mapped[str | None] = mapped_column(KeyText, init=False)
+    """`valid` or `refused`; None for a model of which no signature was looked at."""
+
+    signature_detail: Mapped[str | None] = mapped_column(Text, init=False)
+    """Why the signature was refused."""
+
+    signature_checked_at: Mapped[datetime | None] = mapped_column(UnixSeconds, init=False)
+    """When the signature was looked at, in UTC."""
+
     __table_args__ = (
         UniqueConstraint("provider", "reference", "version"),
         # BETWEEN, because to SQLite any text is greater than any number: 'abc' >= 0 holds there.
@@ -222,6 +296,11 @@ class Model(MappedAsDataclass, Base, kw_only=True, eq=False):
         return tags
 
     @property
+    def unsafe(self) -> bool:
+        """Whether loading it runs code that is in it: its weights are pickled."""
+        return "pickle" in (self.format, self.claimed_format)
+
+    @property
     def pinned(self) -> bool:
         """Whether it is protected from eviction."""
         return self.pinned_at is not None
@@ -237,6 +316,27 @@ class ModelTag(Base):
     )
     folded: Mapped[str] = mapped_column(KeyText, primary_key=True, index=True)
     tag: Mapped[str] = mapped_column(KeyText)
+
+
+class ModelFile(Base):
+    """A file of a model, by its path inside the model; `digest` is the expected one."""
+
+    __tablename__ = "model_files"
+
+    model_id: Mapped[int] = mapped_column(
+        BigInt, ForeignKey("models.id", ondelete="CASCADE"), primary_key=True, autoincrement=False
+    )
+    path: Mapped[str] = mapped_column(FileNameText, primary_key=True)
+    role: Mapped[str] = mapped_column(KeyText)
+    size_bytes: Mapped[int] = mapped_column(BigInt)
+    digest: Mapped[str | None] = mapped_column(KeyText, index=True)
+    found_digest: Mapped[str | None] = mapped_column(KeyText)
+    fingerprint: Mapped[str | None] = mapped_column(KeyText)
+    hashed_at: Mapped[datetime | None] = mapped_column(UnixSeconds)
+
+    __table_args__ = (
+        CheckConstraint("size_bytes BETWEEN 0 AND 9223372036854775807", name="size_bytes"),
+    )
 
 
 class ModelAlias(Base):

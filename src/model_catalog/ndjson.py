@@ -4,20 +4,31 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any, Final, NoReturn
 
-from model_catalog import rules
+from model_catalog import fields, rules
 from model_catalog.errors import InvalidModelError, shown
+from model_catalog.inventory import FileRecord, in_order
 
 HEADER: Final = json.dumps({"format": "model-catalog", "version": 1}) + "\n"
 """The first line. A reader of this version refuses any other."""
 
-MAX_LINE: Final = 2**20
-"""Characters in a line: many times what the longest model takes."""
+MAX_LINE: Final = 16 * 2**20
+"""Characters in a line: more than a model of as many files as it may have takes."""
 
-_MOMENTS: Final = ("downloaded_at", "last_used_at", "pinned_at")
+_MOMENTS: Final = (
+    "checked_at",
+    "downloaded_at",
+    "hashed_at",
+    "inventoried_at",
+    "last_used_at",
+    "missing_since",
+    "pinned_at",
+    "signature_checked_at",
+    "verified_at",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +47,7 @@ class Entry:
     row: dict[str, Any]
     tags: tuple[str, ...]
     aliases: tuple[str, ...]
+    files: tuple[FileRecord, ...]
 
     @property
     def key(self) -> tuple[str, ...]:
@@ -50,12 +62,23 @@ def iso_time(moment: datetime) -> str:
 
 def text_of(row: Mapping[str, Any]) -> str:
     """The line of a model, with its end; what is None is left out, and so is an empty list."""
-    values = {
-        name: iso_time(value) if isinstance(value, datetime) else value
-        for name, value in row.items()
-        if value is not None and value != ()
-    }
-    return json.dumps(values, sort_keys=True) + "\n"
+    return json.dumps(_said(row), sort_keys=True) + "\n"
+
+
+def _said(value: Any) -> Any:
+    match value:
+        case datetime():
+            return iso_time(value)
+        case FileRecord():
+            return _said(asdict(value))
+        case tuple():
+            return [_said(each) for each in value]
+        case Mapping():
+            return {
+                name: _said(each) for name, each in value.items() if each is not None and each != ()
+            }
+        case _:
+            return value
 
 
 def parse(line: str | bytes, number: int) -> Entry | Problem | None:
@@ -86,11 +109,20 @@ def _entry(found: object, number: int) -> Entry:
         raise ValueError("it is no JSON object")  # noqa: TRY004 - of the line, not of a caller
     tags = rules.tags("tags", found.pop("tags", []))
     aliases = rules.tags("aliases", found.pop("aliases", []))
+    listed = found.pop("files", [])
+    if isinstance(listed, list):
+        listed = [_timed(each) if isinstance(each, dict) else each for each in listed]
+    files = tuple(in_order(rules.files("files", listed)))
+    return Entry(number, fields.whole(_timed(found)), tuple(tags), tuple(aliases), files)
+
+
+def _timed(found: dict[str, Any]) -> dict[str, Any]:
+    """The same with its times, where they are written as text."""
     for name in _MOMENTS:
         if isinstance(found.get(name), str):
             moment = datetime.fromisoformat(found[name])
             found[name] = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-    return Entry(number, rules.whole(found), tuple(tags), tuple(aliases))
+    return found
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

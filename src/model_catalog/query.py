@@ -20,18 +20,20 @@ from sqlalchemy import (
     tuple_,
 )
 
-from model_catalog import rules
+from model_catalog import fields, rules
 from model_catalog.errors import InvalidModelError
-from model_catalog.model import Model, ModelTag, UnixSeconds, folded
+from model_catalog.inventory import FileState
+from model_catalog.model import Model, ModelFile, ModelTag, UnixSeconds, folded
 
 MODELS: Final = cast("Table", Model.__table__)
 TAGS: Final = cast("Table", ModelTag.__table__)
+FILES: Final = cast("Table", ModelFile.__table__)
 C: Final = MODELS.c
 
 KNOWN: Final[Mapping[str, ColumnElement[Any]]] = {
     column.key: (
         func.coalesce(column, C[f"claimed_{column.key}"])
-        if column.key in rules.CLAIMABLE
+        if column.key in fields.CLAIMABLE
         else column
     )
     for column in C
@@ -69,6 +71,13 @@ class Filters(TypedDict, total=False):
     used_before: datetime | None
     never_used: bool | None
     pinned: bool | None
+    state: FileState | None
+    """What the last look at the disk found."""
+    digest: str | None
+    """A SHA-256, of the model or of one of its files."""
+    damaged: bool | None
+    """Its bytes were not the expected ones when they were last verified."""
+    incomplete: bool | None
 
 
 class Sort(StrEnum):
@@ -234,6 +243,12 @@ def _flag(column: ColumnElement[Any], *, is_null: bool) -> Condition:
     return condition
 
 
+def _has_digest(field: str, value: object, _dialect: str) -> ColumnElement[bool]:
+    digest = rules.digest(field, value)
+    of_a_file = select(FILES.c.model_id).where(FILES.c.digest == digest)
+    return (C.digest == digest) | (C.id.in_(of_a_file) & C.inventoried_at.is_not(None))
+
+
 _CONDITIONS: Final[Mapping[str, Condition]] = {
     "provider": _equals,
     "reference": _equals,
@@ -253,4 +268,8 @@ _CONDITIONS: Final[Mapping[str, Condition]] = {
     "used_before": _earlier(C.last_used_at),
     "never_used": _flag(C.last_used_at, is_null=True),
     "pinned": _flag(C.pinned_at, is_null=False),
+    "state": lambda field, value, _: C.state == rules.state(field, value),
+    "digest": _has_digest,
+    "damaged": _flag(C.found_digest, is_null=False),
+    "incomplete": _flag(C.incomplete_reason, is_null=False),
 }

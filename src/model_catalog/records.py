@@ -16,16 +16,20 @@ from sqlalchemy import (
     case,
     delete,
     func,
+    literal,
+    null,
+    or_,
     select,
 )
 from sqlalchemy import inspect as sa_inspect
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from model_catalog import rules
+from model_catalog import fields, rules
 from model_catalog.errors import InvalidModelError, ModelNotFoundError
+from model_catalog.inventory import FileState
 from model_catalog.model import Model, ModelAlias, detached, folded
-from model_catalog.query import KNOWN, MODELS, TAGS, C
+from model_catalog.query import FILES, KNOWN, MODELS, TAGS, C
 from model_catalog.work import Work
 
 ALIASES: Final = cast("Table", ModelAlias.__table__)
@@ -121,11 +125,20 @@ class Records:
         insert: sqlite.Insert | postgresql.Insert = dialect.insert(table)
         return insert
 
+    def _upsert(self, registration: Registration) -> sqlite.Insert | postgresql.Insert:
+        insert = self._insert(MODELS)
+        changed: dict[str, ColumnElement[Any]] = {
+            name: insert.excluded[name] for name in registration.changed
+        }
+        changed |= resets(changed)
+        changed["download_count"] = one_more(C.download_count)
+        return insert.on_conflict_do_update(index_elements=KEY, set_=changed)
+
     async def _forget(self, session: AsyncSession, *which: ColumnElement[bool]) -> int:
         """Delete models with everything that hangs on them; return how many there were."""
         if not self._work.cascades:
             gone = select(C.id).where(*which)
-            for table in (TAGS, ALIASES):
+            for table in (TAGS, ALIASES, FILES):
                 await session.execute(delete(table).where(table.c.model_id.in_(gone)))
         return len((await session.execute(delete(MODELS).where(*which).returning(C.id))).all())
 
@@ -138,9 +151,9 @@ class Registration:
     changed: frozenset[str]
 
     @classmethod
-    def of(cls, model: Model) -> Registration:
+    def of(cls, model: Model, found: Mapping[str, Any] | None = None) -> Registration:
         """
-        The fields that were set, checked.
+        The fields that were set, checked, and what was `found` of its files.
 
         Of a model that was read from the catalog those are the ones that were set since: what was
         only claimed of it must not come back as the user's word.
@@ -148,11 +161,11 @@ class Registration:
         if not isinstance(model, Model):
             raise InvalidModelError("model", model, f"is a {type(model).__name__}: give a Model")
         state = sa_inspect(model)
-        row = rules.checked(vars(model))
+        row = fields.checked(vars(model))
         changed = set(row)
         if state.key is not None:
             changed -= state.unmodified
-            for name in rules.CLAIMABLE:
+            for name in fields.CLAIMABLE:
                 if name not in changed and row.get(name) == row.get(f"claimed_{name}"):
                     row.pop(name, None)
         row.setdefault("version", "")
@@ -164,6 +177,9 @@ class Registration:
         changed.add("reference_folded")
         if "description" in changed:
             changed.add("description_folded")
+        if found is not None:
+            row |= found
+            changed |= found.keys()
         return cls(row, frozenset(changed.difference(KEY)))
 
     @property
@@ -179,6 +195,29 @@ class Registration:
     def then(self, later: Registration) -> Registration:
         """Both, one after the other."""
         return Registration(self.row | later.row, self.changed | later.changed)
+
+
+def resets(new: Mapping[str, ColumnElement[Any]]) -> dict[str, ColumnElement[Any]]:
+    """
+    What else becomes of a row that is about to be given these values.
+
+    Of another path, size or digest nothing was found yet; and the bytes of another size have
+    another digest. What is unknown now or was unknown before speaks against nothing.
+    """
+    if not new.keys() & {"local_path", "size_bytes", "digest"}:
+        return {}
+    # To SQL what is unequal to NULL is neither true nor false, and CASE takes that for false.
+    others = [C[name] != new[name] for name in ("local_path", "size_bytes") if name in new]
+    if "digest" in new:
+        others.append(C.digest.is_not(None) & C.digest.is_distinct_from(new["digest"]))
+    anew = or_(*others)
+    changed: dict[str, ColumnElement[Any]] = {
+        name: case((anew, null()), else_=C[name]) for name in fields.FOUND if name != "state"
+    }
+    changed["state"] = case((anew, literal(FileState.UNCHECKED, C.state.type)), else_=C.state)
+    if "size_bytes" in new:
+        changed["digest"] = case((C.size_bytes != new["size_bytes"], null()), else_=C.digest)
+    return {name: value for name, value in changed.items() if name not in new}
 
 
 def one_more(column: ColumnElement[int], more: int = 1) -> ColumnElement[int]:

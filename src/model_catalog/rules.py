@@ -9,6 +9,9 @@ from datetime import UTC, datetime
 from typing import Any, Final, TypeAlias
 
 from model_catalog.errors import InvalidModelError
+from model_catalog.files.digest import canonical, is_inside
+from model_catalog.files.fingerprint import Fingerprint
+from model_catalog.inventory import ROLES, FileRecord, FileState
 
 MAX_REFERENCE: Final = 512
 """Characters in a reference."""
@@ -26,12 +29,19 @@ MAX_URL: Final = 2048
 """Characters in a URL."""
 MAX_DESCRIPTION_BYTES: Final = 64 * 1024
 MAX_REASON_BYTES: Final = 1024
+MAX_DETAIL_BYTES: Final = 4096
+"""Bytes in what a look at the disk has to say of a model."""
+MAX_FILES: Final = 10_000
+"""Files of one model."""
 MAX_SEARCH: Final = 1000
 """Characters in a text to search for: to look for a very long one everywhere would take long."""
 MAX_WANTED: Final = 1000
 """Tags that are asked for at once: a statement takes so many parameters and no more."""
 MAX_COUNT: Final = 2**31 - 1
 """Uses that are recorded at once."""
+
+VERDICTS: Final = ("valid", "refused")
+"""What may come of looking at a signature."""
 
 Rule: TypeAlias = Callable[[str, object], Any]
 """Checks the value of a field by its name, and returns it as it is to be written."""
@@ -224,6 +234,86 @@ def search(field: str, value: object) -> str:
     return text
 
 
+def digest(field: str, value: object) -> str | None:
+    """A SHA-256, or None where it is not known."""
+    if value is None:
+        return None
+    text = lookup_text(field, value)
+    try:
+        return canonical(text)
+    except InvalidModelError as error:
+        raise InvalidModelError(field, value, error.reason) from None
+
+
+def state(field: str, value: object) -> FileState:
+    """What a look at the disk found."""
+    try:
+        return FileState(lookup_text(field, value))
+    except ValueError as error:
+        raise InvalidModelError(
+            field, value, f"is no state of files: give one of {', '.join(FileState)}"
+        ) from error
+
+
+def verdict(field: str, value: object) -> str | None:
+    """What came of looking at a signature."""
+    if value not in (None, *VERDICTS):
+        raise InvalidModelError(field, value, f"is none of {', '.join(VERDICTS)}")
+    return None if value is None else str(value)
+
+
+def files(field: str, values: object) -> list[FileRecord]:
+    """The files of a model: each path once, inside the model; every value of each is checked."""
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        raise InvalidModelError(field, values, "is no list: give FileRecords, or a list of one")
+    found = {file.path: file for file in (_file(field, value) for value in values)}
+    listed = list(found.values())
+    if len(listed) > MAX_FILES:
+        raise InvalidModelError(field, len(listed), f"are too many: at most {MAX_FILES} are one")
+    return listed
+
+
+def _file(field: str, value: object) -> FileRecord:
+    if isinstance(value, Mapping):
+        try:
+            value = FileRecord(**value)
+        except TypeError as error:
+            raise InvalidModelError(field, value, "is no file: give path, size_bytes...") from error
+    if not isinstance(value, FileRecord):
+        raise InvalidModelError(field, value, f"is a {type(value).__name__}: give a FileRecord")
+    size = size_bytes(f"{field}.size_bytes", value.size_bytes)
+    if size is None:
+        raise InvalidModelError(f"{field}.size_bytes", None, "is missing: every file has one")
+    if value.role not in ROLES:
+        raise InvalidModelError(f"{field}.role", value.role, f"is none of {', '.join(ROLES)}")
+    return FileRecord(
+        _inside(f"{field}.path", value.path),
+        size,
+        value.role,
+        digest(f"{field}.digest", value.digest),
+        digest(f"{field}.found_digest", value.found_digest),
+        _fingerprint(f"{field}.fingerprint", value.fingerprint),
+        moment(f"{field}.hashed_at", value.hashed_at),
+    )
+
+
+def _inside(field: str, value: object) -> str:
+    """A path inside a model: no stranger's list may lead a reader out of the model's folder."""
+    text = path(field, value)
+    if not is_inside(text):
+        raise InvalidModelError(field, value, "is no path inside a model: give folder/name")
+    return text
+
+
+def _fingerprint(field: str, value: object) -> str | None:
+    if value is None:
+        return None
+    try:
+        return str(Fingerprint.parse(lookup_text(field, value)))
+    except InvalidModelError as error:
+        raise InvalidModelError(field, value, error.reason) from None
+
+
 def seconds(field: str, value: object) -> float:
     """How long at most."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
@@ -242,98 +332,3 @@ def count(field: str, value: object) -> int:
     if not number or number > MAX_COUNT:
         raise InvalidModelError(field, value, f"is out of range: give 1 to {MAX_COUNT:,}")
     return number
-
-
-_DESCRIBING: Final[Mapping[str, Rule]] = {
-    "format": word,
-    "architecture": word,
-    "quantization": word,
-    "license": word,
-    "context_length": size_bytes,
-    "parameter_count": size_bytes,
-}
-CLAIMABLE: Final = tuple(_DESCRIBING)
-"""What the header of a file may claim of a model, and a user may say otherwise."""
-
-CHANGEABLE: Final[Mapping[str, Rule]] = {
-    "local_path": path,
-    "size_bytes": size_bytes,
-    "downloaded_at": moment,
-    **_DESCRIBING,
-    "source_url": url,
-    **{f"claimed_{name}": rule for name, rule in _DESCRIBING.items()},
-    "description": lambda field, value: prose(field, value, MAX_DESCRIPTION_BYTES),
-}
-"""The fields of a model that are not its key, and what each may be."""
-
-_RULES: Final[Mapping[str, Rule]] = {
-    "reference": lambda field, value: named(field, value, MAX_REFERENCE),
-    "provider": provider,
-    "version": version,
-    **CHANGEABLE,
-}
-_REQUIRED: Final = ("reference", "provider", "local_path")
-
-_COUNTED: Final[Mapping[str, Rule]] = {
-    "download_count": size_bytes,
-    "use_count": size_bytes,
-    "last_used_at": moment,
-    "pinned_at": moment,
-    "pin_reason": lambda field, value: prose(field, value, MAX_REASON_BYTES),
-}
-WHOLE: Final[Mapping[str, Rule]] = {
-    **_RULES,
-    **_COUNTED,
-    # What was recorded under other rules, by the hive or an older release, may come back.
-    "reference": lookup_text,
-    "provider": lookup_text,
-    "version": lookup_text,
-    "local_path": recorded_path,
-}
-"""Every field of a model that is not the database's own, and what each may be in an import."""
-
-
-def whole(values: Mapping[str, object]) -> dict[str, Any]:
-    """
-    A model with every field, each checked; what is missing is None, 0, or `""` for the version.
-
-    Raises InvalidModelError, also for a field that there is not.
-    """
-    for field, value in values.items():
-        if field not in WHOLE:
-            raise InvalidModelError(field, value, "is no field of a model")
-    given: dict[str, object] = {"version": "", "download_count": 0, "use_count": 0, **values}
-    for field in _REQUIRED:
-        if field not in values:
-            raise InvalidModelError(field, None, "is missing: every model has one")
-    found = {field: rule(field, given.get(field)) for field, rule in WHOLE.items()}
-    for field in ("download_count", "use_count"):
-        if found[field] is None:
-            raise InvalidModelError(field, None, "is missing: give a number")
-    return found
-
-
-def checked(values: Mapping[str, object]) -> dict[str, Any]:
-    """
-    The values that may be written, each checked; the names this package does not know are left out.
-
-    Raises InvalidModelError for the first that may not be, or that is missing.
-    """
-    for field in _REQUIRED:
-        if field not in values:
-            raise InvalidModelError(field, None, "is missing: every model has one")
-    return {field: rule(field, values[field]) for field, rule in _RULES.items() if field in values}
-
-
-def changes(values: Mapping[str, object]) -> dict[str, Any]:
-    """
-    The values of an update, each checked.
-
-    Raises InvalidModelError for a name that cannot be changed, and for a value that may not be.
-    """
-    for field, value in values.items():
-        if field not in CHANGEABLE:
-            raise InvalidModelError(
-                field, value, f"cannot be changed: these can: {', '.join(CHANGEABLE)}"
-            )
-    return {field: CHANGEABLE[field](field, value) for field, value in values.items()}

@@ -28,7 +28,7 @@ from model_catalog import (
 from model_catalog.files import layout, opening
 from model_catalog.files.config import Config, read_config, read_index
 from model_catalog.files.description import describe
-from model_catalog.files.layout import ModelFile, Skipped, members
+from model_catalog.files.layout import Member, Skipped, members
 from model_catalog.files.names import role_of, shard_of
 
 
@@ -101,7 +101,7 @@ def test_a_single_file_is_a_model(tmp_path):
 
     found = members(tmp_path / "a.gguf")
 
-    assert (found.root, found.files) == (str(tmp_path), (ModelFile("a.gguf", 5, "weights"),))
+    assert (found.root, found.files) == (str(tmp_path), (Member("a.gguf", 5, "weights"),))
     assert found.is_complete
 
 

@@ -9,7 +9,7 @@ from typing import Any, Final
 from model_catalog.errors import BadHeaderError, NotAFileError, StoppedError, UnknownFormatError
 from model_catalog.files.config import read_config
 from model_catalog.files.header import Header, read_header
-from model_catalog.files.layout import ModelFile, ModelFiles, members
+from model_catalog.files.layout import Member, ModelFiles, members
 from model_catalog.files.names import shard_of
 from model_catalog.files.opening import Forbidden, Pathlike, errno_name
 
@@ -191,7 +191,7 @@ def _filled(header: Header, path: str, forbidden: Forbidden) -> Header:
     return replace(filled, quantization=config.quantization or header.quantization or config.dtype)
 
 
-def _contradictions(file: ModelFile, header: Header) -> list[str]:
+def _contradictions(file: Member, header: Header) -> list[str]:
     found = []
     if header.is_complete is False:
         wanted = header.expected_size_bytes

@@ -120,8 +120,22 @@ def combined(digests: Mapping[str, str]) -> str:
     return _PREFIX + hashlib.sha256(text).hexdigest()
 
 
+def canonical(text: str) -> str:
+    """
+    A SHA-256 as it is recorded: `sha256:` and 64 lower-case digits.
+
+    It may come without its prefix, and in capitals. Raises InvalidModelError for anything else.
+    """
+    return _PREFIX + _hex(text.lower())
+
+
+def is_inside(path: str) -> bool:
+    """Whether a text is a path that stays inside the folder it is taken from."""
+    return not any(part in {"", ".", ".."} for part in path.split("/"))
+
+
 def _listable(path: str) -> bytes:
-    if path.startswith("/") or any(part in {"", ".", ".."} for part in path.split("/")):
+    if not is_inside(path):
         raise InvalidModelError("file", path, "is no path inside a model: give folder/name")
     for character in path:
         # sha256sum escapes some of these, and by its version: the text would not be one text.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from typing import Final
 
 from model_catalog.errors import InvalidModelError
@@ -47,7 +47,7 @@ class Fingerprint:
         return found
 
     def __str__(self) -> str:
-        return ":".join(map(str, astuple(self)))
+        return f"{self.size_bytes}:{self.mtime_ns}:{self.ctime_ns}:{self.inode}"
 
 
 def fingerprint(path: Pathlike, *, forbidden: Forbidden = ()) -> Fingerprint:

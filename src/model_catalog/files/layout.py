@@ -10,6 +10,7 @@ from typing import Final
 
 from model_catalog.errors import BadLayoutError, CatalogError, shown
 from model_catalog.files.config import read_index
+from model_catalog.files.fingerprint import Fingerprint
 from model_catalog.files.names import Role, ShardSet, is_partial, role_of, shard_of
 from model_catalog.files.opening import (
     Forbidden,
@@ -27,7 +28,7 @@ _INDEX: Final = ".safetensors.index.json"
 
 
 @dataclass(frozen=True)
-class ModelFile:
+class Member:
     """A file of a model: its path inside the model, with `/`, and its size, links followed."""
 
     path: str
@@ -35,6 +36,7 @@ class ModelFile:
     role: Role
     identity: tuple[int, int] | None = field(default=None, compare=False, repr=False)
     """The (st_dev, st_ino) of its bytes: two names of one file are of one."""
+    fingerprint: Fingerprint | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ class ModelFiles:
     """
 
     root: str
-    files: tuple[ModelFile, ...]
+    files: tuple[Member, ...]
     missing: tuple[str, ...] = ()
     skipped: tuple[Skipped, ...] = ()
     problems: tuple[str, ...] = ()
@@ -85,7 +87,7 @@ def members(path: Pathlike, *, forbidden: Forbidden = ()) -> ModelFiles:
     text = os.fspath(path)
     if kind(status(path)) == "a directory":
         return _of_folder(text, forbidden)
-    size_bytes = regular(path, forbidden).st_size
+    found = regular(path, forbidden)
     root, name = os.path.split(text)
     shard = shard_of(name)
     if shard is not None:
@@ -94,7 +96,7 @@ def members(path: Pathlike, *, forbidden: Forbidden = ()) -> ModelFiles:
         return walk.result()
     # A blob of a cache has no name that tells, and is what was asked for.
     role = role_of(name) if role_of(name) != "other" else "weights"
-    return ModelFiles(root or ".", (ModelFile(name, size_bytes, role),))
+    return ModelFiles(root or ".", (_member(name, found, role),))
 
 
 def _of_folder(root: str, forbidden: Forbidden) -> ModelFiles:
@@ -119,7 +121,7 @@ class _Walk:
     def __init__(self, root: str, forbidden: Forbidden) -> None:
         self._root = root
         self._forbidden = forbidden
-        self.files: list[ModelFile] = []
+        self.files: list[Member] = []
         self.missing: set[str] = set()
         self.problems: set[str] = set()
         self._skipped: list[Skipped] = []
@@ -214,10 +216,14 @@ class _Walk:
         elif (what := kind(found)) is not None:
             self._skip(name, what if what != "a directory" else "a link to a directory")
         else:
-            self.files.append(ModelFile(name, found.st_size, role_of(name), identity(found)))
+            self.files.append(_member(name, found, role_of(name)))
 
     def _skip(self, name: str, reason: str) -> None:
         self._skipped.append(Skipped(name, reason))
+
+
+def _member(name: str, found: os.stat_result, role: Role) -> Member:
+    return Member(name, found.st_size, role, identity(found), Fingerprint.of(found))
 
 
 def _join(folder: str, name: str) -> str:

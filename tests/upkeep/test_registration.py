@@ -24,7 +24,7 @@ from model_catalog.upkeep import register_path
 FIXTURES = Path(
     os.environ.get(
         "MODEL_CATALOG_TEST_FIXTURES",
-        Path(__file__).parent.parent.parent / "shared" / "fixtures",
+        Path(__file__).parents[2].parent / "shared" / "fixtures",
     )
 )
 
@@ -143,9 +143,9 @@ async def main():
             print("refused", flush=True)
         if sys.argv[2] == "folder":
             # Reading a folder opens the files in it, and must step over this one.
-            from model_catalog.upkeep import _identities
+            from model_catalog.upkeep.threads import identities
             from model_catalog.files.description import describe
-            describe(os.path.dirname(sys.argv[1]), forbidden=_identities(catalog.database_files))
+            describe(os.path.dirname(sys.argv[1]), forbidden=identities(catalog.database_files))
         print("looked", flush=True)
         sys.stdin.readline()
 

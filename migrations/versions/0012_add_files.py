@@ -1,0 +1,51 @@
+"""
+Add the files of a model, when they were listed, and why a model is not whole.
+
+Revision ID: 0012
+
+They are those of the model only while `inventoried_at` is set: a registration with another size, or
+another digest, takes that away in the one statement it is, and leaves the rows for the next list.
+"""
+
+import sqlalchemy as sa
+from alembic import op
+from sqlalchemy.dialects import postgresql
+
+revision = "0012"
+down_revision = "0011"
+branch_labels = None
+depends_on = None
+
+BIG = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+KEY = sa.Text().with_variant(postgresql.TEXT(collation="C"), "postgresql")
+
+
+def upgrade() -> None:
+    op.add_column("models", sa.Column("inventoried_at", BIG))
+    op.add_column("models", sa.Column("incomplete_reason", sa.Text()))
+    op.create_table(
+        "model_files",
+        sa.Column("model_id", BIG, nullable=False),
+        sa.Column("path", KEY, nullable=False),
+        sa.Column("role", KEY, nullable=False),
+        sa.Column("size_bytes", BIG, nullable=False),
+        sa.Column("digest", KEY),
+        sa.Column("found_digest", KEY),
+        sa.Column("fingerprint", KEY),
+        sa.Column("hashed_at", BIG),
+        sa.PrimaryKeyConstraint("model_id", "path", name="pk_model_files"),
+        sa.ForeignKeyConstraint(
+            ["model_id"], ["models.id"], name="fk_model_files_model_id_models", ondelete="CASCADE"
+        ),
+        sa.CheckConstraint(
+            "size_bytes BETWEEN 0 AND 9223372036854775807", name=op.f("ck_model_files_size_bytes")
+        ),
+    )
+    op.create_index("ix_model_files_digest", "model_files", ["digest"])
+
+
+def downgrade() -> None:
+    """Take the lists of files away; what lies on the disk is not touched."""
+    op.drop_table("model_files")
+    for column in ("incomplete_reason", "inventoried_at"):
+        op.drop_column("models", column)

@@ -1,0 +1,471 @@
+"""The files of models, and what the disk was found to hold of them: stored, never looked at."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Final, Unpack
+from urllib.parse import quote_from_bytes
+
+from sqlalchemy import ColumnElement, Text, bindparam, case, delete, func, literal, or_, select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from model_catalog import rules
+from model_catalog.errors import InvalidModelError
+from model_catalog.inventory import FileRecord, FileState, digest_of, in_order, merged
+from model_catalog.model import Model
+from model_catalog.query import FILES, MODELS, C, Filters, conditions
+from model_catalog.records import KEY, Key, Records, Registration
+from model_catalog.reference import ModelRef
+
+F: Final = FILES.c
+_FILE_COLUMNS: Final = tuple(column for column in F if column.key != "model_id")
+_HELD: Final = (
+    C.id,
+    C.provider,
+    C.reference,
+    C.version,
+    C.local_path,
+    C.size_bytes,
+    C.state,
+    C.state_detail,
+    C.mount_point,
+    C.found_digest,
+)
+_FILE_OF_HELD: Final = (F.path, F.size_bytes, F.fingerprint)
+_MARK: Final = "bytes:"
+_OF_THE_BYTES: Final = (
+    "found_digest",
+    "verified_at",
+    "signed_by",
+    "signature_verdict",
+    "signature_detail",
+    "signature_checked_at",
+)
+
+
+@dataclass(slots=True)
+class Holding:
+    """A model as a check needs it; `files` is empty where they are not known."""
+
+    id: int
+    provider: str
+    reference: str
+    version: str
+    local_path: str
+    size_bytes: int | None
+    state: FileState
+    state_detail: str | None
+    mount_point: str | None
+    found_digest: str | None
+    files: list[tuple[str, int, str | None]] = field(default_factory=list)
+    """The path, the size and the fingerprint of each."""
+
+    @property
+    def ref(self) -> ModelRef:
+        """Its name, with its version."""
+        return ModelRef(self.provider, self.reference, self.version)
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What a check found of a model: its new state, why, and on which disk it was seen."""
+
+    holding: Holding
+    state: FileState
+    detail: str | None = None
+    mount_point: str | None = None
+
+    @property
+    def is_news(self) -> bool:
+        """Whether it is anything but what was recorded before."""
+        held = self.holding
+        return (self.state, self.detail) != (held.state, held.state_detail) or (
+            self.mount_point or held.mount_point
+        ) != held.mount_point
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """A model that is to be verified, and when it was verified last."""
+
+    ref: ModelRef
+    local_path: str
+    size_bytes: int | None
+    verified_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Relocated:
+    """A model whose path begins otherwise, or would."""
+
+    ref: ModelRef
+    old_path: str
+    new_path: str
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """Provider, reference and version."""
+        return self.ref.provider, self.ref.reference, self.ref.version or ""
+
+
+class Contents(Records):
+    """The operations on the files of models."""
+
+    async def list_files(
+        self, reference: str, provider: str, version: str | None = None
+    ) -> list[FileRecord]:
+        """
+        The recorded files of a model by the bytes of their paths; empty where they are not known.
+
+        Raises ModelNotFoundError.
+        """
+        key = Key.of(reference, provider, version)
+
+        async def unit(session: AsyncSession) -> list[FileRecord]:
+            model_id = await self._id(session, key)
+            return await self._files(session, model_id)
+
+        return await self._work.read(unit)
+
+    async def relocate(
+        self, old_prefix: str, new_prefix: str, *, dry_run: bool = False
+    ) -> list[Relocated]:
+        """
+        Let every model below one folder lie below another: the models' directory has moved.
+
+        One statement; the disk is not asked, and a check tells afterwards what is there. Digests
+        and files stay as they are recorded. With `dry_run` nothing is written. Returns the models
+        by provider, reference and version. Raises InvalidModelError for a prefix that is not
+        absolute, and for a new one that is no UTF-8.
+        """
+        old, new = _folder("old_prefix", old_prefix), _folder("new_prefix", new_prefix)
+        path, moved, below = _below(old, new)
+        names = (C.provider, C.reference, C.version)
+        look = select(*names, path).where(below).order_by(*names)
+        change = (
+            MODELS.update()
+            .where(below)
+            .values(
+                local_path=moved,
+                state=FileState.UNCHECKED,
+                **dict.fromkeys(("state_detail", "missing_since", "mount_point")),
+            )
+            .returning(*names, C.local_path)
+        )
+
+        async def read(session: AsyncSession) -> list[Relocated]:
+            return [
+                Relocated(ModelRef(*row[:3]), row[3], new + row[3][len(old) :])
+                for row in await session.execute(look)
+            ]
+
+        async def write(session: AsyncSession) -> list[Relocated]:
+            found = [
+                Relocated(ModelRef(*row[:3]), old + row[3][len(new) :], row[3])
+                for row in await session.execute(change)
+            ]
+            return sorted(found, key=lambda each: each.key)
+
+        return await (self._work.read(read) if dry_run else self._work.write(write))
+
+    async def holdings(
+        self, after_id: int | None, limit: int, **filters: Unpack[Filters]
+    ) -> list[Holding]:
+        """The models that pass the filters and have a greater id, with their files; by id."""
+        page = select(C.id).where(*conditions(filters, self._work.dialect))
+        if after_id is not None:
+            page = page.where(C.id > after_id)
+        ids = page.order_by(C.id).limit(limit).subquery()
+        listed = (F.model_id == C.id) & C.inventoried_at.is_not(None)
+        statement = (
+            select(*_HELD, *_FILE_OF_HELD)
+            .select_from(ids.join(MODELS, C.id == ids.c.id).outerjoin(FILES, listed))
+            .order_by(C.id)
+        )
+
+        async def unit(session: AsyncSession) -> Sequence[Any]:
+            return (await session.execute(statement)).all()
+
+        return _held(await self._work.read(unit))
+
+    async def due(self, before: datetime | None, **filters: Unpack[Filters]) -> list[Due]:
+        """
+        The models that pass the filters and were last verified before a time, if one is given.
+
+        Those that were never verified, or have changed since, come first; then the oldest.
+        """
+        verified = case(
+            (C.state != literal(FileState.CHANGED, C.state.type), C.verified_at), else_=None
+        )
+        statement = select(
+            C.provider, C.reference, C.version, C.local_path, C.size_bytes, C.verified_at
+        ).where(*conditions(filters, self._work.dialect))
+        if before is not None:
+            statement = statement.where(verified.is_(None) | (verified < before))
+        order = (verified.asc().nulls_first(), *(C[name] for name in KEY))
+
+        async def unit(session: AsyncSession) -> list[Due]:
+            rows = await session.execute(statement.order_by(*order))
+            return [Due(ModelRef(*row[:3]), *row[3:]) for row in rows]
+
+        return await self._work.read(unit)
+
+    async def store_checks(self, looks: Iterable[Look], now: datetime) -> None:
+        """
+        Record what a check found, where the model is still the one that was looked at.
+
+        What is recorded of digests is not touched. Recovers by itself: what is there again is
+        missing no more.
+        """
+        looks = list(looks)
+        same: dict[FileState, list[int]] = {}
+        for look in looks:
+            if not look.is_news:
+                same.setdefault(look.state, []).append(look.holding.id)
+        news = [_news(look) for look in looks if look.is_news]
+        # By the state it had: whatever was registered meanwhile with other contents is unchecked.
+        quiet = [
+            MODELS.update().where(C.id.in_(ids), C.state == state).values(checked_at=now)
+            for state, ids in same.items()
+        ]
+        update = self._update_state(now)
+
+        async def unit(session: AsyncSession) -> None:
+            for statement in quiet:
+                await session.execute(statement)
+            if news:
+                await session.execute(update, news)
+
+        if looks:
+            await self._work.write_all(unit)
+
+    def _update_state(self, now: datetime) -> Any:
+        state = bindparam("new_state", type_=C.state.type)
+        at = literal(now, C.checked_at.type)
+        missing, offline, unreadable = (
+            state == literal(each, C.state.type)
+            for each in (FileState.MISSING, FileState.OFFLINE, FileState.UNREADABLE)
+        )
+        since = case(
+            (missing, func.coalesce(C.missing_since, at)),
+            # Of a disk that is not there nothing is learned.
+            (offline | unreadable, C.missing_since),
+            else_=None,
+        )
+        mount = bindparam("new_mount", type_=C.mount_point.type)
+        return (
+            MODELS.update()
+            .where(
+                C.id == bindparam("of_id"),
+                self._lies_at(bindparam("of_path", type_=C.local_path.type)),
+                C.state == bindparam("of_state", type_=C.state.type),
+            )
+            .values(
+                state=state,
+                state_detail=bindparam("new_detail", type_=Text),
+                checked_at=at,
+                missing_since=since,
+                mount_point=func.coalesce(mount, C.mount_point),
+            )
+        )
+
+    async def store_found(
+        self,
+        model: Model,
+        values: Mapping[str, Any],
+        files: Sequence[FileRecord] | None = None,
+    ) -> Model | None:
+        """
+        Record what was found of a model that was read, and perhaps its files in place of the known.
+
+        None where it was removed, or given another path or size, since it was read: what was found
+        is then another's. Nothing else of it is touched.
+        """
+        statement = (
+            MODELS.update()
+            .where(
+                C.id == model.id,
+                self._lies_at(literal(model.local_path, C.local_path.type)),
+                C.size_bytes.is_not_distinct_from(model.size_bytes),
+                C.digest.is_not_distinct_from(model.digest),
+            )
+            .values(values)
+            .returning(C.id)
+        )
+
+        async def unit(session: AsyncSession) -> Model | None:
+            model_id = await session.scalar(statement)
+            if model_id is None:
+                return None
+            if files is not None:
+                await self._replace_files(session, model_id, files)
+            return await self._model(session, model_id)
+
+        return await self._work.write(unit)
+
+    async def store_reading(self, model: Model, file: FileRecord) -> None:
+        """
+        Record what the bytes of a file were found to be, beside what they should be.
+
+        The first digest that is read of a file is the expected one from then on.
+        """
+        still = select(C.id).where(
+            C.id == model.id,
+            self._lies_at(literal(model.local_path, C.local_path.type)),
+            C.inventoried_at.is_not(None),
+        )
+        statement = (
+            FILES.update()
+            .where(F.model_id == still.scalar_subquery(), F.path == file.path)
+            .values(
+                digest=func.coalesce(F.digest, file.digest),
+                found_digest=file.found_digest,
+                fingerprint=file.fingerprint,
+                hashed_at=file.hashed_at,
+            )
+        )
+
+        async def unit(session: AsyncSession) -> None:
+            await session.execute(statement)
+
+        await self._work.write(unit)
+
+    async def register_found(
+        self, model: Model, found: Mapping[str, Any], files: Sequence[FileRecord]
+    ) -> Model:
+        """
+        As `register_model`, with what was found of its files, which take the place of the known.
+
+        A file that is listed again keeps its expected digest unless its size or its digest is
+        another; the model's digest is that of all its files unless it was set.
+        """
+        registration = Registration.of(model, found)
+        again = Registration.of(
+            model, {name: found[name] for name in found if name not in _OF_THE_BYTES}
+        )
+        listed = in_order(rules.files("files", files))
+        of_key = (C[name] == registration.row[name] for name in KEY)
+        known = select(C.id, C.digest).where(*of_key, C.inventoried_at.is_not(None))
+
+        async def unit(session: AsyncSession) -> Model:
+            before = (await session.execute(known.with_for_update())).one_or_none()
+            own = registration.row.get("digest")
+            now, same = listed, False
+            if before is not None and own in (None, before.digest):
+                old = {file.path: file for file in await self._files(session, before.id)}
+                now = [merged(file, old.get(file.path)) for file in listed]
+                same = now == list(old.values())
+            # What was verified of files that are the same still holds.
+            new = again if same else registration
+            upsert = self._upsert(new).values(new.row).returning(C.id)
+            model_id = (await session.execute(upsert)).scalar_one()
+            await self._replace_files(session, model_id, now)
+            if own is None and (digest := digest_of(now)) is not None:
+                values = {"digest": digest}
+                await session.execute(MODELS.update().where(C.id == model_id).values(values))
+            return await self._model(session, model_id)
+
+        return await self._work.write_all(unit)
+
+    async def _files(self, session: AsyncSession, model_id: int) -> list[FileRecord]:
+        statement = (
+            select(*_FILE_COLUMNS)
+            .join(MODELS, C.id == F.model_id)
+            .where(F.model_id == model_id, C.inventoried_at.is_not(None))
+        )
+        # Here, for a path that is no UTF-8 is stored by another text than its bytes.
+        return in_order(FileRecord(**row._asdict()) for row in await session.execute(statement))
+
+    async def _replace_files(
+        self, session: AsyncSession, model_id: int, files: Sequence[FileRecord]
+    ) -> None:
+        await session.execute(delete(FILES).where(F.model_id == model_id))
+        rows = [
+            {"model_id": model_id, **{c.key: getattr(file, c.key) for c in _FILE_COLUMNS}}
+            for file in files
+        ]
+        if rows:
+            await session.execute(self._insert(FILES), rows)
+
+    def _lies_at(self, path: ColumnElement[str]) -> ColumnElement[bool]:
+        """Whether a row has this path; in an old SQLite file it may be a blob, equal to no text."""
+        if self._work.dialect == "sqlite":
+            return or_(C.local_path == path, func.typeof(C.local_path) == "blob")
+        return C.local_path == path
+
+
+def _news(look: Look) -> dict[str, Any]:
+    held = look.holding
+    return {
+        "of_id": held.id,
+        "of_path": held.local_path,
+        "of_state": held.state,
+        "new_state": look.state,
+        "new_detail": look.detail,
+        "new_mount": look.mount_point,
+    }
+
+
+def _held(rows: Iterable[Any]) -> list[Holding]:
+    found: list[Holding] = []
+    last = None
+    width = len(_HELD)
+    for row in rows:
+        if row[0] != last:
+            last = row[0]
+            found.append(Holding(*row[:width]))
+        if row[width] is not None:
+            found[-1].files.append(tuple(row[width:]))
+    return found
+
+
+def _folder(field_: str, value: object) -> str:
+    text = rules.path(field_, value)
+    if not text.startswith(os.sep):
+        raise InvalidModelError(field_, value, "is not absolute: paths are recorded whole")
+    # `/models/` and `/models` are one folder, and `/` is the folder of all.
+    return text.rstrip("/")
+
+
+def _below(
+    old: str, new: str
+) -> tuple[ColumnElement[str], ColumnElement[str], ColumnElement[bool]]:
+    """The path of a row, the path it gets, and whether it lies below the old folder."""
+    try:
+        new.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidModelError(
+            "new_prefix", new, "is no UTF-8, which no database appends to: name it otherwise"
+        ) from error
+    path = C.local_path
+    # As PathText stores it: what is no UTF-8 stands percent-encoded behind a mark.
+    raw = func.coalesce(path, "", type_=Text)
+    encoded_old = _MARK + quote_from_bytes(old.encode("utf-8", "surrogateescape"))
+    encoded_new = _MARK + quote_from_bytes(new.encode())
+    pairs = [(encoded_old, encoded_new)]
+    if _is_utf8(old):
+        pairs.insert(0, (old, new))
+    tests = [(raw == before) | _begins(raw, before + "/") for before, _ in pairs]
+    moved = case(
+        *(
+            (test, literal(after, Text) + func.substr(raw, len(before) + 1))
+            for test, (before, after) in zip(tests, pairs, strict=True)
+        )
+    )
+    return path, moved, or_(*tests)
+
+
+def _begins(text: ColumnElement[str], prefix: str) -> ColumnElement[bool]:
+    # Not LIKE, which has wildcards and an opinion on case.
+    return func.substr(text, 1, len(prefix)) == literal(prefix, Text)
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

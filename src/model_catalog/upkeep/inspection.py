@@ -1,0 +1,126 @@
+"""What lies at a path, as it is recorded of a model: its files, its claims, its digests."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+
+from model_catalog import fields, rules
+from model_catalog.errors import StoppedError
+from model_catalog.files.description import Described, describe
+from model_catalog.files.digest import Hashed, hashed
+from model_catalog.files.layout import Member
+from model_catalog.files.mounts import mount_point
+from model_catalog.files.opening import Forbidden
+from model_catalog.inventory import FileRecord, FileState, digest_of
+from model_catalog.upkeep.threads import Stop
+
+
+@dataclass(frozen=True, slots=True)
+class Inspected:
+    """What was found at a path: described, and as it is stored."""
+
+    described: Described
+    files: list[FileRecord]
+    claims: Mapping[str, Any]
+    found: Mapping[str, Any]
+
+    @property
+    def digest(self) -> str | None:
+        """The digest of all files together; None where they were not hashed."""
+        return digest_of(self.files)
+
+
+def inspect(path: str, stop: Stop, forbidden: Forbidden) -> Inspected:
+    """
+    Look at a file or a folder and read its headers; no more of it is read.
+
+    Raises what `describe` raises.
+    """
+    described = describe(path, stop, forbidden=forbidden)
+    now = datetime.now(UTC).replace(microsecond=0)
+    files = [
+        FileRecord(
+            file.path,
+            file.size_bytes,
+            file.role,
+            fingerprint=None if file.fingerprint is None else str(file.fingerprint),
+        )
+        for file in described.files.files
+    ]
+    found = {
+        "state": FileState.PRESENT,
+        "state_detail": None,
+        "checked_at": now,
+        "missing_since": None,
+        "mount_point": mount_point(path),
+        "found_digest": None,
+        "verified_at": None,
+        "inventoried_at": now,
+        "incomplete_reason": reason_of(described.reasons),
+        **dict.fromkeys(
+            ("signed_by", "signature_verdict", "signature_detail", "signature_checked_at")
+        ),
+    }
+    return Inspected(described, files, _claims(described), found)
+
+
+def _claims(described: Described) -> dict[str, Any]:
+    return {f"claimed_{name}": getattr(described.header, name, None) for name in fields.CLAIMABLE}
+
+
+def reason_of(reasons: Sequence[str]) -> str | None:
+    """The reasons why a model is not whole in one text, cut where it is too long to store."""
+    if not reasons:
+        return None
+    # A name that is no UTF-8 may be among them.
+    text = "; ".join(reasons).encode("utf-8", "backslashreplace")
+    return text[: rules.MAX_DETAIL_BYTES].decode("utf-8", "ignore")
+
+
+def hash_all(
+    inspected: Inspected,
+    stop: Stop,
+    forbidden: Forbidden,
+    counter: Callable[[str], Callable[[int], None] | None],
+) -> Inspected:
+    """
+    The same with the digest of each file, read now; one file under several names is read once.
+
+    Raises what `hashed` raises.
+    """
+    read: dict[object, Hashed] = {}
+    files = []
+    members: dict[str, Member] = {file.path: file for file in inspected.described.files.files}
+    root = inspected.described.files.root
+    for file in inspected.files:
+        if stop():
+            raise StoppedError(f"the hashing of {root!r} was stopped")
+        bytes_of = members[file.path].identity or file.path
+        if bytes_of not in read:
+            path = os.path.join(root, file.path)
+            read[bytes_of] = hashed(path, counter(file.path), stop, forbidden=forbidden)
+        files.append(with_reading(file, read[bytes_of]))
+    # The last of the readings is when all of it was known to be so.
+    verified_at = max((file.hashed_at for file in files if file.hashed_at), default=None)
+    return replace(inspected, files=files, found={**inspected.found, "verified_at": verified_at})
+
+
+def with_reading(file: FileRecord, reading: Hashed) -> FileRecord:
+    """A file of which the bytes were read, whatever they should have been."""
+    return replace(
+        file,
+        size_bytes=reading.fingerprint.size_bytes,
+        digest=reading.digest,
+        found_digest=None,
+        fingerprint=str(reading.fingerprint),
+        hashed_at=read_at(reading),
+    )
+
+
+def read_at(reading: Hashed) -> datetime:
+    """When the reading of a file began, in whole seconds."""
+    return datetime.fromtimestamp(reading.began_at_ns // 1_000_000_000, UTC)

@@ -1,0 +1,154 @@
+"""What the status of a model's files tells, against what is recorded of them; nothing is opened."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterable
+from typing import Final
+
+from model_catalog.contents import Holding, Look
+from model_catalog.files.fingerprint import Fingerprint
+from model_catalog.files.mounts import is_mounted, mount_point
+from model_catalog.files.opening import errno_name, kind, status
+from model_catalog.inventory import FileState
+
+_ABSENT: Final = {errno.ENOENT, errno.ENOTDIR}
+# What a system says of a disk, or of the server of one, that has gone away.
+_GONE: Final = {errno.ENOTCONN, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENODEV, errno.ENXIO}
+
+# Of several files the first of these is what is said of the model.
+_WORST: Final = (
+    FileState.OFFLINE,
+    FileState.MISSING,
+    FileState.UNREADABLE,
+    FileState.CHANGED,
+)
+
+
+class Disks:
+    """What a pass over many models learns of their disks, each asked once."""
+
+    def __init__(self, roots: Iterable[str] = ()) -> None:
+        # The longest first: of a folder inside another the inner one decides.
+        self._roots = sorted({root.rstrip("/") or "/" for root in roots}, key=len, reverse=True)
+        self._unreachable: dict[str, str | None] = {}
+        self._mount_points: dict[str, str] = {}
+        self._mounted: dict[str, bool] = {}
+
+    def mount_of(self, path: str) -> str:
+        """Where the disk is mounted on which a path lies."""
+        folder = os.path.dirname(path)
+        if folder not in self._mount_points:
+            self._mount_points[folder] = mount_point(folder)
+        return self._mount_points[folder]
+
+    def group_of(self, holding: Holding) -> str:
+        """The root or the mount point that holds a model."""
+        return self._root_of(holding.local_path) or (
+            holding.mount_point or self.mount_of(holding.local_path)
+        )
+
+    def reason_offline(self, holding: Holding) -> str | None:
+        """Why what is not there may well be there; None where its disk is."""
+        root = self._root_of(holding.local_path)
+        if root is not None and (reason := self._reason_unreachable(root)) is not None:
+            return reason
+        mount = holding.mount_point
+        if mount is not None and not self._is_mounted(mount):
+            return f"nothing is mounted at {mount!r}"
+        return None
+
+    def _root_of(self, path: str) -> str | None:
+        for root in self._roots:
+            if root in ("/", path) or path.startswith(root + "/"):
+                return root
+        return None
+
+    def _reason_unreachable(self, root: str) -> str | None:
+        if root not in self._unreachable:
+            try:
+                with os.scandir(root) as entries:
+                    reason = None if any(True for _ in entries) else f"{root!r} is empty"
+            except OSError as error:
+                reason = f"{root!r} cannot be listed: {errno_name(error)}"
+            self._unreachable[root] = reason
+        return self._unreachable[root]
+
+    def _is_mounted(self, mount: str) -> bool:
+        if mount not in self._mounted:
+            self._mounted[mount] = is_mounted(mount)
+        return self._mounted[mount]
+
+
+def look(holding: Holding, disks: Disks) -> Look:
+    """What is to be recorded of a model as it lies there at this moment."""
+    findings = _findings(holding)
+    for state in _WORST[1:]:
+        if details := [detail for found, detail in findings if found is state]:
+            break
+    else:
+        return Look(
+            holding,
+            FileState.PRESENT,
+            mount_point=holding.mount_point or disks.mount_of(holding.local_path),
+        )
+    if state is FileState.MISSING and (reason := disks.reason_offline(holding)) is not None:
+        return Look(holding, FileState.OFFLINE, reason)
+    gone = [detail for found, detail in findings if found is FileState.OFFLINE]
+    if gone:
+        return Look(holding, FileState.OFFLINE, gone[0])
+    more = f" and {len(details) - 1} more" if len(details) > 1 else ""
+    return Look(holding, state, details[0] + more)
+
+
+def _findings(holding: Holding) -> list[tuple[FileState, str]]:
+    """What is not as it is recorded, file by file."""
+    path = holding.local_path
+    try:
+        found = status(path)
+    except OSError as error:
+        return [_trouble(path, error)]
+    what = kind(found)
+    if what not in (None, "a directory"):
+        return [(FileState.CHANGED, f"{path!r} is {what}")]
+    if not holding.files:
+        if what is None and holding.size_bytes not in (None, found.st_size):
+            return [(FileState.CHANGED, _sizes(path, found.st_size, holding.size_bytes))]
+        return []
+    root = path if what == "a directory" else os.path.dirname(path)
+    findings = []
+    for name, size_bytes, fingerprint in holding.files:
+        place = f"{root}/{name}"
+        try:
+            inner = found if place == path else status(place)
+        except OSError as error:
+            findings.append(_trouble(name, error))
+        else:
+            findings += _differences(name, inner, size_bytes, fingerprint)
+    return findings
+
+
+def _differences(
+    name: str, found: os.stat_result, size_bytes: int, fingerprint: str | None
+) -> list[tuple[FileState, str]]:
+    if str(Fingerprint.of(found)) == fingerprint:
+        return []
+    if (what := kind(found)) is not None:
+        return [(FileState.CHANGED, f"{name!r} is {what}")]
+    if found.st_size != size_bytes:
+        return [(FileState.CHANGED, _sizes(name, found.st_size, size_bytes))]
+    if fingerprint is None:
+        return []
+    return [(FileState.CHANGED, f"{name!r} was written to, replaced or touched")]
+
+
+def _trouble(name: str, error: OSError) -> tuple[FileState, str]:
+    if error.errno in _ABSENT:
+        return FileState.MISSING, f"{name!r} is not there"
+    state = FileState.OFFLINE if error.errno in _GONE else FileState.UNREADABLE
+    return state, f"{name!r} cannot be looked at: {errno_name(error)}"
+
+
+def _sizes(name: str, size_bytes: int, recorded: int | None) -> str:
+    return f"{name!r} has {size_bytes} bytes, and {recorded} are recorded"

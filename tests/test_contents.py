@@ -1,0 +1,302 @@
+"""The files of a model and its digest: what is recorded of them, and what outlives what."""
+
+import pytest
+from conftest import a_model, moment
+
+from model_catalog import (
+    FileRecord,
+    FileState,
+    InvalidModelError,
+    ModelNotFoundError,
+    Sort,
+)
+
+ONE = f"sha256:{1:064x}"
+TWO = f"sha256:{2:064x}"
+NAME = ("TinyLlama-1.1B-Chat-v1.0", "hf")
+SHARDS = [
+    FileRecord("m-00002-of-00002.gguf", 7, digest=TWO, fingerprint="7:2:2:2", hashed_at=moment(1)),
+    FileRecord("m-00001-of-00002.gguf", 5, digest=ONE, fingerprint="5:1:1:1", hashed_at=moment(1)),
+]
+
+
+async def test_files_are_recorded_with_their_model(catalog):
+    """
+    They come back as they were given, by the bytes of their paths, and their digest is the model's.
+    """
+    model = await catalog.register_model(a_model(size_bytes=12), files=SHARDS)
+
+    assert await catalog.list_files(*NAME) == SHARDS[::-1]
+    # printf '%064x  m-00001-of-00002.gguf\n%064x  m-00002-of-00002.gguf\n' 1 2 | sha256sum
+    assert model.digest == (
+        "sha256:ca990c8a5d01904415c87df1b6614ad1bf210af9effd4f92eea2db87ed01ec99"
+    )
+    assert model.inventoried_at is not None
+    assert model.state is FileState.UNCHECKED
+
+
+async def test_a_name_that_no_text_holds_is_kept(catalog):
+    """
+    A path inside a model may be of any bytes, on every database.
+    """
+    names = ["\udcff.gguf", "a b\n'\"\\.txt", "bytes:%41", "é/模型.gguf"]
+    files = [FileRecord(name, 1, "other") for name in names]
+
+    await catalog.register_model(a_model(), files=files)
+
+    assert [file.path for file in await catalog.list_files(*NAME)] == sorted(
+        names, key=lambda name: name.encode("utf-8", "surrogateescape")
+    )
+
+
+async def test_a_model_without_a_list_has_no_files(catalog):
+    """
+    Nobody has looked; a model that is not recorded is another matter.
+    """
+    await catalog.register_model(a_model())
+
+    assert await catalog.list_files(*NAME) == []
+    with pytest.raises(ModelNotFoundError):
+        await catalog.list_files("other", "hf")
+
+
+@pytest.mark.parametrize(
+    ("again", "digest"),
+    [
+        ({"size_bytes": 13}, None),
+        ({"size_bytes": 12, "local_path": "/elsewhere"}, "kept"),
+        ({"size_bytes": 12, "digest": TWO}, TWO),
+    ],
+    ids=["another size", "another path", "another digest"],
+)
+@pytest.mark.parametrize("how", ["registered", "registered with others", "updated"])
+async def test_other_bytes_are_known_by_nothing_that_was_found(catalog, again, digest, how):
+    """
+    A new path, size or digest resets what was verified; only the size of the bytes says that they
+    have another digest.
+    """
+    first = await catalog.register_model(a_model(size_bytes=12), files=SHARDS)
+    await catalog.store_found(
+        first,
+        {
+            "state": FileState.PRESENT,
+            "verified_at": moment(5),
+            "found_digest": ONE,
+            "signature_verdict": "valid",
+            "missing_since": moment(2),
+            "checked_at": moment(3),
+        },
+    )
+
+    if how == "registered":
+        await catalog.register_model(a_model(**again))
+    elif how == "registered with others":
+        await catalog.register_models([a_model(**again), a_model("other")])
+    else:
+        await catalog.update_model(*NAME, **again)
+
+    model = await catalog.get_model(*NAME)
+    assert (model.state, model.verified_at, model.found_digest) == (FileState.UNCHECKED, None, None)
+    assert (model.missing_since, model.checked_at, model.inventoried_at) == (None, None, None)
+    assert model.signature_verdict is None
+    assert model.digest == (first.digest if digest == "kept" else digest)
+    assert await catalog.list_files(*NAME) == []
+
+
+@pytest.mark.parametrize(
+    "again",
+    [{}, {"size_bytes": 12}, {"size_bytes": None}, {"description": "mine", "digest": None}],
+    ids=["nothing new", "the same size", "an unknown size", "no digest"],
+)
+async def test_the_same_bytes_stay_verified(catalog, again):
+    """
+    Registering a model again without another path, size or digest keeps what was found of it.
+    """
+    first = await catalog.register_model(a_model(size_bytes=12), files=SHARDS)
+    found = {"state": FileState.PRESENT, "verified_at": moment(5), "checked_at": moment(6)}
+    await catalog.store_found(first, found)
+    again = {**again} if "digest" not in again else {"description": "mine"}
+
+    await catalog.register_model(a_model(**again))
+
+    model = await catalog.get_model(*NAME)
+    assert {name: getattr(model, name) for name in found} == found
+    assert model.digest == first.digest
+    assert await catalog.list_files(*NAME) == SHARDS[::-1]
+
+
+async def test_a_new_list_keeps_what_is_still_true(catalog):
+    """
+    A file of the same size keeps its expected digest; one of another size does not, and what was
+    read of a file that was touched is no longer known.
+    """
+    await catalog.register_model(a_model(size_bytes=13), files=SHARDS)
+    listed = [
+        FileRecord("m-00001-of-00002.gguf", 5, fingerprint="5:1:1:1"),
+        FileRecord("m-00002-of-00002.gguf", 8, fingerprint="8:2:2:2"),
+    ]
+
+    await catalog.register_model(a_model(size_bytes=13), files=listed)
+    first, second = await catalog.list_files(*NAME)
+    await catalog.register_model(
+        a_model(size_bytes=13),
+        files=[FileRecord("m-00001-of-00002.gguf", 5, fingerprint="5:3:3:3")],
+    )
+    (touched,) = await catalog.list_files(*NAME)
+
+    assert (first.digest, first.hashed_at) == (ONE, moment(1))
+    assert (second.digest, second.hashed_at) == (None, None)
+    assert (touched.digest, touched.hashed_at) == (ONE, None)
+
+
+async def test_the_files_go_with_their_model(catalog, database):
+    """
+    A model that is forgotten leaves no list behind.
+    """
+    await catalog.register_model(a_model(), files=SHARDS)
+
+    await catalog.remove_model(*NAME)
+
+    assert database.run("SELECT count(*) FROM model_files") == [(0,)]
+
+
+@pytest.mark.parametrize(
+    ("file", "field"),
+    [
+        (FileRecord("/etc/passwd", 1), "files.path"),
+        (FileRecord("../up", 1), "files.path"),
+        (FileRecord("a//b", 1), "files.path"),
+        (FileRecord("a\0b", 1), "files.path"),
+        (FileRecord("x" * 5000, 1), "files.path"),
+        (FileRecord("m", -1), "files.size_bytes"),
+        (FileRecord("m", None), "files.size_bytes"),
+        (FileRecord("m", 1, role="virus"), "files.role"),
+        (FileRecord("m", 1, digest="md5:1"), "files.digest"),
+        (FileRecord("m", 1, found_digest="1"), "files.found_digest"),
+        (FileRecord("m", 1, fingerprint="1:2"), "files.fingerprint"),
+        (FileRecord("m", 1, hashed_at="now"), "files.hashed_at"),
+        ("m.gguf", "files"),
+    ],
+    ids=str,
+)
+async def test_a_bad_file_is_refused_by_its_field(catalog, file, field):
+    """
+    Nothing that leads out of the model, or that no database keeps, is recorded.
+    """
+    with pytest.raises(InvalidModelError) as refused:
+        await catalog.register_model(a_model(), files=[file])
+
+    assert refused.value.field == field
+    assert await catalog.find_model(*NAME) is None
+
+
+@pytest.mark.parametrize(
+    "given", [ONE, ONE[7:], ONE[7:].upper()], ids=["whole", "bare", "capitals"]
+)
+async def test_a_digest_is_recorded_in_one_form(catalog, given):
+    """
+    However it was written, it is found by any of them.
+    """
+    await catalog.register_model(a_model(digest=given))
+
+    assert (await catalog.get_model(*NAME)).digest == ONE
+    assert await catalog.count_models(digest=given) == 1
+    assert await catalog.count_models(digest=TWO) == 0
+
+
+async def test_models_are_found_by_what_was_found_of_them(catalog):
+    """
+    By their state, by a digest of theirs or of one of their files, as damaged, as incomplete.
+    """
+    shards = await catalog.register_model(a_model("shards", size_bytes=12), files=SHARDS)
+    await catalog.register_model(a_model("other"))
+    await catalog.store_found(
+        shards,
+        {"state": FileState.MISSING, "found_digest": ONE, "incomplete_reason": "missing: n"},
+    )
+
+    async def found(**filters):
+        return [m.reference for m in await catalog.list_models(sort=Sort.REFERENCE, **filters)]
+
+    assert await found(state=FileState.MISSING) == await found(state="missing") == ["shards"]
+    assert await found(digest=TWO) == await found(digest=shards.digest) == ["shards"]
+    assert await found(damaged=True) == await found(incomplete=True) == ["shards"]
+    assert await found(damaged=False) == await found(incomplete=False) == ["other"]
+    with pytest.raises(InvalidModelError, match="is no state of files"):
+        await found(state="gone")
+
+
+async def test_what_was_found_of_another_is_not_recorded(catalog):
+    """
+    A model that was given another path since it was read is not touched by what was found there.
+    """
+    old = await catalog.register_model(a_model())
+    await catalog.update_model(*NAME, local_path="/elsewhere")
+
+    stored = await catalog.store_found(old, {"state": FileState.MISSING})
+
+    assert stored is None
+    assert (await catalog.get_model(*NAME)).state is FileState.UNCHECKED
+
+
+OLD, NEW = "/old/models", "/new/place"
+PATHS = {
+    "below": (f"{OLD}/a/m.gguf", f"{NEW}/a/m.gguf"),
+    "itself": (OLD, NEW),
+    "no utf-8": (f"{OLD}/caf\udce9.gguf", f"{NEW}/caf\udce9.gguf"),
+    "percent": (f"{OLD}/100%41_x.gguf", f"{NEW}/100%41_x.gguf"),
+    "a sibling": ("/old/models2/m.gguf", "/old/models2/m.gguf"),
+    "another case": ("/OLD/models/m.gguf", "/OLD/models/m.gguf"),
+    "inside": ("/x/old/models/m.gguf", "/x/old/models/m.gguf"),
+}
+
+
+@pytest.mark.parametrize("ending", ["", "/"], ids=["without a slash", "with a slash"])
+async def test_a_folder_that_moved_takes_its_models_along(catalog, ending):
+    """
+    Every path below it, of whatever bytes, begins otherwise; no other does. A dry run tells which.
+    """
+    await catalog.register_models(
+        a_model(name, local_path=old, digest=ONE) for name, (old, _) in PATHS.items()
+    )
+
+    told = await catalog.relocate(OLD + ending, NEW + ending, dry_run=True)
+    before = {m.reference: m.local_path for m in await catalog.list_models()}
+    done = await catalog.relocate(OLD + ending, NEW + ending)
+    after = {m.reference: m.local_path for m in await catalog.list_models()}
+
+    assert before == {name: old for name, (old, _) in PATHS.items()}
+    assert after == {name: new for name, (_, new) in PATHS.items()}
+    assert told == done
+    assert [(each.ref.reference, each.old_path, each.new_path) for each in told] == sorted(
+        (name, old, new) for name, (old, new) in PATHS.items() if old != new
+    )
+    assert {m.digest for m in await catalog.list_models()} == {ONE}
+
+
+async def test_a_folder_with_a_name_that_is_no_text_can_be_left(catalog):
+    """
+    What lay below it is found below the new one.
+    """
+    await catalog.register_model(a_model(local_path="/caf\udce9/m.gguf"))
+
+    await catalog.relocate("/caf\udce9", "/café")
+
+    assert (await catalog.get_model(*NAME)).local_path == "/café/m.gguf"
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [("models", "/new"), ("/old", "new"), ("/old", "/caf\udce9"), ("/old", "/n\0"), (1, "/new")],
+    ids=["relative", "relative new", "no utf-8", "NUL", "no text"],
+)
+async def test_a_folder_that_cannot_be_meant_is_refused(catalog, old, new):
+    """
+    Nothing is written, and the field is named.
+    """
+    await catalog.register_model(a_model(local_path="/old/m.gguf"))
+
+    with pytest.raises(InvalidModelError, match="_prefix"):
+        await catalog.relocate(old, new)
+
+    assert (await catalog.get_model(*NAME)).local_path == "/old/m.gguf"
