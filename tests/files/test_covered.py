@@ -67,6 +67,31 @@ def test_every_file_has_to_be_signed_but_what_was_left_out(model):
     )
 
 
+def test_the_paths_come_in_the_order_of_their_bytes(model, signed):
+    """
+    Whatever order the disk has them in, and also where they are not UTF-8.
+    """
+    for name in (
+        b"z",
+        b"\xff",
+        "é".encode(),
+        b"B",
+        b"a",
+        b"a-",
+        b"a.bin.x",
+        b"0",
+        "\uff0e".encode(),
+    ):
+        (model / os.fsdecode(name)).write_bytes(b"x")
+    (model / "e").mkdir()
+    (model / "e" / "f").write_bytes(b"x")
+
+    found = [os.fsencode(path) for path in covered(model, signed)]
+
+    assert found == sorted(found)
+    assert len(found) == 13
+
+
 def test_a_single_file_is_covered_by_its_name(model, signed):
     """
     Whatever lies beside it.

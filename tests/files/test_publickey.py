@@ -43,6 +43,20 @@ def test_a_key_is_read_from_a_file_or_from_bytes(tmp_path):
         ("the curve secp224r1", pem(private_key(ec.SECP224R1()))),
         ("longer than 64 KiB", b" " * 65_537),
     ],
+    # The keys are made anew in each process, and a test has to have one name in all.
+    ids=[
+        "nothing",
+        "of ssh",
+        "cut off",
+        "DER",
+        "another letter",
+        "private",
+        "Ed25519",
+        "RSA",
+        "secp256k1",
+        "secp224r1",
+        "long",
+    ],
 )
 def test_what_is_no_ec_public_key_is_refused(tmp_path, reason, content):
     """
