@@ -271,3 +271,33 @@ class BadLayoutError(CatalogError, ValueError):
         super().__init__(f"{path!r} cannot be one model: {reason}. Name a folder further down")
         self.path = path
         self.reason = reason
+
+
+class NotInstalledError(CatalogError):
+    """What was asked for needs a package that this one does without."""
+
+    def __init__(self, package: str, extra: str) -> None:
+        super().__init__(f"{package} is not installed: pip install 'model-catalog[{extra}]'")
+        self.package = package
+        self.extra = extra
+
+
+class InvalidKeyError(CatalogError, ValueError):
+    """What was given is no public key that a model may be signed with."""
+
+    def __init__(self, source: str, reason: str) -> None:
+        super().__init__(
+            f"{source} is not a key to verify with: {reason}. Give the signer's public key as "
+            f"PEM, on P-256, P-384 or P-521"
+        )
+        self.source = source
+        self.reason = reason
+
+
+class BadSignatureError(CatalogError, ValueError):
+    """A signature that proves nothing of the model: altered, another key's, or over other files."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(f"the signature {path!r} does not hold: {reason}")
+        self.path = path
+        self.reason = reason

@@ -145,6 +145,26 @@ class JsonStream:
         return True
 
 
+def parse(raw: bytes, limit: int) -> Any:
+    """
+    The one value that these bytes are, by the same rules; ValueError says what is wrong.
+
+    Each value in it costs memory, by the brackets and commas there are: at most `limit` of them.
+    """
+    if sum(raw.count(mark) for mark in (b"[", b"{", b",")) > limit:
+        raise ValueError(f"it holds more than {limit:,} values")
+    try:
+        return _DECODER.decode(raw.decode())
+    except UnicodeDecodeError:
+        raise ValueError("it is not UTF-8") from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"it is no JSON: {error.msg}") from None
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
+    except _RefusedError as error:
+        raise ValueError(str(error)) from None
+
+
 class _RefusedError(Exception):
     """What a hook of the decoder finds, which knows of no file."""
 

@@ -1,0 +1,478 @@
+"""Who signed a model and over which files, and how little a bundle is believed before."""
+
+import copy
+import hashlib
+import json
+import os
+import pickle
+import random
+
+import pytest
+from bundles import (
+    bundle,
+    digest,
+    digests,
+    envelope,
+    pem,
+    private_key,
+    resource,
+    root_of,
+    statement,
+)
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from model_catalog import (
+    BadSignatureError,
+    InvalidModelError,
+    NotAFileError,
+    ProtectedFileError,
+)
+from model_catalog.files import opening, signature
+from model_catalog.files.publickey import read_key
+from model_catalog.files.signature import (
+    Differences,
+    Signed,
+    differences,
+    require_same,
+    verify_bundle,
+)
+
+PRIVATE = private_key()
+KEY = read_key(pem(PRIVATE))
+FILES = digests(a__bin=b"a", b__bin=b"b", config__json=b"{}")
+
+
+def written(tmp_path, content):
+    path = tmp_path / "model.sig"
+    path.write_bytes(content if isinstance(content, bytes) else json.dumps(content).encode())
+    return path
+
+
+def verified(tmp_path, stated):
+    """What is read of a statement that the key's owner has signed."""
+    return verify_bundle(written(tmp_path, bundle(PRIVATE, stated)), KEY)
+
+
+@pytest.fixture
+def signed(tmp_path):
+    return verified(tmp_path, statement(FILES))
+
+
+def test_a_bundle_of_the_key_says_which_files_it_is_over(tmp_path):
+    """
+    Their digests as the rest of the package writes them, and the key they are signed with.
+    """
+    path = written(tmp_path, bundle(PRIVATE, statement(FILES)))
+
+    found = verify_bundle(path, KEY)
+
+    der = pem(PRIVATE, serialization.Encoding.DER)
+    assert found == Signed(
+        path=str(path),
+        key_fingerprint="sha256:" + hashlib.sha256(der).hexdigest(),
+        digests=FILES,
+        left_out=frozenset({".git", ".github", ".gitignore", ".gitattributes", "model.sig"}),
+        identity=opening.identity(path.stat()),
+    )
+    assert list(found.digests) == list(FILES)
+    require_same(found, FILES)
+
+
+@pytest.mark.parametrize(
+    ("curve", "right", "wrong"),
+    [
+        (ec.SECP256R1(), hashes.SHA256(), hashes.SHA512()),
+        (ec.SECP384R1(), hashes.SHA384(), hashes.SHA256()),
+        (ec.SECP521R1(), hashes.SHA512(), hashes.SHA256()),
+    ],
+)
+def test_the_key_decides_the_algorithm(tmp_path, curve, right, wrong):
+    """
+    Each curve has its hash: what was signed with another is as good as not signed.
+    """
+    private = private_key(curve)
+    payload = json.dumps(statement(FILES)).encode()
+    good = written(tmp_path, envelope(private, payload, algorithm=right))
+
+    assert verify_bundle(good, read_key(pem(private))).digests == FILES
+    bad = written(tmp_path, envelope(private, payload, algorithm=wrong))
+    with pytest.raises(BadSignatureError, match="has not signed it"):
+        verify_bundle(bad, read_key(pem(private)))
+
+
+def test_another_key_is_refused_by_name(tmp_path):
+    """
+    Whether the bundle admits it by its hint, or has none, or lies.
+    """
+    other = read_key(pem(private_key()))
+    path = written(tmp_path, bundle(PRIVATE, statement(FILES)))
+    with pytest.raises(BadSignatureError, match=f"another key than {other.fingerprint}") as caught:
+        verify_bundle(path, other)
+    assert caught.value.path == str(path)
+    assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
+
+    for hint in ({}, {"hint": None}, {"hint": ""}, {"hint": other.hint}, {"rawBytes": "AAAA"}):
+        stated = envelope(PRIVATE, json.dumps(statement(FILES)).encode())
+        stated["verificationMaterial"]["publicKey"] = hint
+        with pytest.raises(BadSignatureError, match=f"{other.fingerprint} has not signed it"):
+            verify_bundle(written(tmp_path, stated), other)
+
+
+def test_a_bundle_without_a_hint_is_read(tmp_path):
+    """
+    The first releases of model-signing wrote the key itself, which nobody may believe.
+    """
+    stated = envelope(PRIVATE, json.dumps(statement(FILES)).encode())
+    stated["verificationMaterial"]["publicKey"] = {"rawBytes": "AAAA", "keyDetails": "X"}
+
+    assert verify_bundle(written(tmp_path, stated), KEY).digests == FILES
+
+
+def test_a_payload_of_another_type_is_not_what_was_signed(tmp_path):
+    """
+    The type is part of what is signed; neither may be changed without the other.
+    """
+    payload = json.dumps(statement(FILES)).encode()
+    foreign = envelope(PRIVATE, payload, payload_type="text/plain")
+    with pytest.raises(BadSignatureError, match="has not signed it"):
+        verify_bundle(written(tmp_path, foreign), KEY)
+    foreign["dsseEnvelope"]["payloadType"] = "text/plain"
+    with pytest.raises(BadSignatureError, match="holds a 'text/plain'"):
+        verify_bundle(written(tmp_path, foreign), KEY)
+
+
+def test_nothing_but_the_statement_may_be_a_bundles(tmp_path):
+    """
+    Certificates, Sigstore's other bundles, and several signatures are not half understood.
+    """
+    good = envelope(PRIVATE, json.dumps(statement(FILES)).encode())
+    for reason, change in {
+        "certificate": lambda stated: stated.update(
+            verificationMaterial={"certificate": {"rawBytes": ""}}
+        ),
+        "does not say that it is signed with a key": lambda stated: stated.update(
+            verificationMaterial={}
+        ),
+        "of the type 'application/vnd.dev.sigstore.bundle": lambda stated: stated.update(
+            mediaType="application/vnd.dev.sigstore.bundle+json;version=0.2"
+        ),
+        "one signed statement": lambda stated: stated["dsseEnvelope"]["signatures"].append(
+            stated["dsseEnvelope"]["signatures"][0]
+        ),
+        "not base64": lambda stated: stated["dsseEnvelope"].update(payload="!"),
+    }.items():
+        stated = copy.deepcopy(good)
+        change(stated)
+        with pytest.raises(BadSignatureError, match=reason):
+            verify_bundle(written(tmp_path, stated), KEY)
+
+
+@pytest.mark.parametrize(
+    ("reason", "stated"),
+    [
+        ("over 'shards'", statement(FILES, method="shards", shard_size=3.0)),
+        ("digests are 'blake2b'", statement(FILES, hash_type="blake2b")),
+        ("digests are 'blake3'", statement(FILES, hash_type="blake3")),
+        ("is no SHA-256", statement({}, resources=[resource("a", "00" * 32), resource("b", "ab")])),
+        ("is no SHA-256", statement({"a": "A" * 64})),
+        (
+            "no name and SHA-256",
+            statement(
+                {}, resources=[{"name": "a", "algorithm": "sha256-sharded-3", "digest": "00" * 32}]
+            ),
+        ),
+        ("over no files", statement({})),
+        ("twice", statement({}, resources=[resource("a", "00" * 32), resource("a", "11" * 32)])),
+        ("not that of those", statement(FILES, root=root_of([resource("a", "00" * 32)]))),
+        ("beside other files", statement({".": FILES["a.bin"], "a": FILES["a.bin"]})),
+        ("leaves the whole model out", statement(FILES, ignore_paths=["."])),
+        ("leaves the whole model out", statement(FILES, ignore_paths=["model.sig", ""])),
+        ("no list of paths", statement(FILES, ignore_paths="a")),
+        ("no list of paths", statement(FILES, ignore_paths=[1])),
+        ("signs 'a.bin', and leaves it out", statement(FILES, ignore_paths=["a.bin"])),
+        ("signs 'd/a', and leaves it out", statement({"d/a": "00" * 32}, ignore_paths=["d/"])),
+        ("before 1.0", {**statement(FILES), "predicateType": "https://model_signing/Digests/v0.1"}),
+        ("states a 'https://slsa", {**statement(FILES), "predicateType": "https://slsa.dev/v1"}),
+        ("statement is of the type 'x'", {**statement(FILES), "_type": "x"}),
+        ("not one of model-signing's", {**statement(FILES), "subject": []}),
+        ("is no statement", []),
+        ("is not UTF-8", b'"\xff"'),
+        ("it is no JSON", b"{"),
+        ("it is no JSON", b"{} {}"),
+        ("NaN in it is no JSON", b'{"a": NaN}'),
+        ("has a name twice", b'{"a": 1, "a": 2}'),
+        ("nested too deep", b"[" * 100_000 + b"]" * 100_000),
+        ("holds more than 200,000 values", b"[" + b"1," * 200_000 + b"1]"),
+    ],
+)
+def test_a_statement_is_not_believed_for_being_signed(tmp_path, reason, stated):
+    """
+    What cannot be compared file by file is refused, and says why.
+    """
+    with pytest.raises(BadSignatureError, match=reason):
+        verified(tmp_path, stated)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        "..",
+        "../a",
+        "d/../a",
+        "/a",
+        "d//a",
+        "d/",
+        "./a",
+        "a\n",
+        "a\0",
+        "\x1b[2J",
+        "\x9b",
+        "\udcff",
+    ],
+)
+def test_a_name_that_leaves_the_model_is_refused(tmp_path, name):
+    """
+    So is one that a terminal would obey, and a second way to write a path.
+    """
+    with pytest.raises(BadSignatureError, match="no path inside a model") as caught:
+        verified(tmp_path, statement({name: "00" * 32}))
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    "name", ["..a", "a..", "...", "d/.hidden", "a\\b", "a:0:3", "ü", " ", "{,[" * 9]
+)
+def test_a_name_may_be_odd(tmp_path, name):
+    """
+    Whatever else the disk takes.
+    """
+    assert list(verified(tmp_path, statement({name: "00" * 32})).digests) == [name]
+
+
+def test_what_is_left_out_is_a_path_or_all_below_it(tmp_path):
+    """
+    Below a folder named like it nothing is; and paths from elsewhere leave nothing out.
+    """
+    ignored = [".git/", "d/x", "/etc", "../up", "d/../a.bin"]
+
+    found = verified(tmp_path, statement(FILES, ignore_paths=ignored))
+
+    assert found.left_out == {".git", "d/x"}
+    for path in (".git", ".git/config", ".git/a/b", "d/x", "d/x/y"):
+        assert found.leaves_out(path)
+    for path in (".gitignore", "sub/.git", "d", "d/xy", "x", "a.bin", "etc", "up"):
+        assert not found.leaves_out(path)
+    assert not verified(tmp_path, {**statement(FILES)}).leaves_out("a.bin")
+
+
+def test_a_bundle_is_opened_like_any_other_file(tmp_path):
+    """
+    No FIFO is waited for, no database is touched, and no more is read than a bundle can be.
+    """
+    path = written(tmp_path, bundle(PRIVATE, statement(FILES)))
+    with pytest.raises(ProtectedFileError):
+        verify_bundle(path, KEY, forbidden=[opening.identity(path.stat())])
+    os.mkfifo(tmp_path / "fifo")
+    for wrong in (tmp_path / "fifo", tmp_path):
+        with pytest.raises(NotAFileError):
+            verify_bundle(wrong, KEY)
+        with pytest.raises(NotAFileError):
+            read_key(wrong)
+    with pytest.raises(FileNotFoundError):
+        verify_bundle(tmp_path / "none", KEY)
+    os.truncate(path, signature.MAX_BUNDLE_BYTES + 1)
+    with pytest.raises(BadSignatureError, match="longer than 16 MiB"):
+        verify_bundle(path, KEY)
+
+
+def test_a_bundle_of_many_values_is_not_parsed(tmp_path):
+    """
+    16 MiB of `[],` would be 350 of lists, and nobody has proven anything yet.
+    """
+    for content in (b'{"a": [' + b"[]," * 1_000 + b"[]]}", b"[" * 5_000_000):
+        with pytest.raises(BadSignatureError, match="more than 1,000 values"):
+            verify_bundle(written(tmp_path, content), KEY)
+
+
+ODD = [None, True, 0, -1, 1.5, "", "x", "\0", [], {}, [[]], [{}], {"": None}, ["x", 1], 10**40]
+
+
+def places(value):
+    """Each place in a JSON value, as the container and the key that it has there."""
+    if isinstance(value, dict | list):
+        for key in list(value) if isinstance(value, dict) else range(len(value)):
+            yield value, key
+            yield from places(value[key])
+
+
+def odd(value):
+    """The value with each place in it replaced by each odd value, or taken away."""
+    for number in range(len(list(places(value)))):
+        for replacement in ODD:
+            changed = copy.deepcopy(value)
+            container, key = list(places(changed))[number]
+            container[key] = replacement
+            yield changed
+        changed = copy.deepcopy(value)
+        container, key = list(places(changed))[number]
+        del container[key]
+        yield changed
+
+
+def test_a_value_of_a_wrong_type_is_refused_wherever_it_is(tmp_path):
+    """
+    In the bundle and in what is signed: it is BadSignatureError, or was of no account.
+    """
+    stated = statement(FILES)
+    payload = json.dumps(stated).encode()
+    outside = [
+        accepted(tmp_path, json.dumps(changed).encode())
+        for changed in odd(envelope(PRIVATE, payload))
+    ]
+    assert {repr(found.digests) for found in outside if found is not None} == {repr(FILES)}
+
+    inside = [accepted(tmp_path, bundle(PRIVATE, changed)) for changed in odd(stated)]
+    assert len(outside) > 150
+    assert len(inside) > 400
+    assert 0 < sum(found is not None for found in outside + inside) < 200
+
+
+def test_a_bundle_with_changed_bytes_is_refused(tmp_path):
+    """
+    3,000 mutations: BadSignatureError, or the same files, where the change was of no account.
+    """
+    randomness = random.Random(20_261_124)
+    good = bundle(PRIVATE, statement(FILES))
+    outcomes = [accepted(tmp_path, mutated(good, randomness)) for _ in range(3_000)]
+
+    kept = [found for found in outcomes if found is not None]
+    assert {(repr(found.digests), found.key_fingerprint) for found in kept} == {
+        (repr(FILES), KEY.fingerprint)
+    }
+    assert len(kept) < 300
+
+
+def test_a_statement_with_changed_bytes_is_read_or_refused(tmp_path):
+    """
+    2,000 mutations that the key's owner has signed: no other error gets out.
+    """
+    randomness = random.Random(20_261_124)
+    payload = json.dumps(statement(FILES)).encode()
+    for _ in range(2_000):
+        accepted(tmp_path, bundle(PRIVATE, mutated(payload, randomness)))
+
+
+def accepted(tmp_path, content):
+    """What is read of a bundle, or None where it is refused as it should be."""
+    try:
+        return verify_bundle(written(tmp_path, content), KEY)
+    except BadSignatureError as error:
+        text = str(error)
+    assert text.isprintable()
+    assert len(text) < 1_000 + len(str(tmp_path))
+    return None
+
+
+def mutated(content, randomness):
+    changed = bytearray(content)
+    for _ in range(randomness.choice((1, 1, 2, 8))):
+        at = randomness.randrange(len(changed))
+        match randomness.randrange(5):
+            case 0:
+                changed[at] ^= 1 << randomness.randrange(8)
+            case 1:
+                del changed[at : at + randomness.randrange(1, 40)]
+            case 2:
+                changed[at:at] = changed[at // 2 : at // 2 + randomness.randrange(1, 40)]
+            case 3:
+                changed[at:at] = randomness.choice(
+                    (b"[", b"{", b'"', b"NaN", b"9" * 5000, b"\xff", b"\\ud800", b"1e999", b"\0")
+                )
+            case 4:
+                changed[at] = randomness.randrange(256)
+        if not changed:
+            break
+    return bytes(changed)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected", "named"),
+    [
+        ({"a.bin": digest(b"A")}, Differences(tampered=("a.bin",)), "tampered with: 'a.bin'"),
+        ({"a.bin": None}, Differences(missing=("a.bin",)), "missing: 'a.bin'"),
+        ({"new": digest(b"n")}, Differences(extra=("new",)), "not signed: 'new'"),
+        (
+            {"a.bin": None, "c.bin": digest(b"a")},
+            Differences(renamed=(("a.bin", "c.bin"),)),
+            "renamed: 'a.bin' to 'c.bin'",
+        ),
+        (
+            {"a.bin": digest(b"b"), "b.bin": digest(b"a")},
+            Differences(tampered=("a.bin", "b.bin")),
+            "tampered with: 'a.bin', 'b.bin'",
+        ),
+        (
+            {"a.bin": digest(b"A"), "b.bin": None, "x\n": digest(b"x")},
+            Differences(tampered=("a.bin",), missing=("b.bin",), extra=("x\n",)),
+            r"tampered with: 'a.bin'; missing: 'b.bin'; not signed: 'x\\n'",
+        ),
+    ],
+)
+def test_files_that_are_not_those_signed_are_named(signed, change, expected, named):
+    """
+    Tampered with, missing, extra, and renamed, each with its path.
+    """
+    found = {name: value for name, value in {**FILES, **change}.items() if value is not None}
+
+    assert differences(signed, found) == expected
+    with pytest.raises(BadSignatureError) as caught:
+        require_same(signed, found)
+    assert caught.value.reason == named.replace("\\\\", "\\")
+    assert caught.value.path == signed.path
+
+
+def test_what_the_signer_left_out_may_be_anything(signed):
+    """
+    It is passed over, and only there.
+    """
+    require_same(signed, {**FILES, ".git/HEAD": digest(b"x"), ".gitattributes": digest(b"y")})
+    with pytest.raises(BadSignatureError, match=r"not signed: 'sub/\.gitignore'"):
+        require_same(signed, {**FILES, "sub/.gitignore": digest(b"x")})
+
+
+def test_of_many_names_a_few_are_shown(signed):
+    """
+    The error stays one line; `differences` has them all.
+    """
+    found = {**FILES, **{f"x{number}": digest(b"x") for number in range(1_000)}}
+
+    assert len(differences(signed, found).extra) == 1_000
+    with pytest.raises(BadSignatureError, match=r"'x101' and 995 more$"):
+        require_same(signed, found)
+
+
+def test_a_file_signed_by_itself_may_have_any_name(tmp_path):
+    """
+    model-signing writes `.` for it; among several files it cannot be told.
+    """
+    alone = verified(tmp_path, statement({".": digest(b"x")}))
+    assert alone.is_single_file
+
+    require_same(alone, {"one.gguf": digest(b"x")})
+    require_same(alone, {".": digest(b"x")})
+    with pytest.raises(BadSignatureError, match=r"tampered with: 'one\.gguf'"):
+        require_same(alone, {"one.gguf": digest(b"y")})
+    for count, found in ((0, {}), (2, {"a": digest(b"x"), "b": digest(b"x")})):
+        with pytest.raises(BadSignatureError, match=f"of one file.* and {count} were found"):
+            require_same(alone, found)
+
+
+@pytest.mark.parametrize("value", ["", "00" * 32, "sha256:" + "A" * 64, "blake3:" + "0" * 64])
+def test_a_digest_of_another_kind_is_no_verdict(signed, value):
+    """
+    A caller's digests in another form would make every file look tampered with.
+    """
+    with pytest.raises(InvalidModelError, match="is no SHA-256"):
+        require_same(signed, {**FILES, "a.bin": value})
