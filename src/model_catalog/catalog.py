@@ -22,6 +22,7 @@ from model_catalog.labels import Labels
 from model_catalog.model import Model
 from model_catalog.query import KNOWN, MODELS, C, Filters, Sort, behind, conditions, ordering
 from model_catalog.records import Key, Registration, folded_of, model_of, resets
+from model_catalog.relocation import Relocation
 from model_catalog.usage import Together, Usage
 from model_catalog.work import OwnTransactions, SharedTransaction, Work
 
@@ -73,7 +74,7 @@ class Stats:
     by_quantization: dict[str | None, Tally]
 
 
-class ModelCatalog(Labels, Usage, Contents, Exchange):
+class ModelCatalog(Labels, Usage, Contents, Relocation, Exchange):
     """
     What is known of the models on this machine.
 

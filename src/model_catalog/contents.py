@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final, Unpack
-from urllib.parse import quote_from_bytes
 
 from sqlalchemy import ColumnElement, Text, bindparam, case, delete, func, literal, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from model_catalog import rules
-from model_catalog.errors import InvalidModelError
 from model_catalog.inventory import FileRecord, FileState, digest_of, in_order, merged
 from model_catalog.model import Model
 from model_catalog.query import FILES, MODELS, C, Filters, conditions
@@ -35,7 +32,6 @@ _HELD: Final = (
     C.found_digest,
 )
 _FILE_OF_HELD: Final = (F.path, F.size_bytes, F.fingerprint)
-_MARK: Final = "bytes:"
 _OF_THE_BYTES: Final = (
     "found_digest",
     "verified_at",
@@ -97,20 +93,6 @@ class Due:
     verified_at: datetime | None
 
 
-@dataclass(frozen=True, slots=True)
-class Relocated:
-    """A model whose path begins otherwise, or would."""
-
-    ref: ModelRef
-    old_path: str
-    new_path: str
-
-    @property
-    def key(self) -> tuple[str, str, str]:
-        """Provider, reference and version."""
-        return self.ref.provider, self.ref.reference, self.ref.version or ""
-
-
 class Contents(Records):
     """The operations on the files of models."""
 
@@ -129,47 +111,6 @@ class Contents(Records):
             return await self._files(session, model_id)
 
         return await self._work.read(unit)
-
-    async def relocate(
-        self, old_prefix: str, new_prefix: str, *, dry_run: bool = False
-    ) -> list[Relocated]:
-        """
-        Let every model below one folder lie below another: the models' directory has moved.
-
-        One statement; the disk is not asked, and a check tells afterwards what is there. Digests
-        and files stay as they are recorded. With `dry_run` nothing is written. Returns the models
-        by provider, reference and version. Raises InvalidModelError for a prefix that is not
-        absolute, and for a new one that is no UTF-8.
-        """
-        old, new = _folder("old_prefix", old_prefix), _folder("new_prefix", new_prefix)
-        path, moved, below = _below(old, new)
-        names = (C.provider, C.reference, C.version)
-        look = select(*names, path).where(below).order_by(*names)
-        change = (
-            MODELS.update()
-            .where(below)
-            .values(
-                local_path=moved,
-                state=FileState.UNCHECKED,
-                **dict.fromkeys(("state_detail", "missing_since", "mount_point")),
-            )
-            .returning(*names, C.local_path)
-        )
-
-        async def read(session: AsyncSession) -> list[Relocated]:
-            return [
-                Relocated(ModelRef(*row[:3]), row[3], new + row[3][len(old) :])
-                for row in await session.execute(look)
-            ]
-
-        async def write(session: AsyncSession) -> list[Relocated]:
-            found = [
-                Relocated(ModelRef(*row[:3]), old + row[3][len(new) :], row[3])
-                for row in await session.execute(change)
-            ]
-            return sorted(found, key=lambda each: each.key)
-
-        return await (self._work.read(read) if dry_run else self._work.write(write))
 
     async def holdings(
         self, after_id: int | None, limit: int, **filters: Unpack[Filters]
@@ -420,52 +361,3 @@ def _held(rows: Iterable[Any]) -> list[Holding]:
         if row[width] is not None:
             found[-1].files.append(tuple(row[width:]))
     return found
-
-
-def _folder(field_: str, value: object) -> str:
-    text = rules.path(field_, value)
-    if not text.startswith(os.sep):
-        raise InvalidModelError(field_, value, "is not absolute: paths are recorded whole")
-    # `/models/` and `/models` are one folder, and `/` is the folder of all.
-    return text.rstrip("/")
-
-
-def _below(
-    old: str, new: str
-) -> tuple[ColumnElement[str], ColumnElement[str], ColumnElement[bool]]:
-    """The path of a row, the path it gets, and whether it lies below the old folder."""
-    try:
-        new.encode()
-    except UnicodeEncodeError as error:
-        raise InvalidModelError(
-            "new_prefix", new, "is no UTF-8, which no database appends to: name it otherwise"
-        ) from error
-    path = C.local_path
-    # As PathText stores it: what is no UTF-8 stands percent-encoded behind a mark.
-    raw = func.coalesce(path, "", type_=Text)
-    encoded_old = _MARK + quote_from_bytes(old.encode("utf-8", "surrogateescape"))
-    encoded_new = _MARK + quote_from_bytes(new.encode())
-    pairs = [(encoded_old, encoded_new)]
-    if _is_utf8(old):
-        pairs.insert(0, (old, new))
-    tests = [(raw == before) | _begins(raw, before + "/") for before, _ in pairs]
-    moved = case(
-        *(
-            (test, literal(after, Text) + func.substr(raw, len(before) + 1))
-            for test, (before, after) in zip(tests, pairs, strict=True)
-        )
-    )
-    return path, moved, or_(*tests)
-
-
-def _begins(text: ColumnElement[str], prefix: str) -> ColumnElement[bool]:
-    # Not LIKE, which has wildcards and an opinion on case.
-    return func.substr(text, 1, len(prefix)) == literal(prefix, Text)
-
-
-def _is_utf8(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

@@ -5,8 +5,10 @@ The catalog and the disk: whatever looks at files, hashes them or waits for them
 """
 
 from model_catalog.upkeep.checking import Checked, Finding, check_models
+from model_catalog.upkeep.inspection import Recorded
 from model_catalog.upkeep.moving import Moved, find_moved, relink_model
-from model_catalog.upkeep.registration import Recorded, accept_model, register_path
+from model_catalog.upkeep.registration import accept_model, register_path
+from model_catalog.upkeep.signing import Signature, verify_signature
 from model_catalog.upkeep.threads import Progress
 from model_catalog.upkeep.verification import Verdict, Verified, verify_models
 from model_catalog.upkeep.watching import Watch, watch
@@ -17,6 +19,7 @@ __all__ = [
     "Moved",
     "Progress",
     "Recorded",
+    "Signature",
     "Verdict",
     "Verified",
     "Watch",
@@ -26,5 +29,6 @@ __all__ = [
     "register_path",
     "relink_model",
     "verify_models",
+    "verify_signature",
     "watch",
 ]

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from model_catalog import fields, rules
+from model_catalog.catalog import ModelCatalog
 from model_catalog.errors import StoppedError
 from model_catalog.files.description import Described, describe
 from model_catalog.files.digest import Hashed, hashed
@@ -16,7 +17,29 @@ from model_catalog.files.layout import Member
 from model_catalog.files.mounts import mount_point
 from model_catalog.files.opening import Forbidden
 from model_catalog.inventory import FileRecord, FileState, digest_of
-from model_catalog.upkeep.threads import Stop
+from model_catalog.model import Model
+from model_catalog.upkeep.threads import (
+    Meter,
+    OnProgress,
+    Stop,
+    device_of,
+    disk_turn,
+    identities,
+    in_thread,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """A model as it is recorded, and what was found at its path."""
+
+    model: Model
+    described: Described
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Why it is not whole: a shard is missing, a file is shorter than it says. Often none."""
+        return self.described.reasons
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +55,19 @@ class Inspected:
     def digest(self) -> str | None:
         """The digest of all files together; None where they were not hashed."""
         return digest_of(self.files)
+
+
+async def look_at(
+    catalog: ModelCatalog, path: str, *, digest: bool, on_progress: OnProgress | None = None
+) -> Inspected:
+    """What lies at a path, read in a thread; with its digests one disk is read by one at a time."""
+    files = catalog.database_files
+    inspected = await in_thread(lambda stop: inspect(path, stop, identities(files)))
+    if not digest:
+        return inspected
+    meter = Meter(on_progress, inspected.described.size_bytes)
+    async with disk_turn(await in_thread(lambda _: device_of(path))):
+        return await in_thread(lambda stop: hash_all(inspected, stop, identities(files), meter.of))
 
 
 def inspect(path: str, stop: Stop, forbidden: Forbidden) -> Inspected:

@@ -18,7 +18,7 @@ from model_catalog.files.names import is_partial
 from model_catalog.files.opening import Forbidden, identity, kind, status
 from model_catalog.inventory import FileRecord, FileState
 from model_catalog.model import Model
-from model_catalog.upkeep.registration import Recorded, look_at
+from model_catalog.upkeep.inspection import Recorded, look_at
 from model_catalog.upkeep.threads import Meter, OnProgress, Stop, identities, in_thread
 
 

@@ -3,35 +3,13 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
 
 from model_catalog.catalog import ModelCatalog
 from model_catalog.errors import FileChangedError
-from model_catalog.files.description import Described
 from model_catalog.model import Model
-from model_catalog.upkeep.inspection import Inspected, hash_all, inspect
-from model_catalog.upkeep.threads import (
-    Meter,
-    OnProgress,
-    device_of,
-    disk_turn,
-    identities,
-    in_thread,
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Recorded:
-    """A model as it is recorded, and what was found at its path."""
-
-    model: Model
-    described: Described
-
-    @property
-    def reasons(self) -> tuple[str, ...]:
-        """Why it is not whole: a shard is missing, a file is shorter than it says. Often none."""
-        return self.described.reasons
+from model_catalog.upkeep.inspection import Recorded, look_at
+from model_catalog.upkeep.threads import OnProgress
 
 
 async def register_path(
@@ -100,16 +78,3 @@ async def accept_model(
     if stored is None:
         raise FileChangedError(model.local_path, "its model was recorded anew")
     return Recorded(stored, inspected.described)
-
-
-async def look_at(
-    catalog: ModelCatalog, path: str, *, digest: bool, on_progress: OnProgress | None = None
-) -> Inspected:
-    """What lies at a path, read in a thread; with its digests one disk is read by one at a time."""
-    files = catalog.database_files
-    inspected = await in_thread(lambda stop: inspect(path, stop, identities(files)))
-    if not digest:
-        return inspected
-    meter = Meter(on_progress, inspected.described.size_bytes)
-    async with disk_turn(await in_thread(lambda _: device_of(path))):
-        return await in_thread(lambda stop: hash_all(inspected, stop, identities(files), meter.of))
