@@ -157,8 +157,8 @@ class _Repository:
             for path in names.values():
                 self._visit.blame(path, f"of the commit {commit}, which it names, nothing is here")
         if not commits and self._visit.problem_count == problems_before:
-            more = f", and {len(self._unfinished)} downloads that have not ended"
-            self._visit.blame(self._path, f"no revision is in it{more if self._unfinished else ''}")
+            more = ", and a download that has not ended" if self._unfinished else ""
+            self._visit.blame(self._path, f"no revision is in it{more}")
 
     def _refs(self, root: str) -> dict[str, dict[str, str]]:
         """By commit, the names of the refs that point at it, and where each is written."""

@@ -17,7 +17,7 @@ from model_catalog.files.names import Role
 from model_catalog.files.opening import Forbidden, Pathlike
 from model_catalog.stores.found import Claims, FoundModel, Scan, StoreFile
 from model_catalog.stores.huggingface import PREFIX, look_into
-from model_catalog.stores.loose import Group, groups_beside
+from model_catalog.stores.loose import Group, groups_among
 from model_catalog.stores.visit import UNREADABLE, LeftOutError, Visit, is_readable, reason_of
 from model_catalog.stores.whole import format_of, newest
 
@@ -46,16 +46,19 @@ def scan(
     repository and the commit.
     """
     visit = Visit.begin("llamacpp", root, forbidden, stop, progress)
+    files = []
     for entry in visit.entries(visit.root):
         if entry.name.startswith(PREFIX):
             look_into(visit, entry, PROVIDER)
-    found = [(group, _origin(visit, group)) for group in groups_beside(visit, visit.root)]
+        elif entry.name.endswith(_SUFFIX):
+            files.append(entry)
+    found = [(group, _origin(visit, group)) for group in groups_among(visit, visit.root, files)]
     models = {origin.repository for _, origin in found if not origin.is_projector}
     projectors: dict[str, list[StoreFile]] = {}
     for group, origin in found:
         if origin.is_projector and origin.repository in models:
-            files = [replace(file, role="projector") for file in group.files]
-            projectors.setdefault(origin.repository, []).extend(files)
+            those = [replace(file, role="projector") for file in group.files]
+            projectors.setdefault(origin.repository, []).extend(those)
     for group, origin in found:
         beside = projectors.get(origin.repository, [])
         if beside and origin.is_projector:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -50,7 +50,7 @@ def groups(visit: Visit, root: str, *, is_one_kind: bool) -> Iterator[Group]:
     folders = [root]
     while folders:
         folder = _Folder(visit, folders.pop())
-        folder.look_through()
+        folder.take(visit.entries(folder.path))
         if folder.is_model:
             yield from _whole_folder(visit, folder.path)
         else:
@@ -58,10 +58,10 @@ def groups(visit: Visit, root: str, *, is_one_kind: bool) -> Iterator[Group]:
             yield from _loose_files(folder, is_one_kind=is_one_kind)
 
 
-def groups_beside(visit: Visit, root: str) -> Iterator[Group]:
-    """The models that are files of a folder itself, each projector alone."""
+def groups_among(visit: Visit, root: str, entries: Iterable[os.DirEntry[str]]) -> Iterator[Group]:
+    """The models that are among a folder's own files, of which each projector stands alone."""
     folder = _Folder(visit, root)
-    folder.look_through()
+    folder.take(entries)
     yield from _loose_files(folder, is_one_kind=False)
 
 
@@ -76,9 +76,9 @@ class _Folder:
     unread: list[str] = field(default_factory=list)
     unfinished: list[str] = field(default_factory=list)
 
-    def look_through(self, *, all_files: bool = False) -> None:
+    def take(self, entries: Iterable[os.DirEntry[str]], *, all_files: bool = False) -> None:
         """Take note of the folders and of the files that tell of a model, or of all files."""
-        for entry in self.visit.entries(self.path):
+        for entry in entries:
             name = entry.name
             if name.startswith("."):
                 continue
@@ -87,9 +87,9 @@ class _Folder:
             elif is_partial(name):
                 self.unfinished.append(name)
             elif entry.is_symlink() or all_files or _tells(name):
-                self._take(entry)
+                self._take_file(entry)
 
-    def _take(self, entry: os.DirEntry[str]) -> None:
+    def _take_file(self, entry: os.DirEntry[str]) -> None:
         if not is_readable(entry.name):
             self.visit.blame(entry.path, "its name is no text that can be shown")
             return
@@ -120,7 +120,7 @@ def _whole_folder(visit: Visit, root: str) -> Iterator[Group]:
     folders = [root]
     while folders:
         folder = _Folder(visit, folders.pop())
-        folder.look_through(all_files=True)
+        folder.take(visit.entries(folder.path), all_files=True)
         folders += folder.folders
         prefix = folder.path[len(root) + 1 :]
         prefix = f"{prefix}/" if prefix else ""
