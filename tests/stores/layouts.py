@@ -45,7 +45,7 @@ class HuggingFace:
         write(self.root / "CACHEDIR.TAG", "Signature: 8a477f597d28d172789f06886806bc55\n")
         (self.root / ".locks/models--org--m").mkdir(parents=True)
 
-    def revision(self, name, commit, files, *, refs=("main",), tree=None, links=True):
+    def revision(self, name, commit, files, *, refs=("main",), tree=None):
         """
         The files of one commit, as far as they were downloaded; `tree` names all there are.
 
@@ -56,10 +56,7 @@ class HuggingFace:
         (repository / "blobs").mkdir(parents=True, exist_ok=True)
         snapshot.mkdir(parents=True, exist_ok=True)
         for path, data in files.items():
-            if links:
-                self.link(snapshot, path, self.blob(name, path, data))
-            else:
-                write(snapshot / path, data)
+            self.link(snapshot, path, self.blob(name, path, data))
         for ref in refs:
             write(repository / "refs" / ref, commit)
         if tree is not None:
@@ -75,6 +72,13 @@ class HuggingFace:
         link.parent.mkdir(parents=True, exist_ok=True)
         link.symlink_to(os.path.relpath(blob, link.parent))
         return link
+
+    def unlink(self, name):
+        """Have the snapshots hold the files themselves, as where the system has no links."""
+        repository = self.repository(name)
+        for path in repository.joinpath("snapshots").rglob("*"):
+            if path.is_symlink():
+                path.resolve().rename(path)
 
     def share(self, name, path, data):
         """Have a blob lie in the store that all repositories of a cache share, and be a link."""
@@ -179,18 +183,16 @@ def fill(root, **files):
 def listing(root):
     """All there is below a folder: of each path the numbers that a write changes, and the bytes."""
     found = {}
-    for folder, folders, files in os.walk(root):
-        for name in [".", *folders, *files]:
-            path = os.path.join(folder, name)
-            status = os.lstat(path)
-            content = None
-            if os.path.islink(path):
-                content = os.readlink(path)
-            elif os.path.isfile(path):
-                content = Path(path).read_bytes()
-            found[path] = (
-                *(status.st_mode, status.st_ino, status.st_nlink, status.st_uid, status.st_gid),
-                *(status.st_size, status.st_mtime_ns, status.st_ctime_ns),
-                content,
-            )
+    for path in [root, *root.rglob("*")]:
+        status = path.lstat()
+        content = None
+        if path.is_symlink():
+            content = path.readlink()
+        elif path.is_file():
+            content = path.read_bytes()
+        found[path] = (
+            *(status.st_mode, status.st_ino, status.st_nlink, status.st_uid, status.st_gid),
+            *(status.st_size, status.st_mtime_ns, status.st_ctime_ns),
+            content,
+        )
     return found

@@ -206,8 +206,10 @@ PARTS = {
         moved(repo / f"blobs/{sha256(GGUF)}", out).parents[1] / f"snapshots/{C1}/m.gguf"
     ),
     "a blob is a folder": lambda repo, out: (
-        (repo / f"blobs/{sha256(GGUF)}").rename(out / "b")
-        and (repo / f"blobs/{sha256(GGUF)}").mkdir()
+        (
+            (repo / f"blobs/{sha256(GGUF)}").rename(out / "b")
+            and (repo / f"blobs/{sha256(GGUF)}").mkdir()
+        )
         or repo / f"snapshots/{C1}/m.gguf"
     ),
 }
@@ -421,6 +423,16 @@ def test_a_folder_with_a_name_that_is_none(tmp_path, outside, store, name):
     bad = write(tmp_path / "models/org" / name / "m.gguf", GGUF)
 
     assert survives(store, tmp_path / "models", outside) == [str(bad)]
+
+
+def test_a_folder_in_a_model_with_a_name_that_is_none(tmp_path, outside):
+    """
+    The rest of the model is found.
+    """
+    fill(tmp_path / "models", org___repo___m__gguf=GGUF, org___repo___config__json=b"{}")
+    bad = write(tmp_path / "models/org/repo" / ESCAPE / "x.txt", b"1").parent
+
+    assert survives("lmstudio", tmp_path / "models", outside) == [str(bad)]
 
 
 @pytest.mark.parametrize("name", ["v@1.gguf", "x" * 124 + ".gguf"], ids=["an @", "long"])

@@ -42,7 +42,8 @@ def test_it_finds_what_huggingface_hub_finds(cache):
     cache.revision("org/Model", C3, {"copy.gguf": GGUF, "m.gguf": GGUF}, refs=())
     cache.revision("bert-base", C1, {"model.safetensors": b"x" * 10})
     cache.revision("a/b/c", C1, {"m.gguf": GGUF})
-    cache.revision("win/dows", C1, {"m.gguf": GGUF, "sub/config.json": b"{}"}, links=False)
+    cache.revision("win/dows", C1, {"m.gguf": GGUF, "sub/config.json": b"{}"})
+    cache.unlink("win/dows")
     cache.revision("org/shared", C1, {"m.gguf": GGUF, "n.gguf": b"own"})
     cache.share("org/shared", "m.gguf", GGUF)
     shutil.copytree(cache.repository("org/Model"), cache.root / "datasets--org--Model")
@@ -175,7 +176,8 @@ def test_without_links_the_tree_knows_the_digests(cache):
     Where the system has no links, the snapshot holds the files themselves.
     """
     files = {"m.gguf": GGUF, "config.json": b"{}"}
-    cache.revision("org/m", C1, files, tree=files, links=False)
+    cache.revision("org/m", C1, files, tree=files)
+    cache.unlink("org/m")
 
     model = only(scan(cache.root))
 

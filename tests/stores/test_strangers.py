@@ -18,10 +18,10 @@ GGUF = b"GGUF" + bytes(100)
 def shared_folder():
     """A folder that every user may look into, as those of pytest are not."""
     with tempfile.TemporaryDirectory() as folder:
-        os.chmod(folder, 0o755)
-        yield Path(os.path.realpath(folder))
+        Path(folder).chmod(0o755)
+        yield Path(folder).resolve()
         for path, _, _ in os.walk(folder):
-            os.chmod(path, 0o755)
+            Path(path).chmod(0o755)
 
 
 @pytest.fixture
@@ -66,9 +66,9 @@ def test_a_store_that_another_user_owns_is_read(place):
     stores = fill_all(place)
     for path, _, files in os.walk(place):
         for name in files:
-            if not os.path.islink(f"{path}/{name}"):
-                os.chmod(f"{path}/{name}", 0o444)
-        os.chmod(path, 0o555)
+            if not Path(path, name).is_symlink():
+                Path(path, name).chmod(0o444)
+        Path(path).chmod(0o555)
     before = listing(place)
 
     outcomes = scan_as_a_stranger(*stores)
@@ -110,10 +110,10 @@ def closed_stores():
             fill_all(place)
             asked.append((store, place / store))
             paths.append(place / store / closed if closed else place / store)
-            os.chmod(paths[-1], 0)
+            paths[-1].chmod(0)
         outcomes = scan_as_a_stranger(*asked)
         for path in paths:
-            os.chmod(path, 0o755)
+            Path(path).chmod(0o755)
         yield dict(zip(CLOSED_IDS, zip(outcomes, map(str, paths), strict=True), strict=True))
 
 
@@ -135,6 +135,27 @@ def test_what_a_stranger_may_not_read_is_a_problem_and_the_rest_is_found(
 
     assert [reference for reference, _, _ in outcome["found"]] == found
     assert [path, "it cannot be read: EACCES"] in outcome["problems"]
+
+
+def test_a_file_that_may_be_listed_and_not_looked_at_is_a_problem(place):
+    """
+    The mode of its folder lets one read the names in it, and no more.
+    """
+    stores = fill_all(place)
+    cache, *_, folder = [root for _, root in stores]
+    snapshot = cache / f"models--org--a/snapshots/{C1}"
+    for path in (snapshot, folder / "a"):
+        path.chmod(0o444)
+
+    outcomes = scan_as_a_stranger(("huggingface", cache), ("directory", folder))
+
+    hub, plain = ([path for path, _ in outcome["problems"]] for outcome in outcomes)
+    assert hub == [str(snapshot), str(snapshot / "m.gguf")]
+    assert plain == [str(folder / "a/m.gguf")]
+    assert [[name for name, *_ in outcome["found"]] for outcome in outcomes] == [
+        ["org/b"],
+        ["b/m.gguf"],
+    ]
 
 
 def test_a_model_that_cannot_be_looked_at_is_not_said_to_have_no_bytes(place):

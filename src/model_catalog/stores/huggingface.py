@@ -23,10 +23,13 @@ from model_catalog.files.opening import Forbidden, Pathlike
 from model_catalog.stores.found import Claims, FoundModel, Scan, StoreFile
 from model_catalog.stores.visit import (
     MAX_FILES,
+    NO_TEXT,
     UNREADABLE,
     LeftOutError,
     Target,
     Visit,
+    is_folder,
+    is_link,
     is_readable,
     not_a_folder,
     reason_of,
@@ -171,7 +174,7 @@ class _Repository:
                 if count > MAX_FILES:
                     self._visit.blame(root, f"it holds more than {MAX_FILES:,} refs")
                     return found
-                if entry.is_dir(follow_symlinks=False):
+                if is_folder(entry):
                     folders.append(entry.path)
                     continue
                 try:
@@ -207,12 +210,12 @@ class _Repository:
                 if count > MAX_FILES:
                     self._visit.blame(snapshot.path, f"it holds more than {MAX_FILES:,} files")
                     return
-                if entry.is_dir(follow_symlinks=False):
+                if is_folder(entry):
                     folders.append(entry.path)
                     continue
                 path = entry.path[len(snapshot.path) + 1 :]
                 if not is_readable(path):
-                    self._visit.blame(entry.path, "its name is no text that can be shown")
+                    self._visit.blame(entry.path, NO_TEXT)
                     continue
                 try:
                     files.append(self._file(entry, path, expected.get(path)))
@@ -248,7 +251,7 @@ class _Repository:
     def _file(self, entry: os.DirEntry[str], path: str, expected: _Expected | None) -> StoreFile:
         digest = None if expected is None else expected.digest
         role = role_of(path)
-        if not entry.is_symlink():
+        if not is_link(entry):
             return self._visit.target(entry).as_file(path, role, digest)
         # The folders on the way are none but real ones, so that the text of a link tells where
         # it leads; the system need not be asked.

@@ -11,9 +11,12 @@ from model_catalog.files.names import ShardSet, is_partial, role_of, shard_of
 from model_catalog.stores.found import StoreFile
 from model_catalog.stores.visit import (
     MAX_FILES,
+    NO_TEXT,
     UNREADABLE,
     Target,
     Visit,
+    is_folder,
+    is_link,
     is_readable,
     reason_of,
     shortened,
@@ -82,16 +85,16 @@ class _Folder:
             name = entry.name
             if name.startswith("."):
                 continue
-            if entry.is_dir(follow_symlinks=False):
+            if is_folder(entry):
                 self.folders.append(entry.path)
             elif is_partial(name):
                 self.unfinished.append(name)
-            elif entry.is_symlink() or all_files or _tells(name):
+            elif is_link(entry) or all_files or _tells(name):
                 self._take_file(entry)
 
     def _take_file(self, entry: os.DirEntry[str]) -> None:
         if not is_readable(entry.name):
-            self.visit.blame(entry.path, "its name is no text that can be shown")
+            self.visit.blame(entry.path, NO_TEXT)
             return
         try:
             self.files[entry.name] = self.visit.target(entry)
@@ -122,12 +125,13 @@ def _whole_folder(visit: Visit, root: str) -> Iterator[Group]:
         folder = _Folder(visit, folders.pop())
         folder.take(visit.entries(folder.path), all_files=True)
         folders += folder.folders
-        prefix = folder.path[len(root) + 1 :]
-        prefix = f"{prefix}/" if prefix else ""
+        prefix = f"{folder.path}/"[len(root) + 1 :]
+        if not is_readable(prefix):
+            visit.blame(folder.path, NO_TEXT)
+            continue
         files += [
             target.as_file(prefix + name, role_of(name), None)
             for name, target in folder.files.items()
-            if is_readable(prefix)
         ]
         unread += [prefix + name for name in folder.unread]
         unfinished += [prefix + name for name in folder.unfinished]
@@ -155,15 +159,13 @@ def _loose_files(folder: _Folder, *, is_one_kind: bool) -> Iterator[Group]:
         models |= {name: [name] for name in projectors}
         projectors = []
     for key, names in models.items():
-        first = names[0]
-        if names in beside:
-            names = sorted([*names, *projectors])  # noqa: PLW2901 - the list is one of `models`
-        files = tuple(folder.files[name].as_file(name, role_of(name), None) for name in names)
-        stem = key if isinstance(key, str) else key.stem
+        together = sorted([*names, *projectors]) if names in beside else names
+        files = tuple(folder.files[name].as_file(name, role_of(name), None) for name in together)
+        stem = key if isinstance(key, str) else f"{key.stem}-"
         unread = [name for name in folder.unread if (it := shard_of(name)) and it[1] == key]
         unfinished = [name for name in folder.unfinished if name.startswith(stem)]
         why = (*reasons(files, unread), *_unfinished(unfinished))
-        yield Group(f"{folder.path}/{first}", folder.path, files, why)
+        yield Group(f"{folder.path}/{names[0]}", folder.path, files, why)
 
 
 def _unfinished(names: list[str]) -> list[str]:

@@ -41,6 +41,9 @@ IGNORED: Final = (".DS_Store", "Thumbs.db", "desktop.ini")
 """What the browsers of files leave behind wherever they look."""
 
 
+NO_TEXT: Final = "its name is no text that can be shown"
+
+
 class LeftOutError(Exception):
     """Why an entry is left out; it never leaves these rooms."""
 
@@ -167,7 +170,7 @@ class Visit:
 
         Raises LeftOutError with the reason, and OSError as the system gave it.
         """
-        if entry.is_symlink():
+        if is_link(entry):
             return self.follow(entry.path)
         return self.regular(entry.path, entry.stat(follow_symlinks=False))
 
@@ -254,13 +257,29 @@ def reason_of(error: Exception) -> str:
     return str(error)
 
 
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry is a folder itself; False also where the system does not tell."""
+    try:
+        return entry.is_dir(follow_symlinks=False)
+    except OSError:
+        return False
+
+
+def is_link(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry is a link; False also where the system does not tell."""
+    try:
+        return entry.is_symlink()
+    except OSError:
+        return False
+
+
 def not_a_folder(entry: os.DirEntry[str]) -> str | None:
     """In words what an entry is, where it is no folder; links are not followed."""
+    if is_folder(entry):
+        return None
+    if is_link(entry):
+        return "it is a link, which is not followed to a folder"
     try:
-        if entry.is_dir(follow_symlinks=False):
-            return None
-        if entry.is_symlink():
-            return "it is a link, which is not followed to a folder"
         return f"it is {kind(entry.stat(follow_symlinks=False)) or 'a file'} and not a folder"
     except OSError as error:
         return reason_of(error)
