@@ -7,6 +7,8 @@ import pytest
 from layouts import C1, HuggingFace, fill, flat_llamacpp, listing, sha256, write
 
 from model_catalog.stores import directory, llamacpp, lmstudio
+from model_catalog.stores.found import FoundModel
+from model_catalog.stores.visit import Visit
 
 GGUF = b"GGUF" + bytes(100)
 TINY = b"GGUF"
@@ -223,7 +225,8 @@ def test_lm_studio_shows_nothing_that_lies_higher_up(tmp_path):
     """
     It is told, for whoever put it there looks for it.
     """
-    fill(tmp_path, m__gguf=GGUF, bob___n__gguf=GGUF, __DS_Store=b"")
+    fill(tmp_path, m__gguf=GGUF, bob___n__gguf=GGUF)
+    write(tmp_path / ".internal", b"")
 
     scanned = lmstudio.scan(tmp_path)
 
@@ -306,6 +309,29 @@ def test_llama_cpp_keeps_files_as_huggingface_hub_does_since(tmp_path):
     assert (old.reference, old.version) == ("org/m", "m.gguf")
     assert (new.store, new.provider, new.version) == ("llamacpp", "llamacpp", C1)
     assert new.files[0].digest == f"sha256:{sha256(GGUF)}"
+
+
+def test_no_two_models_of_a_scan_have_the_same_name(tmp_path):
+    """
+    No layout allows it; were there two all the same, the first is kept and the other is told.
+    """
+    visit = Visit.begin("directory", tmp_path, (), None, None)
+    for path in ("/a", "/b"):
+        found = FoundModel(
+            store="directory",
+            provider="local",
+            reference="m",
+            local_path=path,
+            folder="/",
+            files=(),
+            downloaded_at=None,
+        )
+        visit.add(found, path)
+
+    scanned = visit.result()
+
+    assert [model.local_path for model in scanned.found] == ["/a"]
+    assert [problem.path for problem in scanned.problems] == ["/b"]
 
 
 @pytest.mark.parametrize("scan", [directory.scan, lmstudio.scan, llamacpp.scan])

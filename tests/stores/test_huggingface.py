@@ -312,6 +312,31 @@ def test_a_repository_of_words_alone_has_no_weights(cache):
     assert only(scan(cache.root)).reasons == ("there are no weights",)
 
 
+def test_a_shard_that_a_broken_link_names_is_missing_once(cache):
+    """
+    Its name is known by the link and by the other shards.
+    """
+    files = {f"m-0000{number}-of-00003.gguf": b"GGUF%d" % number for number in (1, 2)}
+    cache.revision("org/m", C1, files)
+    cache.blob("org/m", "x.gguf", b"GGUF2").unlink()
+
+    (model,) = scan(cache.root).found
+
+    assert model.reasons == ("missing: 'm-00002-of-00003.gguf', 'm-00003-of-00003.gguf'",)
+
+
+@pytest.mark.parametrize("name", [".DS_Store", "Thumbs.db", "desktop.ini"])
+def test_what_the_desktop_leaves_behind_is_passed_over(cache, name):
+    """
+    Wherever somebody has looked; other hidden files belong to a repository.
+    """
+    snapshot = cache.revision("org/m", C1, {"m.gguf": GGUF, ".gitattributes": b"g"})
+    for folder in (snapshot, snapshot.parent, cache.repository("org/m") / "refs", cache.root):
+        write(folder / name, b"Bud1")
+
+    assert [file.path for file in only(scan(cache.root)).files] == [".gitattributes", "m.gguf"]
+
+
 def test_a_broken_link_costs_nothing_but_itself(cache):
     """
     Where huggingface_hub drops the whole repository, the rest of it is found.
@@ -378,7 +403,8 @@ def test_the_order_is_that_of_names_and_nothing_else(cache):
     """
     for name in ("b/x", "a/x", "B/x", "a/x-2"):
         for commit in (C2, C1):
-            cache.revision(name, commit, {"z.gguf": GGUF, "a.txt": b"1"}, refs=("z", "a"))
+            files = {"z.gguf": GGUF, "a.txt": b"1", "sub/b.txt": b"2"}
+            cache.revision(name, commit, files, refs=("z", "a"))
     write(cache.repository("b/x") / "refs/none", C3)
     write(cache.repository("a/x") / "refs/none", C3)
 
@@ -386,7 +412,7 @@ def test_the_order_is_that_of_names_and_nothing_else(cache):
 
     assert keys(scanned) == sorted(keys(scanned))
     assert list(scanned.problems) == sorted(scanned.problems, key=lambda each: each.path)
-    assert [file.path for file in scanned.found[0].files] == ["a.txt", "z.gguf"]
+    assert [file.path for file in scanned.found[0].files] == ["a.txt", "sub/b.txt", "z.gguf"]
     assert scan(cache.root) == scanned
 
 

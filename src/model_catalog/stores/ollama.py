@@ -21,7 +21,6 @@ from model_catalog.files.names import Role, role_of
 from model_catalog.files.opening import Forbidden, Pathlike
 from model_catalog.stores.found import Claims, FoundModel, Scan, StoreFile, moment
 from model_catalog.stores.visit import (
-    MAX_FILES,
     UNREADABLE,
     LeftOutError,
     Target,
@@ -204,7 +203,7 @@ class _Store:
         if members.get("schemaVersion") != _VERSION:
             raise LeftOutError(f"it is no manifest of version {_VERSION}")
         layers = members.get("layers")
-        if not isinstance(layers, list) or len(layers) > MAX_FILES:
+        if not isinstance(layers, list):
             raise LeftOutError("it has no list of layers")
         return _Layer.read(members.get("config"), "config"), [_Layer.read(item) for item in layers]
 

@@ -59,10 +59,9 @@ def _missing_shards(there: Collection[str], gone: Collection[str]) -> tuple[list
     for (folder, shards), found in sets.items():
         # A name may say that it is one of a million: they are counted and not gone through.
         absent = (folder + name for name in shards.names() if folder + name not in there)
-        first = list(islice(absent, _NAMED)) if found < shards.count else []
+        names.update(islice(absent, _NAMED))
         others = sum(1 for path in gone if _belongs(path, folder, shards))
         count += shards.count - found - others
-        names |= set(first)
     return sorted(names), count
 
 
