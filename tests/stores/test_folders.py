@@ -1,5 +1,6 @@
 """The stores in which nothing but names says what is a model: LM Studio, llama.cpp, any folder."""
 
+import json
 import os
 from datetime import UTC, datetime
 
@@ -281,6 +282,7 @@ def test_a_projector_of_llama_cpp_belongs_to_the_models_of_its_repository(tmp_pa
         "https://user:secret@huggingface.co/org/m/resolve/main/m.gguf",
         "file:///org/m/resolve/main/m.gguf",
         "https://huggingface.co/org/m/resolve/main/m.gguf\x1b[2J",
+        "https://hugging\x1b[2Jface.co/org/m/resolve/main/m.gguf",
         7,
     ],
 )
@@ -289,7 +291,7 @@ def test_a_note_that_does_not_fit_is_not_believed(tmp_path, url):
     Else two files could be said to be one model.
     """
     file = flat_llamacpp(tmp_path, "org/m", "m.gguf", GGUF)
-    note = write(file.with_name(f"{file.name}.json"), __import__("json").dumps({"url": url}))
+    note = write(file.with_name(f"{file.name}.json"), json.dumps({"url": url}))
 
     scanned = llamacpp.scan(tmp_path)
 

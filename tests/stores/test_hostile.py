@@ -424,13 +424,15 @@ def test_a_folder_with_a_name_that_is_none(tmp_path, outside, store, name):
     assert survives(store, tmp_path / "models", outside) == [str(bad)]
 
 
-def test_a_folder_in_a_model_with_a_name_that_is_none(tmp_path, outside):
+@pytest.mark.parametrize("path", [ESCAPE, NO_TEXT, f"{ESCAPE}/x.txt", f"{NO_TEXT}/x.txt"])
+def test_a_part_of_a_model_with_a_name_that_is_none(tmp_path, outside, path):
     """
     The rest of the model is found.
     """
     fill(tmp_path / "models", org___repo___m__gguf=GGUF, org___repo___config__json=b"{}")
-    bad = write(tmp_path / "models/org/repo" / ESCAPE / "x.txt", b"1").parent
+    write(tmp_path / "models/org/repo" / path, b"1")
 
+    bad = tmp_path / "models/org/repo" / path.partition("/")[0]
     assert survives("lmstudio", tmp_path / "models", outside) == [str(bad)]
 
 

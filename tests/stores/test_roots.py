@@ -153,7 +153,9 @@ def fifo(path):
         lambda home: (home / ".lmstudio-home-pointer").mkdir(),
         lambda home: write(home / ".lmstudio/settings.json", "["),
         lambda home: write(home / ".lmstudio/settings.json", "[" * 100_000),
-        lambda home: write(home / ".lmstudio/settings.json", " " * 2_000_000),
+        lambda home: write(
+            home / ".lmstudio/settings.json", '{"downloadsFolder":"/d"}' + " " * 2_000_000
+        ),
         lambda home: write(home / ".lmstudio/settings.json", '{"downloadsFolder":7}'),
         lambda home: write(home / ".lmstudio/settings.json", '{"downloadsFolder":"here"}'),
         lambda home: write(home / ".lmstudio/settings.json", '{"downloadsFolder":"/a\\u0000"}'),

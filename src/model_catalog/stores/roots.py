@@ -151,8 +151,7 @@ def _line(path: str) -> str:
             text = file.read_at(0, _POINTER_BYTES).decode()
     except (CatalogError, OSError, ValueError):
         return ""
-    line = text.strip().partition("\n")[0].strip()
-    return "" if "\0" in line else line
+    return text.strip().partition("\n")[0].strip()
 
 
 def _downloads(path: str) -> str:
