@@ -13,6 +13,7 @@ from layouts import C1, C2, DETAILS, HuggingFace, Ollama, fill, flat_llamacpp, s
 
 from model_catalog import rules
 from model_catalog.stores.kinds import SCANNERS
+from model_catalog.stores.visit import MAX_FILES
 
 GGUF = b"GGUF" + bytes(100)
 DEEP = "[" * 100_000
@@ -27,7 +28,7 @@ _watched = []
 def _note(event, args):
     # What is opened by its number was opened by its name before.
     if _watched and event in TOUCHING and not isinstance(args[0], int):
-        _watched[-1].append(os.fspath(args[0]))
+        _watched[-1](os.fspath(args[0]))
 
 
 # Such a hook stays for as long as the process; it does nothing where nobody watches.
@@ -38,9 +39,16 @@ sys.addaudithook(_note)
 def watched():
     """Every path that is opened or listed meanwhile."""
     touched = []
-    _watched.append(touched)
-    try:
+    with told(touched.append):
         yield touched
+
+
+@contextmanager
+def told(listener):
+    """Tell somebody of each such path, just before it is opened or listed."""
+    _watched.append(listener)
+    try:
+        yield
     finally:
         _watched.pop()
 
@@ -455,6 +463,69 @@ def test_a_path_that_is_no_reference(tmp_path, outside):
     bad = write(tmp_path.joinpath("models", *["x" * 200] * 3, "m.gguf"), GGUF)
 
     assert survives("directory", tmp_path / "models", outside) == [str(bad)]
+
+
+def test_a_file_that_is_replaced_while_it_is_read_is_not_believed(tmp_path):
+    """
+    What was looked at was part of the store; what is opened may be anybody's.
+    """
+    cache = HuggingFace(tmp_path / "hub")
+    cache.revision("org/m", C1, {"m.gguf": GGUF})
+    ref = write(cache.repository("org/m") / "refs/x", C1)
+    other = write(tmp_path / "other", C1)
+
+    def replace(path):
+        if path == str(ref):
+            other.replace(ref)
+
+    with told(replace):
+        scanned = SCANNERS["huggingface"](cache.root)
+
+    assert scanned.found[0].aliases == ("main",)
+    (problem,) = scanned.problems
+    assert (problem.path, problem.reason) == (str(ref), "it was replaced while it was read")
+
+
+def many(folder, data=b""):
+    """One file more than a model may have."""
+    first = write(folder / "0", data)
+    for number in range(1, MAX_FILES + 1):
+        os.link(first, folder / str(number))
+
+
+def test_a_repository_with_too_many_refs_is_found_by_those_that_were_read(tmp_path, outside):
+    """
+    Somebody has made them to keep a reader busy.
+    """
+    cache = HuggingFace(tmp_path / "hub")
+    cache.revision("org/m", C1, {"m.gguf": GGUF})
+    many(cache.repository("org/m") / "refs/heads", C1)
+
+    refs = str(cache.repository("org/m") / "refs")
+    assert survives("huggingface", cache.root, outside) == [refs]
+
+
+def test_a_revision_of_too_many_files_is_a_problem(tmp_path, outside):
+    """
+    The one beside it is found.
+    """
+    cache = HuggingFace(tmp_path / "hub")
+    cache.revision("org/m", C1, {"m.gguf": GGUF})
+    snapshot = cache.revision("org/m", C2, {"m.gguf": GGUF}, refs=())
+    many(snapshot / "sub")
+
+    assert survives("huggingface", cache.root, outside) == [str(snapshot)]
+
+
+def test_a_folder_of_too_many_files_is_a_problem(tmp_path, outside):
+    """
+    The model beside it is found.
+    """
+    fill(tmp_path / "models", m__gguf=GGUF, big___config__json=b"{}", big___m__safetensors=GGUF)
+    many(tmp_path / "models/big/sub")
+
+    big = str(tmp_path / "models/big")
+    assert survives("directory", tmp_path / "models", outside) == [big]
 
 
 NOTES = {
