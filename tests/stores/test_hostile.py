@@ -152,6 +152,7 @@ def test_a_ref_that_is_none(tmp_path, outside, plant):
 
 FILES = {
     "leads away": lambda snap, out: link(snap / "x.gguf", out / "secret.gguf"),
+    "leads to a blob's name that is elsewhere": lambda snap, _: link(snap / "x.gguf", sha256(GGUF)),
     "leads up and away": lambda snap, _: link(snap / "x.gguf", "../../../../outside/secret.gguf"),
     "leads through a folder away": lambda snap, out: link(
         snap / "x.gguf", f"../../{link(snap.parents[1] / 'way', out).name}/secret.gguf"

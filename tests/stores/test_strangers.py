@@ -82,6 +82,7 @@ def test_a_store_that_another_user_owns_is_read(place):
 CLOSED = [
     ("huggingface", "models--org--a", ["org/b"]),
     ("huggingface", "models--org--a/snapshots", ["org/b"]),
+    ("huggingface", f"models--org--a/snapshots/{C1}", ["org/b"]),
     ("huggingface", "models--org--a/refs", ["org/a", "org/b"]),
     ("huggingface", "models--org--a/trees", ["org/a", "org/b"]),
     ("huggingface", "models--org--a/refs/main", ["org/a", "org/b"]),
@@ -135,6 +136,23 @@ def test_what_a_stranger_may_not_read_is_a_problem_and_the_rest_is_found(
 
     assert [reference for reference, _, _ in outcome["found"]] == found
     assert [path, "it cannot be read: EACCES"] in outcome["problems"]
+
+
+def test_a_model_of_which_a_folder_cannot_be_read_is_not_whole(place):
+    """
+    What else there is of it is found.
+    """
+    snapshot = HuggingFace(place / "hub").revision("o/m", C1, {"m.gguf": GGUF, "sub/x": b"1"})
+    fill(place / "plain/m", config__json=b"{}", m__safetensors=GGUF, sub___x=b"1")
+    for path in (snapshot / "sub", place / "plain/m/sub"):
+        path.chmod(0)
+
+    for outcome in scan_as_a_stranger(
+        ("huggingface", place / "hub"), ("directory", place / "plain")
+    ):
+        (_, _, reasons) = outcome["found"][0]
+        assert reasons == ["missing: 'sub/'"]
+        assert len(outcome["problems"]) == 1
 
 
 def test_a_file_that_may_be_listed_and_not_looked_at_is_a_problem(place):

@@ -205,7 +205,13 @@ class _Repository:
         folders = [snapshot.path]
         count = 0
         while folders:
-            for entry in self._visit.entries(folders.pop()):
+            folder = folders.pop()
+            problems_before = self._visit.problem_count
+            entries = self._visit.entries(folder)
+            if self._visit.problem_count > problems_before:
+                unread += 1
+                gone.append(f"{folder}/"[len(snapshot.path) + 1 :])
+            for entry in entries:
                 count += 1
                 if count > MAX_FILES:
                     self._visit.blame(snapshot.path, f"it holds more than {MAX_FILES:,} files")
@@ -255,9 +261,10 @@ class _Repository:
             return self._visit.target(entry).as_file(path, role, digest)
         # The folders on the way are none but real ones, so that the text of a link tells where
         # it leads; the system need not be asked.
-        to = os.readlink(entry.path)
-        name = to.removeprefix("../" * (path.count("/") + 2) + "blobs/")
-        if (blob := self._blobs.get(name)) is None:
+        way, _, name = os.readlink(entry.path).rpartition("/")
+        is_usual = way == "../" * (path.count("/") + 2) + "blobs"
+        blob = self._blobs.get(name) if is_usual else None
+        if blob is None:
             target = self._visit.follow(entry.path)
             folder, _, name = target.path.rpartition("/")
             if folder != f"{self._path}/blobs":

@@ -123,7 +123,11 @@ def _whole_folder(visit: Visit, root: str) -> Iterator[Group]:
     folders = [root]
     while folders:
         folder = _Folder(visit, folders.pop())
-        folder.take(visit.entries(folder.path), all_files=True)
+        problems_before = visit.problem_count
+        entries = visit.entries(folder.path)
+        if visit.problem_count > problems_before:
+            unread.append(f"{folder.path}/"[len(root) + 1 :])
+        folder.take(entries, all_files=True)
         folders += folder.folders
         prefix = f"{folder.path}/"[len(root) + 1 :]
         if not is_readable(prefix):
