@@ -107,7 +107,7 @@ class HuggingFace:
 
 @dataclass(frozen=True)
 class Ollama:
-    """A store of Ollama 0.12; before 0.1.30 it wrote `:` for the `-` in the names of blobs."""
+    """A store of Ollama; older releases wrote `:` for the `-` in the names of blobs."""
 
     root: Path
     separator: str = "-"

@@ -1,8 +1,8 @@
 """
 The models of LM Studio, in a folder for each publisher and repository.
 
-The layout is that of LM Studio 0.3: `PUBLISHER/REPOSITORY/FILE.gguf` with shards and projectors
-beside it, or the files of an MLX model. What lies higher up LM Studio itself does not show.
+In `PUBLISHER/REPOSITORY` lie `FILE.gguf` with its shards and projectors, or the files of an MLX
+model. What lies higher up LM Studio itself does not show.
 """
 
 from __future__ import annotations

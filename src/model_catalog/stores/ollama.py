@@ -1,8 +1,9 @@
 """
 The store of Ollama: a manifest for each name of a model, and blobs by their digests.
 
-The layout is that of Ollama 0.12: `manifests/HOST/NAMESPACE/MODEL/TAG` is JSON that names a config
-and layers, each `blobs/sha256-DIGEST`; older releases wrote `sha256:DIGEST`. Many manifests may
+`manifests/HOST/NAMESPACE/MODEL/TAG` is JSON that names a config and layers, each
+`blobs/sha256-DIGEST`, as Ollama's packages `manifest` and `types/model` have it; older releases
+wrote `sha256:DIGEST`. Many manifests may
 name one blob. A model that runs in the cloud has a manifest and no weights: it is not on this
 machine, and is left out.
 """
