@@ -10,7 +10,11 @@ from typing import Final, Literal, TypeAlias
 MAX_NAME_BYTES: Final = 255
 """In the name of a file, on any file system there is."""
 
-Role: TypeAlias = Literal["weights", "config", "tokenizer", "projector", "other"]
+Role: TypeAlias = Literal[
+    "weights", "config", "tokenizer", "projector", "adapter", "template", "license", "other"
+]
+"""What a file of a model is for; the name of none says "adapter", "template" or "license", and
+only a store that keeps book of it does."""
 
 _SHARD: Final = re.compile(
     r"(?P<stem>.+)-(?P<index>[0-9]{5})-of-(?P<count>[0-9]{5,6})(?P<suffix>\.(gguf|safetensors|bin))"

@@ -1,0 +1,351 @@
+"""The stores in which nothing but names says what is a model: LM Studio, llama.cpp, any folder."""
+
+import json
+import os
+from datetime import UTC, datetime
+
+import pytest
+from layouts import C1, HuggingFace, fill, flat_llamacpp, listing, sha256, write
+
+from model_catalog.stores import directory, llamacpp, lmstudio
+from model_catalog.stores.found import FoundModel
+from model_catalog.stores.visit import Visit
+
+GGUF = b"GGUF" + bytes(100)
+TINY = b"GGUF"
+
+
+def summary(scanned):
+    """Of each model the name, the version and the files."""
+    assert scanned.problems == ()
+    return {
+        (model.reference, model.version): [(file.path, file.role) for file in model.files]
+        for model in scanned.found
+    }
+
+
+def paths(scanned):
+    return [model.reference for model in scanned.found]
+
+
+def test_each_file_in_a_folder_is_a_model(tmp_path):
+    """
+    Called by its path below the folder; what is no model's is passed over.
+    """
+    fill(tmp_path, a__gguf=GGUF, sub___b__safetensors=TINY, sub___B__GGUF=TINY, notes__txt=b"")
+    fill(tmp_path, pytorch_model__bin=b"x", sub___tokenizer__json=b"{}")
+    os.utime(tmp_path / "a.gguf", (0, 1_700_000_000))
+
+    scanned = directory.scan(tmp_path)
+
+    assert summary(scanned) == {
+        ("a.gguf", ""): [("a.gguf", "weights")],
+        ("sub/B.GGUF", ""): [("B.GGUF", "weights")],
+        ("sub/b.safetensors", ""): [("b.safetensors", "weights")],
+    }
+    a, _, b = scanned.found
+    assert (a.store, a.provider, a.size_bytes) == ("directory", "local", len(GGUF))
+    assert a.downloaded_at == datetime.fromtimestamp(1_700_000_000, UTC)
+    assert (b.local_path, b.folder) == (
+        str(tmp_path / "sub/b.safetensors"),
+        str(tmp_path / "sub"),
+    )
+    assert (a.claims.format, b.claims.format) == ("gguf", "safetensors")
+    assert all(model.is_complete for model in scanned.found)
+
+
+def test_a_set_of_shards_is_one_model(tmp_path):
+    """
+    At its first file that is there; those that are not are a reason.
+    """
+    for number in (2, 3):
+        write(tmp_path / f"m-0000{number}-of-00003.gguf", GGUF)
+    write(tmp_path / "m.gguf", GGUF)
+
+    shards, whole = directory.scan(tmp_path).found
+
+    assert (whole.reference, shards.reference) == ("m.gguf", "m-00002-of-00003.gguf")
+    assert [file.path for file in shards.files] == [
+        "m-00002-of-00003.gguf",
+        "m-00003-of-00003.gguf",
+    ]
+    assert shards.size_bytes == 2 * len(GGUF)
+    assert shards.reasons == ("missing: 'm-00001-of-00003.gguf'",)
+
+
+def test_a_folder_with_a_config_is_one_model_with_all_below_it(tmp_path):
+    """
+    Files of any name belong to it, but for what is hidden or unfinished.
+    """
+    fill(
+        tmp_path,
+        org___m___config__json=b"{}",
+        org___m___model__safetensors=GGUF,
+        org___m___onnx___x__onnx=b"1",
+        org___m___sub___config__json=b"{}",
+        org___m___sub___m__safetensors=GGUF,
+        org___other__gguf=GGUF,
+    )
+    fill(tmp_path / "org/m", __git___config=b"", model__safetensors__part=b"")
+
+    scanned = directory.scan(tmp_path)
+
+    assert summary(scanned) == {
+        ("org/m", ""): [
+            ("config.json", "config"),
+            ("model.safetensors", "weights"),
+            ("onnx/x.onnx", "other"),
+            ("sub/config.json", "config"),
+            ("sub/m.safetensors", "weights"),
+        ],
+        ("org/other.gguf", ""): [("other.gguf", "weights")],
+    }
+    model = scanned.found[0]
+    assert model.local_path == model.folder == str(tmp_path / "org/m")
+    assert model.reasons == ("downloads that have not ended: 'model.safetensors.part'",)
+
+
+@pytest.mark.parametrize("mark", ["config.json", "adapter_config.json"])
+def test_a_config_without_weights_beside_it_makes_no_model(tmp_path, mark):
+    """
+    Many a program has a file of that name.
+    """
+    write(tmp_path / mark, b"{}")
+    fill(tmp_path, sub___m__gguf=GGUF)
+
+    assert paths(directory.scan(tmp_path)) == ["sub/m.gguf"]
+
+
+def test_a_pipeline_is_one_model_though_its_weights_lie_in_folders(tmp_path):
+    """
+    Each of them has a config of its own.
+    """
+    fill(tmp_path / "sd", model_index__json=b"{}", unet___config__json=b"{}")
+    fill(tmp_path / "sd", unet___m__safetensors=GGUF, vae___config__json=b"{}")
+    fill(tmp_path / "sd", vae___m__safetensors=GGUF)
+
+    (model,) = directory.scan(tmp_path).found
+
+    assert model.reference == "sd"
+    assert (len(model.files), model.is_complete) == (5, True)
+
+
+def test_the_folder_itself_may_be_the_model(tmp_path):
+    """
+    Then it is called by its own name.
+    """
+    fill(tmp_path / "mine", config__json=b"{}", m__safetensors=GGUF)
+
+    (model,) = directory.scan(tmp_path / "mine").found
+
+    assert (model.reference, model.local_path) == ("mine", str(tmp_path / "mine"))
+
+
+def test_a_projector_belongs_to_the_one_model_beside_it(tmp_path):
+    """
+    Where there are several it is not known to which, and it stands alone.
+    """
+    fill(tmp_path, one___m__gguf=GGUF, one___mmproj_m__gguf=TINY, one___s__safetensors=TINY)
+    fill(tmp_path, two___m__gguf=GGUF, two___n__gguf=GGUF, two___mmproj_m__gguf=TINY)
+
+    assert summary(directory.scan(tmp_path)) == {
+        ("one/m.gguf", ""): [("m.gguf", "weights"), ("mmproj_m.gguf", "projector")],
+        ("one/s.safetensors", ""): [("s.safetensors", "weights")],
+        ("two/m.gguf", ""): [("m.gguf", "weights")],
+        ("two/mmproj_m.gguf", ""): [("mmproj_m.gguf", "projector")],
+        ("two/n.gguf", ""): [("n.gguf", "weights")],
+    }
+
+
+@pytest.mark.parametrize("name", [".m.gguf", "m.gguf.part", "m.gguf.incomplete", "m.gguf.tmp"])
+def test_hidden_and_unfinished_files_are_no_models(tmp_path, name):
+    """
+    So are those in hidden folders.
+    """
+    write(tmp_path / name, GGUF)
+    write(tmp_path / ".cache/m.gguf", GGUF)
+
+    scanned = directory.scan(tmp_path)
+
+    assert (scanned.found, scanned.problems) == ((), ())
+
+
+def test_links_inside_a_folder_are_followed_to_files_and_not_to_folders(tmp_path):
+    """
+    Two names of one file are two models with the same bytes.
+    """
+    fill(tmp_path, sub___m__gguf=GGUF)
+    (tmp_path / "latest.gguf").symlink_to("sub/m.gguf")
+    (tmp_path / "folder").symlink_to("sub")
+
+    scanned = directory.scan(tmp_path)
+
+    assert paths(scanned) == ["latest.gguf", "sub/m.gguf"]
+    assert len({model.files[0].identity for model in scanned.found}) == 1
+    assert [problem.reason for problem in scanned.problems] == ["it is a directory"]
+
+
+def test_the_catalogs_own_database_is_no_model(tmp_path):
+    """
+    Whatever it is called.
+    """
+    status = write(tmp_path / "catalog.gguf", b"SQLite").stat()
+    write(tmp_path / "m.gguf", GGUF)
+
+    scanned = directory.scan(tmp_path, forbidden={(status.st_dev, status.st_ino)})
+
+    assert paths(scanned) == ["m.gguf"]
+
+
+def test_lm_studio_keeps_each_repository_in_a_folder(tmp_path):
+    """
+    Every file in it is a version, and the projector beside them is part of each.
+    """
+    fill(tmp_path, bob___vision___m_Q4__gguf=GGUF, bob___vision___m_Q8__gguf=GGUF)
+    fill(tmp_path, bob___vision___mmproj_m__gguf=TINY)
+    fill(tmp_path, mlx___chat___config__json=b"{}", mlx___chat___m__safetensors=GGUF)
+    for number in (1, 2):
+        write(tmp_path / f"bob/big/Q4/m-0000{number}-of-00002.gguf", GGUF)
+
+    scanned = lmstudio.scan(tmp_path)
+
+    beside = ("mmproj_m.gguf", "projector")
+    assert summary(scanned) == {
+        ("bob/big", "Q4/m-00001-of-00002.gguf"): [
+            ("m-00001-of-00002.gguf", "weights"),
+            ("m-00002-of-00002.gguf", "weights"),
+        ],
+        ("bob/vision", "m_Q4.gguf"): [("m_Q4.gguf", "weights"), beside],
+        ("bob/vision", "m_Q8.gguf"): [("m_Q8.gguf", "weights"), beside],
+        ("mlx/chat", ""): [("config.json", "config"), ("m.safetensors", "weights")],
+    }
+    assert {(model.store, model.provider) for model in scanned.found} == {("lmstudio",) * 2}
+
+
+def test_lm_studio_shows_nothing_that_lies_higher_up(tmp_path):
+    """
+    It is told, for whoever put it there looks for it.
+    """
+    fill(tmp_path, m__gguf=GGUF, bob___n__gguf=GGUF)
+    write(tmp_path / ".internal", b"")
+
+    scanned = lmstudio.scan(tmp_path)
+
+    assert scanned.found == ()
+    assert [problem.path for problem in scanned.problems] == [
+        str(tmp_path / "bob/n.gguf"),
+        str(tmp_path / "m.gguf"),
+    ]
+
+
+def test_llama_cpp_says_in_a_note_where_a_file_is_from(tmp_path):
+    """
+    Where in the name of the file the repository ends cannot be told without.
+    """
+    file = flat_llamacpp(tmp_path, "org/a_b", "sub/m_Q4.gguf", GGUF)
+    flat_llamacpp(tmp_path, "org/c", "n.gguf", GGUF, note=False)
+
+    scanned = llamacpp.scan(tmp_path)
+
+    assert summary(scanned) == {
+        ("org/a_b", "sub/m_Q4.gguf"): [("org_a_b_sub_m_Q4.gguf", "weights")],
+        ("org_c_n", ""): [("org_c_n.gguf", "weights")],
+    }
+    known, unknown = scanned.found
+    assert (known.local_path, known.provider) == (str(file), "llamacpp")
+    assert known.source_url == "https://huggingface.co/org/a_b/resolve/main/sub/m_Q4.gguf"
+    assert unknown.source_url is None
+
+
+def test_a_projector_of_llama_cpp_belongs_to_the_models_of_its_repository(tmp_path):
+    """
+    Without one it stands alone.
+    """
+    for path in ("m-Q4.gguf", "m-Q8.gguf", "mmproj-m.gguf"):
+        flat_llamacpp(tmp_path, "org/v", path, GGUF)
+    flat_llamacpp(tmp_path, "org/w", "mmproj-w.gguf", GGUF)
+    flat_llamacpp(tmp_path, "org/x", "mmproj-x.gguf", GGUF, note=False)
+
+    beside = ("org_v_mmproj-m.gguf", "projector")
+    assert summary(llamacpp.scan(tmp_path)) == {
+        ("org/v", "m-Q4.gguf"): [("org_v_m-Q4.gguf", "weights"), beside],
+        ("org/v", "m-Q8.gguf"): [("org_v_m-Q8.gguf", "weights"), beside],
+        ("org/w", "mmproj-w.gguf"): [("org_w_mmproj-w.gguf", "projector")],
+        ("org_x_mmproj-x", ""): [("org_x_mmproj-x.gguf", "projector")],
+    }
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://huggingface.co/org/other/resolve/main/m.gguf",
+        "https://user:secret@huggingface.co/org/m/resolve/main/m.gguf",
+        "file:///org/m/resolve/main/m.gguf",
+        "https://huggingface.co/org/m/resolve/main/m.gguf\x1b[2J",
+        "https://hugging\x1b[2Jface.co/org/m/resolve/main/m.gguf",
+        7,
+    ],
+)
+def test_a_note_that_does_not_fit_is_not_believed(tmp_path, url):
+    """
+    Else two files could be said to be one model.
+    """
+    file = flat_llamacpp(tmp_path, "org/m", "m.gguf", GGUF)
+    note = write(file.with_name(f"{file.name}.json"), json.dumps({"url": url}))
+
+    scanned = llamacpp.scan(tmp_path)
+
+    assert paths(scanned) == ["org_m_m"]
+    assert [problem.path for problem in scanned.problems] == [str(note)]
+
+
+def test_llama_cpp_keeps_files_as_huggingface_hub_does_since(tmp_path):
+    """
+    Both layouts lie in one folder until it has moved the older files.
+    """
+    HuggingFace(tmp_path).revision("org/m", C1, {"m.gguf": GGUF})
+    flat_llamacpp(tmp_path, "org/m", "m.gguf", GGUF)
+
+    old, new = sorted(llamacpp.scan(tmp_path).found, key=lambda model: model.version, reverse=True)
+
+    assert (old.reference, old.version) == ("org/m", "m.gguf")
+    assert (new.store, new.provider, new.version) == ("llamacpp", "llamacpp", C1)
+    assert new.files[0].digest == f"sha256:{sha256(GGUF)}"
+
+
+def test_no_two_models_of_a_scan_have_the_same_name(tmp_path):
+    """
+    No layout allows it; were there two all the same, the first is kept and the other is told.
+    """
+    visit = Visit.begin("directory", tmp_path, (), None, None)
+    for path in ("/a", "/b"):
+        found = FoundModel(
+            store="directory",
+            provider="local",
+            reference="m",
+            local_path=path,
+            folder="/",
+            files=(),
+            downloaded_at=None,
+        )
+        visit.add(found, path)
+
+    scanned = visit.result()
+
+    assert [model.local_path for model in scanned.found] == ["/a"]
+    assert [problem.path for problem in scanned.problems] == ["/b"]
+
+
+@pytest.mark.parametrize("scan", [directory.scan, lmstudio.scan, llamacpp.scan])
+def test_nothing_is_written(tmp_path, scan):
+    """
+    Not a byte, not a time and not a name is another afterwards.
+    """
+    fill(tmp_path, org___m___a__gguf=GGUF)
+    flat_llamacpp(tmp_path, "org/m", "m.gguf", GGUF)
+    before = listing(tmp_path)
+
+    scanned = scan(tmp_path)
+
+    assert scanned.found
+    assert listing(tmp_path) == before

@@ -1,0 +1,362 @@
+"""The store of Ollama: manifests by name, blobs by digest."""
+
+import json
+import os
+from datetime import UTC, datetime
+
+import pytest
+from layouts import DETAILS, Ollama, listing, sha256, write
+
+from model_catalog.stores.found import Claims
+from model_catalog.stores.ollama import parameter_count, scan
+
+GGUF = b"GGUF" + bytes(100)
+
+
+@pytest.fixture
+def store(tmp_path):
+    (tmp_path / "models/manifests").mkdir(parents=True)
+    return Ollama(tmp_path / "models")
+
+
+def only(scanned):
+    assert scanned.problems == ()
+    (model,) = scanned.found
+    return model
+
+
+@pytest.mark.parametrize(
+    ("manifest", "reference"),
+    [
+        ("llama3:8b", "llama3"),
+        ("bob/llama3:8b", "bob/llama3"),
+        ("hf.co/unsloth/Qwen-GGUF:8b", "hf.co/unsloth/Qwen-GGUF"),
+        ("localhost/library/llama3:8b", "localhost/library/llama3"),
+    ],
+)
+def test_a_model_is_called_as_ollama_calls_it(store, manifest, reference):
+    """
+    Its own registry and its library go without saying; the tag is the version.
+    """
+    store.model(manifest, GGUF)
+
+    model = only(scan(store.root))
+
+    assert (model.store, model.provider) == ("ollama", "ollama")
+    assert (model.reference, model.version, model.aliases) == (reference, "8b", ())
+
+
+def test_a_host_may_have_a_port(store):
+    """
+    The colon in the name of its folder is no tag's.
+    """
+    path = store.model("x", GGUF)
+    port = store.root / "manifests/localhost:5000/library/x/latest"
+    port.parent.mkdir(parents=True)
+    path.rename(port)
+
+    assert only(scan(store.root)).reference == "localhost:5000/library/x"
+
+
+def test_its_layers_are_its_files_with_their_roles_and_digests(store):
+    """
+    The path of a model is that of its weights; its size is that of all its blobs.
+    """
+    more = [store.layer("projector", b"GGUFp"), store.layer("adapter", b"GGUFa")]
+    manifest = store.model("llava", GGUF, more=more)
+    blobs = store.root / "blobs"
+    os.utime(manifest, (0, 1_700_000_000))
+
+    model = only(scan(store.root))
+
+    roles = {"weights", "projector", "adapter", "template", "license", "config"}
+    assert {file.role for file in model.files} == roles
+    assert [file.path for file in model.files] == sorted(blob.name for blob in blobs.iterdir())
+    assert all(file.path == file.digest.replace(":", "-") for file in model.files)
+    assert (model.local_path, model.folder) == (
+        str(blobs / f"sha256-{sha256(GGUF)}"),
+        str(blobs),
+    )
+    assert model.size_bytes == sum(blob.stat().st_size for blob in blobs.iterdir())
+    assert model.downloaded_at == datetime.fromtimestamp(1_700_000_000, UTC)
+    assert model.is_complete
+
+
+def test_its_config_tells_of_it(store):
+    """
+    As exactly as Ollama writes it; no header was read.
+    """
+    store.model("llama3", GGUF, details={**DETAILS, "context_length": 8192})
+
+    assert only(scan(store.root)).claims == Claims(
+        format="gguf",
+        architecture="llama",
+        quantization="Q4_K_M",
+        context_length=8192,
+        parameter_count=8_000_000_000,
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        ("8.0B", 8_000_000_000),
+        ("137M", 137_000_000),
+        ("1.24B", 1_240_000_000),
+        ("671.5B", 671_500_000_000),
+        ("1T", 10**12),
+        ("22.7K", 22_700),
+        ("999999T", None),
+        ("0B", None),
+        ("8", None),
+        ("8 B", None),
+        ("-8B", None),
+        ("\u0668B", None),
+        ("9" * 5000 + "B", None),
+        (8, None),
+        (None, None),
+    ],
+)
+def test_a_number_of_parameters_is_read_as_it_is_written(text, count):
+    """
+    What is no such text tells nothing.
+    """
+    assert parameter_count(text) == count
+
+
+@pytest.mark.parametrize(
+    "details",
+    [
+        {"model_format": "\x1b[2J", "model_family": ["llama"], "file_type": "unknown"},
+        {"model_format": "", "model_family": "x" * 200, "context_length": -1},
+        {"context_length": True, "model_type": "many"},
+        {},
+    ],
+)
+def test_a_config_that_tells_nothing_is_believed_nothing(store, details):
+    """
+    What cannot be true of a model is not said of it.
+    """
+    store.model("m", GGUF, details=details)
+
+    assert only(scan(store.root)).claims == Claims()
+
+
+def test_tags_may_share_their_blobs(store):
+    """
+    Each is a version with files of its own account.
+    """
+    for tag in ("m:b", "m:a", "copy:latest"):
+        store.model(tag, GGUF)
+
+    scanned = scan(store.root)
+
+    keys = [(model.reference, model.version) for model in scanned.found]
+    assert keys == [("copy", "latest"), ("m", "a"), ("m", "b")]
+    assert len({model.local_path for model in scanned.found}) == 1
+    assert len({model.files for model in scanned.found}) == 1
+    assert scan(store.root) == scanned
+
+
+def test_blobs_of_older_releases_have_a_colon(store):
+    """
+    The digest is written alike, and the path as it is.
+    """
+    Ollama(store.root, separator=":").model("m", GGUF)
+
+    model = only(scan(store.root))
+
+    assert model.is_complete
+    assert model.local_path == str(store.root / f"blobs/sha256:{sha256(GGUF)}")
+    assert {file.digest for file in model.files} == {file.path for file in model.files}
+
+
+def test_a_digest_may_be_written_in_capitals(store):
+    """
+    Ollama takes it, and looks for the blob by it.
+    """
+    path = store.model("m", GGUF)
+    digest = sha256(GGUF)
+    path.write_text(path.read_text().replace(digest, digest.upper()))
+    (store.root / f"blobs/sha256-{digest}").rename(store.root / f"blobs/sha256-{digest.upper()}")
+
+    model = only(scan(store.root))
+
+    assert model.is_complete
+    assert f"sha256:{digest}" in {file.digest for file in model.files}
+
+
+def test_weights_may_be_hundreds_of_tensors(store):
+    """
+    Of a safetensors model each tensor is a layer, and each JSON file beside it.
+    """
+    layers = [store.layer("tensor", f"t{n}".encode(), name=f"blk.{n}") for n in range(300)]
+    beside = [
+        store.layer("json", b"{}", name="config.json"),
+        store.layer("json", b"[]", name="tokenizer.json"),
+    ]
+    config = store.config({"model_format": "safetensors"})
+    store.manifest("m", [*beside, *layers], config)
+
+    model = only(scan(store.root))
+
+    by_role = [file.role for file in model.files]
+    assert (by_role.count("weights"), by_role.count("tokenizer")) == (300, 1)
+    assert model.local_path == str(store.root / f"blobs/sha256-{sha256(b't0')}")
+    assert model.is_complete
+
+
+def test_a_model_in_the_cloud_is_none_on_this_machine(store):
+    """
+    It has a manifest, and no weights by design.
+    """
+    config = store.config({"remote_host": "https://ollama.com:443", "remote_model": "gpt"})
+    store.manifest("gpt:cloud", [], config)
+
+    scanned = scan(store.root)
+
+    assert (scanned.found, scanned.problems) == ((), ())
+
+
+def test_a_model_without_weights_is_a_problem(store):
+    """
+    Unless it runs elsewhere.
+    """
+    path = store.manifest("m:8b", [store.layer("template", b"x")], store.config(DETAILS))
+
+    (problem,) = scan(store.root).problems
+
+    assert (problem.path, problem.reason) == (str(path), "it names no weights")
+    assert (problem.reference, problem.version) == ("m", "8b")
+
+
+def test_a_blob_that_is_not_there_is_a_reason(store):
+    """
+    The model is found, and is where its weights would be.
+    """
+    store.model("m", GGUF)
+    blob = store.root / f"blobs/sha256-{sha256(GGUF)}"
+    blob.unlink()
+
+    model = only(scan(store.root))
+
+    assert model.reasons == (f"missing: {blob.name!r}",)
+    assert model.local_path == str(blob)
+
+
+@pytest.mark.parametrize("name", ["-partial", "-partial-0"])
+def test_a_download_that_has_not_ended_is_a_reason(store, name):
+    """
+    Ollama downloads a blob in parts beside it.
+    """
+    store.model("m", GGUF)
+    blob = store.root / f"blobs/sha256-{sha256(GGUF)}"
+    blob.rename(f"{blob}{name}")
+
+    assert only(scan(store.root)).reasons == (
+        f"missing: {blob.name!r}",
+        f"downloads that have not ended: {blob.name!r}",
+    )
+
+
+def test_a_blob_that_was_cut_short_is_a_reason(store):
+    """
+    The manifest knows how long it ought to be.
+    """
+    store.model("m", GGUF)
+    blob = store.root / f"blobs/sha256-{sha256(GGUF)}"
+    os.truncate(blob, 10)
+
+    assert only(scan(store.root)).reasons == (f"{blob.name!r} has 10 bytes: 104 are needed",)
+
+
+def test_a_config_that_cannot_be_read_is_a_reason(store):
+    """
+    The weights are there all the same.
+    """
+    config = store.layer("x", b"{")
+    store.manifest("m", [store.layer("model", GGUF)], config)
+
+    model = only(scan(store.root))
+
+    (reason,) = model.reasons
+    assert reason == f"'sha256-{sha256(b'{')}': it ends too early"
+    assert model.claims == Claims()
+
+
+def test_a_manifest_that_is_half_written_is_a_problem_and_the_rest_is_found(store):
+    """
+    The model may be there still: it has not gone.
+    """
+    half = store.model("half:8b", GGUF)
+    store.model("m", GGUF)
+    half.write_bytes(half.read_bytes()[:100])
+
+    scanned = scan(store.root)
+
+    assert [model.reference for model in scanned.found] == ["m"]
+    (problem,) = scanned.problems
+    assert problem.path == str(half)
+    blob = str(store.root / f"blobs/sha256-{sha256(GGUF)}")
+    assert scanned.may_hide("half", "8b", blob)
+    assert not scanned.may_hide("half", "4b", blob)
+    assert not scanned.may_hide("gone", "8b", blob)
+
+
+def test_blobs_that_are_not_there_at_all_are_missing(store):
+    """
+    Somebody has deleted the folder to have room.
+    """
+    store.model("m", GGUF)
+    (store.root / "blobs").rename(store.root / "elsewhere")
+
+    (reason,) = only(scan(store.root)).reasons
+
+    assert reason.startswith("missing: ")
+
+
+def test_what_the_desktop_leaves_behind_is_passed_over(store):
+    """
+    So is what is hidden.
+    """
+    path = store.model("m", GGUF)
+    write(path.parent / ".DS_Store", b"\0\0\0\1Bud1")
+    write(path.parent / ".latest.swp", b"")
+    write(store.root / "manifests/.DS_Store", b"")
+
+    assert only(scan(store.root)).reference == "m"
+
+
+def test_a_folder_that_is_no_store_is_an_empty_one(tmp_path):
+    """
+    Ollama makes its folders when it first needs them.
+    """
+    scanned = scan(tmp_path)
+
+    assert (scanned.found, scanned.problems) == ((), ())
+
+
+def test_the_manifest_of_these_tests_is_ollamas(store):
+    """
+    Members in the order in which Ollama writes them, and no blanks.
+    """
+    manifest = json.loads(store.model("m", GGUF).read_text())
+
+    assert list(manifest) == ["schemaVersion", "mediaType", "config", "layers"]
+    assert manifest["layers"][0] == {
+        "mediaType": "application/vnd.ollama.image.model",
+        "digest": f"sha256:{sha256(GGUF)}",
+        "size": len(GGUF),
+    }
+
+
+def test_nothing_is_written(store):
+    """
+    Not a byte, not a time and not a name is another afterwards.
+    """
+    store.model("m", GGUF)
+    before = listing(store.root)
+
+    scan(store.root)
+
+    assert listing(store.root) == before
