@@ -168,6 +168,7 @@ def test_json_carries_whole_bytes_and_utc_times(filled, tmp_path):
 
     tiny = next(model for model in json.loads(out) if model["reference"] == "tiny")
     assert tiny.pop("downloaded_at").endswith("Z")
+    assert tiny.pop("checked_at").endswith("Z")
     assert {name: value for name, value in tiny.items() if value not in (None, [])} == {
         "provider": "local",
         "reference": "tiny",
@@ -176,6 +177,7 @@ def test_json_carries_whole_bytes_and_utc_times(filled, tmp_path):
         "local_path": f"{tmp_path}/tiny.bin",
         "download_count": 1,
         "use_count": 0,
+        "state": "present",
     }
 
 

@@ -51,6 +51,8 @@ class Filters(TypedDict, total=False):
 
     provider: str | None
     reference: str | None
+    version: str | None
+    """An exact one; no alias."""
     search: str | None
     """Somewhere in the reference, the description or a tag, without regard to case."""
     tags: Collection[str] | None
@@ -252,6 +254,7 @@ def _has_digest(field: str, value: object, _dialect: str) -> ColumnElement[bool]
 _CONDITIONS: Final[Mapping[str, Condition]] = {
     "provider": _equals,
     "reference": _equals,
+    "version": _equals,
     "search": _contains,
     "tags": _has_all,
     "any_tags": _has_any,

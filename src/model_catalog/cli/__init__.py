@@ -12,12 +12,14 @@ from model_catalog.cli.output import complain
 from model_catalog.cli.parser import make_parser
 from model_catalog.errors import (
     CatalogError,
+    DigestMismatchError,
     InvalidImportError,
     InvalidModelError,
     InvalidTargetError,
+    TooManyMissingError,
 )
 
-DONE, FAILED, MISUSED, INTERRUPTED = 0, 1, 2, 130
+DONE, FAILED, MISUSED, NOT_AS_RECORDED, INTERRUPTED = 0, 1, 2, 3, 130
 
 
 class _Words(logging.Handler):
@@ -31,8 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     Run one command; return its exit code.
 
-    0 done, 1 not found, declined or not possible, 2 misuse. Data goes to standard output, words
-    to standard error.
+    0 done, 1 not found, declined or not possible, 2 misuse, 3 not as it is recorded. Data goes to
+    standard output, words to standard error.
     """
     for stream in (sys.stdout, sys.stderr):
         # None where the shell has closed it; and a name may hold what its encoding does not.
@@ -47,12 +49,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         code = asyncio.run(commands.run(options))
         print(end="", flush=True)
-    except (InvalidImportError, InvalidModelError, InvalidTargetError) as error:
-        complain(f"error: {error}")
-        return MISUSED
     except CatalogError as error:
         complain(f"error: {error}")
-        return FAILED
+        return _code_of(error)
     except BrokenPipeError:
         # Whoever read has read enough. Python would complain once more when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -65,3 +64,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     finally:
         logging.getLogger("model_catalog").removeHandler(words)
     return code
+
+
+def _code_of(error: CatalogError) -> int:
+    if isinstance(error, InvalidImportError | InvalidModelError | InvalidTargetError):
+        return MISUSED
+    if isinstance(error, DigestMismatchError | TooManyMissingError):
+        return NOT_AS_RECORDED
+    return FAILED

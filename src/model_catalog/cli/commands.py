@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from model_catalog.catalog import ModelCatalog, Stats, Tally
-from model_catalog.cli import database, demo, labelling
+from model_catalog.cli import database, demo, labelling, upkeeping
 from model_catalog.cli.expressions import read_filters, read_sort
 from model_catalog.cli.opening import DONE, FAILED, from_existing, name_of
 from model_catalog.cli.output import (
+    ProgressBar,
     complain,
     counted,
     human_size,
@@ -55,9 +56,22 @@ _FIELDS: Final = (
     "tags",
     "description",
     "source_url",
+    "state",
+    "state_detail",
+    "checked_at",
+    "missing_since",
+    "incomplete_reason",
+    "digest",
+    "found_digest",
+    "verified_at",
+    "signed_by",
+    "signature_verdict",
+    "signature_detail",
+    "signature_checked_at",
 )
 
 
+_NAMES_WIDTH: Final = 17
 _NOTHING: Final = Stats(Tally(0, 0), {}, {}, {}, {})
 
 
@@ -74,19 +88,24 @@ async def add(options: Namespace) -> int:
             complain(f"error: {os.fspath(path)!r} is {found} and neither a file nor a folder")
             return FAILED
         async with open_catalog(options.db) as catalog:
-            recorded = await register_path(
-                catalog,
-                path,
-                provider=options.provider,
-                reference=options.reference,
-                version=options.version,
-            )
+            with ProgressBar() as bar:
+                recorded = await register_path(
+                    catalog,
+                    path,
+                    provider=options.provider,
+                    reference=options.reference,
+                    version=options.version,
+                    digest=options.digest,
+                    on_progress=lambda seen: bar.show(seen.done_bytes, seen.total_bytes, seen.path),
+                )
     except OSError as error:
         complain(f"error: {os.fspath(path.absolute())!r} cannot be read: {error.strerror}")
         return FAILED
     model = recorded.model
     for reason in recorded.reasons:
         complain(f"warning: it is not whole: {reason}")
+    if model.unsafe:
+        complain("warning: its weights are pickled: loading them runs whatever code is in them")
     known = (model.format, model.architecture, model.quantization, human_size(model.size_bytes))
     about = ", ".join(each for each in known if each)
     tell(f"recorded {name_of(model, exact=False)}, {about}, at {model.local_path}")
@@ -136,9 +155,10 @@ def _print_models(models: Sequence[Model], *, paths: bool) -> None:
         "QUANT": lambda model: model.quantization or "",
         "SIZE": lambda model: human_size(model.size_bytes),
         "DOWNLOADED": lambda model: human_time(model.downloaded_at),
+        "STATE": _state_of,
         "PATH": lambda model: model.local_path,
     }
-    for optional in ("VERSION", "ARCH", "QUANT"):
+    for optional in ("VERSION", "ARCH", "QUANT", "STATE"):
         if not any(map(columns[optional], models)):
             del columns[optional]
     if not paths:
@@ -149,6 +169,15 @@ def _print_models(models: Sequence[Model], *, paths: bool) -> None:
         right=["SIZE"],
         cut=["VERSION", "REFERENCE", "QUANT", "ARCH", "PROVIDER"],
     )
+
+
+def _state_of(model: Model) -> str:
+    """What is not as recorded of a model, in a word; nothing where all is well."""
+    if model.found_digest is not None:
+        return "damaged"
+    if not model.state.is_as_recorded:
+        return str(model.state)
+    return "incomplete" if model.incomplete_reason is not None else ""
 
 
 async def show(options: Namespace) -> int:
@@ -171,10 +200,15 @@ async def show(options: Namespace) -> int:
         if model.size_bytes is not None:
             facts["size_bytes"] = f"{model.size_bytes} ({human_size(model.size_bytes)})"
         facts["tags"] = ", ".join(model.tags)
-        for field, value in facts.items():
-            # What nobody has said or claimed is not worth a line, but for the size and the date.
-            if value not in (None, "") or field in ("size_bytes", "downloaded_at"):
-                print_line(f"{field + ':':<17}{'?' if value is None else value}")
+        # What nobody has said or claimed is not worth a line, but for the size and the date.
+        told = {
+            field: value
+            for field, value in facts.items()
+            if value not in (None, "") or field in ("size_bytes", "downloaded_at")
+        }
+        width = max(_NAMES_WIDTH, *(len(field) + 2 for field in told))
+        for field, value in told.items():
+            print_line(f"{field + ':':<{width}}{'?' if value is None else value}")
     return DONE
 
 
@@ -301,8 +335,10 @@ def _agreed(question: str) -> bool:
 
 
 _COMMANDS: Final[dict[str, Callable[[Namespace], Awaitable[int]]]] = {
+    "accept": upkeeping.accept,
     "add": add,
     "alias": labelling.alias,
+    "check": upkeeping.check,
     "db check": database.db_check,
     "db current": database.db_current,
     "db upgrade": database.db_upgrade,
@@ -313,10 +349,14 @@ _COMMANDS: Final[dict[str, Callable[[Namespace], Awaitable[int]]]] = {
     "ls": ls,
     "note": labelling.note,
     "pin": labelling.pin,
+    "relink": upkeeping.relink,
+    "relocate": upkeeping.relocate,
     "rm": rm,
     "show": show,
+    "sign-verify": upkeeping.sign_verify,
     "stats": stats,
     "tag": labelling.tag,
     "unpin": labelling.unpin,
     "untag": labelling.untag,
+    "verify": upkeeping.verify,
 }

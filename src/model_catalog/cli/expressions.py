@@ -36,13 +36,18 @@ _WORDS: Final = {
     "quant": "quantization",
     "quantization": "quantization",
     "license": "license",
+    "version": "version",
+    "state": "state",
+    "digest": "digest",
 }
+_FLAGS: Final = ("pinned", "damaged", "incomplete")
 _YES_NO: Final = {"yes": True, "true": True, "no": False, "false": False}
 
 KEYS: Final = (
     "size (> >= < <= =, as 1GB), context (>=, in tokens), downloaded and used (< or > an age, as "
-    "30d, or a date; used=never), tag (=), pinned (=yes or no), and with = "
-    "provider, reference, search, format, arch, quant, license"
+    "30d, or a date; used=never), tag (=), pinned, damaged and incomplete "
+    "(=yes or no), and with = provider, reference, version, search, format, arch, quant, license, "
+    "state (missing, changed, ...), digest"
 )
 
 _SORTS: Final = {
@@ -79,6 +84,22 @@ def read_filters(expressions: Iterable[str], now: datetime) -> Filters:
     return cast("Filters", found)
 
 
+def read_size(text: str) -> int:
+    """A number of bytes, as in `20GB`. Raises InvalidModelError."""
+    return _bytes(text, text)
+
+
+def read_age(text: str) -> timedelta:
+    """A length of time, as in `30m`, `12h` or `7d`. Raises InvalidModelError."""
+    match = _AGE.fullmatch(text)
+    try:
+        if match is not None:
+            return timedelta(seconds=int(match[1]) * _SECONDS[match[2]])
+    except OverflowError:
+        pass
+    raise InvalidModelError("the time", text, "is no length of time: give one as 30m, 12h or 7d")
+
+
 def read_sort(text: str | None) -> tuple[Sort, bool | None]:
     """What to sort by, and whether downwards, where that was said. Raises InvalidModelError."""
     if text is None:
@@ -110,8 +131,8 @@ def _same(key: str, value: str) -> dict[str, object]:
         return {_WORDS[key]: value}
     if key == "tag" and value.strip():
         return {"tags": [value]}
-    if key == "pinned" and value in _YES_NO:
-        return {"pinned": _YES_NO[value]}
+    if key in _FLAGS and value in _YES_NO:
+        return {key: _YES_NO[value]}
     return {"never_used": True} if (key, value) == ("used", "never") else {}
 
 

@@ -48,6 +48,12 @@ async def _kept(result: Awaitable[T]) -> tuple[T] | None:
     return (await result,)
 
 
+def short(ref: ModelRef) -> str:
+    """A name as people write it: without a version where there is none."""
+    version = ref.version or ("" if "@" in ref.reference else None)
+    return str(ModelRef(ref.provider, ref.reference, version))
+
+
 def name_of(model: Model, *, exact: bool) -> str:
     """How a model is named as a REF: shortly where that is enough, else with its version."""
     version = model.version or None

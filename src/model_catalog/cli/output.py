@@ -8,13 +8,14 @@ import sys
 import unicodedata
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, Self
 
 # Control, format (bidi and zero-width ones among them), surrogate, private and unassigned
 # characters, and the two that end a line: a name from a file could steer the terminal with them.
 _UNSAFE: Final = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 _UNITS: Final = ("B", "kB", "MB", "GB", "TB", "PB", "EB")
 _NARROWEST: Final = 10
+_BAR: Final = 20
 _WIDE: Final = {"W", "F"}
 
 
@@ -41,6 +42,37 @@ def tell(words: str) -> None:
 def print_line(text: str) -> None:
     """One line of data."""
     print(plain(text))
+
+
+class ProgressBar:
+    """How far something has come, in one line of a terminal's standard error; else nothing."""
+
+    def __init__(self) -> None:
+        self._shows = sys.stderr is not None and sys.stderr.isatty()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.clear()
+
+    def show(self, done_bytes: int, total_bytes: int, name: str) -> None:
+        """Draw it anew."""
+        if not self._shows:
+            return
+        columns = shutil.get_terminal_size().columns
+        part = done_bytes / total_bytes if total_bytes else 0.0
+        full = round(part * _BAR)
+        sizes = f"{human_size(done_bytes)} of {human_size(total_bytes)}"
+        line = f"{'█' * full}{'░' * (_BAR - full)} {part:4.0%} {sizes}"
+        if (room := columns - _width(line) - 3) >= _NARROWEST:
+            line = f"{line}  {_shortened(plain(name), room)}"
+        print(f"\r\x1b[K{line}", end="", file=sys.stderr, flush=True)
+
+    def clear(self) -> None:
+        """Take it away, for a line that is to stay."""
+        if self._shows:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
 
 
 def human_size(size_bytes: int | None) -> str:

@@ -73,6 +73,7 @@ def make_parser() -> argparse.ArgumentParser:
 
     _add_models(command, listing)
     _add_labels(command, listing)
+    _add_upkeep(command, listing)
     _add_databases(command)
     db = commands.add_parser("db", help="Look after the database itself.")
     under = db.add_subparsers(title="commands", metavar="COMMAND", required=True)
@@ -94,6 +95,7 @@ def _add_models(command: Command, listing: argparse.ArgumentParser) -> None:
     add.add_argument("--provider", required=True, help="where it is from, as in hf")
     add.add_argument("--reference", required=True, help="what the provider calls it")
     add.add_argument("--version", default="", help="a commit, a tag (default: none)")
+    add.add_argument("--digest", action="store_true", help="read all of it, and record its SHA-256")
 
     ls = command("ls", "List the recorded models, newest first.", listing)
     ls.add_argument("--provider", help="only those of one provider")
@@ -144,6 +146,64 @@ def _add_labels(command: Command, listing: argparse.ArgumentParser) -> None:
     alias.add_argument("ref", metavar="REF", nargs="?", help="the version; without one, list")
     alias.add_argument("name", metavar="NAME", nargs="?", help="as in main or stable")
     alias.add_argument("-d", "--delete", action="store_true", help="forget the name")
+
+
+def _add_upkeep(command: Command, listing: argparse.ArgumentParser) -> None:
+    only = argparse.ArgumentParser(add_help=False)
+    only.add_argument(
+        *("-f", "--filter"), action="append", default=[], metavar="EXPR", help="as those of `ls`"
+    )
+    check = command("check", "Look whether the files are as recorded.", listing, only)
+    check.add_argument(
+        *("--root", "-r"),
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="a folder of models: if it is gone or empty, what it held is offline and not missing",
+    )
+    check.add_argument(
+        "--force", action="store_true", help="also if most of a disk would go missing"
+    )
+
+    verify = command("verify", "Read models and compare their bytes.", listing, only)
+    verify.add_argument("refs", metavar="REF", nargs="*", help="default: all, the oldest first")
+    verify.add_argument(
+        "--level",
+        choices=("quick", "structure", "full"),
+        default="full",
+        help="status alone, headers too, or every byte (default: full)",
+    )
+    verify.add_argument("--max-bytes", metavar="SIZE", help="stop before more is read, as 50GB")
+    verify.add_argument("--max-time", metavar="TIME", help="start no file after it, as 30m or 2h")
+    verify.add_argument("--not-since", metavar="TIME", help="not what was read within it, as 7d")
+
+    accept = command("accept", "Take what lies at a model's path for its bytes from now on.")
+    accept.add_argument("ref", metavar="REF")
+
+    relink = command("relink", "Record where a model lies that was moved.")
+    relink.add_argument("ref", metavar="REF", nargs="?")
+    relink.add_argument("path", metavar="PATH", nargs="?", help="where it lies")
+    relink.add_argument(
+        "--search",
+        metavar="DIR",
+        nargs="+",
+        default=[],
+        help="look below these folders for all that are missing, by their bytes",
+    )
+    relink.add_argument("-n", "--dry-run", action="store_true", help="with --search: only tell")
+
+    relocate = command("relocate", "Record that a folder of models lies elsewhere.")
+    relocate.add_argument("old", metavar="OLD", help="the folder as it is recorded")
+    relocate.add_argument("new", metavar="NEW", help="where it lies")
+    relocate.add_argument(
+        "-n", "--dry-run", action="store_true", help="only tell what would change"
+    )
+
+    sign = command("sign-verify", "Hold a model against its signature and the signer's key.")
+    sign.add_argument("ref", metavar="REF")
+    sign.add_argument("--key", required=True, metavar="PEM", help="the signer's public key")
+    sign.add_argument("--bundle", metavar="FILE", help="default: model.sig in the model's folder")
+    sign.add_argument("--follow-links", action="store_true", help="for a cache that is all links")
 
 
 def _add_databases(command: Command) -> None:
