@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from model_catalog.backups import Restored, backup, restore
     from model_catalog.catalog import Changes, ModelCatalog, Stats, Tally
     from model_catalog.engine import prepare_engine
     from model_catalog.errors import (
@@ -17,7 +18,9 @@ if TYPE_CHECKING:
         CatalogBusyError,
         CatalogCorruptError,
         CatalogError,
+        CatalogInUseError,
         CatalogReadOnlyError,
+        CatalogReplacedError,
         CatalogUnavailableError,
         FileChangedError,
         ForeignDatabaseError,
@@ -36,11 +39,13 @@ if TYPE_CHECKING:
         UpgradeFailedError,
     )
     from model_catalog.exchange import Imported
+    from model_catalog.journal import Durability
     from model_catalog.labels import Alias, TagCount
     from model_catalog.lifecycle import open_catalog
     from model_catalog.model import Model
     from model_catalog.query import Filters, Sort
     from model_catalog.reference import ModelRef
+    from model_catalog.salvage import Repaired, Saved, repair
     from model_catalog.schema import check_schema, downgrade, schema_state, upgrade
     from model_catalog.target import Target
 
@@ -51,9 +56,12 @@ __all__ = [
     "CatalogBusyError",
     "CatalogCorruptError",
     "CatalogError",
+    "CatalogInUseError",
     "CatalogReadOnlyError",
+    "CatalogReplacedError",
     "CatalogUnavailableError",
     "Changes",
+    "Durability",
     "FileChangedError",
     "Filters",
     "ForeignDatabaseError",
@@ -67,6 +75,9 @@ __all__ = [
     "ModelRef",
     "NotAFileError",
     "ProtectedFileError",
+    "Repaired",
+    "Restored",
+    "Saved",
     "SchemaOutOfDateError",
     "SchemaTooNewError",
     "Sort",
@@ -79,10 +90,13 @@ __all__ = [
     "TransactionError",
     "UnknownFormatError",
     "UpgradeFailedError",
+    "backup",
     "check_schema",
     "downgrade",
     "open_catalog",
     "prepare_engine",
+    "repair",
+    "restore",
     "schema_state",
     "upgrade",
 ]
@@ -90,20 +104,27 @@ __all__ = [
 _ROOMS = {
     "Alias": "labels",
     "Changes": "catalog",
+    "Durability": "journal",
     "Filters": "query",
     "Imported": "exchange",
     "Model": "model",
     "ModelCatalog": "catalog",
     "ModelRef": "reference",
+    "Repaired": "salvage",
+    "Restored": "backups",
+    "Saved": "salvage",
     "Sort": "query",
     "Stats": "catalog",
     "TagCount": "labels",
     "Tally": "catalog",
     "Target": "target",
+    "backup": "backups",
     "check_schema": "schema",
     "downgrade": "schema",
     "open_catalog": "lifecycle",
     "prepare_engine": "engine",
+    "repair": "salvage",
+    "restore": "backups",
     "schema_state": "schema",
     "upgrade": "schema",
 }

@@ -303,8 +303,11 @@ def _agreed(question: str) -> bool:
 _COMMANDS: Final[dict[str, Callable[[Namespace], Awaitable[int]]]] = {
     "add": add,
     "alias": labelling.alias,
+    "db backup": database.db_backup,
     "db check": database.db_check,
     "db current": database.db_current,
+    "db repair": database.db_repair,
+    "db restore": database.db_restore,
     "db upgrade": database.db_upgrade,
     "demo": show_demo,
     "du": du,
