@@ -4,7 +4,7 @@ import asyncio
 import multiprocessing
 import os
 import signal
-from multiprocessing.synchronize import Barrier
+from multiprocessing.synchronize import Barrier, Event
 
 from sqlalchemy import Engine, event
 
@@ -97,3 +97,43 @@ def killed(target: str, where: int | str, revision: str | None = None) -> bool:
     process.join()
     assert process.exitcode in (0, -signal.SIGKILL), process.exitcode
     return process.exitcode != 0
+
+
+def leave_without_closing(target: str) -> None:
+    """Register a model, and be killed with the catalog open."""
+
+    async def run() -> None:
+        async with open_catalog(target) as catalog:
+            await catalog.register_model(Model(reference="last", provider="hf", local_path="/m"))
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    asyncio.run(run())
+
+
+def hold_open(target: str, began: Event, stop: Event) -> None:
+    """Have a catalog open, idle, until told."""
+
+    async def run() -> None:
+        async with open_catalog(target) as catalog:
+            await catalog.list_models(limit=1)
+            began.set()
+            await asyncio.to_thread(stop.wait)
+
+    asyncio.run(run())
+
+
+def write_until_told(target: str, began: Event, stop: Event) -> None:
+    """Register pairs of models, each pair in one transaction."""
+
+    async def run() -> None:
+        async with open_catalog(target) as catalog:
+            number = 0
+            while not stop.is_set():
+                number += 1
+                await catalog.register_models(
+                    Model(reference=f"t{number}", provider=provider, local_path="/" + "x" * 300)
+                    for provider in ("twin1", "twin2")
+                )
+                began.set()
+
+    asyncio.run(run())

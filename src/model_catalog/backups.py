@@ -207,12 +207,14 @@ def refuse_users(path: Path, name: str) -> None:
 
 
 def _close_log(path: Path) -> None:
-    """Write the log of a database that was not closed into it, where it can be read at all."""
-    with (
-        contextlib.suppress(sqlite3.Error),
-        closing(sqlite3.connect(uri_of(path, "rw"), uri=True, timeout=0)) as raw,
-    ):
-        raw.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    """Write the log of a database that was not closed into it; of a damaged one nothing changes."""
+    with contextlib.suppress(sqlite3.Error):
+        # A connection that may write would write the log when it closes, whatever it has read.
+        with closing(sqlite3.connect(uri_of(path, "ro"), uri=True, timeout=0)) as raw:
+            is_sound = raw.execute("PRAGMA quick_check(1)").fetchone() == ("ok",)
+        if is_sound:
+            with closing(sqlite3.connect(uri_of(path, "rw"), uri=True, timeout=0)) as raw:
+                raw.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
 
 
 @contextmanager
@@ -254,10 +256,10 @@ def _keep(descriptor: int, path: Path, kept: Path) -> None:
     # The index of a log is made anew from it.
     names = [(path, kept), *zip(beside(path)[::2], beside(kept)[::2], strict=True)]
     for old, new in names:
+        if not old.exists():
+            continue
         try:
             os.link(old, new)
-        except FileNotFoundError:
-            continue
         except OSError:
             # A file system without second names. The database is read through the descriptor that
             # is open already: to close another would drop the lock.

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 from weakref import WeakSet
 
-from sqlalchemy import Connection, Engine, event
+from sqlalchemy import Connection, CursorResult, Engine, event
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
@@ -176,7 +176,7 @@ def create_engine(place: Place, durability: Durability = "full") -> AsyncEngine:
         # The journal's mode is written in the file, and until it is read whose file it is stays
         # open: another program's, an empty one, or one that is only looked at, is not written to.
         if connection.get_execution_options().get(WRITE) and not connection.info.get("journal"):
-            journal.prepare(lambda statement: connection.exec_driver_sql(statement).scalar())
+            journal.prepare(lambda statement: _answer(connection.exec_driver_sql(statement)))
             connection.info["journal"] = True
         _on_begin(connection)
 
@@ -189,6 +189,10 @@ def create_engine(place: Place, durability: Durability = "full") -> AsyncEngine:
     event.listen(engine.sync_engine, "invalidate", _on_invalidate)
     _of_our_own.add(engine.sync_engine)
     return engine
+
+
+def _answer(result: CursorResult[Any]) -> Any:
+    return result.scalar() if result.returns_rows else None
 
 
 def _create_postgresql_engine(place: Place) -> AsyncEngine:

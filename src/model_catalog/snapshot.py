@@ -14,12 +14,14 @@ from tempfile import mkstemp
 from typing import Final
 
 from model_catalog.copies import KEPT, automatic, fault_of, named, unfinished, uri_of
-from model_catalog.errors import InvalidTargetError
+from model_catalog.errors import CatalogBusyError, InvalidTargetError
 from model_catalog.faults import corrupt, translated
-from model_catalog.waiting import patiently, to_its_end
+from model_catalog.waiting import Patience, to_its_end
 
 _LOCK_WAIT_S: Final = 0.1
 _WAIT_S: Final = 60.0
+# How much of a copy SQLite makes before it looks whether anybody still wants it.
+_STEPS: Final = 1000
 # Some file systems of sticks and of other systems have no second name for a file.
 _NO_LINKS: Final = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV)
 
@@ -33,11 +35,13 @@ async def take(source: Path, name: str, to: Path) -> Path:
     CatalogCorruptError of a database that cannot be read to its end, and StorageFullError.
     """
 
-    async def once() -> Path:
+    patience = Patience(_WAIT_S)
+    while True:
         work = _Work(source, name)
-        return await to_its_end(asyncio.to_thread(work.copy_to, to), on_cancel=work.stop)
-
-    return await patiently(once, _WAIT_S)
+        try:
+            return await to_its_end(asyncio.to_thread(work.copy_to, to), on_cancel=work.stop)
+        except CatalogBusyError as error:
+            await patience.after(error)
 
 
 async def take_before(source: Path, name: str, revision: str) -> Path:
@@ -61,22 +65,18 @@ class _Work:
     def __init__(self, source: Path, name: str) -> None:
         self._source = source
         self._name = name
-        self._raw: sqlite3.Connection | None = None
+        self._stopped = False
 
     def stop(self) -> None:
-        if self._raw is not None:
-            self._raw.interrupt()
+        self._stopped = True
 
     def copy_to(self, to: Path) -> Path:
         with published(to) as part:
             # A connection of its own: VACUUM is no part of a transaction.
             with translated(self._name), closing(self._connected()) as raw:
-                self._raw = raw
-                try:
-                    # As bytes, because a path need not be text.
-                    raw.execute("VACUUM INTO CAST(? AS TEXT)", (os.fsencode(part),))
-                finally:
-                    self._raw = None
+                raw.set_progress_handler(lambda: self._stopped, _STEPS)
+                # As bytes, because a path need not be text.
+                raw.execute("VACUUM INTO CAST(? AS TEXT)", (os.fsencode(part),))
             if fault := fault_of(part):
                 raise corrupt(self._name, f"its copy is not whole: {fault}")
         return to
@@ -87,7 +87,6 @@ class _Work:
             uri=True,
             timeout=_LOCK_WAIT_S,
             isolation_level=None,
-            check_same_thread=False,
         )
 
 
