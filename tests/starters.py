@@ -4,6 +4,9 @@ import asyncio
 import multiprocessing
 import os
 import signal
+import sqlite3
+from contextlib import closing
+from multiprocessing.connection import Connection
 from multiprocessing.synchronize import Barrier, Event
 
 from sqlalchemy import Engine, event
@@ -135,5 +138,29 @@ def write_until_told(target: str, began: Event, stop: Event) -> None:
                     for provider in ("twin1", "twin2")
                 )
                 began.set()
+
+    asyncio.run(run())
+
+
+def register_until_killed(target: str, number: int, pipe: Connection) -> None:
+    """Tell how many models of the round before are there and how the pages are; then write."""
+
+    async def run() -> None:
+        async with open_catalog(target) as catalog:
+            found = await catalog.list_models(provider=f"round{number - 1}")
+            expected = {f"m{each}" for each in range(len(found))}
+            assert {model.reference for model in found} == expected
+            with closing(sqlite3.connect(target)) as raw:
+                pages = raw.execute("PRAGMA quick_check").fetchall()
+            pipe.send((len(found), pages))
+            row = 0
+            while True:
+                await catalog.register_model(
+                    Model(
+                        reference=f"m{row}", provider=f"round{number}", local_path="/" + "x" * 2000
+                    )
+                )
+                row += 1
+                pipe.send(row)
 
     asyncio.run(run())
