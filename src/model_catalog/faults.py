@@ -64,6 +64,7 @@ _POSTGRESQL: Final = {
 _NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 # sqlite3's own words where bytes of a text column are none: it gives them no code.
+_NO_UTF_8: Final = "a text in it is no UTF-8"
 _NO_TEXT: Final = "Could not decode to UTF-8"
 
 # A table or a column is not there. SQLite has no code of its own for that, only words.
@@ -98,7 +99,7 @@ def _of_a_driver(driver: BaseException, target: str, *, is_lost: bool) -> Catalo
     kind = _longest(_SQLITE if code.startswith("SQLITE") else _POSTGRESQL, code)
     if not code and reason.startswith(_NO_TEXT):
         # The rest of what sqlite3 says is what stands in the row.
-        kind, reason = CatalogCorruptError, "a text in it is no UTF-8"
+        kind, reason = CatalogCorruptError, _NO_UTF_8
     if kind is None and (is_lost or not code):
         # No code at all is a connection that was never made, or is gone.
         kind = CatalogUnavailableError
@@ -121,3 +122,6 @@ def translated(target: str) -> Iterator[None]:
         yield
     except (exc.SQLAlchemyError, sqlite3.Error, OSError) as error:
         raise meaning(error, target) from error
+    except UnicodeDecodeError as error:
+        # sqlite3 cannot even read SQLite's own words about a damaged schema: they quote it.
+        raise corrupt(target, _NO_UTF_8) from error

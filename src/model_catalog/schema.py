@@ -329,10 +329,29 @@ def _problems(connection: sa.Connection) -> list[str]:
         for pragma in ("integrity_check", "foreign_key_check"):
             rows = connection.exec_driver_sql(f"PRAGMA {pragma}").all()
             found += [f"{pragma}: {row[0]}" for row in rows if row[0] != "ok"]
+        found += _odd_values(connection)
     context = MigrationContext.configure(
         connection, opts={"version_table": VERSION_TABLE, **comparison(connection.dialect.name)}
     )
     found += [f"schema: {difference}" for difference in compare_metadata(context, Base.metadata)]
+    return found
+
+
+def _odd_values(connection: sa.Connection) -> list[str]:
+    """What SQLite takes for sound and no catalog has written: texts that are none, and numbers."""
+    found = []
+    for table in Base.metadata.sorted_tables:
+        for column in table.columns:
+            kind = "integer" if column.type._type_affinity is sa.Integer else "text"  # noqa: SLF001
+            value = sa.literal_column(f'"{column.name}"')
+            odd = sa.or_(
+                sa.func.typeof(value).not_in((kind, "null")),
+                # SQLite's own functions end a text there.
+                sa.func.instr(value, sa.func.char(0)) > 0,
+            )
+            count = connection.execute(sa.select(sa.func.count()).select_from(table).where(odd))
+            if number := count.scalar_one():
+                found.append(f"values: {number} in {table.name}.{column.name} are no {kind}")
     return found
 
 
