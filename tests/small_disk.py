@@ -1,4 +1,4 @@
-"""Does one thing with a catalog for which there is no room, then makes room, and says how it went."""
+"""Does one thing with a catalog that has no room, then makes room, and says how it went."""
 
 import asyncio
 import json
@@ -36,9 +36,7 @@ class SmallDisk:
     """A file system of 1 MiB, most of which a ballast takes when there is to be no room."""
 
     def __init__(self, folder: Path) -> None:
-        subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)], check=True
-        )
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)], check=True)
         self._ballast = folder / "ballast"
 
     def fill(self, room: int) -> None:

@@ -1,41 +1,35 @@
-"""Copies of a catalog: made while it is used, put back, and made by themselves before a migration."""
+"""Copies of a catalog: made while it is used, put back, and made before a migration."""
 
 import asyncio
 import os
 import shutil
-import signal
 import sqlite3
 import stat
 import subprocess
 import sys
-import threading
 from contextlib import closing
 from pathlib import Path
 
 import hive
 import pytest
 from conftest import a_model
-from sqlalchemy import text
 from sqlalchemy.ext.asyncio import create_async_engine
 from starters import PROCESSES, hold_open, killed, write_until_told
-from test_targets import BAD_FILES, filled, listing  # noqa: F401 - a fixture
+from test_targets import BAD_FILES, listing
 
 from model_catalog import (
     CatalogCorruptError,
     CatalogError,
     CatalogInUseError,
     InvalidTargetError,
-    ModelCatalog,
     SchemaTooNewError,
-    UpgradeFailedError,
     backup,
     check_schema,
+    copies,
     open_catalog,
     restore,
-    schema_state,
     upgrade,
 )
-from model_catalog import copies
 from model_catalog.cli import main
 from model_catalog.model import REVISION
 
@@ -53,7 +47,7 @@ def damage(path: Path) -> None:
 
 
 @pytest.mark.parametrize("of", ["an open catalog", "a target", "a host's engine"])
-async def test_a_copy_is_a_catalog_of_its_own(filled, tmp_path, of):  # noqa: F811
+async def test_a_copy_is_a_catalog_of_its_own(filled, tmp_path, of):
     """
     Everything is in it, it is sound, one file, its owner's alone; nothing else is left behind.
     """
@@ -75,7 +69,7 @@ async def test_a_copy_is_a_catalog_of_its_own(filled, tmp_path, of):  # noqa: F8
         assert await catalog.count_models(tags=["chat"]) == 1
 
 
-async def test_a_copy_lies_beside_its_catalog_where_no_place_is_named(filled):  # noqa: F811
+async def test_a_copy_lies_beside_its_catalog_where_no_place_is_named(filled):
     """
     Two of one second have two names, and both are good.
     """
@@ -108,7 +102,7 @@ async def test_a_copy_on_postgresql_is_an_export(catalog, database, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["file", "link", "folder"])
-async def test_a_copy_replaces_nothing(filled, tmp_path, kind):  # noqa: F811
+async def test_a_copy_replaces_nothing(filled, tmp_path, kind):
     """
     What has the name already stays, and nothing half made lies beside it.
     """
@@ -123,13 +117,13 @@ async def test_a_copy_replaces_nothing(filled, tmp_path, kind):  # noqa: F811
         taken.mkdir()
     before = listing(folder)
 
-    with pytest.raises(InvalidTargetError, match="has that name|is a directory"):
+    with pytest.raises(InvalidTargetError, match=r"has that name|is a directory"):
         await backup(filled, taken)
 
     assert listing(folder) == before
 
 
-async def test_copies_are_consistent_while_others_write(filled, tmp_path):  # noqa: F811
+async def test_copies_are_consistent_while_others_write(filled, tmp_path):
     """
     Two rows that are always written together are in every copy both or neither.
     """
@@ -155,7 +149,7 @@ async def test_copies_are_consistent_while_others_write(filled, tmp_path):  # no
     assert counts[-1]["twin1"] > counts[0].get("twin1", 0)
 
 
-async def test_a_copy_of_a_damaged_catalog_is_refused(filled, tmp_path):  # noqa: F811
+async def test_a_copy_of_a_damaged_catalog_is_refused(filled, tmp_path):
     """
     A copy that would not be whole is not made.
     """
@@ -168,7 +162,7 @@ async def test_a_copy_of_a_damaged_catalog_is_refused(filled, tmp_path):  # noqa
     assert not list(tmp_path.glob(".*"))
 
 
-async def test_a_copy_is_put_back_and_what_it_replaced_is_kept(filled, tmp_path):  # noqa: F811
+async def test_a_copy_is_put_back_and_what_it_replaced_is_kept(filled, tmp_path):
     """
     After a restoration there is what was in the copy; what was there before has another name.
     """
@@ -191,7 +185,7 @@ async def test_a_copy_is_put_back_and_what_it_replaced_is_kept(filled, tmp_path)
     }
 
 
-async def test_a_copy_is_put_where_there_is_nothing(filled, tmp_path):  # noqa: F811
+async def test_a_copy_is_put_where_there_is_nothing(filled, tmp_path):
     """
     A catalog that was lost altogether is made again from its copy, for its owner alone.
     """
@@ -218,7 +212,7 @@ def without_its_log(path: Path) -> None:
 
 
 @pytest.mark.parametrize("state", ["sound", "damaged", "no database"])
-async def test_a_stale_log_is_not_taken_for_the_copys(filled, tmp_path, state):  # noqa: F811
+async def test_a_stale_log_is_not_taken_for_the_copys(filled, tmp_path, state):
     """
     The log of what is replaced goes with it, whatever state it is in.
     """
@@ -245,7 +239,10 @@ def files(folder: Path) -> dict[str, object]:
 
 @pytest.mark.parametrize("bad", BAD_FILES.values(), ids=BAD_FILES)
 async def test_what_is_no_catalog_is_not_put_in_the_place_of_one(
-    filled, tmp_path, monkeypatch, bad  # noqa: F811
+    filled,
+    tmp_path,
+    monkeypatch,
+    bad,
 ):
     """
     The copy is looked at before anything is replaced.
@@ -264,7 +261,7 @@ async def test_what_is_no_catalog_is_not_put_in_the_place_of_one(
     assert files(filled.parent) == before
 
 
-async def test_a_damaged_copy_and_a_newer_one_are_not_put_back(filled, tmp_path):  # noqa: F811
+async def test_a_damaged_copy_and_a_newer_one_are_not_put_back(filled, tmp_path):
     """
     Neither a copy with a broken page nor one that this package does not know replaces anything.
     """
@@ -291,7 +288,7 @@ async def test_a_damaged_copy_and_a_newer_one_are_not_put_back(filled, tmp_path)
 
 
 @pytest.mark.parametrize("who", ["this process", "another process", "a lock"])
-async def test_a_catalog_in_use_is_not_replaced(filled, tmp_path, who):  # noqa: F811
+async def test_a_catalog_in_use_is_not_replaced(filled, tmp_path, who):
     """
     Nobody's file is taken from under him, and the user is named.
     """
@@ -326,7 +323,10 @@ async def test_a_catalog_in_use_is_not_replaced(filled, tmp_path, who):  # noqa:
 
 @pytest.mark.parametrize("links", [True, False], ids=["links", "no links"])
 async def test_it_works_on_a_file_system_without_second_names(
-    filled, tmp_path, monkeypatch, links  # noqa: F811
+    filled,
+    tmp_path,
+    monkeypatch,
+    links,
 ):
     """
     A stick's file system knows one name a file: a copy is made there, and nothing is replaced.
@@ -356,7 +356,7 @@ async def test_it_works_on_a_file_system_without_second_names(
     assert (done.replaced.read_bytes(), log.read_bytes()) == kept
 
 
-async def test_the_newest_good_copy_is_named_with_the_damage(filled, tmp_path, capsys):  # noqa: F811
+async def test_the_newest_good_copy_is_named_with_the_damage(filled, tmp_path, capsys):
     """
     Whoever meets damage is told which copy is whole and what to type; a damaged copy is passed by.
     """
@@ -400,7 +400,8 @@ async def test_a_migration_copies_a_file_with_models_first(tmp_path):
     await upgrade(path)
 
     (copy,) = beside(path)
-    assert copy.startswith("catalog.db.backup-20") and copy.endswith(f"Z-before-{REVISION}")
+    assert copy.startswith("catalog.db.backup-20")
+    assert copy.endswith(f"Z-before-{REVISION}")
     assert stat.S_IMODE((tmp_path / copy).stat().st_mode) == 0o600
     with closing(sqlite3.connect(tmp_path / copy)) as raw:
         assert raw.execute("SELECT * FROM models ORDER BY 1, 2").fetchall() == rows
@@ -476,7 +477,7 @@ def test_the_shell_keeps_a_copy_too(tmp_path):
     assert copy.endswith("Z-before-head")
 
 
-async def test_a_cancelled_copy_leaves_nothing(filled, tmp_path):  # noqa: F811
+async def test_a_cancelled_copy_leaves_nothing(filled, tmp_path):
     """
     Who is cancelled while he copies is told so when the half copy is gone.
     """
@@ -494,10 +495,11 @@ async def test_a_cancelled_copy_leaves_nothing(filled, tmp_path):  # noqa: F811
     with pytest.raises(asyncio.CancelledError):
         await copying
 
-    assert not list(tmp_path.glob("*copy*")) and not list(tmp_path.glob(".*"))
+    assert not list(tmp_path.glob("*copy*"))
+    assert not list(tmp_path.glob(".*"))
 
 
-def test_the_command_line_copies_checks_and_restores(filled, tmp_path, capsys):  # noqa: F811
+def test_the_command_line_copies_checks_and_restores(filled, tmp_path, capsys):
     """
     `db backup` prints where the copy is, and `db restore` takes it back.
     """

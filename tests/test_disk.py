@@ -1,6 +1,5 @@
 """How a SQLite file is opened, and what is noticed of it: its journal, its disk, its last user."""
 
-import asyncio
 import logging
 import os
 import shutil
@@ -11,19 +10,19 @@ import pytest
 from conftest import a_model
 from sqlalchemy.ext.asyncio import create_async_engine
 from starters import PROCESSES, leave_without_closing
-from test_targets import filled  # noqa: F401 - a fixture
 
 from model_catalog import (
     CatalogCorruptError,
     CatalogReplacedError,
     InvalidModelError,
     ModelCatalog,
+    disk,
+    journal,
     open_catalog,
     prepare_engine,
     schema_state,
     upgrade,
 )
-from model_catalog import disk, journal
 
 
 async def asked(catalog: ModelCatalog, pragma: str) -> list[object]:
@@ -105,9 +104,14 @@ def over_the_network(tmp_path, monkeypatch) -> None:
     journal._warn.cache_clear()
 
 
-@pytest.mark.parametrize(("durability", "level"), [("full", 3), ("normal", 2)])
+@pytest.mark.parametrize("durability", ["full", "normal"])
 async def test_over_a_network_there_is_no_write_ahead_log(
-    filled, tmp_path, monkeypatch, caplog, durability, level  # noqa: F811
+    filled,
+    tmp_path,
+    monkeypatch,
+    caplog,
+    durability,
+    level,
 ):
     """
     A catalog on a network file system is given a rollback journal, and that is said once.
@@ -122,7 +126,7 @@ async def test_over_a_network_there_is_no_write_ahead_log(
         async with open_catalog(filled, durability=durability) as catalog:
             await catalog.register_model(a_model(reference))
             assert await asked(catalog, "journal_mode") == "delete"
-            assert await asked(catalog, "synchronous") == level
+            assert await asked(catalog, "synchronous") == {"full": 3, "normal": 2}[durability]
             assert not (tmp_path / "catalog.db-wal").exists()
 
     assert [record.levelname for record in caplog.records] == ["WARNING"]
@@ -195,7 +199,7 @@ def moved(path):
 def replaced(path):
     # By bytes read before it was opened: to open and close it here would drop SQLite's locks.
     copy = path.with_name("copy.db")
-    os.replace(copy, path)
+    copy.replace(path)
 
 
 def folder_moved(path):
@@ -217,7 +221,7 @@ async def test_a_file_that_was_replaced_takes_no_write(sqlite_migrated, tmp_path
 
     async with open_catalog(path) as catalog:
         await catalog.register_model(a_model("before"))
-        with pytest.raises(CatalogReplacedError, match="open it again|removed") as caught:
+        with pytest.raises(CatalogReplacedError, match=r"open it again|removed") as caught:
             if when == "before the call":
                 act(path)
                 await catalog.register_model(a_model("after"))
@@ -262,7 +266,7 @@ def stopped(path) -> None:
     assert path.with_name("catalog.db-wal").stat().st_size > 0
 
 
-async def test_after_an_unclean_stop_the_pages_are_read_once(filled, caplog):  # noqa: F811
+async def test_after_an_unclean_stop_the_pages_are_read_once(filled, caplog):
     """
     The next to open it reads it through, and whoever comes after that need not.
     """
@@ -279,7 +283,7 @@ async def test_after_an_unclean_stop_the_pages_are_read_once(filled, caplog):  #
     assert not read_once(caplog)
 
 
-async def test_damage_is_found_after_an_unclean_stop(filled):  # noqa: F811
+async def test_damage_is_found_after_an_unclean_stop(filled):
     """
     A page that no query of an opening would read is read after a kill, and the copy is named.
     """
@@ -289,12 +293,12 @@ async def test_damage_is_found_after_an_unclean_stop(filled):  # noqa: F811
         file.seek(page * 4096)
         file.write(b"\xff" * 4096)
 
-    with pytest.raises(CatalogCorruptError, match="page|malformed"):
+    with pytest.raises(CatalogCorruptError, match=r"page|malformed"):
         async with open_catalog(filled, create=False):
             pass
 
 
-async def test_a_catalog_in_use_is_not_read_for_every_newcomer(filled, caplog):  # noqa: F811
+async def test_a_catalog_in_use_is_not_read_for_every_newcomer(filled, caplog):
     """
     A log that is not empty is no news while somebody, in this process or another, has it open.
     """

@@ -1,4 +1,4 @@
-"""What was acknowledged is there after a kill, and, unless less was asked for, after a power cut."""
+"""What was acknowledged outlives a kill and, unless less was asked for, a power cut."""
 
 import asyncio
 import random
@@ -30,9 +30,7 @@ def test_a_killed_writer_has_lost_nothing_it_acknowledged(sqlite_migrated, tmp_p
     acknowledged, total = 0, 0
     for number in range(ROUNDS):
         ours, theirs = PROCESSES.Pipe(duplex=False)
-        writer = PROCESSES.Process(
-            target=register_until_killed, args=(str(path), number, theirs)
-        )
+        writer = PROCESSES.Process(target=register_until_killed, args=(str(path), number, theirs))
         writer.start()
         theirs.close()
         # Its first word is what it found of the round before, and how the pages are.
@@ -125,7 +123,8 @@ async def test_what_a_power_cut_left_is_opened_as_ever(sqlite_migrated, tmp_path
         raw.execute(statement).fetchall()
     for row in range(50):
         raw.execute(
-            "INSERT INTO models (provider, reference, local_path) VALUES ('hf', ?, '/')", (f"{row}",)
+            "INSERT INTO models (provider, reference, local_path) VALUES ('hf', ?, '/')",
+            (f"{row}",),
         )
     raw.execute("BEGIN IMMEDIATE; UPDATE models SET local_path = hex(zeroblob(5000))")
     left = tmp_path / "left"

@@ -34,7 +34,6 @@ async def take(source: Path, name: str, to: Path) -> Path:
     read once. Others write meanwhile. Raises InvalidTargetError where something has its name,
     CatalogCorruptError of a database that cannot be read to its end, and StorageFullError.
     """
-
     patience = Patience(_WAIT_S)
     while True:
         work = _Work(source, name)

@@ -73,7 +73,9 @@ class Place:
 def masked(url: URL) -> str:
     """A URL as a message may show it: no password before the host, none among the parameters."""
     hidden = {key: value if key in _HARMLESS else "***" for key, value in url.query.items()}
-    return url.set(query=hidden).render_as_string(hide_password=True)
+    shown_url = url.set(query=hidden).render_as_string(hide_password=True)
+    # A URL percent-encodes what stands for a secret, too.
+    return shown_url.replace("%2A%2A%2A", "***")
 
 
 def name_of(url: URL) -> str:
