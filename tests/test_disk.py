@@ -1,7 +1,6 @@
 """How a SQLite file is opened, and what is noticed of it: its journal, its disk, its last user."""
 
 import logging
-import os
 import shutil
 import sqlite3
 from contextlib import closing
@@ -106,12 +105,7 @@ def over_the_network(tmp_path, monkeypatch) -> None:
 
 @pytest.mark.parametrize("durability", ["full", "normal"])
 async def test_over_a_network_there_is_no_write_ahead_log(
-    filled,
-    tmp_path,
-    monkeypatch,
-    caplog,
-    durability,
-    level,
+    filled, tmp_path, monkeypatch, caplog, durability
 ):
     """
     A catalog on a network file system is given a rollback journal, and that is said once.

@@ -343,7 +343,7 @@ def _odd_values(connection: sa.Connection) -> list[str]:
     for table in Base.metadata.sorted_tables:
         for column in table.columns:
             kind = "integer" if column.type._type_affinity is sa.Integer else "text"  # noqa: SLF001
-            value = sa.literal_column(f'"{column.name}"')
+            value: sa.ColumnElement[Any] = sa.literal_column(f'"{column.name}"')
             odd = sa.or_(
                 sa.func.typeof(value).not_in((kind, "null")),
                 # SQLite's own functions end a text there.
