@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -32,7 +32,7 @@ class Opened:
     `path` is that of a SQLite file of our own.
     """
 
-    engine: AsyncEngine = field(repr=False)
+    engine: AsyncEngine
     name: str
     shared: bool
     path: Path | None = None

@@ -28,7 +28,7 @@ _Row: TypeAlias = tuple[Any, ...]
 
 _LAST_ID: Final = 2**63 - 1
 # Rows are numbered one after the other, and a page holds some hundreds at the most.
-_LONGEST_GAP: Final = 2**16
+_IDS_OF_A_PAGE: Final = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +198,6 @@ class _Rows:
         self._table = table
         # Not by an index: that may name rows which are not there.
         select = f'SELECT rowid, {names} FROM "{table}" NOT INDEXED'  # noqa: S608
-        self._one = f"{select} WHERE rowid = ?"
         self._from = f"{select} WHERE rowid >= ? ORDER BY rowid"
         self.read: set[int] = set()
         self.unreadable: set[int] = set()
@@ -210,26 +209,49 @@ class _Rows:
             try:
                 for row in self._raw.execute(self._from, (start,)):
                     last = row[0]
-                    # A damaged page may lead back to one that was read.
-                    if last not in self.read:
-                        self.read.add(last)
-                        yield row
+                    yield from self._new(row)
             except sqlite3.Error:
-                start = self._behind(last)
-                yield from self._between(last + 1, _LAST_ID if start is None else start)
+                # sqlite3 reads one row ahead, and forgets it where the one behind it is damaged.
+                row = self._first(last + 1)
+                if row is None:
+                    start = self._behind(last)
+                else:
+                    yield from self._new(row)
+                    start = row[0] + 1
             else:
                 start = None
 
+    def _new(self, row: _Row) -> Iterator[_Row]:
+        # A damaged page may lead back to one that was read.
+        if row[0] not in self.read:
+            self.read.add(row[0])
+            yield row
+
+    def _first(self, rowid: int) -> _Row | None:
+        """The first row from an id on; None where it cannot be read, or there is none."""
+        try:
+            row: _Row | None = self._raw.execute(f"{self._from} LIMIT 1", (rowid,)).fetchone()
+        except sqlite3.Error:
+            return None
+        return row
+
     def _behind(self, last: int) -> int | None:
-        """The smallest id from which on rows can be read again."""
+        """The smallest id from which on rows can be read again; None where there is none."""
         # The first rows may be the damaged ones, and no ids lie far below 0.
-        low, step = max(last, 0) + 1, 1
+        first = max(last, 0) + 1
+        self.unreadable.add(first)
+        for rowid in range(first + 1, first + _IDS_OF_A_PAGE):
+            if self._reads_from(rowid):
+                return rowid
+            self.unreadable.add(rowid)
+        # They lie far apart, or it is the page above many that is damaged.
+        low, step = first + _IDS_OF_A_PAGE - 1, 1
         while not self._reads_from(low + step):
+            low += step
             step *= 2
             if low + step > _LAST_ID:
                 return None
         high = low + step
-        low += step // 2
         while high - low > 1:
             middle = (low + high) // 2
             low, high = (low, middle) if self._reads_from(middle) else (middle, high)
@@ -241,18 +263,6 @@ class _Rows:
         except sqlite3.Error:
             return False
         return True
-
-    def _between(self, first: int, end: int) -> Iterator[_Row]:
-        first = max(first, 0)
-        for rowid in range(first, min(end, first + _LONGEST_GAP)):
-            try:
-                row = self._raw.execute(self._one, (rowid,)).fetchone()
-            except sqlite3.Error:
-                self.unreadable.add(rowid)
-                continue
-            if row is not None and rowid not in self.read:
-                self.read.add(rowid)
-                yield row
 
     def ids_of_indexes(self) -> set[int]:
         """The ids of all rows that any index still names."""
