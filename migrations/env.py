@@ -9,6 +9,7 @@ from alembic import context
 from alembic.util import CommandError
 from sqlalchemy import Connection
 
+from model_catalog.database import opened
 from model_catalog.errors import CatalogError
 from model_catalog.exclusive import exclusive
 from model_catalog.model import Base
@@ -16,8 +17,8 @@ from model_catalog.schema import (
     VERSION_TABLE,
     comparison,
     current_revision,
+    keep_copy,
     mark,
-    opened,
     recognise,
 )
 from model_catalog.target import ENVIRONMENT, locate
@@ -54,6 +55,8 @@ async def run_from_the_shell() -> None:
             await current_revision(database)
             async with exclusive(database.engine, database.name) as connection:
                 await connection.run_sync(recognise, database)
+                if command in ("upgrade", "downgrade"):
+                    await keep_copy(connection, database, config.cmd_opts.revision)
                 await connection.run_sync(run)
                 if command == "upgrade":
                     await connection.run_sync(mark, database)

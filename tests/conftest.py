@@ -64,6 +64,19 @@ def sqlite_migrated(tmp_path_factory) -> Path:
     return path
 
 
+@pytest.fixture
+def filled(sqlite_migrated, tmp_path) -> Path:
+    """A catalog of many pages, closed."""
+    path = tmp_path / "catalog.db"
+    shutil.copy(sqlite_migrated, path)
+    with closing(sqlite3.connect(path)) as raw, raw:
+        raw.executemany(
+            "INSERT INTO models (provider, reference, local_path) VALUES ('hf', ?, ?)",
+            [(f"m{number}", "/" + "x" * 500) for number in range(500)],
+        )
+    return path
+
+
 @cache
 def looking_at(dsn: str) -> psycopg.Connection:
     """One connection for all looks at a database: to make one takes longer than most tests."""

@@ -4,7 +4,10 @@ import asyncio
 import multiprocessing
 import os
 import signal
-from multiprocessing.synchronize import Barrier
+import sqlite3
+from contextlib import closing
+from multiprocessing.connection import Connection
+from multiprocessing.synchronize import Barrier, Event
 
 from sqlalchemy import Engine, event
 
@@ -97,3 +100,67 @@ def killed(target: str, where: int | str, revision: str | None = None) -> bool:
     process.join()
     assert process.exitcode in (0, -signal.SIGKILL), process.exitcode
     return process.exitcode != 0
+
+
+def leave_without_closing(target: str) -> None:
+    """Register a model, and be killed with the catalog open."""
+
+    async def run() -> None:
+        async with open_catalog(target) as catalog:
+            await catalog.register_model(Model(reference="last", provider="hf", local_path="/m"))
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    asyncio.run(run())
+
+
+def hold_open(target: str, began: Event, stop: Event) -> None:
+    """Have a catalog open, idle, until told."""
+
+    async def run() -> None:
+        async with open_catalog(target) as catalog:
+            await catalog.list_models(limit=1)
+            began.set()
+            await asyncio.to_thread(stop.wait)
+
+    asyncio.run(run())
+
+
+def write_until_told(target: str, began: Event, stop: Event) -> None:
+    """Register pairs of models, each pair in one transaction."""
+
+    async def run() -> None:
+        async with open_catalog(target) as catalog:
+            number = 0
+            while not stop.is_set():
+                number += 1
+                await catalog.register_models(
+                    Model(reference=f"t{number}", provider=provider, local_path="/" + "x" * 300)
+                    for provider in ("twin1", "twin2")
+                )
+                began.set()
+
+    asyncio.run(run())
+
+
+def register_until_killed(target: str, number: int, pipe: Connection) -> None:
+    """Tell how many models of the round before are there and how the pages are; then write."""
+
+    async def run() -> None:
+        async with open_catalog(target) as catalog:
+            found = await catalog.list_models(provider=f"round{number - 1}")
+            expected = {f"m{each}" for each in range(len(found))}
+            assert {model.reference for model in found} == expected
+            with closing(sqlite3.connect(target)) as raw:
+                pages = raw.execute("PRAGMA quick_check").fetchall()
+            pipe.send((len(found), pages))
+            row = 0
+            while True:
+                await catalog.register_model(
+                    Model(
+                        reference=f"m{row}", provider=f"round{number}", local_path="/" + "x" * 2000
+                    )
+                )
+                row += 1
+                pipe.send(row)
+
+    asyncio.run(run())

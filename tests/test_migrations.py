@@ -153,7 +153,7 @@ async def test_a_second_upgrade_changes_no_byte(file, kind):
         await catalog.list_models()
 
     assert digest(file) == before
-    assert list(before) == ["catalog.db"]
+    assert [name.partition(".backup-")[0] for name in sorted(before)] == ["catalog.db"] * 2
 
 
 async def test_going_back_gives_the_hive_its_table(empty):

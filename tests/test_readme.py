@@ -15,7 +15,10 @@ BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 TYPED = re.findall(r"^\$ model-catalog (.*)$", README, re.MULTILINE)
 
 
-@pytest.mark.parametrize("block", BLOCKS, ids=["in a service", "what is known", "in a host"])
+NAMES = ["in a service", "what is known", "in a host", "copies"]
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=NAMES)
 def test_its_code_runs(block, tmp_path):
     """
     Each block is a whole program.

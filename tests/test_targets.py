@@ -80,19 +80,6 @@ def another_programs(path: Path, sql: str = "CREATE TABLE bookmarks (url TEXT)")
         raw.executescript(f"{sql}; INSERT INTO bookmarks VALUES ('x')" if "book" in sql else sql)
 
 
-@pytest.fixture
-def filled(sqlite_migrated, tmp_path) -> Path:
-    """A catalog of many pages, closed."""
-    path = tmp_path / "catalog.db"
-    shutil.copy(sqlite_migrated, path)
-    with closing(sqlite3.connect(path)) as raw, raw:
-        raw.executemany(
-            "INSERT INTO models (provider, reference, local_path) VALUES ('hf', ?, ?)",
-            [(f"m{number}", "/" + "x" * 500) for number in range(500)],
-        )
-    return path
-
-
 NAMES = {
     "spaces": b" my catalog .db ",
     "question mark": b"catalog?mode=memory",

@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from model_catalog.backups import Restored, backup, restore
     from model_catalog.catalog import Changes, ModelCatalog, Stats, Tally
     from model_catalog.engine import prepare_engine
     from model_catalog.errors import (
@@ -18,7 +19,9 @@ if TYPE_CHECKING:
         CatalogBusyError,
         CatalogCorruptError,
         CatalogError,
+        CatalogInUseError,
         CatalogReadOnlyError,
+        CatalogReplacedError,
         CatalogUnavailableError,
         DigestMismatchError,
         FileChangedError,
@@ -42,11 +45,13 @@ if TYPE_CHECKING:
     )
     from model_catalog.exchange import Imported
     from model_catalog.inventory import FileRecord, FileState
+    from model_catalog.journal import Durability
     from model_catalog.labels import Alias, TagCount
     from model_catalog.lifecycle import open_catalog
     from model_catalog.model import Model
     from model_catalog.query import Filters, Sort
     from model_catalog.reference import ModelRef
+    from model_catalog.salvage import Repaired, Saved, repair
     from model_catalog.schema import check_schema, downgrade, schema_state, upgrade
     from model_catalog.target import Target
 
@@ -58,10 +63,13 @@ __all__ = [
     "CatalogBusyError",
     "CatalogCorruptError",
     "CatalogError",
+    "CatalogInUseError",
     "CatalogReadOnlyError",
+    "CatalogReplacedError",
     "CatalogUnavailableError",
     "Changes",
     "DigestMismatchError",
+    "Durability",
     "FileChangedError",
     "FileRecord",
     "FileState",
@@ -79,6 +87,9 @@ __all__ = [
     "NotAFileError",
     "NotInstalledError",
     "ProtectedFileError",
+    "Repaired",
+    "Restored",
+    "Saved",
     "SchemaOutOfDateError",
     "SchemaTooNewError",
     "Sort",
@@ -92,10 +103,13 @@ __all__ = [
     "TransactionError",
     "UnknownFormatError",
     "UpgradeFailedError",
+    "backup",
     "check_schema",
     "downgrade",
     "open_catalog",
     "prepare_engine",
+    "repair",
+    "restore",
     "schema_state",
     "upgrade",
 ]
@@ -103,6 +117,7 @@ __all__ = [
 _ROOMS = {
     "Alias": "labels",
     "Changes": "catalog",
+    "Durability": "journal",
     "FileRecord": "inventory",
     "FileState": "inventory",
     "Filters": "query",
@@ -110,15 +125,21 @@ _ROOMS = {
     "Model": "model",
     "ModelCatalog": "catalog",
     "ModelRef": "reference",
+    "Repaired": "salvage",
+    "Restored": "backups",
+    "Saved": "salvage",
     "Sort": "query",
     "Stats": "catalog",
     "TagCount": "labels",
     "Tally": "catalog",
     "Target": "target",
+    "backup": "backups",
     "check_schema": "schema",
     "downgrade": "schema",
     "open_catalog": "lifecycle",
     "prepare_engine": "engine",
+    "repair": "salvage",
+    "restore": "backups",
     "schema_state": "schema",
     "upgrade": "schema",
 }

@@ -10,20 +10,22 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import quote_from_bytes
+from weakref import WeakSet
 
-from sqlalchemy import Connection, Engine, event
+from sqlalchemy import Connection, CursorResult, Engine, event
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
+from model_catalog.copies import uri_of
+from model_catalog.disk import Watch, beside
 from model_catalog.errors import (
-    CatalogCorruptError,
     CatalogError,
     CatalogReadOnlyError,
     CatalogUnavailableError,
     InvalidTargetError,
 )
-from model_catalog.faults import meaning
+from model_catalog.faults import corrupt, meaning
+from model_catalog.journal import Durability, Journal, habits, tell_version
 from model_catalog.target import Place
 
 WRITE: Final = "model_catalog_write"
@@ -42,6 +44,7 @@ _LONGEST_LOCK_WAIT_S: Final = 2_000_000
 _SMALLEST_DATABASE_BYTES: Final = 512
 
 _rollbacks: set[asyncio.Task[None]] = set()
+_of_our_own: WeakSet[Engine] = WeakSet()
 
 
 def prepare_engine(engine: AsyncEngine) -> None:
@@ -66,24 +69,27 @@ def files_of(engine: Engine) -> tuple[Path, ...]:
     name = engine.url.database
     if engine.dialect.name != "sqlite" or not name or name == ":memory:":
         return ()
-    return tuple(Path(name + ending).absolute() for ending in ("", "-wal", "-shm", "-journal"))
+    path = Path(name).absolute()
+    return (path, *beside(path))
 
 
 def enforces_references(engine: Engine) -> bool:
     """Whether its connections keep foreign keys: SQLite's do when they are told to."""
-    return engine.dialect.name != "sqlite" or any(
-        event.contains(engine, "connect", habit) for habit in (_on_connect, _on_connect_of_a_host)
+    return (
+        engine.dialect.name != "sqlite"
+        or engine in _of_our_own
+        or event.contains(engine, "connect", _on_connect_of_a_host)
     )
 
 
-def _on_connect(connection: Any, _record: Any) -> None:
+def _on_connect(connection: Any, _record: Any, durability: Durability = "full") -> None:
     with _closed_on_error(connection):
         # sqlite3 runs DDL outside transactions, so a migration that failed halfway would stay half
         # applied. With no isolation level, BEGIN is ours to send.
         connection.isolation_level = None
         cursor = connection.cursor()
-        cursor.execute("PRAGMA foreign_keys = ON")
-        cursor.execute("PRAGMA synchronous = FULL")
+        for habit in habits(durability):
+            cursor.execute(habit)
         cursor.close()
 
 
@@ -91,8 +97,17 @@ def _on_connect_of_a_host(connection: Any, record: Any) -> None:
     _on_connect(connection, record)
     with _closed_on_error(connection):
         cursor = connection.cursor()
+
+        def ask(statement: str) -> Any:
+            cursor.execute(statement)
+            return (cursor.fetchone() or (None,))[0]
+
+        # What is first attached names the file, if it is one.
+        cursor.execute("PRAGMA database_list")
+        path = cursor.fetchone()[2]
         try:
-            cursor.execute("PRAGMA journal_mode = WAL")
+            if path:
+                Journal(Path(path), repr(path), "full").prepare(ask)
         except Exception as error:
             # A file that may only be read stays as it is, and is read.
             if not str(getattr(error, "sqlite_errorname", "")).startswith("SQLITE_READONLY"):
@@ -115,15 +130,6 @@ def _on_begin(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
 
-def _on_begin_of_our_own(connection: Connection) -> None:
-    # The journal's mode is written in the file, and until it is read whose file it is stays open:
-    # another program's, an empty one, or one that is only looked at, is not written to.
-    if connection.get_execution_options().get(WRITE) and not connection.info.get("wal"):
-        connection.exec_driver_sql("PRAGMA journal_mode = WAL")
-        connection.info["wal"] = True
-    _on_begin(connection)
-
-
 def _on_invalidate(connection: Any, _record: Any, _error: BaseException | None) -> None:
     # A task was cancelled inside a statement. close() leaves the transaction, and with it the write
     # lock, alive until the pending cursor is collected; so a rollback is queued on the connection's
@@ -139,29 +145,54 @@ def _on_invalidate(connection: Any, _record: Any, _error: BaseException | None) 
         task.add_done_callback(_rollbacks.discard)
 
 
-def create_engine(place: Place, *, create: bool) -> AsyncEngine:
+def create_engine(place: Place, durability: Durability = "full") -> AsyncEngine:
     """
-    An engine of our own for a place; nothing is opened yet.
+    An engine of our own for a place; nothing is opened yet, and a file is never made.
 
-    With `create`, a SQLite file that is not there comes into being with the first connection.
+    Its transactions raise CatalogReplacedError where the file is no longer the one it opened.
     """
     if place.path is None:
         return _create_postgresql_engine(place)
+    tell_version()
     engine = create_async_engine(place.url, hide_parameters=True, pool_size=5, max_overflow=0)
-    # A URI, because only there SQLite can be told not to make a file; percent-encoded, because the
-    # name of a file may hold `?`, `#`, `%20` and bytes that are no text.
-    name = quote_from_bytes(os.fsencode(place.path))
-    uri = f"file:{name}?mode={'rwc' if create else 'rw'}"
+    # A URI, because only there SQLite can be told not to make a file.
+    uri = uri_of(place.path, "rw")
+    watch = Watch(place.path, place.name)
+    journal = Journal(place.path, place.name, durability)
 
     @event.listens_for(engine.sync_engine, "do_connect")
     def open_uri(_dialect: Any, _record: Any, args: list[Any], options: dict[str, Any]) -> None:
+        watch.begin()
         args[0] = uri
         options.update(uri=True, timeout=LOCK_WAIT_S)
 
-    event.listen(engine.sync_engine, "connect", _on_connect)
-    event.listen(engine.sync_engine, "begin", _on_begin_of_our_own)
+    @event.listens_for(engine.sync_engine, "connect")
+    def tell_habits(connection: Any, record: Any) -> None:
+        _on_connect(connection, record, durability)
+
+    @event.listens_for(engine.sync_engine, "begin")
+    def begin(connection: Connection) -> None:
+        watch.require_same()
+        # The journal's mode is written in the file, and until it is read whose file it is stays
+        # open: another program's, an empty one, or one that is only looked at, is not written to.
+        if connection.get_execution_options().get(WRITE) and not connection.info.get("journal"):
+            journal.prepare(lambda statement: _answer(connection.exec_driver_sql(statement)))
+            connection.info["journal"] = True
+        _on_begin(connection)
+
+    @event.listens_for(engine.sync_engine, "commit")
+    def commit(connection: Connection) -> None:
+        # Before it, so that nothing is written into a log that belongs to another file.
+        if connection.get_execution_options().get(WRITE):
+            watch.require_same()
+
     event.listen(engine.sync_engine, "invalidate", _on_invalidate)
+    _of_our_own.add(engine.sync_engine)
     return engine
+
+
+def _answer(result: CursorResult[Any]) -> Any:
+    return result.scalar() if result.returns_rows else None
 
 
 def _create_postgresql_engine(place: Place) -> AsyncEngine:
@@ -229,7 +260,7 @@ def make_ready(place: Place, *, create: bool) -> None:
         raise InvalidTargetError(place.name, "it is not a regular file")
     if 0 < found.st_size < _SMALLEST_DATABASE_BYTES:
         # SQLite takes such a file for an empty database, and writes over it.
-        raise CatalogCorruptError(place.name, f"it is {found.st_size} bytes long")
+        raise corrupt(place.name, f"it is {found.st_size} bytes long")
 
 
 def _unreachable(name: str, path: Path, error: OSError) -> CatalogError:

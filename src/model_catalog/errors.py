@@ -85,6 +85,20 @@ class CatalogUnavailableError(CatalogError):
         self.reason = reason
 
 
+class CatalogReplacedError(CatalogUnavailableError):
+    """The database's file was removed or replaced while it was open; the call wrote nothing."""
+
+    def __init__(self, target: str, reason: str) -> None:
+        CatalogError.__init__(
+            self,
+            f"the catalog at {target} is no longer there as it was opened: {reason}. "
+            f"Nothing was written by this call: put the file back, or close the catalog and open "
+            f"it again",
+        )
+        self.target = target
+        self.reason = reason
+
+
 class CatalogBusyError(CatalogError):
     """Somebody else held the database for longer than the call would wait; try again."""
 
@@ -98,16 +112,40 @@ class CatalogBusyError(CatalogError):
         self.waited_s = waited_s
 
 
-class CatalogCorruptError(CatalogError):
-    """The file is not a database, or is a damaged one. It is left as it is."""
+class CatalogInUseError(CatalogBusyError):
+    """Somebody has the database open, and what was asked for wants it for itself."""
 
     def __init__(self, target: str, reason: str) -> None:
-        super().__init__(
-            f"the catalog at {target} is damaged or not a database: {reason}. "
-            f"It was left as it is: restore a copy, or name another file"
+        CatalogError.__init__(
+            self, f"the catalog at {target} is in use: {reason}. Close it there, and call again"
         )
         self.target = target
         self.reason = reason
+        self.waited_s = 0.0
+
+
+class CatalogCorruptError(CatalogError):
+    """
+    The file is not a database, or is a damaged one. It is left as it is.
+
+    `copy` is the newest copy beside it that is whole, or None.
+    """
+
+    def __init__(self, target: str, reason: str, copy: str | None = None) -> None:
+        way_out = (
+            "restore a copy, name another file, or save what can be read with "
+            f"`model-catalog db repair --db {target}`"
+            if copy is None
+            else f"the newest good copy is {copy!r}, and "
+            f"`model-catalog db restore {copy!r} --db {target}` puts it in its place"
+        )
+        super().__init__(
+            f"the catalog at {target} is damaged or not a database: {reason}. "
+            f"It was left as it is: {way_out}"
+        )
+        self.target = target
+        self.reason = reason
+        self.copy = copy
 
 
 class CatalogReadOnlyError(CatalogError):

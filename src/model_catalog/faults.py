@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
 from sqlalchemy import exc
 
+from model_catalog.copies import newest_good
 from model_catalog.errors import (
     CatalogBusyError,
     CatalogCorruptError,
@@ -18,6 +22,7 @@ from model_catalog.errors import (
     StorageFullError,
 )
 from model_catalog.model import REVISION
+from model_catalog.target import file_of
 
 # SQLite's extended result codes begin with the primary one: https://www.sqlite.org/rescode.html
 _SQLITE: Final = {
@@ -56,6 +61,12 @@ _POSTGRESQL: Final = {
     "XX002": CatalogCorruptError,
 }
 
+_NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+# sqlite3's own words where bytes of a text column are none: it gives them no code.
+_NO_UTF_8: Final = "a text in it is no UTF-8"
+_NO_TEXT: Final = "Could not decode to UTF-8"
+
 # A table or a column is not there. SQLite has no code of its own for that, only words.
 _NO_SUCH_TABLE: Final = {"42P01", "42703", "3F000"}
 
@@ -71,21 +82,37 @@ def meaning(error: Exception, target: str) -> CatalogError:
         return CatalogBusyError(target, "every connection of the pool is in use")
     if isinstance(error, OSError):
         # asyncpg hands on what the socket said, as it is.
-        return CatalogUnavailableError(target, error.strerror or str(error) or "no answer in time")
-    if not isinstance(error, exc.DBAPIError):
-        return CatalogError(f"the catalog at {target} failed: {error}")
-    driver = error.driver_exception
+        kind = StorageFullError if error.errno in _NO_ROOM else CatalogUnavailableError
+        return kind(target, error.strerror or str(error) or "no answer in time")
+    if isinstance(error, exc.DBAPIError):
+        return _of_a_driver(error.driver_exception, target, is_lost=error.connection_invalidated)
+    if isinstance(error, sqlite3.Error):
+        return _of_a_driver(error, target, is_lost=False)
+    return CatalogError(f"the catalog at {target} failed: {error}")
+
+
+def _of_a_driver(driver: BaseException, target: str, *, is_lost: bool) -> CatalogError:
     code = getattr(driver, "sqlite_errorname", None) or getattr(driver, "sqlstate", None) or ""
     reason = f"{driver}".strip() or type(driver).__name__
     if code in _NO_SUCH_TABLE or (code == "SQLITE_ERROR" and reason.startswith("no such ")):
         return SchemaOutOfDateError(target, None, REVISION)
     kind = _longest(_SQLITE if code.startswith("SQLITE") else _POSTGRESQL, code)
-    if kind is None and (error.connection_invalidated or not code):
+    if not code and reason.startswith(_NO_TEXT):
+        # The rest of what sqlite3 says is what stands in the row.
+        kind, reason = CatalogCorruptError, _NO_UTF_8
+    if kind is None and (is_lost or not code):
         # No code at all is a connection that was never made, or is gone.
         kind = CatalogUnavailableError
     if kind is None:
         return CatalogError(f"the catalog at {target} refused the statement: {reason} ({code})")
-    return kind(target, reason)
+    return corrupt(target, reason) if kind is CatalogCorruptError else kind(target, reason)
+
+
+def corrupt(target: str, reason: str) -> CatalogCorruptError:
+    """That a database is damaged, and which copy of it is not; looks at those beside it."""
+    path = file_of(target)
+    copy = None if path is None else newest_good(path)
+    return CatalogCorruptError(target, reason, None if copy is None else os.fspath(copy))
 
 
 @contextmanager
@@ -93,5 +120,8 @@ def translated(target: str) -> Iterator[None]:
     """Let no exception of SQLAlchemy, a driver or a socket out: only the catalog's own."""
     try:
         yield
-    except (exc.SQLAlchemyError, OSError) as error:
+    except (exc.SQLAlchemyError, sqlite3.Error, OSError) as error:
         raise meaning(error, target) from error
+    except UnicodeDecodeError as error:
+        # sqlite3 cannot even read SQLite's own words about a damaged schema: they quote it.
+        raise corrupt(target, _NO_UTF_8) from error

@@ -8,7 +8,9 @@ from contextlib import asynccontextmanager
 from sqlalchemy.ext.asyncio import async_sessionmaker
 
 from model_catalog.catalog import ModelCatalog
-from model_catalog.schema import bring_to, opened, require_head
+from model_catalog.database import opened
+from model_catalog.journal import Durability, require_durability
+from model_catalog.schema import bring_to, require_head
 from model_catalog.target import Target
 
 
@@ -19,6 +21,7 @@ async def open_catalog(
     upgrade: bool = True,
     create: bool = True,
     timeout_s: float = 30.0,
+    durability: Durability = "full",
 ) -> AsyncIterator[ModelCatalog]:
     """
     Open a catalog, and close it when the block ends.
@@ -30,11 +33,17 @@ async def open_catalog(
     `upgrade=False` a database that is not at the newest revision raises SchemaOutOfDateError.
     `timeout_s` is how long a call waits for other writers.
 
+    What a call has written to a SQLite file outlives a kill. With `durability="full"` it outlives a
+    power cut as well, because every transaction waits for the disk; with "normal" a power cut may
+    cost the last transactions, but never the database. A server and a host's engine have settings
+    of their own for that, and keep them.
+
     Raises InvalidTargetError, CatalogUnavailableError, CatalogReadOnlyError, CatalogCorruptError,
     ForeignDatabaseError, SchemaTooNewError, and what `upgrade` raises. A password in a URL is in
     none of their messages.
     """
-    async with opened(target, create=create) as database:
+    require_durability(durability)
+    async with opened(target, create=create, durability=durability) as database:
         if upgrade:
             await bring_to(database, "head")
         else:

@@ -6,16 +6,16 @@ import asyncio
 import logging
 import re
 import threading
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
+from contextlib import contextmanager
 from importlib import import_module, resources
 from typing import TYPE_CHECKING, Any, Final
 
 import sqlalchemy as sa
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection
 
-from model_catalog.engine import LOCK_WAIT_S, create_engine, limit_lock_wait, make_ready
+from model_catalog.database import Opened, opened
+from model_catalog.engine import LOCK_WAIT_S, limit_lock_wait
 from model_catalog.errors import (
     CatalogError,
     ForeignDatabaseError,
@@ -26,7 +26,8 @@ from model_catalog.errors import (
 from model_catalog.exclusive import exclusive
 from model_catalog.faults import meaning, translated
 from model_catalog.model import REVISION, Base
-from model_catalog.target import Target, locate, name_of
+from model_catalog.snapshot import take_before
+from model_catalog.target import Target
 from model_catalog.waiting import patiently, to_its_end
 
 if TYPE_CHECKING:
@@ -77,12 +78,14 @@ async def upgrade(target: Target | None = None, revision: str = "head") -> None:
     A SQLite file that is not there is created, and one that the Rust hive wrote is adopted. When
     there is nothing to do, no lock is taken. Otherwise one migrator runs at a time, whatever
     process it is in, and what it does is one transaction: if it fails, is cancelled or is killed,
-    the database is as it was. An `AsyncEngine` may belong to a host with tables of its own; it is
-    not disposed. Safe in a running loop.
+    the database is as it was. Of a SQLite file of our own that has models in it a copy is made
+    first, beside it; the last three stay. An `AsyncEngine` may belong to a host with tables of its
+    own: it is not disposed, and its database is not copied. Safe in a running loop.
 
     Raises SchemaTooNewError for a database from a newer package, ForeignDatabaseError for one of
-    another program, UpgradeFailedError when the database refuses a migration, and CatalogBusyError
-    after a minute of somebody else's lock. Each leaves it untouched.
+    another program, UpgradeFailedError when the database refuses a migration, CatalogBusyError
+    after a minute of somebody else's lock, and StorageFullError where there is no room for it or
+    for the copy. Each leaves it untouched.
     """
     async with opened(target, create=True) as database:
         await bring_to(database, revision)
@@ -98,31 +101,6 @@ async def downgrade(target: Target | None, revision: str) -> None:
     """
     async with opened(target, create=False) as database:
         await bring_to(database, revision, down=True)
-
-
-@dataclass(frozen=True, slots=True)
-class Opened:
-    """A database that is open: its engine, its name in messages, and whether a host shares it."""
-
-    engine: AsyncEngine
-    name: str
-    shared: bool
-
-
-@asynccontextmanager
-async def opened(target: Target | None, *, create: bool) -> AsyncIterator[Opened]:
-    """The database a target names. An engine of our own is disposed of again, a host's is not."""
-    if isinstance(target, AsyncEngine):
-        yield Opened(target, name_of(target.url), shared=True)
-        return
-    place = locate(target)
-    await asyncio.to_thread(make_ready, place, create=create)
-    engine = create_engine(place, create=create)
-    try:
-        # On a server it is usual that several programs share a database, in a file it is not.
-        yield Opened(engine, place.name, shared=place.path is None)
-    finally:
-        await to_its_end(engine.dispose())
 
 
 async def current_revision(database: Opened) -> str | None:
@@ -236,11 +214,7 @@ async def _migrate(database: Opened, goal: str, cancelled: threading.Event, *, d
     # A quarter of a second, needed once in a life: not at import, and not in the loop's thread.
     command = await asyncio.to_thread(import_module, "alembic.command")
 
-    def run(connection: sa.Connection) -> None:
-        # Whoever had the lock before may have gone there, or past it.
-        current = recognise(connection, database)
-        if _is_there(database, current, goal, down=down):
-            return
+    def run(connection: sa.Connection, current: str | None) -> None:
         with _stopping(connection, cancelled):
             (command.downgrade if down else command.upgrade)(configuration(connection), goal)
         mark(connection, database)
@@ -248,7 +222,11 @@ async def _migrate(database: Opened, goal: str, cancelled: threading.Event, *, d
 
     try:
         async with exclusive(database.engine, database.name, cancelled) as connection:
-            await connection.run_sync(run)
+            # Whoever had the lock before may have gone there, or past it.
+            current = await connection.run_sync(recognise, database)
+            if not _is_there(database, current, goal, down=down):
+                await keep_copy(connection, database, goal)
+                await connection.run_sync(run, current)
     except _CallerGoneError:
         raise asyncio.CancelledError from None
     except sa.exc.SQLAlchemyError as error:
@@ -260,9 +238,31 @@ async def _migrate(database: Opened, goal: str, cancelled: threading.Event, *, d
         raise reason from error
 
 
+async def keep_copy(connection: AsyncConnection, database: Opened, goal: str) -> None:
+    """Copy a SQLite file of our own before it is migrated, where models would be lost with it."""
+    if database.path is None or not await connection.run_sync(_has_models):
+        return
+    copy = await take_before(database.path, database.name, goal)
+    log.info("the catalog at %s was copied to %r", database.name, str(copy))
+
+
+def _has_models(connection: sa.Connection) -> bool:
+    return sa.inspect(connection).has_table("models") and bool(
+        connection.exec_driver_sql("SELECT EXISTS (SELECT 1 FROM models)").scalar()
+    )
+
+
 def mark(connection: sa.Connection, database: Opened) -> None:
-    """Write our name into the header of a SQLite file of our own."""
-    if not database.shared and connection.dialect.name == "sqlite":
+    """
+    Write our name into the header of a SQLite file of our own.
+
+    Not over another's, and not where there are other tables beside ours: by its path a host's file
+    may be opened as well.
+    """
+    if database.shared or connection.dialect.name != "sqlite":
+        return
+    tables = set(sa.inspect(connection).get_table_names()) - {VERSION_TABLE, *Base.metadata.tables}
+    if not tables and connection.exec_driver_sql("PRAGMA application_id").scalar() == 0:
         connection.exec_driver_sql(f"PRAGMA application_id = {APPLICATION_ID}")
 
 
@@ -326,13 +326,32 @@ def _problems(connection: sa.Connection) -> list[str]:
 
     found: list[str] = []
     if connection.dialect.name == "sqlite":
-        for pragma in ("quick_check", "foreign_key_check"):
+        for pragma in ("integrity_check", "foreign_key_check"):
             rows = connection.exec_driver_sql(f"PRAGMA {pragma}").all()
             found += [f"{pragma}: {row[0]}" for row in rows if row[0] != "ok"]
+        found += _odd_values(connection)
     context = MigrationContext.configure(
         connection, opts={"version_table": VERSION_TABLE, **comparison(connection.dialect.name)}
     )
     found += [f"schema: {difference}" for difference in compare_metadata(context, Base.metadata)]
+    return found
+
+
+def _odd_values(connection: sa.Connection) -> list[str]:
+    """What SQLite takes for sound and no catalog has written: texts that are none, and numbers."""
+    found = []
+    for table in Base.metadata.sorted_tables:
+        for column in table.columns:
+            kind = "integer" if column.type._type_affinity is sa.Integer else "text"  # noqa: SLF001
+            value: sa.ColumnElement[Any] = sa.literal_column(f'"{column.name}"')
+            odd = sa.or_(
+                sa.func.typeof(value).not_in((kind, "null")),
+                # SQLite's own functions end a text there.
+                sa.func.instr(value, sa.func.char(0)) > 0,
+            )
+            count = connection.execute(sa.select(sa.func.count()).select_from(table).where(odd))
+            if number := count.scalar_one():
+                found.append(f"values: {number} in {table.name}.{column.name} are no {kind}")
     return found
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
-from dataclasses import dataclass
+from ast import literal_eval
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, TypeAlias
 
@@ -30,14 +31,34 @@ _DRIVERS: Final = {
     "postgresql+psycopg": "postgresql+psycopg",
     "postgresql+asyncpg": "postgresql+asyncpg",
 }
-_SECRET: Final = ("pass", "secret", "token", "key")
+# What a driver calls a secret nobody can know beforehand; what is harmless can be listed.
+_HARMLESS: Final = frozenset(
+    (
+        "application_name",
+        "channel_binding",
+        "client_encoding",
+        "command_timeout",
+        "connect_timeout",
+        "dbname",
+        "gssencmode",
+        "host",
+        "hostaddr",
+        "port",
+        "ssl",
+        "sslmode",
+        "target_session_attrs",
+        "timeout",
+        "user",
+    )
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
     """Where a database is: its URL, and its name for people, without a password."""
 
-    url: URL
+    # A URL shows its parameters, of which one may be a password.
+    url: URL = field(repr=False)
     name: str
     is_default: bool = False
 
@@ -51,11 +72,10 @@ class Place:
 
 def masked(url: URL) -> str:
     """A URL as a message may show it: no password before the host, none among the parameters."""
-    hidden = {
-        key: "***" if any(word in key.lower() for word in _SECRET) else value
-        for key, value in url.query.items()
-    }
-    return url.set(query=hidden).render_as_string(hide_password=True)
+    hidden = {key: value if key in _HARMLESS else "***" for key, value in url.query.items()}
+    shown_url = url.set(query=hidden).render_as_string(hide_password=True)
+    # A URL percent-encodes what stands for a secret, too.
+    return shown_url.replace("%2A%2A%2A", "***")
 
 
 def name_of(url: URL) -> str:
@@ -63,6 +83,11 @@ def name_of(url: URL) -> str:
     if url.get_backend_name() == "sqlite":
         return repr(url.database or ":memory:")
     return masked(url)
+
+
+def file_of(name: str) -> Path | None:
+    """The file that a database's name in a message stands for; None for a server's database."""
+    return Path(literal_eval(name)) if name[:1] in ("'", '"') else None
 
 
 def locate(target: str | os.PathLike[str] | URL | None) -> Place:

@@ -10,14 +10,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import NamedTemporaryFile
-from typing import IO
+from typing import IO, Final
 
+from model_catalog.backups import backup, restore
 from model_catalog.catalog import ModelCatalog
 from model_catalog.cli.opening import DONE, FAILED, from_existing
 from model_catalog.cli.output import complain, counted, print_line, tell
 from model_catalog.lifecycle import open_catalog
 from model_catalog.ndjson import HEADER
+from model_catalog.salvage import repair
 from model_catalog.schema import check_schema, schema_state, upgrade
+
+_SHOWN: Final = 20
 
 
 async def db_upgrade(options: Namespace) -> int:
@@ -40,6 +44,39 @@ async def db_check(options: Namespace) -> int:
         print_line(problem)
     tell(counted(len(problems), "problem") if problems else "no problem found")
     return FAILED if problems else DONE
+
+
+async def db_backup(options: Namespace) -> int:
+    copy = await backup(options.db, options.file)
+    print_line(str(copy))
+    return DONE
+
+
+async def db_restore(options: Namespace) -> int:
+    done = await restore(options.copy, options.db)
+    if done.replaced is not None:
+        tell(f"what was there before is kept as {done.replaced}")
+    tell(f"restored {counted(done.model_count, 'model')}")
+    return DONE
+
+
+async def db_repair(options: Namespace) -> int:
+    done = await repair(options.db, options.file)
+    for saved in done.tables:
+        tell(f"{saved.table}: {counted(saved.kept, 'row')} saved")
+        if saved.refused:
+            complain(
+                f"{saved.table}: {counted(saved.refused, 'row')} could be read and not be kept"
+            )
+        if saved.lost:
+            listed = ", ".join(map(str, saved.lost[:_SHOWN]))
+            more = ", ..." if len(saved.lost) > _SHOWN else ""
+            complain(
+                f"{saved.table}: {counted(len(saved.lost), 'row')} lost, of the ids {listed}{more}"
+            )
+    print_line(str(done.path))
+    tell("the damaged file is as it was: `model-catalog db restore` puts this one in its place")
+    return DONE if done.is_whole else FAILED
 
 
 async def export(options: Namespace) -> int:

@@ -81,6 +81,16 @@ def make_parser() -> argparse.ArgumentParser:
     upgrade.add_argument("revision", nargs="?", default="head")
     command("db current", "Print the revision the database is at.", under=under)
     command("db check", "Look for what is wrong with the database.", under=under)
+    backup = command("db backup", "Copy the database while it is used.", under=under)
+    backup.add_argument(
+        "file", metavar="FILE", nargs="?", help="default: beside it, named after the time"
+    )
+    restore = command("db restore", "Put a copy in the database's place.", under=under)
+    restore.add_argument("copy", metavar="COPY", help="what `db backup` made; it stays")
+    repair = command("db repair", "Save what can be read of a damaged file.", under=under)
+    repair.add_argument(
+        "file", metavar="FILE", nargs="?", help="the new file; default: beside the damaged one"
+    )
 
     demo = commands.add_parser(
         "demo", help="Walk through the life of a catalog, in a temporary folder."
