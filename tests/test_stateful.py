@@ -139,6 +139,7 @@ class Book:
             **{name: row[name] for name in (*WRITTEN, *COUNTED)},
             "tags": list(self.seen(key)["tags"]),
             "aliases": sorted(aliases, key=lambda alias: (fold(alias), alias)),
+            "state": "unchecked",
         }
         return {
             name: f"{value:%Y-%m-%dT%H:%M:%SZ}" if isinstance(value, datetime) else value

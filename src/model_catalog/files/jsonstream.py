@@ -12,8 +12,8 @@ from model_catalog.files.opening import OpenFile
 
 MAX_VALUE: Final = 1024 * 1024
 """Characters in a value that is taken whole; a MiB of `[],` makes 25 of lists."""
-MAX_VALUES: Final = 16 * MAX_VALUE
-"""Characters in all of them; of `[],` they take a second."""
+MAX_VALUES: Final = 8 * MAX_VALUE
+"""Characters in all of them: twice what the values of as many tensors as may be take."""
 
 _WINDOW_BYTES: Final = 64 * 1024
 _BLANKS: Final = re.compile(r"[ \t\n\r]*")
