@@ -17,6 +17,7 @@ from model_catalog import fields, rules
 from model_catalog.contents import Contents
 from model_catalog.errors import ModelNotFoundError
 from model_catalog.exchange import Exchange
+from model_catalog.holdings import Holdings
 from model_catalog.inventory import FileRecord
 from model_catalog.labels import Labels
 from model_catalog.model import Model
@@ -74,7 +75,7 @@ class Stats:
     by_quantization: dict[str | None, Tally]
 
 
-class ModelCatalog(Labels, Usage, Contents, Relocation, Exchange):
+class ModelCatalog(Labels, Usage, Contents, Holdings, Relocation, Exchange):
     """
     What is known of the models on this machine.
 

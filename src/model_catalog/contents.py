@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, Unpack
 
-from sqlalchemy import ColumnElement, Text, bindparam, case, delete, func, literal, or_, select
+from sqlalchemy import case, delete, func, literal, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from model_catalog import rules
@@ -19,19 +19,6 @@ from model_catalog.reference import ModelRef
 
 F: Final = FILES.c
 _FILE_COLUMNS: Final = tuple(column for column in F if column.key != "model_id")
-_HELD: Final = (
-    C.id,
-    C.provider,
-    C.reference,
-    C.version,
-    C.local_path,
-    C.size_bytes,
-    C.state,
-    C.state_detail,
-    C.mount_point,
-    C.found_digest,
-)
-_FILE_OF_HELD: Final = (F.path, F.size_bytes, F.fingerprint)
 _OF_THE_BYTES: Final = (
     "found_digest",
     "verified_at",
@@ -40,47 +27,6 @@ _OF_THE_BYTES: Final = (
     "signature_detail",
     "signature_checked_at",
 )
-
-
-@dataclass(slots=True)
-class Holding:
-    """A model as a check needs it; `files` is empty where they are not known."""
-
-    id: int
-    provider: str
-    reference: str
-    version: str
-    local_path: str
-    size_bytes: int | None
-    state: FileState
-    state_detail: str | None
-    mount_point: str | None
-    found_digest: str | None
-    files: list[tuple[str, int, str | None]] = field(default_factory=list)
-    """The path, the size and the fingerprint of each."""
-
-    @property
-    def ref(self) -> ModelRef:
-        """Its name, with its version."""
-        return ModelRef(self.provider, self.reference, self.version)
-
-
-@dataclass(frozen=True, slots=True)
-class Look:
-    """What a check found of a model: its new state, why, and on which disk it was seen."""
-
-    holding: Holding
-    state: FileState
-    detail: str | None = None
-    mount_point: str | None = None
-
-    @property
-    def is_news(self) -> bool:
-        """Whether it is anything but what was recorded before."""
-        held = self.holding
-        return (self.state, self.detail) != (held.state, held.state_detail) or (
-            self.mount_point or held.mount_point
-        ) != held.mount_point
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,26 +58,6 @@ class Contents(Records):
 
         return await self._work.read(unit)
 
-    async def holdings(
-        self, after_id: int | None, limit: int, **filters: Unpack[Filters]
-    ) -> list[Holding]:
-        """The models that pass the filters and have a greater id, with their files; by id."""
-        page = select(C.id).where(*conditions(filters, self._work.dialect))
-        if after_id is not None:
-            page = page.where(C.id > after_id)
-        ids = page.order_by(C.id).limit(limit).subquery()
-        listed = (F.model_id == C.id) & C.inventoried_at.is_not(None)
-        statement = (
-            select(*_HELD, *_FILE_OF_HELD)
-            .select_from(ids.join(MODELS, C.id == ids.c.id).outerjoin(FILES, listed))
-            .order_by(C.id)
-        )
-
-        async def unit(session: AsyncSession) -> Sequence[Any]:
-            return (await session.execute(statement)).all()
-
-        return _held(await self._work.read(unit))
-
     async def due(self, before: datetime | None, **filters: Unpack[Filters]) -> list[Due]:
         """
         The models that pass the filters and were last verified before a time, if one is given.
@@ -153,65 +79,6 @@ class Contents(Records):
             return [Due(ModelRef(*row[:3]), *row[3:]) for row in rows]
 
         return await self._work.read(unit)
-
-    async def store_checks(self, looks: Iterable[Look], now: datetime) -> None:
-        """
-        Record what a check found, where the model is still the one that was looked at.
-
-        What is recorded of digests is not touched. Recovers by itself: what is there again is
-        missing no more.
-        """
-        looks = list(looks)
-        same: dict[FileState, list[int]] = {}
-        for look in looks:
-            if not look.is_news:
-                same.setdefault(look.state, []).append(look.holding.id)
-        news = [_news(look) for look in looks if look.is_news]
-        # By the state it had: whatever was registered meanwhile with other contents is unchecked.
-        quiet = [
-            MODELS.update().where(C.id.in_(ids), C.state == state).values(checked_at=now)
-            for state, ids in same.items()
-        ]
-        update = self._update_state(now)
-
-        async def unit(session: AsyncSession) -> None:
-            for statement in quiet:
-                await session.execute(statement)
-            if news:
-                await session.execute(update, news)
-
-        if looks:
-            await self._work.write_all(unit)
-
-    def _update_state(self, now: datetime) -> Any:
-        state = bindparam("new_state", type_=C.state.type)
-        at = literal(now, C.checked_at.type)
-        missing, offline, unreadable = (
-            state == literal(each, C.state.type)
-            for each in (FileState.MISSING, FileState.OFFLINE, FileState.UNREADABLE)
-        )
-        since = case(
-            (missing, func.coalesce(C.missing_since, at)),
-            # Of a disk that is not there nothing is learned.
-            (offline | unreadable, C.missing_since),
-            else_=None,
-        )
-        mount = bindparam("new_mount", type_=C.mount_point.type)
-        return (
-            MODELS.update()
-            .where(
-                C.id == bindparam("of_id"),
-                self._lies_at(bindparam("of_path", type_=C.local_path.type)),
-                C.state == bindparam("of_state", type_=C.state.type),
-            )
-            .values(
-                state=state,
-                state_detail=bindparam("new_detail", type_=Text),
-                checked_at=at,
-                missing_since=since,
-                mount_point=func.coalesce(mount, C.mount_point),
-            )
-        )
 
     async def store_found(
         self,
@@ -330,34 +197,3 @@ class Contents(Records):
         ]
         if rows:
             await session.execute(self._insert(FILES), rows)
-
-    def _lies_at(self, path: ColumnElement[str]) -> ColumnElement[bool]:
-        """Whether a row has this path; in an old SQLite file it may be a blob, equal to no text."""
-        if self._work.dialect == "sqlite":
-            return or_(C.local_path == path, func.typeof(C.local_path) == "blob")
-        return C.local_path == path
-
-
-def _news(look: Look) -> dict[str, Any]:
-    held = look.holding
-    return {
-        "of_id": held.id,
-        "of_path": held.local_path,
-        "of_state": held.state,
-        "new_state": look.state,
-        "new_detail": look.detail,
-        "new_mount": look.mount_point,
-    }
-
-
-def _held(rows: Iterable[Any]) -> list[Holding]:
-    found: list[Holding] = []
-    last = None
-    width = len(_HELD)
-    for row in rows:
-        if row[0] != last:
-            last = row[0]
-            found.append(Holding(*row[:width]))
-        if row[width] is not None:
-            found[-1].files.append(tuple(row[width:]))
-    return found

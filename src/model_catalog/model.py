@@ -57,6 +57,19 @@ class UnixSeconds(TypeDecorator[datetime]):
         return None if value is None else datetime.fromtimestamp(value, UTC)
 
 
+_MARK: Final = "bytes:"
+
+
+def read_path(stored: str | bytes | None) -> str | None:
+    """A path of the bytes that it had when it was stored as a PathText."""
+    if isinstance(stored, bytes):
+        # A text to SQLite's mind: an old file may hold a path as the bytes it is.
+        return stored.decode("utf-8", "surrogateescape")
+    if stored is None or not stored.startswith(_MARK):
+        return stored
+    return unquote_to_bytes(stored[len(_MARK) :]).decode("utf-8", "surrogateescape")
+
+
 class PathText(TypeDecorator[str]):
     """
     A path as text, whatever its bytes.
@@ -68,7 +81,6 @@ class PathText(TypeDecorator[str]):
 
     impl = Text
     cache_ok = True
-    _mark: Final = "bytes:"
 
     def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:  # noqa: ARG002
         if value is None:
@@ -77,16 +89,11 @@ class PathText(TypeDecorator[str]):
         try:
             raw.decode()
         except UnicodeDecodeError:
-            return self._mark + quote_from_bytes(raw)
-        return self._mark + quote_from_bytes(raw) if value.startswith(self._mark) else value
+            return _MARK + quote_from_bytes(raw)
+        return _MARK + quote_from_bytes(raw) if value.startswith(_MARK) else value
 
     def process_result_value(self, value: str | bytes | None, dialect: Dialect) -> str | None:  # noqa: ARG002
-        if isinstance(value, bytes):
-            # A text to SQLite's mind: an old file may hold a path as the bytes it is.
-            return value.decode("utf-8", "surrogateescape")
-        if value is None or not value.startswith(self._mark):
-            return value
-        return unquote_to_bytes(value[len(self._mark) :]).decode("utf-8", "surrogateescape")
+        return read_path(value)
 
 
 class FileNameText(PathText):

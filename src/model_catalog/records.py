@@ -120,6 +120,12 @@ class Records:
 
         return await self._work.write(unit)
 
+    def _lies_at(self, path: ColumnElement[str]) -> ColumnElement[bool]:
+        """Whether a row has this path; in an old SQLite file it may be a blob, equal to no text."""
+        if self._work.dialect == "sqlite":
+            return or_(C.local_path == path, func.typeof(C.local_path) == "blob")
+        return C.local_path == path
+
     def _insert(self, table: Table) -> sqlite.Insert | postgresql.Insert:
         dialect = sqlite if self._work.dialect == "sqlite" else postgresql
         insert: sqlite.Insert | postgresql.Insert = dialect.insert(table)

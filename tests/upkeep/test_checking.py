@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 from conftest import a_model, moment
 
-from model_catalog import FileState, TooManyMissingError, open_catalog, upgrade
+from model_catalog import FileRecord, FileState, TooManyMissingError, open_catalog, upgrade
 from model_catalog.cli.demo import gguf_of
+from model_catalog.holdings import Holding
 from model_catalog.upkeep import check_models, register_path
 from model_catalog.upkeep.looking import Disks, look
 
@@ -388,7 +389,7 @@ async def test_a_model_that_is_registered_during_a_check_is_not_overwritten(cata
     What was found at the old path is not recorded of the new one.
     """
     await catalog.register_model(a_model(local_path="/nowhere"))
-    (holding,) = await catalog.holdings(None, 10)
+    holding = Holding.of(await catalog.holdings(None, 10))
     await catalog.register_model(a_model(local_path=str(a_file(tmp_path))))
 
     found = look(holding, Disks())
@@ -540,3 +541,21 @@ async def test_the_loop_is_free_while_much_is_checked(tmp_path):
         ticking.cancel()
 
     assert max(held) < 0.05
+
+
+async def test_a_page_ends_with_a_whole_model(catalog):
+    """
+    However many files a model has, it is looked at once, with all of them.
+    """
+    for number, files in enumerate((0, 3, 1, 5)):
+        await catalog.register_model(
+            a_model(f"{number}"), files=[FileRecord(f"{n}", 1) for n in range(files)]
+        )
+
+    for limit in (1, 2, 3, 4, 9):
+        seen, last = [], None
+        while rows := await catalog.holdings(last, limit):
+            last = rows[-1][0]
+            ids = [row[0] for row in rows]
+            seen += [(each, ids.count(each)) for each in dict.fromkeys(ids)]
+        assert [count for _, count in seen] == [1, 3, 1, 5], limit

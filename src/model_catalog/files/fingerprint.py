@@ -50,6 +50,11 @@ class Fingerprint:
         return f"{self.size_bytes}:{self.mtime_ns}:{self.ctime_ns}:{self.inode}"
 
 
+def text_of(found: os.stat_result) -> str:
+    """The text of the fingerprint in what the system says of a file, made without the rest."""
+    return f"{found.st_size}:{found.st_mtime_ns}:{found.st_ctime_ns}:{found.st_ino}"
+
+
 def fingerprint(path: Pathlike, *, forbidden: Forbidden = ()) -> Fingerprint:
     """
     The fingerprint of a file, links followed; nothing is opened.

@@ -11,16 +11,16 @@ from os import PathLike, fspath
 from typing import Final, Unpack
 
 from model_catalog.catalog import ModelCatalog
-from model_catalog.contents import Holding, Look
 from model_catalog.errors import TooManyMissingError
+from model_catalog.holdings import Look
 from model_catalog.inventory import FileState
 from model_catalog.query import Filters
 from model_catalog.reference import ModelRef
-from model_catalog.upkeep.looking import Disks, look
-from model_catalog.upkeep.threads import Stop, in_thread
+from model_catalog.upkeep.looking import Disks, look_through
+from model_catalog.upkeep.threads import in_thread
 
-_BATCH: Final = 500
-"""Models: their rows are made into objects in the event loop, which is to be free again soon."""
+BATCH: Final = 8000
+"""Files that are looked at together: their rows are made in the event loop, which is to be free."""
 _FEW: Final = 10
 """As many may go missing at once, whatever part of a disk they are."""
 
@@ -83,25 +83,24 @@ async def check_models(
     disks = Disks(fspath(root) for root in roots)
     now = datetime.now(UTC).replace(microsecond=0)
     counts: Counter[FileState] = Counter()
-    findings: list[Finding] = []
+    told: list[Look] = []
     held: Counter[str] = Counter()
     leaving: dict[str, list[Look]] = {}
     last: int | None = None
-    while batch := await catalog.holdings(last, _BATCH, **filters):
-        last = batch[-1].id
-        looks, groups = await in_thread(partial(_look, batch, disks))
+    while rows := await catalog.holdings(last, BATCH, **filters):
+        last = rows[-1][0]
+        seen = await in_thread(partial(look_through, rows, disks))
+        held += seen.held
+        counts[FileState.PRESENT] += len(seen.present_ids)
+        counts.update(found.state for found in seen.looks)
+        told += filter(_is_to_be_told, seen.looks)
         stored = []
-        for found, group in zip(looks, groups, strict=True):
-            counts[found.state] += 1
-            if (told := _finding(found)) is not None:
-                findings.append(told)
-            if found.holding.state is not FileState.MISSING:
-                held[group] += 1
+        for found, group in zip(seen.looks, seen.groups, strict=True):
             if found.state is FileState.MISSING and found.is_news:
                 leaving.setdefault(group, []).append(found)
             else:
                 stored.append(found)
-        await catalog.store_checks(stored, now)
+        await catalog.store_checks(stored, now, seen.present_ids)
     too_many = [
         group
         for group, looks in leaving.items()
@@ -109,21 +108,14 @@ async def check_models(
     ]
     for group, looks in leaving.items():
         if group not in too_many:
-            for at in range(0, len(looks), _BATCH):
-                await catalog.store_checks(looks[at : at + _BATCH], now)
+            for at in range(0, len(looks), BATCH):
+                await catalog.store_checks(looks[at : at + BATCH], now)
     if too_many:
         first = too_many[0]
         raise TooManyMissingError(first, _newly(leaving[first]), held[first])
-    return Checked(dict(counts), tuple(findings))
-
-
-def _look(batch: list[Holding], disks: Disks, stop: Stop) -> tuple[list[Look], list[str]]:
-    looks = []
-    for holding in batch:
-        if stop():
-            break
-        looks.append(look(holding, disks))
-    return looks, [disks.group_of(found.holding) for found in looks]
+    refs = await catalog.refs([found.holding.id for found in told])
+    findings = (_finding(found, refs) for found in told if found.holding.id in refs)
+    return Checked({state: count for state, count in counts.items() if count}, tuple(findings))
 
 
 def _newly(looks: Iterable[Look]) -> int:
@@ -131,16 +123,18 @@ def _newly(looks: Iterable[Look]) -> int:
     return sum(found.holding.state is not FileState.MISSING for found in looks)
 
 
-def _finding(found: Look) -> Finding | None:
-    held = found.holding
-    damaged = held.found_digest is not None
-    if found.state is FileState.PRESENT and not damaged and held.state in _QUIET:
-        return None
-    detail = found.detail
-    if damaged and detail is None:
-        detail = "its bytes were not the expected ones when they were last read"
-    return Finding(held.ref, held.local_path, held.state, found.state, detail, damaged)
-
-
 # That a model is there for the first time somebody looks is no news.
 _QUIET: Final = {FileState.UNCHECKED, FileState.PRESENT}
+
+
+def _is_to_be_told(found: Look) -> bool:
+    held = found.holding
+    return found.state is not FileState.PRESENT or held.is_damaged or held.state not in _QUIET
+
+
+def _finding(found: Look, refs: Mapping[int, ModelRef]) -> Finding:
+    held = found.holding
+    detail = found.detail
+    if held.is_damaged and detail is None:
+        detail = "its bytes were not the expected ones when they were last read"
+    return Finding(refs[held.id], held.local_path, held.state, found.state, detail, held.is_damaged)

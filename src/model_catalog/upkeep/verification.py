@@ -14,7 +14,7 @@ from typing import Final, Literal, TypeAlias, Unpack
 
 from model_catalog import rules
 from model_catalog.catalog import ModelCatalog
-from model_catalog.contents import Due, Holding
+from model_catalog.contents import Due
 from model_catalog.errors import (
     BadLayoutError,
     FileChangedError,
@@ -25,6 +25,7 @@ from model_catalog.errors import (
 from model_catalog.files.digest import Hashed, hashed
 from model_catalog.files.fingerprint import Fingerprint, is_settled
 from model_catalog.files.opening import errno_name, status
+from model_catalog.holdings import Holding
 from model_catalog.inventory import FileRecord, FileState, digest_of, found_digest_of
 from model_catalog.model import Model
 from model_catalog.query import Filters
@@ -334,15 +335,12 @@ class _Verification:
 def _holding(model: Model, files: list[FileRecord]) -> Holding:
     return Holding(
         model.id,
-        model.provider,
-        model.reference,
-        model.version,
         model.local_path,
         model.size_bytes,
         model.state,
         model.state_detail,
         model.mount_point,
-        model.found_digest,
+        model.found_digest is not None,
         [(file.path, file.size_bytes, file.fingerprint) for file in files],
     )
 
