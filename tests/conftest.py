@@ -4,6 +4,7 @@ import asyncio
 import os
 import shutil
 import sqlite3
+import subprocess
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -188,6 +189,18 @@ def database(backend, request, tmp_path) -> Iterator[Database]:
 async def catalog(database) -> AsyncIterator[ModelCatalog]:
     async with open_catalog(database.target) as found:
         yield found
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """A disk of its own: a file system in memory, mounted below the temporary folder."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "model-catalog-test", place]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("this process may not mount: run as root, or in `unshare -Urm`")
+    yield place
+    subprocess.run(["umount", place], capture_output=True, check=False)
 
 
 def moment(second: int) -> datetime:

@@ -248,18 +248,6 @@ async def test_a_root_that_is_gone_or_empty_is_offline(catalog, tmp_path):
     assert missing.missing_since is not None
 
 
-@pytest.fixture
-def disk(tmp_path):
-    """A disk of its own: a file system in memory, mounted below the temporary folder."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "model-catalog-test", place]
-    if subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("this process may not mount: run as root, or in `unshare -Urm`")
-    yield place
-    subprocess.run(["umount", place], capture_output=True, check=False)
-
-
 def remount(place):
     subprocess.run(["mount", "-t", "tmpfs", "model-catalog-test", place], check=True)
 

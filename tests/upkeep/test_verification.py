@@ -1,6 +1,7 @@
 """Models are read and compared: what is found, in what order, and within what limits."""
 
 import asyncio
+import dataclasses
 import itertools
 import os
 import subprocess
@@ -175,7 +176,10 @@ async def test_a_mismatch_is_recorded_beside_what_is_expected(catalog, tmp_path)
     assert await catalog.count_models(damaged=True) == 1
     (file,) = await catalog.list_files(*NAME)
     assert (file.digest, file.found_digest) == (before.digest, wrong.model.found_digest)
-    assert not (await check_models(catalog)).is_as_recorded
+    checked = await check_models(catalog)
+    assert [(each.state, each.is_damaged) for each in checked.findings] == [
+        (FileState.CHANGED, True)
+    ]
 
     path.write_bytes(kept)
     (right,) = await verified(catalog)
@@ -325,9 +329,26 @@ async def test_a_budget_ends_it_and_the_next_call_goes_on(catalog, tmp_path):
     assert [(each.verdict, each.read_bytes) for each in first] == [(Verdict.UNFINISHED, size)]
     assert [each.verdict for each in second] == [Verdict.UNFINISHED]
     assert before.verified_at is None
-    assert read[0] == paths[0].name
-    assert await verdicts(catalog) == {"m": Verdict.OK}
+    assert read == [path.name for path in paths[:2]]
+    # As if they had been written long before they were read.
+    for file in (await catalog.list_files(*NAME))[:2]:
+        later = dataclasses.replace(file, hashed_at=file.hashed_at + timedelta(hours=1))
+        await catalog.store_reading(before, later)
+    (last,) = await verified(catalog)
+    assert (last.verdict, last.read_bytes) == (Verdict.OK, size)
     assert (await catalog.get_model(*NAME)).digest == sha256sum(folder)
+
+
+async def test_a_budget_ends_with_the_first_file_that_goes_beyond(catalog, tmp_path):
+    """
+    What comes after it has its turn when that one has had its own.
+    """
+    for name, size in (("a", 10), ("b", 1000), ("c", 10)):
+        (tmp_path / name).write_bytes(bytes(size))
+        await recorded(catalog, tmp_path / name, name)
+
+    assert await verdicts(catalog, max_bytes=100) == {"a": Verdict.OK}
+    assert await verdicts(catalog, max_bytes=1005) == {"b": Verdict.OK}
 
 
 async def test_a_time_ends_it(catalog, tmp_path):
@@ -424,6 +445,31 @@ async def test_one_file_on_a_disk_is_read_at_a_time(catalog, tmp_path):
     switches = sum(one != other for one, other in itertools.pairwise(seen))
     assert set(seen) == {"a", "b"}
     assert switches == 1
+
+
+async def test_two_disks_are_read_at_the_same_time(catalog, tmp_path, disk):
+    """
+    One pass over models on both does not wait for the one before it goes to the other.
+    """
+    for folder in (tmp_path, disk):
+        with (folder / "m.bin").open("wb") as file:
+            file.truncate(700 * MIB)
+        await recorded(catalog, folder / "m.bin", folder.name)
+    seen = []
+
+    counted = []
+
+    def told(progress):
+        seen.append(progress.path)
+        counted.append(progress.done_bytes)
+
+    done = await verdicts(catalog, on_progress=told)
+
+    assert set(done.values()) == {Verdict.OK}
+    assert counted == sorted(counted)
+    assert counted[-1] == 1400 * MIB
+    first, second = dict.fromkeys(seen)
+    assert seen.index(second) < len(seen) - seen[::-1].index(first)
 
 
 async def test_a_model_that_is_registered_anew_while_it_is_read_is_left_alone(catalog, tmp_path):

@@ -79,6 +79,7 @@ class Meter:
         self._on_progress = on_progress
         self._loop = asyncio.get_running_loop()
         self._told_at = 0.0
+        self._lock = threading.Lock()
         self.total_bytes = total_bytes
         self.done_bytes = 0
 
@@ -86,20 +87,25 @@ class Meter:
         """The counter of one file, which is told how many of its bytes were read."""
         if self._on_progress is None:
             return None
-        before = self.done_bytes
+        before = 0
 
         def count(read_bytes: int) -> None:
-            self.done_bytes = before + read_bytes
-            now = time.monotonic()
-            if now - self._told_at >= _BETWEEN_S or self.done_bytes >= self.total_bytes:
-                self._told_at = now
-                self._tell(path)
+            nonlocal before
+            # Several disks are read by several threads.
+            with self._lock:
+                self.done_bytes += read_bytes - before
+                before = read_bytes
+                now = time.monotonic()
+                if now - self._told_at >= _BETWEEN_S or self.done_bytes >= self.total_bytes:
+                    self._told_at = now
+                    self._tell(path)
 
         return count
 
     def skip(self, size_bytes: int) -> None:
         """Count bytes that need not be read."""
-        self.done_bytes += size_bytes
+        with self._lock:
+            self.done_bytes += size_bytes
 
     def _tell(self, path: str) -> None:
         assert self._on_progress is not None  # noqa: S101 - of() has looked
