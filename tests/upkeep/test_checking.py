@@ -179,6 +179,24 @@ async def test_a_model_that_is_back_is_present_by_itself(catalog, tmp_path):
     assert (third.state, third.state_detail, third.missing_since) == ("present", None, None)
 
 
+async def test_what_is_missing_was_missing_since_the_first_time(catalog, tmp_path):
+    """
+    Also where something else of it is missing since, or its disk was away in between.
+    """
+    paths = [tmp_path / f"m-{n:05}-of-00002.gguf" for n in (1, 2)]
+    a_set(tmp_path, 2)
+    await recorded(catalog, tmp_path)
+    for path in paths:
+        path.unlink()
+        await check_models(catalog)
+        model = await catalog.get_model(*NAME)
+        if path is paths[0]:
+            await catalog.store_found(model, {"missing_since": moment(1)})
+
+    assert "and 1 more" in model.state_detail
+    assert model.missing_since == moment(1)
+
+
 async def test_a_check_touches_no_digest_and_no_row(catalog, tmp_path):
     """
     Nothing is forgotten, nor is an expected digest, whatever became of the file.
@@ -370,6 +388,24 @@ async def test_one_disk_does_not_speak_for_another(catalog, tmp_path, disk):
     assert stopped.value.group == str(disk)
     assert await state_of(catalog, "here", "hf") is FileState.MISSING
     assert (await counts(catalog))[FileState.PRESENT] == 12
+
+
+async def test_other_bytes_that_are_registered_during_a_check_are_not_overwritten(
+    catalog, tmp_path
+):
+    """
+    What was found of the bytes that were recorded before is not recorded of the new ones.
+    """
+    path = a_file(tmp_path)
+    await recorded(catalog, path)
+    path.unlink()
+    found = look(Holding.of(await catalog.holdings(None, 10)), Disks())
+    await catalog.register_model(a_model("m", provider="local", local_path=str(path), size_bytes=9))
+
+    await catalog.store_checks([found], moment(1))
+
+    assert found.state is FileState.MISSING
+    assert await state_of(catalog) is FileState.UNCHECKED
 
 
 async def test_a_model_that_is_registered_during_a_check_is_not_overwritten(catalog, tmp_path):

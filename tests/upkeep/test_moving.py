@@ -75,10 +75,11 @@ async def test_files_that_belong_together_are_found_together(catalog, tmp_path, 
         a_file(old / f"m-0000{number}-of-00002.gguf", context_length=number)
     first = old / "m-00001-of-00002.gguf"
     await recorded(catalog, old if named == "folder" else first, digest=True)
-    # One of them alone, and both with another's bytes, are not it.
+    # One of them beside another of the right name and size is not it.
     alone = tmp_path / "new" / "alone"
     alone.mkdir(parents=True)
-    shutil.copy(old / "m-00002-of-00002.gguf", alone)
+    shutil.copy(first, alone)
+    a_file(alone / "m-00002-of-00002.gguf", context_length=3)
     place = tmp_path / "new" / "whole"
     old.rename(place)
 

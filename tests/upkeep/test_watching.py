@@ -138,6 +138,7 @@ async def test_it_reads_no_more_than_its_part(catalog, tmp_path):
 
     # In less than a second a day's 1/30 of 4 MiB is a byte or two: one file is in debt for it.
     assert seen.verified_bytes == MIB
+    assert seen.failure_count == 0
     assert len(events.of(Verified)) == 1
 
 
