@@ -22,6 +22,7 @@ from model_catalog.upkeep import (
     register_path,
     verify_models,
 )
+from model_catalog.upkeep.threads import device_of, disk_turn
 
 NAME = ("m", "local")
 MIB = 1024 * 1024
@@ -449,27 +450,24 @@ async def test_one_file_on_a_disk_is_read_at_a_time(catalog, tmp_path):
 
 async def test_two_disks_are_read_at_the_same_time(catalog, tmp_path, disk):
     """
-    One pass over models on both does not wait for the one before it goes to the other.
+    While another reader has the turn on one disk, what lies on the other is read; the progress is
+    that of both.
     """
     for folder in (tmp_path, disk):
-        with (folder / "m.bin").open("wb") as file:
-            file.truncate(700 * MIB)
+        (folder / "m.bin").write_bytes(bytes(2 * MIB))
         await recorded(catalog, folder / "m.bin", folder.name)
-    seen = []
-
     counted = []
 
-    def told(progress):
-        seen.append(progress.path)
-        counted.append(progress.done_bytes)
+    async with aclosing(
+        verify_models(catalog, on_progress=lambda each: counted.append(each.done_bytes))
+    ) as results:
+        async with disk_turn(device_of(str(tmp_path))), asyncio.timeout(30):
+            first = await anext(results)
+        second = await anext(results)
 
-    done = await verdicts(catalog, on_progress=told)
-
-    assert set(done.values()) == {Verdict.OK}
+    assert (first.model.reference, second.model.reference) == (disk.name, tmp_path.name)
     assert counted == sorted(counted)
-    assert counted[-1] == 1400 * MIB
-    first, second = dict.fromkeys(seen)
-    assert seen.index(second) < len(seen) - seen[::-1].index(first)
+    assert counted[-1] == 4 * MIB
 
 
 async def test_a_model_that_is_registered_anew_while_it_is_read_is_left_alone(catalog, tmp_path):
