@@ -195,6 +195,8 @@ async def test_what_was_read_already_is_not_read_again(catalog, signing, signed,
     assert done.is_valid
     read = [] if settled else ["config.json", "weights.bin"]
     assert opened == sorted(["model.sig", *read])
+    tamper(folder)
+    assert not (await hold(catalog, signing, key)).is_valid
 
 
 async def test_without_a_bundle_nothing_is_recorded(catalog, signing, signed):

@@ -75,7 +75,8 @@ async def test_it_ends_at_once_and_leaves_nothing(catalog, tmp_path):
     ended = time.monotonic()
 
     assert asyncio.all_tasks() == tasks
-    assert ended - began < 1
+    # The file alone would take longer than a busy machine takes for this.
+    assert ended - began < 2
 
 
 async def test_it_survives_what_fails(catalog, tmp_path, caplog):
