@@ -151,6 +151,18 @@ async def test_a_folder_is_held_against_the_digest_that_was_given(catalog, tmp_p
     assert not any(file.is_damaged for file in await catalog.list_files(*NAME))
 
 
+async def test_a_folder_without_files_is_incomplete(catalog, tmp_path):
+    """
+    There is nothing to read in it, and that is what is said.
+    """
+    (tmp_path / "empty").mkdir()
+    await recorded(catalog, tmp_path / "empty")
+
+    (done,) = await verified(catalog)
+
+    assert (done.verdict, done.model.verified_at) == (Verdict.INCOMPLETE, None)
+
+
 def with_other_bytes(path):
     """The same size and the same time of writing; nobody can set back that of change."""
     found = path.stat()

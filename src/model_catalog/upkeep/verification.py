@@ -310,7 +310,7 @@ class _Verification:
         reason = inspected.found["incomplete_reason"]
         values = {
             "found_digest": found if damaged else None,
-            "verified_at": max(file.hashed_at for file in files if file.hashed_at),
+            "verified_at": max((file.hashed_at for file in files if file.hashed_at), default=None),
             "incomplete_reason": reason,
         }
         if not damaged:
