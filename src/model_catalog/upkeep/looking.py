@@ -147,20 +147,16 @@ def _are_as_they_were(rows: Sequence[Row], at: int, end: int) -> bool:
 def look(holding: Holding, disks: Disks) -> Look:
     """What is to be recorded of a model as it lies there at this moment."""
     findings = _findings(holding)
-    for state in _WORST[1:]:
-        if details := [detail for found, detail in findings if found is state]:
-            break
-    else:
+    if not findings:
         return Look(
             holding,
             FileState.PRESENT,
             mount_point=holding.mount_point or disks.mount_of(holding.local_path),
         )
+    state = min((found for found, _ in findings), key=_WORST.index)
     if state is FileState.MISSING and (reason := disks.reason_offline(holding)) is not None:
         return Look(holding, FileState.OFFLINE, reason)
-    gone = [detail for found, detail in findings if found is FileState.OFFLINE]
-    if gone:
-        return Look(holding, FileState.OFFLINE, gone[0])
+    details = [detail for found, detail in findings if found is state]
     more = f" and {len(details) - 1} more" if len(details) > 1 else ""
     return Look(holding, state, details[0] + more)
 
