@@ -72,7 +72,7 @@ async def verify_signature(
     model = await catalog.get_model(reference, provider, version)
     files = await catalog.list_files(model.reference, model.provider, model.version)
     database = catalog.database_files
-    meter = Meter(on_progress, model.size_bytes or 0)
+    meter = Meter(on_progress, 0)
     path = await in_thread(lambda _: _signed_path(model.local_path, files))
 
     def hold(stop: Stop) -> tuple[str, str | None]:
@@ -82,6 +82,8 @@ async def verify_signature(
             signed = verify_bundle(bundle or _bundle_of(path), public, forbidden=forbidden)
             names = covered(path, signed, follow_links=follow_links, forbidden=forbidden)
             reading = _Reading(path, files, meter, forbidden)
+            # Not the model's size: the bundle and what was left out are no part of it.
+            meter.expect(sum(reading.size_bytes(name) for name in names), path)
             require_same(signed, {name: reading.digest(name, stop) for name in names})
         except BadSignatureError as error:
             return public.fingerprint, error.reason
@@ -127,6 +129,9 @@ class _Reading:
         self._known = {file.path: file for file in files}
         self._meter = meter
         self._forbidden = forbidden
+
+    def size_bytes(self, name: str) -> int:
+        return status(os.path.join(self._root, name)).st_size
 
     def digest(self, name: str, stop: Stop) -> str:
         path = os.path.join(self._root, name)
