@@ -321,6 +321,6 @@ async def test_a_search_stops_when_it_is_cancelled(on_sqlite, store):
         await search
 
     assert time.monotonic() - stopped_at < 1
+    assert list(_files_below(str(store), lambda: True)) == []
     (store / "m").unlink()
     assert await asyncio.wait_for(find_moved(on_sqlite, [store]), 5) == []
-    assert list(_files_below(str(store), lambda: True)) == []
