@@ -12,8 +12,6 @@ import pytest
 from model_catalog.cli import main
 from model_catalog.cli.demo import gguf_of
 
-FILES = Path(__file__).parent / "files"
-
 
 @pytest.fixture
 def cli(tmp_path, monkeypatch, capsys):
@@ -169,7 +167,6 @@ def test_a_signature_is_held_against_a_key(cli, tmp_path):
     A valid one exits with 0 and is shown; one over other bytes exits with 3.
     """
     pytest.importorskip("cryptography")
-    sys.path.insert(0, str(FILES))
     import bundles
 
     private = bundles.private_key()

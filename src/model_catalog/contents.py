@@ -62,11 +62,11 @@ class Contents(Records):
         """
         The models that pass the filters and were last verified before a time, if one is given.
 
-        Those that were never verified, or have changed since, come first; then the oldest.
+        Those that were never verified, or have changed since, come first; then the oldest. What is
+        known to be damaged waits its turn: it stays changed, and would be read by each pass.
         """
-        verified = case(
-            (C.state != literal(FileState.CHANGED, C.state.type), C.verified_at), else_=None
-        )
+        unchanged = C.state != literal(FileState.CHANGED, C.state.type)
+        verified = case((unchanged | C.found_digest.is_not(None), C.verified_at), else_=None)
         statement = select(
             C.provider, C.reference, C.version, C.local_path, C.size_bytes, C.verified_at
         ).where(*conditions(filters, self._work.dialect))
@@ -125,13 +125,16 @@ class Contents(Records):
             self._lies_at(literal(model.local_path, C.local_path.type)),
             C.inventoried_at.is_not(None),
         )
+        read = literal(file.found_digest or file.digest, F.digest.type)
+        # Held against what is expected by then: another process may have read it first.
+        other = F.digest != read
         statement = (
             FILES.update()
             .where(F.model_id == still.scalar_subquery(), F.path == file.path)
             .values(
-                digest=func.coalesce(F.digest, file.digest),
-                found_digest=file.found_digest,
-                fingerprint=file.fingerprint,
+                digest=func.coalesce(F.digest, read),
+                found_digest=case((other, read), else_=None),
+                fingerprint=case((other, F.fingerprint), else_=file.fingerprint),
                 hashed_at=file.hashed_at,
             )
         )

@@ -1,6 +1,7 @@
 """The status of files against what is recorded: real files, real disks that come and go."""
 
 import asyncio
+import ctypes
 import json
 import os
 import shutil
@@ -299,6 +300,44 @@ async def test_a_disk_that_is_not_mounted_is_offline(catalog, disk):
     assert str(disk) in away.state_detail
     assert back.state == "present"
     assert await state_of(catalog) is FileState.MISSING
+
+
+@pytest.fixture
+def dead(tmp_path):
+    """A mount of a file system whose server has gone: what is asked of it is not connected."""
+    place = tmp_path / "dead"
+    place.mkdir()
+    libc = ctypes.CDLL(None, use_errno=True)
+    try:
+        server = os.open("/dev/fuse", os.O_RDWR)
+    except OSError:
+        pytest.skip("there is no FUSE here")
+    options = f"fd={server},rootmode=40000,user_id=0,group_id=0".encode()
+    failed = libc.mount(b"model-catalog-test", os.fsencode(place), b"fuse", 0, options)
+    os.close(server)
+    if failed:
+        pytest.skip("this process may not mount: run as root, or in `unshare -Urm`")
+    yield place
+    libc.umount2(os.fsencode(place), 2)
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+async def test_a_disk_whose_server_is_gone_is_offline(catalog, dead, kind):
+    """
+    What a dead network disk says of its files is no news of them.
+    """
+    path = dead / "m.gguf" if kind == "file" else dead
+    await catalog.register_model(
+        a_model("m", provider="local", local_path=str(path)),
+        files=[FileRecord("m.gguf", 1, fingerprint="1:1:1:1")],
+    )
+
+    checked = await check_models(catalog)
+
+    assert checked.counts == {FileState.OFFLINE: 1}
+    model = await catalog.get_model(*NAME)
+    assert (model.state, model.missing_since) == (FileState.OFFLINE, None)
+    assert "ENOTCONN" in model.state_detail
 
 
 async def many(catalog, folder, count):

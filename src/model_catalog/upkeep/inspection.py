@@ -10,7 +10,7 @@ from typing import Any
 
 from model_catalog import fields, rules
 from model_catalog.catalog import ModelCatalog
-from model_catalog.errors import StoppedError
+from model_catalog.errors import FileChangedError, StoppedError
 from model_catalog.files.description import Described, describe
 from model_catalog.files.digest import Hashed, hashed
 from model_catalog.files.layout import Member
@@ -139,6 +139,9 @@ def hash_all(
         if bytes_of not in read:
             path = os.path.join(root, file.path)
             read[bytes_of] = hashed(path, counter(file.path), stop, forbidden=forbidden)
+            if str(read[bytes_of].fingerprint) != (file.fingerprint or ""):
+                # Its header and its size are those of other bytes than its digest.
+                raise FileChangedError(path, "it was written to")
         files.append(with_reading(file, read[bytes_of]))
     # The last of the readings is when all of it was known to be so.
     verified_at = max((file.hashed_at for file in files if file.hashed_at), default=None)

@@ -175,7 +175,7 @@ def _findings(holding: Holding) -> list[tuple[FileState, str]]:
         if what is None and holding.size_bytes not in (None, found.st_size):
             return [(FileState.CHANGED, _sizes(path, found.st_size, holding.size_bytes))]
         return []
-    root = path if what == "a directory" else os.path.dirname(path)
+    root = path if what == "a directory" else os.path.dirname(path) or "."
     findings = []
     for name, size_bytes, fingerprint in holding.files:
         place = f"{root}/{name}"

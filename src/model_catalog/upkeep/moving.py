@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from pathlib import Path
 
 from model_catalog.catalog import ModelCatalog
 from model_catalog.errors import (
     DigestMismatchError,
     FileChangedError,
+    ModelNotFoundError,
     NotAFileError,
     ProtectedFileError,
 )
@@ -19,7 +22,15 @@ from model_catalog.files.opening import Forbidden, identity, kind, status
 from model_catalog.inventory import FileRecord, FileState
 from model_catalog.model import Model
 from model_catalog.upkeep.inspection import Recorded, look_at
-from model_catalog.upkeep.threads import Meter, OnProgress, Stop, identities, in_thread
+from model_catalog.upkeep.threads import (
+    Meter,
+    OnProgress,
+    Stop,
+    device_of,
+    disk_turn,
+    identities,
+    in_thread,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +58,15 @@ async def relink_model(
     nothing was changed; FileChangedError, and what `register_path` raises of the disk.
     """
     model = await catalog.get_model(reference, provider, version)
-    full = os.path.abspath(path)  # noqa: ASYNC240 - it asks for the working directory alone
-    known = model.digest is not None
+    files = await catalog.list_files(model.reference, model.provider, model.version)
+    # Of names that sha256sum escapes there is no digest of all files, and one of each.
+    by_file = model.digest is None and bool(files) and all(file.digest for file in files)
+    known = by_file or model.digest is not None
+    full = _absolute(path)
     inspected = await look_at(catalog, full, digest=known, on_progress=on_progress)
-    if known and inspected.digest != model.digest:
+    if by_file and _digests(files) != _digests(inspected.files):
+        raise DigestMismatchError(full, "the digests of its files", "others")
+    if model.digest is not None and inspected.digest != model.digest:
         raise DigestMismatchError(full, f"{model.digest}", f"{inspected.digest}")
     size_bytes = inspected.described.size_bytes
     if not known and model.size_bytes not in (None, size_bytes):
@@ -79,7 +95,10 @@ async def find_moved(
     """
     wanted = []
     for model in await catalog.list_models(state=FileState.MISSING):
-        files = await catalog.list_files(model.reference, model.provider, model.version)
+        try:
+            files = await catalog.list_files(model.reference, model.provider, model.version)
+        except ModelNotFoundError:
+            continue
         if not files and model.digest is not None and model.size_bytes is not None:
             name = os.path.basename(model.local_path)
             files = [FileRecord(name, model.size_bytes, digest=model.digest)]
@@ -87,9 +106,22 @@ async def find_moved(
             wanted.append((model, files))
     if not wanted:
         return []
-    places = [os.path.abspath(root) for root in roots]  # noqa: ASYNC240 - see relink_model
+    places = list(dict.fromkeys(_absolute(root) for root in roots))
     search = _Search(identities(catalog.database_files), Meter(on_progress, 0))
-    return await in_thread(lambda stop: search.run(wanted, places, stop))
+    async with AsyncExitStack() as turns:
+        # In one order, for two searches are not to wait for each other.
+        for device in sorted(await in_thread(lambda _: set(map(device_of, places)))):
+            await turns.enter_async_context(disk_turn(device))
+        return await in_thread(lambda stop: search.run(wanted, places, stop))
+
+
+def _absolute(path: str | os.PathLike[str]) -> str:
+    # As it is recorded elsewhere: what `..` leads to is for the system to say, links followed.
+    return os.fspath(Path(path).absolute())
+
+
+def _digests(files: Iterable[FileRecord]) -> dict[str, str | None]:
+    return {file.path: file.digest for file in files}
 
 
 class _Search:
@@ -104,11 +136,11 @@ class _Search:
         self, wanted: list[tuple[Model, list[FileRecord]]], roots: list[str], stop: Stop
     ) -> list[Moved]:
         sizes = {file.size_bytes for _, files in wanted for file in files}
-        by_size: dict[int, list[str]] = {}
+        by_size: dict[int, set[str]] = {}
         for root in roots:
             for path, size_bytes in _files_below(root, stop):
                 if size_bytes in sizes:
-                    by_size.setdefault(size_bytes, []).append(path)
+                    by_size.setdefault(size_bytes, set()).add(path)
         self._meter.total_bytes = sum(size * len(paths) for size, paths in by_size.items())
         found = []
         for model, files in wanted:
@@ -121,7 +153,7 @@ class _Search:
         self,
         model: Model,
         files: list[FileRecord],
-        by_size: Mapping[int, list[str]],
+        by_size: Mapping[int, set[str]],
         stop: Stop,
     ) -> str | None:
         # The largest is the one of which there are the fewest others of its size.

@@ -12,6 +12,7 @@ from model_catalog.errors import BadSignatureError, FileChangedError
 from model_catalog.files.covered import covered
 from model_catalog.files.digest import sha256
 from model_catalog.files.fingerprint import Fingerprint, is_settled
+from model_catalog.files.names import shard_of
 from model_catalog.files.opening import Forbidden, status
 from model_catalog.files.publickey import read_key
 from model_catalog.files.signature import require_same, verify_bundle
@@ -59,7 +60,8 @@ async def verify_signature(
 
     `key` is the signer's public key, a PEM file or its bytes: it comes from the caller, and none
     that lies beside a model is looked at. The bundle is `model.sig` in the model's folder, or the
-    file's name and `.sig`, unless another is named. A file that was read before and is the same
+    file's name and `.sig`, unless another is named; of a set of shards it is the folder's, for what
+    is signed is all of them. A file that was read before and is the same
     still is not read again. Links are refused as the signing of them is, unless `follow_links`.
 
     What is altered, missing, renamed, unsigned, or signed by another key is refused: that is a
@@ -70,19 +72,18 @@ async def verify_signature(
     model = await catalog.get_model(reference, provider, version)
     files = await catalog.list_files(model.reference, model.provider, model.version)
     database = catalog.database_files
-    meter = Meter(on_progress, model.size_bytes or 0)
+    meter = Meter(on_progress, 0)
+    path = await in_thread(lambda _: _signed_path(model.local_path, files))
 
     def hold(stop: Stop) -> tuple[str, str | None]:
         forbidden = identities(database)
         public = read_key(os.path.abspath(key) if not isinstance(key, bytes) else key)
         try:
-            signed = verify_bundle(
-                bundle or _bundle_of(model.local_path), public, forbidden=forbidden
-            )
-            names = covered(
-                model.local_path, signed, follow_links=follow_links, forbidden=forbidden
-            )
-            reading = _Reading(model.local_path, files, meter, forbidden)
+            signed = verify_bundle(bundle or _bundle_of(path), public, forbidden=forbidden)
+            names = covered(path, signed, follow_links=follow_links, forbidden=forbidden)
+            reading = _Reading(path, files, meter, forbidden)
+            # Not the model's size: the bundle and what was left out are no part of it.
+            meter.expect(sum(reading.size_bytes(name) for name in names), path)
             require_same(signed, {name: reading.digest(name, stop) for name in names})
         except BadSignatureError as error:
             return public.fingerprint, error.reason
@@ -100,6 +101,15 @@ async def verify_signature(
     if stored is None:
         raise FileChangedError(model.local_path, "its model was recorded anew")
     return Signature(stored, reason is None, fingerprint, reason)
+
+
+def _signed_path(local_path: str, files: list[FileRecord]) -> str:
+    """The folder of a set, which is recorded by one of its shards; else what is recorded."""
+    shard = shard_of(os.path.basename(local_path))
+    is_set = len(files) > 1 or (shard is not None and shard[1].count > 1)
+    if is_set and not stat.S_ISDIR(status(local_path).st_mode):
+        return os.path.dirname(local_path) or "."
+    return local_path
 
 
 def _bundle_of(local_path: str) -> str:
@@ -120,13 +130,17 @@ class _Reading:
         self._meter = meter
         self._forbidden = forbidden
 
+    def size_bytes(self, name: str) -> int:
+        return status(os.path.join(self._root, name)).st_size
+
     def digest(self, name: str, stop: Stop) -> str:
         path = os.path.join(self._root, name)
         known = self._known.get(name)
-        if known is not None and known.digest is not None and known.hashed_at is not None:
+        # Of damaged files the fingerprint of the bytes that were found is not kept.
+        if known is not None and not known.is_damaged and known.digest and known.hashed_at:
             found = Fingerprint.of(status(path))
             read_at_ns = int(known.hashed_at.timestamp()) * 1_000_000_000
             if str(found) == known.fingerprint and is_settled(found, read_at_ns):
-                self._meter.skip(found.size_bytes)
-                return known.found_digest or known.digest
+                self._meter.add(found.size_bytes, path)
+                return known.digest
         return sha256(path, self._meter.of(path), stop, forbidden=self._forbidden)

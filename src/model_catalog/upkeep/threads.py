@@ -73,12 +73,13 @@ def identities(paths: Iterable[Path]) -> set[tuple[int, int]]:
 
 
 class Meter:
-    """Counts bytes in a thread, and tells the event loop of it ten times a second."""
+    """Counts bytes in threads, and tells the event loop of them ten times a second."""
 
     def __init__(self, on_progress: OnProgress | None, total_bytes: int) -> None:
         self._on_progress = on_progress
         self._loop = asyncio.get_running_loop()
         self._told_at = 0.0
+        # Several disks are read at the same time, by a thread each.
         self._lock = threading.Lock()
         self.total_bytes = total_bytes
         self.done_bytes = 0
@@ -87,28 +88,35 @@ class Meter:
         """The counter of one file, which is told how many of its bytes were read."""
         if self._on_progress is None:
             return None
-        before = 0
+        counted = 0
 
         def count(read_bytes: int) -> None:
-            nonlocal before
-            # Several disks are read by several threads.
-            with self._lock:
-                self.done_bytes += read_bytes - before
-                before = read_bytes
-                now = time.monotonic()
-                if now - self._told_at >= _BETWEEN_S or self.done_bytes >= self.total_bytes:
-                    self._told_at = now
-                    self._tell(path)
+            nonlocal counted
+            more, counted = read_bytes - counted, read_bytes
+            self.add(more, path)
 
         return count
 
-    def skip(self, size_bytes: int) -> None:
-        """Count bytes that need not be read."""
+    def add(self, size_bytes: int, path: str) -> None:
+        """Count bytes of a file that were read, or need not be."""
         with self._lock:
             self.done_bytes += size_bytes
+            self._tell(path)
+
+    def expect(self, more_bytes: int, path: str) -> None:
+        """Count on so many bytes more than before, or less where the number is negative."""
+        with self._lock:
+            self.total_bytes += more_bytes
+            if more_bytes:
+                self._tell(path)
 
     def _tell(self, path: str) -> None:
-        assert self._on_progress is not None  # noqa: S101 - of() has looked
+        if self._on_progress is None:
+            return
+        now = time.monotonic()
+        if now - self._told_at < _BETWEEN_S and self.done_bytes != self.total_bytes:
+            return
+        self._told_at = now
         progress = Progress(path, self.done_bytes, max(self.total_bytes, self.done_bytes))
         # A loop that is closed has nobody left who would want to know.
         with contextlib.suppress(RuntimeError):

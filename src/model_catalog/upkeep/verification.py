@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
-import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Final, Literal, TypeAlias, Unpack
@@ -17,20 +16,31 @@ from model_catalog.catalog import ModelCatalog
 from model_catalog.contents import Due
 from model_catalog.errors import (
     BadLayoutError,
+    CatalogError,
     FileChangedError,
     InvalidModelError,
+    ModelNotFoundError,
     NotAFileError,
     ProtectedFileError,
 )
 from model_catalog.files.digest import Hashed, hashed
-from model_catalog.files.fingerprint import Fingerprint, is_settled
-from model_catalog.files.opening import errno_name, status
+from model_catalog.files.fingerprint import Fingerprint
+from model_catalog.files.opening import errno_name, identity, status
 from model_catalog.holdings import Holding
 from model_catalog.inventory import FileRecord, FileState, digest_of, found_digest_of
 from model_catalog.model import Model
 from model_catalog.query import Filters
-from model_catalog.upkeep.inspection import Inspected, inspect, read_at
+from model_catalog.upkeep.budget import Budget
+from model_catalog.upkeep.inspection import Inspected, inspect
 from model_catalog.upkeep.looking import Disks, look
+from model_catalog.upkeep.readings import (
+    NOT_COMPARED,
+    compared,
+    found_of,
+    listed,
+    named,
+    unread,
+)
 from model_catalog.upkeep.threads import (
     Meter,
     OnProgress,
@@ -104,7 +114,7 @@ async def verify_models(
         raise InvalidModelError("level", level, f"is none of {', '.join(LEVELS)}")
     before = None if not_since is None else datetime.now(UTC) - not_since
     due = await catalog.due(before, **filters)
-    budget = _Budget(
+    budget = Budget(
         rules.size_bytes("max_bytes", max_bytes),
         None if max_seconds is None else rules.seconds("max_seconds", max_seconds),
     )
@@ -160,35 +170,19 @@ async def _as_they_come(
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-class _Budget:
-    """How much may be read, and for how long."""
+@dataclass(slots=True)
+class _Reading:
+    """What was read of one model in this pass, by what its files are told by, and how much."""
 
-    def __init__(self, max_bytes: int | None, max_seconds: float | None) -> None:
-        self._left_bytes = max_bytes
-        self._until = None if max_seconds is None else time.monotonic() + max_seconds
-        self._began = False
-        self.is_over = False
-
-    def take(self, size_bytes: int) -> bool:
-        """Whether so many bytes may still be read; the first file may in any case."""
-        if self._began and not self._allows(size_bytes):
-            self.is_over = True
-            return False
-        self._began = True
-        if self._left_bytes is not None:
-            self._left_bytes -= size_bytes
-        return True
-
-    def _allows(self, size_bytes: int) -> bool:
-        if self._until is not None and time.monotonic() >= self._until:
-            return False
-        return self._left_bytes is None or size_bytes <= self._left_bytes
+    of: dict[tuple[int, int], Hashed] = field(default_factory=dict)
+    read_bytes: int = 0
+    was_cut_short: bool = False
 
 
 class _Verification:
     """One pass: models at one level within one budget."""
 
-    def __init__(self, catalog: ModelCatalog, level: Level, budget: _Budget, meter: Meter) -> None:
+    def __init__(self, catalog: ModelCatalog, level: Level, budget: Budget, meter: Meter) -> None:
         self._catalog = catalog
         self._level = level
         self._budget = budget
@@ -201,97 +195,149 @@ class _Verification:
 
     async def of(self, due: Due) -> Verified | None:
         """What came of a model; None for one that is gone, or was not begun."""
+        reading = _Reading()
+        result = await self._result(due, reading)
+        if self._level == "full" and not reading.was_cut_short:
+            # What need not or cannot be read is not waited for.
+            self._meter.expect(reading.read_bytes - (due.size_bytes or 0), due.local_path)
+        return result
+
+    async def _result(self, due: Due, reading: _Reading) -> Verified | None:
         ref = due.ref
-        model = await self._catalog.find_model(ref.reference, ref.provider, ref.version)
-        if model is None:
+        try:
+            model = await self._catalog.get_model(ref.reference, ref.provider, ref.version)
+            files = await self._catalog.list_files(ref.reference, ref.provider, model.version)
+        except ModelNotFoundError:
             return None
-        files = await self._catalog.list_files(ref.reference, ref.provider, model.version)
         holding = _holding(model, files)
         seen = await in_thread(lambda _: look(holding, self._disks))
         if seen.state not in (FileState.PRESENT, FileState.CHANGED):
             return Verified(model, Verdict(seen.state), seen.detail)
-        if self._level == "quick":
-            verdict = Verdict.OK if seen.state is FileState.PRESENT else Verdict.CHANGED
-            return Verified(model, verdict, seen.detail)
+        verdict = Verdict.OK if seen.state is FileState.PRESENT else Verdict.CHANGED
+        first = Verified(model, verdict, seen.detail)
+        if self._level == "full":
+            # Other bytes than were registered are not to be taken for the expected ones.
+            is_other = verdict is Verdict.CHANGED and not files and model.digest is None
+            return first if is_other else await self._through(first, files, reading)
+        if not self._budget.take(0):
+            return None
+        return first if self._level == "quick" else await self._through(first, files, reading)
+
+    async def _through(
+        self, first: Verified, files: list[FileRecord], reading: _Reading
+    ) -> Verified | None:
+        """What came of opening a model's files, the first look at which is given."""
+        model = first.model
         try:
             inspected = await self._inspect(model)
         except (OSError, BadLayoutError, NotAFileError, ProtectedFileError) as error:
             detail = errno_name(error) if isinstance(error, OSError) else str(error)
             return Verified(model, Verdict.UNREADABLE, detail)
         if self._level == "structure":
-            return await self._conclude_structure(model, inspected, seen.state, seen.detail)
-        return await self._read(model, files, inspected)
+            return await self._conclude_structure(first, inspected)
+        return await self._read(model, files, inspected, reading)
 
     async def _inspect(self, model: Model) -> Inspected:
         database = self._catalog.database_files
         return await in_thread(lambda stop: inspect(model.local_path, stop, identities(database)))
 
-    async def _conclude_structure(
-        self, model: Model, inspected: Inspected, state: FileState, detail: str | None
-    ) -> Verified:
+    async def _conclude_structure(self, first: Verified, inspected: Inspected) -> Verified | None:
         reason = inspected.found["incomplete_reason"]
         values: dict[str, object] = {"incomplete_reason": reason}
-        stored = await self._catalog.store_found(model, values) or model
+        stored = await self._catalog.store_found(first.model, values)
+        if stored is None:
+            return None
         if reason is not None:
             return Verified(stored, Verdict.INCOMPLETE, reason)
-        verdict = Verdict.OK if state is FileState.PRESENT else Verdict.CHANGED
-        return Verified(stored, verdict, detail)
+        return replace(first, model=stored)
 
     async def _read(
-        self, model: Model, files: list[FileRecord], inspected: Inspected
+        self, model: Model, files: list[FileRecord], inspected: Inspected, reading: _Reading
     ) -> Verified | None:
         if not files:
-            files = _listed(inspected, model.digest)
+            files = listed(inspected, model.digest)
             values = {"inventoried_at": inspected.found["inventoried_at"]}
-            listed = await self._catalog.store_found(model, values, files)
-            if listed is None:
+            if model.size_bytes is None:
+                values["size_bytes"] = inspected.described.size_bytes
+            stored = await self._catalog.store_found(model, values, files)
+            if stored is None:
                 return None
-            model = listed
+            model = stored
         root = inspected.described.files.root
         device = await in_thread(lambda _: device_of(model.local_path))
+        verified_at = model.verified_at
         done: dict[str, FileRecord] = {file.path: file for file in files}
-        read: dict[tuple[int, int], Hashed] = {}
-        read_bytes = 0
-        for file in _unread(model, files, root):
-            if not self._budget.take(file.size_bytes):
-                if not read_bytes:
-                    return None
-                return Verified(model, Verdict.UNFINISHED, f"{file.path!r} is next", read_bytes)
+        was_begun = False
+        for file in await in_thread(lambda _: unread(files, verified_at, root)):
             async with disk_turn(device):
-                reading = await self._attempt(root, file, read)
-            if not isinstance(reading, Hashed):
-                return Verified(model, *reading, read_bytes)
-            read_bytes += reading.fingerprint.size_bytes
-            done[file.path] = _compared(file, reading)
+                found = await self._attempt(model, root, file, reading)
+            if found is None:
+                reading.was_cut_short = True
+                if not was_begun:
+                    return None
+                detail = f"{file.path!r} is next"
+                return Verified(model, Verdict.UNFINISHED, detail, reading.read_bytes)
+            if not isinstance(found, Hashed):
+                return Verified(model, *found, reading.read_bytes)
+            was_begun = True
+            done[file.path] = compared(file, found)
             await self._catalog.store_reading(model, done[file.path])
-        return await self._conclude(model, list(done.values()), inspected, read_bytes)
+        return await self._conclude(model, list(done.values()), inspected, reading.read_bytes)
 
     async def _attempt(
-        self, root: str, file: FileRecord, read: dict[tuple[int, int], Hashed]
-    ) -> Hashed | tuple[Verdict, str]:
-        """What was read of a file, or what kept it from being read."""
+        self, model: Model, root: str, file: FileRecord, reading: _Reading
+    ) -> Hashed | tuple[Verdict, str] | None:
+        """What was read of a file, or what kept it from being read; None at the budget's end."""
+        path = f"{root}/{file.path}"
+        is_known = file.digest is not None or model.digest is not None
         try:
-            return await self._hash(f"{root}/{file.path}", read)
+            found = await in_thread(lambda _: status(path))
+            if found.st_size == file.size_bytes or is_known:
+                return await self._read_once(path, found, reading)
         except (FileChangedError, NotAFileError) as error:
             return Verdict.CHANGED, str(error)
-        except OSError as error:
-            return Verdict.UNREADABLE, f"{file.path!r} cannot be read: {errno_name(error)}"
+        except (ProtectedFileError, OSError) as error:
+            why = errno_name(error) if isinstance(error, OSError) else str(error)
+            return Verdict.UNREADABLE, f"{file.path!r} cannot be read: {why}"
+        sizes = f"{found.st_size} bytes, and {file.size_bytes} are recorded"
+        return Verdict.CHANGED, f"{file.path!r} has {sizes}"
 
-    async def _hash(self, path: str, read: dict[tuple[int, int], Hashed]) -> Hashed:
+    async def _read_once(
+        self, path: str, found: os.stat_result, reading: _Reading
+    ) -> Hashed | None:
+        """A file that has several names is read by one of them."""
+        bytes_of, expected = identity(found), Fingerprint.of(found)
+        again = reading.of.get(bytes_of)
+        if again is not None and again.fingerprint == expected:
+            return again
+        if not self._budget.take(found.st_size):
+            return None
+        before = reading.read_bytes
+        try:
+            reading.of[bytes_of] = await self._hash(path, expected, reading)
+        except (CatalogError, OSError):
+            self._budget.give_back(found.st_size - (reading.read_bytes - before))
+            raise
+        return reading.of[bytes_of]
+
+    async def _hash(self, path: str, expected: Fingerprint, reading: _Reading) -> Hashed:
         database = self._catalog.database_files
+        before = reading.read_bytes
 
-        def work(stop: Stop) -> tuple[tuple[int, int], Hashed]:
-            found = status(path)
-            bytes_of = found.st_dev, found.st_ino
-            if bytes_of in read and read[bytes_of].fingerprint == Fingerprint.of(found):
-                self._meter.skip(found.st_size)
-                return bytes_of, read[bytes_of]
-            counter = self._meter.of(path)
-            return bytes_of, hashed(path, counter, stop, forbidden=identities(database))
+        def work(stop: Stop) -> Hashed:
+            tell = self._meter.of(path)
 
-        bytes_of, reading = await in_thread(work)
-        read[bytes_of] = reading
-        return reading
+            def count(read_bytes: int) -> None:
+                reading.read_bytes = before + read_bytes
+                if tell is not None:
+                    tell(read_bytes)
+
+            return hashed(path, count, stop, forbidden=identities(database))
+
+        found = await in_thread(work)
+        if found.fingerprint != expected:
+            raise FileChangedError(path, "another was put in its place")
+        return found
 
     async def _conclude(
         self, model: Model, files: list[FileRecord], inspected: Inspected, read_bytes: int
@@ -308,9 +354,10 @@ class _Verification:
         elif model.digest is not None and found is not None and not damaged:
             damaged = [file.path for file in files]
         reason = inspected.found["incomplete_reason"]
+        now = datetime.now(UTC)
         values = {
-            "found_digest": found if damaged else None,
-            "verified_at": max((file.hashed_at for file in files if file.hashed_at), default=None),
+            "found_digest": found_of(found, files) if damaged else None,
+            "verified_at": max((file.hashed_at for file in files if file.hashed_at), default=now),
             "incomplete_reason": reason,
         }
         if not damaged:
@@ -319,17 +366,18 @@ class _Verification:
                 "state": FileState.PRESENT,
                 "state_detail": None,
                 "missing_since": None,
-                "checked_at": datetime.now(UTC),
+                "checked_at": now,
                 "mount_point": inspected.found["mount_point"],
             }
         stored = await self._catalog.store_found(model, values, files)
         if stored is None:
             return None
         if damaged:
-            return Verified(stored, Verdict.MISMATCH, _named(damaged), read_bytes)
+            return Verified(stored, Verdict.MISMATCH, named(damaged), read_bytes)
         if reason is not None:
             return Verified(stored, Verdict.INCOMPLETE, reason, read_bytes)
-        return Verified(stored, Verdict.OK, None, read_bytes)
+        detail = NOT_COMPARED if stored.digest is not None and found is None else None
+        return Verified(stored, Verdict.OK, detail, read_bytes)
 
 
 def _holding(model: Model, files: list[FileRecord]) -> Holding:
@@ -343,49 +391,3 @@ def _holding(model: Model, files: list[FileRecord]) -> Holding:
         model.found_digest is not None,
         [(file.path, file.size_bytes, file.fingerprint) for file in files],
     )
-
-
-def _listed(inspected: Inspected, digest: str | None) -> list[FileRecord]:
-    """The files of a model of which none were known; a single one has the model's digest."""
-    if len(inspected.files) == 1:
-        return [replace(inspected.files[0], digest=digest)]
-    return inspected.files
-
-
-def _unread(model: Model, files: list[FileRecord], root: str) -> list[FileRecord]:
-    """Those still to be read, the longest unread first: a pass may have ended among them."""
-    left = [file for file in files if not _was_read_since(file, model.verified_at, root)]
-    return sorted(left or files, key=lambda file: (file.hashed_at or _NEVER, file.path))
-
-
-_NEVER: Final = datetime.min.replace(tzinfo=UTC)
-
-
-def _was_read_since(file: FileRecord, verified_at: datetime | None, root: str) -> bool:
-    """Whether a pass that did not come to its end has read these very bytes."""
-    if file.hashed_at is None or (verified_at is not None and file.hashed_at <= verified_at):
-        return False
-    try:
-        now = Fingerprint.of(status(os.path.join(root, file.path)))
-    except OSError:
-        return False
-    hashed_at_ns = int(file.hashed_at.timestamp()) * 1_000_000_000
-    return str(now) == file.fingerprint and is_settled(now, hashed_at_ns)
-
-
-def _compared(file: FileRecord, reading: Hashed) -> FileRecord:
-    """A file with what was read of it beside what is expected, which is the first that was read."""
-    other = file.digest not in (None, reading.digest)
-    return replace(
-        file,
-        digest=file.digest or reading.digest,
-        found_digest=reading.digest if other else None,
-        # That of other bytes would let the file pass for the one that was recorded.
-        fingerprint=file.fingerprint if other else str(reading.fingerprint),
-        hashed_at=read_at(reading),
-    )
-
-
-def _named(paths: list[str]) -> str:
-    more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
-    return f"{paths[0]!r}{more} has other bytes than were recorded"

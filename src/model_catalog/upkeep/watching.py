@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import aclosing, asynccontextmanager, suppress
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from os import PathLike
 from typing import Final, TypeAlias
@@ -60,7 +61,7 @@ async def watch(
     Raises InvalidModelError for an interval or a part that is none.
     """
     interval_s = rules.seconds("interval_s", interval_s)
-    if not interval_s or not 0 <= rules.seconds("scrub_per_day", scrub_per_day) <= 1:
+    if not 0 < interval_s < math.inf or not 0 <= rules.seconds("scrub_per_day", scrub_per_day) <= 1:
         raise InvalidModelError(
             "interval_s, scrub_per_day",
             (interval_s, scrub_per_day),
@@ -73,8 +74,10 @@ async def watch(
         yield seen
     finally:
         task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
+        # Not `await task`: who cancels this block meanwhile is to be heard.
+        await asyncio.wait([task])
+        if not task.cancelled():
+            task.result()
 
 
 class _Watcher:
