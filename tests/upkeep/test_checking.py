@@ -16,10 +16,17 @@ from pathlib import Path
 import pytest
 from conftest import a_model, moment
 
-from model_catalog import FileRecord, FileState, TooManyMissingError, open_catalog, upgrade
+from model_catalog import (
+    CatalogError,
+    FileRecord,
+    FileState,
+    TooManyMissingError,
+    open_catalog,
+    upgrade,
+)
 from model_catalog.cli.demo import gguf_of
 from model_catalog.holdings import Holding
-from model_catalog.upkeep import check_models, register_path
+from model_catalog.upkeep import check_models, checking, register_path
 from model_catalog.upkeep.looking import Disks, look
 
 NAME = ("m", "local")
@@ -622,3 +629,40 @@ async def test_a_page_ends_with_a_whole_model(catalog):
             ids = [row[0] for row in rows]
             seen += [(each, ids.count(each)) for each in dict.fromkeys(ids)]
         assert [count for _, count in seen] == [1, 3, 1, 5], limit
+
+
+@pytest.mark.parametrize("batch", [10, 1000], ids=["of several", "the last"])
+async def test_a_check_that_cannot_be_recorded_says_so_and_leaves_nothing(
+    tmp_path, monkeypatch, batch
+):
+    """
+    However many batches were looked at by then; no task goes on behind the caller's back.
+    """
+    monkeypatch.setattr(checking, "BATCH", batch)
+    async with open_catalog(tmp_path / "catalog.db") as catalog:
+        await many(catalog, tmp_path, 45)
+        with closing(sqlite3.connect(tmp_path / "catalog.db")) as raw:
+            raw.execute(
+                "CREATE TRIGGER refuse BEFORE UPDATE ON models"
+                " BEGIN SELECT RAISE(ABORT, 'of a disk that is broken'); END"
+            )
+        tasks = asyncio.all_tasks()
+
+        with pytest.raises(CatalogError, match="of a disk that is broken"):
+            await check_models(catalog)
+
+        assert asyncio.all_tasks() == tasks
+
+
+async def test_every_batch_is_recorded_when_a_check_returns(tmp_path, monkeypatch):
+    """
+    The last one too, which is recorded while nothing more is looked at.
+    """
+    monkeypatch.setattr(checking, "BATCH", 10)
+    async with open_catalog(tmp_path / "catalog.db") as catalog:
+        await catalog.register_models(
+            a_model(f"{number}", local_path=str(tmp_path)) for number in range(35)
+        )
+
+        assert (await check_models(catalog)).counts == {FileState.PRESENT: 35}
+        assert await catalog.count_models(state=FileState.PRESENT) == 35

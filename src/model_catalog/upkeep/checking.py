@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from os import PathLike, fspath
-from typing import Final, Unpack
+from typing import Any, Final, TypeAlias, Unpack
 
 from model_catalog.catalog import ModelCatalog
 from model_catalog.errors import TooManyMissingError
@@ -87,20 +89,21 @@ async def check_models(
     held: Counter[str] = Counter()
     leaving: dict[str, list[Look]] = {}
     last: int | None = None
-    while rows := await catalog.holdings(last, BATCH, **filters):
-        last = rows[-1][0]
-        seen = await in_thread(partial(look_through, rows, disks))
-        held += seen.held
-        counts[FileState.PRESENT] += len(seen.present_ids)
-        counts.update(found.state for found in seen.looks)
-        told += filter(_is_to_be_told, seen.looks)
-        stored = []
-        for found, group in zip(seen.looks, seen.groups, strict=True):
-            if found.state is FileState.MISSING and found.is_news:
-                leaving.setdefault(group, []).append(found)
-            else:
-                stored.append(found)
-        await catalog.store_checks(stored, now, seen.present_ids)
+    async with _storing() as store:
+        while rows := await catalog.holdings(last, BATCH, **filters):
+            last = rows[-1][0]
+            seen = await in_thread(partial(look_through, rows, disks))
+            held += seen.held
+            counts[FileState.PRESENT] += len(seen.present_ids)
+            counts.update(found.state for found in seen.looks)
+            told += filter(_is_to_be_told, seen.looks)
+            stored = []
+            for found, group in zip(seen.looks, seen.groups, strict=True):
+                if found.state is FileState.MISSING and found.is_news:
+                    leaving.setdefault(group, []).append(found)
+                else:
+                    stored.append(found)
+            await store(partial(catalog.store_checks, stored, now, seen.present_ids))
     too_many = [
         group
         for group, looks in leaving.items()
@@ -116,6 +119,34 @@ async def check_models(
     refs = await catalog.refs([found.holding.id for found in told])
     findings = (_finding(found, refs) for found in told if found.holding.id in refs)
     return Checked({state: count for state, count in counts.items() if count}, tuple(findings))
+
+
+Step: TypeAlias = Callable[[], Coroutine[Any, Any, None]]
+
+
+@asynccontextmanager
+async def _storing() -> AsyncIterator[Callable[[Step], Awaitable[None]]]:
+    """
+    Record each batch while the next is looked at; when the block ends the last one is recorded.
+
+    Of this process the database wants no more meanwhile than a thread that waits for it.
+    """
+    storing: asyncio.Task[None] | None = None
+
+    async def store(step: Step) -> None:
+        nonlocal storing
+        if storing is not None:
+            await storing
+        storing = asyncio.create_task(step())
+
+    try:
+        yield store
+        if storing is not None:
+            await storing
+    finally:
+        if storing is not None:
+            storing.cancel()
+            await asyncio.gather(storing, return_exceptions=True)
 
 
 def _newly(looks: Iterable[Look]) -> int:
