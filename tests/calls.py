@@ -48,14 +48,15 @@ WRITES = {
     "register_model": lambda catalog: catalog.register_model(a_model("m")),
     "register_models": lambda catalog: catalog.register_models([a_model("m")]),
     "relocate": lambda catalog: catalog.relocate("/models", "/elsewhere"),
-    "remove_alias": lambda catalog: catalog.remove_alias("m", "hf", "latest"),
-    "remove_model": lambda catalog: catalog.remove_model("m", "hf"),
     "set_alias": lambda catalog: catalog.set_alias("m", "hf", "latest"),
     "tag_model": lambda catalog: catalog.tag_model("m", "hf", "coding"),
     "transaction": together,
     "unpin_model": lambda catalog: catalog.unpin_model("m", "hf"),
     "untag_model": lambda catalog: catalog.untag_model("m", "hf", "chat"),
     "update_model": lambda catalog: catalog.update_model("m", "hf", license="mit"),
+    # The others need what these take away.
+    "remove_alias": lambda catalog: catalog.remove_alias("m", "hf", "latest"),
+    "remove_model": lambda catalog: catalog.remove_model("m", "hf"),
 }
 
 # What the upkeep calls, on the roads that the calls above take.

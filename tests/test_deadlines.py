@@ -1,4 +1,4 @@
-"""Deadlines: whatever a call waits for, it ends when its time is up, and says what it waited for."""
+"""Deadlines: whatever a call waits for, it ends when its time is up, and says what for."""
 
 import asyncio
 import math
@@ -23,9 +23,9 @@ END_S = 1.0
 ON_SQLITE = pytest.mark.parametrize("backend", ["sqlite"])
 ON_POSTGRESQL = pytest.mark.parametrize("backend", ["asyncpg", "psycopg"])
 
-# Minutes of counting: SQLite has no sleep, and what it does meanwhile only an interrupt ends.
+# Many seconds of counting: SQLite has no sleep, and what it does meanwhile only an interrupt ends.
 COUNTING = (
-    "(WITH RECURSIVE numbers(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers LIMIT 1000000000)"
+    "(WITH RECURSIVE numbers(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers LIMIT 10000000)"
     " SELECT count(*) FROM numbers)"
 )
 TABLES = ("models", "model_tags", "model_aliases", "model_files")
@@ -61,12 +61,12 @@ def rows_taken(database):
 
 @contextmanager
 def slow_to_read(database):
-    """In place of its table a view on it that takes minutes to read."""
+    """In place of its table a view on it that takes many seconds to read."""
     database.run("ALTER TABLE models RENAME TO slow_models")
     if database.path is not None:
         database.run(f"CREATE VIEW models AS SELECT * FROM slow_models WHERE {COUNTING} > 0")
     else:
-        database.run("CREATE VIEW models AS SELECT slow_models.* FROM slow_models, pg_sleep(60)")
+        database.run("CREATE VIEW models AS SELECT slow_models.* FROM slow_models, pg_sleep(5)")
     try:
         yield
     finally:
@@ -76,11 +76,11 @@ def slow_to_read(database):
 
 @contextmanager
 def slow_to_write(database, tables=TABLES, *, when="BEFORE"):
-    """Triggers that take minutes; `when` is before each write or, on PostgreSQL, at the commit."""
+    """Triggers that take many seconds; `when` is before each write or, on PostgreSQL, at the commit."""
     if database.path is None:
         database.run(
             "CREATE OR REPLACE FUNCTION sleep() RETURNS trigger LANGUAGE plpgsql AS"
-            " $$ BEGIN PERFORM pg_sleep(60); RETURN NULL; END $$"
+            " $$ BEGIN PERFORM pg_sleep(5); RETURN NULL; END $$"
         )
     for table in tables:
         if database.path is not None:
@@ -127,6 +127,20 @@ async def opened(database):
     async with open_catalog(database.target, timeout_s=TIMEOUT_S) as catalog:
         await fill(catalog)
         yield catalog
+
+
+@asynccontextmanager
+async def host(database, **options):
+    """A host's own engine."""
+    engine = create_async_engine(database.target_url, **options)
+    try:
+        yield engine
+    finally:
+        await engine.dispose()
+
+
+def over(engine):
+    return ModelCatalog(async_sessionmaker(engine), timeout_s=TIMEOUT_S)
 
 
 async def ended(call):
@@ -179,7 +193,7 @@ async def test_no_write_outwaits_another_process(database):
 
 async def test_no_read_outlasts_its_deadline(database):
     """
-    A query that would take minutes is stopped in the database when its time is up, and the next one
+    A query that would take long is stopped in the database when its time is up, and the next one
     is answered at once.
     """
     # The files alone are listed without a look at the model.
@@ -230,15 +244,14 @@ async def test_a_reader_that_holds_up_a_commit_is_waited_for_no_longer(database)
     With a rollback journal, as on a network file system, a commit waits for readers: not for long.
     """
     database.run("PRAGMA journal_mode = DELETE")
-    engine = create_async_engine(database.target_url)
-    catalog = ModelCatalog(async_sessionmaker(engine), timeout_s=TIMEOUT_S)
     calls = {name: WRITES[name] for name in ("register_model", "transaction")}
 
-    with another_process(database.path, "BEGIN", "SELECT * FROM models"):
-        await all_end_busy(catalog, calls)
-    assert await catalog.list_models() == []
-    await catalog.register_model(a_model("m"))
-    await engine.dispose()
+    async with host(database) as engine:
+        catalog = over(engine)
+        with another_process(database.path, "BEGIN", "SELECT * FROM models"):
+            await all_end_busy(catalog, calls)
+        assert await catalog.list_models() == []
+        await catalog.register_model(a_model("m"))
 
 
 @ON_SQLITE
@@ -248,32 +261,27 @@ async def test_a_hosts_engine_may_be_more_patient_than_the_catalog(database, jou
     sqlite3 waits five seconds for a lock unless it is told otherwise: a call does not.
     """
     database.run(f"PRAGMA journal_mode = {journal}")
-    engine = create_async_engine(database.target_url)
-    catalog = ModelCatalog(async_sessionmaker(engine), timeout_s=TIMEOUT_S)
     names = ["register_model", "transaction"] + (["list_models"] if journal == "delete" else [])
 
-    with another_process(database.path, "BEGIN EXCLUSIVE"):
-        await all_end_busy(catalog, {name: (READS | WRITES)[name] for name in names})
-    await catalog.register_model(a_model("m"))
-    await engine.dispose()
+    async with host(database) as engine:
+        with another_process(database.path, "BEGIN EXCLUSIVE"):
+            await all_end_busy(over(engine), {name: (READS | WRITES)[name] for name in names})
+        await over(engine).register_model(a_model("m"))
 
 
 async def test_no_call_outwaits_an_exhausted_pool(database):
     """
     A host that has all connections of its pool in use is told so by the catalog's deadline.
     """
-    engine = create_async_engine(
-        database.target_url, pool_size=1, max_overflow=0, pool_timeout=5 * END_S
-    )
-    catalog = ModelCatalog(async_sessionmaker(engine), timeout_s=TIMEOUT_S)
     names = ("find_model", "register_model", "transaction")
 
-    async with engine.connect():
-        reasons = await all_end_busy(catalog, {name: (READS | WRITES)[name] for name in names})
-    assert any("connection" in reason for reason in reasons), reasons
-    await catalog.register_model(a_model("m"))
-    assert len(await catalog.list_models()) == 1
-    await engine.dispose()
+    async with host(database, pool_size=1, max_overflow=0, pool_timeout=5 * END_S) as engine:
+        catalog = over(engine)
+        async with engine.connect():
+            reasons = await all_end_busy(catalog, {name: (READS | WRITES)[name] for name in names})
+        assert any("connection" in reason for reason in reasons), reasons
+        await catalog.register_model(a_model("m"))
+        assert len(await catalog.list_models()) == 1
 
 
 @ON_SQLITE
@@ -375,15 +383,12 @@ async def test_a_call_in_a_hosts_own_transaction_has_an_end(database):
     """
     Over a host's session the call ends as well, and the host may roll back and go on.
     """
-    async with opened(database):
-        engine = create_async_engine(database.target_url)
-        async with AsyncSession(engine) as session:
-            catalog = ModelCatalog(session, timeout_s=TIMEOUT_S)
-            with slow_to_read(database):
-                await all_end_busy(catalog, {"list_models": READS["list_models"]})
-                await session.rollback()
-            assert len(await catalog.list_models()) == 1
-        await engine.dispose()
+    async with opened(database), host(database) as engine, AsyncSession(engine) as session:
+        catalog = ModelCatalog(session, timeout_s=TIMEOUT_S)
+        with slow_to_read(database):
+            await all_end_busy(catalog, {"list_models": READS["list_models"]})
+            await session.rollback()
+        assert len(await catalog.list_models()) == 1
 
 
 async def test_opening_waits_no_longer_than_it_is_given(empty):
@@ -446,8 +451,8 @@ async def test_a_large_catalog_is_searched_no_longer_than_allowed(database):
         else "WITH numbers AS (SELECT generate_series(1, ?::bigint) AS n) "
     )
     database.run(
-        "INSERT INTO models (provider, reference, local_path, size_bytes, downloaded_at, reference_folded)"
-        f" {many} SELECT 'hf', 'model ' || n, '/models/' || n, n, n, 'model ' || n FROM numbers",
+        "INSERT INTO models (provider, reference, local_path, downloaded_at, reference_folded)"
+        f" {many} SELECT 'hf', 'model ' || n, '/models/' || n, n, 'model ' || n FROM numbers",
         200_000,
     )
     async with open_catalog(database.target, timeout_s=0.05) as hasty:
