@@ -217,25 +217,24 @@ async def test_what_is_in_flight_when_it_closes_is_done_or_undone(database, way_
     """
     kinds = (register_three, register_three_together)
     for moment in (0, 1, 3, 10, 40, 150):
-        tasks = {}
+        tasks, reads = {}, []
         try:
             async with open_catalog(database.target, timeout_s=5) as catalog:
                 for number in range(8):
                     name = f"{moment}-{number}"
                     tasks[name] = asyncio.create_task(kinds[number % 2](catalog, name))
-                    asyncio.create_task(catalog.list_models()).add_done_callback(
-                        lambda task: task.exception()
-                    )
+                    reads.append(asyncio.create_task(catalog.list_models()))
                 for _ in range(moment):
                     await asyncio.sleep(0)
                 await way_out()
         except (ZeroDivisionError, asyncio.CancelledError):
             assert way_out is not leave_at_once
+        async with asyncio.timeout(END_S):
+            found = await asyncio.gather(*tasks.values(), return_exceptions=True)
+            read = await asyncio.gather(*reads, return_exceptions=True)
         database.assert_nothing_left()
-        found = await asyncio.wait_for(
-            asyncio.gather(*tasks.values(), return_exceptions=True), END_S
-        )
 
+        assert [each for each in read if not isinstance(each, (list, CatalogClosedError))] == []
         recorded = database.run("SELECT reference FROM models")
         for name, error in zip(tasks, found, strict=True):
             assert error is None or isinstance(error, CatalogClosedError), repr(error)
