@@ -28,8 +28,8 @@ async def asked(catalog: ModelCatalog, pragma: str) -> list[object]:
     """What the connection of a catalog answers in a transaction that writes."""
     from sqlalchemy import text
 
-    async def unit(session):
-        return (await session.execute(text(f"PRAGMA {pragma}"))).scalar()
+    def unit(connection):
+        return connection.scalar(text(f"PRAGMA {pragma}"))
 
     return await catalog._work.write(unit)
 

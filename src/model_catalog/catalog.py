@@ -10,7 +10,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, Final, Self, TypedDict, Unpack
 
-from sqlalchemy import ColumnElement, Select, func, literal, select
+from sqlalchemy import ColumnElement, Connection, Select, func, literal, select
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 from model_catalog import fields, rules
@@ -148,8 +148,8 @@ class ModelCatalog(Labels, Usage, Contents, Holdings, Relocation, Exchange):
         registration = Registration.of(model)
         statement = self._upsert(registration).values(registration.row).returning(C.id)
 
-        async def unit(session: AsyncSession) -> Model:
-            return await self._model(session, (await session.execute(statement)).scalar_one())
+        def unit(connection: Connection) -> Model:
+            return self._model(connection, connection.execute(statement).scalar_one())
 
         return await self._work.write(unit)
 
@@ -171,9 +171,9 @@ class ModelCatalog(Labels, Usage, Contents, Holdings, Relocation, Exchange):
         ordered = sorted(found.values(), key=lambda each: each.key)
         batches = [list(batch) for _, batch in groupby(ordered, lambda each: each.shape)]
 
-        async def unit(session: AsyncSession) -> None:
+        def unit(connection: Connection) -> None:
             for batch in batches:
-                await session.execute(self._upsert(batch[0]), [each.row for each in batch])
+                connection.execute(self._upsert(batch[0]), [each.row for each in batch])
 
         if batches:
             await self._work.write_all(unit)
@@ -274,8 +274,8 @@ class ModelCatalog(Labels, Usage, Contents, Holdings, Relocation, Exchange):
         """How many models pass all filters, which are those of `list_models`."""
         statement = select(func.count()).select_from(MODELS).where(*self._where(filters))
 
-        async def unit(session: AsyncSession) -> int:
-            return (await session.execute(statement)).scalar_one()
+        def unit(connection: Connection) -> int:
+            return connection.execute(statement).scalar_one()
 
         return await self._work.read(unit)
 
@@ -287,8 +287,8 @@ class ModelCatalog(Labels, Usage, Contents, Holdings, Relocation, Exchange):
         """
         statement = select(*_SIZE_SUMS).where(*self._where(filters))
 
-        async def unit(session: AsyncSession) -> int:
-            return _total(*(await session.execute(statement)).one())
+        def unit(connection: Connection) -> int:
+            return _total(*connection.execute(statement).one())
 
         return await self._work.read(unit)
 
@@ -303,10 +303,10 @@ class ModelCatalog(Labels, Usage, Contents, Holdings, Relocation, Exchange):
         statement = select(*kinds, func.count(), *_SIZE_SUMS).select_from(MODELS)
         statement = statement.where(*self._where(filters)).group_by(*kinds)
 
-        async def unit(session: AsyncSession) -> Stats:
+        def unit(connection: Connection) -> Stats:
             rows = [
                 (row[:-3], Tally(row[-3], _total(row[-2], row[-1])))
-                for row in (await session.execute(statement)).all()
+                for row in connection.execute(statement).all()
             ]
             return Stats(
                 _together(tally for _, tally in rows),
@@ -324,8 +324,8 @@ class ModelCatalog(Labels, Usage, Contents, Holdings, Relocation, Exchange):
         key = Key.of(reference, provider, version)
         which = key.every_version if version is None else [C.id == key.model_id.scalar_subquery()]
 
-        async def unit(session: AsyncSession) -> bool:
-            return await self._forget(session, *which) > 0
+        def unit(connection: Connection) -> bool:
+            return self._forget(connection, *which) > 0
 
         return await self._work.write(unit)
 
@@ -337,8 +337,8 @@ class ModelCatalog(Labels, Usage, Contents, Holdings, Relocation, Exchange):
         return self._select().where(*self._where(filters)).order_by(*order)
 
     async def _read(self, statement: Select[Any]) -> list[Model]:
-        async def unit(session: AsyncSession) -> list[Any]:
-            return list((await session.execute(statement)).all())
+        def unit(connection: Connection) -> list[Any]:
+            return list(connection.execute(statement).all())
 
         return [model_of(row) for row in await self._work.read(unit)]
 

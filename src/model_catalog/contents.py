@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, Unpack
 
-from sqlalchemy import case, delete, func, literal, select
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy import Connection, case, delete, func, literal, select
 
 from model_catalog import rules
 from model_catalog.inventory import FileRecord, FileState, digest_of, in_order, merged
@@ -52,9 +51,9 @@ class Contents(Records):
         """
         key = Key.of(reference, provider, version)
 
-        async def unit(session: AsyncSession) -> list[FileRecord]:
-            model_id = await self._id(session, key)
-            return await self._files(session, model_id)
+        def unit(connection: Connection) -> list[FileRecord]:
+            model_id = self._id(connection, key)
+            return self._files(connection, model_id)
 
         return await self._work.read(unit)
 
@@ -74,8 +73,8 @@ class Contents(Records):
             statement = statement.where(verified.is_(None) | (verified < before))
         order = (verified.asc().nulls_first(), *(C[name] for name in KEY))
 
-        async def unit(session: AsyncSession) -> list[Due]:
-            rows = await session.execute(statement.order_by(*order))
+        def unit(connection: Connection) -> list[Due]:
+            rows = connection.execute(statement.order_by(*order))
             return [Due(ModelRef(*row[:3]), *row[3:]) for row in rows]
 
         return await self._work.read(unit)
@@ -104,13 +103,13 @@ class Contents(Records):
             .returning(C.id)
         )
 
-        async def unit(session: AsyncSession) -> Model | None:
-            model_id = await session.scalar(statement)
+        def unit(connection: Connection) -> Model | None:
+            model_id = connection.scalar(statement)
             if model_id is None:
                 return None
             if files is not None:
-                await self._replace_files(session, model_id, files)
-            return await self._model(session, model_id)
+                self._replace_files(connection, model_id, files)
+            return self._model(connection, model_id)
 
         return await self._work.write(unit)
 
@@ -139,8 +138,8 @@ class Contents(Records):
             )
         )
 
-        async def unit(session: AsyncSession) -> None:
-            await session.execute(statement)
+        def unit(connection: Connection) -> None:
+            connection.execute(statement)
 
         await self._work.write(unit)
 
@@ -161,42 +160,42 @@ class Contents(Records):
         of_key = (C[name] == registration.row[name] for name in KEY)
         known = select(C.id, C.digest).where(*of_key, C.inventoried_at.is_not(None))
 
-        async def unit(session: AsyncSession) -> Model:
-            before = (await session.execute(known.with_for_update())).one_or_none()
+        def unit(connection: Connection) -> Model:
+            before = connection.execute(known.with_for_update()).one_or_none()
             own = registration.row.get("digest")
             now, same = listed, False
             if before is not None and own in (None, before.digest):
-                old = {file.path: file for file in await self._files(session, before.id)}
+                old = {file.path: file for file in self._files(connection, before.id)}
                 now = [merged(file, old.get(file.path)) for file in listed]
                 same = now == list(old.values())
             # What was verified of files that are the same still holds.
             new = again if same else registration
             upsert = self._upsert(new).values(new.row).returning(C.id)
-            model_id = (await session.execute(upsert)).scalar_one()
-            await self._replace_files(session, model_id, now)
+            model_id = connection.execute(upsert).scalar_one()
+            self._replace_files(connection, model_id, now)
             if own is None and (digest := digest_of(now)) is not None:
                 values = {"digest": digest}
-                await session.execute(MODELS.update().where(C.id == model_id).values(values))
-            return await self._model(session, model_id)
+                connection.execute(MODELS.update().where(C.id == model_id).values(values))
+            return self._model(connection, model_id)
 
         return await self._work.write_all(unit)
 
-    async def _files(self, session: AsyncSession, model_id: int) -> list[FileRecord]:
+    def _files(self, connection: Connection, model_id: int) -> list[FileRecord]:
         statement = (
             select(*_FILE_COLUMNS)
             .join(MODELS, C.id == F.model_id)
             .where(F.model_id == model_id, C.inventoried_at.is_not(None))
         )
         # Here, for a path that is no UTF-8 is stored by another text than its bytes.
-        return in_order(FileRecord(**row._asdict()) for row in await session.execute(statement))
+        return in_order(FileRecord(**row._asdict()) for row in connection.execute(statement))
 
-    async def _replace_files(
-        self, session: AsyncSession, model_id: int, files: Sequence[FileRecord]
+    def _replace_files(
+        self, connection: Connection, model_id: int, files: Sequence[FileRecord]
     ) -> None:
-        await session.execute(delete(FILES).where(F.model_id == model_id))
+        connection.execute(delete(FILES).where(F.model_id == model_id))
         rows = [
             {"model_id": model_id, **{c.key: getattr(file, c.key) for c in _FILE_COLUMNS}}
             for file in files
         ]
         if rows:
-            await session.execute(self._insert(FILES), rows)
+            connection.execute(self._insert(FILES), rows)

@@ -13,6 +13,7 @@ from typing import IO, Any, Final, Literal, TypeAlias
 from sqlalchemy import (
     BigInteger,
     ColumnElement,
+    Connection,
     ScalarSelect,
     Text,
     bindparam,
@@ -24,7 +25,6 @@ from sqlalchemy import (
     type_coerce,
 )
 from sqlalchemy.engine.default import DefaultDialect
-from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.types import NullType
 
 from model_catalog.errors import InvalidImportError, InvalidModelError
@@ -79,8 +79,8 @@ class Exchange(Records):
             self._files_as_json().label("files"),
         ).order_by(*(C[name] for name in KEY))
 
-        async def unit(session: AsyncSession) -> list[dict[str, Any]]:
-            return [row._asdict() for row in await session.execute(statement)]
+        def unit(connection: Connection) -> list[dict[str, Any]]:
+            return [row._asdict() for row in connection.execute(statement)]
 
         rows = await self._work.read(unit)
         lines = (_line(row) for row in rows)
@@ -113,7 +113,7 @@ class Exchange(Records):
         written = 0
         if entries:
             written = await self._work.write_all(
-                lambda session: self._import(session, entries, on_conflict)
+                lambda connection: self._import(connection, entries, on_conflict)
             )
         return Imported(written, len(entries) - written, tuple(problems))
 
@@ -135,8 +135,8 @@ class Exchange(Records):
             return f"its provider, reference and version are {size} bytes, too long for PostgreSQL"
         return None
 
-    async def _import(
-        self, session: AsyncSession, entries: Sequence[Entry], on_conflict: OnConflict
+    def _import(
+        self, connection: Connection, entries: Sequence[Entry], on_conflict: OnConflict
     ) -> int:
         upsert = self._insert(MODELS)
         models = [entry.row | folded_of(entry.row) for entry in entries]
@@ -152,7 +152,7 @@ class Exchange(Records):
                 set_=changed,
                 where=later if on_conflict == "newer" else None,
             )
-        returned = await session.execute(upsert.returning(*(C[name] for name in KEY)), models)
+        returned = connection.execute(upsert.returning(*(C[name] for name in KEY)), models)
         written = {tuple(row) for row in returned}
         chosen = [entry for entry in entries if entry.key in written]
 
@@ -160,13 +160,13 @@ class Exchange(Records):
         for table in (TAGS, ALIASES, FILES):
             here = delete(table).where(table.c.model_id == _ID.scalar_subquery())
             if keys:
-                await session.execute(here, keys)
-        await self._attach(session, keys, chosen, moves=on_conflict != "keep")
+                connection.execute(here, keys)
+        self._attach(connection, keys, chosen, moves=on_conflict != "keep")
         return len(chosen)
 
-    async def _attach(
+    def _attach(
         self,
-        session: AsyncSession,
+        connection: Connection,
         keys: Sequence[dict[str, str]],
         chosen: Sequence[Entry],
         *,
@@ -181,7 +181,7 @@ class Exchange(Records):
             columns = [bindparam(name, type_=Text) for name in ("folded", "tag")]
             insert = self._insert(TAGS)
             insert = insert.from_select(["model_id", "folded", "tag"], _ID.add_columns(*columns))
-            await session.execute(insert.on_conflict_do_nothing(), tags)
+            connection.execute(insert.on_conflict_do_nothing(), tags)
 
         files = [
             {**key, **{c.key: getattr(file, c.key) for c in _FILE_COLUMNS}}
@@ -192,7 +192,7 @@ class Exchange(Records):
             targets = ["model_id", *(column.key for column in _FILE_COLUMNS)]
             values = [bindparam(column.key, type_=column.type) for column in _FILE_COLUMNS]
             listed = self._insert(FILES).from_select(targets, _ID.add_columns(*values))
-            await session.execute(listed, files)
+            connection.execute(listed, files)
 
         aliases = [{**key, "alias": alias} for key, entry in pairs for alias in entry.aliases]
         if aliases:
@@ -205,7 +205,7 @@ class Exchange(Records):
                 if moves
                 else insert.on_conflict_do_nothing()
             )
-            await session.execute(insert, aliases)
+            connection.execute(insert, aliases)
 
 
 def _seconds(moment: ColumnElement[datetime]) -> ColumnElement[int]:

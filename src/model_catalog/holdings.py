@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final, TypeAlias, TypeVar, Unpack
 
-from sqlalchemy import Text, bindparam, case, func, literal, select, type_coerce
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy import Connection, Text, bindparam, case, func, literal, select, type_coerce
 
 from model_catalog import rules
 from model_catalog.inventory import FileState
@@ -117,8 +116,8 @@ class Holdings(Records):
             statement = statement.where(C.id > after_id)
 
         async def at_most(wanted: int) -> Sequence[Row]:
-            async def unit(session: AsyncSession) -> Sequence[Row]:
-                return (await session.execute(statement.limit(wanted))).all()
+            def unit(connection: Connection) -> Sequence[Row]:
+                return (connection.execute(statement.limit(wanted))).all()
 
             return await self._work.read(unit)
 
@@ -138,10 +137,10 @@ class Holdings(Records):
         """The names of models by their ids; those that are gone are not among them."""
         names = select(C.id, C.provider, C.reference, C.version)
 
-        async def unit(session: AsyncSession) -> dict[int, ModelRef]:
+        def unit(connection: Connection) -> dict[int, ModelRef]:
             found: dict[int, ModelRef] = {}
             for some in _parts(model_ids):
-                rows = await session.execute(names.where(C.id.in_(some)))
+                rows = connection.execute(names.where(C.id.in_(some)))
                 found |= {row[0]: ModelRef(*row[1:]) for row in rows}
             return found
 
@@ -171,11 +170,11 @@ class Holdings(Records):
         ]
         update = self._update_state(now)
 
-        async def unit(session: AsyncSession) -> None:
+        def unit(connection: Connection) -> None:
             for statement in quiet:
-                await session.execute(statement)
+                connection.execute(statement)
             for some in _parts(news):
-                await session.execute(update, some)
+                connection.execute(update, some)
 
         if quiet or news:
             await self._work.write_all(unit)

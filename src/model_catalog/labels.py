@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Unpack
 
-from sqlalchemy import Text, bindparam, delete, func, literal, select
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy import Connection, Text, bindparam, delete, func, literal, select
 
 from model_catalog import rules
 from model_catalog.model import Model, folded
@@ -48,14 +47,14 @@ class Labels(Records):
         key = Key.of(reference, provider, version)
         spelled = {folded(tag): tag for tag in reversed(rules.tags("tag", tags))}
 
-        async def unit(session: AsyncSession) -> Model:
-            model_id = await self._id(session, key)
+        def unit(connection: Connection) -> Model:
+            model_id = self._id(connection, key)
             rows = [
                 {"model_id": model_id, "folded": fold, "tag": spelled[fold]} for fold in spelled
             ]
             if rows:
-                await session.execute(self._insert(TAGS).on_conflict_do_nothing(), rows)
-            return await self._model(session, model_id)
+                connection.execute(self._insert(TAGS).on_conflict_do_nothing(), rows)
+            return self._model(connection, model_id)
 
         return await self._work.write(unit)
 
@@ -70,15 +69,15 @@ class Labels(Records):
         key = Key.of(reference, provider, version)
         wanted = sorted({folded(tag) for tag in rules.tags("tag", tags)})
 
-        async def unit(session: AsyncSession) -> Model:
-            model_id = await self._id(session, key)
+        def unit(connection: Connection) -> Model:
+            model_id = self._id(connection, key)
             here = delete(TAGS).where(
                 TAGS.c.model_id == model_id, TAGS.c.folded == bindparam("tag")
             )
             if wanted:
                 # One by one: a statement takes so many parameters and no more.
-                await session.execute(here, [{"tag": tag} for tag in wanted])
-            return await self._model(session, model_id)
+                connection.execute(here, [{"tag": tag} for tag in wanted])
+            return self._model(connection, model_id)
 
         return await self._work.write(unit)
 
@@ -92,9 +91,9 @@ class Labels(Records):
             .order_by(TAGS.c.folded, func.count().desc(), TAGS.c.tag)
         )
 
-        async def unit(session: AsyncSession) -> list[TagCount]:
+        def unit(connection: Connection) -> list[TagCount]:
             found: dict[str, TagCount] = {}
-            for fold, tag, models in await session.execute(spellings):
+            for fold, tag, models in connection.execute(spellings):
                 first = found.setdefault(fold, TagCount(tag, 0))
                 found[fold] = TagCount(first.tag, first.model_count + models)
             return list(found.values())
@@ -149,11 +148,11 @@ class Labels(Records):
             set_={"model_id": insert.excluded.model_id},
         )
 
-        async def unit(session: AsyncSession) -> Alias:
-            model_id = await self._id(session, key)
+        def unit(connection: Connection) -> Alias:
+            model_id = self._id(connection, key)
             values = {"provider": key.provider, "reference": key.reference, "alias": name}
-            await session.execute(statement, [{**values, "model_id": model_id}])
-            pointed = await session.execute(select(C.version).where(C.id == model_id))
+            connection.execute(statement, [{**values, "model_id": model_id}])
+            pointed = connection.execute(select(C.version).where(C.id == model_id))
             return Alias(**values, version=pointed.scalar_one())
 
         return await self._work.write(unit)
@@ -171,8 +170,8 @@ class Labels(Records):
             .returning(ALIASES.c.alias)
         )
 
-        async def unit(session: AsyncSession) -> bool:
-            return bool((await session.execute(statement)).all())
+        def unit(connection: Connection) -> bool:
+            return bool(connection.execute(statement).all())
 
         return await self._work.write(unit)
 
@@ -191,7 +190,7 @@ class Labels(Records):
                 ALIASES.c.provider == rules.lookup_text("provider", provider)
             )
 
-        async def unit(session: AsyncSession) -> list[Alias]:
-            return [Alias(*row) for row in await session.execute(statement.order_by(*columns))]
+        def unit(connection: Connection) -> list[Alias]:
+            return [Alias(*row) for row in connection.execute(statement.order_by(*columns))]
 
         return await self._work.read(unit)

@@ -9,6 +9,7 @@ from typing import Any, Final, cast
 
 from sqlalchemy import (
     ColumnElement,
+    Connection,
     ScalarSelect,
     Select,
     Table,
@@ -23,7 +24,6 @@ from sqlalchemy import (
 )
 from sqlalchemy import inspect as sa_inspect
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.ext.asyncio import AsyncSession
 
 from model_catalog import fields, rules
 from model_catalog.errors import InvalidModelError, ModelNotFoundError
@@ -93,13 +93,13 @@ class Records:
         children = select(join(text, _BETWEEN)).where(text.table.c.model_id == C.id)
         return children.correlate(MODELS).scalar_subquery()
 
-    async def _model(self, session: AsyncSession, model_id: int) -> Model:
-        return model_of((await session.execute(self._select().where(C.id == model_id))).one())
+    def _model(self, connection: Connection, model_id: int) -> Model:
+        return model_of(connection.execute(self._select().where(C.id == model_id)).one())
 
-    async def _id(self, session: AsyncSession, key: Key) -> int:
+    def _id(self, connection: Connection, key: Key) -> int:
         """The id of the model that is meant, which stays until the transaction ends."""
         # SQLite has no FOR UPDATE, and no need of it: a transaction that writes is alone.
-        model_id = await session.scalar(key.model_id.with_for_update())
+        model_id = connection.scalar(key.model_id.with_for_update())
         if model_id is None:
             raise ModelNotFoundError(key.reference, key.provider, key.version)
         return model_id
@@ -112,11 +112,11 @@ class Records:
             MODELS.update().where(C.id == key.model_id.scalar_subquery(), *more).values(values)
         )
 
-        async def unit(session: AsyncSession) -> Model:
-            model_id = await session.scalar(statement.returning(C.id))
+        def unit(connection: Connection) -> Model:
+            model_id = connection.scalar(statement.returning(C.id))
             if model_id is None:
                 raise ModelNotFoundError(key.reference, key.provider, key.version)
-            return await self._model(session, model_id)
+            return self._model(connection, model_id)
 
         return await self._work.write(unit)
 
@@ -140,13 +140,13 @@ class Records:
         changed["download_count"] = one_more(C.download_count)
         return insert.on_conflict_do_update(index_elements=KEY, set_=changed)
 
-    async def _forget(self, session: AsyncSession, *which: ColumnElement[bool]) -> int:
+    def _forget(self, connection: Connection, *which: ColumnElement[bool]) -> int:
         """Delete models with everything that hangs on them; return how many there were."""
         if not self._work.cascades:
             gone = select(C.id).where(*which)
             for table in (TAGS, ALIASES, FILES):
-                await session.execute(delete(table).where(table.c.model_id.in_(gone)))
-        return len((await session.execute(delete(MODELS).where(*which).returning(C.id))).all())
+                connection.execute(delete(table).where(table.c.model_id.in_(gone)))
+        return len(connection.execute(delete(MODELS).where(*which).returning(C.id)).all())
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 from urllib.parse import quote_from_bytes
 
-from sqlalchemy import ColumnElement, Text, case, func, literal, or_, select
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy import ColumnElement, Connection, Text, case, func, literal, or_, select
 
 from model_catalog import rules
 from model_catalog.errors import InvalidModelError
@@ -63,16 +62,16 @@ class Relocation(Records):
             .returning(*names, C.local_path)
         )
 
-        async def read(session: AsyncSession) -> list[Relocated]:
+        def read(connection: Connection) -> list[Relocated]:
             return [
                 Relocated(ModelRef(*row[:3]), row[3], new + row[3][len(old) :])
-                for row in await session.execute(look)
+                for row in connection.execute(look)
             ]
 
-        async def write(session: AsyncSession) -> list[Relocated]:
+        def write(connection: Connection) -> list[Relocated]:
             found = [
                 Relocated(ModelRef(*row[:3]), old + row[3][len(new) :], row[3])
-                for row in await session.execute(change)
+                for row in connection.execute(change)
             ]
             return sorted(found, key=lambda each: each.key)
 

@@ -9,8 +9,7 @@ from contextvars import Context
 from datetime import UTC, datetime
 from typing import Generic, TypeVar
 
-from sqlalchemy import case, literal, or_, update
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy import Connection, case, literal, or_, update
 from sqlalchemy.sql.dml import ReturningUpdate
 
 from model_catalog import rules
@@ -99,10 +98,10 @@ class Usage(Records):
             sums[key] += count
         now = datetime.now(UTC).replace(microsecond=0)
 
-        async def unit(session: AsyncSession) -> dict[Key, bool]:
+        def unit(connection: Connection) -> dict[Key, bool]:
             # Two processes that count the same models lock them in the same order.
             return {
-                key: await session.scalar(_count(key, sums[key], now)) is not None
+                key: connection.scalar(_count(key, sums[key], now)) is not None
                 for key in sorted(
                     sums, key=lambda key: (key.provider, key.reference, key.version or "")
                 )

@@ -10,9 +10,14 @@ from pathlib import Path
 from typing import Any, Final, Protocol, TypeAlias, TypeVar
 from weakref import WeakKeyDictionary
 
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncSession, AsyncSessionTransaction, async_sessionmaker
+from sqlalchemy.ext.asyncio import (
+    AsyncConnection,
+    AsyncSession,
+    AsyncSessionTransaction,
+    async_sessionmaker,
+)
 
 from model_catalog import rules
 from model_catalog.engine import (
@@ -36,8 +41,13 @@ from model_catalog.waiting import patiently, to_its_end
 
 T = TypeVar("T")
 
-Unit: TypeAlias = Callable[[AsyncSession], Awaitable[T]]
-"""What is to be done with a session in a transaction; it may be done again from the start."""
+Unit: TypeAlias = Callable[[Connection], T]
+"""
+What is to be done with a connection in a transaction; it may be done again from the start.
+
+It is one synchronous step, whatever the driver: where it runs, and in how many steps of the event
+loop, is not its affair.
+"""
 
 
 class Work(Protocol):
@@ -112,8 +122,8 @@ class OwnTransactions:
         async def once() -> T:
             with translated(self._target):
                 async with self._sessions() as session:
-                    await self._begin(session, LOCK_WAIT_S, writes=writes)
-                    result = await unit(session)
+                    connection = await self._begin(session, LOCK_WAIT_S, writes=writes)
+                    result = await connection.run_sync(unit)
                     await session.commit()
                     return result
 
@@ -149,7 +159,9 @@ class OwnTransactions:
 
         await patiently(once, self._timeout_s)
 
-    async def _begin(self, session: AsyncSession, lock_wait_s: float, *, writes: bool) -> None:
+    async def _begin(
+        self, session: AsyncSession, lock_wait_s: float, *, writes: bool
+    ) -> AsyncConnection:
         options: dict[str, object] = {WRITE: writes}
         if self.dialect == "postgresql" and writes:
             # A host may have set AUTOCOMMIT, in which nothing is undone.
@@ -159,6 +171,7 @@ class OwnTransactions:
         if writes:
             await begin_writing(connection)
         await limit_lock_wait(connection, lock_wait_s)
+        return connection
 
     def ensure_outside(self) -> None:
         if any(outer.engine is self._engine for outer in _inside.get()):
@@ -245,12 +258,12 @@ class SharedTransaction:
     async def transaction(self) -> AsyncIterator[Work]:
         """Everything inside is undone together, by a savepoint; the rest of the session is not."""
 
-        async def begin(session: AsyncSession) -> AsyncSessionTransaction:
+        async def begin() -> AsyncSessionTransaction:
             # To sqlite3 a SAVEPOINT is no reason to begin: releasing it would then commit.
-            await begin_writing(await session.connection(_BIND))
-            return await session.begin_nested()
+            await begin_writing(await self._session.connection(_BIND))
+            return await self._session.begin_nested()
 
-        savepoint = await self._run(begin)
+        savepoint = await self._step(begin)
         try:
             yield self
             self.require_whole()
@@ -258,7 +271,7 @@ class SharedTransaction:
             async with self._turn:
                 await to_its_end(self._undo(savepoint))
             raise
-        await self._run(lambda _: savepoint.commit())
+        await self._step(savepoint.commit)
 
     async def _undo(self, savepoint: AsyncSessionTransaction) -> None:
         """Go back to a savepoint; where that fails, what made it necessary is the error to tell."""
@@ -274,6 +287,12 @@ class SharedTransaction:
                 self._failure = None
 
     async def _run(self, unit: Unit[T]) -> T:
+        async def run() -> T:
+            return await (await self._session.connection(_BIND)).run_sync(unit)
+
+        return await self._step(run)
+
+    async def _step(self, step: Callable[[], Awaitable[T]]) -> T:
         async def once() -> T:
             with translated(self._target):
                 session = self._session
@@ -282,7 +301,7 @@ class SharedTransaction:
                     # yet flushed is to be found by the next.
                     await session.flush()
                 try:
-                    return await unit(session)
+                    return await step()
                 except (SQLAlchemyError, OSError) as error:
                     if self._ours:
                         self._failure = meaning(error, self._target)
