@@ -85,6 +85,10 @@ def all_outcomes(catalog: ModelCatalog) -> dict[str, object]:
     return asyncio.run(run())
 
 
+async def names(catalog: ModelCatalog) -> list[str]:
+    return sorted(model.reference for model in await catalog.list_models())
+
+
 async def busy_with(catalog: ModelCatalog) -> None:
     """Have every connection of the pool open."""
     await catalog.register_model(a_model("before"))
@@ -103,7 +107,7 @@ async def use(target: str) -> object:
         await busy_with(catalog)
         said = forked(act)
         await catalog.register_model(a_model("after"))
-        return said, [model.reference for model in await catalog.list_models(sort="reference")]
+        return said, await names(catalog)
 
 
 async def open_again(target: str) -> object:
@@ -119,7 +123,7 @@ async def open_again(target: str) -> object:
         await busy_with(catalog)
         said = forked(lambda: asyncio.run(act()))
         await catalog.register_model(a_model("after"))
-        return said, [model.reference for model in await catalog.list_models(sort="reference")]
+        return said, await names(catalog)
 
 
 async def leave(target: str, *, inside: bool) -> object:
@@ -178,7 +182,7 @@ async def use_a_hosts(target: str) -> object:
 
     said = forked(act)
     await catalog.register_model(a_model("after"))
-    found = [model.reference for model in await catalog.list_models(sort="reference")]
+    found = await names(catalog)
     await engine.dispose()
     return said, found
 
