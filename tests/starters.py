@@ -24,6 +24,7 @@ PROCESSES.set_forkserver_preload(
         "asyncpg",
         "model_catalog.lifecycle",
         "psycopg",
+        "pytest",
         "sqlalchemy.dialects.postgresql.asyncpg",
         "sqlalchemy.dialects.postgresql.psycopg",
         "sqlalchemy.dialects.sqlite.aiosqlite",
