@@ -18,6 +18,9 @@ from starters import PROCESSES, write_for
 from model_catalog import open_catalog
 
 CALLERS = 1000
+CALLS_EACH = 2
+PATIENT_S = 120
+"""How long a call may wait in the queue: what a slow machine takes is no error."""
 PROCESS_COUNT = 8
 SECONDS = {"sqlite": 30, "asyncpg": 8, "psycopg": 8}
 """PostgreSQL has its own tests of that; SQLite's writers meet in code of ours."""
@@ -73,13 +76,13 @@ async def test_a_thousand_callers_at_once_are_all_served(database, capsys):
     done = Counter()
 
     async def caller(number):
-        for kind in random.Random(number).choices(KINDS, k=3):
+        for kind in random.Random(number).choices(KINDS, k=CALLS_EACH):
             start = time.monotonic()
             await kind(catalog, number)
             took.append(time.monotonic() - start)
             done[kind, number] += 1
 
-    async with open_catalog(database.target) as catalog:
+    async with open_catalog(database.target, timeout_s=PATIENT_S) as catalog:
         await catalog.register_models(
             [a_model("shared"), *(a_model(f"m{number}") for number in range(CALLERS))]
         )
@@ -92,7 +95,7 @@ async def test_a_thousand_callers_at_once_are_all_served(database, capsys):
     sums = Counter()
     for (kind, _), count in done.items():
         sums[kind] += count
-    assert sum(sums.values()) == 3 * CALLERS
+    assert sum(sums.values()) == CALLERS * CALLS_EACH
     assert (shared.use_count, shared.download_count) == (sums[use], 1 + sums[register_again])
     assert {
         (name, count)
