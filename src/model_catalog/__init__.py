@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         BadLayoutError,
         BadSignatureError,
         CatalogBusyError,
+        CatalogClosedError,
         CatalogCorruptError,
         CatalogError,
         CatalogInUseError,
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
         TransactionError,
         UnknownFormatError,
         UpgradeFailedError,
+        WrongLoopError,
     )
     from model_catalog.exchange import Imported
     from model_catalog.inventory import FileRecord, FileState
@@ -61,6 +63,7 @@ __all__ = [
     "BadLayoutError",
     "BadSignatureError",
     "CatalogBusyError",
+    "CatalogClosedError",
     "CatalogCorruptError",
     "CatalogError",
     "CatalogInUseError",
@@ -103,6 +106,7 @@ __all__ = [
     "TransactionError",
     "UnknownFormatError",
     "UpgradeFailedError",
+    "WrongLoopError",
     "backup",
     "check_schema",
     "downgrade",
