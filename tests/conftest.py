@@ -129,6 +129,18 @@ class Database:
             with closing(sqlite3.connect(self.path, timeout=0)) as raw:
                 raw.execute("BEGIN EXCLUSIVE")
 
+    def assert_no_lock(self) -> None:
+        """Everybody may write at once, though the catalog is open."""
+        if self.path is not None:
+            with closing(sqlite3.connect(self.path, timeout=0, isolation_level=None)) as raw:
+                raw.execute("BEGIN EXCLUSIVE")
+            return
+        held = self.run(
+            "SELECT state, query FROM pg_stat_activity WHERE datname = current_database()"
+            " AND pid <> pg_backend_pid() AND state NOT IN ('idle')"
+        )
+        assert held == []
+
     def _left(self) -> list[str]:
         if self.path is not None:
             return [

@@ -125,6 +125,15 @@ def hold_open(target: str, began: Event, stop: Event) -> None:
     asyncio.run(run())
 
 
+def hold_lock(path: str, statements: list[str], began: Event, stop: Event) -> None:
+    """Take a lock of SQLite's, as another program does, and keep it until told."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as raw:
+        for statement in statements:
+            raw.execute(statement).fetchall()
+        began.set()
+        stop.wait()
+
+
 def write_until_told(target: str, began: Event, stop: Event) -> None:
     """Register pairs of models, each pair in one transaction."""
 

@@ -12,7 +12,7 @@ import anyio
 import postgres
 import psycopg
 import pytest
-from conftest import a_model
+from conftest import Database, a_model
 
 from model_catalog import CatalogBusyError, open_catalog
 from model_catalog.waiting import Patience, to_its_end
@@ -166,17 +166,7 @@ def names(database) -> dict[str, set[str]]:
     return found
 
 
-def assert_no_lock(database) -> None:
-    """Everybody may write at once, though the catalog is open."""
-    if database.path is not None:
-        with closing(sqlite3.connect(database.path, timeout=0, isolation_level=None)) as raw:
-            raw.execute("BEGIN EXCLUSIVE")
-        return
-    held = database.run(
-        "SELECT state, query FROM pg_stat_activity WHERE datname = current_database()"
-        " AND pid <> pg_backend_pid() AND state NOT IN ('idle')"
-    )
-    assert held == []
+assert_no_lock = Database.assert_no_lock
 
 
 async def disturb(database, cancelled_by, *, seed: int, calls: int, at_a_time: int = 15):
