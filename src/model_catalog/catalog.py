@@ -106,7 +106,7 @@ class ModelCatalog(Labels, Usage, Contents, Holdings, Relocation, Exchange):
         )
 
     @classmethod
-    def over(cls, work: Work) -> Self:
+    def _over(cls, work: Work) -> Self:
         """A catalog over another place of work than a host's sessions, as `open_catalog` has."""
         catalog = object.__new__(cls)
         catalog._work_in(work)
@@ -134,7 +134,7 @@ class ModelCatalog(Labels, Usage, Contents, Holdings, Relocation, Exchange):
         transaction, or over a host's session, it is a savepoint.
         """
         async with self._work.transaction() as work:
-            yield self.over(work)
+            yield self._over(work)
 
     async def register_model(
         self, model: Model, files: Sequence[FileRecord] | None = None

@@ -57,7 +57,7 @@ async def open_catalog(
             # The rest is done by connections of other threads.
             await to_its_end(database.engine.dispose())
         async with at_work(database, timeout_s) as work:
-            yield ModelCatalog.over(work)
+            yield ModelCatalog._over(work)  # noqa: SLF001 - no host has anything to give it
 
 
 @asynccontextmanager

@@ -44,6 +44,9 @@ T = TypeVar("T")
 # A host may give each of its mappings a database of its own.
 _BIND: Final[dict[str, Any]] = {"mapper": Model.__mapper__}
 
+# For as long as that a cancelled call may be held up by a lock in the server.
+_LONGEST_LOCK_WAIT_S: Final = 2.0
+
 # SQLite has one writer. Queueing for it here is fair and can be cancelled; queueing in SQLite's
 # own busy handler blocks a thread, and lets the luckiest go first.
 # A lock is of one loop, and an engine may be used in one after another.
@@ -91,11 +94,12 @@ class Sessions:
         require_outside(self._engine)
 
     async def _run(self, unit: Unit[T], patience: Patience, *, writes: bool) -> T:
+        lock_wait_s = LOCK_WAIT_S
         while True:
             attempt = Attempt(self._target)
 
-            async def once(attempt: Attempt = attempt) -> T:
-                async with self._connected(attempt, patience, LOCK_WAIT_S, writes=writes) as (
+            async def once(attempt: Attempt = attempt, lock_wait_s: float = lock_wait_s) -> T:
+                async with self._connected(attempt, patience, lock_wait_s, writes=writes) as (
                     session,
                     connection,
                 ):
@@ -113,6 +117,8 @@ class Sessions:
                 )
             except CatalogBusyError as error:
                 await patience.after(error)
+                # Whoever takes rows one by one and always gives up first never has them all.
+                lock_wait_s = min(2 * lock_wait_s, _LONGEST_LOCK_WAIT_S)
 
     @asynccontextmanager
     async def _connected(
