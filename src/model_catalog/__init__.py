@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         BadLayoutError,
         BadSignatureError,
         CatalogBusyError,
+        CatalogClosedError,
         CatalogCorruptError,
         CatalogError,
         CatalogInUseError,
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
         TransactionError,
         UnknownFormatError,
         UpgradeFailedError,
+        WrongLoopError,
     )
     from model_catalog.exchange import Imported
     from model_catalog.inventory import FileRecord, FileState

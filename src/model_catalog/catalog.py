@@ -24,8 +24,10 @@ from model_catalog.model import Model
 from model_catalog.query import KNOWN, MODELS, C, Filters, Sort, behind, conditions, ordering
 from model_catalog.records import Key, Registration, folded_of, model_of, resets
 from model_catalog.relocation import Relocation
+from model_catalog.sessions import SessionConnection, Sessions
+from model_catalog.shared import SharedTransaction
 from model_catalog.usage import Together, Usage
-from model_catalog.work import OwnTransactions, SharedTransaction, Work
+from model_catalog.work import Work
 
 _PAGE: Final = 500
 # Of two parts of 32 bits each neither sum can overflow; SQLite refuses to sum beyond 2**63.
@@ -98,10 +100,17 @@ class ModelCatalog(Labels, Usage, Contents, Holdings, Relocation, Exchange):
         timeout_s: float = 30.0,
     ) -> None:
         self._work_in(
-            SharedTransaction(sessions)
+            SharedTransaction(SessionConnection(sessions))
             if isinstance(sessions, AsyncSession)
-            else OwnTransactions(sessions, timeout_s)
+            else Sessions(sessions, timeout_s)
         )
+
+    @classmethod
+    def _over(cls, work: Work) -> Self:
+        """A catalog over another place of work than a host's sessions, as `open_catalog` has."""
+        catalog = object.__new__(cls)
+        catalog._work_in(work)
+        return catalog
 
     def _work_in(self, work: Work) -> None:
         self._work = work
@@ -125,9 +134,7 @@ class ModelCatalog(Labels, Usage, Contents, Holdings, Relocation, Exchange):
         transaction, or over a host's session, it is a savepoint.
         """
         async with self._work.transaction() as work:
-            inner = object.__new__(type(self))
-            inner._work_in(work)
-            yield inner
+            yield self._over(work)
 
     async def register_model(
         self, model: Model, files: Sequence[FileRecord] | None = None
@@ -210,8 +217,13 @@ class ModelCatalog(Labels, Usage, Contents, Holdings, Relocation, Exchange):
         of several in the same second, the one that was first recorded last.
         """
         key = Key.of(reference, provider, version)
-        found = await self._read(self._select().where(C.id == key.model_id.scalar_subquery()))
-        return found[0] if found else None
+        statement = self._select().where(C.id == key.model_id.scalar_subquery())
+
+        def unit(connection: Connection) -> Model | None:
+            row = connection.execute(statement).one_or_none()
+            return None if row is None else model_of(row)
+
+        return await self._work.find(unit)
 
     async def get_model(self, reference: str, provider: str, version: str | None = None) -> Model:
         """As `find_model`, but raises ModelNotFoundError where that returns None."""
@@ -337,10 +349,10 @@ class ModelCatalog(Labels, Usage, Contents, Holdings, Relocation, Exchange):
         return self._select().where(*self._where(filters)).order_by(*order)
 
     async def _read(self, statement: Select[Any]) -> list[Model]:
-        def unit(connection: Connection) -> list[Any]:
-            return list(connection.execute(statement).all())
+        def unit(connection: Connection) -> list[Model]:
+            return [model_of(row) for row in connection.execute(statement)]
 
-        return [model_of(row) for row in await self._work.read(unit)]
+        return await self._work.read(unit)
 
 
 def _together(tallies: Iterable[Tally]) -> Tally:

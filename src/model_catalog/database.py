@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -54,6 +55,7 @@ async def opened(
     place = locate(target)
     left_open = await asyncio.to_thread(_look_at, place, create=create)
     engine = create_engine(place, durability)
+    process = os.getpid()
     try:
         # On a server it is usual that several programs share a database, in a file it is not.
         database = Opened(engine, place.name, shared=place.path is None, path=place.path)
@@ -61,7 +63,11 @@ async def opened(
             await _require_whole_pages(database)
         yield database
     finally:
-        await to_its_end(engine.dispose())
+        if os.getpid() == process:
+            await to_its_end(engine.dispose())
+        else:
+            # To say goodbye to the server would end the parent's session with it.
+            engine.sync_engine.dispose(close=False)
 
 
 def _look_at(place: Place, *, create: bool) -> bool:

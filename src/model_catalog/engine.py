@@ -10,9 +10,10 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
-from weakref import WeakSet
+from weakref import WeakKeyDictionary, WeakSet
 
-from sqlalchemy import Connection, CursorResult, Engine, event
+import sqlalchemy as sa
+from sqlalchemy import Connection, CursorResult, Engine, NullPool, event
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
@@ -39,7 +40,9 @@ How long a database waits for somebody else's lock.
 A statement that waits cannot be called back, so it waits briefly and the caller's task tries again.
 """
 # PostgreSQL counts the milliseconds in 31 bits.
-_LONGEST_LOCK_WAIT_S: Final = 2_000_000
+_LONGEST_WAIT_S: Final = 2_000_000
+# What of a host's connection has to be put back.
+_HOSTS_WAIT: Final = "model_catalog_busy_timeout"
 # The smallest page SQLite knows: a file shorter than that holds no database.
 _SMALLEST_DATABASE_BYTES: Final = 512
 
@@ -60,7 +63,7 @@ def prepare_engine(engine: AsyncEngine) -> None:
         engine.sync_engine, "connect", _on_connect_of_a_host
     ):
         event.listen(engine.sync_engine, "connect", _on_connect_of_a_host)
-        event.listen(engine.sync_engine, "begin", _on_begin)
+        event.listen(engine.sync_engine, "begin", _on_begin_of_a_host)
         event.listen(engine.sync_engine, "invalidate", _on_invalidate)
 
 
@@ -125,6 +128,12 @@ def _closed_on_error(connection: Any) -> Iterator[None]:
         raise
 
 
+def _on_begin_of_a_host(connection: Connection) -> None:
+    if connection.get_execution_options().get(WRITE):
+        _wait_briefly(connection)
+    _on_begin(connection)
+
+
 def _on_begin(connection: Connection) -> None:
     writes = connection.get_execution_options().get(WRITE)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
@@ -155,40 +164,66 @@ def create_engine(place: Place, durability: Durability = "full") -> AsyncEngine:
         return _create_postgresql_engine(place)
     tell_version()
     engine = create_async_engine(place.url, hide_parameters=True, pool_size=5, max_overflow=0)
-    # A URI, because only there SQLite can be told not to make a file.
-    uri = uri_of(place.path, "rw")
-    watch = Watch(place.path, place.name)
-    journal = Journal(place.path, place.name, durability)
+    _prepare_own(engine.sync_engine, _File(place.path, place.name, durability))
+    event.listen(engine.sync_engine, "invalidate", _on_invalidate)
+    return engine
 
-    @event.listens_for(engine.sync_engine, "do_connect")
+
+def create_thread_engine(engine: AsyncEngine) -> Engine:
+    """
+    One for the same SQLite file as an engine of our own, for threads that wait for it themselves.
+
+    Every connection is one that it makes, and closes when it is given back.
+    """
+    url = engine.url.set(drivername="sqlite+pysqlite")
+    threads = sa.create_engine(url, hide_parameters=True, poolclass=NullPool)
+    _prepare_own(threads, _files[engine.sync_engine])
+    return threads
+
+
+class _File:
+    """A SQLite file as the engines that open it know it."""
+
+    def __init__(self, path: Path, name: str, durability: Durability) -> None:
+        # A URI, because only there SQLite can be told not to make a file.
+        self.uri = uri_of(path, "rw")
+        self.durability: Durability = durability
+        self.watch = Watch(path, name)
+        self.journal = Journal(path, name, durability)
+
+
+_files: WeakKeyDictionary[Engine, _File] = WeakKeyDictionary()
+
+
+def _prepare_own(engine: Engine, file: _File) -> None:
+    @event.listens_for(engine, "do_connect")
     def open_uri(_dialect: Any, _record: Any, args: list[Any], options: dict[str, Any]) -> None:
-        watch.begin()
-        args[0] = uri
+        file.watch.begin()
+        args[0] = file.uri
         options.update(uri=True, timeout=LOCK_WAIT_S)
 
-    @event.listens_for(engine.sync_engine, "connect")
+    @event.listens_for(engine, "connect")
     def tell_habits(connection: Any, record: Any) -> None:
-        _on_connect(connection, record, durability)
+        _on_connect(connection, record, file.durability)
 
-    @event.listens_for(engine.sync_engine, "begin")
+    @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
-        watch.require_same()
+        file.watch.require_same()
         # The journal's mode is written in the file, and until it is read whose file it is stays
         # open: another program's, an empty one, or one that is only looked at, is not written to.
         if connection.get_execution_options().get(WRITE) and not connection.info.get("journal"):
-            journal.prepare(lambda statement: _answer(connection.exec_driver_sql(statement)))
+            file.journal.prepare(lambda statement: _answer(connection.exec_driver_sql(statement)))
             connection.info["journal"] = True
         _on_begin(connection)
 
-    @event.listens_for(engine.sync_engine, "commit")
+    @event.listens_for(engine, "commit")
     def commit(connection: Connection) -> None:
         # Before it, so that nothing is written into a log that belongs to another file.
         if connection.get_execution_options().get(WRITE):
-            watch.require_same()
+            file.watch.require_same()
 
-    event.listen(engine.sync_engine, "invalidate", _on_invalidate)
-    _of_our_own.add(engine.sync_engine)
-    return engine
+    _of_our_own.add(engine)
+    _files[engine] = file
 
 
 def _answer(result: CursorResult[Any]) -> Any:
@@ -296,6 +331,7 @@ async def begin_writing(connection: AsyncConnection) -> None:
     at the first INSERT, and a lock that is wanted after a read is refused at once.
     """
     if not await is_in_transaction(connection):
+        await connection.run_sync(_wait_briefly)
         await connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
@@ -307,13 +343,42 @@ async def is_in_transaction(connection: AsyncConnection) -> bool:
     return bool(raw.driver_connection.in_transaction)  # type: ignore[union-attr]
 
 
-async def limit_lock_wait(connection: AsyncConnection, seconds: float) -> None:
+async def limit_waits(
+    connection: AsyncConnection, lock_wait_s: float, statement_s: float | None = None
+) -> None:
     """
-    How long a statement of this transaction waits for somebody else's lock, on PostgreSQL.
+    How long a statement of this transaction waits for somebody else's lock, and how long it runs.
 
-    Without a limit it waits for ever. SQLite has one lock, which the transaction holds.
+    Without a limit a server waits for ever, and works on for a caller who is long gone. SQLite has
+    one lock, which a transaction that writes holds: only a host's connection is told to be brief.
     """
     if connection.dialect.name == "postgresql":
-        # No wait at all is written as 0, and means for ever.
-        milliseconds = max(1, int(min(seconds, _LONGEST_LOCK_WAIT_S) * 1000))
-        await connection.exec_driver_sql(f"SET LOCAL lock_timeout = {milliseconds}")
+        limits = f"set_config('lock_timeout', '{_milliseconds(lock_wait_s)}', true)"
+        if statement_s is not None:
+            limits += f", set_config('statement_timeout', '{_milliseconds(statement_s)}', true)"
+        await connection.exec_driver_sql(f"SELECT {limits}")
+    elif connection.engine.sync_engine not in _of_our_own:
+        await connection.run_sync(_wait_briefly)
+
+
+def _milliseconds(seconds: float) -> int:
+    # No time at all is written as 0, and means for ever.
+    return max(1, int(min(seconds, _LONGEST_WAIT_S) * 1000))
+
+
+def _wait_briefly(connection: Connection) -> None:
+    # In SQLite's own wait a statement is deaf: it cannot be interrupted.
+    if _HOSTS_WAIT not in connection.info:
+        wait_ms = connection.exec_driver_sql("PRAGMA busy_timeout").scalar()
+        connection.info[_HOSTS_WAIT] = wait_ms
+    connection.exec_driver_sql(f"PRAGMA busy_timeout = {int(LOCK_WAIT_S * 1000)}")
+
+
+async def wait_as_before(connection: AsyncConnection) -> None:
+    """Give a host's SQLite connection its own patience back."""
+    if connection.closed or connection.invalidated:
+        return
+    raw = await connection.get_raw_connection()
+    wait_ms = raw.info.pop(_HOSTS_WAIT, None)
+    if wait_ms is not None:
+        await raw.driver_connection.execute(f"PRAGMA busy_timeout = {wait_ms}")  # type: ignore[union-attr]

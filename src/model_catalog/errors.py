@@ -124,6 +124,28 @@ class CatalogInUseError(CatalogBusyError):
         self.waited_s = 0.0
 
 
+class CatalogClosedError(CatalogError, RuntimeError):
+    """The block of `open_catalog` that this catalog came from has ended."""
+
+    def __init__(self, target: str) -> None:
+        super().__init__(
+            f"the catalog at {target} is closed: call it inside the block of open_catalog(), "
+            f"or open it again"
+        )
+        self.target = target
+
+
+class WrongLoopError(CatalogError, RuntimeError):
+    """A catalog was called where it was not opened: in another event loop, or after a fork."""
+
+    def __init__(self, target: str, opened_in: str, here: str) -> None:
+        super().__init__(
+            f"the catalog at {target} was opened in {opened_in}: open it again in this {here}"
+        )
+        self.target = target
+        self.opened_in = opened_in
+
+
 class CatalogCorruptError(CatalogError):
     """
     The file is not a database, or is a damaged one. It is left as it is.

@@ -28,6 +28,7 @@ from model_catalog.target import file_of
 _SQLITE: Final = {
     "SQLITE_BUSY": CatalogBusyError,
     "SQLITE_LOCKED": CatalogBusyError,
+    "SQLITE_INTERRUPT": CatalogBusyError,
     "SQLITE_READONLY": CatalogReadOnlyError,
     "SQLITE_FULL": StorageFullError,
     # A quota and a file size limit are met in the middle of a write, not asked for before it.

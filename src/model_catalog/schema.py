@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from model_catalog.database import Opened, opened
-from model_catalog.engine import LOCK_WAIT_S, limit_lock_wait
+from model_catalog.engine import LOCK_WAIT_S, limit_waits
 from model_catalog.errors import (
     CatalogError,
     ForeignDatabaseError,
@@ -109,7 +109,7 @@ async def current_revision(database: Opened) -> str | None:
     async def once() -> str | None:
         with translated(database.name):
             async with database.engine.connect() as connection:
-                await limit_lock_wait(connection, LOCK_WAIT_S)
+                await limit_waits(connection, LOCK_WAIT_S)
                 return await connection.run_sync(recognise, database)
 
     # To its end: a driver that is cancelled while it connects leaves a connection nobody knows of.

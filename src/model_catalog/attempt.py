@@ -1,0 +1,94 @@
+"""One try at what a call does with a session, which can be stopped from outside."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, TypeVar
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from model_catalog.errors import CatalogBusyError, CatalogUnavailableError
+from model_catalog.faults import translated
+
+T = TypeVar("T")
+
+
+class Attempt:
+    """
+    What it does, and how that is ended before its time.
+
+    A statement of SQLite's is interrupted where it runs, in its thread. A server's driver, and
+    whatever waits for a connection, is cancelled: the driver then tells the server.
+    """
+
+    _SLOW: Final = "its statements took longer than they were given"
+
+    def __init__(self, target: str) -> None:
+        self._target = target
+        self._task: asyncio.Task[Any] | None = None
+        self._connection: AsyncConnection | None = None
+        self._interrupting: asyncio.Future[Any] | None = None
+        self._is_stopped = False
+        self._is_committing = False
+
+    async def run(self, step: Callable[[], Awaitable[T]]) -> T:
+        """
+        What a step returns; only the catalog's own errors are raised.
+
+        Raises CatalogBusyError where it was stopped, and CatalogUnavailableError where that was
+        during a server's COMMIT: nobody knows then whether it was kept.
+        """
+        self._task = asyncio.current_task()
+        try:
+            with translated(self._target):
+                return await step()
+        except asyncio.CancelledError as error:
+            if not self._is_stopped:
+                raise
+            if self._is_committing:
+                raise CatalogUnavailableError(
+                    self._target,
+                    "the server gave no answer to COMMIT in time: whether the call was kept is "
+                    "not known, look before you repeat it",
+                ) from error
+            reason = self._SLOW if self._connection else "every connection of the pool is in use"
+            raise CatalogBusyError(self._target, reason) from error
+        except CatalogBusyError as error:
+            if not self._is_stopped:
+                raise
+            raise CatalogBusyError(self._target, self._SLOW) from error
+
+    def works_on(self, connection: AsyncConnection) -> None:
+        """It has its connection: from here on SQLite's statements are interrupted."""
+        self._connection = connection
+
+    def commits(self) -> None:
+        """It has asked for the commit."""
+        self._is_committing = True
+
+    def stop(self) -> None:
+        """Have it end soon; whoever waits for it is told by its error."""
+        self._is_stopped = True
+        connection = self._connection
+        if connection is not None and connection.dialect.name == "sqlite":
+            self._interrupting = asyncio.ensure_future(_interrupt(connection))
+        elif self._task is not None:
+            self._task.cancel()
+
+    def stop_reading(self) -> None:
+        """
+        Stop it, where it only reads and nobody wants it any more.
+
+        Not while it connects: a driver that is cancelled there leaves a connection nobody knows of.
+        """
+        if self._connection is not None:
+            self.stop()
+
+
+async def _interrupt(connection: AsyncConnection) -> None:
+    # It may be closed by now, and then nothing runs in it.
+    with contextlib.suppress(Exception):
+        raw = await connection.get_raw_connection()
+        await raw.driver_connection.interrupt()  # type: ignore[union-attr]

@@ -1,0 +1,131 @@
+"""Units of work on a SQLite file of our own: one connection that writes, and a few that read."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Final, TypeVar
+
+from sqlalchemy import Connection, NestedTransaction
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from model_catalog import rules
+from model_catalog.engine import create_thread_engine, files_of
+from model_catalog.home import Home
+from model_catalog.lane import Hold, Lane
+from model_catalog.shared import Savepoint, SharedTransaction
+from model_catalog.target import name_of
+from model_catalog.work import Unit, Work, inside, require_outside
+
+T = TypeVar("T")
+
+# A long list is not to hold up another; more than these would only contend for Python's own lock.
+_MOST_READERS: Final = 4
+
+
+class Lanes:
+    """
+    Every unit is a transaction of its own, in the thread that has the connection.
+
+    That is one step out of the event loop and one back, and those who call together share it.
+    """
+
+    def __init__(self, engine: AsyncEngine, timeout_s: float, home: Home) -> None:
+        self.timeout_s = rules.seconds("timeout_s", timeout_s)
+        self._home = home
+        self._engine = create_thread_engine(engine)
+        self.target = name_of(engine.url)
+        self._writer = Lane(self._engine, self.target, writes=True)
+        self._readers = [Lane(self._engine, self.target, writes=False)]
+        self.dialect = "sqlite"
+        self.cascades = True
+        self.files = files_of(self._engine)
+
+    async def find(self, unit: Unit[T]) -> T:
+        self._home.require()
+        return await self._reader(alone=False).call(unit, self.timeout_s)
+
+    async def read(self, unit: Unit[T]) -> T:
+        self._home.require()
+        return await self._reader(alone=True).call(unit, self.timeout_s, alone=True)
+
+    def _reader(self, *, alone: bool) -> Lane:
+        for lane in self._readers:
+            if lane.takes(alone=alone):
+                return lane
+        if len(self._readers) < _MOST_READERS:
+            self._readers.append(Lane(self._engine, self.target, writes=False))
+            return self._readers[-1]
+        return min(self._readers, key=lambda lane: lane.waiting_count)
+
+    async def write(self, unit: Unit[T]) -> T:
+        self._home.require()
+        self.ensure_outside()
+        return await self._writer.call(unit, self.timeout_s)
+
+    async def write_all(self, unit: Unit[T]) -> T:
+        self._home.require()
+        self.ensure_outside()
+        return await self._writer.call(unit, self.timeout_s, alone=True)
+
+    def ensure_outside(self) -> None:
+        require_outside(self)
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Work]:
+        self._home.require()
+        self.ensure_outside()
+        held = _Held(self._writer, await self._writer.hold(self.timeout_s), self)
+        shared = SharedTransaction(held, ours=True)
+        try:
+            with inside(self):
+                yield shared
+                shared.require_whole()
+                await self._writer.release(held.hold, keep=True)
+        finally:
+            shared.over = True
+            # Does nothing after the commit.
+            await self._writer.release(held.hold, keep=False)
+
+    async def close(self) -> None:
+        """Let what was asked for come to its end, and close every connection."""
+        for lane in (self._writer, *self._readers):
+            await lane.close()
+
+
+class _Held:
+    """The transaction that the writing connection has open."""
+
+    def __init__(self, lane: Lane, hold: Hold, lanes: Lanes) -> None:
+        self._lane = lane
+        self.hold = hold
+        self._timeout_s = lanes.timeout_s
+        self.target = lanes.target
+        self.dialect = lanes.dialect
+        self.cascades = lanes.cascades
+        self.files = lanes.files
+
+    async def run(self, unit: Unit[T]) -> T:
+        return await self._lane.call_held(self.hold, unit, self._timeout_s)
+
+    async def savepoint(self) -> Savepoint:
+        return _Savepoint(self, await self.run(Connection.begin_nested))
+
+    async def is_whole(self) -> bool:
+        return await self.run(_is_in_transaction)
+
+
+class _Savepoint:
+    def __init__(self, held: _Held, nested: NestedTransaction) -> None:
+        self._held = held
+        self._nested = nested
+
+    async def commit(self) -> None:
+        await self._held.run(lambda _: self._nested.commit())
+
+    async def rollback(self) -> None:
+        await self._held.run(lambda _: self._nested.rollback())
+
+
+def _is_in_transaction(connection: Connection) -> bool:
+    return bool(connection.connection.driver_connection.in_transaction)  # type: ignore[union-attr]

@@ -1,0 +1,330 @@
+"""Units of work on a host's sessions, or on one of them: each in a transaction, in its turn."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, nullcontext
+from typing import Any, Final, TypeAlias, TypeVar
+from weakref import WeakKeyDictionary
+
+from sqlalchemy import Engine
+from sqlalchemy.ext.asyncio import (
+    AsyncConnection,
+    AsyncSession,
+    AsyncSessionTransaction,
+    async_sessionmaker,
+)
+
+from model_catalog import rules
+from model_catalog.attempt import Attempt
+from model_catalog.engine import (
+    LOCK_WAIT_S,
+    WRITE,
+    begin_writing,
+    enforces_references,
+    files_of,
+    is_in_transaction,
+    limit_waits,
+    wait_as_before,
+)
+from model_catalog.errors import CatalogBusyError
+from model_catalog.faults import translated
+from model_catalog.home import Home
+from model_catalog.model import Model
+from model_catalog.shared import Savepoint, SharedTransaction
+from model_catalog.target import name_of
+from model_catalog.waiting import Patience, to_its_end
+from model_catalog.work import Unit, Work, inside, require_outside
+
+T = TypeVar("T")
+
+# A host may give each of its mappings a database of its own.
+_BIND: Final[dict[str, Any]] = {"mapper": Model.__mapper__}
+
+# For as long as that a cancelled call may be held up by a lock in the server.
+_LONGEST_LOCK_WAIT_S: Final = 2.0
+
+# SQLite has one writer. Queueing for it here is fair and can be cancelled; queueing in SQLite's
+# own busy handler blocks a thread, and lets the luckiest go first.
+# A lock is of one loop, and an engine may be used in one after another.
+_Turns: TypeAlias = WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock]
+_turns: WeakKeyDictionary[Engine, _Turns] = WeakKeyDictionary()
+
+
+class Sessions:
+    """Every unit is a transaction of its own, on a session from the factory."""
+
+    def __init__(
+        self,
+        sessions: async_sessionmaker[AsyncSession],
+        timeout_s: float,
+        home: Home | None = None,
+    ) -> None:
+        self._sessions = sessions
+        self._timeout_s = rules.seconds("timeout_s", timeout_s)
+        self._home = home
+        self._process = os.getpid()
+        self._engine = _engine_of(sessions())
+        self._target = name_of(self._engine.url)
+        self.dialect = self._engine.dialect.name
+        self.cascades = enforces_references(self._engine)
+        self.files = files_of(self._engine)
+        self._open: set[tuple[SharedTransaction, SessionConnection]] = set()
+
+    async def find(self, unit: Unit[T]) -> T:
+        return await self.read(unit)
+
+    async def read(self, unit: Unit[T]) -> T:
+        with self._call():
+            return await self._run(unit, Patience(self._timeout_s), writes=False)
+
+    async def write(self, unit: Unit[T]) -> T:
+        patience = Patience(self._timeout_s)
+        with self._call():
+            async with self._turn(patience):
+                return await self._run(unit, patience, writes=True)
+
+    async def write_all(self, unit: Unit[T]) -> T:
+        return await self.write(unit)
+
+    def ensure_outside(self) -> None:
+        require_outside(self._engine)
+
+    async def _run(self, unit: Unit[T], patience: Patience, *, writes: bool) -> T:
+        lock_wait_s = LOCK_WAIT_S
+        while True:
+            attempt = Attempt(self._target)
+
+            async def once(attempt: Attempt = attempt, lock_wait_s: float = lock_wait_s) -> T:
+                async with self._connected(attempt, patience, lock_wait_s, writes=writes) as (
+                    session,
+                    connection,
+                ):
+                    result = await connection.run_sync(unit)
+                    attempt.commits()
+                    await session.commit()
+                    return result
+
+            try:
+                return await to_its_end(
+                    attempt.run(once),
+                    None if writes else attempt.stop_reading,
+                    late_after_s=patience.left_s,
+                    on_late=attempt.stop,
+                )
+            except CatalogBusyError as error:
+                await patience.after(error)
+                # Whoever takes rows one by one and always gives up first never has them all.
+                lock_wait_s = min(2 * lock_wait_s, _LONGEST_LOCK_WAIT_S)
+
+    @asynccontextmanager
+    async def _connected(
+        self, attempt: Attempt, patience: Patience, lock_wait_s: float, *, writes: bool
+    ) -> AsyncIterator[tuple[AsyncSession, AsyncConnection]]:
+        """A session with a transaction, in which nothing waits for longer than the call may."""
+        async with self._sessions() as session:
+            connection = await self._begin(session, attempt, patience, lock_wait_s, writes=writes)
+            try:
+                yield session, connection
+            finally:
+                await wait_as_before(connection)
+
+    async def _begin(
+        self,
+        session: AsyncSession,
+        attempt: Attempt,
+        patience: Patience,
+        lock_wait_s: float,
+        *,
+        writes: bool,
+    ) -> AsyncConnection:
+        options: dict[str, object] = {WRITE: writes}
+        if self.dialect == "postgresql" and writes:
+            # A host may have set AUTOCOMMIT, in which nothing is undone.
+            options["isolation_level"] = "READ COMMITTED"
+        await session.begin()
+        connection = await session.connection(_BIND, execution_options=options)
+        attempt.works_on(connection)
+        if writes:
+            await begin_writing(connection)
+        await limit_waits(connection, lock_wait_s, patience.left_s)
+        return connection
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Work]:
+        patience = Patience(self._timeout_s)
+        self._require_here()
+        async with self._turn(patience):
+            session = self._sessions()
+            held = SessionConnection(session, self._timeout_s)
+            shared = SharedTransaction(held, ours=True)
+            opened = (shared, held)
+            self._open.add(opened)
+            try:
+                await self._begin_patiently(session, patience)
+                with inside(self._engine):
+                    yield shared
+                    shared.require_whole()
+                    await held.commit()
+            finally:
+                shared.over = True
+                self._open.discard(opened)
+                # Rolls back whatever was not committed.
+                await held.close()
+
+    async def close(self) -> None:
+        """Undo the transactions that are open, and wait for the calls that are on their way."""
+        for shared, held in list(self._open):
+            shared.over = True
+            await held.close()
+        if self._home is not None:
+            await self._home.until_quiet()
+
+    async def _begin_patiently(self, session: AsyncSession, patience: Patience) -> None:
+        while True:
+            attempt = Attempt(self._target)
+
+            async def once(attempt: Attempt = attempt) -> None:
+                try:
+                    # What comes after cannot be tried again from the start.
+                    wait_s = self._timeout_s
+                    await self._begin(session, attempt, Patience(wait_s), wait_s, writes=True)
+                except BaseException:
+                    await session.close()
+                    raise
+
+            try:
+                await to_its_end(
+                    attempt.run(once), late_after_s=patience.left_s, on_late=attempt.stop
+                )
+            except CatalogBusyError as error:
+                await patience.after(error)
+            else:
+                return
+
+    @contextmanager
+    def _call(self) -> Iterator[None]:
+        self._require_here()
+        with nullcontext() if self._home is None else self._home.call():
+            yield
+
+    def _require_here(self) -> None:
+        if self._home is not None:
+            self._home.require()
+        if os.getpid() != self._process:
+            # What is open belongs to the parent, with the threads that serve it.
+            self._engine.dispose(close=False)
+            self._process = os.getpid()
+
+    @asynccontextmanager
+    async def _turn(self, patience: Patience) -> AsyncIterator[None]:
+        self.ensure_outside()
+        if self.dialect != "sqlite":
+            yield
+            return
+        turns = _turns.setdefault(self._engine, WeakKeyDictionary())
+        turn = turns.setdefault(asyncio.get_running_loop(), asyncio.Lock())
+        try:
+            async with asyncio.timeout(patience.left_s):
+                await turn.acquire()
+        except TimeoutError as error:
+            raise CatalogBusyError(
+                self._target, "another task of this process is writing", self._timeout_s
+            ) from error
+        try:
+            yield
+        finally:
+            turn.release()
+
+
+class SessionConnection:
+    """The connection of a session that has a transaction open."""
+
+    def __init__(self, session: AsyncSession, timeout_s: float | None = None) -> None:
+        self._session = session
+        self._timeout_s = timeout_s
+        engine = _engine_of(session)
+        self.target = name_of(engine.url)
+        self.dialect = engine.dialect.name
+        self.cascades = enforces_references(engine)
+        self.files = files_of(engine)
+
+    async def run(self, unit: Unit[T]) -> T:
+        async def step(connection: AsyncConnection) -> T:
+            return await connection.run_sync(unit)
+
+        return await self._run(step)
+
+    async def savepoint(self) -> Savepoint:
+        async def step(connection: AsyncConnection) -> AsyncSessionTransaction:
+            # To sqlite3 a SAVEPOINT is no reason to begin: releasing it would then commit.
+            await begin_writing(connection)
+            return await self._session.begin_nested()
+
+        return _Savepoint(self, await self._run(step))
+
+    async def finish(self, end: Callable[[], Awaitable[None]]) -> None:
+        """End a savepoint."""
+
+        async def step(_connection: AsyncConnection) -> None:
+            await end()
+
+        await self._run(step)
+
+    async def is_whole(self) -> bool:
+        return await self._run(is_in_transaction)
+
+    async def commit(self) -> None:
+        """End the transaction well."""
+        await self._run(lambda _: self._session.commit(), commits=True)
+
+    async def close(self) -> None:
+        """Give the connection back, and undo what was not committed."""
+
+        async def step() -> None:
+            with contextlib.suppress(Exception):
+                await wait_as_before(await self._session.connection(_BIND))
+            await self._session.close()
+
+        await to_its_end(Attempt(self.target).run(step))
+
+    async def _run(
+        self, step: Callable[[AsyncConnection], Awaitable[T]], *, commits: bool = False
+    ) -> T:
+        attempt = Attempt(self.target)
+
+        async def once() -> T:
+            session = self._session
+            if session.autoflush and (session.new or session.dirty or session.deleted):
+                # Only the ORM's own statements flush first. What the host has added and not yet
+                # flushed is to be found by the next.
+                await session.flush()
+            connection = await session.connection(_BIND)
+            attempt.works_on(connection)
+            if commits:
+                attempt.commits()
+            return await step(connection)
+
+        return await to_its_end(
+            attempt.run(once), late_after_s=self._timeout_s, on_late=attempt.stop
+        )
+
+
+class _Savepoint:
+    def __init__(self, connection: SessionConnection, nested: AsyncSessionTransaction) -> None:
+        self._connection = connection
+        self._nested = nested
+
+    async def commit(self) -> None:
+        await self._connection.finish(self._nested.commit)
+
+    async def rollback(self) -> None:
+        await self._connection.finish(self._nested.rollback)
+
+
+def _engine_of(session: AsyncSession) -> Engine:
+    with translated("the host's session"):
+        return session.get_bind(Model).engine

@@ -1,0 +1,146 @@
+"""One transaction that several calls are part of, and that somebody else ends."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+from sqlalchemy import Connection
+from sqlalchemy.exc import SQLAlchemyError
+
+from model_catalog.errors import CatalogError, TransactionError
+from model_catalog.faults import meaning
+from model_catalog.waiting import to_its_end
+from model_catalog.work import Unit, Work
+
+T = TypeVar("T")
+
+
+class Savepoint(Protocol):
+    """A part of a transaction that can be undone by itself."""
+
+    async def commit(self) -> None:
+        """Keep it, as far as the rest is kept."""
+
+    async def rollback(self) -> None:
+        """Undo it."""
+
+
+class Held(Protocol):
+    """A connection with an open transaction; it serves one call at a time."""
+
+    dialect: str
+    cascades: bool
+    files: tuple[Path, ...]
+    target: str
+
+    async def run(self, unit: Unit[T]) -> T:
+        """What a unit returns; raises only the catalog's own errors."""
+
+    async def savepoint(self) -> Savepoint:
+        """Begin a part of the transaction."""
+
+    async def is_whole(self) -> bool:
+        """Whether the database still has the transaction open."""
+
+
+class SharedTransaction:
+    """
+    Every unit is part of a transaction that somebody else ends.
+
+    One that is `ours` ends with the first call that the database fails: PostgreSQL would undo at
+    the commit what came before, and SQLite may have undone it already. A savepoint around that call
+    saves the rest.
+    """
+
+    def __init__(self, held: Held, *, ours: bool = False) -> None:
+        self._held = held
+        self.dialect = held.dialect
+        self.cascades = held.cascades
+        self.files = held.files
+        self.over = False
+        self._ours = ours
+        self._failure: CatalogError | None = None
+        # A connection serves one task at a time; its users may well be several.
+        self._turn = asyncio.Lock()
+
+    def ensure_outside(self) -> None:
+        """It is the caller's own transaction that this one works in."""
+
+    def require_whole(self) -> None:
+        """Raise TransactionError where it is over, or a call has failed and it with that."""
+        if self.over:
+            raise TransactionError("this transaction is over: call the catalog it came from")
+        if self._failure is not None:
+            raise TransactionError(
+                "an earlier call in this transaction failed, and nothing of it is kept: "
+                "let its error out of the block, or make the call in a transaction() within it"
+            ) from self._failure
+
+    async def find(self, unit: Unit[T]) -> T:
+        return await self._run(unit)
+
+    async def read(self, unit: Unit[T]) -> T:
+        return await self._run(unit)
+
+    async def write(self, unit: Unit[T]) -> T:
+        return await self._run(unit)
+
+    async def write_all(self, unit: Unit[T]) -> T:
+        async with self.transaction() as work:
+            return await work.write(unit)
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Work]:
+        """Everything inside is undone together, by a savepoint; the rest of the session is not."""
+        savepoint = await self._part(self._held.savepoint)
+        try:
+            yield self
+            self.require_whole()
+        except BaseException:
+            async with self._turn:
+                await to_its_end(self._undo(savepoint))
+            raise
+        await self._part(savepoint.commit)
+
+    async def _undo(self, savepoint: Savepoint) -> None:
+        """Go back to a savepoint; where that fails, what made it necessary is the error to tell."""
+        try:
+            await savepoint.rollback()
+            whole = await self._held.is_whole()
+        except CatalogError as error:
+            self._failure = self._failure or error
+        else:
+            # SQLite undoes the whole transaction where it has no room left for a part of it.
+            if whole:
+                self._failure = None
+
+    async def _run(self, unit: Unit[T]) -> T:
+        def noting_failures(connection: Connection) -> T:
+            try:
+                return unit(connection)
+            except (SQLAlchemyError, OSError) as error:
+                if self._ours:
+                    self._failure = meaning(error, self._held.target)
+                raise
+
+        return await self._step(lambda: self._held.run(noting_failures))
+
+    async def _part(self, step: Callable[[], Awaitable[T]]) -> T:
+        """Begin or keep a savepoint, which only the database can refuse."""
+        try:
+            return await self._step(step)
+        except TransactionError:
+            raise
+        except CatalogError as error:
+            if self._ours:
+                self._failure = error
+            raise
+
+    async def _step(self, step: Callable[[], Awaitable[T]]) -> T:
+        async with self._turn:
+            self.require_whole()
+            return await step()
