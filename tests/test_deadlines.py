@@ -86,6 +86,17 @@ def slow_to_read(database):
         database.run("ALTER TABLE slow_models RENAME TO models")
 
 
+def drop_triggers(database, tables):
+    for table in tables:
+        if database.path is None:
+            database.run(f"DROP TRIGGER slow ON {table}")
+        else:
+            for event in ("INSERT", "UPDATE", "DELETE"):
+                database.run(f"DROP TRIGGER slow_{table}_{event}")
+    if database.path is None:
+        database.run("DROP FUNCTION sleep")
+
+
 @contextmanager
 def slow_to_write(database, tables=TABLES, *, when="BEFORE"):
     """Triggers that take many seconds: before each write or, on PostgreSQL, at the commit."""
@@ -117,14 +128,7 @@ def slow_to_write(database, tables=TABLES, *, when="BEFORE"):
         let_go(database)
         raise
     finally:
-        for table in tables:
-            if database.path is not None:
-                for event in ("INSERT", "UPDATE", "DELETE"):
-                    database.run(f"DROP TRIGGER slow_{table}_{event}")
-            else:
-                database.run(f"DROP TRIGGER slow ON {table}")
-        if database.path is None:
-            database.run("DROP FUNCTION sleep")
+        drop_triggers(database, tables)
 
 
 @contextmanager
