@@ -375,7 +375,10 @@ async def test_no_read_in_a_transaction_outlasts_its_deadline(database):
             async with catalog.transaction() as inner:
                 await all_end_busy(inner, {"list_models": READS["list_models"]})
         database.assert_no_lock()
-        await together(catalog)
+        async with catalog.transaction() as inner:
+            # Until it has read, SQLite takes the table for the view that was there.
+            assert len(await inner.list_models()) == 1
+            await inner.register_model(a_model("after"))
 
 
 @ON_POSTGRESQL
