@@ -3,6 +3,7 @@
 import os
 import pwd
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -40,45 +41,68 @@ def binary(name: str) -> str | None:
     )
 
 
-@contextmanager
-def throwaway_cluster() -> Iterator[URL]:
+class Cluster:
     """A cluster of local binaries in a temporary folder; as root it runs as somebody else."""
-    folder = Path(tempfile.mkdtemp(prefix="model-catalog-pg-"))
-    who = {}
-    if os.geteuid() == 0:
-        names = {entry.pw_name: entry for entry in pwd.getpwall()}
-        user = names.get("postgres") or names["nobody"]
-        os.chown(folder, user.pw_uid, user.pw_gid)
-        who = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
-    with closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    data = folder / "data"
-    subprocess.run(
-        [
-            *(binary("initdb"), "-D", data, "-A", "trust", "-U", "postgres", "--no-sync"),
-            *("-E", "UTF8", "--locale=C.UTF-8"),
-        ],
-        check=True,
-        stdout=subprocess.DEVNULL,
-        cwd=folder,
-        **who,
-    )
-    command = [binary("postgres"), "-D", data, "-p", str(port), "-h", "127.0.0.1", "-k", folder]
-    command += ["-c", "fsync=off", "-c", "max_connections=200"]
-    url = LOCAL.set(port=port)
-    with (folder / "log").open("wb") as log:
-        server = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder, **who)
-    try:
+
+    def __init__(self, *settings: str) -> None:
+        self._folder = Path(tempfile.mkdtemp(prefix="model-catalog-pg-"))
+        self._who = {}
+        if os.geteuid() == 0:
+            names = {entry.pw_name: entry for entry in pwd.getpwall()}
+            user = names.get("postgres") or names["nobody"]
+            os.chown(self._folder, user.pw_uid, user.pw_gid)
+            self._who = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
+        with closing(socket.socket()) as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        data = self._folder / "data"
+        subprocess.run(
+            [
+                *(binary("initdb"), "-D", data, "-A", "trust", "-U", "postgres", "--no-sync"),
+                *("-E", "UTF8", "--locale=C.UTF-8"),
+            ],
+            check=True,
+            stdout=subprocess.DEVNULL,
+            cwd=self._folder,
+            **self._who,
+        )
+        self._command = [binary("postgres"), "-D", data, "-p", str(port), "-h", "127.0.0.1"]
+        self._command += ["-k", self._folder]
+        for setting in ("fsync=off", "max_connections=200", *settings):
+            self._command += ["-c", setting]
+        self.url = LOCAL.set(port=port)
+
+    def start(self) -> None:
+        """Start the server, and return when it answers."""
+        log = self._folder / "log"
+        with log.open("ab") as file:
+            self._server = subprocess.Popen(
+                self._command, stdout=file, stderr=file, cwd=self._folder, **self._who
+            )
         deadline = time.monotonic() + 30
-        while not answers(url):
-            if server.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError((folder / "log").read_text())
-        yield url
+        while not answers(self.url):
+            if self._server.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(log.read_text())
+
+    def stop(self, how: signal.Signals = signal.SIGINT) -> None:
+        """End it: SIGINT tells everybody who is connected, SIGQUIT drops them where they are."""
+        self._server.send_signal(how)
+        self._server.wait(30)
+
+    def remove(self) -> None:
+        shutil.rmtree(self._folder)
+
+
+@contextmanager
+def throwaway_cluster(*settings: str) -> Iterator[Cluster]:
+    """A server of the tests' own, running."""
+    cluster = Cluster(*settings)
+    try:
+        cluster.start()
+        yield cluster
     finally:
-        server.terminate()
-        server.wait(30)
-        shutil.rmtree(folder)
+        cluster.stop()
+        cluster.remove()
 
 
 @contextmanager
@@ -90,8 +114,8 @@ def server() -> Iterator[URL | None]:
     elif answers(LOCAL):
         yield LOCAL
     elif binary("initdb") and binary("postgres"):
-        with throwaway_cluster() as url:
-            yield url
+        with throwaway_cluster() as cluster:
+            yield cluster.url
     else:
         yield None
 

@@ -5,6 +5,8 @@ import multiprocessing
 import os
 import signal
 import sqlite3
+import time
+from collections.abc import Awaitable
 from contextlib import closing
 from multiprocessing.connection import Connection
 from multiprocessing.synchronize import Barrier, Event
@@ -24,6 +26,7 @@ PROCESSES.set_forkserver_preload(
         "asyncpg",
         "model_catalog.lifecycle",
         "psycopg",
+        "pytest",
         "sqlalchemy.dialects.postgresql.asyncpg",
         "sqlalchemy.dialects.postgresql.psycopg",
         "sqlalchemy.dialects.sqlite.aiosqlite",
@@ -149,6 +152,35 @@ def write_until_told(target: str, began: Event, stop: Event) -> None:
                 began.set()
 
     asyncio.run(run())
+
+
+def write_for(target: str, number: int, seconds: float, pipe: Connection) -> None:
+    """Write as fast as one caller can; send how often each way was acknowledged, and how long."""
+
+    every = Model(reference="shared", provider="hf", local_path="/m")
+
+    async def run() -> tuple[dict[str, int], list[float]]:
+        counts = dict.fromkeys(("registered", "registered again", "used", "updated"), 0)
+        took: list[float] = []
+
+        async def timed(what: str, call: Awaitable[object]) -> None:
+            start = time.monotonic()
+            await call
+            took.append(time.monotonic() - start)
+            counts[what] += 1
+
+        async with open_catalog(target) as catalog:
+            end = time.monotonic() + seconds
+            while time.monotonic() < end:
+                name = f"p{number} {counts['registered']}"
+                mine = Model(reference=name, provider="hf", local_path="/m")
+                await timed("registered", catalog.register_model(mine))
+                await timed("registered again", catalog.register_model(every))
+                await timed("used", catalog.record_use("shared", "hf"))
+                await timed("updated", catalog.update_model(name, "hf", license=name))
+        return counts, took
+
+    pipe.send(asyncio.run(run()))
 
 
 def register_until_killed(target: str, number: int, pipe: Connection) -> None:

@@ -16,8 +16,8 @@ from starters import PROCESSES, hold_lock
 from model_catalog import CatalogBusyError, ModelCatalog, TransactionError, open_catalog
 from model_catalog.exclusive import _ADVISORY_LOCK
 
-TIMEOUT_S = 0.3
-END_S = 1.0
+TIMEOUT_S = 0.4
+END_S = 1.2
 """When a call of TIMEOUT_S has to have ended, on a machine that has other things to do as well."""
 
 ON_SQLITE = pytest.mark.parametrize("backend", ["sqlite"])
@@ -59,6 +59,15 @@ def rows_taken(database):
         other.rollback()
 
 
+def let_go(database):
+    """Where a test failed with a lock held, the next is not to wait for it."""
+    if database.path is None:
+        database.run(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+
+
 @contextmanager
 def slow_to_read(database):
     """In place of its table a view on it that takes many seconds to read."""
@@ -69,6 +78,9 @@ def slow_to_read(database):
         database.run("CREATE VIEW models AS SELECT slow_models.* FROM slow_models, pg_sleep(5)")
     try:
         yield
+    except BaseException:
+        let_go(database)
+        raise
     finally:
         database.run("DROP VIEW models")
         database.run("ALTER TABLE slow_models RENAME TO models")
@@ -101,6 +113,9 @@ def slow_to_write(database, tables=TABLES, *, when="BEFORE"):
             )
     try:
         yield
+    except BaseException:
+        let_go(database)
+        raise
     finally:
         for table in tables:
             if database.path is not None:
@@ -124,8 +139,9 @@ def schema_taken(database):
 @asynccontextmanager
 async def opened(database):
     """A catalog of little patience, with what the calls are made on."""
+    async with open_catalog(database.target) as patient:
+        await fill(patient)
     async with open_catalog(database.target, timeout_s=TIMEOUT_S) as catalog:
-        await fill(catalog)
         yield catalog
 
 
@@ -301,7 +317,7 @@ async def test_no_write_outwaits_another_task(database):
         reasons = await all_end_busy(catalog, WRITES)
         go_on.set()
         await writer
-        assert reasons == {"another task of this process is writing"}
+        assert all("another task of this process" in reason for reason in reasons), reasons
         assert await catalog.find_model("slow", "hf") is not None
         await WRITES["register_model"](catalog)
 

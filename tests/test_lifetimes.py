@@ -60,7 +60,8 @@ def test_a_forked_child_is_told_that_the_catalog_is_its_parents(database):
     child, left = forking(database, "use")
 
     assert isinstance(child, dict), child
-    assert {name: said[0] for name, said in child.items()} == dict.fromkeys(CALLS, "WrongLoopError")
+    kinds = {name: said if said == "works" else said[0] for name, said in child.items()}
+    assert kinds == dict.fromkeys(CALLS, "WrongLoopError")
     assert all("process" in said[1] and "open it again" in said[1] for said in child.values())
     assert left == ["after", "before"]
 
