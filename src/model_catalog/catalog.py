@@ -82,9 +82,10 @@ class ModelCatalog(Labels, Usage, Contents, Holdings, Relocation, Exchange):
     What is known of the models on this machine.
 
     Made over a host's `async_sessionmaker`, every call is a transaction of its own, and waits up to
-    `timeout_s` seconds for other writers before it raises CatalogBusyError. Made over a host's
-    `AsyncSession`, every call is part of that session's transaction, which is never committed
-    nor closed here. A cancelled call runs to its end before the cancellation is delivered.
+    `timeout_s` seconds, for other writers or for its own statements, before it raises
+    CatalogBusyError; nothing of it is kept then. Made over a host's `AsyncSession`, every call is
+    part of that session's transaction, which is never committed nor closed here. A cancelled call
+    runs to its end before the cancellation is delivered.
 
     A model is named by its reference, its provider, and perhaps a version or an alias of one;
     `version=None` means the one downloaded last. No call looks at the disk, and none that only
@@ -100,7 +101,7 @@ class ModelCatalog(Labels, Usage, Contents, Holdings, Relocation, Exchange):
         timeout_s: float = 30.0,
     ) -> None:
         self._work_in(
-            SharedTransaction(SessionConnection(sessions))
+            SharedTransaction(SessionConnection(sessions, timeout_s))
             if isinstance(sessions, AsyncSession)
             else Sessions(sessions, timeout_s)
         )

@@ -20,7 +20,8 @@ from model_catalog.journal import Durability
 from model_catalog.target import Place, Target, locate, name_of
 from model_catalog.waiting import patiently, to_its_end
 
-_WAIT_S: Final = 60.0
+WAIT_S: Final = 60.0
+"""The seconds that whoever opens a database or changes its schema waits for others."""
 
 log = logging.getLogger(__name__)
 
@@ -30,18 +31,23 @@ class Opened:
     """
     A database that is open: its engine, its name in messages, and whether a host shares it.
 
-    `path` is that of a SQLite file of our own.
+    `path` is that of a SQLite file of our own, and `wait_s` how long its opening waits for others.
     """
 
     engine: AsyncEngine
     name: str
     shared: bool
     path: Path | None = None
+    wait_s: float = WAIT_S
 
 
 @asynccontextmanager
 async def opened(
-    target: Target | None, *, create: bool, durability: Durability = "full"
+    target: Target | None,
+    *,
+    create: bool,
+    durability: Durability = "full",
+    wait_s: float = WAIT_S,
 ) -> AsyncIterator[Opened]:
     """
     The database a target names. An engine of our own is disposed of again, a host's is not.
@@ -50,7 +56,7 @@ async def opened(
     CatalogCorruptError.
     """
     if isinstance(target, AsyncEngine):
-        yield Opened(target, name_of(target.url), shared=True)
+        yield Opened(target, name_of(target.url), shared=True, wait_s=wait_s)
         return
     place = locate(target)
     left_open = await asyncio.to_thread(_look_at, place, create=create)
@@ -58,7 +64,7 @@ async def opened(
     process = os.getpid()
     try:
         # On a server it is usual that several programs share a database, in a file it is not.
-        database = Opened(engine, place.name, shared=place.path is None, path=place.path)
+        database = Opened(engine, place.name, place.path is None, place.path, wait_s)
         if left_open:
             await _require_whole_pages(database)
         yield database
@@ -83,6 +89,6 @@ async def _require_whole_pages(database: Opened) -> None:
                 return list((await connection.exec_driver_sql("PRAGMA quick_check(3)")).scalars())
 
     log.info("the catalog at %s was not closed by its last user: reading it once", database.name)
-    found = await patiently(once, _WAIT_S)
+    found = await patiently(once, database.wait_s)
     if found != ["ok"]:
         raise corrupt(database.name, "; ".join(found))

@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from sqlalchemy import Connection, CursorResult, Engine, NullPool, event
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.pool import PoolResetState
 
 from model_catalog.copies import uri_of
 from model_catalog.disk import Watch, beside
@@ -130,7 +131,7 @@ def _closed_on_error(connection: Any) -> Iterator[None]:
 
 def _on_begin_of_a_host(connection: Connection) -> None:
     if connection.get_execution_options().get(WRITE):
-        _wait_briefly(connection)
+        _spare_the_host(connection)
     _on_begin(connection)
 
 
@@ -222,6 +223,7 @@ def _prepare_own(engine: Engine, file: _File) -> None:
         if connection.get_execution_options().get(WRITE):
             file.watch.require_same()
 
+    event.listen(engine, "reset", _on_reset)
     _of_our_own.add(engine)
     _files[engine] = file
 
@@ -331,7 +333,7 @@ async def begin_writing(connection: AsyncConnection) -> None:
     at the first INSERT, and a lock that is wanted after a read is refused at once.
     """
     if not await is_in_transaction(connection):
-        await connection.run_sync(_wait_briefly)
+        await connection.run_sync(_spare_the_host)
         await connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
@@ -358,7 +360,42 @@ async def limit_waits(
             limits += f", set_config('statement_timeout', '{_milliseconds(statement_s)}', true)"
         await connection.exec_driver_sql(f"SELECT {limits}")
     elif connection.engine.sync_engine not in _of_our_own:
-        await connection.run_sync(_wait_briefly)
+        await connection.run_sync(_spare_the_host)
+
+
+def wait_briefly(connection: Connection) -> None:
+    """Have SQLite try a lock again and again for LOCK_WAIT_S alone."""
+    connection.exec_driver_sql(f"PRAGMA busy_timeout = {_milliseconds(LOCK_WAIT_S)}")
+
+
+def commit_patiently(connection: Connection, wait_s: float) -> None:
+    """
+    Have SQLite's COMMIT wait for readers, as it has to without a write-ahead log.
+
+    What was done before it cannot be tried again.
+    """
+    if connection.dialect.name == "sqlite":
+        connection.exec_driver_sql(f"PRAGMA busy_timeout = {_milliseconds(wait_s)}")
+
+
+def attend(engine: Engine) -> None:
+    """Have a host's SQLite connections go back to its pool as they came; does nothing twice."""
+    if engine.dialect.name == "sqlite" and not event.contains(engine, "reset", _on_reset):
+        event.listen(engine, "reset", _on_reset)
+
+
+def _on_reset(connection: Any, record: Any, state: PoolResetState) -> None:
+    if not state.asyncio_safe:
+        return
+    # SQLAlchemy takes a transaction whose COMMIT was refused for one that is over. In SQLite it is
+    # open, with its lock, and whoever has the connection next would commit it.
+    if getattr(connection, "driver_connection", connection).in_transaction:
+        connection.rollback()
+    wait_ms = record.info.pop(_HOSTS_WAIT, None)
+    if wait_ms is not None:
+        cursor = connection.cursor()
+        cursor.execute(f"PRAGMA busy_timeout = {wait_ms}")
+        cursor.close()
 
 
 def _milliseconds(seconds: float) -> int:
@@ -366,19 +403,9 @@ def _milliseconds(seconds: float) -> int:
     return max(1, int(min(seconds, _LONGEST_WAIT_S) * 1000))
 
 
-def _wait_briefly(connection: Connection) -> None:
+def _spare_the_host(connection: Connection) -> None:
     # In SQLite's own wait a statement is deaf: it cannot be interrupted.
     if _HOSTS_WAIT not in connection.info:
         wait_ms = connection.exec_driver_sql("PRAGMA busy_timeout").scalar()
         connection.info[_HOSTS_WAIT] = wait_ms
-    connection.exec_driver_sql(f"PRAGMA busy_timeout = {int(LOCK_WAIT_S * 1000)}")
-
-
-async def wait_as_before(connection: AsyncConnection) -> None:
-    """Give a host's SQLite connection its own patience back."""
-    if connection.closed or connection.invalidated:
-        return
-    raw = await connection.get_raw_connection()
-    wait_ms = raw.info.pop(_HOSTS_WAIT, None)
-    if wait_ms is not None:
-        await raw.driver_connection.execute(f"PRAGMA busy_timeout = {wait_ms}")  # type: ignore[union-attr]
+    wait_briefly(connection)

@@ -18,21 +18,24 @@ from model_catalog.waiting import Patience
 
 # Any number will do that nobody else takes for a lock: `MCatalog`.
 _ADVISORY_LOCK: Final = 0x4D436174616C6F67
-_WAIT_S: Final = 60.0
 
 
 @asynccontextmanager
 async def exclusive(
-    engine: AsyncEngine, name: str, cancelled: threading.Event | None = None
+    engine: AsyncEngine,
+    name: str,
+    cancelled: threading.Event | None = None,
+    *,
+    wait_s: float,
 ) -> AsyncIterator[AsyncConnection]:
     """
     A connection in a transaction that is committed when the block ends well.
 
     The lock comes before anything is read: who decides by what he read before it may find it
-    changed. Raises CatalogBusyError after a minute, and CancelledError once `cancelled` is set.
+    changed. Raises CatalogBusyError after `wait_s`, and CancelledError once `cancelled` is set.
     """
     async with _connected(engine, name) as connection:
-        patience = Patience(_WAIT_S)
+        patience = Patience(wait_s)
         while True:
             if cancelled is not None and cancelled.is_set():
                 raise asyncio.CancelledError

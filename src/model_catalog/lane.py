@@ -15,9 +15,10 @@ from typing import Any, Final, Generic, TypeVar, cast
 
 from sqlalchemy import Connection, Engine, RootTransaction
 
-from model_catalog.engine import WRITE
+from model_catalog.engine import WRITE, commit_patiently, wait_briefly
 from model_catalog.errors import CatalogBusyError, CatalogClosedError
 from model_catalog.faults import translated
+from model_catalog.waiting import LEAST_S
 from model_catalog.work import Unit
 
 T = TypeVar("T")
@@ -123,7 +124,7 @@ class Lane:
             return await self._wait(call, timeout_s)
         except asyncio.CancelledError:
             if call.result is not None:
-                await self.release(call.result, keep=False)
+                await self.roll_back(call.result)
             raise
 
     async def call_held(self, hold: Hold, unit: Unit[T], timeout_s: float) -> T:
@@ -133,13 +134,18 @@ class Lane:
         self._order((call,), self._continue)
         return await self._wait(call, timeout_s)
 
-    async def release(self, hold: Hold, *, keep: bool) -> None:
-        """Commit the transaction that is open, or roll it back, which it may have been already."""
-        if keep:
-            self._require(hold)
-        elif self._hold is not hold:
-            return
-        call = Call(self._keep if keep else self._undo, self._loop.time())
+    async def commit(self, hold: Hold, wait_s: float) -> None:
+        """Keep the transaction that is open; without a write-ahead log that may wait for readers."""
+        self._require(hold)
+        await self._release(lambda connection: self._keep(connection, wait_s))
+
+    async def roll_back(self, hold: Hold) -> None:
+        """Undo the transaction, if it is open still."""
+        if self._hold is hold:
+            await self._release(self._undo)
+
+    async def _release(self, end: Unit[None]) -> None:
+        call = Call(end, self._loop.time())
         # It is no longer to be withdrawn: a transaction that nobody ends would hold up everybody.
         call.began = call.releases = True
         self._order((call,), self._continue)
@@ -191,7 +197,9 @@ class Lane:
         loop = self._loop
         call.told = loop.create_future()
         timer = (
-            None if timeout_s is None else loop.call_at(call.start + timeout_s, self._expire, call)
+            None
+            if timeout_s is None
+            else loop.call_at(call.start + max(timeout_s, LEAST_S), self._expire, call)
         )
         try:
             await call.told
@@ -229,7 +237,9 @@ class Lane:
         if call.ended:
             return
         if self._withdraw(call):
-            call.error = self._busy(call, self._obstacle or "another task of this process uses it")
+            is_doing = "writing" if self._writes else "reading"
+            obstacle = self._obstacle or f"another task of this process is {is_doing}"
+            call.error = self._busy(call, obstacle)
             self._tell((call,))
         else:
             self._interrupt(call)
@@ -267,7 +277,7 @@ class Lane:
         """Let what was asked for come to its end; then close the connection, and end the thread."""
         self._is_closed = True
         if self._hold is not None:
-            await self.release(self._hold, keep=False)
+            await self.roll_back(self._hold)
         if self._is_working or self._waiting:
             self._free = self._loop.create_future()
             await self._free
@@ -373,8 +383,14 @@ class Lane:
             else:
                 transaction.commit()
         except BaseException:
-            transaction.rollback()
+            self._roll_back(transaction)
             raise
+
+    def _roll_back(self, transaction: RootTransaction) -> None:
+        transaction.rollback()
+        # SQLAlchemy takes one whose COMMIT was refused for one that is over.
+        if self._driver is not None and self._driver.in_transaction:
+            self._driver.rollback()
 
     def _require_in_time(self, calls: Sequence[Call[Any]]) -> None:
         if any(call.late for call in calls):
@@ -419,12 +435,15 @@ class Lane:
             except CatalogBusyError as error:
                 call.error = self._slow(call) if error.reason == _INTERRUPTED else error
 
-    def _keep(self, _connection: Connection) -> None:
+    def _keep(self, connection: Connection, wait_s: float) -> None:
         if self._transaction is not None:
+            commit_patiently(connection, wait_s)
             self._transaction.commit()
             self._transaction = None
+            wait_briefly(connection)
 
-    def _undo(self, _connection: Connection) -> None:
+    def _undo(self, connection: Connection) -> None:
         transaction, self._transaction = self._transaction, None
         if transaction is not None:
-            transaction.rollback()
+            self._roll_back(transaction)
+            wait_briefly(connection)

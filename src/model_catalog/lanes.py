@@ -81,11 +81,11 @@ class Lanes:
             with inside(self):
                 yield shared
                 shared.require_whole()
-                await self._writer.release(held.hold, keep=True)
+                await self._writer.commit(held.hold, self.timeout_s)
         finally:
             shared.over = True
             # Does nothing after the commit.
-            await self._writer.release(held.hold, keep=False)
+            await self._writer.roll_back(held.hold)
 
     async def close(self) -> None:
         """Let what was asked for come to its end, and close every connection."""

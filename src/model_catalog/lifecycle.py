@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 
 from sqlalchemy.ext.asyncio import async_sessionmaker
 
+from model_catalog import rules
 from model_catalog.catalog import ModelCatalog
 from model_catalog.database import Opened, opened
 from model_catalog.home import Home
@@ -36,7 +37,7 @@ async def open_catalog(
     A SQLite file that is not there is created (readable by its owner alone) unless `create` is
     false; its folder only for the default. The tables are created, or brought up to date; with
     `upgrade=False` a database that is not at the newest revision raises SchemaOutOfDateError.
-    `timeout_s` is how long a call waits for other writers.
+    `timeout_s` is how long opening it waits for others, and how long a call may take.
 
     What a call has written to a SQLite file outlives a kill. With `durability="full"` it outlives a
     power cut as well, because every transaction waits for the disk; with "normal" a power cut may
@@ -48,7 +49,9 @@ async def open_catalog(
     none of their messages.
     """
     require_durability(durability)
-    async with opened(target, create=create, durability=durability) as database:
+    rules.seconds("timeout_s", timeout_s)
+    waiting = opened(target, create=create, durability=durability, wait_s=timeout_s)
+    async with waiting as database:
         if upgrade:
             await bring_to(database, "head")
         else:

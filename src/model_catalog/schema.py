@@ -43,7 +43,6 @@ APPLICATION_ID: Final = 0x4D436174
 
 _HIVE_COLUMNS: Final = {"reference", "provider", "local_path", "size_bytes", "downloaded_at"}
 _HIVE_KEYS: Final = (["reference", "provider"], ["reference"])
-_WAIT_S: Final = 60.0
 
 # Alembic's `op` and `context` are global to the process: of two upgrades at once, in whatever
 # threads or loops, one would run its revisions on the other's connection.
@@ -113,7 +112,7 @@ async def current_revision(database: Opened) -> str | None:
                 return await connection.run_sync(recognise, database)
 
     # To its end: a driver that is cancelled while it connects leaves a connection nobody knows of.
-    return await patiently(once, _WAIT_S)
+    return await patiently(once, database.wait_s)
 
 
 def recognise(connection: sa.Connection, database: Opened) -> str | None:
@@ -221,7 +220,8 @@ async def _migrate(database: Opened, goal: str, cancelled: threading.Event, *, d
         log.info("the catalog at %s went from %s to %s", database.name, current or "nothing", goal)
 
     try:
-        async with exclusive(database.engine, database.name, cancelled) as connection:
+        exclusively = exclusive(database.engine, database.name, cancelled, wait_s=database.wait_s)
+        async with exclusively as connection:
             # Whoever had the lock before may have gone there, or past it.
             current = await connection.run_sync(recognise, database)
             if not _is_there(database, current, goal, down=down):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, nullcontext
 from typing import Any, Final, TypeAlias, TypeVar
@@ -23,12 +23,13 @@ from model_catalog.attempt import Attempt
 from model_catalog.engine import (
     LOCK_WAIT_S,
     WRITE,
+    attend,
     begin_writing,
+    commit_patiently,
     enforces_references,
     files_of,
     is_in_transaction,
     limit_waits,
-    wait_as_before,
 )
 from model_catalog.errors import CatalogBusyError
 from model_catalog.faults import translated
@@ -36,7 +37,7 @@ from model_catalog.home import Home
 from model_catalog.model import Model
 from model_catalog.shared import Savepoint, SharedTransaction
 from model_catalog.target import name_of
-from model_catalog.waiting import Patience, to_its_end
+from model_catalog.waiting import LEAST_S, Patience, to_its_end
 from model_catalog.work import Unit, Work, inside, require_outside
 
 T = TypeVar("T")
@@ -46,6 +47,9 @@ _BIND: Final[dict[str, Any]] = {"mapper": Model.__mapper__}
 
 # For as long as that a cancelled call may be held up by a lock in the server.
 _LONGEST_LOCK_WAIT_S: Final = 2.0
+
+# A call is that much late before anybody minds.
+_UNNOTICED_S: Final = 0.05
 
 # SQLite has one writer. Queueing for it here is fair and can be cancelled; queueing in SQLite's
 # own busy handler blocks a thread, and lets the luckiest go first.
@@ -68,10 +72,12 @@ class Sessions:
         self._home = home
         self._process = os.getpid()
         self._engine = _engine_of(sessions())
+        attend(self._engine)
         self._target = name_of(self._engine.url)
         self.dialect = self._engine.dialect.name
         self.cascades = enforces_references(self._engine)
         self.files = files_of(self._engine)
+        self._grace_s = _grace_s(self.dialect)
         self._open: set[tuple[SharedTransaction, SessionConnection]] = set()
 
     async def find(self, unit: Unit[T]) -> T:
@@ -103,7 +109,11 @@ class Sessions:
                     session,
                     connection,
                 ):
+                    begun_s = patience.left_s
                     result = await connection.run_sync(unit)
+                    if begun_s - patience.left_s > _UNNOTICED_S:
+                        # The commit has only what is left of the call.
+                        await limit_waits(connection, lock_wait_s, max(patience.left_s, LEAST_S))
                     attempt.commits()
                     await session.commit()
                     return result
@@ -112,7 +122,7 @@ class Sessions:
                 return await to_its_end(
                     attempt.run(once),
                     None if writes else attempt.stop_reading,
-                    late_after_s=patience.left_s,
+                    late_after_s=max(patience.left_s, LEAST_S) + self._grace_s,
                     on_late=attempt.stop,
                 )
             except CatalogBusyError as error:
@@ -127,20 +137,18 @@ class Sessions:
         """A session with a transaction, in which nothing waits for longer than the call may."""
         async with self._sessions() as session:
             connection = await self._begin(session, attempt, patience, lock_wait_s, writes=writes)
-            try:
-                yield session, connection
-            finally:
-                await wait_as_before(connection)
+            yield session, connection
 
     async def _begin(
         self,
         session: AsyncSession,
         attempt: Attempt,
-        patience: Patience,
+        patience: Patience | None,
         lock_wait_s: float,
         *,
         writes: bool,
     ) -> AsyncConnection:
+        """Begin a transaction in which a statement has what is left of a call, or all of one."""
         options: dict[str, object] = {WRITE: writes}
         if self.dialect == "postgresql" and writes:
             # A host may have set AUTOCOMMIT, in which nothing is undone.
@@ -150,7 +158,8 @@ class Sessions:
         attempt.works_on(connection)
         if writes:
             await begin_writing(connection)
-        await limit_waits(connection, lock_wait_s, patience.left_s)
+        left_s = patience.left_s if patience else self._timeout_s
+        await limit_waits(connection, lock_wait_s, max(left_s, LEAST_S))
         return connection
 
     @asynccontextmanager
@@ -190,15 +199,16 @@ class Sessions:
             async def once(attempt: Attempt = attempt) -> None:
                 try:
                     # What comes after cannot be tried again from the start.
-                    wait_s = self._timeout_s
-                    await self._begin(session, attempt, Patience(wait_s), wait_s, writes=True)
+                    await self._begin(session, attempt, None, self._timeout_s, writes=True)
                 except BaseException:
                     await session.close()
                     raise
 
             try:
                 await to_its_end(
-                    attempt.run(once), late_after_s=patience.left_s, on_late=attempt.stop
+                    attempt.run(once),
+                    late_after_s=max(patience.left_s, LEAST_S) + self._grace_s,
+                    on_late=attempt.stop,
                 )
             except CatalogBusyError as error:
                 await patience.after(error)
@@ -243,10 +253,11 @@ class Sessions:
 class SessionConnection:
     """The connection of a session that has a transaction open."""
 
-    def __init__(self, session: AsyncSession, timeout_s: float | None = None) -> None:
+    def __init__(self, session: AsyncSession, timeout_s: float) -> None:
         self._session = session
-        self._timeout_s = timeout_s
+        self._timeout_s = rules.seconds("timeout_s", timeout_s)
         engine = _engine_of(session)
+        attend(engine)
         self.target = name_of(engine.url)
         self.dialect = engine.dialect.name
         self.cascades = enforces_references(engine)
@@ -279,17 +290,16 @@ class SessionConnection:
 
     async def commit(self) -> None:
         """End the transaction well."""
-        await self._run(lambda _: self._session.commit(), commits=True)
+
+        async def step(connection: AsyncConnection) -> None:
+            await connection.run_sync(commit_patiently, self._timeout_s)
+            await self._session.commit()
+
+        await self._run(step, commits=True)
 
     async def close(self) -> None:
         """Give the connection back, and undo what was not committed."""
-
-        async def step() -> None:
-            with contextlib.suppress(Exception):
-                await wait_as_before(await self._session.connection(_BIND))
-            await self._session.close()
-
-        await to_its_end(Attempt(self.target).run(step))
+        await to_its_end(Attempt(self.target).run(self._session.close))
 
     async def _run(
         self, step: Callable[[AsyncConnection], Awaitable[T]], *, commits: bool = False
@@ -308,9 +318,15 @@ class SessionConnection:
                 attempt.commits()
             return await step(connection)
 
-        return await to_its_end(
-            attempt.run(once), late_after_s=self._timeout_s, on_late=attempt.stop
-        )
+        start = time.monotonic()
+        late_after_s = max(self._timeout_s, LEAST_S) + _grace_s(self.dialect)
+        try:
+            return await to_its_end(
+                attempt.run(once), late_after_s=late_after_s, on_late=attempt.stop
+            )
+        except CatalogBusyError as error:
+            waited_s = time.monotonic() - start
+            raise CatalogBusyError(error.target, error.reason, waited_s) from error
 
 
 class _Savepoint:
@@ -323,6 +339,11 @@ class _Savepoint:
 
     async def rollback(self) -> None:
         await self._connection.finish(self._nested.rollback)
+
+
+def _grace_s(dialect: str) -> float:
+    """How long a server may take to end a statement itself, before its driver is cancelled."""
+    return 0.08 if dialect == "postgresql" else 0.0
 
 
 def _engine_of(session: AsyncSession) -> Engine:

@@ -13,6 +13,9 @@ from model_catalog.errors import CatalogBusyError
 
 T = TypeVar("T")
 
+LEAST_S: Final = 0.09
+"""What a call may take where nobody holds it up, also if it is given no time to wait."""
+
 # What stops a statement may fall between two of them, and stop neither.
 _AGAIN_S: Final = 0.02
 
