@@ -361,11 +361,3 @@ class BadSignatureError(CatalogError, ValueError):
         super().__init__(f"the signature {path!r} does not hold: {reason}")
         self.path = path
         self.reason = reason
-
-
-class WrongLoopError(CatalogError):
-    """temporary"""
-
-
-class CatalogClosedError(CatalogError):
-    """temporary"""
