@@ -543,6 +543,8 @@ async def test_the_loop_is_free_while_much_is_hashed(catalog, tmp_path):
             last = now
 
     ticking = asyncio.create_task(tick())
+    # What would hold the loop before anything else is awaited is to be seen as well.
+    await asyncio.sleep(0)
     await recorded(catalog, path, digest=True)
     ticking.cancel()
 
