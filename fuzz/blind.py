@@ -49,7 +49,9 @@ def run(target: str, seconds: float, seed: int) -> Report:
                 test()
             except _OverError:
                 break
-            except Exception:  # noqa: BLE001, S112 - whatever it is, the trial has noted it
-                continue
+            except Exception:
+                # Whatever it is, the trial has noted it; else the inputs are not even made.
+                if trial.failed is None:
+                    raise
         trial.write()
     return report

@@ -21,11 +21,12 @@ from model_catalog.ndjson import HEADER
 
 IS_RAW: Final = True
 
+_LONGEST_MESSAGE: Final = 1000
 _HEAD: Final = HEADER.encode()
 _DIGEST: Final = "sha256:" + "0aF9" * 16
 _TEXTS: Final = (
     *("", " ", "m", "hf", "M", "\0", "\n", "\x1f", "\ud800", "\udcff", "\u202e", "\U0001f999", "é", "e\u0301"),
-    *("x" * 129, "€" * 300, "bytes:%FF", "/m/\udcfe", "@", ":", "unchecked", "missing", "valid", _DIGEST),
+    *("x" * 129, "€" * 300, "z" * 3000, "bytes:%FF", "/m/\udcfe", "@", ":", "unchecked", "missing", "valid", _DIGEST),
     *("2026-01-01T00:00:00Z", "0001-01-01T00:00:00+14:00", "9999-12-31", "2026-W01-1", "20260101T1"),
 )
 _NUMBERS: Final = (0, 1, -1, 2**31, 2**53 + 1, 2**63 - 1, 2**63, 2**64, 10**400, 1.0, 1e308, 0.5)
@@ -61,6 +62,8 @@ def _model(choice: random.Random) -> dict[str, Any]:
     model: dict[str, Any] = {
         name: value for name, value in _MODEL.items() if choice.random() < 0.8  # noqa: PLR2004
     }
+    if choice.random() < 0.05:  # noqa: PLR2004 - now and then
+        model[choice.choice(_TEXTS)] = 1
     model["provider"] = choice.choice(["hf", "hf", "ü"])
     model["version"] = choice.choice(["", "v1", "v2"])
     model["aliases"] = choice.sample(["main", "v1", "old"], choice.randint(0, 2))
@@ -123,6 +126,7 @@ async def _check(raw: bytes, first: ModelCatalog, second: ModelCatalog) -> str:
             )
         except InvalidImportError as error:
             assert str(error).isprintable(), error
+            assert len(str(error)) < _LONGEST_MESSAGE, error
             assert await _exported(catalog) == before, "a part of it was imported"
             return "refused"
         said = sum(1 for line in raw.split(b"\n")[1:] if line.decode(errors="replace").strip())
