@@ -27,7 +27,20 @@ SEEDS: Final = ()
 
 Row: TypeAlias = Mapping[str, Any]
 
-_WORDS: Final = ("gguf", "GGUF", "llama", "é", "e\u0301", "Straße", "STRASSE", "%", "_", "ΟΔΟΣ", "İ", "a'b\\")
+_WORDS: Final = (
+    "gguf",
+    "GGUF",
+    "llama",
+    "é",
+    "e\u0301",
+    "Straße",
+    "STRASSE",
+    "%",
+    "_",
+    "ΟΔΟΣ",
+    "İ",
+    "a'b\\",
+)
 _DIGESTS: Final = tuple("sha256:" + digit * 64 for digit in "0af")
 _NUMBERS: Final = (0, 1, 7, 2**31, 2**53 + 1, 2**63 - 1)
 _STATES: Final = ("unchecked", "present", "missing", "changed", "offline", "unreadable")
@@ -119,7 +132,9 @@ def _is_found(row: Row, text: str) -> bool:
 
 
 _PASSES: Final[Mapping[str, Callable[[Row, Any], bool]]] = {
-    **{name: _compares(name, operator.eq) for name in ("provider", "reference", "version", "state")},
+    **{
+        name: _compares(name, operator.eq) for name in ("provider", "reference", "version", "state")
+    },
     **{
         name: _compares(name, operator.eq)
         for name in ("format", "architecture", "quantization", "license")
@@ -143,7 +158,9 @@ _PASSES: Final[Mapping[str, Callable[[Row, Any], bool]]] = {
 _NAMES_OF_SORTS: Final = {"provider", "reference", "architecture", "quantization", "format"}
 
 
-def _expected(rows: list[dict[str, Any]], filters: Mapping[str, Any], sort: str, *, down: bool | None) -> list[str]:
+def _expected(
+    rows: list[dict[str, Any]], filters: Mapping[str, Any], sort: str, *, down: bool | None
+) -> list[str]:
     """The versions, each of which is one model, of those that pass, in their order."""
     given = {name: value for name, value in filters.items() if value is not None}
     passing = [row for row in rows if all(_PASSES[name](row, given[name]) for name in given)]
@@ -166,15 +183,23 @@ _ODD: Final = st.one_of(
 )
 _MOMENTS: Final = st.builds(
     lambda at, cut, hours: {"at": (at, cut, hours)},
-    *(st.integers(0, len(_TIMES) - 1), st.sampled_from([0, 1, 999_999]), st.sampled_from([0, -9, 14])),
+    *(
+        st.integers(0, len(_TIMES) - 1),
+        st.sampled_from([0, 1, 999_999]),
+        st.sampled_from([0, -9, 14]),
+    ),
 )
 _GOOD: Final = {
-    **dict.fromkeys(("provider", "reference", "architecture", "quantization"), st.sampled_from(_WORDS)),
+    **dict.fromkeys(
+        ("provider", "reference", "architecture", "quantization"), st.sampled_from(_WORDS)
+    ),
     **dict.fromkeys(("format", "license"), st.sampled_from(_WORDS) | st.text(max_size=4)),
     "version": st.integers(0, 60).map(str),
     "search": st.sampled_from([*_WORDS, "", "ss", "S", "x" * 1000]) | st.text(max_size=3),
     **dict.fromkeys(("tags", "any_tags"), st.lists(st.sampled_from(_WORDS), max_size=3)),
-    **dict.fromkeys(("min_size_bytes", "max_size_bytes", "min_context_length"), st.sampled_from(_NUMBERS)),
+    **dict.fromkeys(
+        ("min_size_bytes", "max_size_bytes", "min_context_length"), st.sampled_from(_NUMBERS)
+    ),
     **dict.fromkeys(("downloaded_after", "downloaded_before"), _MOMENTS),
     **dict.fromkeys(("used_after", "used_before"), _MOMENTS),
     **dict.fromkeys(("never_used", "pinned", "damaged", "incomplete"), st.booleans()),

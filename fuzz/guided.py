@@ -21,7 +21,9 @@ def run(target: str, seconds: float, seed: int) -> Report:
     with tempfile.TemporaryDirectory() as folder:
         told = Path(folder, "report.json")
         command = [sys.executable, "-m", "fuzz.guided", target, str(seconds), str(seed), str(told)]
-        done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+        done = subprocess.run(
+            command, capture_output=True, text=True, errors="replace", check=False
+        )
         if not told.is_file():
             # It was killed, or never began: what it said is all there is to see.
             raise SystemExit(f"atheris ended with {done.returncode} on {target}:\n{done.stderr}")

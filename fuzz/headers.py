@@ -79,7 +79,9 @@ def _of_gguf_parts(choice: random.Random) -> bytes:
 
     def tensor() -> bytes:
         sizes = [length() for _ in range(choice.randint(0, 4))]
-        return text() + form.number("I", len(sizes)) + b"".join(sizes) + kind() + choice.randbytes(8)
+        return (
+            text() + form.number("I", len(sizes)) + b"".join(sizes) + kind() + choice.randbytes(8)
+        )
 
     head = form.head(choice.randint(0, 3), choice.randint(0, 6))
     return head + b"".join(choice.choice([key, key, tensor, text, length])() for _ in range(9))
@@ -94,7 +96,9 @@ _CHOICES: Final = st.integers(0, 2**64 - 1).map(random.Random)
 _NUMBERS: Final = st.integers(0, 12) | st.sampled_from(_EXTREMES)
 _JSON: Final = st.recursive(
     st.none() | st.booleans() | st.integers(-1, 2**64) | st.floats() | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3)
+    ),
     max_leaves=6,
 )
 _ENTRY: Final = st.fixed_dictionaries(

@@ -25,19 +25,63 @@ _LONGEST_MESSAGE: Final = 1000
 _HEAD: Final = HEADER.encode()
 _DIGEST: Final = "sha256:" + "0aF9" * 16
 _TEXTS: Final = (
-    *("", " ", "m", "hf", "M", "\0", "\n", "\x1f", "\ud800", "\udcff", "\u202e", "\U0001f999", "é", "e\u0301"),
-    *("x" * 129, "€" * 300, "z" * 3000, "bytes:%FF", "/m/\udcfe", "@", ":", "unchecked", "missing", "valid", _DIGEST),
-    *("2026-01-01T00:00:00Z", "0001-01-01T00:00:00+14:00", "9999-12-31", "2026-W01-1", "20260101T1"),
+    *(
+        "",
+        " ",
+        "m",
+        "hf",
+        "M",
+        "\0",
+        "\n",
+        "\x1f",
+        "\ud800",
+        "\udcff",
+        "\u202e",
+        "\U0001f999",
+        "é",
+        "e\u0301",
+    ),
+    *(
+        "x" * 129,
+        "€" * 300,
+        "z" * 3000,
+        "bytes:%FF",
+        "/m/\udcfe",
+        "@",
+        ":",
+        "unchecked",
+        "missing",
+        "valid",
+        _DIGEST,
+    ),
+    *(
+        "2026-01-01T00:00:00Z",
+        "0001-01-01T00:00:00+14:00",
+        "9999-12-31",
+        "2026-W01-1",
+        "20260101T1",
+    ),
 )
 _NUMBERS: Final = (0, 1, -1, 2**31, 2**53 + 1, 2**63 - 1, 2**63, 2**64, 10**400, 1.0, 1e308, 0.5)
 _OTHERS: Final = (None, True, False, [], {}, [[]], [1], ["a", "A"], {"a": 1})
 _NAMES: Final = (*WHOLE, "tags", "aliases", "files", "id", "nothing")
 _FILE: Final = {"path": "a/b.gguf", "size_bytes": 7, "role": "weights", "digest": _DIGEST}
 _MODEL: Final = {
-    **{"provider": "hf", "reference": "m", "version": "v1", "local_path": "/m", "size_bytes": 7},
-    **{"downloaded_at": "2026-01-01T00:00:00Z", "description": "one\nß", "digest": _DIGEST},
-    **{"tags": ["Chat", "größe"], "aliases": ["main"], "use_count": 3, "pin_reason": ""},
-    **{"inventoried_at": "2026-01-01T00:00:00Z", "files": [_FILE], "claimed_format": "gguf"},
+    "provider": "hf",
+    "reference": "m",
+    "version": "v1",
+    "local_path": "/m",
+    "size_bytes": 7,
+    "downloaded_at": "2026-01-01T00:00:00Z",
+    "description": "one\nß",
+    "digest": _DIGEST,
+    "tags": ["Chat", "größe"],
+    "aliases": ["main"],
+    "use_count": 3,
+    "pin_reason": "",
+    "inventoried_at": "2026-01-01T00:00:00Z",
+    "files": [_FILE],
+    "claimed_format": "gguf",
 }
 
 
@@ -60,7 +104,9 @@ def _value(choice: random.Random) -> Any:
 def _model(choice: random.Random) -> dict[str, Any]:
     """A model of few names, so that they meet, with some values of any kind."""
     model: dict[str, Any] = {
-        name: value for name, value in _MODEL.items() if choice.random() < 0.8  # noqa: PLR2004
+        name: value
+        for name, value in _MODEL.items()
+        if choice.random() < 0.8  # noqa: PLR2004
     }
     if choice.random() < 0.05:  # noqa: PLR2004 - now and then
         model[choice.choice(_TEXTS)] = 1
@@ -122,7 +168,9 @@ async def _check(raw: bytes, first: ModelCatalog, second: ModelCatalog) -> str:
         before = await _exported(catalog)
         try:
             done = await catalog.import_catalog(
-                io.BytesIO(raw), on_conflict, skip_broken=skips  # type: ignore[arg-type]
+                io.BytesIO(raw),
+                on_conflict,
+                skip_broken=skips,  # type: ignore[arg-type]
             )
         except InvalidImportError as error:
             assert str(error).isprintable(), error
