@@ -372,11 +372,22 @@ async def test_what_the_hive_recorded_comes_back_from_an_export(tmp_path):
 
 
 @pytest.mark.parametrize("backend", ["asyncpg", "psycopg"])
-async def test_a_key_that_postgresql_cannot_index_is_a_broken_line(catalog):
+@pytest.mark.parametrize(
+    "long",
+    [
+        {"reference": "x" * 3000},
+        {
+            "reference": "".join(map(chr, range(0x20000, 0x20000 + 640))),
+            "aliases": ["\u4e00" * 128],
+        },
+    ],
+    ids=["with its version", "with an alias"],
+)
+async def test_a_key_that_postgresql_cannot_index_is_a_broken_line(catalog, long):
     """
     The line is told of, and the rest is imported or not, as asked.
     """
-    text = HEADER + line(reference="x" * 3000) + line()
+    text = HEADER + line(**long) + line()
 
     with pytest.raises(InvalidImportError, match=r"line 2 .* too long for PostgreSQL"):
         await imported(catalog, text)

@@ -131,7 +131,9 @@ def path(field: str, value: object) -> str:
         given: str | bytes = os.fspath(value)
     except TypeError as error:
         raise InvalidModelError(field, value, "is no path: give a str or a pathlib.Path") from error
-    raw = given.decode("utf-8", "surrogateescape") if isinstance(given, bytes) else str.__str__(given)
+    raw = (
+        given.decode("utf-8", "surrogateescape") if isinstance(given, bytes) else str.__str__(given)
+    )
     if not raw:
         raise InvalidModelError(field, value, "is empty: give the path of the model")
     size = _path_bytes(field, raw, value)
