@@ -213,6 +213,9 @@ BROKEN = {
     "no path": '{"provider": "hf", "reference": "m"}\n',
     "a null path": line(local_path=None),
     "a field too many": line(colour="red"),
+    "a field that steers a terminal": line(**{"\x1b[31m\u202e": 1}),
+    "a long field": line(**{"x" * 5000: 1}),
+    "a long date": line(downloaded_at="x" * 5000),
     "a folded text": line(reference_folded="m"),
     "an id": line(id=1),
     "a negative size": line(size_bytes=-1),
@@ -247,6 +250,7 @@ async def test_a_broken_line_is_told_with_its_number(catalog, broken):
             await imported(catalog, text)
         assert caught.value.line == 4
         assert len(str(caught.value)) < 1000
+        assert str(caught.value).isprintable()
         assert await catalog.list_models() == []
 
     done = await imported(catalog, text.replace("{{", "{\n{"), skip_broken=True)
