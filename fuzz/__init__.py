@@ -6,7 +6,7 @@ TARGETS: Final = ("reference", "headers", "imports", "filters")
 """
 The modules that are one each.
 
-Each has `INPUTS`, a strategy of bytes; `SEEDS`, inputs to begin from; and `checking`, a context that
-gives a function: it says in a word what became of an input, and raises for what must not be.
+Each has `INPUTS`, a strategy of bytes; `SEEDS`, inputs to begin from; and `checking`, a context of
+a function that says in a word what became of an input, and raises for what must not be.
 `IS_RAW` is False where bytes that no strategy made are of no use.
 """

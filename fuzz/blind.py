@@ -1,4 +1,4 @@
-"""Inputs by Hypothesis: of the right shape, and shrunk where they fail; blind to what they reach."""
+"""Inputs by Hypothesis: of the right shape, shrunk where they fail, blind to what they reach."""
 
 from __future__ import annotations
 

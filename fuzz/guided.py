@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import hypothesis
@@ -17,7 +18,11 @@ from fuzz.findings import Report, Trial
 
 
 def run(target: str, seconds: float, seed: int) -> Report:
-    """As `blind.run`, in a process of its own: libFuzzer ends the one that it runs in."""
+    """
+    As `blind.run`, in a process of its own: libFuzzer ends the one that it runs in.
+
+    Of the executions those after the last hundred are not counted.
+    """
     with tempfile.TemporaryDirectory() as folder:
         told = Path(folder, "report.json")
         command = [sys.executable, "-m", "fuzz.guided", target, str(seconds), str(seed), str(told)]
@@ -42,7 +47,7 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as folder, found.checking() as check:
         trial = Trial(report, check)
-        by_strategy = SETTINGS(hypothesis.given(found.INPUTS)(lambda raw: trial(raw)))
+        by_strategy = SETTINGS(hypothesis.given(found.INPUTS)(_named(trial)))
         try_one = trial if found.IS_RAW else by_strategy.hypothesis.fuzz_one_input
 
         def one(raw: bytes) -> None:
@@ -58,6 +63,15 @@ def main() -> None:
         options = [f"-max_total_time={float(seconds):.0f}", f"-seed={seed}", "-max_len=65536"]
         atheris.Setup([sys.argv[0], *options, "-artifact_prefix=" + folder + "/", folder], one)
         atheris.Fuzz()
+
+
+def _named(trial: Trial) -> Callable[[bytes], None]:
+    """The same as a function, whose argument Hypothesis can see."""
+
+    def one(raw: bytes) -> None:
+        trial(raw)
+
+    return one
 
 
 def tell(report: Report, path: Path) -> None:

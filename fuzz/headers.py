@@ -53,7 +53,7 @@ def _mutated(choice: random.Random) -> bytes:
         pieces = choice.randbytes(choice.randint(0, 9)), choice.choice(_MARKS)
         piece = choice.choice([*pieces, _long(choice.choice(_EXTREMES))])
         raw[at : at + choice.choice([0, 1, len(piece), choice.randint(0, 50)])] = piece
-    if choice.random() < 0.5 and b"}" in raw:  # noqa: PLR2004 - as often as not
+    if choice.random() < 0.5 and b"}" in raw:
         # The length is what it was made for, so that more than the end is looked at.
         raw[:8] = _long(max(raw.rfind(b"}") - 7, 0))
     return bytes(raw)
