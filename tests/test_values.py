@@ -155,11 +155,11 @@ def seen(model):
 def registering(field):
     async def call(catalog, value):
         returned = await catalog.register_model(Model(**{**BASE, field: value}))
-        found = await catalog.get_model(returned.reference, returned.provider, returned.version)
         if (field, value) == ("downloaded_at", None):
+            # It is now.
             return None
-        assert getattr(found, field) == as_stored(field, value)
-        return seen(returned), seen(found)
+        assert getattr(returned, field) == as_stored(field, value)
+        return seen(returned)
 
     return call
 
