@@ -66,16 +66,21 @@ def sqlite_migrated(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def filled(sqlite_migrated, tmp_path) -> Path:
+def sqlite_file(sqlite_migrated, tmp_path) -> Path:
+    """A catalog file at the newest revision, with no rows in it, that nobody has open."""
+    # A copy: to migrate takes longer than most tests.
+    return Path(shutil.copy(sqlite_migrated, tmp_path / "catalog.db"))
+
+
+@pytest.fixture
+def filled(sqlite_file) -> Path:
     """A catalog of many pages, closed."""
-    path = tmp_path / "catalog.db"
-    shutil.copy(sqlite_migrated, path)
-    with closing(sqlite3.connect(path)) as raw, raw:
+    with closing(sqlite3.connect(sqlite_file)) as raw, raw:
         raw.executemany(
             "INSERT INTO models (provider, reference, local_path) VALUES ('hf', ?, ?)",
             [(f"m{number}", "/" + "x" * 500) for number in range(500)],
         )
-    return path
+    return sqlite_file
 
 
 @cache
@@ -181,18 +186,18 @@ def empty(backend, request, tmp_path) -> Iterator[Database]:
 
 
 @pytest.fixture
-def database(backend, request, tmp_path) -> Iterator[Database]:
+def database(backend, request) -> Iterator[Database]:
     """A database at the newest revision, with no rows in it."""
     if backend == "sqlite":
-        path = tmp_path / "catalog.db"
-        shutil.copy(request.getfixturevalue("sqlite_migrated"), path)
+        path = request.getfixturevalue("sqlite_file")
         found = Database(backend, str(path), path=path)
     else:
         found = on_postgresql(backend, request.getfixturevalue("pg_migrated"))
-        # Not TRUNCATE: it writes files anew, which takes longer than most tests.
-        for table in ("model_aliases", "model_tags", "model_files", "models"):
-            found.run(f"DELETE FROM {table}")
-        found.run("ALTER SEQUENCE models_id_seq RESTART")
+        # Neither TRUNCATE nor ALTER SEQUENCE: they write files anew, and wait for the disk.
+        found.run(
+            "DELETE FROM model_aliases; DELETE FROM model_tags; DELETE FROM model_files;"
+            " DELETE FROM models; SELECT setval('models_id_seq', 1, false)"
+        )
     yield found
     found.assert_nothing_left()
 
@@ -200,6 +205,13 @@ def database(backend, request, tmp_path) -> Iterator[Database]:
 @pytest.fixture
 async def catalog(database) -> AsyncIterator[ModelCatalog]:
     async with open_catalog(database.target) as found:
+        yield found
+
+
+@pytest.fixture
+async def on_sqlite(sqlite_file) -> AsyncIterator[ModelCatalog]:
+    """A catalog in a file, where the database does not matter."""
+    async with open_catalog(sqlite_file) as found:
         yield found
 
 

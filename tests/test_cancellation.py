@@ -242,7 +242,7 @@ async def test_a_call_may_be_cancelled_at_any_moment(database, quiet, cancelled_
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(2, 6), ids="seed {}".format)
+@pytest.mark.parametrize("seed", [2, 5], ids="seed {}".format)
 @pytest.mark.parametrize("cancelled_by", CANCELLERS.values(), ids=CANCELLERS)
 async def test_thousands_of_calls_may_be_cancelled(database, quiet, cancelled_by, seed):
     """

@@ -213,6 +213,9 @@ BROKEN = {
     "no path": '{"provider": "hf", "reference": "m"}\n',
     "a null path": line(local_path=None),
     "a field too many": line(colour="red"),
+    "a field that steers a terminal": line(**{"\x1b[31m\u202e": 1}),
+    "a long field": line(**{"x" * 5000: 1}),
+    "a long date": line(downloaded_at="x" * 5000),
     "a folded text": line(reference_folded="m"),
     "an id": line(id=1),
     "a negative size": line(size_bytes=-1),
@@ -247,6 +250,7 @@ async def test_a_broken_line_is_told_with_its_number(catalog, broken):
             await imported(catalog, text)
         assert caught.value.line == 4
         assert len(str(caught.value)) < 1000
+        assert str(caught.value).isprintable()
         assert await catalog.list_models() == []
 
     done = await imported(catalog, text.replace("{{", "{\n{"), skip_broken=True)
@@ -372,11 +376,22 @@ async def test_what_the_hive_recorded_comes_back_from_an_export(tmp_path):
 
 
 @pytest.mark.parametrize("backend", ["asyncpg", "psycopg"])
-async def test_a_key_that_postgresql_cannot_index_is_a_broken_line(catalog):
+@pytest.mark.parametrize(
+    "long",
+    [
+        {"reference": "x" * 3000},
+        {
+            "reference": "".join(map(chr, range(0x20000, 0x20000 + 640))),
+            "aliases": ["\u4e00" * 128],
+        },
+    ],
+    ids=["with its version", "with an alias"],
+)
+async def test_a_key_that_postgresql_cannot_index_is_a_broken_line(catalog, long):
     """
     The line is told of, and the rest is imported or not, as asked.
     """
-    text = HEADER + line(reference="x" * 3000) + line()
+    text = HEADER + line(**long) + line()
 
     with pytest.raises(InvalidImportError, match=r"line 2 .* too long for PostgreSQL"):
         await imported(catalog, text)

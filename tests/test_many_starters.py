@@ -43,13 +43,14 @@ def assert_sound(database: Database) -> None:
 
 @pytest.mark.parametrize("start", hive.STARTS)
 @pytest.mark.parametrize(
-    "rounds", [3, pytest.param(50, marks=pytest.mark.slow)], ids=["a few times", "many times"]
+    "rounds", [1, pytest.param(50, marks=pytest.mark.slow)], ids=["once", "many times"]
 )
 def test_eight_processes_open_one_catalog_at_once(empty, starters, start, rounds):
     """
     Whoever starts first migrates, the others wait for it, and all of them begin to work.
     """
-    for _ in range(rounds):
+    # PostgreSQL is here twice, by two drivers: it has half of the rounds with each.
+    for _ in range(rounds if empty.path is not None else (rounds + 1) // 2):
         begin_anew(empty)
         asyncio.run(hive.start(empty, start))
         rows = [] if start == "nothing" else hive.SOME
@@ -73,7 +74,7 @@ def test_eight_processes_register_one_model(database, starters):
     The same key from eight processes, again and again, is one row and no error.
     """
     ids = starters.map(
-        register_again_and_again, [database.target] * EIGHT, [25] * EIGHT, range(EIGHT)
+        register_again_and_again, [database.target] * EIGHT, [10] * EIGHT, range(EIGHT)
     )
 
     assert set().union(*ids) == {1}

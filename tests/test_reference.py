@@ -1,5 +1,7 @@
 """The name of a model in one text."""
 
+import enum
+
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -73,6 +75,20 @@ def test_a_name_of_bad_parts_is_refused(provider, reference, version, field):
         ModelRef(provider, reference, version)
 
     assert caught.value.field == field
+
+
+class Mixed(str, enum.Enum):  # noqa: UP042 - this is the one whose str() is its name
+    HF = "hf"
+
+
+def test_a_name_is_of_texts_whatever_they_say_of_themselves():
+    """
+    What is written is what `parse` reads back, also of a member of an enum.
+    """
+    name = ModelRef(Mixed.HF, Mixed.HF, Mixed.HF)
+
+    assert str(name) == "hf:hf@hf"
+    assert {type(part) for part in (name.provider, name.reference, name.version)} == {str}
 
 
 def test_a_name_is_a_value():

@@ -28,8 +28,30 @@ class Whole:
         return self.number
 
 
+class Located:
+    """A path of somebody else's."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __fspath__(self):
+        return self.path
+
+
 class Provider(enum.StrEnum):
     HF = "hf"
+
+
+class Text(str):
+    """A text of somebody else's, which says something else of itself."""
+
+    __slots__ = ()
+
+    def __str__(self):
+        return "another"
+
+    def encode(self, *_):
+        return b"another"
 
 
 class Nowhere(tzinfo):
@@ -37,6 +59,13 @@ class Nowhere(tzinfo):
 
     def utcoffset(self, when):
         return None
+
+
+def deep(number: int) -> list:
+    inner = []
+    for _ in range(number):
+        inner = [inner]
+    return inner
 
 
 def zone(hours: int) -> timezone:
@@ -50,6 +79,7 @@ BAD = {
     "bytes for a reference": ("reference", b"m"),
     "NUL in the reference": ("reference", "a\0b"),
     "lone surrogate in the reference": ("reference", "a\udcff"),
+    "lone surrogate in a text that denies it": ("reference", Text("a\udcff")),
     "line break in the reference": ("reference", "a\nb"),
     "escape in the reference": ("reference", "\x1b[31mred"),
     "C1 control in the reference": ("reference", "a\x9b"),
@@ -73,6 +103,7 @@ BAD = {
     "empty bytes for a path": ("local_path", b""),
     "no path": ("local_path", None),
     "number for a path": ("local_path", 3),
+    "number for the path of an object": ("local_path", Located(3)),
     "NUL in the path": ("local_path", "/a\0b"),
     "NUL in the bytes of a path": ("local_path", b"/a\0b"),
     "surrogate of no byte in the path": ("local_path", "/\ud800"),
@@ -82,6 +113,9 @@ BAD = {
     "negative size": ("size_bytes", -1),
     "size of 2**63": ("size_bytes", 2**63),
     "size of 10**30": ("size_bytes", 10**30),
+    "size of more digits than Python writes": ("size_bytes", 10**5000),
+    "lists that lie too deep": ("size_bytes", deep(100_000)),
+    "digits for the number of an object": ("size_bytes", Whole("5")),
     "negative whole number of another type": ("size_bytes", Whole(-1)),
     "float": ("size_bytes", 1.0),
     "infinity": ("size_bytes", float("inf")),

@@ -680,7 +680,7 @@ def test_any_sequence_of_calls_does_what_dictionaries_do(database):
     Register, change, tag, pin, name, use, remove, list and exchange models in any order: what the
     catalog says agrees with a model of it in plain dictionaries.
     """
-    found = settings(max_examples=10, stateful_step_count=20, derandomize=True, **COMMON)
+    found = settings(max_examples=6, stateful_step_count=20, derandomize=True, **COMMON)
 
     run_state_machine_as_test(lambda: Machine(database), settings=found)
 

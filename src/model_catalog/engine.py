@@ -363,9 +363,9 @@ async def limit_waits(
         await connection.run_sync(_spare_the_host)
 
 
-def wait_briefly(connection: Connection) -> None:
-    """Have SQLite try a lock again and again for LOCK_WAIT_S alone."""
-    connection.exec_driver_sql(f"PRAGMA busy_timeout = {_milliseconds(LOCK_WAIT_S)}")
+def busy_timeout(wait_s: float) -> str:
+    """The statement that tells SQLite how long to try a lock again and again."""
+    return f"PRAGMA busy_timeout = {_milliseconds(wait_s)}"
 
 
 def commit_patiently(connection: Connection, wait_s: float) -> None:
@@ -375,7 +375,7 @@ def commit_patiently(connection: Connection, wait_s: float) -> None:
     What was done before it cannot be tried again.
     """
     if connection.dialect.name == "sqlite":
-        connection.exec_driver_sql(f"PRAGMA busy_timeout = {_milliseconds(wait_s)}")
+        connection.exec_driver_sql(busy_timeout(wait_s))
 
 
 def attend(engine: Engine) -> None:
@@ -408,4 +408,4 @@ def _spare_the_host(connection: Connection) -> None:
     if _HOSTS_WAIT not in connection.info:
         wait_ms = connection.exec_driver_sql("PRAGMA busy_timeout").scalar()
         connection.info[_HOSTS_WAIT] = wait_ms
-    wait_briefly(connection)
+    connection.exec_driver_sql(busy_timeout(LOCK_WAIT_S))

@@ -11,7 +11,11 @@ def shown(value: object) -> str:
     """A value as an error message may show it: escaped, and cut when it is long."""
     if isinstance(value, str | bytes) and len(value) > _SHOWN:
         return f"{value[:_SHOWN]!r}... ({len(value)} long)"
-    text = repr(value)
+    try:
+        text = repr(value)
+    except (RecursionError, ValueError):
+        # Of a number of very many digits, or of lists that lie too deep, Python writes none.
+        text = f"<{type(value).__name__}>"
     return text if len(text) <= 2 * _SHOWN else f"{text[: 2 * _SHOWN]}..."
 
 
@@ -35,7 +39,9 @@ class InvalidModelError(CatalogError, ValueError):
     """A value no database may be given: which field, which value, what is allowed."""
 
     def __init__(self, field: str, value: object, reason: str) -> None:
-        super().__init__(f"{field} {shown(value)} {reason}")
+        # In an import it may be a stranger's word, which is not to steer a terminal.
+        name = field if field.isprintable() and len(field) <= _SHOWN else shown(field)
+        super().__init__(f"{name} {shown(value)} {reason}")
         self.field = field
         self.value = value
         self.reason = reason

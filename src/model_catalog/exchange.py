@@ -130,9 +130,13 @@ class Exchange(Records):
         return children.correlate(MODELS).scalar_subquery()
 
     def _unstorable(self, entry: Entry) -> str | None:
-        size = len("".join(entry.key).encode())
+        provider, reference, version = (len(part.encode()) for part in entry.key)
+        size = provider + reference + max(version, *(len(a.encode()) for a in entry.aliases), 0)
         if self._work.dialect == "postgresql" and size > _LONGEST_KEY_BYTES:
-            return f"its provider, reference and version are {size} bytes, too long for PostgreSQL"
+            return (
+                f"its provider and reference with its version or an alias are {size} bytes, too "
+                f"long for PostgreSQL"
+            )
         return None
 
     def _import(

@@ -15,7 +15,7 @@ from typing import Any, Final, Generic, TypeVar, cast
 
 from sqlalchemy import Connection, Engine, RootTransaction
 
-from model_catalog.engine import WRITE, commit_patiently, wait_briefly
+from model_catalog.engine import LOCK_WAIT_S, WRITE, busy_timeout
 from model_catalog.errors import CatalogBusyError, CatalogClosedError
 from model_catalog.faults import translated
 from model_catalog.waiting import LEAST_S
@@ -135,9 +135,9 @@ class Lane:
         return await self._wait(call, timeout_s)
 
     async def commit(self, hold: Hold, wait_s: float) -> None:
-        """Keep the transaction that is open; without a write-ahead log that may wait for readers."""
+        """Keep the transaction; without a write-ahead log that may have to wait for readers."""
         self._require(hold)
-        await self._release(lambda connection: self._keep(connection, wait_s))
+        await self._release(lambda _: self._keep(wait_s))
 
     async def roll_back(self, hold: Hold) -> None:
         """Undo the transaction, if it is open still."""
@@ -435,15 +435,20 @@ class Lane:
             except CatalogBusyError as error:
                 call.error = self._slow(call) if error.reason == _INTERRUPTED else error
 
-    def _keep(self, connection: Connection, wait_s: float) -> None:
+    def _keep(self, wait_s: float) -> None:
         if self._transaction is not None:
-            commit_patiently(connection, wait_s)
+            self._be_patient(wait_s)
             self._transaction.commit()
             self._transaction = None
-            wait_briefly(connection)
+            self._be_patient(LOCK_WAIT_S)
 
-    def _undo(self, connection: Connection) -> None:
+    def _undo(self, _connection: Connection) -> None:
         transaction, self._transaction = self._transaction, None
         if transaction is not None:
             self._roll_back(transaction)
-            wait_briefly(connection)
+            self._be_patient(LOCK_WAIT_S)
+
+    def _be_patient(self, wait_s: float) -> None:
+        # To SQLAlchemy's connection a statement between two transactions begins one.
+        if self._driver is not None:
+            self._driver.execute(busy_timeout(wait_s))

@@ -92,7 +92,7 @@ def parse(line: str | bytes, number: int) -> Entry | Problem | None:
         found = json.loads(text, object_pairs_hook=_object, parse_constant=_no_constant)
         return _head(found) if number == 1 else _entry(found, number)
     except (InvalidModelError, ValueError) as error:
-        # ValueError is JSON's, UTF-8's and a date's own complaint.
+        # ValueError is JSON's and UTF-8's own complaint.
         return Problem(number, str(error))
     except RecursionError:
         return Problem(number, "it is nested too deeply")
@@ -120,9 +120,18 @@ def _timed(found: dict[str, Any]) -> dict[str, Any]:
     """The same with its times, where they are written as text."""
     for name in _MOMENTS:
         if isinstance(found.get(name), str):
-            moment = datetime.fromisoformat(found[name])
+            moment = _moment(name, found[name])
             found[name] = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
     return found
+
+
+def _moment(name: str, text: str) -> datetime:
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError:
+        raise InvalidModelError(
+            name, text, "is no time: write one as in 2026-11-23T14:05:09Z"
+        ) from None
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

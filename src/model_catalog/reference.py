@@ -22,12 +22,14 @@ class ModelRef:
 
     def __post_init__(self) -> None:
         for field, value in (("provider", self.provider), ("reference", self.reference)):
-            if not rules.lookup_text(field, value).strip():
+            text = rules.lookup_text(field, value)
+            if not text.strip():
                 raise InvalidModelError(
                     field, value, "is blank: write provider:reference, as in hf:org/repo"
                 )
+            object.__setattr__(self, field, text)
         if self.version is not None:
-            rules.lookup_text("version", self.version)
+            object.__setattr__(self, "version", rules.lookup_text("version", self.version))
 
     @classmethod
     def parse(cls, text: str) -> ModelRef:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import operator
 import os
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, cast
 
 from model_catalog.errors import InvalidModelError
 from model_catalog.files.digest import canonical, is_inside
@@ -103,15 +104,17 @@ def lookup_text(field: str, value: object) -> str:
     """A text to look for. It may be one that would not be stored: an older catalog may hold it."""
     if not isinstance(value, str):
         raise InvalidModelError(field, value, f"is a {type(value).__name__}: give a str")
-    if "\0" in value:
+    # Of a subclass the text itself: what that says of itself each driver would ask in its own way.
+    text = str.__str__(value)
+    if "\0" in text:
         raise InvalidModelError(field, value, "has a NUL in it, which no database keeps")
     try:
-        value.encode()
+        text.encode()
     except UnicodeEncodeError as error:
         raise InvalidModelError(
             field, value, "has a lone surrogate in it, which is not text: decode it first"
         ) from error
-    return value
+    return text
 
 
 def path(field: str, value: object) -> str:
@@ -124,9 +127,13 @@ def path(field: str, value: object) -> str:
         raise InvalidModelError(
             field, value, f"is a {type(value).__name__}: give a str or a pathlib.Path"
         )
-    raw: str | bytes = os.fspath(value)
-    if isinstance(raw, bytes):
-        raw = raw.decode("utf-8", "surrogateescape")
+    try:
+        given: str | bytes = os.fspath(value)
+    except TypeError as error:
+        raise InvalidModelError(field, value, "is no path: give a str or a pathlib.Path") from error
+    raw = (
+        given.decode("utf-8", "surrogateescape") if isinstance(given, bytes) else str.__str__(given)
+    )
     if not raw:
         raise InvalidModelError(field, value, "is empty: give the path of the model")
     size = _path_bytes(field, raw, value)
@@ -158,13 +165,15 @@ def size_bytes(field: str, value: object) -> int | None:
     """A number of bytes, or None where it is not known."""
     if value is None:
         return None
-    # A bool is an int to Python and a size to nobody; a float has lost bytes.
-    index = getattr(type(value), "__index__", None)
-    if isinstance(value, bool) or index is None:
+    try:
+        # A bool is an int to Python and a size to nobody; a float has lost bytes.
+        number = None if isinstance(value, bool) else int(operator.index(cast("Any", value)))
+    except TypeError:
+        number = None
+    if number is None:
         raise InvalidModelError(
             field, value, f"is a {type(value).__name__}: give a whole number as an int"
         )
-    number = int(index(value))
     if not 0 <= number <= MAX_SIZE:
         raise InvalidModelError(field, value, "is out of range: give 0 to 2**63 - 1")
     return number

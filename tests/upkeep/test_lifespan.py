@@ -16,9 +16,9 @@ MIB = 1024 * 1024
 
 
 @pytest.fixture
-async def catalog(tmp_path):
-    async with open_catalog(tmp_path / "catalog.db") as found:
-        yield found
+def catalog(on_sqlite):
+    """What is on the disk is the same to every database."""
+    return on_sqlite
 
 
 class Events:

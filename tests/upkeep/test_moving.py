@@ -12,20 +12,12 @@ from model_catalog import (
     DigestMismatchError,
     FileState,
     ModelNotFoundError,
-    open_catalog,
 )
 from model_catalog.cli.demo import gguf_of
 from model_catalog.upkeep import check_models, find_moved, register_path, relink_model
 from model_catalog.upkeep.moving import _files_below
 
 NAME = ("m", "local")
-
-
-@pytest.fixture
-async def on_sqlite(tmp_path):
-    """A catalog in a file, where the database does not matter."""
-    async with open_catalog(tmp_path / "catalog.db") as found:
-        yield found
 
 
 @pytest.fixture

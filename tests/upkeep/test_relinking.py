@@ -6,7 +6,7 @@ import shutil
 import pytest
 from conftest import a_model
 
-from model_catalog import DigestMismatchError, FileState, open_catalog
+from model_catalog import DigestMismatchError, FileState
 from model_catalog.cli.demo import gguf_of
 from model_catalog.upkeep import (
     Verdict,
@@ -21,9 +21,9 @@ NAME = ("m", "local")
 
 
 @pytest.fixture
-async def catalog(tmp_path):
-    async with open_catalog(tmp_path / "catalog.db") as found:
-        yield found
+def catalog(on_sqlite):
+    """What is on the disk is the same to every database."""
+    return on_sqlite
 
 
 def a_file(path, context_length=4096):

@@ -9,7 +9,7 @@ from pathlib import Path
 import bundles
 import pytest
 
-from model_catalog import InvalidKeyError, ModelNotFoundError, open_catalog
+from model_catalog import InvalidKeyError, ModelNotFoundError
 from model_catalog.upkeep import accept_model, register_path, verify_signature
 
 NAME = ("m", "local")
@@ -22,9 +22,9 @@ def signing():
 
 
 @pytest.fixture
-async def catalog(tmp_path):
-    async with open_catalog(tmp_path / "catalog.db") as found:
-        yield found
+def catalog(on_sqlite):
+    """What is on the disk is the same to every database."""
+    return on_sqlite
 
 
 @pytest.fixture

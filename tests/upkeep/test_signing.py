@@ -9,7 +9,7 @@ import pytest
 from bundles import bundle, digest, pem, private_key, statement
 from conftest import a_model
 
-from model_catalog import InvalidKeyError, ModelNotFoundError, open_catalog
+from model_catalog import InvalidKeyError, ModelNotFoundError
 from model_catalog.cli.demo import gguf_of
 from model_catalog.files.fingerprint import Fingerprint
 from model_catalog.upkeep import (
@@ -22,13 +22,6 @@ from model_catalog.upkeep import (
 NAME = ("m", "local")
 SIGNER = private_key()
 KEY = pem(SIGNER)
-
-
-@pytest.fixture
-async def on_sqlite(tmp_path):
-    """A catalog in a file, where the database does not matter."""
-    async with open_catalog(tmp_path / "catalog.db") as found:
-        yield found
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from datetime import timedelta
 import pytest
 from conftest import a_model, moment
 
-from model_catalog import FileState, InvalidModelError, open_catalog
+from model_catalog import FileState, InvalidModelError
 from model_catalog.cli.demo import gguf_of
 from model_catalog.upkeep import (
     Verdict,
@@ -29,10 +29,9 @@ MIB = 1024 * 1024
 
 
 @pytest.fixture
-async def catalog(tmp_path):
-    """A catalog beside the models: what is on the disk is the same to every database."""
-    async with open_catalog(tmp_path / "catalog.db") as found:
-        yield found
+def catalog(on_sqlite):
+    """What is on the disk is the same to every database."""
+    return on_sqlite
 
 
 def a_file(folder, name="m.gguf", context_length=4096):
@@ -399,7 +398,7 @@ async def test_results_come_as_they_are_done(catalog, tmp_path):
     """
     for name in ("a", "b"):
         with (tmp_path / name).open("wb") as file:
-            file.truncate(600 * MIB)
+            file.truncate(64 * MIB)
         await recorded(catalog, tmp_path / name, name)
     tasks = asyncio.all_tasks()
 
@@ -424,7 +423,7 @@ async def test_a_file_that_is_written_to_meanwhile_is_told(catalog, tmp_path):
     """
     path = tmp_path / "m.bin"
     with path.open("wb") as file:
-        file.truncate(400 * MIB)
+        file.truncate(128 * MIB)
     await recorded(catalog, path)
     reading = threading.Event()
 
@@ -448,7 +447,7 @@ async def test_one_file_on_a_disk_is_read_at_a_time(catalog, tmp_path):
     """
     for name in ("a", "b"):
         with (tmp_path / name).open("wb") as file:
-            file.truncate(100 * MIB)
+            file.truncate(24 * MIB)
         await recorded(catalog, tmp_path / name, name)
     seen = []
 
@@ -490,7 +489,7 @@ async def test_a_model_that_is_registered_anew_while_it_is_read_is_left_alone(ca
     """
     path = tmp_path / "m.bin"
     with path.open("wb") as file:
-        file.truncate(300 * MIB)
+        file.truncate(128 * MIB)
     await recorded(catalog, path)
     reading = asyncio.Event()
 
@@ -532,7 +531,7 @@ async def test_the_loop_is_free_while_much_is_hashed(catalog, tmp_path):
     """
     path = tmp_path / "m.bin"
     with path.open("wb") as file:
-        file.truncate(500 * MIB)
+        file.truncate(128 * MIB)
     held = []
 
     async def tick():
@@ -544,6 +543,8 @@ async def test_the_loop_is_free_while_much_is_hashed(catalog, tmp_path):
             last = now
 
     ticking = asyncio.create_task(tick())
+    # What would hold the loop before anything else is awaited is to be seen as well.
+    await asyncio.sleep(0)
     await recorded(catalog, path, digest=True)
     ticking.cancel()
 

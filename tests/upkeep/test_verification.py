@@ -24,13 +24,6 @@ MIB = 1024 * 1024
 
 
 @pytest.fixture
-async def on_sqlite(tmp_path):
-    """A catalog in a file, where the database does not matter."""
-    async with open_catalog(tmp_path / "catalog.db") as found:
-        yield found
-
-
-@pytest.fixture
 def store(tmp_path):
     """A folder of models."""
     folder = tmp_path / "store"
@@ -707,7 +700,7 @@ async def test_one_file_a_disk_is_read_at_a_time(on_sqlite, two_disks):
     for place in two_disks:
         for name in "abc":
             with (place / name).open("wb") as file:
-                file.truncate(96 * MIB)
+                file.truncate(48 * MIB)
             await recorded(on_sqlite, place / name, f"{place.name}/{name}")
     most = {place.name: 0 for place in two_disks}
     together = 0
@@ -741,7 +734,7 @@ async def test_one_file_a_disk_is_read_at_a_time(on_sqlite, two_disks):
     assert by_one_pass == 2
     done = [each.done_bytes for each in told]
     assert done == sorted(done)
-    assert told[-1].done_bytes == told[-1].total_bytes == 6 * 96 * MIB
+    assert told[-1].done_bytes == told[-1].total_bytes == 6 * 48 * MIB
 
 
 async def test_a_disk_that_is_away_is_told_and_not_recorded(on_sqlite, two_disks):
@@ -764,7 +757,7 @@ async def test_a_model_that_changes_while_it_is_read_is_left_alone(catalog, stor
     """
     path = store / "m.bin"
     with path.open("wb") as file:
-        file.truncate(256 * MIB)
+        file.truncate(128 * MIB)
     await recorded(catalog, path)
     began = asyncio.Event()
 

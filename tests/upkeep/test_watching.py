@@ -20,13 +20,6 @@ MIB = 1024 * 1024
 
 
 @pytest.fixture
-async def on_sqlite(tmp_path):
-    """A catalog in a file, where the database does not matter."""
-    async with open_catalog(tmp_path / "catalog.db") as found:
-        yield found
-
-
-@pytest.fixture
 def store(tmp_path):
     """A folder of models."""
     folder = tmp_path / "store"

@@ -1,0 +1,8 @@
+# Inputs that nobody would write: see fuzz/. With FUZZ_SEED the same ones again.
+FUZZ_SECONDS ?= 600
+FUZZ_TARGETS ?=
+PYTHON ?= .venv/bin/python
+
+.PHONY: fuzz
+fuzz:
+	$(PYTHON) -m fuzz $(FUZZ_TARGETS) --seconds $(FUZZ_SECONDS) $(if $(FUZZ_SEED),--seed $(FUZZ_SEED))

@@ -1,0 +1,244 @@
+"""Filters: InvalidModelError, or the models that a few lines of Python choose, in their order."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import operator
+import random
+import tempfile
+import unicodedata
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any, Final, TypeAlias
+
+from hypothesis import strategies as st
+
+from model_catalog import InvalidModelError, ModelCatalog, Sort, open_catalog
+from model_catalog.fields import CLAIMABLE
+from model_catalog.ndjson import HEADER
+from model_catalog.query import Filters
+
+IS_RAW: Final = False
+SEEDS: Final = ()
+
+Row: TypeAlias = Mapping[str, Any]
+
+_WORDS: Final = (
+    *("gguf", "GGUF", "llama", "é", "e\u0301", "Straße", "STRASSE", "ΟΔΟΣ", "İ"),
+    *("%", "_", "a'b\\"),
+)
+_DIGESTS: Final = tuple("sha256:" + digit * 64 for digit in "0af")
+_NUMBERS: Final = (0, 1, 7, 2**31, 2**53 + 1, 2**63 - 1)
+_STATES: Final = ("unchecked", "present", "missing", "changed", "offline", "unreadable")
+_TIMES: Final = (
+    *(datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=second) for second in range(4)),
+    datetime(1, 1, 1, tzinfo=UTC),
+    datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC),
+)
+
+
+def _corpus() -> list[dict[str, Any]]:
+    """The lines of an import: always the same sixty models, of values that meet."""
+    choice = random.Random(20260101)
+
+    def one_of(values: tuple[Any, ...]) -> Any:
+        return choice.choice(values) if choice.random() < 0.6 else None
+
+    models = []
+    for number in range(60):
+        model = {name: one_of(_WORDS) for name in CLAIMABLE}
+        model |= {f"claimed_{name}": one_of(_WORDS) for name in CLAIMABLE}
+        for name in ("context_length", "parameter_count"):
+            model |= {name: one_of(_NUMBERS), f"claimed_{name}": one_of(_NUMBERS)}
+        model |= {name: one_of(_DIGESTS) for name in ("digest", "found_digest")}
+        times = ("downloaded_at", "last_used_at", "pinned_at", "inventoried_at")
+        model |= {name: one_of(_TIMES) for name in times}
+        models.append(
+            model
+            | {
+                "provider": choice.choice(_WORDS[:3]),
+                "reference": choice.choice(_WORDS),
+                "version": str(number),
+                "local_path": "/m",
+                "size_bytes": one_of(_NUMBERS),
+                "use_count": choice.choice(_NUMBERS),
+                "download_count": choice.choice(_NUMBERS),
+                "description": one_of((*_WORDS, "", "x" * 2000)),
+                "state": choice.choice(_STATES),
+                "incomplete_reason": one_of(("", "a shard is missing")),
+                "tags": choice.sample(_WORDS[4:], choice.randint(0, 4)),
+                "files": [
+                    {"path": "a", "size_bytes": 1, "digest": digest}
+                    for digest in [one_of(_DIGESTS)]
+                ],
+            }
+        )
+    return models
+
+
+def _fold(text: str) -> str:
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).casefold())
+
+
+def _known(row: Row, name: str) -> Any:
+    return row.get(f"claimed_{name}") if row[name] is None else row[name]
+
+
+def _compares(name: str, compare: Callable[[Any, Any], bool]) -> Callable[[Row, Any], bool]:
+    """Whether the value of a row is so to the bound; one that is not known is not."""
+    return lambda row, bound: _known(row, name) is not None and compare(_known(row, name), bound)
+
+
+def _is_set(name: str) -> Callable[[Row, Any], bool]:
+    return lambda row, yes: (row[name] is not None) is yes
+
+
+def _later(at: datetime, bound: datetime) -> bool:
+    # Rows hold whole seconds, and so do lower bounds: what is in their second is not later.
+    return at > bound.astimezone(UTC).replace(microsecond=0)
+
+
+def _has_digest(row: Row, digest: str) -> bool:
+    of_files = {file["digest"] for file in row["files"]} if row["inventoried_at"] else set()
+    wanted = digest.lower()
+    return (wanted if ":" in wanted else f"sha256:{wanted}") in {row["digest"], *of_files}
+
+
+def _has_all(row: Row, tags: list[str]) -> bool:
+    return {_fold(tag) for tag in tags} <= {_fold(tag) for tag in row["tags"]}
+
+
+def _has_any(row: Row, tags: list[str]) -> bool:
+    return bool({_fold(tag) for tag in tags} & {_fold(tag) for tag in row["tags"]})
+
+
+def _is_found(row: Row, text: str) -> bool:
+    texts = [row["reference"], row["description"] or "", *row["tags"]]
+    return any(_fold(text) in _fold(each) for each in texts)
+
+
+_EXACT: Final = (
+    *("provider", "reference", "version", "state"),
+    *("format", "architecture", "quantization", "license"),
+)
+_PASSES: Final[Mapping[str, Callable[[Row, Any], bool]]] = {
+    **{name: _compares(name, operator.eq) for name in _EXACT},
+    "search": _is_found,
+    "tags": _has_all,
+    "any_tags": _has_any,
+    "min_size_bytes": _compares("size_bytes", operator.ge),
+    "max_size_bytes": _compares("size_bytes", operator.le),
+    "min_context_length": _compares("context_length", operator.ge),
+    "downloaded_after": _compares("downloaded_at", _later),
+    "downloaded_before": _compares("downloaded_at", operator.lt),
+    "used_after": _compares("last_used_at", _later),
+    "used_before": _compares("last_used_at", operator.lt),
+    "never_used": lambda row, yes: (row["last_used_at"] is None) is yes,
+    "pinned": _is_set("pinned_at"),
+    "digest": _has_digest,
+    "damaged": _is_set("found_digest"),
+    "incomplete": _is_set("incomplete_reason"),
+}
+_NAMES_OF_SORTS: Final = {"provider", "reference", "architecture", "quantization", "format"}
+
+
+def _expected(
+    rows: Sequence[Row], filters: Mapping[str, Any], sort: str, *, down: bool | None
+) -> list[str]:
+    """The versions, each of which is one model, of those that pass, in their order."""
+    given = {name: value for name, value in filters.items() if value is not None}
+    passing = [row for row in rows if all(_PASSES[name](row, given[name]) for name in given)]
+    keys = ("provider", "reference", "version")
+    passing.sort(key=lambda row: [row[name].encode() for name in keys])
+
+    def value(row: Row) -> Any:
+        found = _known(row, sort)
+        return found.encode() if isinstance(found, str) else found
+
+    valued = [row for row in passing if value(row) is not None]
+    valued.sort(key=value, reverse=sort not in _NAMES_OF_SORTS if down is None else down)
+    return [row["version"] for row in valued + [row for row in passing if value(row) is None]]
+
+
+_ODD: Final = st.one_of(
+    st.none() | st.booleans() | st.integers(-1, 2**64) | st.floats() | st.text(max_size=9),
+    st.sampled_from(["\0", "\ud800", "x" * 1001, "", " "]),
+    st.lists(st.text(max_size=5) | st.integers(), max_size=3),
+)
+_MOMENTS: Final = st.builds(
+    lambda at, cut, hours: {"at": (at, cut, hours)},
+    st.integers(0, len(_TIMES) - 1),
+    st.sampled_from([0, 1, 999_999]),
+    st.sampled_from([0, -9, 14]),
+)
+_GOOD: Final = {
+    **dict.fromkeys(_EXACT, st.sampled_from(_WORDS) | st.text(max_size=3)),
+    "version": st.integers(0, 60).map(str),
+    "search": st.sampled_from([*_WORDS, "", "ss", "S", "x" * 1000]) | st.text(max_size=3),
+    **dict.fromkeys(("tags", "any_tags"), st.lists(st.sampled_from(_WORDS), max_size=3)),
+    **dict.fromkeys(
+        ("min_size_bytes", "max_size_bytes", "min_context_length"), st.sampled_from(_NUMBERS)
+    ),
+    **dict.fromkeys(("downloaded_after", "downloaded_before"), _MOMENTS),
+    **dict.fromkeys(("used_after", "used_before"), _MOMENTS),
+    **dict.fromkeys(("never_used", "pinned", "damaged", "incomplete"), st.booleans()),
+    "state": st.sampled_from(_STATES),
+    "digest": st.sampled_from(_DIGESTS) | st.sampled_from(_DIGESTS).map(str.upper),
+}
+_SOME: Final = st.lists(st.sampled_from(sorted(_GOOD)), max_size=4, unique=True).flatmap(
+    lambda names: st.fixed_dictionaries({name: _GOOD[name] for name in names})
+)
+INPUTS: Final = st.fixed_dictionaries(
+    {
+        "filters": _SOME,
+        "odd": st.just({}) | st.dictionaries(st.sampled_from(sorted(_GOOD)), _ODD, max_size=1),
+        "sort": st.sampled_from(list(Sort)),
+        "descending": st.none() | st.booleans(),
+    }
+).map(lambda asked: json.dumps(asked).encode())
+
+
+def _value(said: Any) -> Any:
+    """A value of JSON, or a time that is said by its place in the list of times."""
+    if not isinstance(said, dict):
+        return said
+    number, cut, hours = said["at"]
+    moment = _TIMES[number]
+    try:
+        return (moment + timedelta(microseconds=cut)).astimezone(timezone(timedelta(hours=hours)))
+    except OverflowError:
+        return moment
+
+
+@contextmanager
+def checking() -> Iterator[Callable[[bytes], str]]:
+    rows = _corpus()
+    lines = (json.dumps(row, default=datetime.isoformat) for row in rows)
+    with tempfile.TemporaryDirectory() as folder, asyncio.Runner() as runner:
+        opened = open_catalog(Path(folder, "catalog.db"))
+        catalog = runner.run(opened.__aenter__())
+        runner.run(catalog.import_catalog(io.StringIO(HEADER + "\n".join(lines))))
+        try:
+            yield lambda raw: runner.run(_check(json.loads(raw), catalog, rows))
+        finally:
+            runner.run(opened.__aexit__(None, None, None))
+
+
+async def _check(asked: dict[str, Any], catalog: ModelCatalog, rows: Sequence[Row]) -> str:
+    values = {**asked["filters"], **asked["odd"]}
+    filters: Filters = {name: _value(value) for name, value in values.items()}
+    sort, down = Sort(asked["sort"]), asked["descending"]
+    try:
+        found = await catalog.list_models(sort=sort, descending=down, **filters)
+    except InvalidModelError as error:
+        assert asked["odd"], f"nothing is odd about {filters}"
+        assert str(error).isprintable(), error
+        return "refused"
+    expected = _expected(rows, filters, str(sort), down=down)
+    assert [model.version for model in found] == expected, (filters, sort, down)
+    assert await catalog.count_models(**filters) == len(expected), filters
+    return "answered with some" if expected else "answered with none"

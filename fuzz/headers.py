@@ -1,0 +1,160 @@
+"""Headers of GGUF and safetensors: read or BadHeaderError, at a bounded cost, and storable."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import struct
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from hypothesis import strategies as st
+
+from fuzz.cost import bounded
+from model_catalog import BadHeaderError
+from model_catalog.fields import CHANGEABLE, CLAIMABLE
+from model_catalog.files.header import Header, read_header
+
+sys.path.append(str(Path(__file__).parent.parent / "tests" / "files"))
+
+from builders import LLAMA, Gguf, gguf, gguf_shard, headed, safetensors
+
+IS_RAW: Final = True
+_TEXTS: Final = Gguf().array(8, [Gguf().text(f"t{number}") for number in range(5)])
+SEEDS: Final = (
+    *(gguf(version=version, order=order) for version in (1, 2, 3) for order in "<>"),
+    gguf((*LLAMA, ("tokens", "array", _TEXTS))),
+    gguf_shard(1, 2),
+    safetensors(),
+    safetensors([("a", "F4", (6,)), ("b.ä", "BF16", (0, 3))], {"format": "pt", "license": "mit"}),
+    b"\x80\x04\x95",
+)
+_FURTHER: Final = 256 * 2**20
+"""How far a file goes on in zeros where its bytes were too few: what it claims has room in it."""
+
+
+_EXTREMES: Final = (0, 1, 2, 8, 9, 12, 2**16, 2**31, 2**32 - 1, 4_000_001, 2**63, 2**64 - 1)
+_MARKS: Final = (b'"', b"{", b"}", b"[", b"]", b",", b":", b"NaN", b"1e999", b"-1", b"9" * 30)
+_NAMES: Final = (
+    *(b"general.alignment", b"general.architecture", b"general.file_type", b"general.license"),
+    *(b"llama", b"llama.context_length", b"split.no", b"split.count", b"a.weight", b"\xff"),
+)
+
+
+def _mutated(choice: random.Random) -> bytes:
+    """A good file with some of its bytes replaced, left out or put in."""
+    raw = bytearray(choice.choice(SEEDS))
+    for _ in range(choice.randint(1, 4)):
+        at = choice.randint(0, len(raw))
+        pieces = choice.randbytes(choice.randint(0, 9)), choice.choice(_MARKS)
+        piece = choice.choice([*pieces, _long(choice.choice(_EXTREMES))])
+        raw[at : at + choice.choice([0, 1, len(piece), choice.randint(0, 50)])] = piece
+    if choice.random() < 0.5 and b"}" in raw:
+        # The length is what it was made for, so that more than the end is looked at.
+        raw[:8] = _long(max(raw.rfind(b"}") - 7, 0))
+    return bytes(raw)
+
+
+def _of_gguf_parts(choice: random.Random) -> bytes:
+    """What a GGUF file is made of, in any order and number."""
+    form = Gguf(choice.choice([1, 2, 3]), choice.choice("<>"))
+
+    def length() -> bytes:
+        number = choice.choice([choice.randint(0, 12), choice.choice(_EXTREMES)])
+        return form.length(min(number, 2**32 - 1 if form.version == 1 else number))
+
+    def kind() -> bytes:
+        return form.number("I", choice.randint(0, 13))
+
+    def text() -> bytes:
+        return form.text(choice.choice(_NAMES))
+
+    def key() -> bytes:
+        array = form.number("I", 9) + kind() + length()
+        return text() + choice.choice([kind() + length(), form.number("I", 8) + text(), array])
+
+    def tensor() -> bytes:
+        sizes = [length() for _ in range(choice.randint(0, 4))]
+        return (
+            text() + form.number("I", len(sizes)) + b"".join(sizes) + kind() + choice.randbytes(8)
+        )
+
+    head = form.head(choice.randint(0, 3), choice.randint(0, 6))
+    return head + b"".join(choice.choice([key, key, tensor, text, length])() for _ in range(9))
+
+
+def _long(number: int) -> bytes:
+    return struct.pack("<Q", number)
+
+
+# The choices are random's: Hypothesis takes ten times as long to make each.
+_CHOICES: Final = st.integers(0, 2**64 - 1).map(random.Random)
+_NUMBERS: Final = st.integers(0, 12) | st.sampled_from(_EXTREMES)
+_JSON: Final = st.recursive(
+    st.none() | st.booleans() | st.integers(-1, 2**64) | st.floats() | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3)
+    ),
+    max_leaves=6,
+)
+_ENTRY: Final = st.fixed_dictionaries(
+    {
+        "dtype": st.sampled_from(["F16", "F4", "BF16", "X"]) | _JSON,
+        "shape": st.lists(_NUMBERS, max_size=3) | _JSON,
+        "data_offsets": st.lists(_NUMBERS, min_size=2, max_size=2) | _JSON,
+    }
+)
+_METADATA: Final = st.dictionaries(
+    st.sampled_from(["modelspec.architecture", "license", "modelspec.title", "x"]),
+    st.text(max_size=9) | _JSON,
+)
+_OF_JSON: Final = st.fixed_dictionaries(
+    {}, optional={"a": _ENTRY, "b": _ENTRY | _JSON, "__metadata__": _METADATA | _JSON}
+).map(lambda header: headed(json.dumps(header).encode(), b"\0" * 16))
+INPUTS: Final = st.one_of(
+    _CHOICES.map(_mutated), _CHOICES.map(_of_gguf_parts), _OF_JSON, st.binary(max_size=40)
+)
+
+
+@contextmanager
+def checking() -> Iterator[Callable[[bytes], str]]:
+    # In memory: a disk would be waited for.
+    file = os.memfd_create("model")
+    path = f"/proc/self/fd/{file}"
+
+    def check(raw: bytes) -> str:
+        os.ftruncate(file, 0)
+        os.pwrite(file, raw, 0)
+        outcome = _read(path)
+        if outcome == "cut off":
+            os.ftruncate(file, _FURTHER)
+            outcome = f"cut off, then {_read(path)}"
+        return outcome
+
+    try:
+        yield check
+    finally:
+        os.close(file)
+
+
+def _read(path: str) -> str:
+    try:
+        with bounded():
+            header = read_header(path)
+    except BadHeaderError as error:
+        assert str(error).isprintable(), error
+        return "cut off" if "ends in the middle" in error.reason else "refused"
+    hash(header)
+    _check_claims(header)
+    return "read"
+
+
+def _check_claims(header: Header) -> None:
+    """Whatever a header says may be recorded as its claim."""
+    for name in CLAIMABLE:
+        value = getattr(header, name)
+        assert CHANGEABLE[f"claimed_{name}"](name, value) == value, (name, value)
