@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -14,7 +13,7 @@ from typing import Final
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from model_catalog.disk import was_left_open
-from model_catalog.engine import create_engine, make_ready
+from model_catalog.engine import create_engine, leave_to_the_parent, make_ready
 from model_catalog.faults import corrupt, translated
 from model_catalog.journal import Durability
 from model_catalog.target import Place, Target, locate, name_of
@@ -41,39 +40,64 @@ class Opened:
     wait_s: float = WAIT_S
 
 
-@asynccontextmanager
-async def opened(
+def opened(
     target: Target | None,
     *,
     create: bool,
     durability: Durability = "full",
     wait_s: float = WAIT_S,
-) -> AsyncIterator[Opened]:
+) -> AbstractAsyncContextManager[Opened]:
     """
     The database a target names. An engine of our own is disposed of again, a host's is not.
 
     A SQLite file whose last user was killed is read once from its first page to its last: raises
     CatalogCorruptError.
     """
-    if isinstance(target, AsyncEngine):
-        yield Opened(target, name_of(target.url), shared=True, wait_s=wait_s)
-        return
-    place = locate(target)
-    left_open = await asyncio.to_thread(_look_at, place, create=create)
-    engine = create_engine(place, durability)
-    process = os.getpid()
-    try:
+    return _Opening(target, create, durability, wait_s)
+
+
+# No generator: a loop that ends closes those that are left all at once, the inner one perhaps
+# before the one that waits for it.
+class _Opening(AbstractAsyncContextManager[Opened]):
+    def __init__(
+        self,
+        target: Target | None,
+        create: bool,  # noqa: FBT001 - nobody else makes one
+        durability: Durability,
+        wait_s: float,
+    ) -> None:
+        self._target = target
+        self._create = create
+        self._durability: Durability = durability
+        self._wait_s = wait_s
+        self._process = os.getpid()
+        self._engine: AsyncEngine | None = None
+
+    async def __aenter__(self) -> Opened:
+        if isinstance(self._target, AsyncEngine):
+            name = name_of(self._target.url)
+            return Opened(self._target, name, shared=True, wait_s=self._wait_s)
+        place = locate(self._target)
+        left_open = await asyncio.to_thread(_look_at, place, create=self._create)
+        self._engine = create_engine(place, self._durability)
         # On a server it is usual that several programs share a database, in a file it is not.
-        database = Opened(engine, place.name, place.path is None, place.path, wait_s)
+        shared = place.path is None
+        database = Opened(self._engine, place.name, shared, place.path, self._wait_s)
         if left_open:
-            await _require_whole_pages(database)
-        yield database
-    finally:
-        if os.getpid() == process:
-            await to_its_end(engine.dispose())
+            try:
+                await _require_whole_pages(database)
+            except BaseException:
+                await self.__aexit__()
+                raise
+        return database
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._engine is None:
+            return
+        if os.getpid() == self._process:
+            await to_its_end(self._engine.dispose())
         else:
-            # To say goodbye to the server would end the parent's session with it.
-            engine.sync_engine.dispose(close=False)
+            leave_to_the_parent(self._engine.sync_engine)
 
 
 def _look_at(place: Place, *, create: bool) -> bool:

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from sqlalchemy import Connection, CursorResult, Engine, NullPool, event
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
-from sqlalchemy.pool import PoolResetState
+from sqlalchemy.pool import Pool, PoolResetState
 
 from model_catalog.copies import uri_of
 from model_catalog.disk import Watch, beside
@@ -47,6 +47,7 @@ _HOSTS_WAIT: Final = "model_catalog_busy_timeout"
 # The smallest page SQLite knows: a file shorter than that holds no database.
 _SMALLEST_DATABASE_BYTES: Final = 512
 
+_of_the_parent: Final[list[Pool]] = []
 _rollbacks: set[asyncio.Task[None]] = set()
 _of_our_own: WeakSet[Engine] = WeakSet()
 
@@ -396,6 +397,18 @@ def _on_reset(connection: Any, record: Any, state: PoolResetState) -> None:
         cursor = connection.cursor()
         cursor.execute(f"PRAGMA busy_timeout = {wait_ms}")
         cursor.close()
+
+
+def leave_to_the_parent(engine: Engine) -> None:
+    """
+    Begin anew in a child of the process, and let its parent's connections be.
+
+    To close one would end the parent's session on the server, and for a driver that lives in the
+    event loop even to forget one: the child would take the parent's socket out of the parent's own
+    epoll, which they share.
+    """
+    _of_the_parent.append(engine.pool)
+    engine.dispose(close=False)
 
 
 def _milliseconds(seconds: float) -> int:

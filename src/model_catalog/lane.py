@@ -180,7 +180,11 @@ class Lane:
         if calls:
             self._is_working = True
             self._order(calls, self._write if self._writes else self._read)
-        elif self._free is not None and not self._free.done():
+        elif self._is_closed:
+            self._tell_the_closer()
+
+    def _tell_the_closer(self) -> None:
+        if self._free is not None and not self._free.done():
             self._free.set_result(None)
 
     def _order(
@@ -272,15 +276,22 @@ class Lane:
         if self._hold is None:
             self._is_working = False
             self._kick()
+        elif self._is_closed:
+            self._tell_the_closer()
 
     async def close(self) -> None:
         """Let what was asked for come to its end; then close the connection, and end the thread."""
         self._is_closed = True
-        if self._hold is not None:
-            await self.roll_back(self._hold)
-        if self._is_working or self._waiting:
-            self._free = self._loop.create_future()
-            await self._free
+        for call in self._waiting:
+            if call.holds and self._withdraw(call):
+                call.error = CatalogClosedError(self._name)
+                self._tell((call,))
+        while self._is_working or self._waiting:
+            if self._hold is not None:
+                await self.roll_back(self._hold)
+            else:
+                self._free = self._loop.create_future()
+                await self._free
         if self._thread is not None:
             gone = self._loop.create_future()
             self._orders.put(lambda: self._leave(gone))

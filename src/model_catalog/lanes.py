@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Final, TypeVar
 
 from sqlalchemy import Connection, NestedTransaction
@@ -37,6 +38,7 @@ class Lanes:
         self.target = name_of(engine.url)
         self._writer = Lane(self._engine, self.target, writes=True)
         self._readers = [Lane(self._engine, self.target, writes=False)]
+        self._open: dict[SharedTransaction, Hold] = {}
         self.dialect = "sqlite"
         self.cascades = True
         self.files = files_of(self._engine)
@@ -75,20 +77,22 @@ class Lanes:
     async def transaction(self) -> AsyncIterator[Work]:
         self._home.require()
         self.ensure_outside()
-        held = _Held(self._writer, await self._writer.hold(self.timeout_s), self)
-        shared = SharedTransaction(held, ours=True)
+        hold = await self._writer.hold(self.timeout_s)
+        shared = SharedTransaction(_Held(self._writer, hold, self), Home(self.target), ours=True)
+        self._open[shared] = hold
         try:
             with inside(self):
                 yield shared
-                shared.require_whole()
-                await self._writer.commit(held.hold, self.timeout_s)
+                await shared.commit(lambda: self._writer.commit(hold, self.timeout_s))
         finally:
-            shared.over = True
+            self._open.pop(shared, None)
             # Does nothing after the commit.
-            await self._writer.roll_back(held.hold)
+            await shared.leave(lambda: self._writer.roll_back(hold))
 
     async def close(self) -> None:
-        """Let what was asked for come to its end, and close every connection."""
+        """Undo transactions that are open, and let what else was asked for come to its end."""
+        for shared, hold in list(self._open.items()):
+            await shared.abandon(partial(self._writer.roll_back, hold))
         for lane in (self._writer, *self._readers):
             await lane.close()
 
@@ -98,7 +102,7 @@ class _Held:
 
     def __init__(self, lane: Lane, hold: Hold, lanes: Lanes) -> None:
         self._lane = lane
-        self.hold = hold
+        self._hold = hold
         self._timeout_s = lanes.timeout_s
         self.target = lanes.target
         self.dialect = lanes.dialect
@@ -106,7 +110,7 @@ class _Held:
         self.files = lanes.files
 
     async def run(self, unit: Unit[T]) -> T:
-        return await self._lane.call_held(self.hold, unit, self._timeout_s)
+        return await self._lane.call_held(self._hold, unit, self._timeout_s)
 
     async def savepoint(self) -> Savepoint:
         return _Savepoint(self, await self.run(Connection.begin_nested))

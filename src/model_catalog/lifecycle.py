@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import async_sessionmaker
 
 from model_catalog import rules
 from model_catalog.catalog import ModelCatalog
-from model_catalog.database import Opened, opened
+from model_catalog.database import opened
 from model_catalog.home import Home
 from model_catalog.journal import Durability, require_durability
 from model_catalog.lanes import Lanes
@@ -17,7 +17,6 @@ from model_catalog.schema import bring_to, require_head
 from model_catalog.sessions import Sessions
 from model_catalog.target import Target
 from model_catalog.waiting import to_its_end
-from model_catalog.work import Work
 
 
 @asynccontextmanager
@@ -59,22 +58,16 @@ async def open_catalog(
         if database.path is not None:
             # The rest is done by connections of other threads.
             await to_its_end(database.engine.dispose())
-        async with at_work(database, timeout_s) as work:
+        home = Home(database.name)
+        work = (
+            Sessions(async_sessionmaker(database.engine), timeout_s, home)
+            if database.path is None
+            else Lanes(database.engine, timeout_s, home)
+        )
+        try:
             yield ModelCatalog._over(work)  # noqa: SLF001 - no host has anything to give it
-
-
-@asynccontextmanager
-async def at_work(database: Opened, timeout_s: float) -> AsyncIterator[Work]:
-    """Where the units of a catalog run; what is on its way when the block ends, ends first."""
-    home = Home(database.name)
-    work = (
-        Sessions(async_sessionmaker(database.engine), timeout_s, home)
-        if database.path is None
-        else Lanes(database.engine, timeout_s, home)
-    )
-    try:
-        yield work
-    finally:
-        home.is_closed = True
-        if home.is_here:
-            await to_its_end(work.close())
+        finally:
+            home.is_closed = True
+            # A child of the process has none of the threads and none of the connections.
+            if home.is_here:
+                await to_its_end(work.close())

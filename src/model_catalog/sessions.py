@@ -29,9 +29,10 @@ from model_catalog.engine import (
     enforces_references,
     files_of,
     is_in_transaction,
+    leave_to_the_parent,
     limit_waits,
 )
-from model_catalog.errors import CatalogBusyError
+from model_catalog.errors import CatalogBusyError, CatalogClosedError
 from model_catalog.faults import translated
 from model_catalog.home import Home
 from model_catalog.model import Model
@@ -78,7 +79,7 @@ class Sessions:
         self.cascades = enforces_references(self._engine)
         self.files = files_of(self._engine)
         self._grace_s = _grace_s(self.dialect)
-        self._open: set[tuple[SharedTransaction, SessionConnection]] = set()
+        self._open: dict[SharedTransaction, SessionConnection] = {}
 
     async def find(self, unit: Unit[T]) -> T:
         return await self.read(unit)
@@ -169,28 +170,28 @@ class Sessions:
         async with self._turn(patience):
             session = self._sessions()
             held = SessionConnection(session, self._timeout_s)
-            shared = SharedTransaction(held, ours=True)
-            opened = (shared, held)
-            self._open.add(opened)
-            try:
+            with self._call():
                 await self._begin_patiently(session, patience)
+                if self._home is not None and self._home.is_closed:
+                    await held.close()
+                    raise CatalogClosedError(self._target)
+            shared = SharedTransaction(held, Home(self._target), ours=True)
+            self._open[shared] = held
+            try:
                 with inside(self._engine):
                     yield shared
-                    shared.require_whole()
-                    await held.commit()
+                    await shared.commit(held.commit)
             finally:
-                shared.over = True
-                self._open.discard(opened)
                 # Rolls back whatever was not committed.
-                await held.close()
+                await shared.leave(held.close)
+                self._open.pop(shared, None)
 
     async def close(self) -> None:
-        """Undo the transactions that are open, and wait for the calls that are on their way."""
-        for shared, held in list(self._open):
-            shared.over = True
-            await held.close()
+        """Undo transactions that are open, and let what else was asked for come to its end."""
         if self._home is not None:
             await self._home.until_quiet()
+        for shared, held in list(self._open.items()):
+            await shared.abandon(held.close)
 
     async def _begin_patiently(self, session: AsyncSession, patience: Patience) -> None:
         while True:
@@ -225,8 +226,7 @@ class Sessions:
         if self._home is not None:
             self._home.require()
         if os.getpid() != self._process:
-            # What is open belongs to the parent, with the threads that serve it.
-            self._engine.dispose(close=False)
+            leave_to_the_parent(self._engine)
             self._process = os.getpid()
 
     @asynccontextmanager

@@ -11,8 +11,14 @@ from typing import Protocol, TypeVar
 from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
-from model_catalog.errors import CatalogError, TransactionError
+from model_catalog.errors import (
+    CatalogClosedError,
+    CatalogError,
+    TransactionError,
+    WrongLoopError,
+)
 from model_catalog.faults import meaning
+from model_catalog.home import Home
 from model_catalog.waiting import to_its_end
 from model_catalog.work import Unit, Work
 
@@ -56,8 +62,9 @@ class SharedTransaction:
     saves the rest.
     """
 
-    def __init__(self, held: Held, *, ours: bool = False) -> None:
+    def __init__(self, held: Held, home: Home | None = None, *, ours: bool = False) -> None:
         self._held = held
+        self._home = home
         self.dialect = held.dialect
         self.cascades = held.cascades
         self.files = held.files
@@ -72,6 +79,8 @@ class SharedTransaction:
 
     def require_whole(self) -> None:
         """Raise TransactionError where it is over, or a call has failed and it with that."""
+        if self._home is not None:
+            self._home.require()
         if self.over:
             raise TransactionError("this transaction is over: call the catalog it came from")
         if self._failure is not None:
@@ -133,7 +142,7 @@ class SharedTransaction:
         """Begin or keep a savepoint, which only the database can refuse."""
         try:
             return await self._step(step)
-        except TransactionError:
+        except (CatalogClosedError, TransactionError, WrongLoopError):
             raise
         except CatalogError as error:
             if self._ours:
@@ -141,6 +150,29 @@ class SharedTransaction:
             raise
 
     async def _step(self, step: Callable[[], Awaitable[T]]) -> T:
+        # Before the lock, which is of one loop as well.
+        if self._home is not None:
+            self._home.require()
         async with self._turn:
             self.require_whole()
             return await step()
+
+    async def commit(self, commit: Callable[[], Awaitable[None]]) -> None:
+        """End it well. Raises what `require_whole` raises."""
+        await self._step(commit)
+
+    async def leave(self, undo: Callable[[], Awaitable[None]]) -> None:
+        """Undo what was not committed, however it was left; in a child of the process, nothing."""
+        self.over = True
+        if self._home is None or self._home.is_here:
+            await to_its_end(self._alone(undo))
+
+    async def abandon(self, undo: Callable[[], Awaitable[None]]) -> None:
+        """Undo it, because its catalog is closed: whoever has it is told so by his next call."""
+        if self._home is not None:
+            self._home.is_closed = True
+        await self._alone(undo)
+
+    async def _alone(self, step: Callable[[], Awaitable[None]]) -> None:
+        async with self._turn:
+            await step()
