@@ -266,20 +266,19 @@ async def test_a_deadlock_is_survived(database):
     """
     async with open_catalog(database.target, timeout_s=10) as catalog:
         await catalog.register_models([a_model("a"), a_model("b")])
-        with psycopg.connect(postgres.dsn(database.url)) as other:
+        # Long enough for the other to be waiting already when the call comes to its second row.
+        slow = trigger(database, "IF NEW.reference = 'b' THEN PERFORM pg_sleep(0.3); END IF;")
+        with slow, psycopg.connect(postgres.dsn(database.url)) as other:
             # So that it is the call which is the victim.
             other.execute("SET deadlock_timeout = '60s'")
             other.execute("SELECT FROM models WHERE reference = 'b' FOR UPDATE")
             call = asyncio.create_task(catalog.register_models([a_model("a"), a_model("b")]))
-            while not await asyncio.to_thread(
-                database.run, "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
-            ):
-                assert not call.done()
+            await has_begun(database)
             await asyncio.to_thread(
                 other.execute, "SELECT FROM models WHERE reference = 'a' FOR UPDATE"
             )
             assert not call.done()
             other.rollback()
-        await asyncio.wait_for(call, 5)
+            await asyncio.wait_for(call, 5)
 
         assert {model.download_count for model in await catalog.list_models()} == {2}
