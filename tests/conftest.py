@@ -151,7 +151,7 @@ class Database:
             return [
                 thread.name
                 for thread in threading.enumerate()
-                if "_connection_worker_thread" in thread.name
+                if "_connection_worker_thread" in thread.name or "model-catalog" in thread.name
             ]
         return self.run(
             "SELECT pid, state, query FROM pg_stat_activity"

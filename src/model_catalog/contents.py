@@ -52,7 +52,7 @@ class Contents(Records):
         key = Key.of(reference, provider, version)
 
         def unit(connection: Connection) -> list[FileRecord]:
-            model_id = self._id(connection, key)
+            model_id = self._id(connection, key, lock=False)
             return self._files(connection, model_id)
 
         return await self._work.read(unit)

@@ -60,10 +60,11 @@ class Lanes:
             return self._readers[-1]
         return min(self._readers, key=lambda lane: lane.waiting_count)
 
-    async def write(self, unit: Unit[T]) -> T:
+    async def write(self, unit: Unit[T], timeout_s: float | None = None) -> T:
         self._home.require()
         self.ensure_outside()
-        return await self._writer.call(unit, self.timeout_s)
+        may_take_s = self.timeout_s if timeout_s is None else timeout_s
+        return await self._writer.call(unit, may_take_s)
 
     async def write_all(self, unit: Unit[T]) -> T:
         self._home.require()
@@ -103,14 +104,14 @@ class _Held:
     def __init__(self, lane: Lane, hold: Hold, lanes: Lanes) -> None:
         self._lane = lane
         self._hold = hold
-        self._timeout_s = lanes.timeout_s
+        self.timeout_s = lanes.timeout_s
         self.target = lanes.target
         self.dialect = lanes.dialect
         self.cascades = lanes.cascades
         self.files = lanes.files
 
     async def run(self, unit: Unit[T]) -> T:
-        return await self._lane.call_held(self._hold, unit, self._timeout_s)
+        return await self._lane.call_held(self._hold, unit, self.timeout_s)
 
     async def savepoint(self) -> Savepoint:
         return _Savepoint(self, await self.run(Connection.begin_nested))

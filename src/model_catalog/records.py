@@ -96,10 +96,11 @@ class Records:
     def _model(self, connection: Connection, model_id: int) -> Model:
         return model_of(connection.execute(self._select().where(C.id == model_id)).one())
 
-    def _id(self, connection: Connection, key: Key) -> int:
-        """The id of the model that is meant, which stays until the transaction ends."""
+    def _id(self, connection: Connection, key: Key, *, lock: bool = True) -> int:
+        """The id of the model that is meant, which stays until the transaction ends if locked."""
         # SQLite has no FOR UPDATE, and no need of it: a transaction that writes is alone.
-        model_id = connection.scalar(key.model_id.with_for_update())
+        which = key.model_id.with_for_update() if lock else key.model_id
+        model_id = connection.scalar(which)
         if model_id is None:
             raise ModelNotFoundError(key.reference, key.provider, key.version)
         return model_id

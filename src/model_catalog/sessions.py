@@ -69,7 +69,7 @@ class Sessions:
         home: Home | None = None,
     ) -> None:
         self._sessions = sessions
-        self._timeout_s = rules.seconds("timeout_s", timeout_s)
+        self.timeout_s = rules.seconds("timeout_s", timeout_s)
         self._home = home
         self._process = os.getpid()
         self._engine = _engine_of(sessions())
@@ -86,10 +86,10 @@ class Sessions:
 
     async def read(self, unit: Unit[T]) -> T:
         with self._call():
-            return await self._run(unit, Patience(self._timeout_s), writes=False)
+            return await self._run(unit, Patience(self.timeout_s), writes=False)
 
-    async def write(self, unit: Unit[T]) -> T:
-        patience = Patience(self._timeout_s)
+    async def write(self, unit: Unit[T], timeout_s: float | None = None) -> T:
+        patience = Patience(self.timeout_s if timeout_s is None else timeout_s)
         with self._call():
             async with self._turn(patience):
                 return await self._run(unit, patience, writes=True)
@@ -159,17 +159,17 @@ class Sessions:
         attempt.works_on(connection)
         if writes:
             await begin_writing(connection)
-        left_s = patience.left_s if patience else self._timeout_s
+        left_s = patience.left_s if patience else self.timeout_s
         await limit_waits(connection, lock_wait_s, max(left_s, LEAST_S))
         return connection
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Work]:
-        patience = Patience(self._timeout_s)
+        patience = Patience(self.timeout_s)
         self._require_here()
         async with self._turn(patience):
             session = self._sessions()
-            held = SessionConnection(session, self._timeout_s)
+            held = SessionConnection(session, self.timeout_s)
             with self._call():
                 await self._begin_patiently(session, patience)
                 if self._home is not None and self._home.is_closed:
@@ -200,7 +200,7 @@ class Sessions:
             async def once(attempt: Attempt = attempt) -> None:
                 try:
                     # What comes after cannot be tried again from the start.
-                    await self._begin(session, attempt, None, self._timeout_s, writes=True)
+                    await self._begin(session, attempt, None, self.timeout_s, writes=True)
                 except BaseException:
                     await session.close()
                     raise
@@ -242,7 +242,7 @@ class Sessions:
                 await turn.acquire()
         except TimeoutError as error:
             raise CatalogBusyError(
-                self._target, "another task of this process is writing", self._timeout_s
+                self._target, "another task of this process is writing", self.timeout_s
             ) from error
         try:
             yield
@@ -255,7 +255,7 @@ class SessionConnection:
 
     def __init__(self, session: AsyncSession, timeout_s: float) -> None:
         self._session = session
-        self._timeout_s = rules.seconds("timeout_s", timeout_s)
+        self.timeout_s = rules.seconds("timeout_s", timeout_s)
         engine = _engine_of(session)
         attend(engine)
         self.target = name_of(engine.url)
@@ -292,7 +292,7 @@ class SessionConnection:
         """End the transaction well."""
 
         async def step(connection: AsyncConnection) -> None:
-            await connection.run_sync(commit_patiently, self._timeout_s)
+            await connection.run_sync(commit_patiently, self.timeout_s)
             await self._session.commit()
 
         await self._run(step, commits=True)
@@ -319,7 +319,7 @@ class SessionConnection:
             return await step(connection)
 
         start = time.monotonic()
-        late_after_s = max(self._timeout_s, LEAST_S) + _grace_s(self.dialect)
+        late_after_s = max(self.timeout_s, LEAST_S) + _grace_s(self.dialect)
         try:
             return await to_its_end(
                 attempt.run(once), late_after_s=late_after_s, on_late=attempt.stop

@@ -42,6 +42,7 @@ class Held(Protocol):
     cascades: bool
     files: tuple[Path, ...]
     target: str
+    timeout_s: float
 
     async def run(self, unit: Unit[T]) -> T:
         """What a unit returns; raises only the catalog's own errors."""
@@ -68,6 +69,7 @@ class SharedTransaction:
         self.dialect = held.dialect
         self.cascades = held.cascades
         self.files = held.files
+        self.timeout_s = held.timeout_s
         self.over = False
         self._ours = ours
         self._failure: CatalogError | None = None
@@ -95,7 +97,7 @@ class SharedTransaction:
     async def read(self, unit: Unit[T]) -> T:
         return await self._run(unit)
 
-    async def write(self, unit: Unit[T]) -> T:
+    async def write(self, unit: Unit[T], timeout_s: float | None = None) -> T:  # noqa: ARG002
         return await self._run(unit)
 
     async def write_all(self, unit: Unit[T]) -> T:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextvars import Context
 from datetime import UTC, datetime
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from sqlalchemy import Connection, case, literal, or_, update
 from sqlalchemy.sql.dml import ReturningUpdate
 
 from model_catalog import rules
-from model_catalog.errors import ModelNotFoundError
+from model_catalog.errors import CatalogBusyError, ModelNotFoundError
 from model_catalog.query import MODELS, C
 from model_catalog.records import Key, Records, one_more
 
@@ -25,19 +25,22 @@ class Together(Generic[I, R]):
     """
     One write for all calls that arrive while another one runs.
 
-    Each waits for the write it is part of. One that is cancelled before that began is left out of
-    it, and one that is cancelled during it learns of it afterwards.
+    Each waits for the write it is part of, and no longer than it may: a write is given the time
+    that is left to the first of its calls, and those that have more are part of the next. One that
+    is cancelled before its write began is left out of it, and one that is cancelled during it
+    learns of it afterwards.
     """
 
-    def __init__(self, write: Callable[[Sequence[I]], Awaitable[Sequence[R]]]) -> None:
+    def __init__(self, write: Callable[[Sequence[I], float], Awaitable[Sequence[R]]]) -> None:
         self._write = write
-        self._waiting: dict[asyncio.Future[R], I] = {}
+        self._waiting: dict[asyncio.Future[R], tuple[I, float]] = {}
         self._running: asyncio.Task[None] | None = None
 
-    async def submit(self, item: I) -> R:
+    async def submit(self, item: I, timeout_s: float) -> R:
         """Have an item written; return what the write says of it, or raise what it raised."""
-        done: asyncio.Future[R] = asyncio.get_running_loop().create_future()
-        self._waiting[done] = item
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[R] = loop.create_future()
+        self._waiting[done] = (item, loop.time() + timeout_s)
         if self._running is None:
             # In a context of its own: what is true of the first caller is not true of the others.
             self._running = asyncio.create_task(self._run(), context=Context())
@@ -55,22 +58,32 @@ class Together(Generic[I, R]):
             raise
 
     async def _run(self) -> None:
+        now = asyncio.get_running_loop().time
         try:
             while self._waiting:
                 batch, self._waiting = self._waiting, {}
+                end = min(deadline for _, deadline in batch.values())
                 try:
-                    results = await self._write(list(batch.values()))
+                    results = await self._write([item for item, _ in batch.values()], end - now())
+                except CatalogBusyError as error:
+                    later = {done: call for done, call in batch.items() if call[1] > end}
+                    self._waiting = later | self._waiting
+                    _raise(error, batch.keys() - later.keys())
                 except Exception as error:  # noqa: BLE001 - it belongs to those who wait
-                    for done in batch:
-                        done.set_exception(error)
+                    _raise(error, batch)
                 else:
                     for done, result in zip(batch, results, strict=True):
                         done.set_result(result)
                 finally:
-                    for done in batch:
+                    for done in batch.keys() - self._waiting.keys():
                         done.cancel()
         finally:
             self._running = None
+
+
+def _raise(error: Exception, waiting: Iterable[asyncio.Future[Any]]) -> None:
+    for done in waiting:
+        done.set_exception(error)
 
 
 class Usage(Records):
@@ -89,10 +102,11 @@ class Usage(Records):
         """
         key = Key.of(reference, provider, version)
         self._work.ensure_outside()
-        if not await self._uses.submit((key, rules.count("count", count))):
+        use = (key, rules.count("count", count))
+        if not await self._uses.submit(use, self._work.timeout_s):
             raise ModelNotFoundError(key.reference, key.provider, key.version)
 
-    async def _record_uses(self, uses: Sequence[tuple[Key, int]]) -> list[bool]:
+    async def _record_uses(self, uses: Sequence[tuple[Key, int]], timeout_s: float) -> list[bool]:
         sums: Counter[Key] = Counter()
         for key, count in uses:
             sums[key] += count
@@ -107,7 +121,7 @@ class Usage(Records):
                 )
             }
 
-        known = await self._work.write(unit)
+        known = await self._work.write(unit, timeout_s)
         return [known[key] for key, _ in uses]
 
 

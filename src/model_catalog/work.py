@@ -37,6 +37,8 @@ class Work(Protocol):
     """Whether the database itself removes what refers to a row that is removed."""
     files: tuple[Path, ...]
     """The files of a SQLite database."""
+    timeout_s: float
+    """How long a call may take."""
 
     def ensure_outside(self) -> None:
         """Raise TransactionError where a write would wait for the caller's own transaction."""
@@ -47,7 +49,7 @@ class Work(Protocol):
     async def read(self, unit: Unit[T]) -> T:
         """Run a unit that only reads."""
 
-    async def write(self, unit: Unit[T]) -> T:
+    async def write(self, unit: Unit[T], timeout_s: float | None = None) -> T:
         """Run a unit that writes a few rows: others may be written along with it."""
 
     async def write_all(self, unit: Unit[T]) -> T:
