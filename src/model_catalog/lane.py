@@ -66,6 +66,8 @@ class Call(Generic[T]):
 class Hold:
     """That a lane's transaction is open, and whose it is."""
 
+    is_ending = False
+
 
 class Lane:
     """
@@ -137,22 +139,27 @@ class Lane:
     async def commit(self, hold: Hold, wait_s: float) -> None:
         """Keep the transaction; without a write-ahead log that may have to wait for readers."""
         self._require(hold)
-        await self._release(lambda _: self._keep(wait_s))
+        await self._release(hold, lambda _: self._keep(wait_s))
 
     async def roll_back(self, hold: Hold) -> None:
         """Undo the transaction, if it is open still."""
-        if self._hold is hold:
-            await self._release(self._undo)
+        if self._hold is hold and not hold.is_ending:
+            await self._release(hold, self._undo)
 
-    async def _release(self, end: Unit[None]) -> None:
+    async def _release(self, hold: Hold, end: Unit[None]) -> None:
+        # A call that is made from here on would begin a transaction of its own.
+        hold.is_ending = True
         call = Call(end, self._loop.time())
         # It is no longer to be withdrawn: a transaction that nobody ends would hold up everybody.
         call.began = call.releases = True
         self._order((call,), self._continue)
-        await self._wait(call, None)
+        try:
+            await self._wait(call, None)
+        finally:
+            hold.is_ending = False
 
     def _require(self, hold: Hold) -> None:
-        if self._hold is not hold:
+        if self._hold is not hold or hold.is_ending:
             raise CatalogClosedError(self._name)
 
     def _line_up(self, call: Call[T]) -> Call[T]:
@@ -287,7 +294,7 @@ class Lane:
                 call.error = CatalogClosedError(self._name)
                 self._tell((call,))
         while self._is_working or self._waiting:
-            if self._hold is not None:
+            if self._hold is not None and not self._hold.is_ending:
                 await self.roll_back(self._hold)
             else:
                 self._free = self._loop.create_future()

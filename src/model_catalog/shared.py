@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Final, Protocol, TypeVar
 
 from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
@@ -23,6 +23,8 @@ from model_catalog.waiting import to_its_end
 from model_catalog.work import Unit, Work
 
 T = TypeVar("T")
+
+_of_the_parent: Final[list[SharedTransaction]] = []
 
 
 class Savepoint(Protocol):
@@ -168,6 +170,9 @@ class SharedTransaction:
         self.over = True
         if self._home is None or self._home.is_here:
             await to_its_end(self._alone(undo))
+        else:
+            # What is forgotten is closed, and with it the parent's end of the connection.
+            _of_the_parent.append(self)
 
     async def abandon(self, undo: Callable[[], Awaitable[None]]) -> None:
         """Undo it, because its catalog is closed: whoever has it is told so by his next call."""
