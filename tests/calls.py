@@ -60,7 +60,14 @@ WRITES = {
 }
 
 # What the upkeep calls, on the roads that the calls above take.
-OF_THE_UPKEEP = {"store_checks", "store_found", "store_reading"}
+OF_THE_UPKEEP = {
+    "repeated",
+    "store_adoption",
+    "store_checks",
+    "store_found",
+    "store_reading",
+    "stored",
+}
 
 
 async def fill(catalog: ModelCatalog) -> None:

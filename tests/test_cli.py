@@ -433,8 +433,12 @@ def test_the_demo_walks_the_whole_life(cli, tmp_path):
     code, out, err = cli("demo")
 
     assert (code, err) == (0, "")
-    for call in ("open_catalog", "register_model", "find_model", "list_models", "remove_model"):
+    for call in (
+        *("open_catalog", "register_model", "find_model", "list_models", "remove_model"),
+        *("adopt", "find_duplicates"),
+    ):
         assert f"> {call}(" in out
+    assert "2 copies, 224 B too many" in out
     assert "is the file still there? True" in out
     assert set(tmp_path.iterdir()) == before
 

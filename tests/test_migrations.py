@@ -508,6 +508,7 @@ async def test_a_catalog_of_every_revision_comes_to_head_with_nothing_lost(empty
         },
         "0012": {"inventoried_at": 1_729_000_014, "incomplete_reason": "missing: n"},
         "0013": {"signed_by": f"sha256:{3:064x}", "signature_verdict": "valid"},
+        "0014": {"store": "ollama", "store_root": "/usr/share/ollama/.ollama/models"},
     }
     children = {
         "0005": "INSERT INTO model_tags (model_id, folded, tag)"

@@ -15,7 +15,9 @@ BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 TYPED = re.findall(r"^\$ model-catalog (.*)$", README, re.MULTILINE)
 
 
-NAMES = ["in a service", "what is known", "against the disk", "in a host", "copies"]
+NAMES = [
+    *("in a service", "what is known", "against the disk", "in one table", "in a host", "copies"),
+]
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids=NAMES)

@@ -14,6 +14,7 @@ from sqlalchemy import ColumnElement, Connection, Select, func, literal, select
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 from model_catalog import fields, rules
+from model_catalog.adopting import Adopting
 from model_catalog.contents import Contents
 from model_catalog.errors import ModelNotFoundError
 from model_catalog.exchange import Exchange
@@ -77,7 +78,7 @@ class Stats:
     by_quantization: dict[str | None, Tally]
 
 
-class ModelCatalog(Labels, Usage, Contents, Holdings, Relocation, Exchange):
+class ModelCatalog(Labels, Usage, Contents, Holdings, Adopting, Relocation, Exchange):
     """
     What is known of the models on this machine.
 

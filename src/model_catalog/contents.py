@@ -7,7 +7,18 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, Unpack
 
-from sqlalchemy import Connection, case, delete, func, literal, select
+from sqlalchemy import (
+    Connection,
+    Text,
+    case,
+    delete,
+    func,
+    literal,
+    null,
+    select,
+    type_coerce,
+    union_all,
+)
 
 from model_catalog import rules
 from model_catalog.inventory import FileRecord, FileState, digest_of, in_order, merged
@@ -36,6 +47,13 @@ class Due:
     local_path: str
     size_bytes: int | None
     verified_at: datetime | None
+
+
+REPEATED: Final = (
+    *("digest", "size_bytes", "path", "fingerprint"),
+    *(*KEY, "local_path", "store"),
+)
+"""Of what has a digest; `path` is None for a model of which no files are known."""
 
 
 class Contents(Records):
@@ -76,6 +94,34 @@ class Contents(Records):
         def unit(connection: Connection) -> list[Due]:
             rows = connection.execute(statement.order_by(*order))
             return [Due(ModelRef(*row[:3]), *row[3:]) for row in rows]
+
+        return await self._work.read(unit)
+
+    async def repeated(self, after: str | None, limit: int) -> Sequence[Sequence[Any]]:
+        """
+        What has one of the next `limit` digests that are recorded more than once, by digest.
+
+        The columns are REPEATED. What was found to have other bytes than the expected is left out.
+        """
+        of_models = (*(C[name] for name in KEY), type_coerce(C.local_path, Text), C.store)
+        files = (
+            select(F.digest, F.size_bytes, type_coerce(F.path, Text), F.fingerprint, *of_models)
+            .join(MODELS, C.id == F.model_id)
+            .where(C.inventoried_at.is_not(None), F.digest.is_not(None), F.found_digest.is_(None))
+        )
+        whole = select(C.digest, C.size_bytes, null(), null(), *of_models).where(
+            C.inventoried_at.is_(None), C.digest.is_not(None), C.found_digest.is_(None)
+        )
+        both = union_all(files, whole).subquery().alias(name="both")
+        digest = both.c[0]
+        several = select(digest).group_by(digest).having(func.count() > 1)
+        if after is not None:
+            several = several.where(digest > after)
+        some = several.order_by(digest).limit(limit)
+        statement = select(both).where(digest.in_(some)).order_by(digest)
+
+        def unit(connection: Connection) -> Sequence[Sequence[Any]]:
+            return connection.execute(statement).all()
 
         return await self._work.read(unit)
 

@@ -75,7 +75,8 @@ class Exchange(Records):
         statement = select(
             *(column for column in C if column.key != "id" and not column.key.endswith("_folded")),
             self._joined(TAGS.c.tag).label("tags"),
-            self._joined(ALIASES.c.alias).label("aliases"),
+            self._joined(ALIASES.c.alias, ALIASES.c.store.is_(None)).label("aliases"),
+            self._joined(ALIASES.c.alias, ALIASES.c.store.is_not(None)).label("store_aliases"),
             self._files_as_json().label("files"),
         ).order_by(*(C[name] for name in KEY))
 
@@ -198,12 +199,18 @@ class Exchange(Records):
             listed = self._insert(FILES).from_select(targets, _ID.add_columns(*values))
             connection.execute(listed, files)
 
-        aliases = [{**key, "alias": alias} for key, entry in pairs for alias in entry.aliases]
+        aliases = [
+            {**key, "alias": alias, "of_store": store}
+            for key, entry in pairs
+            for store, those in ((None, entry.aliases), (entry.row["store"], entry.store_aliases))
+            for alias in those
+        ]
         if aliases:
             names = ("provider", "reference", "alias")
-            source = _ID.add_columns(C.provider, C.reference, bindparam("alias", type_=Text))
-            insert = self._insert(ALIASES).from_select(["model_id", *names], source)
-            pointed = {"model_id": insert.excluded.model_id}
+            texts = (bindparam(name, type_=Text) for name in ("alias", "of_store"))
+            source = _ID.add_columns(C.provider, C.reference, *texts)
+            insert = self._insert(ALIASES).from_select(["model_id", *names, "store"], source)
+            pointed = {name: insert.excluded[name] for name in ("model_id", "store")}
             insert = (
                 insert.on_conflict_do_update(index_elements=names, set_=pointed)
                 if moves
@@ -272,8 +279,8 @@ async def _numbered(stream: IO[str] | IO[bytes]) -> AsyncIterator[tuple[int, str
 
 def _line(row: Mapping[str, Any]) -> str:
     listed = tuple(in_order(map(_file, json.loads(row["files"] or "[]"))))
-    hung = {"tags": split(row["tags"]), "aliases": split(row["aliases"]), "files": listed}
-    return text_of({**row, **hung})
+    hung = {name: split(row[name]) for name in ("tags", "aliases", "store_aliases")}
+    return text_of({**row, **hung, "files": listed})
 
 
 def _file(values: Mapping[str, Any]) -> FileRecord:

@@ -45,7 +45,7 @@ FOUND: Final[Mapping[str, rules.Rule]] = {
     "state_detail": lambda field, value: rules.prose(field, value, rules.MAX_DETAIL_BYTES),
     "checked_at": rules.moment,
     "missing_since": rules.moment,
-    "mount_point": lambda field, value: None if value is None else rules.path(field, value),
+    "mount_point": rules.optional_path,
     "found_digest": rules.digest,
     "verified_at": rules.moment,
     "inventoried_at": rules.moment,
@@ -56,6 +56,12 @@ FOUND: Final[Mapping[str, rules.Rule]] = {
     "signature_checked_at": rules.moment,
 }
 """What was found of a model's files. Another path, size or digest takes it away."""
+
+STORED: Final[Mapping[str, rules.Rule]] = {
+    "store": rules.word,
+    "store_root": rules.optional_path,
+}
+"""In which store it lies. Another path takes it away."""
 
 _COUNTED: Final[Mapping[str, rules.Rule]] = {
     "download_count": rules.size_bytes,
@@ -68,6 +74,7 @@ WHOLE: Final[Mapping[str, rules.Rule]] = {
     **_RULES,
     **_COUNTED,
     **FOUND,
+    **STORED,
     # What was recorded under other rules, by the hive or an older release, may come back.
     "reference": rules.lookup_text,
     "provider": rules.lookup_text,

@@ -46,6 +46,10 @@ class FileState(StrEnum):
         return self in {FileState.UNCHECKED, FileState.PRESENT}
 
 
+LEFT_STORE: Final = "it is in its store no more, though its files are there"
+"""Why a model is missing of which only the entry in a store's own book has gone."""
+
+
 @dataclass(frozen=True, slots=True)
 class FileRecord:
     """

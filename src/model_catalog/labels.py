@@ -145,7 +145,8 @@ class Labels(Records):
         insert = self._insert(ALIASES)
         statement = insert.on_conflict_do_update(
             index_elements=["provider", "reference", "alias"],
-            set_={"model_id": insert.excluded.model_id},
+            # Of a store's alias it makes the user's own, which no scan moves.
+            set_={"model_id": insert.excluded.model_id, "store": None},
         )
 
         def unit(connection: Connection) -> Alias:

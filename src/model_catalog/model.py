@@ -33,7 +33,7 @@ from sqlalchemy.types import TypeDecorator, TypeEngine
 from model_catalog.inventory import FileState
 from model_catalog.reference import ModelRef
 
-REVISION: Final = "0013"
+REVISION: Final = "0014"
 """The revision of the schema that this mapping describes."""
 
 # SQLite numbers rows by itself only in a column that is an INTEGER to the letter.
@@ -277,6 +277,12 @@ class Model(MappedAsDataclass, Base, kw_only=True, eq=False):
     signature_checked_at: Mapped[datetime | None] = mapped_column(UnixSeconds, init=False)
     """When the signature was looked at, in UTC."""
 
+    store: Mapped[str | None] = mapped_column(KeyText, init=False)
+    """In which kind of store it lies, as in `ollama`; None for one that is the user's own."""
+
+    store_root: Mapped[str | None] = mapped_column(PathText, init=False)
+    """Where that store lies: a scan of it may tell that the model has gone."""
+
     __table_args__ = (
         UniqueConstraint("provider", "reference", "version"),
         # BETWEEN, because to SQLite any text is greater than any number: 'abc' >= 0 holds there.
@@ -306,6 +312,11 @@ class Model(MappedAsDataclass, Base, kw_only=True, eq=False):
     def unsafe(self) -> bool:
         """Whether loading it runs code that is in it: its weights are pickled."""
         return "pickle" in (self.format, self.claimed_format)
+
+    @property
+    def foreign(self) -> bool:
+        """Whether it lies in a store that is not ours: nobody is ever offered to delete it."""
+        return self.store is not None
 
     @property
     def pinned(self) -> bool:
@@ -347,7 +358,7 @@ class ModelFile(Base):
 
 
 class ModelAlias(Base):
-    """A name of one reference that points at one of its versions."""
+    """A name of one reference that points at one of its versions; a store's, or the user's own."""
 
     __tablename__ = "model_aliases"
 
@@ -357,6 +368,7 @@ class ModelAlias(Base):
     model_id: Mapped[int] = mapped_column(
         BigInt, ForeignKey("models.id", ondelete="CASCADE"), index=True
     )
+    store: Mapped[str | None] = mapped_column(KeyText)
 
 
 def folded(text: str) -> str:

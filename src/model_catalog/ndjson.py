@@ -47,6 +47,8 @@ class Entry:
     row: dict[str, Any]
     tags: tuple[str, ...]
     aliases: tuple[str, ...]
+    store_aliases: tuple[str, ...]
+    """Those that its store made."""
     files: tuple[FileRecord, ...]
 
     @property
@@ -109,11 +111,15 @@ def _entry(found: object, number: int) -> Entry:
         raise ValueError("it is no JSON object")  # noqa: TRY004 - of the line, not of a caller
     tags = rules.tags("tags", found.pop("tags", []))
     aliases = rules.tags("aliases", found.pop("aliases", []))
+    store_aliases = rules.tags("store_aliases", found.pop("store_aliases", []))
     listed = found.pop("files", [])
     if isinstance(listed, list):
         listed = [_timed(each) if isinstance(each, dict) else each for each in listed]
     files = tuple(in_order(rules.files("files", listed)))
-    return Entry(number, fields.whole(_timed(found)), tuple(tags), tuple(aliases), files)
+    row = fields.whole(_timed(found))
+    if store_aliases and row["store"] is None:
+        raise InvalidModelError("store_aliases", store_aliases, "are those of a store: name it")
+    return Entry(number, row, tuple(tags), tuple(aliases), tuple(store_aliases), files)
 
 
 def _timed(found: dict[str, Any]) -> dict[str, Any]:

@@ -80,6 +80,10 @@ class Filters(TypedDict, total=False):
     damaged: bool | None
     """Its bytes were not the expected ones when they were last verified."""
     incomplete: bool | None
+    store: str | None
+    """Lies in a store of this kind, as in `ollama`."""
+    foreign: bool | None
+    """Lies in a store that is not ours."""
 
 
 class Sort(StrEnum):
@@ -275,4 +279,6 @@ _CONDITIONS: Final[Mapping[str, Condition]] = {
     "digest": _has_digest,
     "damaged": _flag(C.found_digest, is_null=False),
     "incomplete": _flag(C.incomplete_reason, is_null=False),
+    "store": _equals,
+    "foreign": _flag(C.store, is_null=False),
 }

@@ -87,10 +87,10 @@ class Records:
         known = (expression.label(name) for name, expression in KNOWN.items())
         return select(*known, self._joined(TAGS.c.tag).label("_tags"))
 
-    def _joined(self, text: ColumnElement[str]) -> ScalarSelect[str]:
+    def _joined(self, text: ColumnElement[str], *which: ColumnElement[bool]) -> ScalarSelect[str]:
         """The texts of a model's children in one, in any order; NULL where there are none."""
         join = func.group_concat if self._work.dialect == "sqlite" else func.string_agg
-        children = select(join(text, _BETWEEN)).where(text.table.c.model_id == C.id)
+        children = select(join(text, _BETWEEN)).where(text.table.c.model_id == C.id, *which)
         return children.correlate(MODELS).scalar_subquery()
 
     def _model(self, connection: Connection, model_id: int) -> Model:
@@ -209,7 +209,8 @@ def resets(new: Mapping[str, ColumnElement[Any]]) -> dict[str, ColumnElement[Any
     What else becomes of a row that is about to be given these values.
 
     Of another path, size or digest nothing was found yet; and the bytes of another size have
-    another digest. What is unknown now or was unknown before speaks against nothing.
+    another digest. What is unknown now or was unknown before speaks against nothing. What its user
+    says lies at another path is no longer a part of the store in which it was.
     """
     if not new.keys() & {"local_path", "size_bytes", "digest"}:
         return {}
@@ -222,6 +223,9 @@ def resets(new: Mapping[str, ColumnElement[Any]]) -> dict[str, ColumnElement[Any
         name: case((anew, null()), else_=C[name]) for name in fields.FOUND if name != "state"
     }
     changed["state"] = case((anew, literal(FileState.UNCHECKED, C.state.type)), else_=C.state)
+    if "local_path" in new:
+        moved = C.local_path != new["local_path"]
+        changed |= {name: case((moved, null()), else_=C[name]) for name in fields.STORED}
     if "size_bytes" in new:
         changed["digest"] = case((C.size_bytes != new["size_bytes"], null()), else_=C.digest)
     return {name: value for name, value in changed.items() if name not in new}

@@ -142,6 +142,11 @@ def path(field: str, value: object) -> str:
     return raw
 
 
+def optional_path(field: str, value: object) -> str | None:
+    """As `path`, or None where there is none."""
+    return None if value is None else path(field, value)
+
+
 def recorded_path(field: str, value: object) -> str:
     """A path that was recorded before, perhaps under other rules."""
     if not isinstance(value, str):

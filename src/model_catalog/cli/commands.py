@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from model_catalog.catalog import ModelCatalog, Stats, Tally
-from model_catalog.cli import database, demo, labelling, upkeeping
+from model_catalog.cli import database, demo, labelling, scanning, upkeeping
 from model_catalog.cli.expressions import read_filters, read_sort
 from model_catalog.cli.opening import DONE, FAILED, from_existing, name_of
 from model_catalog.cli.output import (
     ProgressBar,
+    bar,
     complain,
     counted,
     human_size,
@@ -68,6 +69,8 @@ _FIELDS: Final = (
     "signature_verdict",
     "signature_detail",
     "signature_checked_at",
+    "store",
+    "store_root",
 )
 
 
@@ -88,7 +91,7 @@ async def add(options: Namespace) -> int:
             complain(f"error: {os.fspath(path)!r} is {found} and neither a file nor a folder")
             return FAILED
         async with open_catalog(options.db) as catalog:
-            with ProgressBar() as bar:
+            with ProgressBar() as progress:
                 recorded = await register_path(
                     catalog,
                     path,
@@ -96,7 +99,9 @@ async def add(options: Namespace) -> int:
                     reference=options.reference,
                     version=options.version,
                     digest=options.digest,
-                    on_progress=lambda seen: bar.show(seen.done_bytes, seen.total_bytes, seen.path),
+                    on_progress=lambda seen: progress.show(
+                        seen.done_bytes, seen.total_bytes, seen.path
+                    ),
                 )
     except OSError as error:
         complain(f"error: {os.fspath(path.absolute())!r} cannot be read: {error.strerror}")
@@ -156,9 +161,10 @@ def _print_models(models: Sequence[Model], *, paths: bool) -> None:
         "SIZE": lambda model: human_size(model.size_bytes),
         "DOWNLOADED": lambda model: human_time(model.downloaded_at),
         "STATE": _state_of,
+        "STORE": lambda model: model.store or "",
         "PATH": lambda model: model.local_path,
     }
-    for optional in ("VERSION", "ARCH", "QUANT", "STATE"):
+    for optional in ("VERSION", "ARCH", "QUANT", "STATE", "STORE"):
         if not any(map(columns[optional], models)):
             del columns[optional]
     if not paths:
@@ -266,12 +272,15 @@ async def du(options: Namespace) -> int:
     elif options.format == "quiet":
         print(found.total.size_bytes)
     else:
+        most = max((size for _, _, size in rows), default=0)
+        bars = [bar(size / most) if most else "" for _, _, size in rows]
         rows.append(("total", found.total.model_count, found.total.size_bytes))
-        print_table(
-            ["PROVIDER", "MODELS", "SIZE"],
-            [[provider, f"{models:,}", human_size(size)] for provider, models, size in rows],
-            right=["MODELS", "SIZE"],
-        )
+        cells = [[provider, f"{models:,}", human_size(size)] for provider, models, size in rows]
+        names = ["PROVIDER", "MODELS", "SIZE"]
+        if sys.stdout.isatty():
+            names.append("")
+            cells = [[*row, drawn] for row, drawn in zip(cells, [*bars, ""], strict=True)]
+        print_table(names, cells, right=["MODELS", "SIZE"])
     return DONE
 
 
@@ -347,6 +356,7 @@ _COMMANDS: Final[dict[str, Callable[[Namespace], Awaitable[int]]]] = {
     "db upgrade": database.db_upgrade,
     "demo": show_demo,
     "du": du,
+    "dupes": scanning.dupes,
     "export": database.export,
     "import": database.import_,
     "ls": ls,
@@ -355,6 +365,7 @@ _COMMANDS: Final[dict[str, Callable[[Namespace], Awaitable[int]]]] = {
     "relink": upkeeping.relink,
     "relocate": upkeeping.relocate,
     "rm": rm,
+    "scan": scanning.scan,
     "show": show,
     "sign-verify": upkeeping.sign_verify,
     "stats": stats,

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import struct
 import tempfile
 from pathlib import Path
-from typing import Final
 
+from model_catalog.catalog import ModelCatalog
 from model_catalog.cli.output import counted, human_size, print_line
+from model_catalog.cli.samples import gguf_of, huggingface_cache, ollama_store
 from model_catalog.lifecycle import open_catalog
 from model_catalog.model import Model
 from model_catalog.schema import schema_state
-
-_STRING, _UINT32, _F32 = 8, 4, 0
-_ALIGNMENT: Final = 32
+from model_catalog.stores.found import StoreName
+from model_catalog.upkeep import adopt, find_duplicates, scan_store
 
 
 async def walk() -> None:
-    """Open, register, find, register again, list, total, remove, reopen; leave nothing behind."""
+    """Open, register, find, list, total, remove, reopen, scan; leave nothing behind."""
     with tempfile.TemporaryDirectory(prefix="model-catalog-demo-") as folder:
         await _walk(Path(folder))
 
@@ -70,6 +69,31 @@ async def _walk(folder: Path) -> None:
         models = await catalog.list_models()
         _answer(f"{counted(len(models), 'model')}, {await catalog.get_total_size()} bytes")
 
+        await _scan(catalog, folder)
+
+
+async def _scan(catalog: ModelCatalog, folder: Path) -> None:
+    weights = gguf_of("llama", context_length=2048)
+    huggingface_cache(folder / "hub", weights)
+    ollama_store(folder / "ollama", weights)
+    stores: list[tuple[StoreName, str]] = [("huggingface", "hub"), ("ollama", "ollama")]
+    for store, name in stores:
+        _step(f"adopt(catalog, await scan_store(catalog, {store!r}, {name!r}))")
+        done = await adopt(catalog, await scan_store(catalog, store, folder / name))
+        for sighting in done.new:
+            _answer(f"new: {sighting.ref}, {human_size(sighting.size_bytes)}, in place")
+
+    _step("list_models(foreign=True): what other programs keep, and nobody offers to delete")
+    for each in await catalog.list_models(foreign=True):
+        _answer(f"{_told(each)} ({each.store})")
+    _step("find_duplicates(catalog)")
+    for duplicate in await find_duplicates(catalog):
+        size = human_size(duplicate.redundant_bytes)
+        _answer(f"{duplicate.digest[:19]}...: {len(duplicate.copies)} copies, {size} too many")
+    _step("the same scan again, of what has not changed")
+    again = await adopt(catalog, await scan_store(catalog, "ollama", folder / "ollama"))
+    _answer(f"{len(again.unchanged)} unchanged; nothing was written")
+
 
 def _model(reference: str, path: Path, version: str = "") -> Model:
     return Model(
@@ -95,20 +119,3 @@ def _step(call: str) -> None:
 
 def _answer(text: str) -> None:
     print_line(f"    {text}")
-
-
-def gguf_of(architecture: str, context_length: int) -> bytes:
-    """A GGUF file of version 3 with one tensor: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md."""
-
-    def text(value: str) -> bytes:
-        return struct.pack("<Q", len(value)) + value.encode()
-
-    pairs = (
-        text("general.architecture") + struct.pack("<I", _STRING) + text(architecture),
-        text("general.alignment") + struct.pack("<II", _UINT32, _ALIGNMENT),
-        text(f"{architecture}.context_length") + struct.pack("<II", _UINT32, context_length),
-    )
-    tensor = text("token_embd.weight") + struct.pack("<IQIQ", 1, 8, _F32, 0)
-    header = struct.pack("<4sIQQ", b"GGUF", 3, 1, len(pairs)) + b"".join(pairs) + tensor
-    padding = bytes(-len(header) % _ALIGNMENT)
-    return header + padding + struct.pack("<8f", *range(8))

@@ -39,15 +39,16 @@ _WORDS: Final = {
     "version": "version",
     "state": "state",
     "digest": "digest",
+    "store": "store",
 }
-_FLAGS: Final = ("pinned", "damaged", "incomplete")
+_FLAGS: Final = ("pinned", "damaged", "incomplete", "foreign")
 _YES_NO: Final = {"yes": True, "true": True, "no": False, "false": False}
 
 KEYS: Final = (
     "size (> >= < <= =, as 1GB), context (>=, in tokens), downloaded and used (< or > an age, as "
-    "30d, or a date; used=never), tag (=), pinned, damaged and incomplete "
-    "(=yes or no), and with = provider, reference, version, search, format, arch, quant, license, "
-    "state (missing, changed, ...), digest"
+    "30d, or a date; used=never), tag (=), pinned, damaged, incomplete and "
+    "foreign (=yes or no), and with = provider, reference, version, search, format, arch, quant, "
+    "license, state (missing, changed, ...), digest, store (ollama, huggingface, ...)"
 )
 
 _SORTS: Final = {

@@ -69,6 +69,13 @@ class ProgressBar:
             line = f"{line}  {_shortened(plain(name), room)}"
         print(f"\r\x1b[K{line}", end="", file=sys.stderr, flush=True)
 
+    def count(self, words: str) -> None:
+        """Say how far it has come, where nobody knows how far it is."""
+        if self._shows:
+            room = shutil.get_terminal_size().columns - 1
+            line = _shortened(plain(words), room)
+            print(f"\r\x1b[K{line}", end="", file=sys.stderr, flush=True)
+
     def clear(self) -> None:
         """Take it away, for a line that is to stay."""
         if self._shows:
@@ -88,6 +95,11 @@ def human_size(size_bytes: int | None) -> str:
             break
         value /= 1000
     return f"{value:.1f} {unit}" if value < 99.95 else f"{value:.0f} {unit}"  # noqa: PLR2004
+
+
+def bar(part: float) -> str:
+    """A part of a whole, drawn; of what is more than nothing something is seen."""
+    return "█" * max(round(part * _BAR), part > 0)
 
 
 def human_time(moment: datetime | None) -> str:

@@ -11,6 +11,7 @@ FORMATS: Final = ("human", "json", "tsv", "quiet")
 _EXAMPLES: Final = """\
 examples:
   model-catalog add ./tiny.gguf --provider local --reference tiny
+  model-catalog scan
   model-catalog ls
   model-catalog show local:tiny
   model-catalog rm local:tiny
@@ -61,6 +62,9 @@ def make_parser() -> argparse.ArgumentParser:
         default="human",
         help="json and tsv carry whole bytes and UTC times; quiet only names (default: human)",
     )
+    listing.add_argument(
+        "--json", action="store_const", const="json", dest="format", help="as --format json"
+    )
 
     def command(
         name: str, summary: str, *parents: argparse.ArgumentParser, under: Any = commands
@@ -106,6 +110,17 @@ def _add_models(command: Command, listing: argparse.ArgumentParser) -> None:
     add.add_argument("--reference", required=True, help="what the provider calls it")
     add.add_argument("--version", default="", help="a commit, a tag (default: none)")
     add.add_argument("--digest", action="store_true", help="read all of it, and record its SHA-256")
+
+    scan = command("scan", "Record what other programs keep on this machine.", listing)
+    scan.add_argument(
+        "paths",
+        metavar="PATH",
+        nargs="*",
+        help="a store, or any folder (default: where Hugging Face, Ollama, LM Studio and llama.cpp "
+        "keep their models)",
+    )
+    scan.add_argument("-n", "--dry-run", action="store_true", help="only tell what would change")
+    command("dupes", "List the files that lie here several times.", listing)
 
     ls = command("ls", "List the recorded models, newest first.", listing)
     ls.add_argument("--provider", help="only those of one provider")

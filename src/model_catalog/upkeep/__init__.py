@@ -4,7 +4,10 @@ The catalog and the disk: whatever looks at files, hashes them or waits for them
     from model_catalog.upkeep import check_models, register_path, verify_models
 """
 
+from model_catalog.upkeep.adoption import Adopted, adopt, scan_store
 from model_catalog.upkeep.checking import Checked, Finding, check_models
+from model_catalog.upkeep.differences import Sighting
+from model_catalog.upkeep.duplicates import Copy, Duplicate, Place, find_duplicates
 from model_catalog.upkeep.inspection import Recorded
 from model_catalog.upkeep.moving import Moved, find_moved, relink_model
 from model_catalog.upkeep.registration import accept_model, register_path
@@ -14,20 +17,28 @@ from model_catalog.upkeep.verification import Verdict, Verified, verify_models
 from model_catalog.upkeep.watching import Watch, watch
 
 __all__ = [
+    "Adopted",
     "Checked",
+    "Copy",
+    "Duplicate",
     "Finding",
     "Moved",
+    "Place",
     "Progress",
     "Recorded",
+    "Sighting",
     "Signature",
     "Verdict",
     "Verified",
     "Watch",
     "accept_model",
+    "adopt",
     "check_models",
+    "find_duplicates",
     "find_moved",
     "register_path",
     "relink_model",
+    "scan_store",
     "verify_models",
     "verify_signature",
     "watch",

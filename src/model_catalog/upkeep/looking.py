@@ -13,7 +13,7 @@ from model_catalog.files.fingerprint import text_of
 from model_catalog.files.mounts import is_mounted, mount_point
 from model_catalog.files.opening import errno_name, kind, status
 from model_catalog.holdings import Holding, Look, Row
-from model_catalog.inventory import FileState
+from model_catalog.inventory import LEFT_STORE, FileState
 from model_catalog.upkeep.threads import Stop
 
 _ABSENT: Final = {errno.ENOENT, errno.ENOTDIR}
@@ -148,6 +148,9 @@ def look(holding: Holding, disks: Disks) -> Look:
     """What is to be recorded of a model as it lies there at this moment."""
     findings = _findings(holding)
     if not findings:
+        if holding.state is FileState.MISSING and holding.state_detail == LEFT_STORE:
+            # The bytes may be those of another model, and their store alone can tell.
+            return Look(holding, FileState.MISSING, LEFT_STORE)
         return Look(
             holding,
             FileState.PRESENT,
