@@ -8,7 +8,6 @@ import os
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -17,10 +16,7 @@ from model_catalog.engine import create_engine, leave_to_the_parent, make_ready
 from model_catalog.faults import corrupt, translated
 from model_catalog.journal import Durability
 from model_catalog.target import Place, Target, locate, name_of
-from model_catalog.waiting import patiently, to_its_end
-
-WAIT_S: Final = 60.0
-"""The seconds that whoever opens a database or changes its schema waits for others."""
+from model_catalog.waiting import WAIT_S, patiently, to_its_end
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from model_catalog.engine import WRITE, begin_writing
 from model_catalog.errors import CatalogBusyError, UpgradeFailedError
 from model_catalog.faults import translated
-from model_catalog.waiting import Patience
+from model_catalog.waiting import WAIT_S, Patience
 
 # Any number will do that nobody else takes for a lock: `MCatalog`.
 _ADVISORY_LOCK: Final = 0x4D436174616C6F67
@@ -26,7 +26,7 @@ async def exclusive(
     name: str,
     cancelled: threading.Event | None = None,
     *,
-    wait_s: float,
+    wait_s: float = WAIT_S,
 ) -> AsyncIterator[AsyncConnection]:
     """
     A connection in a transaction that is committed when the block ends well.

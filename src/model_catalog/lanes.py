@@ -43,6 +43,10 @@ class Lanes:
         self.cascades = True
         self.files = files_of(self._engine)
 
+    async def open(self) -> None:
+        """Open the file, which is in use from here on; nothing is read."""
+        await self._readers[0].call(lambda _: None, self.timeout_s)
+
     async def find(self, unit: Unit[T]) -> T:
         self._home.require()
         return await self._reader(alone=False).call(unit, self.timeout_s)

@@ -65,6 +65,8 @@ async def open_catalog(
             else Lanes(database.engine, timeout_s, home)
         )
         try:
+            if isinstance(work, Lanes):
+                await work.open()
             yield ModelCatalog._over(work)  # noqa: SLF001 - no host has anything to give it
         finally:
             home.is_closed = True

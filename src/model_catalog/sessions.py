@@ -171,10 +171,13 @@ class Sessions:
             session = self._sessions()
             held = SessionConnection(session, self.timeout_s)
             with self._call():
-                await self._begin_patiently(session, patience)
-                if self._home is not None and self._home.is_closed:
+                try:
+                    await self._begin_patiently(session, patience)
+                    self._require_open()
+                except BaseException:
+                    # It may have begun all the same: a cancellation is delivered afterwards.
                     await held.close()
-                    raise CatalogClosedError(self._target)
+                    raise
             shared = SharedTransaction(held, Home(self._target), ours=True)
             self._open[shared] = held
             try:
@@ -221,6 +224,10 @@ class Sessions:
         self._require_here()
         with nullcontext() if self._home is None else self._home.call():
             yield
+
+    def _require_open(self) -> None:
+        if self._home is not None and self._home.is_closed:
+            raise CatalogClosedError(self._target)
 
     def _require_here(self) -> None:
         if self._home is not None:

@@ -16,10 +16,9 @@ from typing import Final
 from model_catalog.copies import KEPT, automatic, fault_of, named, unfinished, uri_of
 from model_catalog.errors import CatalogBusyError, InvalidTargetError
 from model_catalog.faults import corrupt, translated
-from model_catalog.waiting import Patience, to_its_end
+from model_catalog.waiting import WAIT_S, Patience, to_its_end
 
 _LOCK_WAIT_S: Final = 0.1
-_WAIT_S: Final = 60.0
 # How much of a copy SQLite makes before it looks whether anybody still wants it.
 _STEPS: Final = 1000
 # Some file systems of sticks and of other systems have no second name for a file.
@@ -34,7 +33,7 @@ async def take(source: Path, name: str, to: Path) -> Path:
     read once. Others write meanwhile. Raises InvalidTargetError where something has its name,
     CatalogCorruptError of a database that cannot be read to its end, and StorageFullError.
     """
-    patience = Patience(_WAIT_S)
+    patience = Patience(WAIT_S)
     while True:
         work = _Work(source, name)
         try:

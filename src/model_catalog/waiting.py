@@ -13,6 +13,9 @@ from model_catalog.errors import CatalogBusyError
 
 T = TypeVar("T")
 
+WAIT_S: Final = 60.0
+"""The seconds that whoever opens a database or changes its schema waits for others."""
+
 LEAST_S: Final = 0.09
 """What a call may take where nobody holds it up, also if it is given no time to wait."""
 
