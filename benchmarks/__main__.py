@@ -9,97 +9,137 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks import report
-from benchmarks.contenders import ENTRANTS, Entrant, installed
-from benchmarks.match import Terms, play
+from benchmarks import chart, growth, report
+from benchmarks.contenders import ENTRANTS, Entrant, entrant, installed
+from benchmarks.parts import Bench, Terms
+from benchmarks.program import chosen
 from benchmarks.rounds import Result
 from benchmarks.server import Server, servers
 from benchmarks.stock import Stock
 from benchmarks.table import DURABILITIES
-from benchmarks.targets import judge
-from benchmarks.works import WORKS, Work
+from benchmarks.targets import TARGETS, judge
+
+_OURS = [each.name for each in ENTRANTS if each.kind == "ours"]
 
 
-def parser() -> argparse.ArgumentParser:
+def options_of(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="under 5 minutes: fewer rounds and rows")
+    parser.add_argument("--quick", action="store_true", help="under 5 minutes: fewer rows, rounds")
     parser.add_argument(
         "--only",
         metavar="WORK",
-        help="works whose name has one of these words in it, comma separated; `table` is those"
-        " that have a target",
+        help="what has one of these words in its name, comma separated; `table` is all that a"
+        " target is set for",
     )
-    parser.add_argument("--who", metavar="NAME", help="contenders, as --only; the base is always there")
-    parser.add_argument("--rounds", type=int, metavar="N", help="at most so many of each work")
+    parser.add_argument(
+        "--who",
+        metavar="NAME",
+        help="contenders with one of these words in their names, and the base",
+    )
+    parser.add_argument("--rounds", type=int, metavar="N", help="at most so many")
     parser.add_argument(
         "--durability",
         choices=DURABILITIES,
         default="full",
         help="SQLite's synchronous, on all sides (full)",
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write every sample there")
-    parser.add_argument("--svg", type=Path, metavar="FILE", help="draw a chart there")
-    return parser
-
-
-def chosen(only: str | None, quick: bool) -> list[Work]:  # noqa: FBT001
-    """The works that are wanted; in a hurry none has a million rows."""
-    words = (only or "").split(",")
-    return [
-        work
-        for work in WORKS
-        if (not quick or work.rows < 1_000_000)
-        and any(work.in_table if word == "table" else word in work.name for word in words)
-    ]
-
-
-def title_of(work: Work, database: str) -> str:
-    return work.name if database == "sqlite" else f"PostgreSQL: {work.name}"
-
-
-async def run(options: argparse.Namespace, folder: Path, server: Server | None) -> int:
-    terms = Terms(
-        rounds=options.rounds or (10 if options.quick else 40),
-        budget_s=0.35 if options.quick else 2.0,
-        durability=options.durability,
+    parser.add_argument(
+        "--growth", action="store_true", help="instead: how cost grows from 10^2 to 10^6 rows"
     )
-    stock = Stock(folder, server)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every sample there")
+    parser.add_argument("--svg", type=Path, metavar="FILE", help="draw the chart there")
+    return parser.parse_args(arguments)
+
+
+def terms_of(options: argparse.Namespace) -> Terms:
+    return Terms(
+        rounds=options.rounds or (10 if options.quick else 40),
+        budget_s=0.3 if options.quick else 2.0,
+        durability=options.durability,
+        quick=options.quick,
+    )
+
+
+def gathered(who: str | None, server: Server | None) -> tuple[dict[str, list[Entrant]], list[str]]:
+    """The contenders on each database, and in words who is left out."""
     there: dict[str, list[Entrant]] = {}
     absent: list[str] = []
     for database in ("sqlite", "postgresql"):
-        there[database], lacking = installed(database)
+        present, lacking = installed(database)
         absent += lacking
-        if options.who:
-            there[database] = [
-                each
-                for number, each in enumerate(there[database])
-                if number == 0 or any(word in each.name for word in options.who.split(","))
-            ]
+        words = (who or "").split(",")
+        # The first is the base, without which there are no ratios.
+        there[database] = present[:1] + [
+            each for each in present[1:] if any(word in each.name for word in words)
+        ]
     if server is None:
         absent.append("PostgreSQL is left out: there is no server")
         there["postgresql"] = []
-    print(report.heading(terms.durability))
-    print("\n".join(absent))
+    return there, absent
+
+
+async def measure(bench: Bench, options: argparse.Namespace, absent: list[str]) -> int:
     results: dict[str, Result] = {}
-    for work in chosen(options.only, options.quick):
-        for database in work.databases:
-            if there[database]:
-                title = title_of(work, database)
-                results[title] = await play(work, there[database], stock, terms)
-                print(f"\n{report.section(title, results[title])}", flush=True)
+    for part in chosen(options.only, quick=options.quick):
+        for title, result in (await part.play(bench)).items():
+            results[title] = result
+            print(f"\n{report.section(title, result)}", flush=True)
     judged = judge(results)
     if judged:
         print(f"\n{report.verdicts(judged)}")
     if options.json:
-        text = report.as_json(results, judged, vars(terms), absent)
-        options.json.write_text(json.dumps(text, indent=1))
+        found = report.as_json(results, judged, vars(bench.terms), absent)
+        options.json.write_text(json.dumps(found, indent=1))
+    if options.svg:
+        titles = list(dict.fromkeys(target.work for target in TARGETS if target.by in _OURS))
+        drawn = [title for title in titles if title in results and not _is_a_limit(results[title])]
+        heading = f"model-catalog beside the others, synchronous = {bench.terms.durability.upper()}"
+        options.svg.write_text(chart.ratios(results, drawn, _OURS, heading))
     return 1 if any(result.broken for result in results.values()) else 0
 
 
+def _is_a_limit(result: Result) -> bool:
+    """Whether it is held against a number: that is no race."""
+    return len(result.samples) < 3
+
+
+async def measure_growth(bench: Bench, options: argparse.Namespace) -> int:
+    found = {}
+    for each in bench.entrants["sqlite"]:
+        if each.name in ("ours", "aiosqlite"):
+            largest = 10**5 if options.quick else 10**6
+            found[each.name] = await growth.grow(bench, entrant(each.name).name, largest)
+            print(f"\n{growth.described(each.name, found[each.name])}", flush=True)
+    if options.json:
+        text = {
+            name: {
+                each.call: {**each.seconds, "ratio": each.ratio, "flat": each.flat} for each in of
+            }
+            for name, of in found.items()
+        }
+        options.json.write_text(json.dumps({"machine": report.machine(), **text}, indent=1))
+    if options.svg:
+        heading = "What a call costs as the catalog grows"
+        options.svg.write_text(chart.growths(found["ours"], heading))
+    return 0
+
+
+async def run(options: argparse.Namespace, folder: Path, server: Server | None) -> int:
+    there, absent = gathered(options.who, server)
+    bench = Bench(there, Stock(folder, server), folder, terms_of(options))
+    print(report.heading(bench.terms.durability), *absent, sep="\n")
+    if options.growth:
+        return await measure_growth(bench, options)
+    return await measure(bench, options, absent)
+
+
 def main() -> int:
-    options = parser().parse_args()
-    with tempfile.TemporaryDirectory(prefix="model-catalog-benchmark-") as name, servers() as server:
-        return asyncio.run(run(options, Path(name), server))
+    options = options_of()
+    with (
+        tempfile.TemporaryDirectory(prefix="model-catalog-benchmark-") as folder,
+        servers() as server,
+    ):
+        return asyncio.run(run(options, Path(folder), server))
 
 
 if __name__ == "__main__":

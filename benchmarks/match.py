@@ -4,80 +4,87 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Final
 
 from benchmarks.contenders import Contender, Entrant
+from benchmarks.parts import Bench, Part, Terms
 from benchmarks.rounds import Result, Sample, in_turns
 from benchmarks.stock import Stock
-from benchmarks.works import Turn, Work
+from benchmarks.works import MILLION, Turn, Work
 
-PATIENCE_S = 120
-
-
-@dataclass(frozen=True)
-class Terms:
-    """How long, and how safely, everybody works."""
-
-    rounds: int = 40
-    budget_s: float = 2.0
-    durability: str = "full"
+_PATIENCE_S: Final = 120
 
 
-def invited(work: Work, entrants: list[Entrant]) -> list[Entrant]:
-    """Those that have the work's verb, and that the work can tell something about."""
-    return [each for each in entrants if each.takes(work.name) and each.can(work.verb)]
+def part_of(work: Work) -> Part:
+    """A work on every database it is meant for."""
+
+    async def play(bench: Bench) -> Mapping[str, Result]:
+        results = {}
+        for database in work.databases:
+            invited = [
+                each
+                for each in bench.entrants[database]
+                if each.takes(work.name) and each.can(work.verb)
+            ]
+            if invited:
+                title = work.name if database == "sqlite" else f"PostgreSQL: {work.name}"
+                results[title] = await played(work, invited, bench.stock, bench.terms)
+        return results
+
+    return Part(work.name, play, work.in_table, long=work.rows >= MILLION)
 
 
-async def play(work: Work, entrants: list[Entrant], stock: Stock, terms: Terms) -> Result:
-    """Run a work; one that cannot even open is among the broken."""
+async def played(work: Work, entrants: list[Entrant], stock: Stock, terms: Terms) -> Result:
+    """Run a work; who cannot even open is among the broken."""
     live: dict[str, Contender] = {}
     targets: dict[str, str] = {}
     broken: dict[str, str] = {}
-    taking_part = invited(work, entrants)
-    for each in taking_part:
-        contender = each.make()
+    for each in entrants:
         targets[each.name] = await stock.target(each, work.rows, own=work.writes)
+        contender = each.make()
         try:
             if not work.opens:
                 await contender.open(targets[each.name], terms.durability)
         except Exception as error:  # noqa: BLE001 - a contender may fail as it likes
-            broken[each.name] = f"open: {type(error).__name__}: {error}"[:300]
-            continue
-        live[each.name] = contender
+            broken[each.name] = _words("open", error)
+        else:
+            live[each.name] = contender
     # What lives through all rounds need not be looked through at each collection.
     gc.collect()
     gc.freeze()
     result = await in_turns(
-        {
-            name: turns(work, live[name], targets[name], terms.durability)
-            for name in live
-        },
+        {name: _turns(work, live[name], targets[name], terms.durability) for name in live},
         terms.rounds,
         budget_s=terms.budget_s,
         warm_up=True,
     )
     gc.unfreeze()
     for name, contender in live.items():
-        if not work.opens:
-            try:
-                await asyncio.wait_for(contender.close(), PATIENCE_S)
-            except Exception as error:  # noqa: BLE001 - a contender may fail as it likes
-                broken[name] = f"close: {type(error).__name__}: {error}"[:300]
+        try:
+            if not work.opens:
+                await asyncio.wait_for(contender.close(), _PATIENCE_S)
+        except Exception as error:  # noqa: BLE001 - a contender may fail as it likes
+            broken[name] = _words("close", error)
     if work.writes:
         for target in targets.values():
             stock.discard(target)
-    return Result(result.samples, {**broken, **result.broken})
+    return replace(result, broken={**broken, **result.broken})
 
 
-def turns(work: Work, who: Contender, target: str, durability: str) -> Callable[[], object]:
+def _turns(work: Work, who: Contender, target: str, durability: str) -> Callable[[], object]:
     number = -1
 
     async def one() -> Sample:
         nonlocal number
         turn = Turn(who, work.rows, number, target, durability)
         number += 1
-        await asyncio.wait_for(work.do(turn), PATIENCE_S)
+        await asyncio.wait_for(work.do(turn), _PATIENCE_S)
         return turn.sample
 
     return one
+
+
+def _words(step: str, error: Exception) -> str:
+    return f"{step}: {type(error).__name__}: {error}"[:300]

@@ -74,21 +74,23 @@ def amount(value: float, unit: str) -> str:
     """A median with its unit, three digits of it."""
     if unit == "bytes":
         return f"{value / 2**20:,.1f} MiB"
+    if unit == "times":
+        return f"{value:g}"
     for limit, scale, name in ((1e-3, 1e6, "us"), (1.0, 1e3, "ms")):
         if value < limit:
             return f"{value * scale:,.{1 if value * scale < 100 else 0}f} {name}"
     return f"{value:,.2f} s"
 
 
-def section(title: str, result: Result, unit: str = "us") -> str:
+def section(title: str, result: Result) -> str:
     """A work: each contender's median, its ratio to the base, and how many rounds it had."""
     lines = [title]
     width = max((len(name) for name in (*result.samples, *result.broken)), default=0)
-    medians, ratios = result.seconds, result.ratios
+    medians, ratios = result.medians, result.ratios
     for name in sorted(medians, key=lambda name: medians[name]):
         rounds = len(result.samples[name])
         lines.append(
-            f"  {name:<{width}}  {amount(medians[name], unit):>11}"
+            f"  {name:<{width}}  {amount(medians[name], result.unit):>11}"
             f"  {times(ratios[name]):>8}  CPU {times(result.cpu_ratio(name, result.base)):>7}"
             f"  {rounds:>3} rounds"
         )
@@ -131,11 +133,10 @@ def as_json(
         "left out": list(absent),
         "works": {
             title: {
-                "medians": result.seconds,
+                "unit": result.unit,
+                "medians": result.medians,
                 "ratios": result.ratios,
-                "samples": {
-                    name: list(taken.values()) for name, taken in result.samples.items()
-                },
+                "samples": {name: list(taken.values()) for name, taken in result.samples.items()},
                 "broken": dict(result.broken),
             }
             for title, result in results.items()

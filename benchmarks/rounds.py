@@ -7,7 +7,7 @@ import math
 import random
 import statistics
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
@@ -40,13 +40,15 @@ class Result:
     samples: Mapping[str, Mapping[int, float]]
     broken: Mapping[str, str] = field(default_factory=dict)
     """What the contenders raised that did not get to the end."""
+    unit: str = "s"
+    """Of the samples: `s` for seconds a call, or `bytes`."""
 
     @property
     def base(self) -> str:
         return next(iter(self.samples))
 
     @property
-    def seconds(self) -> dict[str, float]:
+    def medians(self) -> dict[str, float]:
         """The median of each that ran."""
         return {
             name: statistics.median(taken.values()) for name, taken in self.samples.items() if taken
@@ -55,7 +57,7 @@ class Result:
     @property
     def ratios(self) -> dict[str, float]:
         """The median ratio of each to the base."""
-        return {name: self.ratio(name, self.base) for name in self.seconds}
+        return {name: self.ratio(name, self.base) for name in self.medians}
 
     def ratio(self, name: str, to: str) -> float:
         """The median of the ratios within each round that both ran; NaN where there is none."""
@@ -67,8 +69,15 @@ class Result:
 
 
 def _ratio(one: Mapping[int, float], other: Mapping[int, float]) -> float:
-    both = [number for number in one.keys() & other.keys() if other[number] > 0]
-    return statistics.median(one[n] / other[n] for n in both) if both else math.nan
+    both = one.keys() & other.keys()
+    return statistics.median(_times(one[n], other[n]) for n in both) if both else math.nan
+
+
+def _times(one: float, other: float) -> float:
+    if other:
+        return one / other
+    # Nothing at all is as much as nothing, and less than anything.
+    return math.inf if one else 1.0
 
 
 def _computed(samples: Mapping[int, float]) -> dict[int, float]:
@@ -132,9 +141,3 @@ async def in_turns(
                 taken[name][number] = result if isinstance(result, Sample) else seconds
             result = None
     return Result(taken, broken)
-
-
-def shared(results: Iterable[Result]) -> set[str]:
-    """The contenders that ran in all of them."""
-    found = [set(result.seconds) for result in results]
-    return set.intersection(*found) if found else set()

@@ -92,11 +92,16 @@ LIST: Final = (
     f"SELECT {_SHOWN} FROM models"
     " ORDER BY downloaded_at DESC NULLS LAST, provider, reference, version"
 )
+NEWEST: Final = f"{LIST} LIMIT ?"
 PAGE: Final = (
     f"SELECT {_SHOWN} FROM models WHERE architecture = ?"
     " ORDER BY size_bytes DESC NULLS LAST, provider, reference, version LIMIT ?"
 )
 TOTAL: Final = "SELECT coalesce(sum(size_bytes), 0) FROM models"
+STATS: Final = (
+    "SELECT provider, format, architecture, quantization, count(*), sum(size_bytes)"
+    " FROM models GROUP BY 1, 2, 3, 4"
+)
 REMOVE: Final = "DELETE FROM models WHERE provider = ? AND reference = ?"
 UPSERT: Final = (
     f"INSERT INTO models ({', '.join(Entry._fields)})"

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
 from benchmarks.contenders import BASE, ENTRANTS, PG_BASE, Entrant
+from benchmarks.disk import FILES_EACH, HURRIED, Sizes, titles
+from benchmarks.parts import ALLOWED
 from benchmarks.rounds import Result
 
 Group: TypeAlias = Literal["async peers", "peers", "ORMs"]
@@ -62,7 +64,19 @@ def _on_server(work: str) -> list[Target]:
     ]
 
 
-TARGETS: Final = (
+def _of_files(sizes: Sizes) -> list[Target]:
+    named = titles(sizes)
+    found = [
+        Target(named["header"], "ours", "gguf", 1 / 50),
+        Target(named["digest"], "ours", "hashlib", 1.05),
+    ]
+    for files_each in FILES_EACH:
+        found.append(Target(named[f"check {files_each}"], "ours", ALLOWED, 1.0))
+        found.append(Target(named[f"check {files_each} held"], "ours", ALLOWED, 1.0))
+    return [*found, Target(named["digest held"], "ours", ALLOWED, 1.0)]
+
+
+_SET: Final = (
     Target("find", "ours", BASE, 0.8),
     Target("find", "ours, inline reads", BASE, 0.2),
     *_ahead("find", "async peers"),
@@ -97,9 +111,15 @@ TARGETS: Final = (
     Target("total of 1M", "ours", BASE, 1.1),
     Target("open, warm", "ours", BASE, 3.0),
     Target("open, warm", "ours", "SQLAlchemy ORM and Alembic", 1.0),
+    Target("open, cold process: Alembic imported (1) or not (0)", "ours", ALLOWED, 1.0),
+    Target("adoption of a 1,000-repo cache", "ours", "scan_cache_dir", 2.0),
     *_on_server("find, 64 tasks"),
     *_on_server("register, 64 tasks"),
+    *_of_files(Sizes()),
+    *_of_files(HURRIED),
 )
+TARGETS: Final = tuple(dict.fromkeys(_SET))
+"""Each once: some lines are called alike in a hurry."""
 
 
 def members(against: str) -> list[str]:
@@ -114,9 +134,7 @@ def members(against: str) -> list[str]:
     return [against] if found is None else [each.name for each in found]
 
 
-def judge(
-    results: Mapping[str, Result], targets: Iterable[Target] = TARGETS
-) -> list[Verdict]:
+def judge(results: Mapping[str, Result], targets: Iterable[Target] = TARGETS) -> list[Verdict]:
     """Of each target whose work was done."""
     verdicts = []
     for target in targets:

@@ -15,6 +15,7 @@ from benchmarks.rounds import Sample
 from benchmarks.table import Entry, entries, entry
 
 TASKS: Final = 64
+MILLION: Final = 1_000_000
 BUSY_TURN_S: Final = 100e-6
 
 
@@ -68,7 +69,6 @@ class Work:
     in_table: bool = False
     """Whether a target is set for it."""
     databases: tuple[str, ...] = ("sqlite",)
-    unit: str = "us"
 
 
 async def find(turn: Turn) -> None:
@@ -179,6 +179,13 @@ async def page(turn: Turn) -> None:
     assert len(found) == 50
 
 
+async def newest(turn: Turn) -> None:
+    with turn.timed(10):
+        for _ in range(10):
+            found = await turn.who.newest(50)
+    assert len(found) == 50
+
+
 async def total(turn: Turn) -> None:
     with turn.timed(1):
         size = await turn.who.total()
@@ -224,8 +231,8 @@ WORKS: Final = (
     Work("find beside a busy loop, p90", find_beside_busy_loop, in_table=True),
     Work("find in 100k", find, rows=100_000),
     Work("find in 100k, 64 tasks", find_together, rows=100_000),
-    Work("find in 1M", find, rows=1_000_000),
-    Work("find in 1M, nothing there", find_miss, rows=1_000_000),
+    Work("find in 1M", find, rows=MILLION),
+    Work("find in 1M, nothing there", find_miss, rows=MILLION),
     Work("register", register_new, verb="register", writes=True, in_table=True, databases=BOTH),
     Work("register again", register_again, verb="register", writes=True),
     Work(
@@ -247,10 +254,11 @@ WORKS: Final = (
     Work("stream 100k", stream_all, rows=100_000, verb="stream"),
     Work("page of 50 in 1k", page, verb="page", databases=BOTH),
     Work("page of 50 in 100k", page, rows=100_000, verb="page"),
+    Work("newest 50 of 100k", newest, rows=100_000, verb="newest"),
     Work("total of 100k", total, rows=100_000, verb="total"),
-    Work("total of 1M", total, rows=1_000_000, verb="total", in_table=True),
+    Work("total of 1M", total, rows=MILLION, verb="total", in_table=True),
     Work("stats of 100k", stats, rows=100_000, verb="stats"),
-    Work("stats of 1M", stats, rows=1_000_000, verb="stats"),
+    Work("stats of 1M", stats, rows=MILLION, verb="stats"),
     Work("record_use, 64 tasks", use, verb="use", writes=True),
     Work("remove", remove, verb="remove", writes=True, databases=BOTH),
     Work("open, warm", open_warm, opens=True, writes=True, in_table=True),

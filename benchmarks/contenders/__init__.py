@@ -92,24 +92,21 @@ ENTRANTS: Final = (
     Entrant("ours, plain rows", "ours:OursRows", kind="ours", only=("list", "stream", "memory")),
     Entrant("SQLAlchemy Core", "alchemy:Core"),
     Entrant("SQLAlchemy ORM", "alchemy:Orm"),
+    Entrant("SQLAlchemy ORM and Alembic", "migrated:OrmAndAlembic", only=("open",)),
     Entrant("Advanced Alchemy", "advanced:AdvancedAlchemy", needs=("advanced_alchemy",)),
     Entrant("SQLModel", "sqlmodels:SqlModel", needs=("sqlmodel",)),
     Entrant("Tortoise", "tortoises:Tortoises", needs=("tortoise",)),
     Entrant("Piccolo", "piccolos:Piccolos", needs=("piccolo",)),
     Entrant("peewee", "peewees:Peewees", needs=("peewee",), blocks=True),
+    Entrant(PG_BASE, "servers:Asyncpg", needs=("asyncpg",), kind="limit", database="postgresql"),
     Entrant(
-        PG_BASE, "servers:Asyncpg", needs=("asyncpg",), kind="limit", database="postgresql"
+        "psycopg", "servers:Psycopg", needs=("psycopg_pool",), kind="limit", database="postgresql"
     ),
-    Entrant("psycopg", "servers:Psycopg", needs=("psycopg_pool",), kind="limit", database="postgresql"),
-    Entrant(
-        "ours, asyncpg", "ours:Ours", needs=("asyncpg",), kind="ours", database="postgresql"
-    ),
+    Entrant("ours, asyncpg", "ours:Ours", needs=("asyncpg",), kind="ours", database="postgresql"),
     Entrant(
         "ours, psycopg", "ours:OursPsycopg", needs=("psycopg",), kind="ours", database="postgresql"
     ),
-    Entrant(
-        "SQLAlchemy ORM, asyncpg", "alchemy:Orm", needs=("asyncpg",), database="postgresql"
-    ),
+    Entrant("SQLAlchemy ORM, asyncpg", "alchemy:Orm", needs=("asyncpg",), database="postgresql"),
     Entrant(
         "Advanced Alchemy, asyncpg",
         "advanced:AdvancedAlchemy",

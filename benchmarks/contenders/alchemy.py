@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import BigInteger, Column, Integer, MetaData, Table, Text, delete, event, func, select
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Integer,
+    MetaData,
+    Table,
+    Text,
+    delete,
+    event,
+    func,
+    select,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import DeclarativeBase
@@ -160,9 +171,7 @@ class Orm:
         statement = (
             select(Model)
             .where(Model.architecture == architecture)
-            .order_by(
-                Model.size_bytes.desc().nulls_last(), *(getattr(Model, name) for name in KEY)
-            )
+            .order_by(Model.size_bytes.desc().nulls_last(), *(getattr(Model, name) for name in KEY))
             .limit(limit)
         )
         async with self._sessions() as session:

@@ -13,8 +13,10 @@ from benchmarks.table import (
     BUSY_TIMEOUT_S,
     FIND,
     LIST,
+    NEWEST,
     PAGE,
     REMOVE,
+    STATS,
     TOTAL,
     UPSERT,
     USE,
@@ -50,6 +52,9 @@ class Sqlite3:
 
     async def page(self, architecture: str, limit: int) -> Any:
         return self._raw.execute(PAGE, (architecture, limit)).fetchall()
+
+    async def newest(self, limit: int) -> Any:
+        return self._raw.execute(NEWEST, (limit,)).fetchall()
 
     async def total(self) -> int:
         return int(self._raw.execute(TOTAL).fetchone()[0])
@@ -111,6 +116,14 @@ class Aiosqlite:
             self.connection() as raw,
             raw.execute(PAGE, (architecture, limit)) as cursor,
         ):
+            return await cursor.fetchall()
+
+    async def newest(self, limit: int) -> Any:
+        async with self.connection() as raw, raw.execute(NEWEST, (limit,)) as cursor:
+            return await cursor.fetchall()
+
+    async def stats(self) -> Any:
+        async with self.connection() as raw, raw.execute(STATS) as cursor:
             return await cursor.fetchall()
 
     async def total(self) -> int:

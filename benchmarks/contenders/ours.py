@@ -68,6 +68,9 @@ class Ours:
             sort=Sort.SIZE_BYTES, limit=limit, architecture=architecture
         )
 
+    async def newest(self, limit: int) -> Any:
+        return await self.catalog.list_models(limit=limit)
+
     async def total(self) -> int:
         return await self.catalog.get_total_size()
 

@@ -37,9 +37,7 @@ class Peewees:
     """A registration is an upsert, as its documentation has it."""
 
     async def open(self, target: str, durability: str) -> None:
-        self._database = SqliteDatabase(
-            target, pragmas=pragmas(durability), timeout=BUSY_TIMEOUT_S
-        )
+        self._database = SqliteDatabase(target, pragmas=pragmas(durability), timeout=BUSY_TIMEOUT_S)
         DATABASE.initialize(self._database)
         self._database.connect()
 

@@ -68,9 +68,7 @@ class SqlModel:
         statement = (
             select(Model)
             .where(Model.architecture == architecture)
-            .order_by(
-                Model.size_bytes.desc().nulls_last(), *(getattr(Model, name) for name in KEY)
-            )
+            .order_by(Model.size_bytes.desc().nulls_last(), *(getattr(Model, name) for name in KEY))
             .limit(limit)
         )
         async with self._session() as session:
