@@ -53,8 +53,8 @@ def options_of(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def terms_of(options: argparse.Namespace) -> Terms:
     return Terms(
-        rounds=options.rounds or (10 if options.quick else 40),
-        budget_s=0.3 if options.quick else 2.0,
+        rounds=options.rounds or (8 if options.quick else 40),
+        budget_s=0.25 if options.quick else 2.0,
         durability=options.durability,
         quick=options.quick,
     )

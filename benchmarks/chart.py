@@ -1,4 +1,4 @@
-"""The charts: SVG written by hand, of numbers alone, and to be read on a light ground or a dark one."""
+"""The charts: SVG written by hand, to be read on a light ground and on a dark one."""
 
 from __future__ import annotations
 
@@ -86,15 +86,22 @@ def growths(found: Sequence[Growth], heading: str) -> str:
         y = up(10.0**power)
         drawn.append(_line(left, y, _WIDTH - _RIGHT, y, "rule"))
         drawn.append(_text(left - 8, y + 4, f"{10.0**power:,.0f}", "small", "end"))
-    for rows in counts:
-        drawn.append(_text(across(rows), bottom + 18, f"{rows:,}", "small", "middle"))
+    drawn += [_text(across(rows), bottom + 18, f"{rows:,}", "small", "middle") for rows in counts]
     for each in found:
         tone = tones[each.call]
         points = [(across(rows), up(cost * 1e6)) for rows, cost in sorted(each.seconds.items())]
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
         drawn.append(f'<polyline points="{path}" fill="none" stroke="{tone}" stroke-width="2"/>')
-        for (x, y), (rows, cost) in zip(points, sorted(each.seconds.items()), strict=True):
-            drawn.append(_dot(x, y, 4, tone, f"{each.call}, {rows:,} rows: {cost * 1e6:,.0f} us"))
+        drawn += [
+            _dot(
+                across(rows),
+                up(cost * 1e6),
+                4,
+                tone,
+                f"{each.call}, {rows:,}: {cost * 1e6:,.0f} us",
+            )
+            for rows, cost in each.seconds.items()
+        ]
     return _svg(bottom + _FOOT, drawn, heading)
 
 

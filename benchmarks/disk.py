@@ -27,7 +27,6 @@ from model_catalog.upkeep import check_models, register_path
 from model_catalog.upkeep.checking import BATCH
 from model_catalog.upkeep.looking import Disks, Seen, look_through
 
-
 HELD_AT_MOST_S: Final = 0.05
 FILES_EACH: Final = (1, 10)
 
@@ -42,7 +41,7 @@ class Sizes:
     rounds: int = 5
 
 
-HURRIED: Final = Sizes(hashed_bytes=2**28, files=10_000, rounds=3)
+HURRIED: Final = Sizes(tokens=50_000, hashed_bytes=2**28, files=10_000, rounds=3)
 
 
 def titles(sizes: Sizes) -> Mapping[str, str]:

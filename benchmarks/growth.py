@@ -1,4 +1,4 @@
-"""How the cost of a call grows with the catalog: a hundred rows, and ten times as many each time."""
+"""How the cost of a call grows with the catalog: from a hundred rows, tenfold each time."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from benchmarks.rounds import Result, Sample, in_turns
 from benchmarks.works import Doing, Turn, find, newest, page, register_new, remove
 
 MOST_TIMES: Final = 3.0
-"""What a call may cost at the most rows, of what it costs at the fewest, and still be called flat."""
+"""As many times what it costs at the fewest rows may a call cost at the most, and is flat."""
 
 _CALLS: Final[Mapping[str, Doing]] = {
     "find": find,

@@ -48,7 +48,7 @@ async def cold_start(bench: Bench) -> Mapping[str, Result]:
 
 
 async def memory(bench: Bench) -> Mapping[str, Result]:
-    """By how much a process grows at its peak (ru_maxrss) while it lists everything."""
+    """By how much a process grows at its peak (VmHWM) while it lists everything."""
     safety = bench.terms.durability
 
     def turn(each: Entrant, target: str) -> Callable[[], Awaitable[Sample]]:

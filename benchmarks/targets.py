@@ -108,6 +108,7 @@ _SET: Final = (
         )
     ),
     *_ahead("memory peak of list 100k", "ORMs"),
+    *_ahead("memory peak of list 100k", "ORMs", by="ours, plain rows"),
     Target("total of 1M", "ours", BASE, 1.1),
     Target("open, warm", "ours", BASE, 3.0),
     Target("open, warm", "ours", "SQLAlchemy ORM and Alembic", 1.0),

@@ -1,9 +1,8 @@
 """Alembic as its template writes it, for a program that has the same table."""
 
 from alembic import context
-from sqlalchemy import create_engine, pool
-
 from benchmarks.contenders.alchemy import Base
+from sqlalchemy import create_engine, pool
 
 engine = create_engine(context.config.get_main_option("sqlalchemy.url"), poolclass=pool.NullPool)
 
