@@ -27,14 +27,17 @@ def options_of(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="under 5 minutes: fewer rows, rounds")
     parser.add_argument(
         "--only",
+        nargs="+",
+        default=[],
         metavar="WORK",
-        help="what has one of these words in its name, comma separated; `table` is all that a"
-        " target is set for",
+        help="what has one of these in its name; `table` is all that a target is set for",
     )
     parser.add_argument(
         "--who",
+        nargs="+",
+        default=[],
         metavar="NAME",
-        help="contenders with one of these words in their names, and the base",
+        help="contenders that have one of these in their names, and the base",
     )
     parser.add_argument("--rounds", type=int, metavar="N", help="at most so many")
     parser.add_argument(
@@ -60,17 +63,16 @@ def terms_of(options: argparse.Namespace) -> Terms:
     )
 
 
-def gathered(who: str | None, server: Server | None) -> tuple[dict[str, list[Entrant]], list[str]]:
+def gathered(who: list[str], server: Server | None) -> tuple[dict[str, list[Entrant]], list[str]]:
     """The contenders on each database, and in words who is left out."""
     there: dict[str, list[Entrant]] = {}
     absent: list[str] = []
     for database in ("sqlite", "postgresql"):
         present, lacking = installed(database)
         absent += lacking
-        words = (who or "").split(",")
         # The first is the base, without which there are no ratios.
         there[database] = present[:1] + [
-            each for each in present[1:] if any(word in each.name for word in words)
+            each for each in present[1:] if any(word in each.name for word in who or [""])
         ]
     if server is None:
         absent.append("PostgreSQL is left out: there is no server")

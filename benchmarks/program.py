@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 from benchmarks import adoption, disk, hive, processes
@@ -19,12 +20,11 @@ PARTS: Final[tuple[Part, ...]] = (
 """Each work on every database it is meant for, and what is no call of a catalog alone."""
 
 
-def chosen(only: str | None, *, quick: bool) -> list[Part]:
+def chosen(words: Sequence[str], *, quick: bool) -> list[Part]:
     """Those with one of the words in their names; `table` are those that a target is set for."""
-    words = [word.strip() for word in (only or "").split(",")]
     return [
         part
         for part in PARTS
         if not (quick and part.long)
-        and any(part.in_table if word == "table" else word in part.name for word in words)
+        and any(part.in_table if word == "table" else word in part.name for word in words or [""])
     ]
