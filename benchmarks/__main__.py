@@ -9,7 +9,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks import chart, growth, report
+from benchmarks import chart, growth, markdown, report
 from benchmarks.contenders import ENTRANTS, Entrant, entrant, installed
 from benchmarks.parts import Bench, Terms
 from benchmarks.program import chosen
@@ -50,6 +50,7 @@ def options_of(arguments: list[str] | None = None) -> argparse.Namespace:
         "--growth", action="store_true", help="instead: how cost grows from 10^2 to 10^6 rows"
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every sample there")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables there")
     parser.add_argument("--svg", type=Path, metavar="FILE", help="draw the chart there")
     return parser.parse_args(arguments)
 
@@ -92,6 +93,8 @@ async def measure(bench: Bench, options: argparse.Namespace, absent: list[str]) 
     if options.json:
         found = report.as_json(results, judged, vars(bench.terms), absent)
         options.json.write_text(json.dumps(found, indent=1))
+    if options.markdown:
+        options.markdown.write_text(markdown.of(results, judged, bench.terms, absent))
     if options.svg:
         titles = list(dict.fromkeys(target.work for target in TARGETS if target.by in _OURS))
         drawn = [title for title in titles if title in results and not _is_a_limit(results[title])]
@@ -120,6 +123,8 @@ async def measure_growth(bench: Bench, options: argparse.Namespace) -> int:
             for name, of in found.items()
         }
         options.json.write_text(json.dumps({"machine": report.machine(), **text}, indent=1))
+    if options.markdown:
+        options.markdown.write_text(markdown.of_growth(found))
     if options.svg:
         heading = "What a call costs as the catalog grows"
         options.svg.write_text(chart.growths(found["ours"], heading))
@@ -129,7 +134,8 @@ async def measure_growth(bench: Bench, options: argparse.Namespace) -> int:
 async def run(options: argparse.Namespace, folder: Path, server: Server | None) -> int:
     there, absent = gathered(options.who, server)
     bench = Bench(there, Stock(folder, server), folder, terms_of(options))
-    print(report.heading(bench.terms.durability), *absent, sep="\n")
+    safety = [] if server is None else [server.safety]
+    print(report.heading(bench.terms.durability), *safety, *absent, sep="\n")
     if options.growth:
         return await measure_growth(bench, options)
     return await measure(bench, options, absent)

@@ -21,6 +21,18 @@ class Server:
         self._stack = stack
         self._made: dict[int, URL] = {}
 
+    @property
+    def safety(self) -> str:
+        """Which server it is, and whether it waits for its disk."""
+        with psycopg.connect(postgres.dsn(self._server), autocommit=True) as raw:
+            told = [
+                f"{name} {value}"
+                for name in ("fsync", "synchronous_commit")
+                for (value,) in raw.execute(f"SHOW {name}").fetchall()
+            ]
+            version = raw.info.server_version // 10_000
+        return f"PostgreSQL {version}: {', '.join(told)}"
+
     async def target(self, rows: int) -> str:
         """The URL of a database with so many rows, for asyncpg."""
         if rows not in self._made:

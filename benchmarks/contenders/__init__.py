@@ -67,7 +67,7 @@ class Entrant:
             if importlib.util.find_spec(name) is None:
                 return name
         available = getattr(self._class(), "available", None)
-        return None if available is None or available() else f"it in this version ({self.name})"
+        return None if available is None or available() else "such way in this version"
 
     def make(self) -> Contender:
         contender: Contender = self._class()()
@@ -98,9 +98,9 @@ ENTRANTS: Final = (
     Entrant("Tortoise", "tortoises:Tortoises", needs=("tortoise",)),
     Entrant("Piccolo", "piccolos:Piccolos", needs=("piccolo",)),
     Entrant("peewee", "peewees:Peewees", needs=("peewee",), blocks=True),
-    Entrant(PG_BASE, "servers:Asyncpg", needs=("asyncpg",), kind="limit", database="postgresql"),
+    Entrant(PG_BASE, "asyncpgs:Asyncpg", needs=("asyncpg",), kind="limit", database="postgresql"),
     Entrant(
-        "psycopg", "servers:Psycopg", needs=("psycopg_pool",), kind="limit", database="postgresql"
+        "psycopg", "psycopgs:Psycopg", needs=("psycopg_pool",), kind="limit", database="postgresql"
     ),
     Entrant("ours, asyncpg", "ours:Ours", needs=("asyncpg",), kind="ours", database="postgresql"),
     Entrant(

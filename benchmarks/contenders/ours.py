@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from typing import Any, ClassVar
 
+from sqlalchemy import event
 from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
 
 from benchmarks.table import Entry
@@ -104,9 +105,15 @@ class OursInline(Ours):
 class OursInHost(Ours):
     """Over the sessions of a host that has an engine of its own."""
 
-    async def open(self, target: str, durability: str) -> None:  # noqa: ARG002 - FULL is what a host's engine gets
+    async def open(self, target: str, durability: str) -> None:
         self._engine = create_async_engine(f"sqlite+aiosqlite:///{target}")
         prepare_engine(self._engine)
+
+        # FULL is what a host's connections are told; one that wants less says so afterwards.
+        @event.listens_for(self._engine.sync_engine, "connect")
+        def tell(connection: Any, _record: Any) -> None:
+            connection.cursor().execute(f"PRAGMA synchronous = {durability.upper()}")
+
         self.catalog = ModelCatalog(async_sessionmaker(self._engine))
 
     async def close(self) -> None:
