@@ -27,10 +27,11 @@ def of(
     packages = ", ".join(f"{name} {number}" for name, number in found["packages"].items())
     parts = [
         _WRITTEN,
-        f"{found['processor']}, {found['cores']} cores, {found['system']}; Python"
-        f" {found['python']}, SQLite {found['sqlite']}; {packages}.\n",
-        f"At most {terms.rounds} rounds; WAL and `synchronous={terms.durability.upper()}` on all"
-        " sides.\n",
+        (
+            f"{found['processor']}, {found['cores']} cores, {found['system']}; Python"
+            f" {found['python']}, SQLite {found['sqlite']}; {packages}.\n"
+        ),
+        f"At most {terms.rounds} rounds; WAL, `synchronous={terms.durability.upper()}` on all sides.\n",
         *(f"- {words}\n" for words in absent),
         _targets(judged),
     ]
@@ -92,6 +93,7 @@ def _targets(judged: Sequence[Verdict]) -> str:
     for each in judged:
         target = each.target
         rival = "" if each.rival == target.against else f" (the fastest: {each.rival})"
+        rival = f"{target.against}{rival}"
         word = "met" if each.met else "**missed**" if each.judged else "not measured"
         ratio = f"{each.ratio:.3g}x" if each.judged else "-"
         rows.append(

@@ -21,6 +21,9 @@ _ROOT: Final = Path(__file__).parent.parent
 _PATIENCE_S: Final = 300
 _PROCESSES: Final = 8
 _ROWS_EACH: Final = 10
+_COLD: Final = "open, cold process"
+_MEMORY: Final = "memory peak of list 100k"
+_WRITERS: Final = "register, 8 processes"
 
 
 async def cold_start(bench: Bench) -> Mapping[str, Result]:
@@ -38,12 +41,12 @@ async def cold_start(bench: Bench) -> Mapping[str, Result]:
 
         return one
 
-    result = await _each(bench, turn, rows=1000, rounds=8)
+    result = await _each(bench, _COLD, turn, rows=1000, rounds=8)
     alembic = {ALLOWED: {0: 0.0}}
     alembic |= {name: {0: float(name in needed_alembic)} for name in result.medians}
     return {
-        "open, cold process": result,
-        "open, cold process: Alembic imported (1) or not (0)": Result(alembic, unit="times"),
+        _COLD: result,
+        f"{_COLD}: Alembic imported (1) or not (0)": Result(alembic, unit="times"),
     }
 
 
@@ -57,8 +60,8 @@ async def memory(bench: Bench) -> Mapping[str, Result]:
 
         return one
 
-    result = await _each(bench, turn, rows=100_000, rounds=3, own=False)
-    return {"memory peak of list 100k": replace(result, unit="bytes")}
+    result = await _each(bench, _MEMORY, turn, rows=100_000, rounds=3, own=False)
+    return {_MEMORY: replace(result, unit="bytes")}
 
 
 async def eight_writers(bench: Bench) -> Mapping[str, Result]:
@@ -85,7 +88,7 @@ async def eight_writers(bench: Bench) -> Mapping[str, Result]:
 
         return one
 
-    return {"register, 8 processes": await _each(bench, turn, rows=1000, rounds=3)}
+    return {_WRITERS: await _each(bench, _WRITERS, turn, rows=1000, rounds=3)}
 
 
 async def imports(bench: Bench) -> Mapping[str, Result]:
@@ -110,15 +113,16 @@ async def imports(bench: Bench) -> Mapping[str, Result]:
 
 
 PARTS: Final = (
-    Part("open, cold process", cold_start),
-    Part("memory peak of list 100k", memory, in_table=True),
-    Part("register, 8 processes", eight_writers),
+    Part(_COLD, cold_start),
+    Part(_MEMORY, memory, in_table=True),
+    Part(_WRITERS, eight_writers),
     Part("import, and --help", imports),
 )
 
 
 async def _each(
     bench: Bench,
+    name: str,
     turn: Callable[[Entrant, str], Callable[[], Awaitable[Sample]]],
     *,
     rows: int,
@@ -126,7 +130,7 @@ async def _each(
     own: bool = True,
 ) -> Result:
     """A contender for each entrant on SQLite, on a file of its own."""
-    there = [each for each in bench.entrants["sqlite"] if each.takes("memory" if not own else "-")]
+    there = [each for each in bench.entrants["sqlite"] if each.takes(name)]
     targets = {each.name: await bench.stock.target(each, rows, own=own) for each in there}
     rounds = min(rounds, bench.terms.rounds)
     result = await in_turns(
