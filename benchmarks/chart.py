@@ -13,7 +13,7 @@ from benchmarks.rounds import Result
 # Middling tones, that stand out from white as from black.
 _TONES: Final = (
     "#8b949e", "#c2793f", "#2f8f83", "#9a6dd7", "#b6628f",
-    "#7c8f2f", "#4f86c6", "#a08a2a", "#b65b5b", "#5f9e5f",
+    "#7c8f2f", "#4f86c6", "#a08a2a", "#b65b5b", "#5f9e5f", "#3aa0b5", "#8a7360", "#6e6fd0",
 )  # fmt: skip
 _OURS: Final = ("#e5484d", "#f0883e", "#d6409f", "#e5a000")
 _LEFT, _RIGHT, _TOP, _ROW, _FOOT = 250, 30, 96, 26, 40
@@ -117,10 +117,19 @@ def _decades(values: Iterable[float]) -> tuple[int, int]:
 
 
 def _tones(names: Sequence[str], ours: Sequence[str]) -> dict[str, str]:
+    """A tone for each; a library has the same on both databases."""
     mine = [name for name in names if name in ours]
-    others = [name for name in names if name not in ours]
+    others = list(dict.fromkeys(_library(name) for name in names if name not in ours))
     tones = {name: _OURS[number % len(_OURS)] for number, name in enumerate(mine)}
-    return tones | {name: _TONES[number % len(_TONES)] for number, name in enumerate(others)}
+    return tones | {
+        name: _TONES[others.index(_library(name)) % len(_TONES)]
+        for name in names
+        if name not in ours
+    }
+
+
+def _library(name: str) -> str:
+    return name.removesuffix(", asyncpg")
 
 
 def _legend(names: Sequence[str], tones: Mapping[str, str]) -> tuple[list[str], float]:

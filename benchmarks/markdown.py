@@ -31,7 +31,7 @@ def of(
             f"{found['processor']}, {found['cores']} cores, {found['system']}; Python"
             f" {found['python']}, SQLite {found['sqlite']}; {packages}.\n"
         ),
-        f"At most {terms.rounds} rounds; WAL, `synchronous={terms.durability.upper()}` on all sides.\n",
+        f"WAL and `synchronous={terms.durability.upper()}` on all sides, {terms.rounds} rounds.\n",
         *(f"- {words}\n" for words in absent),
         _targets(judged),
     ]
