@@ -337,7 +337,7 @@ async def test_every_work_can_be_done(work, bench, sqlite_migrated):
 
 async def test_one_that_answers_wrongly_breaks(bench):
     """
-    To be fast is not enough, and the run ends with an exit code that says so.
+    To be fast is not enough.
     """
 
     async def wrong(turn):
@@ -369,6 +369,19 @@ async def test_a_run_is_printed_written_and_drawn(tmp_path, capsys, sqlite_migra
     assert len(found["works"]["find, 64 tasks"]["samples"]["ours"]) == 1
     assert found["terms"]["durability"] == "full"
     assert ET.parse(tmp_path / "found.svg").getroot().tag.endswith("svg")
+
+
+async def test_a_run_in_which_somebody_broke_says_so(tmp_path, capsys):
+    """
+    By its exit code, and by what was raised; the others' numbers are there all the same.
+    """
+    tmp_path.joinpath("1000-rows.db").write_bytes(b"no database " * 100)
+    options = command.options_of(["--quick", "--only", "list 1k", "--who", "ours", "sqlite3"])
+
+    code = await command.run(options, tmp_path, None)
+
+    assert code == 1
+    assert "BROKE: open: DatabaseError: file is not a database" in capsys.readouterr().out
 
 
 def circles(svg):
