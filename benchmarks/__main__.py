@@ -58,7 +58,7 @@ def options_of(arguments: list[str] | None = None) -> argparse.Namespace:
 def terms_of(options: argparse.Namespace) -> Terms:
     return Terms(
         rounds=options.rounds or (8 if options.quick else 40),
-        budget_s=0.25 if options.quick else 2.0,
+        budget_s=0.2 if options.quick else 2.0,
         durability=options.durability,
         quick=options.quick,
     )

@@ -121,8 +121,6 @@ async def in_turns(
         # A base that runs alone is held against nobody.
         if number > 0 and not any(name != names[0] for name in running):
             break
-        if names[0] not in broken and names[0] not in running:
-            running.insert(0, names[0])
         for name in random.sample(running, len(running)):
             # What the one before has left behind is not this one's to clear away.
             gc.collect()
