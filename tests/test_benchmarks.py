@@ -8,6 +8,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import threading
 import xml.etree.ElementTree as ET
 from contextlib import closing
 from pathlib import Path
@@ -373,7 +374,7 @@ async def test_a_run_is_printed_written_and_drawn(tmp_path, capsys, sqlite_migra
 
 async def test_a_run_in_which_somebody_broke_says_so(tmp_path, capsys):
     """
-    By its exit code, and by what was raised; the others' numbers are there all the same.
+    By its exit code, and by what was raised; and no thread is left that would keep it from ending.
     """
     tmp_path.joinpath("1000-rows.db").write_bytes(b"no database " * 100)
     options = command.options_of(["--quick", "--only", "list 1k", "--who", "ours", "sqlite3"])
@@ -382,6 +383,7 @@ async def test_a_run_in_which_somebody_broke_says_so(tmp_path, capsys):
 
     assert code == 1
     assert "BROKE: open: DatabaseError: file is not a database" in capsys.readouterr().out
+    assert [each.name for each in threading.enumerate() if "_connection_worker" in each.name] == []
 
 
 def circles(svg):

@@ -163,6 +163,11 @@ class AiosqlitePerCall(Aiosqlite):
 
 async def connected(target: str, durability: str) -> aiosqlite.Connection:
     raw = await aiosqlite.connect(target, timeout=BUSY_TIMEOUT_S)
-    for name, value in pragmas(durability).items():
-        await raw.execute(f"PRAGMA {name} = {value}")
+    try:
+        for name, value in pragmas(durability).items():
+            await raw.execute(f"PRAGMA {name} = {value}")
+    except BaseException:
+        # Its thread is no daemon: left open, it would keep the process from ending.
+        await raw.close()
+        raise
     return raw
