@@ -57,8 +57,8 @@ def options_of(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def terms_of(options: argparse.Namespace) -> Terms:
     return Terms(
-        rounds=options.rounds or (8 if options.quick else 40),
-        budget_s=0.2 if options.quick else 2.0,
+        rounds=options.rounds or (6 if options.quick else 40),
+        budget_s=0.15 if options.quick else 2.0,
         durability=options.durability,
         quick=options.quick,
     )

@@ -66,6 +66,9 @@ class Entrant:
         for name in self.needs:
             if importlib.util.find_spec(name) is None:
                 return name
+        if self.kind != "ours":
+            # Not imported before it is called: some libraries warn of what they import themselves.
+            return None
         available = getattr(self._class(), "available", None)
         return None if available is None or available() else "such way in this version"
 
