@@ -10,13 +10,15 @@ import sqlite3
 import struct
 import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Final
 
-from benchmarks.rounds import in_turns
+from benchmarks.parts import ALLOWED, Bench, Part
+from benchmarks.rounds import Result, in_turns
 from model_catalog import Model, ModelCatalog, open_catalog
 from model_catalog.files.digest import sha256
 from model_catalog.files.fingerprint import fingerprint
@@ -25,19 +27,8 @@ from model_catalog.upkeep import check_models, register_path
 from model_catalog.upkeep.checking import BATCH
 from model_catalog.upkeep.looking import Disks, Seen, look_through
 
-
-@dataclass(frozen=True)
-class Row:
-    """One line of the report: what was measured, its value, and what it is to stay below."""
-
-    name: str
-    value: float
-    limit: float
-    unit: str = "x"
-
-    @property
-    def holds(self) -> bool:
-        return self.value <= self.limit
+HELD_AT_MOST_S: Final = 0.05
+FILES_EACH: Final = (1, 10)
 
 
 @dataclass(frozen=True)
@@ -50,31 +41,48 @@ class Sizes:
     rounds: int = 5
 
 
-async def run(sizes: Sizes) -> list[Row]:
-    with tempfile.TemporaryDirectory(prefix="model-catalog-benchmark-") as name:
-        folder = Path(name)
-        return [
-            *await headers(folder, sizes),
-            *await digests(folder, sizes),
-            *await checks(folder / "single", sizes, 1),
-            *await checks(folder / "of ten", sizes, 10),
-        ]
+HURRIED: Final = Sizes(tokens=50_000, hashed_bytes=2**28, files=10_000, rounds=3)
 
 
-async def headers(folder: Path, sizes: Sizes) -> list[Row]:
+def titles(sizes: Sizes) -> Mapping[str, str]:
+    """What the lines are called."""
+    named = {
+        "header": f"header of {sizes.tokens:,} tokens",
+        "digest": f"sha256 of {sizes.hashed_bytes // 2**20:,} MiB",
+        "digest held": "sha256: the loop held",
+    }
+    for files_each in FILES_EACH:
+        named[f"check {files_each}"] = f"check of {sizes.files:,} files, {files_each} a model"
+        named[f"check {files_each} held"] = f"{named[f'check {files_each}']}: the loop held"
+    return named
+
+
+def _part(name: str, measure: Callable[[Path, Sizes], Awaitable[Mapping[str, Result]]]) -> Part:
+    async def play(bench: Bench) -> Mapping[str, Result]:
+        sizes = HURRIED if bench.terms.quick else Sizes()
+        with tempfile.TemporaryDirectory(dir=bench.folder) as folder:
+            return await measure(Path(folder), sizes)
+
+    return Part(name, play)
+
+
+def _held(longest_s: float) -> Result:
+    """The loop's longest wait, beside the longest that is allowed."""
+    return Result({ALLOWED: {0: HELD_AT_MOST_S}, "ours": {0: longest_s}})
+
+
+async def headers(folder: Path, sizes: Sizes) -> Mapping[str, Result]:
     try:
         from gguf import GGUFReader
     except ImportError:
-        return []
+        return {}
     path = folder / "tokenizer.gguf"
     path.write_bytes(gguf_of(sizes.tokens))
     result = await in_turns(
         {"gguf": lambda: GGUFReader(path), "ours": lambda: read_header(path)},
         max(2, sizes.rounds // 2),
     )
-    return [
-        Row(f"header of {sizes.tokens:,} tokens, of gguf's time", result.ratios["ours"], 1 / 50)
-    ]
+    return {titles(sizes)["header"]: result}
 
 
 def gguf_of(tokens: int) -> bytes:
@@ -95,7 +103,7 @@ def gguf_of(tokens: int) -> bytes:
     return head + bytes(-len(head) % 32)
 
 
-async def digests(folder: Path, sizes: Sizes) -> list[Row]:
+async def digests(folder: Path, sizes: Sizes) -> Mapping[str, Result]:
     path = folder / "large.bin"
     with path.open("wb") as file:
         for _ in range(sizes.hashed_bytes // 2**20):
@@ -109,13 +117,19 @@ async def digests(folder: Path, sizes: Sizes) -> list[Row]:
     async with open_catalog(folder / "held.db") as catalog, held() as longest:
         await register_path(catalog, path, provider="p", reference="r", digest=True)
     path.unlink()
-    return [
-        Row("SHA-256 of a large file, of hashlib's time", result.ratios["ours"], 1.05),
-        Row("the loop held while hashing", longest[0] * 1000, 50, " ms"),
-    ]
+    named = titles(sizes)
+    return {named["digest"]: result, named["digest held"]: _held(longest[0])}
 
 
-async def checks(folder: Path, sizes: Sizes, files_each: int) -> list[Row]:
+async def all_checks(folder: Path, sizes: Sizes) -> Mapping[str, Result]:
+    return {
+        title: result
+        for files_each in FILES_EACH
+        for title, result in (await checks(folder / f"{files_each}", sizes, files_each)).items()
+    }
+
+
+async def checks(folder: Path, sizes: Sizes, files_each: int) -> Mapping[str, Result]:
     paths = make_files(folder, sizes.files)
     async with open_catalog(folder / "catalog.db") as catalog:
         await record(catalog, folder / "catalog.db", paths, files_each)
@@ -136,15 +150,17 @@ async def checks(folder: Path, sizes: Sizes, files_each: int) -> list[Row]:
                 await catalog.store_checks(seen.looks, now, seen.present_ids)
 
         result = await in_turns(
-            {"stat": bare, "check": lambda: check_models(catalog), "writes": writes}, sizes.rounds
+            {"stat": bare, "ours": lambda: check_models(catalog), "writes": writes}, sizes.rounds
         )
-    allowed = 3 * result.seconds["stat"] + result.seconds["writes"]
-    what = f"check of {sizes.files:,} files, {files_each} a model"
-    return [
-        Row(f"{what}, of 3x os.stat and its writes", result.seconds["check"] / allowed, 1.0),
-        Row(f"{what}, of os.stat alone", result.ratios["check"], float("inf")),
-        Row(f"{what}, the loop held", longest[0] * 1000, 50, " ms"),
-    ]
+    samples = {name: dict(taken) for name, taken in result.samples.items()}
+    samples[ALLOWED] = {
+        number: 3 * stat + samples["writes"][number] for number, stat in samples["stat"].items()
+    }
+    named = titles(sizes)
+    return {
+        named[f"check {files_each}"]: Result(samples),
+        named[f"check {files_each} held"]: _held(longest[0]),
+    }
 
 
 def make_files(folder: Path, count: int) -> list[str]:
@@ -211,3 +227,10 @@ async def held() -> AsyncIterator[list[float]]:
         yield longest
     finally:
         ticking.cancel()
+
+
+PARTS: Final = (
+    _part("header", headers),
+    _part("sha256", digests),
+    _part("check", all_checks),
+)

@@ -1,0 +1,16 @@
+"""The revision that the databases are at; there is nothing left to do."""
+
+from model_catalog.model import REVISION
+
+revision = REVISION
+down_revision = None
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    pass
+
+
+def downgrade() -> None:
+    pass

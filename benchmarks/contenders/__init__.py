@@ -1,0 +1,143 @@
+"""Who is measured: one class each, all with the same verbs."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+from benchmarks.table import Entry
+
+
+class Contender(Protocol):
+    """
+    A catalog as a program would have it that uses one library as its documentation shows.
+
+    `open` is given a file at head, or the URL of such a database. A contender may have more verbs
+    than these; one that lacks the verb of a work is left out of it.
+    """
+
+    async def open(self, target: str, durability: str) -> None: ...
+    async def close(self) -> None: ...
+    async def find(self, reference: str, provider: str) -> Any:
+        """The model of this reference that has no version, with all its columns, or None."""
+
+    async def register(self, entry: Entry) -> None: ...
+    async def register_many(self, entries: list[Entry]) -> None:
+        """All in one transaction."""
+
+    async def list(self) -> Any:
+        """Every model, the newest first."""
+
+    async def page(self, architecture: str, limit: int) -> Any:
+        """The largest models of an architecture."""
+
+    async def total(self) -> int: ...
+    async def remove(self, reference: str, provider: str) -> bool: ...
+
+
+@dataclass(frozen=True)
+class Entrant:
+    """A contender by name: where its class is, what has to be installed, and what kind it is."""
+
+    name: str
+    place: str
+    needs: tuple[str, ...] = ()
+    kind: str = "peer"
+    """`limit`: a driver; `ours`; or `peer`."""
+    blocks: bool = False
+    """Whether a call holds up the event loop to its end."""
+    database: str = "sqlite"
+    only: tuple[str, ...] = ()
+    """The beginnings of the names of the works that it is there for; none is all."""
+
+    def takes(self, work: str) -> bool:
+        """Whether it has anything of its own to say about a work."""
+        return not self.only or work.startswith(self.only)
+
+    def can(self, verb: str) -> bool:
+        return hasattr(self._class(), verb)
+
+    @property
+    def missing(self) -> str | None:
+        """What is not installed of what it needs."""
+        for name in self.needs:
+            if importlib.util.find_spec(name) is None:
+                return name
+        if self.kind != "ours":
+            # Not imported before it is called: some libraries warn of what they import themselves.
+            return None
+        available = getattr(self._class(), "available", None)
+        return None if available is None or available() else "such way in this version"
+
+    def make(self) -> Contender:
+        contender: Contender = self._class()()
+        return contender
+
+    def _class(self) -> Any:
+        module, name = self.place.split(":")
+        return getattr(importlib.import_module(f"benchmarks.contenders.{module}"), name)
+
+
+BASE: Final = "aiosqlite"
+"""What everything on SQLite is held against: one connection, as its documentation shows it."""
+PG_BASE: Final = "asyncpg"
+
+ENTRANTS: Final = (
+    Entrant(BASE, "drivers:Aiosqlite", kind="limit"),
+    Entrant("sqlite3", "drivers:Sqlite3", kind="limit", blocks=True),
+    Entrant("aiosqlite, a connection a call", "drivers:AiosqlitePerCall", kind="limit"),
+    Entrant("ours", "ours:Ours", kind="ours"),
+    Entrant("ours, inline reads", "ours:OursInline", kind="ours", only=("find", "mixed")),
+    Entrant("ours, host's sessions", "ours:OursInHost", kind="ours"),
+    Entrant("ours, plain rows", "ours:OursRows", kind="ours", only=("list", "stream", "memory")),
+    Entrant("SQLAlchemy Core", "alchemy:Core"),
+    Entrant("SQLAlchemy ORM", "alchemy:Orm"),
+    Entrant("SQLAlchemy ORM and Alembic", "migrated:OrmAndAlembic", only=("open",)),
+    Entrant("Advanced Alchemy", "advanced:AdvancedAlchemy", needs=("advanced_alchemy",)),
+    Entrant("SQLModel", "sqlmodels:SqlModel", needs=("sqlmodel",)),
+    Entrant("Tortoise", "tortoises:Tortoises", needs=("tortoise",)),
+    Entrant("Piccolo", "piccolos:Piccolos", needs=("piccolo",)),
+    Entrant("peewee", "peewees:Peewees", needs=("peewee",), blocks=True),
+    Entrant(PG_BASE, "asyncpgs:Asyncpg", needs=("asyncpg",), kind="limit", database="postgresql"),
+    Entrant(
+        "psycopg", "psycopgs:Psycopg", needs=("psycopg_pool",), kind="limit", database="postgresql"
+    ),
+    Entrant("ours, asyncpg", "ours:Ours", needs=("asyncpg",), kind="ours", database="postgresql"),
+    Entrant(
+        "ours, psycopg", "ours:OursPsycopg", needs=("psycopg",), kind="ours", database="postgresql"
+    ),
+    Entrant("SQLAlchemy ORM, asyncpg", "alchemy:Orm", needs=("asyncpg",), database="postgresql"),
+    Entrant(
+        "Advanced Alchemy, asyncpg",
+        "advanced:AdvancedAlchemy",
+        needs=("advanced_alchemy", "asyncpg"),
+        database="postgresql",
+    ),
+)
+
+
+def entrant(name: str) -> Entrant:
+    """The one of this name."""
+    return next(each for each in ENTRANTS if each.name == name)
+
+
+def installed(database: str) -> tuple[list[Entrant], list[str]]:
+    """Who can run on a database, and why the others cannot, in words."""
+    present: list[Entrant] = []
+    absent: list[str] = []
+    for each in ENTRANTS:
+        if each.database != database:
+            continue
+        missing = each.missing
+        if missing is None:
+            present.append(each)
+        else:
+            absent.append(f"{each.name} is left out: there is no {missing}")
+    return present, absent
+
+
+def names(entrants: Iterable[Entrant]) -> list[str]:
+    return [each.name for each in entrants]

@@ -1,0 +1,278 @@
+"""What is done: the calls that a program makes of a catalog, and how many at once."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import statistics
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Final, TypeAlias
+
+from benchmarks.rounds import Sample
+from benchmarks.table import Entry, entries, entry
+
+TASKS: Final = 64
+MILLION: Final = 1_000_000
+BUSY_TURN_S: Final = 100e-6
+
+
+class WrongAnswerError(Exception):
+    """A contender was fast, and wrong."""
+
+
+@dataclass
+class Turn:
+    """One contender's part in one round: whom to call, how many rows there are, which keys."""
+
+    who: Any
+    rows: int
+    number: int
+    target: str = ""
+    durability: str = "full"
+    sample: Sample = field(default=Sample(0))
+
+    @property
+    def keys(self) -> random.Random:
+        """The same keys for all in a round, and others in the next."""
+        return random.Random(self.number)
+
+    @contextmanager
+    def timed(self, calls: int) -> Iterator[None]:
+        began, computed = time.perf_counter(), time.process_time()
+        yield
+        seconds, cpu_s = time.perf_counter() - began, time.process_time() - computed
+        self.sample = Sample.of(seconds / calls, cpu_s / calls)
+
+    def known(self, count: int) -> list[Entry]:
+        """Entries that are there."""
+        keys = self.keys
+        return [entry(keys.randrange(self.rows)) for _ in range(count)]
+
+    def fresh(self, count: int) -> list[Entry]:
+        """Entries that are not there, and were in no round before."""
+        return list(entries(count, first=50_000_000 + (self.number + 1) * 20_000))
+
+
+def require(right: bool) -> None:  # noqa: FBT001
+    """Break a contender that has answered wrongly; outside of what is timed."""
+    if not right:
+        raise WrongAnswerError
+
+
+Doing: TypeAlias = Callable[[Turn], Awaitable[None]]
+
+
+@dataclass(frozen=True)
+class Work:
+    """One line of the report: what is done, with how many rows there, and which verb it takes."""
+
+    name: str
+    do: Doing
+    rows: int = 1000
+    verb: str = "find"
+    writes: bool = False
+    opens: bool = False
+    """Whether it opens and closes the contender itself."""
+    in_table: bool = False
+    """Whether a target is set for it."""
+    long: bool = False
+    """Whether it is left out in a hurry."""
+    databases: tuple[str, ...] = ("sqlite",)
+
+
+async def find(turn: Turn) -> None:
+    wanted = turn.known(20)
+    with turn.timed(len(wanted)):
+        for each in wanted:
+            found = await turn.who.find(each.reference, each.provider)
+    require(found is not None)
+
+
+async def find_miss(turn: Turn) -> None:
+    with turn.timed(20):
+        for number in range(20):
+            found = await turn.who.find(f"org-001/none-{number}", "hf")
+    require(found is None)
+
+
+async def find_together(turn: Turn) -> None:
+    wanted = turn.known(TASKS)
+    with turn.timed(len(wanted)):
+        found = await asyncio.gather(
+            *(turn.who.find(each.reference, each.provider) for each in wanted)
+        )
+    require(None not in found)
+
+
+async def find_beside_busy_loop(turn: Turn) -> None:
+    """Not how long all took together, but what the slowest tenth took at least."""
+    over = False
+
+    async def compute() -> None:
+        while not over:
+            until = time.perf_counter() + BUSY_TURN_S
+            while time.perf_counter() < until:
+                pass
+            await asyncio.sleep(0)
+
+    busy = asyncio.create_task(compute())
+    await asyncio.sleep(0)
+    waits = []
+    for each in turn.known(20):
+        began = time.perf_counter()
+        await turn.who.find(each.reference, each.provider)
+        waits.append(time.perf_counter() - began)
+    over = True
+    await busy
+    turn.sample = Sample(statistics.quantiles(waits, n=10)[-1])
+
+
+async def register_new(turn: Turn) -> None:
+    added = turn.fresh(10)
+    with turn.timed(len(added)):
+        for each in added:
+            await turn.who.register(each)
+
+
+async def register_again(turn: Turn) -> None:
+    again = [entry(number, turn.number + 2) for number in turn.keys.sample(range(turn.rows), 10)]
+    with turn.timed(len(again)):
+        for each in again:
+            await turn.who.register(each)
+
+
+async def register_together(turn: Turn) -> None:
+    added = turn.fresh(TASKS)
+    with turn.timed(len(added)):
+        await asyncio.gather(*(turn.who.register(each) for each in added))
+
+
+async def mixed(turn: Turn) -> None:
+    """Seven finds to one registration."""
+    wanted, added = turn.known(TASKS), turn.fresh(TASKS)
+    with turn.timed(TASKS):
+        await asyncio.gather(
+            *(
+                turn.who.find(wanted[number].reference, wanted[number].provider)
+                if number % 8
+                else turn.who.register(added[number])
+                for number in range(TASKS)
+            )
+        )
+
+
+async def register_many(turn: Turn) -> None:
+    added = turn.fresh(10_000)
+    with turn.timed(len(added)):
+        await turn.who.register_many(added)
+
+
+async def list_all(turn: Turn) -> None:
+    with turn.timed(1):
+        found = await turn.who.list()
+    require(len(found) >= turn.rows)
+
+
+async def stream_all(turn: Turn) -> None:
+    count = 0
+    with turn.timed(1):
+        async for _ in turn.who.stream():
+            count += 1
+    require(count >= turn.rows)
+
+
+async def page(turn: Turn) -> None:
+    with turn.timed(10):
+        for _ in range(10):
+            found = await turn.who.page("llama", 50)
+    # Of a hundred rows fewer pass.
+    require(0 < len(found) <= 50)
+
+
+async def newest(turn: Turn) -> None:
+    with turn.timed(10):
+        for _ in range(10):
+            found = await turn.who.newest(50)
+    require(len(found) == 50)
+
+
+async def total(turn: Turn) -> None:
+    with turn.timed(1):
+        size = await turn.who.total()
+    require(size > 0)
+
+
+async def stats(turn: Turn) -> None:
+    with turn.timed(1):
+        await turn.who.stats()
+
+
+async def use(turn: Turn) -> None:
+    used = turn.known(TASKS)
+    with turn.timed(len(used)):
+        await asyncio.gather(*(turn.who.use(each) for each in used))
+
+
+async def remove(turn: Turn) -> None:
+    there = turn.fresh(10)
+    await turn.who.register_many(there)
+    with turn.timed(len(there)):
+        for each in there:
+            gone = await turn.who.remove(each.reference, each.provider)
+    require(gone)
+
+
+async def open_warm(turn: Turn) -> None:
+    """Open, find one, close, in a process that has imported everything."""
+    one = entry(3)
+    with turn.timed(1):
+        await turn.who.open(turn.target, turn.durability)
+        found = await turn.who.find(one.reference, one.provider)
+        await turn.who.close()
+    require(found is not None)
+
+
+BOTH: Final = ("sqlite", "postgresql")
+
+WORKS: Final = (
+    Work("find", find, in_table=True, databases=BOTH),
+    Work("find, nothing there", find_miss),
+    Work("find, 64 tasks", find_together, in_table=True, databases=BOTH),
+    Work("find beside a busy loop, p90", find_beside_busy_loop, in_table=True),
+    Work("find in 100k", find, rows=100_000),
+    Work("find in 100k, 64 tasks", find_together, rows=100_000),
+    Work("find in 1M", find, rows=MILLION, long=True),
+    Work("find in 1M, nothing there", find_miss, rows=MILLION, long=True),
+    Work("register", register_new, verb="register", writes=True, in_table=True, databases=BOTH),
+    Work("register again", register_again, verb="register", writes=True),
+    Work(
+        "register, 64 tasks",
+        register_together,
+        verb="register",
+        writes=True,
+        in_table=True,
+        databases=BOTH,
+    ),
+    Work("register in 100k", register_new, rows=100_000, verb="register", writes=True, long=True),
+    Work("mixed, 64 tasks", mixed, verb="register", writes=True, in_table=True),
+    Work("10k in bulk", register_many, verb="register_many", writes=True, in_table=True),
+    Work("list 1k", list_all, verb="list"),
+    Work("list 10k", list_all, rows=10_000, verb="list", in_table=True),
+    Work("list 100k", list_all, rows=100_000, verb="list", in_table=True),
+    Work("stream 1k", stream_all, verb="stream"),
+    Work("stream 10k", stream_all, rows=10_000, verb="stream"),
+    Work("stream 100k", stream_all, rows=100_000, verb="stream", long=True),
+    Work("page of 50 in 1k", page, verb="page", databases=BOTH),
+    Work("page of 50 in 100k", page, rows=100_000, verb="page", long=True),
+    Work("newest 50 of 100k", newest, rows=100_000, verb="newest"),
+    Work("total of 100k", total, rows=100_000, verb="total"),
+    Work("total of 1M", total, rows=MILLION, long=True, verb="total", in_table=True),
+    Work("stats of 100k", stats, rows=100_000, verb="stats"),
+    Work("stats of 1M", stats, rows=MILLION, long=True, verb="stats"),
+    Work("record_use, 64 tasks", use, verb="use", writes=True),
+    Work("remove", remove, verb="remove", writes=True, databases=BOTH),
+    Work("open, warm", open_warm, opens=True, writes=True, in_table=True),
+)
