@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -11,7 +13,9 @@ from sqlalchemy import Connection, NestedTransaction
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from model_catalog import rules
+from model_catalog.disk import network_file_system
 from model_catalog.engine import create_thread_engine, files_of
+from model_catalog.errors import CatalogReadOnlyError
 from model_catalog.home import Home
 from model_catalog.lane import Hold, Lane
 from model_catalog.shared import Savepoint, SharedTransaction
@@ -44,7 +48,11 @@ class Lanes:
         self.files = files_of(self._engine)
 
     async def open(self) -> None:
-        """Open the file, which is in use from here on; nothing is read."""
+        """Open the file, which is in use from here on."""
+        if await asyncio.to_thread(network_file_system, self.files[0]):
+            # A write-ahead log is left behind by the only connection, or by none.
+            with contextlib.suppress(CatalogReadOnlyError):
+                await self._writer.call(lambda _: None, self.timeout_s)
         await self._readers[0].call(lambda _: None, self.timeout_s)
 
     async def find(self, unit: Unit[T]) -> T:
