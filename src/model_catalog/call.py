@@ -10,19 +10,18 @@ from model_catalog.work import Unit
 
 T = TypeVar("T")
 
-# Between "may I begin?" in a thread, and "do not begin" in the loop.
-_beginning = threading.Lock()
-
 
 class Call(Generic[T]):
     """A unit, and what becomes of it."""
 
     __slots__ = (
+        "_beginning",
         "_has_begun",
         "alone",
         "error",
         "has_ended",
         "holds",
+        "is_done",
         "is_late",
         "is_unwanted",
         "is_withdrawn",
@@ -48,16 +47,21 @@ class Call(Generic[T]):
         self.told: asyncio.Future[None]
         self.has_ended = False
         """Whether the task that waits has been told; only the loop says so."""
+        self.is_done = False
+        """Whether that is certain, whatever becomes of its batch; only the thread says so."""
         self.is_late = False
         """Whether it is to be stopped, for its time is up."""
         self.is_unwanted = False
         """Whether its task was cancelled after it had begun."""
         self.is_withdrawn = False
+        # Between "may I begin?" in a thread, and "do not begin" in the loop. Not one for all calls:
+        # in a child that is forked while it is taken nobody gives it back.
+        self._beginning = threading.Lock()
         self._has_begun = False
 
     def begin(self) -> bool:
         """Whether it is to be done; from here on it cannot be withdrawn."""
-        with _beginning:
+        with self._beginning:
             self._has_begun = not self.is_withdrawn
             return self._has_begun
 
@@ -67,7 +71,7 @@ class Call(Generic[T]):
 
         One that was late or unwanted is withdrawn, with an error.
         """
-        with _beginning:
+        with self._beginning:
             self._has_begun = False
             if self.is_unwanted or self.is_late:
                 self.is_withdrawn = True
@@ -76,7 +80,7 @@ class Call(Generic[T]):
 
     def withdraw(self) -> bool:
         """Whether it will never be begun, and has not been."""
-        with _beginning:
+        with self._beginning:
             if self._has_begun or self.has_ended:
                 return False
             self.is_withdrawn = True

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Final, Self, TypedDict, Unpack
+from weakref import WeakKeyDictionary
 
 from sqlalchemy import ColumnElement, Connection, Select, func, literal, select
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
@@ -27,7 +28,7 @@ from model_catalog.records import Key, Registration, folded_of, model_of, resets
 from model_catalog.relocation import Relocation
 from model_catalog.sessions import SessionConnection, Sessions
 from model_catalog.shared import SharedTransaction
-from model_catalog.usage import Together, Usage
+from model_catalog.usage import Usage
 from model_catalog.work import Work
 
 _PAGE: Final = 500
@@ -116,7 +117,7 @@ class ModelCatalog(Labels, Usage, Contents, Holdings, Adopting, Relocation, Exch
 
     def _work_in(self, work: Work) -> None:
         self._work = work
-        self._uses = Together(self._record_uses)
+        self._uses = WeakKeyDictionary()
 
     @property
     def database_files(self) -> tuple[Path, ...]:

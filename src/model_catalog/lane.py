@@ -13,7 +13,7 @@ from typing import Any, Final, TypeVar, cast
 from sqlalchemy import Engine
 
 from model_catalog.call import Call
-from model_catalog.errors import CatalogBusyError, CatalogClosedError
+from model_catalog.errors import CatalogBusyError, CatalogClosedError, CatalogUnavailableError
 from model_catalog.waiting import LEAST_S
 from model_catalog.work import Unit
 from model_catalog.worker import Calls, Worker
@@ -124,6 +124,7 @@ class Lane:
     def _line_up(self, call: Call[Any]) -> None:
         if self._is_closed:
             raise CatalogClosedError(self._name)
+        self._require_thread()
         self._waiting.append(call)
         if not self._is_kicked and not self._is_working:
             # At the end of this turn, so that all who call in it are done together.
@@ -148,12 +149,18 @@ class Lane:
         elif self._is_closed:
             self._tell_the_closer()
 
-    def _order(self, calls: Calls, work: Callable[[Calls], None]) -> None:
+    def _require_thread(self) -> None:
         if self._thread is None:
-            self._thread = threading.Thread(
+            thread = threading.Thread(
                 target=self._serve, name=f"model-catalog {self._name}", daemon=True
             )
-            self._thread.start()
+            try:
+                thread.start()
+            except RuntimeError as error:
+                raise CatalogUnavailableError(self._name, f"{error}") from error
+            self._thread = thread
+
+    def _order(self, calls: Calls, work: Callable[[Calls], None]) -> None:
         self._orders.put(lambda: self._do(calls, work))
 
     async def _wait(self, call: Call[T], timeout_s: float | None) -> T:
@@ -205,7 +212,10 @@ class Lane:
             self._interrupt(call)
 
     def _interrupt(self, call: Call[Any]) -> None:
-        if not call.has_ended:
+        if call.is_done:
+            # Others of its batch are still being done.
+            self._tell((call,))
+        elif not call.has_ended:
             call.is_late = True
             self._worker.interrupt()
             self._loop.call_later(_AGAIN_S, self._interrupt, call)
@@ -213,8 +223,7 @@ class Lane:
     def _tell(self, calls: Calls) -> None:
         for call in calls:
             call.has_ended = True
-            if not call.told.done():
-                call.told.set_result(None)
+            _settle(call.told)
 
     def _finish(self, calls: Calls) -> None:
         call = calls[0]
@@ -231,8 +240,8 @@ class Lane:
             self._tell_the_closer()
 
     def _tell_the_closer(self) -> None:
-        if self._free is not None and not self._free.done():
-            self._free.set_result(None)
+        if self._free is not None:
+            _settle(self._free)
 
     async def close(self) -> None:
         """Let what was asked for come to its end; then close the connection, and end the thread."""
@@ -268,13 +277,22 @@ class Lane:
         except BaseException as error:  # noqa: BLE001 - it belongs to those who wait
             for call in calls:
                 call.error = call.error or error
-        # Nobody waits any more in a loop that was closed with calls on their way.
-        with contextlib.suppress(RuntimeError):
+        try:
             self._loop.call_soon_threadsafe(self._finish, calls)
+        except RuntimeError:
+            # The loop was closed with calls on their way: nobody waits, and nobody will close this.
+            self._worker.close()
+            self._orders.put(None)
 
     def _tell_from_thread(self, calls: Calls) -> None:
         self._loop.call_soon_threadsafe(self._tell, calls)
 
     def _leave(self, gone: asyncio.Future[None]) -> None:
         self._worker.close()
-        self._loop.call_soon_threadsafe(gone.set_result, None)
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(_settle, gone)
+
+
+def _settle(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextvars import Context
 from datetime import UTC, datetime
 from typing import Any, Generic, TypeVar
+from weakref import WeakKeyDictionary
 
 from sqlalchemy import Connection, case, literal, or_, update
 from sqlalchemy.sql.dml import ReturningUpdate
@@ -23,7 +24,7 @@ R = TypeVar("R")
 
 class Together(Generic[I, R]):
     """
-    One write for all calls that arrive while another one runs.
+    One write for all calls of an event loop that arrive while another one runs.
 
     Each waits for the write it is part of, and no longer than it may: a write is given the time
     that is left to the first of its calls, and those that have more are part of the next. One that
@@ -39,13 +40,15 @@ class Together(Generic[I, R]):
     async def submit(self, item: I, timeout_s: float) -> R:
         """Have an item written; return what the write says of it, or raise what it raised."""
         loop = asyncio.get_running_loop()
+        start = loop.time()
         done: asyncio.Future[R] = loop.create_future()
-        self._waiting[done] = (item, loop.time() + timeout_s)
+        self._waiting[done] = (item, start + timeout_s)
         if self._running is None:
             # In a context of its own: what is true of the first caller is not true of the others.
             self._running = asyncio.create_task(self._run(), context=Context())
         try:
-            return await asyncio.shield(done)
+            # Not shield(): see `to_its_end`.
+            await asyncio.wait([done])
         except asyncio.CancelledError:
             if self._waiting.pop(done, None) is None:
                 while not done.done():
@@ -56,6 +59,11 @@ class Together(Generic[I, R]):
                 if not done.cancelled():
                     done.exception()
             raise
+        try:
+            return done.result()
+        except CatalogBusyError as error:
+            # It may have waited for another write first.
+            raise CatalogBusyError(error.target, error.reason, loop.time() - start) from error
 
     async def _run(self) -> None:
         now = asyncio.get_running_loop().time
@@ -89,7 +97,7 @@ def _raise(error: Exception, waiting: Iterable[asyncio.Future[Any]]) -> None:
 class Usage(Records):
     """The operation that counts uses."""
 
-    _uses: Together[tuple[Key, int], bool]
+    _uses: WeakKeyDictionary[asyncio.AbstractEventLoop, Together[tuple[Key, int], bool]]
 
     async def record_use(
         self, reference: str, provider: str, version: str | None = None, count: int = 1
@@ -103,7 +111,11 @@ class Usage(Records):
         key = Key.of(reference, provider, version)
         self._work.ensure_outside()
         use = (key, rules.count("count", count))
-        if not await self._uses.submit(use, self._work.timeout_s):
+        loop = asyncio.get_running_loop()
+        together = self._uses.get(loop)
+        if together is None:
+            together = self._uses[loop] = Together(self._record_uses)
+        if not await together.submit(use, self._work.timeout_s):
             raise ModelNotFoundError(key.reference, key.provider, key.version)
 
     async def _record_uses(self, uses: Sequence[tuple[Key, int]], timeout_s: float) -> list[bool]:

@@ -21,7 +21,11 @@ Calls: TypeAlias = Sequence[Call[Any]]
 
 _FIRST_PAUSE_S: Final = 0.001
 _LONGEST_PAUSE_S: Final = 0.02
+# A deadline undoes all that shares its transaction: it is not to be many calls' work.
+_LONGEST_BATCH_S: Final = 0.05
 _INTERRUPTED: Final = "interrupted"
+_OTHERS: Final = "another task of this process is writing"
+_SLOW: Final = "its statements took longer than they were given"
 
 
 class Worker:
@@ -42,6 +46,7 @@ class Worker:
         self._connection: Connection | None = None
         self._driver: sqlite3.Connection | None = None
         self._transaction: RootTransaction | None = None
+        self._at = 0
         self.obstacle: str | None = None
         """What it waits for, while it waits for another program."""
 
@@ -63,7 +68,7 @@ class Worker:
                 self._connection.close()
 
     def write(self, calls: Calls) -> None:
-        """All of them in one transaction; where one fails, each in one of its own."""
+        """As many in one transaction as are quickly done; where one fails, each in one of its own."""
         pause_s = _FIRST_PAUSE_S
         while begun := [call for call in calls if call.begin()]:
             try:
@@ -79,21 +84,29 @@ class Worker:
                 if len(begun) == 1:
                     begun[0].error = error
                     return
-                for call in begun:
-                    call.step_back(error)
-                for call in begun:
+                for call in self._step_back(begun, _OTHERS):
                     self.write((call,))
+                    self._tell((call,))
                 return
             else:
-                return
+                done_count = self._at + 1
+                calls = begun[done_count:]
+                if calls:
+                    self._tell(begun[:done_count])
+                    calls = self._step_back(calls, _OTHERS)
 
     def _transact(self, calls: Calls) -> None:
+        """Do the first of them; `_at` is the number of the last that was."""
+        self._at = 0
         connection = self._connected()
         transaction = connection.begin()
+        end_s = time.monotonic() + _LONGEST_BATCH_S
         try:
-            for call in calls:
+            for self._at, call in enumerate(calls):
                 call.result = call.unit(connection)
-            self._require_in_time(calls)
+                if time.monotonic() > end_s:
+                    break
+            self._require_in_time(calls[: self._at + 1])
             if calls[0].holds:
                 self._transaction = transaction
             else:
@@ -107,10 +120,14 @@ class Worker:
             raise CatalogBusyError(self._name, _INTERRUPTED)
 
     def _without_late(self, calls: Calls) -> Calls:
-        for call in calls:
+        """Those that are to be begun again. The others are told: not to be stopped once more."""
+        late, others = [], []
+        for number, call in enumerate(calls):
             if call.is_late:
-                call.error = self._slow(call)
-        return [call for call in calls if not call.is_late]
+                call.error = self._busy(call, _SLOW if number == self._at else _OTHERS)
+            (late if call.is_late else others).append(call)
+        self._tell(late)
+        return others
 
     def _undo(self, transaction: RootTransaction) -> None:
         transaction.rollback()
@@ -127,8 +144,10 @@ class Worker:
                 with translated(self._name):
                     self._look(left)
             except CatalogBusyError as error:
-                left = deque(self._wait_for_lock(left, error, pause_s))
-                pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+                # One that is over may be stopped a moment too late.
+                if error.reason != _INTERRUPTED:
+                    left = deque(self._wait_for_lock(left, error, pause_s))
+                    pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 
     def _look(self, left: deque[Call[Any]]) -> None:
         connection = self._connected()
@@ -137,6 +156,7 @@ class Worker:
                 call = left[0]
                 if call.begin():
                     self._look_for(call, connection)
+                    call.is_done = True
                 left.popleft()
 
     def _look_for(self, call: Call[Any], connection: Connection) -> None:
@@ -146,7 +166,7 @@ class Worker:
         except CatalogBusyError as error:
             if not call.is_late or error.reason != _INTERRUPTED:
                 raise
-            call.error = self._slow(call)
+            call.error = self._busy(call, _SLOW)
         except Exception as error:  # noqa: BLE001 - it belongs to the one who caused it
             call.error = error
 
@@ -158,7 +178,8 @@ class Worker:
                     with translated(self._name):
                         call.result = call.unit(self._connected())
                 except CatalogBusyError as error:
-                    call.error = self._slow(call) if error.reason == _INTERRUPTED else error
+                    is_slow = error.reason == _INTERRUPTED
+                    call.error = self._busy(call, _SLOW) if is_slow else error
 
     def keep(self, wait_s: float) -> None:
         """Commit the transaction that is open."""
@@ -190,20 +211,21 @@ class Worker:
 
     def _wait_for_lock(self, calls: Calls, error: CatalogBusyError, pause_s: float) -> Calls:
         """Pause; return those that are to be begun again."""
-        later: list[Call[Any]] = []
-        gone: list[Call[Any]] = []
-        for call in calls:
-            stays = call.step_back(self._busy(call, error.reason))
-            (later if stays else gone).append(call)
-        if gone:
-            self._tell(gone)
+        later = self._step_back(calls, error.reason)
         self.obstacle = error.reason
         # Whoever polls in step with another finds the same lock taken every time.
         time.sleep(pause_s * random.uniform(0.5, 1.0))  # noqa: S311
         return later
 
-    def _slow(self, call: Call[Any]) -> CatalogBusyError:
-        return self._busy(call, "its statements took longer than they were given")
+    def _step_back(self, calls: Calls, reason: str) -> Calls:
+        """Those that are to be begun again; the others are told what for they waited."""
+        later: list[Call[Any]] = []
+        gone: list[Call[Any]] = []
+        for call in calls:
+            (later if call.step_back(self._busy(call, reason)) else gone).append(call)
+        if gone:
+            self._tell(gone)
+        return later
 
     def _busy(self, call: Call[Any], reason: str) -> CatalogBusyError:
         return CatalogBusyError(self._name, reason, time.monotonic() - call.start)
