@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 
@@ -808,6 +809,27 @@ async def test_a_lock_that_is_never_given_back_ends_the_upgrade(empty):
             pass
 
     assert dump(empty) == before
+
+
+@pytest.mark.parametrize("backend", ["asyncpg", "psycopg"])
+async def test_a_reader_that_never_ends_ends_the_upgrade(empty):
+    """
+    A table that somebody reads cannot be changed: an upgrade waits for him as long as it may, for
+    all others wait behind it, and then everything is as it was.
+    """
+    await upgrade(empty.target, "0001")
+    before = dump(empty)
+
+    with psycopg.connect(postgres.dsn(empty.url)) as reader:
+        reader.execute("SELECT count(*) FROM models")
+        start = time.monotonic()
+        with pytest.raises(CatalogBusyError, match="lock timeout"):
+            async with asyncio.timeout(20), open_catalog(empty.target, timeout_s=0.3):
+                pass
+        assert time.monotonic() - start < 10
+
+    assert dump(empty) == before
+    await upgrade(empty.target)
 
 
 async def test_an_upgrade_waits_for_the_migrator_before_it(empty):

@@ -11,10 +11,10 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from model_catalog.engine import WRITE, begin_writing
+from model_catalog.engine import WRITE, attend, begin_writing, limit_waits
 from model_catalog.errors import CatalogBusyError, UpgradeFailedError
 from model_catalog.faults import translated
-from model_catalog.waiting import WAIT_S, Patience
+from model_catalog.waiting import LEAST_S, WAIT_S, Patience
 
 # Any number will do that nobody else takes for a lock: `MCatalog`.
 _ADVISORY_LOCK: Final = 0x4D436174616C6F67
@@ -43,6 +43,8 @@ async def exclusive(
                 with translated(name):
                     await connection.begin()
                     await _lock(connection, name)
+                    # A change of a table that waits for a reader holds up everybody behind it.
+                    await limit_waits(connection, max(patience.left_s, LEAST_S))
                 break
             except CatalogBusyError as error:
                 await connection.rollback()
@@ -78,6 +80,7 @@ async def _lock(connection: AsyncConnection, name: str) -> None:
 @asynccontextmanager
 async def _connected(engine: AsyncEngine, name: str) -> AsyncIterator[AsyncConnection]:
     """A connection of the engine; a host's own SQLite connection goes back as it was."""
+    attend(engine.sync_engine)
     connection = engine.connect()
     with translated(name):
         await connection.start()
