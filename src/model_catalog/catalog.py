@@ -23,8 +23,9 @@ from model_catalog.inventory import FileRecord
 from model_catalog.labels import Labels
 from model_catalog.model import Model
 from model_catalog.query import KNOWN, MODELS, C, Filters, Sort, behind, conditions, ordering
-from model_catalog.records import Key, Registration, folded_of, model_of, resets
+from model_catalog.records import Key, Registration, folded_of, one_by_key, resets
 from model_catalog.relocation import Relocation
+from model_catalog.rows import known, model_of
 from model_catalog.sessions import SessionConnection, Sessions
 from model_catalog.shared import SharedTransaction
 from model_catalog.usage import Together, Usage
@@ -155,10 +156,11 @@ class ModelCatalog(Labels, Usage, Contents, Holdings, Adopting, Relocation, Exch
         if files is not None:
             return await self.register_found(model, {"inventoried_at": datetime.now(UTC)}, files)
         registration = Registration.of(model)
-        statement = self._upsert(registration).values(registration.row).returning(C.id)
+        upsert = self._upsert(registration, tells=True)
 
         def unit(connection: Connection) -> Model:
-            return self._model(connection, connection.execute(statement).scalar_one())
+            (row,) = upsert.rows(connection, registration.row)
+            return model_of(row)
 
         return await self._work.write(unit)
 
@@ -182,7 +184,7 @@ class ModelCatalog(Labels, Usage, Contents, Holdings, Adopting, Relocation, Exch
 
         def unit(connection: Connection) -> None:
             for batch in batches:
-                connection.execute(self._upsert(batch[0]), [each.row for each in batch])
+                self._upsert(batch[0], tells=False).run(connection, [each.row for each in batch])
 
         if batches:
             await self._work.write_all(unit)
@@ -219,13 +221,9 @@ class ModelCatalog(Labels, Usage, Contents, Holdings, Adopting, Relocation, Exch
         of several in the same second, the one that was first recorded last.
         """
         key = Key.of(reference, provider, version)
-        statement = self._select().where(C.id == key.model_id.scalar_subquery())
-
-        def unit(connection: Connection) -> Model | None:
-            row = connection.execute(statement).one_or_none()
-            return None if row is None else model_of(row)
-
-        return await self._work.find(unit)
+        statement = one_by_key(self._work.dialect, newest=version is None)
+        rows = await self._work.find(statement, key.values)
+        return model_of(rows[0]) if rows else None
 
     async def get_model(self, reference: str, provider: str, version: str | None = None) -> Model:
         """As `find_model`, but raises ModelNotFoundError where that returns None."""
@@ -348,7 +346,7 @@ class ModelCatalog(Labels, Usage, Contents, Holdings, Adopting, Relocation, Exch
 
     def _listing(self, filters: Filters, sort: Sort, descending: bool | None) -> Select[Any]:  # noqa: FBT001
         order = ordering(sort, descending=descending)
-        return self._select().where(*self._where(filters)).order_by(*order)
+        return known(self._work.dialect).where(*self._where(filters)).order_by(*order)
 
     async def _read(self, statement: Select[Any]) -> list[Model]:
         def unit(connection: Connection) -> list[Model]:

@@ -75,6 +75,13 @@ class Lane:
         self._line_up(call)
         return await self._wait(call, timeout_s)
 
+    async def look_up(self, unit: Unit[T], timeout_s: float) -> T:
+        """As `call`, for a unit that is one Prepared statement, and reads."""
+        call = Call(unit, self._loop.time())
+        call.is_one_statement = True
+        self._line_up(call)
+        return await self._wait(call, timeout_s)
+
     async def hold(self, timeout_s: float) -> Hold:
         """Begin a transaction that stays open until it is released; other calls wait for that."""
         call = Call(lambda _: Hold(), self._loop.time())
