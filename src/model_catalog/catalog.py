@@ -10,10 +10,10 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, Final, Self, TypedDict, Unpack
 
-from sqlalchemy import ColumnElement, Connection, Select, func, literal, select
+from sqlalchemy import Connection, func, literal, select
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
-from model_catalog import fields, rules
+from model_catalog import fields
 from model_catalog.adopting import Adopting
 from model_catalog.contents import Contents
 from model_catalog.errors import ModelNotFoundError
@@ -21,17 +21,17 @@ from model_catalog.exchange import Exchange
 from model_catalog.holdings import Holdings
 from model_catalog.inventory import FileRecord
 from model_catalog.labels import Labels
+from model_catalog.listing import Listing
 from model_catalog.model import Model
-from model_catalog.query import KNOWN, MODELS, C, Filters, Sort, behind, conditions, ordering
+from model_catalog.query import KNOWN, MODELS, C, Filters
 from model_catalog.records import Key, Registration, folded_of, one_by_key, resets
 from model_catalog.relocation import Relocation
-from model_catalog.rows import known, model_of
+from model_catalog.rows import model_of
 from model_catalog.sessions import SessionConnection, Sessions
 from model_catalog.shared import SharedTransaction
 from model_catalog.usage import Together, Usage
 from model_catalog.work import Work
 
-_PAGE: Final = 500
 # Of two parts of 32 bits each neither sum can overflow; SQLite refuses to sum beyond 2**63.
 _SPLIT: Final = 2**32
 _SIZE_SUMS: Final = (func.sum(C.size_bytes // _SPLIT), func.sum(C.size_bytes % _SPLIT))
@@ -79,7 +79,7 @@ class Stats:
     by_quantization: dict[str | None, Tally]
 
 
-class ModelCatalog(Labels, Usage, Contents, Holdings, Adopting, Relocation, Exchange):
+class ModelCatalog(Listing, Labels, Usage, Contents, Holdings, Adopting, Relocation, Exchange):
     """
     What is known of the models on this machine.
 
@@ -232,56 +232,6 @@ class ModelCatalog(Labels, Usage, Contents, Holdings, Adopting, Relocation, Exch
             raise ModelNotFoundError(reference, provider, version)
         return model
 
-    async def list_models(
-        self,
-        *,
-        sort: Sort = Sort.DOWNLOADED_AT,
-        descending: bool | None = None,
-        limit: int | None = None,
-        after: Model | None = None,
-        **filters: Unpack[Filters],
-    ) -> list[Model]:
-        """
-        The models that pass all filters; empty when there are none.
-
-        The newest `downloaded_at` first, those without one last; then by provider, reference and
-        version, by the bytes of their UTF-8. No two are equal in that. With another `sort` numbers
-        and times begin with the greatest and names with the first, unless `descending` says
-        otherwise; what has no value comes last both ways.
-
-        `limit` and `after`, the last model of the page before, give a page. Rows that others write
-        or remove meanwhile shift nothing; one whose sorted value changes meanwhile moves with it.
-
-        Raises InvalidModelError for a filter that no model could pass or fail.
-        """
-        statement = self._listing(filters, sort, descending)
-        if after is not None:
-            statement = statement.where(behind(after, sort, descending=descending))
-        if limit is not None:
-            statement = statement.limit(rules.limit("limit", limit))
-        return await self._read(statement)
-
-    async def iter_models(
-        self,
-        *,
-        sort: Sort = Sort.DOWNLOADED_AT,
-        descending: bool | None = None,
-        **filters: Unpack[Filters],
-    ) -> AsyncIterator[Model]:
-        """
-        As `list_models`, a page at a time, for a catalog that is not to be held in memory at once.
-
-        No transaction is open between two models, so the caller may write meanwhile. A model whose
-        sorted value changes meanwhile moves: one that is registered again goes to the front of the
-        default order, and is not met a second time.
-        """
-        statement = self._listing(filters, sort, descending).limit(_PAGE)
-        page = await self._read(statement)
-        while page:
-            for model in page:
-                yield model
-            page = await self._read(statement.where(behind(page[-1], sort, descending=descending)))
-
     async def count_models(self, **filters: Unpack[Filters]) -> int:
         """How many models pass all filters, which are those of `list_models`."""
         statement = select(func.count()).select_from(MODELS).where(*self._where(filters))
@@ -340,19 +290,6 @@ class ModelCatalog(Labels, Usage, Contents, Holdings, Adopting, Relocation, Exch
             return self._forget(connection, *which) > 0
 
         return await self._work.write(unit)
-
-    def _where(self, filters: Filters) -> list[ColumnElement[bool]]:
-        return conditions(filters, self._work.dialect)
-
-    def _listing(self, filters: Filters, sort: Sort, descending: bool | None) -> Select[Any]:  # noqa: FBT001
-        order = ordering(sort, descending=descending)
-        return known(self._work.dialect).where(*self._where(filters)).order_by(*order)
-
-    async def _read(self, statement: Select[Any]) -> list[Model]:
-        def unit(connection: Connection) -> list[Model]:
-            return [model_of(row) for row in connection.execute(statement)]
-
-        return await self._work.read(unit)
 
 
 def _together(tallies: Iterable[Tally]) -> Tally:

@@ -89,6 +89,8 @@ def _direct(
     statement: Select[Any] | Insert | Update | Delete, names: list[str] | None, dialect: Dialect
 ) -> _Direct:
     compiled = statement.compile(dialect=dialect, column_keys=names)
+    if left := [column.key for column in getattr(compiled, "insert_prefetch", ())]:
+        raise TypeError(f"SQLAlchemy would make values of {', '.join(left)}: prepare it with them")
     order = tuple(compiled.positiontup or ())
     constants = {}
     writers = []

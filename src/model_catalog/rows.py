@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from datetime import datetime
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from sqlalchemy import ColumnElement, ScalarSelect, Select, func, select
 
-from model_catalog.inventory import FileState
 from model_catalog.model import (
     Model,
     PathText,
@@ -20,63 +18,12 @@ from model_catalog.model import (
     read_path,
     read_state,
 )
+from model_catalog.modelrow import ModelRow
 from model_catalog.prepared import Row, stored
 from model_catalog.query import KNOWN, MODELS, TAGS, C
 
 # A control character, which no tag and no alias has in it.
 _BETWEEN: Final = "\x1f"
-
-
-class ModelRow(NamedTuple):
-    """
-    What is known of a model, as a plain tuple: the fields of `Model`, and its tags.
-
-    It takes a fraction of a Model's time and memory to make, and cannot be registered again.
-    """
-
-    reference: str
-    provider: str
-    local_path: str
-    size_bytes: int | None
-    downloaded_at: datetime | None
-    id: int
-    version: str
-    format: str | None
-    architecture: str | None
-    quantization: str | None
-    license: str | None
-    context_length: int | None
-    parameter_count: int | None
-    source_url: str | None
-    claimed_format: str | None
-    claimed_architecture: str | None
-    claimed_quantization: str | None
-    claimed_license: str | None
-    claimed_context_length: int | None
-    claimed_parameter_count: int | None
-    description: str | None
-    download_count: int
-    use_count: int
-    last_used_at: datetime | None
-    pinned_at: datetime | None
-    pin_reason: str | None
-    state: FileState
-    state_detail: str | None
-    checked_at: datetime | None
-    missing_since: datetime | None
-    mount_point: str | None
-    digest: str | None
-    found_digest: str | None
-    verified_at: datetime | None
-    inventoried_at: datetime | None
-    incomplete_reason: str | None
-    signed_by: str | None
-    signature_verdict: str | None
-    signature_detail: str | None
-    signature_checked_at: datetime | None
-    store: str | None
-    store_root: str | None
-    tags: tuple[str, ...]
 
 
 _READERS: Final[Mapping[type, Callable[[Any], Any]]] = {
@@ -124,9 +71,14 @@ def model_of(row: Row) -> Model:
     return detached(values)
 
 
-def plain(rows: Iterable[Row]) -> list[ModelRow]:
+def models_of(rows: Iterable[Row]) -> list[Model]:
+    """The models in all of them."""
+    return [model_of(row) for row in rows]
+
+
+def rows_of(rows: Iterable[Row]) -> list[ModelRow]:
     """What is `known` of models, without the models."""
-    found = []
+    found: list[ModelRow] = []
     for row in rows:
         values = list(row)
         for at, _, read in _READ:
