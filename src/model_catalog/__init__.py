@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from model_catalog.labels import Alias, TagCount
     from model_catalog.lifecycle import open_catalog
     from model_catalog.model import Model
+    from model_catalog.modelrow import ModelRow
     from model_catalog.query import Filters, Sort
     from model_catalog.reference import ModelRef
     from model_catalog.salvage import Repaired, Saved, repair
@@ -87,6 +88,7 @@ __all__ = [
     "ModelCatalog",
     "ModelNotFoundError",
     "ModelRef",
+    "ModelRow",
     "NotAFileError",
     "NotInstalledError",
     "ProtectedFileError",
@@ -129,6 +131,7 @@ _ROOMS = {
     "Model": "model",
     "ModelCatalog": "catalog",
     "ModelRef": "reference",
+    "ModelRow": "modelrow",
     "Repaired": "salvage",
     "Restored": "backups",
     "Saved": "salvage",

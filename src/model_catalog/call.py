@@ -23,6 +23,7 @@ class Call(Generic[T]):
         "holds",
         "is_done",
         "is_late",
+        "is_one_statement",
         "is_unwanted",
         "is_withdrawn",
         "releases",
@@ -38,6 +39,8 @@ class Call(Generic[T]):
         """When it was made, by the loop's clock."""
         self.alone = False
         """Whether it is to have a transaction of its own."""
+        self.is_one_statement = False
+        """Whether it is a Prepared statement that reads, and nothing else."""
         self.holds = False
         """Whether the transaction it begins is to stay open."""
         self.releases = False

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any, Final, Self, TypedDict, Unpack
 from weakref import WeakKeyDictionary
 
-from sqlalchemy import ColumnElement, Connection, Select, func, literal, select
+from sqlalchemy import Connection, func, literal, select
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
-from model_catalog import fields, rules
+from model_catalog import fields
 from model_catalog.adopting import Adopting
 from model_catalog.contents import Contents
 from model_catalog.errors import ModelNotFoundError
@@ -22,16 +22,17 @@ from model_catalog.exchange import Exchange
 from model_catalog.holdings import Holdings
 from model_catalog.inventory import FileRecord
 from model_catalog.labels import Labels
+from model_catalog.listing import Listing
 from model_catalog.model import Model
-from model_catalog.query import KNOWN, MODELS, C, Filters, Sort, behind, conditions, ordering
-from model_catalog.records import Key, Registration, folded_of, model_of, resets
+from model_catalog.query import KNOWN, MODELS, C, Filters
+from model_catalog.records import Key, Registration, folded_of, one_by_key, resets
 from model_catalog.relocation import Relocation
+from model_catalog.rows import model_of
 from model_catalog.sessions import SessionConnection, Sessions
 from model_catalog.shared import SharedTransaction
 from model_catalog.usage import Usage
 from model_catalog.work import Work
 
-_PAGE: Final = 500
 # Of two parts of 32 bits each neither sum can overflow; SQLite refuses to sum beyond 2**63.
 _SPLIT: Final = 2**32
 _SIZE_SUMS: Final = (func.sum(C.size_bytes // _SPLIT), func.sum(C.size_bytes % _SPLIT))
@@ -79,7 +80,7 @@ class Stats:
     by_quantization: dict[str | None, Tally]
 
 
-class ModelCatalog(Labels, Usage, Contents, Holdings, Adopting, Relocation, Exchange):
+class ModelCatalog(Listing, Labels, Usage, Contents, Holdings, Adopting, Relocation, Exchange):
     """
     What is known of the models on this machine.
 
@@ -156,10 +157,11 @@ class ModelCatalog(Labels, Usage, Contents, Holdings, Adopting, Relocation, Exch
         if files is not None:
             return await self.register_found(model, {"inventoried_at": datetime.now(UTC)}, files)
         registration = Registration.of(model)
-        statement = self._upsert(registration).values(registration.row).returning(C.id)
+        upsert = self._upsert(registration, tells=True)
 
         def unit(connection: Connection) -> Model:
-            return self._model(connection, connection.execute(statement).scalar_one())
+            (row,) = upsert.rows(connection, registration.row)
+            return model_of(row)
 
         return await self._work.write(unit)
 
@@ -183,7 +185,7 @@ class ModelCatalog(Labels, Usage, Contents, Holdings, Adopting, Relocation, Exch
 
         def unit(connection: Connection) -> None:
             for batch in batches:
-                connection.execute(self._upsert(batch[0]), [each.row for each in batch])
+                self._upsert(batch[0], tells=False).run(connection, [each.row for each in batch])
 
         if batches:
             await self._work.write_all(unit)
@@ -220,13 +222,9 @@ class ModelCatalog(Labels, Usage, Contents, Holdings, Adopting, Relocation, Exch
         of several in the same second, the one that was first recorded last.
         """
         key = Key.of(reference, provider, version)
-        statement = self._select().where(C.id == key.model_id.scalar_subquery())
-
-        def unit(connection: Connection) -> Model | None:
-            row = connection.execute(statement).one_or_none()
-            return None if row is None else model_of(row)
-
-        return await self._work.find(unit)
+        statement = one_by_key(self._work.dialect, newest=version is None)
+        rows = await self._work.find(statement, key.values)
+        return model_of(rows[0]) if rows else None
 
     async def get_model(self, reference: str, provider: str, version: str | None = None) -> Model:
         """As `find_model`, but raises ModelNotFoundError where that returns None."""
@@ -234,56 +232,6 @@ class ModelCatalog(Labels, Usage, Contents, Holdings, Adopting, Relocation, Exch
         if model is None:
             raise ModelNotFoundError(reference, provider, version)
         return model
-
-    async def list_models(
-        self,
-        *,
-        sort: Sort = Sort.DOWNLOADED_AT,
-        descending: bool | None = None,
-        limit: int | None = None,
-        after: Model | None = None,
-        **filters: Unpack[Filters],
-    ) -> list[Model]:
-        """
-        The models that pass all filters; empty when there are none.
-
-        The newest `downloaded_at` first, those without one last; then by provider, reference and
-        version, by the bytes of their UTF-8. No two are equal in that. With another `sort` numbers
-        and times begin with the greatest and names with the first, unless `descending` says
-        otherwise; what has no value comes last both ways.
-
-        `limit` and `after`, the last model of the page before, give a page. Rows that others write
-        or remove meanwhile shift nothing; one whose sorted value changes meanwhile moves with it.
-
-        Raises InvalidModelError for a filter that no model could pass or fail.
-        """
-        statement = self._listing(filters, sort, descending)
-        if after is not None:
-            statement = statement.where(behind(after, sort, descending=descending))
-        if limit is not None:
-            statement = statement.limit(rules.limit("limit", limit))
-        return await self._read(statement)
-
-    async def iter_models(
-        self,
-        *,
-        sort: Sort = Sort.DOWNLOADED_AT,
-        descending: bool | None = None,
-        **filters: Unpack[Filters],
-    ) -> AsyncIterator[Model]:
-        """
-        As `list_models`, a page at a time, for a catalog that is not to be held in memory at once.
-
-        No transaction is open between two models, so the caller may write meanwhile. A model whose
-        sorted value changes meanwhile moves: one that is registered again goes to the front of the
-        default order, and is not met a second time.
-        """
-        statement = self._listing(filters, sort, descending).limit(_PAGE)
-        page = await self._read(statement)
-        while page:
-            for model in page:
-                yield model
-            page = await self._read(statement.where(behind(page[-1], sort, descending=descending)))
 
     async def count_models(self, **filters: Unpack[Filters]) -> int:
         """How many models pass all filters, which are those of `list_models`."""
@@ -343,19 +291,6 @@ class ModelCatalog(Labels, Usage, Contents, Holdings, Adopting, Relocation, Exch
             return self._forget(connection, *which) > 0
 
         return await self._work.write(unit)
-
-    def _where(self, filters: Filters) -> list[ColumnElement[bool]]:
-        return conditions(filters, self._work.dialect)
-
-    def _listing(self, filters: Filters, sort: Sort, descending: bool | None) -> Select[Any]:  # noqa: FBT001
-        order = ordering(sort, descending=descending)
-        return self._select().where(*self._where(filters)).order_by(*order)
-
-    async def _read(self, statement: Select[Any]) -> list[Model]:
-        def unit(connection: Connection) -> list[Model]:
-            return [model_of(row) for row in connection.execute(statement)]
-
-        return await self._work.read(unit)
 
 
 def _together(tallies: Iterable[Tally]) -> Tally:

@@ -26,6 +26,7 @@ from model_catalog.model import Model
 from model_catalog.query import FILES, MODELS, C, Filters, conditions
 from model_catalog.records import KEY, Key, Records, Registration
 from model_catalog.reference import ModelRef
+from model_catalog.rows import model_of
 
 F: Final = FILES.c
 _FILE_COLUMNS: Final = tuple(column for column in F if column.key != "model_id")
@@ -216,8 +217,8 @@ class Contents(Records):
                 same = now == list(old.values())
             # What was verified of files that are the same still holds.
             new = again if same else registration
-            upsert = self._upsert(new).values(new.row).returning(C.id)
-            model_id = connection.execute(upsert).scalar_one()
+            (row,) = self._upsert(new, tells=True).rows(connection, new.row)
+            model_id = model_of(row).id
             self._replace_files(connection, model_id, now)
             if own is None and (digest := digest_of(now)) is not None:
                 values = {"digest": digest}

@@ -197,6 +197,11 @@ class _File:
 _files: WeakKeyDictionary[Engine, _File] = WeakKeyDictionary()
 
 
+def watch_of(engine: Engine) -> Watch:
+    """What looks, at the beginning of a transaction, whether the file of our engine is the same."""
+    return _files[engine].watch
+
+
 def _prepare_own(engine: Engine, file: _File) -> None:
     @event.listens_for(engine, "do_connect")
     def open_uri(_dialect: Any, _record: Any, args: list[Any], options: dict[str, Any]) -> None:

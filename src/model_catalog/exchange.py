@@ -32,7 +32,8 @@ from model_catalog.inventory import FileRecord, in_order
 from model_catalog.model import FileNameText, UnixSeconds, folded
 from model_catalog.ndjson import HEADER, MAX_LINE, Entry, Problem, parse, text_of
 from model_catalog.query import FILES, MODELS, TAGS, C
-from model_catalog.records import ALIASES, KEY, Records, folded_of, split
+from model_catalog.records import ALIASES, KEY, Records, folded_of
+from model_catalog.rows import joined, split
 
 OnConflict: TypeAlias = Literal["keep", "replace", "newer"]
 
@@ -72,11 +73,12 @@ class Exchange(Records):
         database. ASCII; times are ISO 8601 in UTC. It is the state of one moment, read before
         anything is written. The stream is written in a thread, and not closed.
         """
+        dialect = self._work.dialect
         statement = select(
             *(column for column in C if column.key != "id" and not column.key.endswith("_folded")),
-            self._joined(TAGS.c.tag).label("tags"),
-            self._joined(ALIASES.c.alias, ALIASES.c.store.is_(None)).label("aliases"),
-            self._joined(ALIASES.c.alias, ALIASES.c.store.is_not(None)).label("store_aliases"),
+            joined(dialect, TAGS.c.tag).label("tags"),
+            joined(dialect, ALIASES.c.alias, ALIASES.c.store.is_(None)).label("aliases"),
+            joined(dialect, ALIASES.c.alias, ALIASES.c.store.is_not(None)).label("store_aliases"),
             self._files_as_json().label("files"),
         ).order_by(*(C[name] for name in KEY))
 

@@ -45,6 +45,7 @@ class Lane:
         self._loop = asyncio.get_running_loop()
         self._worker = Worker(engine, name, writes=writes, tell=self._tell_from_thread)
         self._waiting: deque[Call[Any]] = deque()
+        self._waiting_alone_count = 0
         self._orders: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
         self._is_closed = False
@@ -55,9 +56,7 @@ class Lane:
 
     def takes(self, *, alone: bool) -> bool:
         """Whether a call that is made in this turn of the loop would begin with the next."""
-        return not self._is_working and not (
-            self._waiting if alone else any(call.alone for call in self._waiting)
-        )
+        return not self._is_working and not (self._waiting if alone else self._waiting_alone_count)
 
     @property
     def waiting_count(self) -> int:
@@ -72,6 +71,13 @@ class Lane:
         """
         call = Call(unit, self._loop.time())
         call.alone = alone
+        self._line_up(call)
+        return await self._wait(call, timeout_s)
+
+    async def look_up(self, unit: Unit[T], timeout_s: float) -> T:
+        """As `call`, for a unit that is one Prepared statement, and reads."""
+        call = Call(unit, self._loop.time())
+        call.is_one_statement = True
         self._line_up(call)
         return await self._wait(call, timeout_s)
 
@@ -126,6 +132,7 @@ class Lane:
             raise CatalogClosedError(self._name)
         self._require_thread()
         self._waiting.append(call)
+        self._waiting_alone_count += call.alone
         if not self._is_kicked and not self._is_working:
             # At the end of this turn, so that all who call in it are done together.
             self._is_kicked = True
@@ -139,6 +146,7 @@ class Lane:
             if call.alone and calls and not call.is_withdrawn:
                 break
             self._waiting.popleft()
+            self._waiting_alone_count -= call.alone
             if not call.is_withdrawn:
                 calls.append(call)
                 if call.alone:

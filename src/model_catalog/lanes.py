@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from sqlalchemy import Connection, NestedTransaction
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -18,6 +18,7 @@ from model_catalog.engine import create_thread_engine, files_of
 from model_catalog.errors import CatalogReadOnlyError
 from model_catalog.home import Home
 from model_catalog.lane import Hold, Lane
+from model_catalog.prepared import Prepared, Row
 from model_catalog.shared import Savepoint, SharedTransaction
 from model_catalog.target import name_of
 from model_catalog.work import Unit, Work, inside, require_outside
@@ -55,9 +56,13 @@ class Lanes:
                 await self._writer.call(lambda _: None, self.timeout_s)
         await self._readers[0].call(lambda _: None, self.timeout_s)
 
-    async def find(self, unit: Unit[T]) -> T:
+    async def find(self, statement: Prepared, values: Mapping[str, Any]) -> Sequence[Row]:
         self._home.require()
-        return await self._reader(alone=False).call(unit, self.timeout_s)
+
+        def unit(connection: Connection) -> Sequence[Row]:
+            return statement.rows(connection, values)
+
+        return await self._reader(alone=False).look_up(unit, self.timeout_s)
 
     async def read(self, unit: Unit[T]) -> T:
         self._home.require()

@@ -24,6 +24,7 @@ from model_catalog import fields, rules
 from model_catalog.errors import InvalidModelError
 from model_catalog.inventory import FileState
 from model_catalog.model import Model, ModelFile, ModelTag, UnixSeconds, folded
+from model_catalog.modelrow import ModelRow
 
 MODELS: Final = cast("Table", Model.__table__)
 TAGS: Final = cast("Table", ModelTag.__table__)
@@ -131,26 +132,31 @@ def conditions(filters: Mapping[str, object], dialect: str) -> list[ColumnElemen
     ]
 
 
-def ordering(sort: Sort, *, descending: bool | None) -> list[ColumnElement[Any]]:
-    """The ORDER BY of a listing: total, and the same on both databases; NULL comes last."""
-    column = _sorted_by(sort)
-    if _down(sort, descending):
-        return [column.desc().nulls_last(), *_KEY]
-    return [column.asc().nulls_last(), *_KEY]
+class Order:
+    """The order of a listing. Raises InvalidModelError for what is none."""
 
+    def __init__(self, sort: Sort, descending: bool | None) -> None:  # noqa: FBT001
+        self._name = sort
+        self._column = _sorted_by(sort)
+        self._down = _down(sort, descending)
 
-def behind(last: Model, sort: Sort, *, descending: bool | None) -> ColumnElement[bool]:
-    """The models that come after this one in that order; it need not be recorded any more."""
-    column = _sorted_by(sort)
-    if not isinstance(last, Model):
-        raise InvalidModelError("after", last, f"is a {type(last).__name__}: give a Model")
-    value = _checked(sort.value, getattr(last, sort.value))
-    key = [rules.lookup_text(name, getattr(last, name)) for name in _KEY_NAMES]
-    later = tuple_(*_KEY) > tuple_(*key)
-    if value is None:
-        return and_(column.is_(None), later)
-    further = column < value if _down(sort, descending) else column > value
-    return or_(further, column.is_(None), and_(column == value, later))
+    @property
+    def columns(self) -> list[ColumnElement[Any]]:
+        """Its ORDER BY: total, and the same on both databases; NULL comes last."""
+        sorted_by = self._column.desc() if self._down else self._column.asc()
+        return [sorted_by.nulls_last(), *_KEY]
+
+    def behind(self, last: Model | ModelRow) -> ColumnElement[bool]:
+        """The models that come after this one; it need not be recorded any more."""
+        if not isinstance(last, Model | ModelRow):
+            raise InvalidModelError("after", last, f"is a {type(last).__name__}: give a Model")
+        value = _checked(self._name.value, getattr(last, self._name.value))
+        key = [rules.lookup_text(name, getattr(last, name)) for name in _KEY_NAMES]
+        later = tuple_(*_KEY) > tuple_(*key)
+        if value is None:
+            return and_(self._column.is_(None), later)
+        further = self._column < value if self._down else self._column > value
+        return or_(further, self._column.is_(None), and_(self._column == value, later))
 
 
 def _checked(name: str, value: object) -> Any:

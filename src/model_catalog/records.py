@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache, lru_cache
 from typing import Any, Final, cast
 
 from sqlalchemy import (
     ColumnElement,
     Connection,
-    ScalarSelect,
+    Insert,
     Select,
     Table,
     Update,
+    bindparam,
     case,
     delete,
     func,
@@ -28,15 +30,14 @@ from sqlalchemy.dialects import postgresql, sqlite
 from model_catalog import fields, rules
 from model_catalog.errors import InvalidModelError, ModelNotFoundError
 from model_catalog.inventory import FileState
-from model_catalog.model import Model, ModelAlias, detached, folded
-from model_catalog.query import FILES, KNOWN, MODELS, TAGS, C
+from model_catalog.model import Model, ModelAlias, folded
+from model_catalog.prepared import Prepared
+from model_catalog.query import FILES, MODELS, TAGS, C
+from model_catalog.rows import known, model_of
 from model_catalog.work import Work
 
 ALIASES: Final = cast("Table", ModelAlias.__table__)
 KEY: Final = ("provider", "reference", "version")
-
-# A control character, which no tag and no alias has in it.
-_BETWEEN: Final = "\x1f"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,17 +65,62 @@ class Key:
     @property
     def model_id(self) -> Select[int]:
         """The id of the one that is meant, or no row: an exact version wins, then an alias."""
-        ids = select(C.id).where(*self.every_version)
-        if self.version is None:
-            return ids.order_by(C.downloaded_at.desc().nulls_last(), C.id.desc()).limit(1)
-        aliased = select(ALIASES.c.model_id).where(
-            ALIASES.c.provider == self.provider,
-            ALIASES.c.reference == self.reference,
-            ALIASES.c.alias == self.version,
-        )
-        exact = C.version == self.version
-        meant = exact | (C.id == aliased.scalar_subquery())
-        return ids.where(meant).order_by(exact.desc()).limit(1)
+        return _meant(self.provider, self.reference, self.version)
+
+    @property
+    def values(self) -> dict[str, str | None]:
+        """Its parts by their names."""
+        return {"provider": self.provider, "reference": self.reference, "version": self.version}
+
+
+def _meant(provider: Any, reference: Any, version: Any) -> Select[int]:
+    ids = select(C.id).where(C.provider == provider, C.reference == reference)
+    if version is None:
+        return ids.order_by(C.downloaded_at.desc().nulls_last(), C.id.desc()).limit(1)
+    aliased = select(ALIASES.c.model_id).where(
+        ALIASES.c.provider == provider,
+        ALIASES.c.reference == reference,
+        ALIASES.c.alias == version,
+    )
+    exact = C.version == version
+    meant = exact | (C.id == aliased.scalar_subquery())
+    return ids.where(meant).order_by(exact.desc()).limit(1)
+
+
+@cache
+def one_by_key(dialect: str, *, newest: bool) -> Prepared:
+    """What is known of the model that a key's values mean; the newest where it has no version."""
+    provider, reference, version = (bindparam(name, type_=C[name].type) for name in KEY)
+    meant = _meant(provider, reference, None if newest else version)
+    return Prepared(known(dialect).where(C.id == meant.scalar_subquery()))
+
+
+@cache
+def _one_by_id(dialect: str) -> Prepared:
+    return Prepared(known(dialect).where(C.id == bindparam("id", type_=C.id.type)))
+
+
+# Every combination of fields that a program sets is a statement; it has a handful of them.
+@lru_cache(maxsize=64)
+def _upsert(
+    dialect: str, names: tuple[str, ...], changed: tuple[str, ...], *, tells: bool
+) -> Prepared:
+    insert = insert_into(MODELS, dialect)
+    new: dict[str, ColumnElement[Any]] = {name: insert.excluded[name] for name in changed}
+    new |= resets(new)
+    new["download_count"] = one_more(C.download_count)
+    upsert: Insert = insert.on_conflict_do_update(index_elements=KEY, set_=new)
+    if tells:
+        upsert = upsert.returning(*known(dialect).selected_columns)
+    return Prepared(upsert, names)
+
+
+def insert_into(table: Table, dialect: str) -> sqlite.Insert | postgresql.Insert:
+    """An INSERT as a database has it: both have ON CONFLICT, and SQLAlchemy has two of them."""
+    insert: sqlite.Insert | postgresql.Insert = (
+        sqlite.insert(table) if dialect == "sqlite" else postgresql.insert(table)
+    )
+    return insert
 
 
 class Records:
@@ -82,19 +128,9 @@ class Records:
 
     _work: Work
 
-    def _select(self) -> Select[Any]:
-        """Everything that is known of models, with their tags."""
-        known = (expression.label(name) for name, expression in KNOWN.items())
-        return select(*known, self._joined(TAGS.c.tag).label("_tags"))
-
-    def _joined(self, text: ColumnElement[str], *which: ColumnElement[bool]) -> ScalarSelect[str]:
-        """The texts of a model's children in one, in any order; NULL where there are none."""
-        join = func.group_concat if self._work.dialect == "sqlite" else func.string_agg
-        children = select(join(text, _BETWEEN)).where(text.table.c.model_id == C.id, *which)
-        return children.correlate(MODELS).scalar_subquery()
-
     def _model(self, connection: Connection, model_id: int) -> Model:
-        return model_of(connection.execute(self._select().where(C.id == model_id)).one())
+        (row,) = _one_by_id(self._work.dialect).rows(connection, {"id": model_id})
+        return model_of(row)
 
     def _id(self, connection: Connection, key: Key, *, lock: bool = True) -> int:
         """The id of the model that is meant, which stays until the transaction ends if locked."""
@@ -128,18 +164,11 @@ class Records:
         return C.local_path == path
 
     def _insert(self, table: Table) -> sqlite.Insert | postgresql.Insert:
-        dialect = sqlite if self._work.dialect == "sqlite" else postgresql
-        insert: sqlite.Insert | postgresql.Insert = dialect.insert(table)
-        return insert
+        return insert_into(table, self._work.dialect)
 
-    def _upsert(self, registration: Registration) -> sqlite.Insert | postgresql.Insert:
-        insert = self._insert(MODELS)
-        changed: dict[str, ColumnElement[Any]] = {
-            name: insert.excluded[name] for name in registration.changed
-        }
-        changed |= resets(changed)
-        changed["download_count"] = one_more(C.download_count)
-        return insert.on_conflict_do_update(index_elements=KEY, set_=changed)
+    def _upsert(self, registration: Registration, *, tells: bool) -> Prepared:
+        """What stores it, and perhaps tells what is known of it afterwards."""
+        return _upsert(self._work.dialect, *registration.shape, tells=tells)
 
     def _forget(self, connection: Connection, *which: ColumnElement[bool]) -> int:
         """Delete models with everything that hangs on them; return how many there were."""
@@ -179,7 +208,7 @@ class Registration:
         if row.get("downloaded_at") is None:
             row["downloaded_at"] = datetime.now(UTC).replace(microsecond=0)
             changed.add("downloaded_at")
-        row |= folded_of(row)
+        row |= {"description_folded": None, **folded_of(row)}
         # Where SQL alone brought the table here, the text to search in is not what it should be.
         changed.add("reference_folded")
         if "description" in changed:
@@ -195,9 +224,9 @@ class Registration:
         return tuple(self.row[name] for name in KEY)
 
     @property
-    def shape(self) -> tuple[list[str], list[str]]:
+    def shape(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """What makes it the same statement as another's."""
-        return sorted(self.row), sorted(self.changed)
+        return tuple(sorted(self.row)), tuple(sorted(self.changed))
 
     def then(self, later: Registration) -> Registration:
         """Both, one after the other."""
@@ -244,17 +273,3 @@ def folded_of(row: Mapping[str, Any]) -> dict[str, str | None]:
     """The texts to search in, of those in a row that is to be written."""
     texts = {name: row[name] for name in ("reference", "description") if name in row}
     return {f"{name}_folded": text and folded(text) for name, text in texts.items()}
-
-
-def split(joined: str | None) -> tuple[str, ...]:
-    """The texts that were joined in one, in the order of their folded forms."""
-    if joined is None:
-        return ()
-    return tuple(sorted(joined.split(_BETWEEN), key=lambda text: (folded(text), text)))
-
-
-def model_of(row: Any) -> Model:
-    """The model in a row."""
-    values = row._asdict()
-    values["_tags"] = split(values["_tags"])
-    return detached(values)

@@ -55,7 +55,8 @@ def key_text(field: str, value: object, limit: int) -> str:
         raise InvalidModelError(
             field, value, f"is {len(text)} characters long: at most {limit} fit"
         )
-    for character in text:
+    # No control character is printable, and most texts are printable as a whole.
+    for character in "" if text.isprintable() else text:
         if unicodedata.category(character) == "Cc":
             raise InvalidModelError(
                 field, value, f"has the control character {character!r} in it: leave it out"

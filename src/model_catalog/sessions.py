@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, nullcontext
 from typing import Any, Final, TypeAlias, TypeVar
 from weakref import WeakKeyDictionary
@@ -36,6 +36,7 @@ from model_catalog.errors import CatalogBusyError, CatalogClosedError
 from model_catalog.faults import translated
 from model_catalog.home import Home
 from model_catalog.model import Model
+from model_catalog.prepared import Prepared, Row
 from model_catalog.shared import Savepoint, SharedTransaction
 from model_catalog.target import name_of
 from model_catalog.waiting import LEAST_S, Patience, to_its_end
@@ -81,8 +82,8 @@ class Sessions:
         self._grace_s = _grace_s(self.dialect)
         self._open: dict[SharedTransaction, SessionConnection] = {}
 
-    async def find(self, unit: Unit[T]) -> T:
-        return await self.read(unit)
+    async def find(self, statement: Prepared, values: Mapping[str, Any]) -> Sequence[Row]:
+        return await self.read(lambda connection: statement.rows(connection, values))
 
     async def read(self, unit: Unit[T]) -> T:
         with self._call():

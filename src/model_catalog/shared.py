@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+import sqlite3
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Final, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
@@ -19,6 +20,7 @@ from model_catalog.errors import (
 )
 from model_catalog.faults import meaning
 from model_catalog.home import Home
+from model_catalog.prepared import Prepared, Row
 from model_catalog.waiting import to_its_end
 from model_catalog.work import Unit, Work
 
@@ -93,8 +95,8 @@ class SharedTransaction:
                 "let its error out of the block, or make the call in a transaction() within it"
             ) from self._failure
 
-    async def find(self, unit: Unit[T]) -> T:
-        return await self._run(unit)
+    async def find(self, statement: Prepared, values: Mapping[str, Any]) -> Sequence[Row]:
+        return await self.read(lambda connection: statement.rows(connection, values))
 
     async def read(self, unit: Unit[T]) -> T:
         return await self._run(unit)
@@ -135,7 +137,7 @@ class SharedTransaction:
         def noting_failures(connection: Connection) -> T:
             try:
                 return unit(connection)
-            except (SQLAlchemyError, OSError) as error:
+            except (SQLAlchemyError, sqlite3.Error, OSError) as error:
                 if self._ours:
                     self._failure = meaning(error, self._held.target)
                 raise

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Final, Protocol, TypeAlias, TypeVar
+from typing import Any, Final, Protocol, TypeAlias, TypeVar
 
 from sqlalchemy import Connection
 
 from model_catalog.errors import TransactionError
+from model_catalog.prepared import Prepared, Row
 
 T = TypeVar("T")
 
@@ -43,8 +44,8 @@ class Work(Protocol):
     def ensure_outside(self) -> None:
         """Raise TransactionError where a write would wait for the caller's own transaction."""
 
-    async def find(self, unit: Unit[T]) -> T:
-        """Run a unit that reads a few rows by their keys: others may be read along with it."""
+    async def find(self, statement: Prepared, values: Mapping[str, Any]) -> Sequence[Row]:
+        """The few rows that a statement finds by their keys: others may be found along with it."""
 
     async def read(self, unit: Unit[T]) -> T:
         """Run a unit that only reads."""

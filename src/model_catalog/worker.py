@@ -8,12 +8,13 @@ import sqlite3
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Final, TypeAlias, cast
 
 from sqlalchemy import Connection, Engine, RootTransaction
 
 from model_catalog.call import Call
-from model_catalog.engine import LOCK_WAIT_S, WRITE, busy_timeout
+from model_catalog.engine import LOCK_WAIT_S, WRITE, busy_timeout, watch_of
 from model_catalog.errors import CatalogBusyError
 from model_catalog.faults import translated
 
@@ -40,6 +41,7 @@ class Worker:
         self, engine: Engine, name: str, *, writes: bool, tell: Callable[[Calls], object]
     ) -> None:
         self._engine = engine
+        self._require_same_file = watch_of(engine).require_same
         self._name = name
         self._writes = writes
         self._tell = tell
@@ -68,7 +70,7 @@ class Worker:
                 self._connection.close()
 
     def write(self, calls: Calls) -> None:
-        """As many in one transaction as are quickly done; where one fails, each in one of its own."""
+        """As many together as are quickly done; where one fails, each in a transaction of its own."""
         pause_s = _FIRST_PAUSE_S
         while begun := [call for call in calls if call.begin()]:
             try:
@@ -151,7 +153,14 @@ class Worker:
 
     def _look(self, left: deque[Call[Any]]) -> None:
         connection = self._connected()
-        with connection.begin():
+        if len(left) == 1 and left[0].is_one_statement:
+            # To SQLite it is a snapshot by itself. To SQLAlchemy nothing has begun: what the driver
+            # is given directly does not pass by there.
+            self._require_same_file()
+            snapshot: AbstractContextManager[object] = contextlib.nullcontext()
+        else:
+            snapshot = connection.begin()
+        with snapshot:
             while left:
                 call = left[0]
                 if call.begin():

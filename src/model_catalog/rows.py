@@ -1,0 +1,89 @@
+"""The rows in which models are read, and what is made of one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final
+
+from sqlalchemy import ColumnElement, ScalarSelect, Select, func, select
+
+from model_catalog.model import (
+    Model,
+    PathText,
+    StateText,
+    UnixSeconds,
+    detached,
+    folded,
+    read_moment,
+    read_path,
+    read_state,
+)
+from model_catalog.modelrow import ModelRow
+from model_catalog.prepared import Row, stored
+from model_catalog.query import KNOWN, MODELS, TAGS, C
+
+# A control character, which no tag and no alias has in it.
+_BETWEEN: Final = "\x1f"
+
+
+_READERS: Final[Mapping[type, Callable[[Any], Any]]] = {
+    UnixSeconds: read_moment,
+    PathText: read_path,
+    StateText: read_state,
+}
+_READ: Final = tuple(
+    (at, name, _READERS[type(C[name].type)])
+    for at, name in enumerate(KNOWN)
+    if type(C[name].type) in _READERS
+)
+_NAMES: Final = (*KNOWN, "_tags")
+
+
+def known(dialect: str) -> Select[Any]:
+    """Everything that is known of models as it is stored, with their tags."""
+    fields = (stored(expression).label(name) for name, expression in KNOWN.items())
+    return select(*fields, stored(joined(dialect, TAGS.c.tag)).label("_tags"))
+
+
+def joined(
+    dialect: str, text: ColumnElement[str], *which: ColumnElement[bool]
+) -> ScalarSelect[str]:
+    """The texts of a model's children in one, in any order; NULL where there are none."""
+    join = func.group_concat if dialect == "sqlite" else func.string_agg
+    children = select(join(text, _BETWEEN)).where(text.table.c.model_id == C.id, *which)
+    return children.correlate(MODELS).scalar_subquery()
+
+
+def split(joined: str | None) -> tuple[str, ...]:
+    """The texts that were joined in one, in the order of their folded forms."""
+    if joined is None:
+        return ()
+    return tuple(sorted(joined.split(_BETWEEN), key=lambda text: (folded(text), text)))
+
+
+def model_of(row: Row) -> Model:
+    """The model in a row of what is `known`."""
+    values = dict(zip(_NAMES, row, strict=True))
+    for _, name, read in _READ:
+        if (value := values[name]) is not None:
+            values[name] = read(value)
+    values["_tags"] = split(values["_tags"])
+    return detached(values)
+
+
+def models_of(rows: Iterable[Row]) -> list[Model]:
+    """The models in all of them."""
+    return [model_of(row) for row in rows]
+
+
+def rows_of(rows: Iterable[Row]) -> list[ModelRow]:
+    """What is `known` of models, without the models."""
+    found: list[ModelRow] = []
+    for row in rows:
+        values = list(row)
+        for at, _, read in _READ:
+            if (value := values[at]) is not None:
+                values[at] = read(value)
+        values[-1] = split(values[-1])
+        found.append(ModelRow._make(values))
+    return found
