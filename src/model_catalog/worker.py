@@ -70,7 +70,7 @@ class Worker:
                 self._connection.close()
 
     def write(self, calls: Calls) -> None:
-        """As many together as are quickly done; where one fails, each in a transaction of its own."""
+        """As many together as are quickly done; where one fails, each in its own transaction."""
         pause_s = _FIRST_PAUSE_S
         while begun := [call for call in calls if call.begin()]:
             try:
@@ -123,7 +123,8 @@ class Worker:
 
     def _without_late(self, calls: Calls) -> Calls:
         """Those that are to be begun again. The others are told: not to be stopped once more."""
-        late, others = [], []
+        late: list[Call[Any]] = []
+        others: list[Call[Any]] = []
         for number, call in enumerate(calls):
             if call.is_late:
                 call.error = self._busy(call, _SLOW if number == self._at else _OTHERS)
