@@ -12,7 +12,6 @@ from sqlalchemy import Connection
 
 from model_catalog import (
     CatalogBusyError,
-    CatalogClosedError,
     CatalogUnavailableError,
     WrongLoopError,
     open_catalog,

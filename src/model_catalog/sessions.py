@@ -171,10 +171,15 @@ class Sessions:
             session = self._sessions()
             held = SessionConnection(session, self.timeout_s)
             with self._call():
-                await self._begin_patiently(session, patience)
-                if self._home is not None and self._home.is_closed:
+                try:
+                    await self._begin_patiently(session, patience)
+                    if self._home is not None and self._home.is_closed:
+                        raise CatalogClosedError(self._target)
+                except BaseException:
+                    # Cancelled as it began, nobody has it; a session that is closed already is no
+                    # matter.
                     await held.close()
-                    raise CatalogClosedError(self._target)
+                    raise
             shared = SharedTransaction(held, Home(self._target), ours=True)
             self._open[shared] = held
             try:
