@@ -53,6 +53,8 @@ COLUMNS: Final[dict[str, type]] = {
     "signature_verdict": str,
     "signature_detail": str,
     "signature_checked_at": int,
+    "store": str,
+    "store_root": str,
 }
 """The columns of `models` at head, and what is in them; whoever maps them maps all of them."""
 

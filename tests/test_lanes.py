@@ -74,6 +74,11 @@ async def timed(call):
     return found, time.monotonic() - start
 
 
+async def together(work, unit):
+    """A look of the quick kind, which shares its snapshot with others."""
+    return await work._reader(alone=False).call(unit, work.timeout_s)
+
+
 def recorded(path) -> set[str]:
     with closing(sqlite3.connect(path)) as raw:
         return {reference for (reference,) in raw.execute("SELECT reference FROM models")}
@@ -144,10 +149,10 @@ async def test_a_reader_that_gives_up_stops_no_other(on_sqlite):
     nothing is felt by the others.
     """
     work = on_sqlite._work
-    done = asyncio.create_task(work.find(at_once))
-    first = asyncio.create_task(work.find(counting(A_WHILE)))
-    slow = asyncio.create_task(work.find(counting(FOR_EVER)))
-    last = asyncio.create_task(work.find(counting(A_WHILE)))
+    done = asyncio.create_task(together(work, at_once))
+    first = asyncio.create_task(together(work, counting(A_WHILE)))
+    slow = asyncio.create_task(together(work, counting(FOR_EVER)))
+    last = asyncio.create_task(together(work, counting(A_WHILE)))
     await asyncio.sleep(0.05)
 
     start = time.monotonic()
@@ -166,10 +171,10 @@ async def test_a_look_that_waits_behind_a_stopped_one_is_answered(on_sqlite):
     The deadline of a slow look ends it, and what shares its snapshot goes on.
     """
     on_sqlite._work.timeout_s = 0.3
-    slow = asyncio.create_task(timed(on_sqlite._work.find(counting(FOR_EVER))))
+    slow = asyncio.create_task(timed(together(on_sqlite._work, counting(FOR_EVER))))
     await asyncio.sleep(0)
     on_sqlite._work.timeout_s = 20
-    other = asyncio.create_task(timed(on_sqlite._work.find(counting(A_WHILE))))
+    other = asyncio.create_task(timed(together(on_sqlite._work, counting(A_WHILE))))
 
     error, slow_s = await slow
     assert isinstance(error, CatalogBusyError)
@@ -208,9 +213,8 @@ async def test_a_thread_that_cannot_be_had_is_told(on_sqlite, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", refuse)
-        for call in (on_sqlite.list_models, lambda: on_sqlite.register_model(a_model("m"))):
-            with pytest.raises(CatalogUnavailableError, match="can't start new thread"):
-                await asyncio.wait_for(call(), END_S)
+        with pytest.raises(CatalogUnavailableError, match="can't start new thread"):
+            await asyncio.wait_for(on_sqlite.register_model(a_model("m")), END_S)
 
     await on_sqlite.register_model(a_model("m"))
     assert len(await on_sqlite.list_models()) == 1
@@ -278,7 +282,7 @@ def test_a_loop_that_is_closed_with_a_call_under_way_leaves_no_lock(sqlite_file)
     loop.run_until_complete(loop.shutdown_default_executor())
     loop.close()
     go_on.set()
-    [thread] = [each for each in threading.enumerate() if each.name.startswith("model-catalog")]
+    thread = catalog._work._writer._thread
     thread.join(END_S)
 
     assert not thread.is_alive()

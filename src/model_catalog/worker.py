@@ -70,7 +70,7 @@ class Worker:
                 self._connection.close()
 
     def write(self, calls: Calls) -> None:
-        """As many together as are quickly done; where one fails, each in its own transaction."""
+        """What is quickly done in one transaction; where one fails, each in one of its own."""
         pause_s = _FIRST_PAUSE_S
         while begun := [call for call in calls if call.begin()]:
             try:
@@ -123,14 +123,13 @@ class Worker:
 
     def _without_late(self, calls: Calls) -> Calls:
         """Those that are to be begun again. The others are told: not to be stopped once more."""
-        late: list[Call[Any]] = []
-        others: list[Call[Any]] = []
-        for number, call in enumerate(calls):
-            if call.is_late:
-                call.error = self._busy(call, _SLOW if number == self._at else _OTHERS)
-            (late if call.is_late else others).append(call)
+        at_work = calls[self._at]
+        # Looked at once: one that is late from now on is not to be told that it was done.
+        late = [call for call in calls if call.is_late]
+        for call in late:
+            call.error = self._busy(call, _SLOW if call is at_work else _OTHERS)
         self._tell(late)
-        return others
+        return [call for call in calls if call.error is None]
 
     def _undo(self, transaction: RootTransaction) -> None:
         transaction.rollback()
