@@ -21,20 +21,22 @@ from sqlalchemy.ext.asyncio import (
 from model_catalog import rules
 from model_catalog.attempt import Attempt
 from model_catalog.engine import (
-    LOCK_WAIT_S,
     WRITE,
+    enforces_references,
+    files_of,
+    leave_to_the_parent,
+)
+from model_catalog.errors import CatalogBusyError
+from model_catalog.faults import translated
+from model_catalog.home import Home
+from model_catalog.locks import (
+    LOCK_WAIT_S,
     attend,
     begin_writing,
     commit_patiently,
-    enforces_references,
-    files_of,
     is_in_transaction,
-    leave_to_the_parent,
     limit_waits,
 )
-from model_catalog.errors import CatalogBusyError, CatalogClosedError
-from model_catalog.faults import translated
-from model_catalog.home import Home
 from model_catalog.model import Model
 from model_catalog.shared import Savepoint, SharedTransaction
 from model_catalog.target import name_of
@@ -173,8 +175,8 @@ class Sessions:
             with self._call():
                 try:
                     await self._begin_patiently(session, patience)
-                    if self._home is not None and self._home.is_closed:
-                        raise CatalogClosedError(self._target)
+                    if self._home is not None:
+                        self._home.require()
                 except BaseException:
                     # Cancelled as it began, nobody has it; a session that is closed already is no
                     # matter.
