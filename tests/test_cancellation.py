@@ -14,8 +14,9 @@ import psycopg
 import pytest
 from conftest import Database, a_model
 from sqlalchemy import NullPool
+from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
 
-from model_catalog import CatalogBusyError, open_catalog
+from model_catalog import CatalogBusyError, ModelCatalog, open_catalog
 from model_catalog.waiting import Patience, to_its_end
 
 AT_ONCE_S = 1.0
@@ -589,3 +590,23 @@ async def test_patience_ends(quiet):
 
     assert 0.1 <= time.monotonic() - start < 0.1 + AT_ONCE_S
     assert caught.value.__cause__ is busy
+
+
+async def test_a_hosts_transaction_may_be_cancelled_at_any_moment(database, quiet):
+    """
+    Over a host's engine as well: its connection goes back to the pool, also where the cancellation
+    came as the transaction began.
+    """
+    engine = create_async_engine(database.target_url)
+    catalog = ModelCatalog(async_sessionmaker(engine))
+
+    async def life():
+        async with catalog.transaction() as both:
+            await both.register_model(a_model("m"))
+
+    longest = max([await length_of(life()) for _ in range(2)])
+    for moment in range(0, longest, max(1, longest // 40)):
+        await by_asyncio(life(), moment)
+        assert engine.pool.checkedout() == 0, moment
+    await life()
+    await engine.dispose()

@@ -15,8 +15,8 @@ from weakref import WeakKeyDictionary, WeakSet
 import sqlalchemy as sa
 from sqlalchemy import Connection, CursorResult, Engine, NullPool, event
 from sqlalchemy.exc import ArgumentError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
-from sqlalchemy.pool import Pool, PoolResetState
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.pool import Pool
 
 from model_catalog.copies import uri_of
 from model_catalog.disk import Watch, beside
@@ -28,22 +28,13 @@ from model_catalog.errors import (
 )
 from model_catalog.faults import corrupt, meaning
 from model_catalog.journal import Durability, Journal, habits, tell_version
+from model_catalog.locks import LOCK_WAIT_S, on_reset, spare_the_host
 from model_catalog.target import Place
 
 WRITE: Final = "model_catalog_write"
 """The execution option of a transaction that is going to write."""
 
 _CONNECT_TIMEOUT_S: Final = 10
-LOCK_WAIT_S: Final = 0.1
-"""
-How long a database waits for somebody else's lock.
-
-A statement that waits cannot be called back, so it waits briefly and the caller's task tries again.
-"""
-# PostgreSQL counts the milliseconds in 31 bits.
-_LONGEST_WAIT_S: Final = 2_000_000
-# What of a host's connection has to be put back.
-_HOSTS_WAIT: Final = "model_catalog_busy_timeout"
 # The smallest page SQLite knows: a file shorter than that holds no database.
 _SMALLEST_DATABASE_BYTES: Final = 512
 
@@ -132,7 +123,7 @@ def _closed_on_error(connection: Any) -> Iterator[None]:
 
 def _on_begin_of_a_host(connection: Connection) -> None:
     if connection.get_execution_options().get(WRITE):
-        _spare_the_host(connection)
+        spare_the_host(connection)
     _on_begin(connection)
 
 
@@ -229,7 +220,7 @@ def _prepare_own(engine: Engine, file: _File) -> None:
         if connection.get_execution_options().get(WRITE):
             file.watch.require_same()
 
-    event.listen(engine, "reset", _on_reset)
+    event.listen(engine, "reset", on_reset)
     _of_our_own.add(engine)
     _files[engine] = file
 
@@ -331,79 +322,6 @@ def _make_file(path: str) -> None:
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
 
 
-async def begin_writing(connection: AsyncConnection) -> None:
-    """
-    Hold SQLite's write lock from here on; PostgreSQL needs nothing.
-
-    An engine with our habits has sent BEGIN IMMEDIATE already. On a host's own, sqlite3 would begin
-    at the first INSERT, and a lock that is wanted after a read is refused at once.
-    """
-    if not await is_in_transaction(connection):
-        await connection.run_sync(_spare_the_host)
-        await connection.exec_driver_sql("BEGIN IMMEDIATE")
-
-
-async def is_in_transaction(connection: AsyncConnection) -> bool:
-    """Whether SQLite is in a transaction; on PostgreSQL a connection that has begun always is."""
-    if connection.dialect.name != "sqlite":
-        return True
-    raw = await connection.get_raw_connection()
-    return bool(raw.driver_connection.in_transaction)  # type: ignore[union-attr]
-
-
-async def limit_waits(
-    connection: AsyncConnection, lock_wait_s: float, statement_s: float | None = None
-) -> None:
-    """
-    How long a statement of this transaction waits for somebody else's lock, and how long it runs.
-
-    Without a limit a server waits for ever, and works on for a caller who is long gone. SQLite has
-    one lock, which a transaction that writes holds: only a host's connection is told to be brief.
-    """
-    if connection.dialect.name == "postgresql":
-        limits = f"set_config('lock_timeout', '{_milliseconds(lock_wait_s)}', true)"
-        if statement_s is not None:
-            limits += f", set_config('statement_timeout', '{_milliseconds(statement_s)}', true)"
-        await connection.exec_driver_sql(f"SELECT {limits}")
-    elif connection.engine.sync_engine not in _of_our_own:
-        await connection.run_sync(_spare_the_host)
-
-
-def busy_timeout(wait_s: float) -> str:
-    """The statement that tells SQLite how long to try a lock again and again."""
-    return f"PRAGMA busy_timeout = {_milliseconds(wait_s)}"
-
-
-def commit_patiently(connection: Connection, wait_s: float) -> None:
-    """
-    Have SQLite's COMMIT wait for readers, as it has to without a write-ahead log.
-
-    What was done before it cannot be tried again.
-    """
-    if connection.dialect.name == "sqlite":
-        connection.exec_driver_sql(busy_timeout(wait_s))
-
-
-def attend(engine: Engine) -> None:
-    """Have a host's SQLite connections go back to its pool as they came; does nothing twice."""
-    if engine.dialect.name == "sqlite" and not event.contains(engine, "reset", _on_reset):
-        event.listen(engine, "reset", _on_reset)
-
-
-def _on_reset(connection: Any, record: Any, state: PoolResetState) -> None:
-    if not state.asyncio_safe:
-        return
-    # SQLAlchemy takes a transaction whose COMMIT was refused for one that is over. In SQLite it is
-    # open, with its lock, and whoever has the connection next would commit it.
-    if getattr(connection, "driver_connection", connection).in_transaction:
-        connection.rollback()
-    wait_ms = record.info.pop(_HOSTS_WAIT, None)
-    if wait_ms is not None:
-        cursor = connection.cursor()
-        cursor.execute(f"PRAGMA busy_timeout = {wait_ms}")
-        cursor.close()
-
-
 def leave_to_the_parent(engine: Engine) -> None:
     """
     Begin anew in a child of the process, and let its parent's connections be.
@@ -414,16 +332,3 @@ def leave_to_the_parent(engine: Engine) -> None:
     """
     _of_the_parent.append(engine.pool)
     engine.dispose(close=False)
-
-
-def _milliseconds(seconds: float) -> int:
-    # No time at all is written as 0, and means for ever.
-    return max(1, int(min(seconds, _LONGEST_WAIT_S) * 1000))
-
-
-def _spare_the_host(connection: Connection) -> None:
-    # In SQLite's own wait a statement is deaf: it cannot be interrupted.
-    if _HOSTS_WAIT not in connection.info:
-        wait_ms = connection.exec_driver_sql("PRAGMA busy_timeout").scalar()
-        connection.info[_HOSTS_WAIT] = wait_ms
-    connection.exec_driver_sql(busy_timeout(LOCK_WAIT_S))

@@ -11,9 +11,10 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from model_catalog.engine import WRITE, attend, begin_writing, limit_waits
+from model_catalog.engine import WRITE
 from model_catalog.errors import CatalogBusyError, UpgradeFailedError
 from model_catalog.faults import translated
+from model_catalog.locks import attend, begin_writing, limit_waits
 from model_catalog.waiting import LEAST_S, WAIT_S, Patience
 
 # Any number will do that nobody else takes for a lock: `MCatalog`.

@@ -15,7 +15,6 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from model_catalog.database import Opened, opened
-from model_catalog.engine import LOCK_WAIT_S, limit_waits
 from model_catalog.errors import (
     CatalogError,
     ForeignDatabaseError,
@@ -25,6 +24,7 @@ from model_catalog.errors import (
 )
 from model_catalog.exclusive import exclusive
 from model_catalog.faults import meaning, translated
+from model_catalog.locks import LOCK_WAIT_S, limit_waits
 from model_catalog.model import REVISION, Base
 from model_catalog.snapshot import take_before
 from model_catalog.target import Target

@@ -21,20 +21,22 @@ from sqlalchemy.ext.asyncio import (
 from model_catalog import rules
 from model_catalog.attempt import Attempt
 from model_catalog.engine import (
-    LOCK_WAIT_S,
     WRITE,
+    enforces_references,
+    files_of,
+    leave_to_the_parent,
+)
+from model_catalog.errors import CatalogBusyError
+from model_catalog.faults import translated
+from model_catalog.home import Home
+from model_catalog.locks import (
+    LOCK_WAIT_S,
     attend,
     begin_writing,
     commit_patiently,
-    enforces_references,
-    files_of,
     is_in_transaction,
-    leave_to_the_parent,
     limit_waits,
 )
-from model_catalog.errors import CatalogBusyError, CatalogClosedError
-from model_catalog.faults import translated
-from model_catalog.home import Home
 from model_catalog.model import Model
 from model_catalog.prepared import Prepared, Row
 from model_catalog.shared import Savepoint, SharedTransaction
@@ -174,7 +176,8 @@ class Sessions:
             with self._call():
                 try:
                     await self._begin_patiently(session, patience)
-                    self._require_open()
+                    if self._home is not None:
+                        self._home.require()
                 except BaseException:
                     # It may have begun all the same: a cancellation is delivered afterwards.
                     await held.close()
@@ -225,10 +228,6 @@ class Sessions:
         self._require_here()
         with nullcontext() if self._home is None else self._home.call():
             yield
-
-    def _require_open(self) -> None:
-        if self._home is not None and self._home.is_closed:
-            raise CatalogClosedError(self._target)
 
     def _require_here(self) -> None:
         if self._home is not None:

@@ -14,9 +14,10 @@ from typing import Any, Final, TypeAlias, cast
 from sqlalchemy import Connection, Engine, RootTransaction
 
 from model_catalog.call import Call
-from model_catalog.engine import LOCK_WAIT_S, WRITE, busy_timeout, watch_of
+from model_catalog.engine import WRITE, watch_of
 from model_catalog.errors import CatalogBusyError
 from model_catalog.faults import translated
+from model_catalog.locks import LOCK_WAIT_S, busy_timeout
 
 Calls: TypeAlias = Sequence[Call[Any]]
 

@@ -1,0 +1,108 @@
+"""How long a connection waits for a lock, and that it goes back to its pool without one."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from sqlalchemy import Connection, Engine, event
+from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.pool import PoolResetState
+
+LOCK_WAIT_S: Final = 0.1
+"""
+How long a database waits for somebody else's lock.
+
+A statement that waits cannot be called back, so it waits briefly and the caller's task tries again.
+"""
+# PostgreSQL counts the milliseconds in 31 bits.
+_LONGEST_WAIT_S: Final = 2_000_000
+# What of a host's connection has to be put back.
+_HOSTS_WAIT: Final = "model_catalog_busy_timeout"
+
+
+async def begin_writing(connection: AsyncConnection) -> None:
+    """
+    Hold SQLite's write lock from here on; PostgreSQL needs nothing.
+
+    An engine with our habits has sent BEGIN IMMEDIATE already. On a host's own, sqlite3 would begin
+    at the first INSERT, and a lock that is wanted after a read is refused at once.
+    """
+    if not await is_in_transaction(connection):
+        await connection.run_sync(spare_the_host)
+        await connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+async def is_in_transaction(connection: AsyncConnection) -> bool:
+    """Whether SQLite is in a transaction; on PostgreSQL a connection that has begun always is."""
+    if connection.dialect.name != "sqlite":
+        return True
+    raw = await connection.get_raw_connection()
+    return bool(raw.driver_connection.in_transaction)  # type: ignore[union-attr]
+
+
+async def limit_waits(
+    connection: AsyncConnection, lock_wait_s: float, statement_s: float | None = None
+) -> None:
+    """
+    How long a statement of this transaction waits for somebody else's lock, and how long it runs.
+
+    Without a limit a server waits for ever, and works on for a caller who is long gone. SQLite has
+    one lock, which a transaction that writes holds: its connection is only told to be brief.
+    """
+    if connection.dialect.name == "postgresql":
+        limits = f"set_config('lock_timeout', '{_milliseconds(lock_wait_s)}', true)"
+        if statement_s is not None:
+            limits += f", set_config('statement_timeout', '{_milliseconds(statement_s)}', true)"
+        await connection.exec_driver_sql(f"SELECT {limits}")
+    else:
+        await connection.run_sync(spare_the_host)
+
+
+def busy_timeout(wait_s: float) -> str:
+    """The statement that tells SQLite how long to try a lock again and again."""
+    return f"PRAGMA busy_timeout = {_milliseconds(wait_s)}"
+
+
+def commit_patiently(connection: Connection, wait_s: float) -> None:
+    """
+    Have SQLite's COMMIT wait for readers, as it has to without a write-ahead log.
+
+    What was done before it cannot be tried again.
+    """
+    if connection.dialect.name == "sqlite":
+        connection.exec_driver_sql(busy_timeout(wait_s))
+
+
+def attend(engine: Engine) -> None:
+    """Have a host's SQLite connections go back to its pool as they came; does nothing twice."""
+    if engine.dialect.name == "sqlite" and not event.contains(engine, "reset", on_reset):
+        event.listen(engine, "reset", on_reset)
+
+
+def on_reset(connection: Any, record: Any, state: PoolResetState) -> None:
+    """Put back what `spare_the_host` changed, and undo a transaction that is open still."""
+    if not state.asyncio_safe:
+        return
+    # SQLAlchemy takes a transaction whose COMMIT was refused for one that is over. In SQLite it is
+    # open, with its lock, and whoever has the connection next would commit it.
+    if getattr(connection, "driver_connection", connection).in_transaction:
+        connection.rollback()
+    wait_ms = record.info.pop(_HOSTS_WAIT, None)
+    if wait_ms is not None:
+        cursor = connection.cursor()
+        cursor.execute(f"PRAGMA busy_timeout = {wait_ms}")
+        cursor.close()
+
+
+def _milliseconds(seconds: float) -> int:
+    # No time at all is written as 0, and means for ever.
+    return max(1, int(min(seconds, _LONGEST_WAIT_S) * 1000))
+
+
+def spare_the_host(connection: Connection) -> None:
+    """Have a SQLite connection wait briefly, and remember for how long it waited before."""
+    # In SQLite's own wait a statement is deaf: it cannot be interrupted.
+    if _HOSTS_WAIT not in connection.info:
+        wait_ms = connection.exec_driver_sql("PRAGMA busy_timeout").scalar()
+        connection.info[_HOSTS_WAIT] = wait_ms
+    connection.exec_driver_sql(busy_timeout(LOCK_WAIT_S))
