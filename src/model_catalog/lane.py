@@ -235,7 +235,7 @@ class Lane:
 
     def _finish(self, calls: Calls) -> None:
         call = calls[0]
-        if call.holds and call.error is None:
+        if call.holds and self._worker.holds:
             self._hold = call.result
         elif call.releases and not self._worker.holds:
             self._hold = None
