@@ -32,7 +32,7 @@ from model_catalog.engine import (
     leave_to_the_parent,
     limit_waits,
 )
-from model_catalog.errors import CatalogBusyError, CatalogClosedError
+from model_catalog.errors import CatalogBusyError
 from model_catalog.faults import translated
 from model_catalog.home import Home
 from model_catalog.model import Model
@@ -172,10 +172,13 @@ class Sessions:
             session = self._sessions()
             held = SessionConnection(session, self.timeout_s)
             with self._call():
-                await self._begin_patiently(session, patience)
-                if self._home is not None and self._home.is_closed:
+                try:
+                    await self._begin_patiently(session, patience)
+                    self._require_here()
+                except BaseException:
+                    # Whoever was cancelled meanwhile is told so once it has begun.
                     await held.close()
-                    raise CatalogClosedError(self._target)
+                    raise
             shared = SharedTransaction(held, Home(self._target), ours=True)
             self._open[shared] = held
             try:
