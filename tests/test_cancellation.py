@@ -227,6 +227,23 @@ def assert_all_or_nothing(plan, outcomes, after, final) -> None:
             assert after[name] == acknowledged, (call, name)
 
 
+async def test_a_transaction_cancelled_while_it_begins_is_ended(catalog, database):
+    """
+    Whenever the cancellation comes, its connection is back when it is delivered; not only once
+    somebody looks for garbage.
+    """
+    gc.disable()
+    try:
+        whole = await length_of(register_together(catalog, "whole"))
+        for count in range(0, whole, max(1, whole // 25)):
+            await by_asyncio(register_together(catalog, f"c{count}"), count)
+
+            assert in_use(catalog) == 0
+        assert_no_lock(database)
+    finally:
+        gc.enable()
+
+
 @pytest.mark.parametrize("cancelled_by", CANCELLERS.values(), ids=CANCELLERS)
 async def test_a_call_may_be_cancelled_at_any_moment(database, quiet, cancelled_by):
     """

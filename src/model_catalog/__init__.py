@@ -46,6 +46,7 @@ if TYPE_CHECKING:
         WrongLoopError,
     )
     from model_catalog.exchange import Imported
+    from model_catalog.inline import Reads
     from model_catalog.inventory import FileRecord, FileState
     from model_catalog.journal import Durability
     from model_catalog.labels import Alias, TagCount
@@ -92,6 +93,7 @@ __all__ = [
     "NotAFileError",
     "NotInstalledError",
     "ProtectedFileError",
+    "Reads",
     "Repaired",
     "Restored",
     "Saved",
@@ -132,6 +134,7 @@ _ROOMS = {
     "ModelCatalog": "catalog",
     "ModelRef": "reference",
     "ModelRow": "modelrow",
+    "Reads": "inline",
     "Repaired": "salvage",
     "Restored": "backups",
     "Saved": "salvage",

@@ -17,6 +17,7 @@ from model_catalog.disk import network_file_system
 from model_catalog.engine import create_thread_engine, files_of
 from model_catalog.errors import CatalogReadOnlyError
 from model_catalog.home import Home
+from model_catalog.inline import InlineReader, Reads
 from model_catalog.lane import Hold, Lane
 from model_catalog.prepared import Prepared, Row
 from model_catalog.shared import Savepoint, SharedTransaction
@@ -36,13 +37,16 @@ class Lanes:
     That is one step out of the event loop and one back, and those who call together share it.
     """
 
-    def __init__(self, engine: AsyncEngine, timeout_s: float, home: Home) -> None:
+    def __init__(
+        self, engine: AsyncEngine, timeout_s: float, home: Home, reads: Reads = "threads"
+    ) -> None:
         self.timeout_s = rules.seconds("timeout_s", timeout_s)
         self._home = home
         self._engine = create_thread_engine(engine)
         self.target = name_of(engine.url)
         self._writer = Lane(self._engine, self.target, writes=True)
         self._readers = [Lane(self._engine, self.target, writes=False)]
+        self._inline = InlineReader(self._engine, self.target) if reads == "inline" else None
         self._open: dict[SharedTransaction, Hold] = {}
         self.dialect = "sqlite"
         self.cascades = True
@@ -58,6 +62,10 @@ class Lanes:
 
     async def find(self, statement: Prepared, values: Mapping[str, Any]) -> Sequence[Row]:
         self._home.require()
+        if self._inline is not None:
+            rows = self._inline.rows(statement, values)
+            if rows is not None:
+                return rows
 
         def unit(connection: Connection) -> Sequence[Row]:
             return statement.rows(connection, values)
@@ -113,6 +121,8 @@ class Lanes:
             await shared.abandon(partial(self._writer.roll_back, hold))
         for lane in (self._writer, *self._readers):
             await lane.close()
+        if self._inline is not None:
+            self._inline.close()
 
 
 class _Held:

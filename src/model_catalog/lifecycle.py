@@ -11,6 +11,7 @@ from model_catalog import rules
 from model_catalog.catalog import ModelCatalog
 from model_catalog.database import opened
 from model_catalog.home import Home
+from model_catalog.inline import Reads, require_reads
 from model_catalog.journal import Durability, require_durability
 from model_catalog.lanes import Lanes
 from model_catalog.schema import bring_to, require_head
@@ -27,6 +28,7 @@ async def open_catalog(
     create: bool = True,
     timeout_s: float = 30.0,
     durability: Durability = "full",
+    reads: Reads = "threads",
 ) -> AsyncIterator[ModelCatalog]:
     """
     Open a catalog, and close it when the block ends.
@@ -43,11 +45,19 @@ async def open_catalog(
     cost the last transactions, but never the database. A server and a host's engine have settings
     of their own for that, and keep them.
 
+    With `reads="inline"` `find_model` and `get_model` read a SQLite file in the event loop's own
+    thread. A step out of it and back takes ten times as long as the answer, and beside a busy loop
+    a hundred times: that pays where the file is on a disk of this machine and mostly in memory. On
+    a cold or a distant disk the whole loop stands still for as long as the disk takes, and no
+    deadline ends that; nor do such calls give way to other tasks. What would have to wait for a
+    lock waits in a thread. A server is asked as ever.
+
     Raises InvalidTargetError, CatalogUnavailableError, CatalogReadOnlyError, CatalogCorruptError,
     ForeignDatabaseError, SchemaTooNewError, and what `upgrade` raises. A password in a URL is in
     none of their messages.
     """
     require_durability(durability)
+    require_reads(reads)
     rules.seconds("timeout_s", timeout_s)
     waiting = opened(target, create=create, durability=durability, wait_s=timeout_s)
     async with waiting as database:
@@ -62,7 +72,7 @@ async def open_catalog(
         work = (
             Sessions(async_sessionmaker(database.engine), timeout_s, home)
             if database.path is None
-            else Lanes(database.engine, timeout_s, home)
+            else Lanes(database.engine, timeout_s, home, reads)
         )
         try:
             if isinstance(work, Lanes):

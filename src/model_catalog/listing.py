@@ -113,8 +113,10 @@ class Listing(Records):
             statement = statement.limit(rules.limit("limit", limit))
 
         def unit(connection: Connection) -> list[T]:
+            found = connection.execute(statement)
+            # Not while a server is waited for: other tasks have their turn then.
             with left_lying():
-                return make(connection.execute(statement))
+                return make(found)
 
         return await self._work.read(unit)
 
