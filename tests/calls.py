@@ -16,10 +16,6 @@ async def iterate(catalog: ModelCatalog) -> list:
     return [model async for model in catalog.iter_models()]
 
 
-async def iterate_rows(catalog: ModelCatalog) -> list:
-    return [row async for row in catalog.iter_rows()]
-
-
 async def together(catalog: ModelCatalog) -> None:
     async with catalog.transaction() as inner:
         await inner.register_model(a_model("m"))
@@ -38,7 +34,6 @@ READS = {
     "get_total_size": lambda catalog: catalog.get_total_size(),
     "holdings": lambda catalog: catalog.holdings(None, 1),
     "iter_models": iterate,
-    "iter_rows": iterate_rows,
     "iter_rows": iterate_rows,
     "list_aliases": lambda catalog: catalog.list_aliases(),
     "list_files": lambda catalog: catalog.list_files("m", "hf"),
