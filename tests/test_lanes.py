@@ -2,6 +2,8 @@
 
 import asyncio
 import sqlite3
+import subprocess
+import sys
 import threading
 import time
 from contextlib import closing
@@ -261,33 +263,43 @@ async def test_a_use_that_is_busy_says_how_long_it_waited(sqlite_file):
         assert error.waited_s == pytest.approx(seconds, abs=0.1)
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+LEFT = """
+import asyncio, os, sqlite3, sys, threading
+from model_catalog import open_catalog
+
+threads, go_on = [], threading.Event()
+
+def unit(connection):
+    threads.append(threading.current_thread())
+    begun.set()
+    go_on.wait(20)
+
+loop = asyncio.new_event_loop()
+begun = threading.Event()
+catalog = loop.run_until_complete(open_catalog(sys.argv[1]).__aenter__())
+
+async def call():
+    task = asyncio.ensure_future(catalog._work.write(unit))
+    await asyncio.to_thread(begun.wait, 20)
+    return task
+
+task = loop.run_until_complete(call())
+loop.close()
+go_on.set()
+threads[0].join(20)
+sqlite3.connect(sys.argv[1], timeout=0, isolation_level=None).execute("BEGIN EXCLUSIVE")
+print("free", threads[0].is_alive(), flush=True)
+os._exit(0)
+"""
+
+
 def test_a_loop_that_is_closed_with_a_call_under_way_leaves_no_lock(sqlite_file):
     """
     Nobody is left to be told: the thread ends with its call, and its connection with it.
     """
-    loop = asyncio.new_event_loop()
-    block = open_catalog(sqlite_file)
-    catalog = loop.run_until_complete(block.__aenter__())
-    begun, go_on = threading.Event(), threading.Event()
+    command = [sys.executable, "-X", "dev", "-c", LEFT, str(sqlite_file)]
 
-    def unit(_connection: Connection) -> None:
-        begun.set()
-        go_on.wait(END_S)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
 
-    async def call():
-        task = asyncio.ensure_future(catalog._work.write(unit))
-        await asyncio.to_thread(begun.wait, END_S)
-        return task
-
-    task = loop.run_until_complete(call())
-    loop.run_until_complete(loop.shutdown_default_executor())
-    loop.close()
-    go_on.set()
-    thread = catalog._work._writer._thread
-    thread.join(END_S)
-
-    assert not thread.is_alive()
-    with closing(sqlite3.connect(sqlite_file, timeout=0, isolation_level=None)) as raw:
-        raw.execute("BEGIN EXCLUSIVE")
-    assert not task.done()
+    assert (done.stdout, done.returncode) == ("free False\n", 0)
+    assert "Exception in thread" not in done.stderr
