@@ -276,7 +276,8 @@ def unit(connection):
 
 loop = asyncio.new_event_loop()
 begun = threading.Event()
-catalog = loop.run_until_complete(open_catalog(sys.argv[1]).__aenter__())
+block = open_catalog(sys.argv[1])
+catalog = loop.run_until_complete(block.__aenter__())
 
 async def call():
     task = asyncio.ensure_future(catalog._work.write(unit))
