@@ -375,3 +375,19 @@ async def test_a_process_that_never_closes_its_catalog_ends(database):
     What Python says of that is its own affair; it hangs on no thread of ours.
     """
     await life("never closed", database)
+
+
+async def test_a_file_that_is_up_to_date_is_opened_without_an_engine_of_the_loop(
+    sqlite_file, monkeypatch
+):
+    """
+    No driver that lives in the event loop is started for what a thread is going to read.
+    """
+
+    def refuse(*_):
+        pytest.fail("an engine was made")
+
+    monkeypatch.setattr("model_catalog.database.create_engine", refuse)
+
+    async with open_catalog(sqlite_file) as catalog:
+        assert await catalog.list_models() == []

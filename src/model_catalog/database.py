@@ -5,14 +5,21 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
+from sqlalchemy import Engine
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from model_catalog.disk import was_left_open
-from model_catalog.engine import create_engine, leave_to_the_parent, make_ready
+from model_catalog.engine import (
+    create_engine,
+    create_thread_engine,
+    leave_to_the_parent,
+    make_ready,
+)
 from model_catalog.faults import corrupt, translated
 from model_catalog.journal import Durability
 from model_catalog.target import Place, Target, locate, name_of
@@ -21,19 +28,48 @@ from model_catalog.waiting import WAIT_S, patiently, to_its_end
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
 class Opened:
     """
-    A database that is open: its engine, its name in messages, and whether a host shares it.
+    A database that is open: its engines, its name in messages, and whether a host shares it.
 
-    `path` is that of a SQLite file of our own, and `wait_s` how long its opening waits for others.
+    `path` is that of a SQLite file of our own, which has an engine for `threads` as well, and
+    `wait_s` how long its opening waits for others.
     """
 
-    engine: AsyncEngine
-    name: str
-    shared: bool
-    path: Path | None = None
-    wait_s: float = WAIT_S
+    def __init__(
+        self,
+        name: str,
+        make: Callable[[], AsyncEngine],
+        *,
+        shared: bool,
+        path: Path | None = None,
+        threads: Engine | None = None,
+        wait_s: float = WAIT_S,
+    ) -> None:
+        self.name: Final = name
+        self.shared: Final = shared
+        self.path: Final = path
+        self.threads: Final = threads
+        self.wait_s: Final = wait_s
+        self._make = make
+        self._engine: AsyncEngine | None = None
+
+    @property
+    def engine(self) -> AsyncEngine:
+        """Made when it is first asked for: whoever opens a file that is up to date needs none."""
+        if self._engine is None:
+            self._engine = self._make()
+        return self._engine
+
+    async def dispose(self) -> None:
+        """Close the connections of its engine, if it has one."""
+        if self._engine is not None:
+            await to_its_end(self._engine.dispose())
+
+    def leave(self) -> None:
+        """Leave the connections to the parent of this process."""
+        if self._engine is not None:
+            leave_to_the_parent(self._engine.sync_engine)
 
 
 def opened(
@@ -67,18 +103,26 @@ class _Opening(AbstractAsyncContextManager[Opened]):
         self._durability: Durability = durability
         self._wait_s = wait_s
         self._process = os.getpid()
-        self._engine: AsyncEngine | None = None
+        self._own: Opened | None = None
 
     async def __aenter__(self) -> Opened:
-        if isinstance(self._target, AsyncEngine):
-            name = name_of(self._target.url)
-            return Opened(self._target, name, shared=True, wait_s=self._wait_s)
-        place = locate(self._target)
+        target = self._target
+        if isinstance(target, AsyncEngine):
+            name = name_of(target.url)
+            return Opened(name, lambda: target, shared=True, wait_s=self._wait_s)
+        place = locate(target)
+        path = place.path
         left_open = await asyncio.to_thread(_look_at, place, create=self._create)
-        self._engine = create_engine(place, self._durability)
-        # On a server it is usual that several programs share a database, in a file it is not.
-        shared = place.path is None
-        database = Opened(self._engine, place.name, shared, place.path, self._wait_s)
+        threads = None if path is None else create_thread_engine(place, path, self._durability)
+        database = self._own = Opened(
+            place.name,
+            lambda: create_engine(place, threads),
+            # On a server it is usual that several programs share a database, in a file it is not.
+            shared=path is None,
+            path=path,
+            threads=threads,
+            wait_s=self._wait_s,
+        )
         if left_open:
             try:
                 await _require_whole_pages(database)
@@ -88,12 +132,12 @@ class _Opening(AbstractAsyncContextManager[Opened]):
         return database
 
     async def __aexit__(self, *_: object) -> None:
-        if self._engine is None:
+        if self._own is None:
             return
         if os.getpid() == self._process:
-            await to_its_end(self._engine.dispose())
+            await self._own.dispose()
         else:
-            leave_to_the_parent(self._engine.sync_engine)
+            self._own.leave()
 
 
 def _look_at(place: Place, *, create: bool) -> bool:

@@ -147,31 +147,29 @@ def _on_invalidate(connection: Any, _record: Any, _error: BaseException | None) 
         task.add_done_callback(_rollbacks.discard)
 
 
-def create_engine(place: Place, durability: Durability = "full") -> AsyncEngine:
+def create_thread_engine(place: Place, path: Path, durability: Durability) -> Engine:
     """
-    An engine of our own for a place; nothing is opened yet, and a file is never made.
+    An engine for a SQLite file of our own, for threads that wait for it themselves.
 
-    Its transactions raise CatalogReplacedError where the file is no longer the one it opened.
+    Nothing is opened yet, and a file is never made. Every connection is one that it makes, and
+    closes when it is given back. Its transactions raise CatalogReplacedError where the file is no
+    longer the one it opened.
     """
-    if place.path is None:
-        return _create_postgresql_engine(place)
     tell_version()
+    url = place.url.set(drivername="sqlite+pysqlite")
+    threads = sa.create_engine(url, hide_parameters=True, poolclass=NullPool)
+    _prepare_own(threads, _File(path, place.name, durability))
+    return threads
+
+
+def create_engine(place: Place, threads: Engine | None) -> AsyncEngine:
+    """One for a server; or for the file of an engine for threads, with all that this one knows."""
+    if threads is None:
+        return _create_postgresql_engine(place)
     engine = create_async_engine(place.url, hide_parameters=True, pool_size=5, max_overflow=0)
-    _prepare_own(engine.sync_engine, _File(place.path, place.name, durability))
+    _prepare_own(engine.sync_engine, _files[threads])
     event.listen(engine.sync_engine, "invalidate", _on_invalidate)
     return engine
-
-
-def create_thread_engine(engine: AsyncEngine) -> Engine:
-    """
-    One for the same SQLite file as an engine of our own, for threads that wait for it themselves.
-
-    Every connection is one that it makes, and closes when it is given back.
-    """
-    url = engine.url.set(drivername="sqlite+pysqlite")
-    threads = sa.create_engine(url, hide_parameters=True, poolclass=NullPool)
-    _prepare_own(threads, _files[engine.sync_engine])
-    return threads
 
 
 class _File:

@@ -9,12 +9,11 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, Final, TypeVar
 
-from sqlalchemy import Connection, NestedTransaction
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy import Connection, Engine, NestedTransaction
 
 from model_catalog import rules
 from model_catalog.disk import network_file_system
-from model_catalog.engine import create_thread_engine, files_of
+from model_catalog.engine import files_of
 from model_catalog.errors import CatalogReadOnlyError
 from model_catalog.home import Home
 from model_catalog.inline import InlineReader, Reads
@@ -38,11 +37,11 @@ class Lanes:
     """
 
     def __init__(
-        self, engine: AsyncEngine, timeout_s: float, home: Home, reads: Reads = "threads"
+        self, engine: Engine, timeout_s: float, home: Home, reads: Reads = "threads"
     ) -> None:
         self.timeout_s = rules.seconds("timeout_s", timeout_s)
         self._home = home
-        self._engine = create_thread_engine(engine)
+        self._engine = engine
         self.target = name_of(engine.url)
         self._writer = Lane(self._engine, self.target, writes=True)
         self._readers = [Lane(self._engine, self.target, writes=False)]

@@ -65,15 +65,14 @@ async def open_catalog(
             await bring_to(database, "head")
         else:
             await require_head(database)
-        if database.path is not None:
-            # The rest is done by connections of other threads.
-            await to_its_end(database.engine.dispose())
         home = Home(database.name)
-        work = (
-            Sessions(async_sessionmaker(database.engine), timeout_s, home)
-            if database.path is None
-            else Lanes(database.engine, timeout_s, home, reads)
-        )
+        work: Sessions | Lanes
+        if database.threads is None:
+            work = Sessions(async_sessionmaker(database.engine), timeout_s, home)
+        else:
+            # What has migrated it is of no more use.
+            await database.dispose()
+            work = Lanes(database.threads, timeout_s, home, reads)
         try:
             if isinstance(work, Lanes):
                 await work.open()

@@ -8,6 +8,7 @@ import re
 import threading
 from collections.abc import Callable
 from contextlib import contextmanager
+from functools import cache
 from importlib import import_module, resources
 from typing import TYPE_CHECKING, Any, Final
 
@@ -51,6 +52,7 @@ _alembic = threading.Lock()
 log = logging.getLogger(__name__)
 
 
+@cache
 def revisions() -> list[str]:
     """The revisions this package knows, oldest first. Alembic is slow to import, and not asked."""
     names = (
@@ -104,8 +106,15 @@ async def downgrade(target: Target | None, revision: str) -> None:
 
 async def current_revision(database: Opened) -> str | None:
     """The revision a database is at. Raises ForeignDatabaseError."""
+    threads = database.threads
+
+    def look(threads: sa.Engine) -> str | None:
+        with translated(database.name), threads.connect() as connection:
+            return recognise(connection, database)
 
     async def once() -> str | None:
+        if threads is not None:
+            return await asyncio.to_thread(look, threads)
         with translated(database.name):
             async with database.engine.connect() as connection:
                 await limit_waits(connection, LOCK_WAIT_S)
