@@ -129,10 +129,9 @@ class Worker:
         late = [call for call in calls if call.is_late]
         for call in late:
             call.error = self._busy(call, _SLOW if call is at_work else _OTHERS)
-        # Before they are told: whoever raises an error takes it away from its call.
-        others = [call for call in calls if call.error is None]
         self._tell(late)
-        return others
+        # Not by their errors: whoever raises one takes it away from its call.
+        return [call for call in calls if call not in late]
 
     def _undo(self, transaction: RootTransaction) -> None:
         transaction.rollback()
