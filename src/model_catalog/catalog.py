@@ -176,11 +176,12 @@ class ModelCatalog(Listing, Labels, Usage, Contents, Holdings, Adopting, Relocat
         found: dict[tuple[str, ...], Registration] = {}
         for model in models:
             registration = Registration.of(model)
-            known = found.get(registration.key)
-            found[registration.key] = known.then(registration) if known else registration
+            key = registration.key
+            known = found.get(key)
+            found[key] = known.then(registration) if known else registration
         # By key, so that two processes lock rows in the same order; what is next to one another
         # and of one statement goes together.
-        ordered = sorted(found.values(), key=lambda each: each.key)
+        ordered = [found[key] for key in sorted(found)]
         batches = [list(batch) for _, batch in groupby(ordered, lambda each: each.shape)]
 
         def unit(connection: Connection) -> None:
