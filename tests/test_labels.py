@@ -338,3 +338,18 @@ async def test_labels_take_part_in_a_transaction(catalog):
     model = await catalog.get_model("m", "hf")
     assert (model.tags, model.pinned, model.use_count) == ((), False, 0)
     assert await catalog.list_aliases() == []
+
+
+async def test_a_model_that_is_registered_again_shows_its_own_tags(catalog):
+    """
+    And not those of another, nor of another version of it.
+    """
+    for version in ("v1", "v2"):
+        await catalog.register_model(a_model("m", version=version))
+        await catalog.tag_model("m", "hf", version, "both", version=version)
+
+    again = await catalog.register_model(a_model("m", version="v1"))
+    other = await catalog.register_model(a_model("other"))
+
+    assert again.tags == ("both", "v1")
+    assert other.tags == ()

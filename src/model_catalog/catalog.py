@@ -157,13 +157,7 @@ class ModelCatalog(Listing, Labels, Usage, Contents, Holdings, Adopting, Relocat
         if files is not None:
             return await self.register_found(model, {"inventoried_at": datetime.now(UTC)}, files)
         registration = Registration.of(model)
-        upsert = self._upsert(registration, tells=True)
-
-        def unit(connection: Connection) -> Model:
-            (row,) = upsert.rows(connection, registration.row)
-            return model_of(row)
-
-        return await self._work.write(unit)
+        return await self._work.write(lambda connection: self._store(connection, registration))
 
     async def register_models(self, models: Iterable[Model]) -> int:
         """

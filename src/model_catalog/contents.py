@@ -26,7 +26,6 @@ from model_catalog.model import Model
 from model_catalog.query import FILES, MODELS, C, Filters, conditions
 from model_catalog.records import KEY, Key, Records, Registration
 from model_catalog.reference import ModelRef
-from model_catalog.rows import model_of
 
 F: Final = FILES.c
 _FILE_COLUMNS: Final = tuple(column for column in F if column.key != "model_id")
@@ -216,9 +215,7 @@ class Contents(Records):
                 now = [merged(file, old.get(file.path)) for file in listed]
                 same = now == list(old.values())
             # What was verified of files that are the same still holds.
-            new = again if same else registration
-            (row,) = self._upsert(new, tells=True).rows(connection, new.row)
-            model_id = model_of(row).id
+            model_id = self._store(connection, again if same else registration).id
             self._replace_files(connection, model_id, now)
             if own is None and (digest := digest_of(now)) is not None:
                 values = {"digest": digest}

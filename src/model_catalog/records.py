@@ -31,12 +31,13 @@ from model_catalog import fields, rules
 from model_catalog.errors import InvalidModelError, ModelNotFoundError
 from model_catalog.inventory import FileState
 from model_catalog.model import Model, ModelAlias, folded
-from model_catalog.prepared import Prepared
-from model_catalog.query import FILES, MODELS, TAGS, C
-from model_catalog.rows import known, model_of
+from model_catalog.prepared import Prepared, stored
+from model_catalog.query import FILES, KNOWN, MODELS, TAGS, C
+from model_catalog.rows import join_of, known, model_of
 from model_catalog.work import Work
 
 ALIASES: Final = cast("Table", ModelAlias.__table__)
+_ID_AT: Final = list(KNOWN).index("id")
 KEY: Final = ("provider", "reference", "version")
 
 
@@ -111,8 +112,17 @@ def _upsert(
     new["download_count"] = one_more(C.download_count)
     upsert: Insert = insert.on_conflict_do_update(index_elements=KEY, set_=new)
     if tells:
-        upsert = upsert.returning(*known(dialect).selected_columns)
+        # In RETURNING a subquery is of no row of the table in particular: the tags come by
+        # themselves.
+        *fields_of_it, _ = known(dialect).selected_columns
+        upsert = upsert.returning(*fields_of_it)
     return Prepared(upsert, names)
+
+
+@cache
+def _tags_of(dialect: str) -> Prepared:
+    of_it = TAGS.c.model_id == bindparam("id", type_=C.id.type)
+    return Prepared(select(stored(join_of(dialect, TAGS.c.tag))).where(of_it))
 
 
 def insert_into(table: Table, dialect: str) -> sqlite.Insert | postgresql.Insert:
@@ -131,6 +141,13 @@ class Records:
     def _model(self, connection: Connection, model_id: int) -> Model:
         (row,) = _one_by_id(self._work.dialect).rows(connection, {"id": model_id})
         return model_of(row)
+
+    def _store(self, connection: Connection, registration: Registration) -> Model:
+        """Register a model; return it as it is recorded."""
+        upsert = self._upsert(registration, tells=True)
+        (row,) = upsert.rows(connection, registration.row)
+        (tags,) = _tags_of(self._work.dialect).rows(connection, {"id": row[_ID_AT]})
+        return model_of([*row, *tags])
 
     def _id(self, connection: Connection, key: Key, *, lock: bool = True) -> int:
         """The id of the model that is meant, which stays until the transaction ends if locked."""

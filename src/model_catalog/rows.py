@@ -49,9 +49,14 @@ def joined(
     dialect: str, text: ColumnElement[str], *which: ColumnElement[bool]
 ) -> ScalarSelect[str]:
     """The texts of a model's children in one, in any order; NULL where there are none."""
-    join = func.group_concat if dialect == "sqlite" else func.string_agg
-    children = select(join(text, _BETWEEN)).where(text.table.c.model_id == C.id, *which)
+    children = select(join_of(dialect, text)).where(text.table.c.model_id == C.id, *which)
     return children.correlate(MODELS).scalar_subquery()
+
+
+def join_of(dialect: str, text: ColumnElement[str]) -> ColumnElement[str]:
+    """Texts of several rows in one, as `split` takes them apart."""
+    join = func.group_concat if dialect == "sqlite" else func.string_agg
+    return join(text, _BETWEEN)
 
 
 def split(joined: str | None) -> tuple[str, ...]:
