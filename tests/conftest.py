@@ -140,10 +140,15 @@ class Database:
             with closing(sqlite3.connect(self.path, timeout=0, isolation_level=None)) as raw:
                 raw.execute("BEGIN EXCLUSIVE")
             return
-        held = self.run(
+        # A server notices a little later than its caller that nobody waits for it.
+        end = time.monotonic() + 2
+        while held := self.run(
             "SELECT state, query FROM pg_stat_activity WHERE datname = current_database()"
             " AND pid <> pg_backend_pid() AND state NOT IN ('idle')"
-        )
+        ):
+            if time.monotonic() > end:
+                break
+            time.sleep(0.02)
         assert held == []
 
     def _left(self) -> list[str]:
