@@ -10,6 +10,7 @@ import psycopg
 import pytest
 from calls import OF_THE_UPKEEP, READS, WRITES, fill, together
 from conftest import a_model
+from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
 from starters import PROCESSES, hold_lock
 
@@ -263,6 +264,28 @@ async def test_no_commit_outlasts_its_deadline(database):
                     await write(catalog)
                 assert time.monotonic() - start < END_S
         await together(catalog)
+
+
+@ON_POSTGRESQL
+@pytest.mark.parametrize("write", ["register_model", "transaction"])
+async def test_what_was_kept_is_not_said_to_be_unknown(database, write):
+    """
+    The server has answered COMMIT, and only giving the connection back takes too long: the call
+    was kept, and says so.
+    """
+    async with host(database) as engine:
+
+        @event.listens_for(engine.sync_engine, "reset")
+        def dawdle(connection, _record, _state):
+            cursor = connection.cursor()
+            cursor.execute("SELECT pg_sleep(3)")
+            cursor.close()
+
+        start = time.monotonic()
+        await WRITES[write](over(engine))
+
+        assert time.monotonic() - start < END_S
+        assert database.run("SELECT reference FROM models") == [("m",)]
 
 
 @ON_SQLITE

@@ -1,5 +1,6 @@
 """How a SQLite file is opened, and what is noticed of it: its journal, its disk, its last user."""
 
+import asyncio
 import logging
 import shutil
 import sqlite3
@@ -101,6 +102,25 @@ def over_the_network(tmp_path, monkeypatch) -> None:
     table.write_text(f"1 0 0:1 / / rw - ext4 x rw\n2 1 0:2 / {tmp_path} rw - nfs4 server:/ rw\n")
     monkeypatch.setattr(disk, "MOUNTS", table)
     journal._warn.cache_clear()
+
+
+async def test_over_a_network_a_transaction_waits_for_readers(filled, tmp_path, monkeypatch):
+    """
+    Its COMMIT does, which cannot be tried from the start, for as long as the call may.
+    """
+    over_the_network(tmp_path, monkeypatch)
+    async with open_catalog(filled) as catalog:
+        await catalog.register_model(a_model("first"))
+        with closing(sqlite3.connect(filled, isolation_level=None, check_same_thread=False)) as raw:
+            raw.execute("BEGIN")
+            raw.execute("SELECT * FROM models").fetchall()
+            # Longer than SQLite itself is told to wait elsewhere.
+            asyncio.get_running_loop().call_later(0.4, raw.execute, "ROLLBACK")
+
+            async with catalog.transaction() as inner:
+                await inner.register_model(a_model("second"))
+
+        assert await catalog.find_model("second", "hf") is not None
 
 
 @pytest.mark.parametrize("durability", ["full", "normal"])

@@ -14,6 +14,7 @@ from sqlalchemy import Connection
 
 from model_catalog import (
     CatalogBusyError,
+    CatalogError,
     CatalogUnavailableError,
     WrongLoopError,
     open_catalog,
@@ -143,6 +144,112 @@ async def test_nobody_is_told_of_the_error_of_another(on_sqlite, sqlite_file):
     assert isinstance(failed, ZeroDivisionError)
     assert isinstance(late, CatalogBusyError)
     assert recorded(sqlite_file) == set()
+
+
+async def test_what_takes_too_long_outside_the_database_is_not_kept_either(on_sqlite, sqlite_file):
+    """
+    No interrupt reaches it; its time is looked at before the commit.
+    """
+    late = on_sqlite._work.write(registering("late", sleeping(0.4)), 0.1)
+
+    with pytest.raises(CatalogBusyError, match="took longer"):
+        await late
+
+    assert recorded(sqlite_file) == set()
+
+
+async def test_what_is_committed_is_told_before_the_rest_of_its_batch(on_sqlite):
+    """
+    A batch that takes long is cut, and those of its first part return while the second is done.
+    """
+    work = on_sqlite._work
+    first = asyncio.create_task(work.write(registering("first", sleeping(0.1))))
+    second = asyncio.create_task(work.write(registering("second", sleeping(1))))
+
+    done, _ = await asyncio.wait([first, second], return_when=asyncio.FIRST_COMPLETED)
+
+    assert done == {first}
+    await second
+
+
+async def test_what_waits_to_be_done_again_may_still_be_given_up(on_sqlite, sqlite_file):
+    """
+    After a failure in its batch a call that has not had its turn is let go at its deadline.
+    """
+    work = on_sqlite._work
+
+    (failed, _), (slow, _), (third, third_s) = await asyncio.gather(
+        timed(work.write(failing, 20)),
+        timed(work.write(registering("slow", sleeping(1.5)), 20)),
+        timed(work.write(registering("third"), 0.2)),
+    )
+
+    assert isinstance(failed, ZeroDivisionError)
+    assert slow is None
+    assert isinstance(third, CatalogBusyError)
+    assert third_s < 1
+    assert recorded(sqlite_file) == {"slow"}
+
+
+async def test_a_refused_commit_leaves_nothing_open(on_sqlite, sqlite_file):
+    """
+    SQLite keeps the transaction whose COMMIT it refuses: it is undone, and the next call has one
+    of its own.
+    """
+
+    def orphaning(connection: Connection) -> None:
+        connection.exec_driver_sql("PRAGMA defer_foreign_keys = ON")
+        connection.exec_driver_sql(
+            "INSERT INTO model_tags (model_id, folded, tag) VALUES (99, 't', 't')"
+        )
+
+    with pytest.raises(CatalogError, match="FOREIGN KEY"):
+        await on_sqlite._work.write(orphaning)
+
+    await on_sqlite.register_model(a_model("m"))
+    with closing(sqlite3.connect(sqlite_file)) as raw:
+        assert raw.execute("SELECT count(*) FROM model_tags").fetchall() == [(0,)]
+
+
+async def test_one_of_a_batch_that_waits_for_a_lock_may_have_less_time(on_sqlite, sqlite_file):
+    """
+    It is told when its time is up, and so is one that stands behind the batch: what they waited
+    for is the lock. The others go on waiting, and get it.
+    """
+    work = on_sqlite._work
+    with closing(sqlite3.connect(sqlite_file, isolation_level=None)) as raw:
+        raw.execute("BEGIN IMMEDIATE")
+        patient = asyncio.create_task(timed(work.write(registering("patient"), 20)))
+        hasty = asyncio.create_task(timed(work.write(registering("hasty"), 0.3)))
+        while work._writer._worker.obstacle is None:
+            await asyncio.sleep(0)
+        behind = asyncio.create_task(timed(work.write(registering("behind"), 0.3)))
+        (first, first_s), (second, second_s) = await asyncio.gather(hasty, behind)
+        assert not patient.done()
+        raw.execute("ROLLBACK")
+
+    assert [type(first), type(second)] == [CatalogBusyError] * 2
+    assert max(first_s, second_s) < 1
+    assert first.reason == second.reason == "database is locked"
+    assert (await patient)[0] == "done"
+    assert recorded(sqlite_file) == {"patient"}
+
+
+async def test_a_look_waits_for_a_lock_as_well(sqlite_file):
+    """
+    Without a write-ahead log a writer shuts readers out for a moment: they are answered after it.
+    """
+    with closing(sqlite3.connect(sqlite_file, isolation_level=None)) as raw:
+        raw.execute("PRAGMA journal_mode = DELETE")
+        async with open_catalog(sqlite_file) as catalog:
+            raw.execute("BEGIN EXCLUSIVE")
+            looks = [catalog.list_models(), catalog.find_model("m", "hf"), catalog.count_models()]
+            waiting = asyncio.gather(*looks)
+            done, _ = await asyncio.wait([waiting], timeout=0.4)
+            assert not done
+            raw.execute("ROLLBACK")
+
+            assert await waiting == [[], None, 0]
 
 
 async def test_a_reader_that_gives_up_stops_no_other(on_sqlite):

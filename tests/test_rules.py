@@ -10,32 +10,13 @@ import pytest
 from conftest import a_model, moment
 from hypothesis import given
 from hypothesis import strategies as st
+from lookalikes import Located, Whole
 from sqlalchemy.dialects import sqlite
 
 from model_catalog import InvalidModelError, Model
-from model_catalog.model import PathText
+from model_catalog.columns import PathText
 
 DIALECT = sqlite.dialect()
-
-
-class Whole:
-    """An integer of somebody else's, as numpy has them."""
-
-    def __init__(self, number):
-        self.number = number
-
-    def __index__(self):
-        return self.number
-
-
-class Located:
-    """A path of somebody else's."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __fspath__(self):
-        return self.path
 
 
 class Provider(enum.StrEnum):

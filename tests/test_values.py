@@ -15,6 +15,7 @@ from uuid import UUID
 
 import pytest
 from conftest import BACKENDS, Database, moment, on_postgresql
+from lookalikes import Located, Whole
 
 from model_catalog import (
     FileRecord,
@@ -52,26 +53,6 @@ class Mixed(str, enum.Enum):  # noqa: UP042 - this is the one whose str() is its
 
 class Level(enum.IntEnum):
     ONE = 1
-
-
-class Whole:
-    """An integer of somebody else's, as numpy has them."""
-
-    def __init__(self, number):
-        self.number = number
-
-    def __index__(self):
-        return self.number
-
-
-class Located:
-    """A path of somebody else's."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __fspath__(self):
-        return self.path
 
 
 class Nowhere(tzinfo):

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, cast
 
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy import event
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
+from sqlalchemy.orm import Session
 
 from model_catalog.errors import CatalogBusyError, CatalogUnavailableError
 from model_catalog.faults import translated
@@ -32,13 +34,16 @@ class Attempt:
         self._interrupting: asyncio.Future[Any] | None = None
         self._is_stopped = False
         self._is_committing = False
+        self._is_kept = False
+        self._result: Any = None
 
     async def run(self, step: Callable[[], Awaitable[T]]) -> T:
         """
         What a step returns; only the catalog's own errors are raised.
 
         Raises CatalogBusyError where it was stopped, and CatalogUnavailableError where that was
-        during a server's COMMIT: nobody knows then whether it was kept.
+        during a server's COMMIT: nobody knows then whether it was kept. What was kept is returned,
+        though it was stopped on the way back.
         """
         self._task = asyncio.current_task()
         try:
@@ -47,6 +52,8 @@ class Attempt:
         except asyncio.CancelledError as error:
             if not self._is_stopped:
                 raise
+            if self._is_kept:
+                return cast("T", self._result)
             if self._is_committing:
                 raise CatalogUnavailableError(
                     self._target,
@@ -64,18 +71,26 @@ class Attempt:
         """It has its connection: from here on SQLite's statements are interrupted."""
         self._connection = connection
 
-    def commits(self) -> None:
-        """It has asked for the commit."""
+    def commits(self, session: AsyncSession, result: object = None) -> None:
+        """It is going to ask for the commit of a session, and has a result if that is kept."""
         self._is_committing = True
+        self._result = result
+        event.listen(session.sync_session, "after_commit", self._on_commit, once=True)
+
+    def _on_commit(self, _session: Session) -> None:
+        # Giving the connection back comes after it, and may take a while as well.
+        self._is_kept = True
 
     def stop(self) -> None:
-        """Have it end soon; whoever waits for it is told by its error."""
-        self._is_stopped = True
+        """Have it end soon, also if it was told so before; by its error it tells who waits."""
         connection = self._connection
         if connection is not None and connection.dialect.name == "sqlite":
+            # One that falls between two statements stops neither.
             self._interrupting = asyncio.ensure_future(_interrupt(connection))
-        elif self._task is not None:
+        elif self._task is not None and not self._is_stopped:
+            # Once: what the driver does then to leave the server is not to be cancelled as well.
             self._task.cancel()
+        self._is_stopped = True
 
     def stop_reading(self) -> None:
         """

@@ -27,9 +27,10 @@ from sqlalchemy import (
 from sqlalchemy.engine.default import DefaultDialect
 from sqlalchemy.types import NullType
 
+from model_catalog.columns import FileNameText, UnixSeconds
 from model_catalog.errors import InvalidImportError, InvalidModelError
 from model_catalog.inventory import FileRecord, in_order
-from model_catalog.model import FileNameText, UnixSeconds, folded
+from model_catalog.model import folded
 from model_catalog.ndjson import HEADER, MAX_LINE, Entry, Problem, parse, text_of
 from model_catalog.query import FILES, MODELS, TAGS, C
 from model_catalog.records import ALIASES, KEY, Records, folded_of

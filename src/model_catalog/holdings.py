@@ -10,8 +10,8 @@ from typing import Any, Final, TypeAlias, TypeVar, Unpack
 from sqlalchemy import Connection, Text, bindparam, case, func, literal, select, type_coerce
 
 from model_catalog import rules
+from model_catalog.columns import read_path, read_state
 from model_catalog.inventory import FileState
-from model_catalog.model import read_path
 from model_catalog.query import FILES, MODELS, C, Filters, conditions
 from model_catalog.records import Records
 from model_catalog.reference import ModelRef
@@ -57,20 +57,16 @@ class Holding:
     def of(cls, rows: Sequence[Row]) -> Holding:
         """The model of which these are the rows."""
         model_id, path, size_bytes, state, detail, mount, found_digest, *_ = rows[0]
-        known = state if state in _STATES else FileState.UNCHECKED
         return cls(
             model_id,
             read_path(path) or "",
             size_bytes,
-            FileState(known),
+            read_state(state),
             detail,
             read_path(mount),
             found_digest is not None,
             [(read_path(row[7]) or "", row[8], row[9]) for row in rows if row[7] is not None],
         )
-
-
-_STATES: Final = frozenset(FileState)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import unicodedata
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, Final
-from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from sqlalchemy import (
-    BigInteger,
     CheckConstraint,
-    Dialect,
     ForeignKey,
     Identity,
-    Integer,
     MetaData,
     Text,
     UniqueConstraint,
     text,
 )
-from sqlalchemy.dialects import postgresql
 from sqlalchemy.engine.default import DefaultExecutionContext
 from sqlalchemy.orm import (
     DeclarativeBase,
@@ -28,107 +23,20 @@ from sqlalchemy.orm import (
     mapped_column,
 )
 from sqlalchemy.orm.attributes import instance_state
-from sqlalchemy.types import TypeDecorator, TypeEngine
 
+from model_catalog.columns import (
+    BigInt,
+    FileNameText,
+    KeyText,
+    PathText,
+    StateText,
+    UnixSeconds,
+)
 from model_catalog.inventory import FileState
 from model_catalog.reference import ModelRef
 
 REVISION: Final = "0014"
 """The revision of the schema that this mapping describes."""
-
-# SQLite numbers rows by itself only in a column that is an INTEGER to the letter.
-BigInt: Final = BigInteger().with_variant(Integer(), "sqlite")
-
-# PostgreSQL would order by the server's locale: the same listing would come in another order on
-# another machine. SQLite compares bytes; so does "C".
-KeyText: Final = Text().with_variant(postgresql.TEXT(collation="C"), "postgresql")
-
-
-class UnixSeconds(TypeDecorator[datetime]):
-    """A UTC datetime in Python; whole seconds since 1970 in the database, as the hive had it."""
-
-    impl = BigInt
-    cache_ok = True
-
-    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> int | None:  # noqa: ARG002
-        return None if value is None else int(value.timestamp() // 1)
-
-    def process_result_value(self, value: int | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
-        return None if value is None else read_moment(value)
-
-
-def read_moment(stored: int) -> datetime:
-    """A moment of the number that it was stored as."""
-    return datetime.fromtimestamp(stored, UTC)
-
-
-_MARK: Final = "bytes:"
-
-
-def read_path(stored: str | bytes | None) -> str | None:
-    """A path of the bytes that it had when it was stored as a PathText."""
-    if isinstance(stored, bytes):
-        # A text to SQLite's mind: an old file may hold a path as the bytes it is.
-        return stored.decode("utf-8", "surrogateescape")
-    if stored is None or not stored.startswith(_MARK):
-        return stored
-    return unquote_to_bytes(stored[len(_MARK) :]).decode("utf-8", "surrogateescape")
-
-
-class PathText(TypeDecorator[str]):
-    """
-    A path as text, whatever its bytes.
-
-    A path that is UTF-8 is stored as it is. One that is not (or that begins like one that is not)
-    is stored as `bytes:` and its percent-encoded bytes: neither database takes the surrogates
-    that `os.fsdecode` makes of such bytes.
-    """
-
-    impl = Text
-    cache_ok = True
-
-    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:  # noqa: ARG002
-        if value is None:
-            return None
-        raw = value.encode("utf-8", "surrogateescape")
-        try:
-            raw.decode()
-        except UnicodeDecodeError:
-            return _MARK + quote_from_bytes(raw)
-        return _MARK + quote_from_bytes(raw) if value.startswith(_MARK) else value
-
-    def process_result_value(self, value: str | bytes | None, dialect: Dialect) -> str | None:  # noqa: ARG002
-        return read_path(value)
-
-
-class FileNameText(PathText):
-    """A path inside a model, in a key: compared by its bytes on every database."""
-
-    cache_ok = True
-
-    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[str]:
-        return dialect.type_descriptor(KeyText)
-
-
-class StateText(TypeDecorator[FileState]):
-    """A FileState by its name; a name that nobody knows says as much as that nobody looked."""
-
-    impl = KeyText
-    cache_ok = True
-
-    def process_bind_param(self, value: FileState | None, dialect: Dialect) -> str | None:  # noqa: ARG002
-        return None if value is None else str(value)
-
-    def process_result_value(self, value: str | None, dialect: Dialect) -> FileState | None:  # noqa: ARG002
-        return None if value is None else read_state(value)
-
-
-_STATES: Final = {state.value: state for state in FileState}
-
-
-def read_state(stored: str) -> FileState:
-    """A state of the text that it was stored as."""
-    return _STATES.get(stored, FileState.UNCHECKED)
 
 
 class Base(DeclarativeBase):

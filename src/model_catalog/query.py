@@ -21,9 +21,10 @@ from sqlalchemy import (
 )
 
 from model_catalog import fields, rules
+from model_catalog.columns import UnixSeconds
 from model_catalog.errors import InvalidModelError
 from model_catalog.inventory import FileState
-from model_catalog.model import Model, ModelFile, ModelTag, UnixSeconds, folded
+from model_catalog.model import Model, ModelFile, ModelTag, folded
 from model_catalog.modelrow import ModelRow
 
 MODELS: Final = cast("Table", Model.__table__)

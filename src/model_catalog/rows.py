@@ -7,17 +7,15 @@ from typing import Any, Final
 
 from sqlalchemy import ColumnElement, ScalarSelect, Select, func, select
 
-from model_catalog.model import (
-    Model,
+from model_catalog.columns import (
     PathText,
     StateText,
     UnixSeconds,
-    detached,
-    folded,
     read_moment,
     read_path,
     read_state,
 )
+from model_catalog.model import Model, detached, folded
 from model_catalog.modelrow import ModelRow
 from model_catalog.prepared import Row, stored
 from model_catalog.query import KNOWN, MODELS, TAGS, C

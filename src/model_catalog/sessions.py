@@ -118,7 +118,8 @@ class Sessions:
                     if begun_s - patience.left_s > _UNNOTICED_S:
                         # The commit has only what is left of the call.
                         await limit_waits(connection, lock_wait_s, max(patience.left_s, LEAST_S))
-                    attempt.commits()
+                    if writes:
+                        attempt.commits(session, result)
                     await session.commit()
                     return result
 
@@ -322,7 +323,7 @@ class SessionConnection:
             connection = await session.connection(_BIND)
             attempt.works_on(connection)
             if commits:
-                attempt.commits()
+                attempt.commits(session)
             return await step(connection)
 
         start = time.monotonic()

@@ -16,11 +16,12 @@ from model_catalog.adopting import (
     ModelKey,
     Stored,
 )
+from model_catalog.columns import read_path, read_state
 from model_catalog.errors import InvalidModelError, StoppedError
 from model_catalog.files.mounts import mount_point
 from model_catalog.holdings import Holding, Look
 from model_catalog.inventory import LEFT_STORE, FileRecord, FileState, digest_of
-from model_catalog.model import folded, read_path
+from model_catalog.model import folded
 from model_catalog.records import KEY
 from model_catalog.reference import ModelRef
 from model_catalog.stores.found import FoundModel, Problem, Scan
@@ -32,7 +33,6 @@ from model_catalog.upkeep.threads import Stop
 
 AGAIN: Final = "there again"
 
-_STATES: Final = frozenset(FileState)
 _SIGNED: Final = ("signed_by", "signature_verdict", "signature_detail", "signature_checked_at")
 
 
@@ -111,12 +111,11 @@ class _Known:
 
     @property
     def holding(self) -> Holding:
-        state = FileState(self.state) if self.state in _STATES else FileState.UNCHECKED
         return Holding(
             self.id,
             self.local_path,
             self.size_bytes,
-            state,
+            read_state(self.state),
             self.state_detail,
             self.mount_point,
             self.found_digest is not None,

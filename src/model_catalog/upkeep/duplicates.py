@@ -10,11 +10,11 @@ from itertools import groupby
 from typing import Any, Final
 
 from model_catalog.catalog import ModelCatalog
+from model_catalog.columns import read_path
 from model_catalog.contents import REPEATED
 from model_catalog.errors import StoppedError
 from model_catalog.files.fingerprint import text_of
 from model_catalog.files.opening import identity, kind, status
-from model_catalog.model import read_path
 from model_catalog.reference import ModelRef
 from model_catalog.upkeep.threads import Stop, in_thread
 

@@ -9,8 +9,8 @@ from typing import Any, TypeAlias
 
 from model_catalog import rules
 from model_catalog.adopting import FILE_COLUMNS
+from model_catalog.columns import read_path
 from model_catalog.inventory import FileRecord, FileState, merged
-from model_catalog.model import read_path
 from model_catalog.stores.found import FoundModel, StoreFile
 
 Rows: TypeAlias = Mapping[str, Sequence[Any]]
