@@ -305,8 +305,7 @@ class Machine(RuleBasedStateMachine):
 
     def __init__(self, database):
         super().__init__()
-        for table in ("model_tags", "model_aliases", "models"):
-            database.run(f"DELETE FROM {table}")
+        database.forget_rows()
         self.book = Book()
         self.exits = AsyncExitStack()
         self.runner = asyncio.Runner()

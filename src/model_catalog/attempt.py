@@ -26,6 +26,7 @@ class Attempt:
     """
 
     _SLOW: Final = "its statements took longer than they were given"
+    _UNCONNECTED: Final = "no connection was free, or could be made, in the time given"
 
     def __init__(self, target: str) -> None:
         self._target = target
@@ -60,7 +61,7 @@ class Attempt:
                     "the server gave no answer to COMMIT in time: whether the call was kept is "
                     "not known, look before you repeat it",
                 ) from error
-            reason = self._SLOW if self._connection else "every connection of the pool is in use"
+            reason = self._SLOW if self._connection else self._UNCONNECTED
             raise CatalogBusyError(self._target, reason) from error
         except CatalogBusyError as error:
             if not self._is_stopped:
