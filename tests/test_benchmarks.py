@@ -32,6 +32,8 @@ from benchmarks.works import WORKS, Work, require
 from model_catalog.schema import upgrade
 from model_catalog.stores.huggingface import scan
 
+pytestmark = pytest.mark.slow
+
 HURRY = Terms(rounds=1, budget_s=0.0, quick=True)
 
 

@@ -19,6 +19,8 @@ from benchmarks.contenders import ENTRANTS
 from model_catalog.journal import habits
 from model_catalog.query import MODELS
 
+pytestmark = pytest.mark.slow
+
 
 async def test_all_have_the_table_that_the_migrations_make(sqlite_migrated):
     """

@@ -14,6 +14,8 @@ from starters import PROCESSES, killed, open_and_register, register_again_and_ag
 
 from model_catalog import check_schema, upgrade
 
+pytestmark = pytest.mark.slow
+
 EIGHT = 8
 
 
