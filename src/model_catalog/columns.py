@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Final
+from typing import Any, Final
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
-from sqlalchemy import BigInteger, Dialect, Integer, Text
+from sqlalchemy import BigInteger, ColumnElement, Dialect, Integer, Text, UnaryExpression
 from sqlalchemy.dialects import postgresql
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql import operators
+from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
 from model_catalog.inventory import FileState
@@ -105,3 +108,28 @@ _STATES: Final = {state.value: state for state in FileState}
 def read_state(stored: str) -> FileState:
     """A state of the text that it was stored as."""
     return _STATES.get(stored, FileState.UNCHECKED)
+
+
+class NullsLast(UnaryExpression[Any]):
+    """
+    Numbers from the greatest down and NULL behind them, in an index.
+
+    It is what SQLite does anyway with a descending order, and what it refuses to be told there.
+    """
+
+    inherit_cache = True
+
+    @classmethod
+    def of(cls, descending: ColumnElement[Any]) -> NullsLast:
+        return cls(descending, modifier=operators.nulls_last_op)
+
+
+@compiles(NullsLast)
+def _say(element: NullsLast, compiler: SQLCompiler, **more: Any) -> str:
+    return f"{_leave_unsaid(element, compiler, **more)} NULLS LAST"
+
+
+@compiles(NullsLast, "sqlite")
+def _leave_unsaid(element: NullsLast, compiler: SQLCompiler, **more: Any) -> str:
+    text: str = compiler.process(element.element, **more)
+    return text

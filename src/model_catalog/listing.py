@@ -106,11 +106,13 @@ class Listing(Records):
         after: Model | ModelRow | None,
         filters: Filters,
     ) -> list[T]:
-        statement = known(self._work.dialect).where(*self._where(filters)).order_by(*order.columns)
+        where = self._where(filters)
+        most = None if limit is None else rules.limit("limit", limit)
         if after is not None:
-            statement = statement.where(order.behind(after))
-        if limit is not None:
-            statement = statement.limit(rules.limit("limit", limit))
+            where = [*where, order.behind(after, where, most)]
+        statement = known(self._work.dialect).where(*where).order_by(*order.columns)
+        if most is not None:
+            statement = statement.limit(most)
 
         def unit(connection: Connection) -> list[T]:
             found = connection.execute(statement)

@@ -10,6 +10,7 @@ from sqlalchemy import (
     CheckConstraint,
     ForeignKey,
     Identity,
+    Index,
     MetaData,
     Text,
     UniqueConstraint,
@@ -28,6 +29,7 @@ from model_catalog.columns import (
     BigInt,
     FileNameText,
     KeyText,
+    NullsLast,
     PathText,
     StateText,
     UnixSeconds,
@@ -35,8 +37,10 @@ from model_catalog.columns import (
 from model_catalog.inventory import FileState
 from model_catalog.reference import ModelRef
 
-REVISION: Final = "0014"
+REVISION: Final = "0015"
 """The revision of the schema that this mapping describes."""
+
+_KEY: Final = ("provider", "reference", "version")
 
 
 class Base(DeclarativeBase):
@@ -202,7 +206,7 @@ class Model(MappedAsDataclass, Base, kw_only=True, eq=False):
     """Where that store lies: a scan of it may tell that the model has gone."""
 
     __table_args__ = (
-        UniqueConstraint("provider", "reference", "version"),
+        UniqueConstraint(*_KEY),
         # BETWEEN, because to SQLite any text is greater than any number: 'abc' >= 0 holds there.
         CheckConstraint("size_bytes BETWEEN 0 AND 9223372036854775807", name="size_bytes"),
         CheckConstraint(
@@ -213,6 +217,8 @@ class Model(MappedAsDataclass, Base, kw_only=True, eq=False):
             for number in ("context_length", "parameter_count")
             for name in (number, f"claimed_{number}")
         ),
+        # The default order of a listing.
+        Index("ix_models_newest_first", NullsLast.of(downloaded_at.desc()), *_KEY),
     )
 
     @property

@@ -18,6 +18,7 @@ from sqlalchemy import (
     select,
     true,
     tuple_,
+    union_all,
 )
 
 from model_catalog import fields, rules
@@ -147,17 +148,50 @@ class Order:
         sorted_by = self._column.desc() if self._down else self._column.asc()
         return [sorted_by.nulls_last(), *_KEY]
 
-    def behind(self, last: Model | ModelRow) -> ColumnElement[bool]:
-        """The models that come after this one; it need not be recorded any more."""
+    def behind(
+        self,
+        last: Model | ModelRow,
+        where: Collection[ColumnElement[bool]] = (),
+        limit: int | None = None,
+    ) -> ColumnElement[bool]:
+        """
+        The models that come after this one; it need not be recorded any more.
+
+        With a limit perhaps no more of them, of those that pass `where`, than so many.
+        """
+        parts = self._parts_behind(last)
+        if limit is None or not self._is_indexed:
+            return or_(*parts)
+        # Told by OR a database reads everything that comes before. Each part by itself begins where
+        # it has to in the index, and ends when it has enough.
+        key = [C.id, self._column, *_KEY]
+        found = union_all(
+            *(
+                select(
+                    select(*key).where(part, *where).order_by(*self.columns).limit(limit).subquery()
+                )
+                for part in parts
+            )
+        ).subquery()
+        sorted_by, *rest = (found.c[column.name] for column in key[1:])
+        first = select(found.c.id).order_by(sorted_by.desc().nulls_last(), *rest).limit(limit)
+        return C.id.in_(first)
+
+    @property
+    def _is_indexed(self) -> bool:
+        return self._name is Sort.DOWNLOADED_AT and self._down
+
+    def _parts_behind(self, last: Model | ModelRow) -> list[ColumnElement[bool]]:
+        """What comes after it, one part after the other."""
         if not isinstance(last, Model | ModelRow):
             raise InvalidModelError("after", last, f"is a {type(last).__name__}: give a Model")
         value = _checked(self._name.value, getattr(last, self._name.value))
         key = [rules.lookup_text(name, getattr(last, name)) for name in _KEY_NAMES]
         later = tuple_(*_KEY) > tuple_(*key)
         if value is None:
-            return and_(self._column.is_(None), later)
+            return [and_(self._column.is_(None), later)]
         further = self._column < value if self._down else self._column > value
-        return or_(further, self._column.is_(None), and_(self._column == value, later))
+        return [and_(self._column == value, later), further, self._column.is_(None)]
 
 
 def _checked(name: str, value: object) -> Any:
