@@ -53,7 +53,8 @@ if TYPE_CHECKING:
     from model_catalog.lifecycle import open_catalog
     from model_catalog.model import Model
     from model_catalog.modelrow import ModelRow
-    from model_catalog.query import Filters, Sort
+    from model_catalog.order import Sort
+    from model_catalog.query import Filters
     from model_catalog.reference import ModelRef
     from model_catalog.salvage import Repaired, Saved, repair
     from model_catalog.schema import check_schema, downgrade, schema_state, upgrade
@@ -138,7 +139,7 @@ _ROOMS = {
     "Repaired": "salvage",
     "Restored": "backups",
     "Saved": "salvage",
-    "Sort": "query",
+    "Sort": "order",
     "Stats": "catalog",
     "TagCount": "labels",
     "Tally": "catalog",

@@ -306,12 +306,13 @@ def _fold_of(context: DefaultExecutionContext, name: str) -> str | None:
 
 
 _identity_key: Final = Model.__mapper__.identity_key_from_primary_key
+_STATE: Final = "_sa_instance_state"
 _new_instance: Final = Model.__mapper__.class_manager.new_instance
 
 
 def detached(values: dict[str, Any]) -> Model:
     """
-    A Model as it was read, belonging to no session.
+    A Model as it was read, belonging to no session; the values become its own.
 
     Sessions expire what they hold when they commit; what the catalog hands out stays readable.
     """
@@ -319,7 +320,9 @@ def detached(values: dict[str, Any]) -> Model:
         # The first Model(...) of a process would do it; a process that only reads has none.
         Base.registry.configure()
     model: Model = _new_instance()
-    model.__dict__.update(values)
+    # Not update(): a dictionary of that many names grows three times before it has them all.
+    values[_STATE] = model.__dict__[_STATE]
+    model.__dict__ = values
     # What make_transient_to_detached() would do as well takes four times as long: it looks for
     # attributes to expire, and a model that was made this moment has nothing to forget.
     instance_state(model).key = _identity_key((values["id"],))

@@ -56,6 +56,15 @@ class Prepared:
             return rows
         return connection.execute(self._statement, values).all()
 
+    def each(self, connection: Connection, values: Mapping[str, Any]) -> Iterable[Row]:
+        """The same one after the other, for as long as nothing else is done with the connection."""
+        driver = connection.connection.driver_connection
+        if isinstance(driver, sqlite3.Connection):
+            direct = self._for(connection.dialect)
+            found: Iterable[Row] = driver.execute(direct.text, direct.parameters(values))
+            return found
+        return connection.execute(self._statement, values)
+
     def run(self, connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
         """Once for each of many."""
         driver = connection.connection.driver_connection

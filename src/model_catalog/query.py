@@ -1,32 +1,24 @@
-"""Which models, and in what order: the filters and the sorting that all listings share."""
+"""Which models: what is known of one, and the filters that all listings share."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from datetime import datetime
-from enum import StrEnum
 from typing import Any, Final, TypedDict, cast
 
 from sqlalchemy import (
-    BigInteger,
     ColumnElement,
-    Integer,
     Table,
-    and_,
     func,
     or_,
     select,
     true,
-    tuple_,
-    union_all,
 )
 
 from model_catalog import fields, rules
-from model_catalog.columns import UnixSeconds
 from model_catalog.errors import InvalidModelError
 from model_catalog.inventory import FileState
 from model_catalog.model import Model, ModelFile, ModelTag, folded
-from model_catalog.modelrow import ModelRow
 
 MODELS: Final = cast("Table", Model.__table__)
 TAGS: Final = cast("Table", ModelTag.__table__)
@@ -89,39 +81,6 @@ class Filters(TypedDict, total=False):
     """Lies in a store that is not ours."""
 
 
-class Sort(StrEnum):
-    """What a listing is sorted by. Equal models come by provider, reference and version."""
-
-    DOWNLOADED_AT = "downloaded_at"
-    LAST_USED_AT = "last_used_at"
-    USE_COUNT = "use_count"
-    DOWNLOAD_COUNT = "download_count"
-    SIZE_BYTES = "size_bytes"
-    CONTEXT_LENGTH = "context_length"
-    PARAMETER_COUNT = "parameter_count"
-    PROVIDER = "provider"
-    REFERENCE = "reference"
-    ARCHITECTURE = "architecture"
-    QUANTIZATION = "quantization"
-    FORMAT = "format"
-
-    @property
-    def descending_by_default(self) -> bool:
-        """Numbers and times begin with the greatest, names with the first."""
-        return self not in _NAMES
-
-
-_NAMES: Final = {
-    Sort.PROVIDER,
-    Sort.REFERENCE,
-    Sort.ARCHITECTURE,
-    Sort.QUANTIZATION,
-    Sort.FORMAT,
-}
-_KEY_NAMES: Final = ("provider", "reference", "version")
-_KEY: Final = tuple(C[name] for name in _KEY_NAMES)
-
-
 def conditions(filters: Mapping[str, object], dialect: str) -> list[ColumnElement[bool]]:
     """The WHERE of some filters. Raises InvalidModelError, and TypeError for one that is none."""
     unknown = set(filters) - _CONDITIONS.keys()
@@ -132,93 +91,6 @@ def conditions(filters: Mapping[str, object], dialect: str) -> list[ColumnElemen
         for name, value in filters.items()
         if value is not None
     ]
-
-
-class Order:
-    """The order of a listing. Raises InvalidModelError for what is none."""
-
-    def __init__(self, sort: Sort, descending: bool | None) -> None:  # noqa: FBT001
-        self._name = sort
-        self._column = _sorted_by(sort)
-        self._down = _down(sort, descending)
-
-    @property
-    def columns(self) -> list[ColumnElement[Any]]:
-        """Its ORDER BY: total, and the same on both databases; NULL comes last."""
-        sorted_by = self._column.desc() if self._down else self._column.asc()
-        return [sorted_by.nulls_last(), *_KEY]
-
-    def behind(
-        self,
-        last: Model | ModelRow,
-        where: Collection[ColumnElement[bool]] = (),
-        limit: int | None = None,
-    ) -> ColumnElement[bool]:
-        """
-        The models that come after this one; it need not be recorded any more.
-
-        With a limit perhaps no more of them, of those that pass `where`, than so many.
-        """
-        parts = self._parts_behind(last)
-        if limit is None or not self._is_indexed:
-            return or_(*parts)
-        # Told by OR a database reads everything that comes before. Each part by itself begins where
-        # it has to in the index, and ends when it has enough.
-        key = [C.id, self._column, *_KEY]
-        found = union_all(
-            *(
-                select(
-                    select(*key).where(part, *where).order_by(*self.columns).limit(limit).subquery()
-                )
-                for part in parts
-            )
-        ).subquery()
-        sorted_by, *rest = (found.c[column.name] for column in key[1:])
-        first = select(found.c.id).order_by(sorted_by.desc().nulls_last(), *rest).limit(limit)
-        return C.id.in_(first)
-
-    @property
-    def _is_indexed(self) -> bool:
-        return self._name is Sort.DOWNLOADED_AT and self._down
-
-    def _parts_behind(self, last: Model | ModelRow) -> list[ColumnElement[bool]]:
-        """What comes after it, one part after the other."""
-        if not isinstance(last, Model | ModelRow):
-            raise InvalidModelError("after", last, f"is a {type(last).__name__}: give a Model")
-        value = _checked(self._name.value, getattr(last, self._name.value))
-        key = [rules.lookup_text(name, getattr(last, name)) for name in _KEY_NAMES]
-        later = tuple_(*_KEY) > tuple_(*key)
-        if value is None:
-            return [and_(self._column.is_(None), later)]
-        further = self._column < value if self._down else self._column > value
-        return [and_(self._column == value, later), further, self._column.is_(None)]
-
-
-def _checked(name: str, value: object) -> Any:
-    """A value to compare a column with: of its type, and one that a driver takes."""
-    if value is None and not C[name].nullable:
-        raise InvalidModelError(name, None, "is not known: give a model that was read")
-    if value is None:
-        return None
-    if isinstance(C[name].type, UnixSeconds):
-        return rules.moment(name, value)
-    if isinstance(C[name].type, Integer | BigInteger):
-        return rules.size_bytes(name, value)
-    return rules.lookup_text(name, value)
-
-
-def _sorted_by(sort: Sort) -> ColumnElement[Any]:
-    if not isinstance(sort, Sort):
-        raise InvalidModelError("sort", sort, f"is no Sort: give one of {', '.join(Sort)}")
-    return KNOWN[sort.value]
-
-
-def _down(sort: Sort, descending: bool | None) -> bool:  # noqa: FBT001
-    if descending is None:
-        return sort.descending_by_default
-    if not isinstance(descending, bool):
-        raise InvalidModelError("descending", descending, "is neither True, False nor None")
-    return descending
 
 
 Condition = Callable[[str, object, str], ColumnElement[bool]]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any, Final
 
 from sqlalchemy import ColumnElement, ScalarSelect, Select, func, select
@@ -24,17 +24,12 @@ from model_catalog.query import KNOWN, MODELS, TAGS, C
 _BETWEEN: Final = "\x1f"
 
 
-_READERS: Final[Mapping[type, Callable[[Any], Any]]] = {
-    UnixSeconds: read_moment,
-    PathText: read_path,
-    StateText: read_state,
-}
-_READ: Final = tuple(
-    (at, name, _READERS[type(C[name].type)])
-    for at, name in enumerate(KNOWN)
-    if type(C[name].type) in _READERS
-)
+_TYPES: Final = [type(C[name].type) for name in KNOWN]
+_MOMENTS: Final = tuple(at for at, kind in enumerate(_TYPES) if kind is UnixSeconds)
+_PATHS: Final = tuple(at for at, kind in enumerate(_TYPES) if kind is PathText)
+_STATE: Final = _TYPES.index(StateText)
 _NAMES: Final = (*KNOWN, "_tags")
+_make_row: Final = tuple.__new__
 
 
 def known(dialect: str) -> Select[Any]:
@@ -66,12 +61,7 @@ def split(joined: str | None) -> tuple[str, ...]:
 
 def model_of(row: Row) -> Model:
     """The model in a row of what is `known`."""
-    values = dict(zip(_NAMES, row, strict=True))
-    for _, name, read in _READ:
-        if (value := values[name]) is not None:
-            values[name] = read(value)
-    values["_tags"] = split(values["_tags"])
-    return detached(values)
+    return detached(dict(zip(_NAMES, _read(row), strict=True)))
 
 
 def models_of(rows: Iterable[Row]) -> list[Model]:
@@ -81,12 +71,19 @@ def models_of(rows: Iterable[Row]) -> list[Model]:
 
 def rows_of(rows: Iterable[Row]) -> list[ModelRow]:
     """What is `known` of models, without the models."""
-    found: list[ModelRow] = []
-    for row in rows:
-        values = list(row)
-        for at, _, read in _READ:
-            if (value := values[at]) is not None:
-                values[at] = read(value)
-        values[-1] = split(values[-1])
-        found.append(ModelRow._make(values))
-    return found
+    # As `_make` does it, but for a look at each row's length.
+    return [_make_row(ModelRow, _read(row)) for row in rows]
+
+
+def _read(row: Row) -> list[Any]:
+    """Its values, of what was stored; nearly all of them are what they were."""
+    values = list(row)
+    for at in _MOMENTS:
+        if values[at] is not None:
+            values[at] = read_moment(values[at])
+    for at in _PATHS:
+        if values[at] is not None:
+            values[at] = read_path(values[at])
+    values[_STATE] = read_state(values[_STATE])
+    values[-1] = split(values[-1])
+    return values

@@ -9,7 +9,8 @@ from decimal import Decimal
 from typing import Any, Final, cast
 
 from model_catalog.errors import InvalidModelError
-from model_catalog.query import Filters, Sort
+from model_catalog.order import Sort
+from model_catalog.query import Filters
 from model_catalog.rules import MAX_SIZE
 
 _SIZE: Final = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgtp]?)b?", re.IGNORECASE | re.ASCII)
