@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 from sqlalchemy import ColumnElement, ScalarSelect, Select, func, select
@@ -61,29 +61,34 @@ def split(joined: str | None) -> tuple[str, ...]:
 
 def model_of(row: Row) -> Model:
     """The model in a row of what is `known`."""
-    return detached(dict(zip(_NAMES, _read(row), strict=True)))
+    (model,) = models_of((row,))
+    return model
 
 
 def models_of(rows: Iterable[Row]) -> list[Model]:
     """The models in all of them."""
-    return [model_of(row) for row in rows]
+    return [detached(dict(zip(_NAMES, values, strict=True))) for values in _read(rows)]
 
 
 def rows_of(rows: Iterable[Row]) -> list[ModelRow]:
     """What is `known` of models, without the models."""
     # As `_make` does it, but for a look at each row's length.
-    return [_make_row(ModelRow, _read(row)) for row in rows]
+    return [_make_row(ModelRow, values) for values in _read(rows)]
 
 
-def _read(row: Row) -> list[Any]:
-    """Its values, of what was stored; nearly all of them are what they were."""
-    values = list(row)
-    for at in _MOMENTS:
-        if values[at] is not None:
-            values[at] = read_moment(values[at])
-    for at in _PATHS:
-        if values[at] is not None:
-            values[at] = read_path(values[at])
-    values[_STATE] = read_state(values[_STATE])
-    values[-1] = split(values[-1])
-    return values
+def _read(rows: Iterable[Row]) -> Iterator[list[Any]]:
+    """The values of each row, of what was stored; nearly all of them are what they were."""
+    # It is the same list each time: to make one a row takes as long as to read it.
+    values: list[Any] = []
+    for row in rows:
+        values[:] = row
+        for at in _MOMENTS:
+            if (moment := values[at]) is not None:
+                values[at] = read_moment(moment)
+        for at in _PATHS:
+            if (path := values[at]) is not None:
+                values[at] = read_path(path)
+        values[_STATE] = read_state(values[_STATE])
+        tags = values[-1]
+        values[-1] = () if tags is None else split(tags)
+        yield values
