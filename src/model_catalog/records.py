@@ -24,8 +24,8 @@ from sqlalchemy import (
     or_,
     select,
 )
-from sqlalchemy import inspect as sa_inspect
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.orm.attributes import instance_state
 
 from model_catalog import fields, rules
 from model_catalog.errors import InvalidModelError, ModelNotFoundError
@@ -213,7 +213,7 @@ class Registration:
         """
         if not isinstance(model, Model):
             raise InvalidModelError("model", model, f"is a {type(model).__name__}: give a Model")
-        state = sa_inspect(model)
+        state = instance_state(model)
         row = fields.checked(vars(model))
         changed = set(row)
         if state.key is not None:
@@ -243,11 +243,19 @@ class Registration:
     @property
     def shape(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """What makes it the same statement as another's."""
-        return tuple(sorted(self.row)), tuple(sorted(self.changed))
+        return _shape(tuple(self.row), self.changed)
 
     def then(self, later: Registration) -> Registration:
         """Both, one after the other."""
         return Registration(self.row | later.row, self.changed | later.changed)
+
+
+# A program's models have a handful of shapes; to sort their names takes longer than to check them.
+@lru_cache(maxsize=256)
+def _shape(
+    names: tuple[str, ...], changed: frozenset[str]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    return tuple(sorted(names)), tuple(sorted(changed))
 
 
 def resets(new: Mapping[str, ColumnElement[Any]]) -> dict[str, ColumnElement[Any]]:
