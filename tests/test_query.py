@@ -11,6 +11,8 @@ import pytest
 from conftest import Database, a_model, moment, on_postgresql
 
 from model_catalog import InvalidModelError, Sort, Tally, open_catalog, upgrade
+from model_catalog.order import Order, Window
+from model_catalog.rows import known
 
 HUGE = 2**63 - 1
 
@@ -681,6 +683,42 @@ async def test_pages_are_the_listing(catalog, database):
         assert {len(page) for page in pages[:-1]} == {7}, options
         paged = [model.ref for page in pages for model in page]
         assert paged == refs(await catalog.list_models(**options)), options
+
+
+@pytest.mark.parametrize("where", ["at the front", "in the middle", "among the undated"])
+def test_a_page_of_the_default_order_is_read_from_its_index(database, where):
+    """
+    Wherever a page begins, the database reads it and nothing that comes before it or after it.
+    """
+    numbers = (
+        "WITH RECURSIVE numbers(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < 30000)"
+        if database.path is not None
+        else "WITH numbers AS (SELECT generate_series(1, 30000) AS n)"
+    )
+    database.run(
+        f"INSERT INTO models (provider, reference, local_path, downloaded_at) {numbers}"
+        " SELECT 'hf', 'm' || n, '/m', CASE WHEN n % 3 > 0 THEN n / 7 END FROM numbers"
+    )
+    database.run("ANALYZE models")
+    order = Order.of(Sort.DOWNLOADED_AT, None)
+    last = {
+        "at the front": None,
+        "in the middle": a_model("m2500", version="", downloaded_at=moment(357)),
+        "among the undated": a_model("m2501", version="", downloaded_at=None),
+    }[where]
+    window, values = Window.of(order, last, 50)
+    dialect = database.target_url.get_dialect()()
+    query = window.of_those(known(dialect.name)).params(values)
+    sql = query.compile(dialect=dialect, compile_kwargs={"literal_binds": True})
+
+    if database.path is not None:
+        plan = [row[3] for row in database.run(f"EXPLAIN QUERY PLAN {sql}")]
+        scans = [step for step in plan if step.startswith("SCAN models")]
+        assert scans == ([] if last else ["SCAN models USING INDEX ix_models_newest_first"])
+    else:
+        plan = [row[0] for row in database.run(f"EXPLAIN {sql}".replace("%%", "%"))]
+        assert not [step for step in plan if "Seq Scan on models" in step], plan
+    assert any("ix_models_newest_first" in step for step in plan), plan
 
 
 async def test_a_page_of_none_is_empty(catalog):
