@@ -87,10 +87,11 @@ def _sqlite_shape(raw: sqlite3.Connection, leave_out: str) -> dict[str, object]:
         found[f"{kind} {name}"] = sorted(_items(plain))
         if kind == "table":
             found[f"columns of {name}"] = raw.execute(f'PRAGMA table_xinfo("{name}")').fetchall()
-            found[f"indexes of {name}"] = [
-                (index, raw.execute(f'PRAGMA index_xinfo("{index[1]}")').fetchall())
-                for index in raw.execute(f'PRAGMA index_list("{name}")').fetchall()
-            ]
+            # By name: SQLAlchemy makes a table's indexes in any order.
+            found[f"indexes of {name}"] = sorted(
+                (index, raw.execute(f'PRAGMA index_xinfo("{index}")').fetchall(), kind)
+                for _, index, *kind in raw.execute(f'PRAGMA index_list("{name}")').fetchall()
+            )
             found[f"references of {name}"] = raw.execute(
                 f'PRAGMA foreign_key_list("{name}")'
             ).fetchall()
