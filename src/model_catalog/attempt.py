@@ -74,8 +74,8 @@ class Attempt:
                 raise
             raise CatalogBusyError(self._target, self.SLOW) from error
 
-    def works_on(self, connection: AsyncConnection) -> None:
-        """It has its connection: from here on SQLite's statements are interrupted."""
+    def works_on(self, connection: AsyncConnection | None) -> None:
+        """It has its connection, if any: from here on SQLite's statements are interrupted."""
         self._connection = connection
 
     def commits(self, session: AsyncSession, result: object = None) -> None:
