@@ -21,6 +21,7 @@ from model_catalog import (
     TransactionError,
     open_catalog,
 )
+from model_catalog.records import Registration, _statements
 from model_catalog.together import Together
 
 ON_POSTGRESQL = pytest.mark.parametrize("backend", ["asyncpg", "psycopg"])
@@ -238,14 +239,15 @@ async def test_a_row_that_is_taken_holds_up_its_own_caller_alone(database):
 
 
 @ON_POSTGRESQL
-@pytest.mark.parametrize("state", ["23514", "42501", "40001"], ids=["check", "rights", "conflict"])
-@pytest.mark.parametrize("at_commit", [False, True], ids=["statement", "commit"])
+@pytest.mark.parametrize(
+    ("state", "at_commit"),
+    [("23514", False), ("42501", False), ("40001", False), ("23514", True), ("40001", True)],
+    ids=["check", "rights", "conflict", "check at the commit", "conflict at the commit"],
+)
 async def test_what_is_refused_is_told_to_its_own_caller_alone(database, state, at_commit):
     """
     Whatever the server refuses one of them for, and when: the others are stored, and once.
     """
-    if (state, at_commit) == ("42501", True):
-        pytest.skip("the rights are looked at before the commit")
     refuse = f"IF NEW.reference = 'bad' THEN RAISE 'no' USING ERRCODE = '{state}'; END IF;"
     async with open_catalog(database.target, timeout_s=1) as catalog:
         with trigger(database, refuse, at_commit=at_commit):
@@ -311,6 +313,31 @@ async def test_of_a_commit_without_an_answer_all_are_told(database):
             assert isinstance(error, CatalogUnavailableError)
             assert "not known" in str(error)
             assert seconds < SOON_S
+
+
+@ON_POSTGRESQL
+async def test_a_commit_that_was_lost_is_not_made_again(database):
+    """
+    Where the server drops the connection at the COMMIT, nobody is registered twice for it.
+    """
+    database.run("CREATE SEQUENCE IF NOT EXISTS commits")
+    database.run("ALTER SEQUENCE commits RESTART")
+    once = "IF nextval('commits') = 1 THEN PERFORM pg_sleep(60); END IF;"
+    async with open_catalog(database.target) as catalog:
+        with trigger(database, once, at_commit=True):
+            calls = asyncio.gather(
+                *(timed(catalog.register_model(a_model(f"m{n}"))) for n in range(8))
+            )
+            while not database.run(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE wait_event = 'PgSleep' AND datname = current_database()"
+            ):
+                await asyncio.sleep(0.01)
+            found = await asyncio.wait_for(calls, SOON_S)
+
+        assert {type(error) for error, _ in found} == {CatalogUnavailableError}
+        assert await catalog.count_models() == 0
+    database.run("DROP SEQUENCE commits")
 
 
 @ON_POSTGRESQL
@@ -472,6 +499,40 @@ async def test_processes_that_register_the_same_models_do_not_block_one_another(
     assert [writer.exitcode for writer in writers] == [0] * 3
     assert set(database.run("SELECT download_count FROM models")) == {(15,)}
     assert database.run(logged) == before
+
+
+def test_rows_are_taken_in_the_order_of_their_keys():
+    """
+    Whatever comes first and whatever is set: two that take the same rows do not wait in a circle.
+    Of a key that comes twice the second is of another statement.
+    """
+    shapes = [{"license": "mit"}, {"size_bytes": 7}]
+    models = [a_model(f"m{n % 7}", **shapes[n % 2]) for n in (5, 3, 6, 1, 12, 0, 2, 4, 10)]
+    registrations = [Registration.of(model) for model in models]
+
+    statements = [[registrations[at] for at in batch] for batch in _statements(registrations)]
+
+    taken = [each.row["reference"] for batch in statements for each in batch]
+    assert taken == ["m0", "m1", "m2", "m3", "m4", "m5", "m6", "m3", "m5"]
+    assert all(len({each.shape for each in batch}) == 1 for batch in statements)
+    assert all(len({each.key for each in batch}) == len(batch) for batch in statements)
+
+
+@pytest.mark.parametrize(("reads", "given_s"), [(False, 5), (True, 9)])
+async def test_a_run_has_the_time_of_its_first_call_or_if_it_reads_of_its_last(reads, given_s):
+    """
+    Nobody may leave a write before it ends, and anybody may leave a read.
+    """
+    found = []
+
+    async def run(items, left_s):
+        found.append(left_s)
+        return items
+
+    meeting = Together(run, reads=reads)
+    await asyncio.gather(meeting.submit("a", 9), meeting.submit("b", 5))
+
+    assert found == [pytest.approx(given_s, abs=0.5)]
 
 
 async def test_what_comes_while_others_run_is_one_run():

@@ -69,9 +69,11 @@ async def open_catalog(
         home = Home(database.name)
         work: Sessions | Lanes
         if database.threads is None:
-            of_a_host = isinstance(target, AsyncEngine)
-            kind = Sessions if of_a_host else Server
-            work = kind(async_sessionmaker(database.engine), timeout_s, home)
+            work = (
+                Sessions(async_sessionmaker(database.engine), timeout_s, home)
+                if isinstance(target, AsyncEngine)
+                else Server(database.engine, timeout_s, home)
+            )
         else:
             # What has migrated it is of no more use.
             await database.dispose()

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Final, TypeVar, cast
 
-from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
 
 from model_catalog.attempt import Attempt
 from model_catalog.errors import CatalogBusyError, CatalogError, CatalogUnavailableError
@@ -15,7 +16,7 @@ from model_catalog.locks import LOCK_WAIT_S
 from model_catalog.prepared import Find, Prepared, Row
 from model_catalog.sessions import Sessions
 from model_catalog.together import Together
-from model_catalog.waiting import LEAST_S, Patience
+from model_catalog.waiting import LEAST_S, Patience, to_its_end
 from model_catalog.work import Joint, Unit
 
 T = TypeVar("T")
@@ -39,10 +40,12 @@ class Server(Sessions):
     each of its tasks.
     """
 
-    def __init__(
-        self, sessions: async_sessionmaker[AsyncSession], timeout_s: float, home: Home
-    ) -> None:
-        super().__init__(sessions, timeout_s, home)
+    def __init__(self, engine: AsyncEngine, timeout_s: float, home: Home) -> None:
+        super().__init__(async_sessionmaker(engine), timeout_s, home)
+        # A statement is its own snapshot, and what only looks into an index is over before a server
+        # would stop it: around that BEGIN, limits and COMMIT would be three round trips more. Where
+        # it has to wait for a lock it is the driver that ends it.
+        self._reading = engine.execution_options(isolation_level="AUTOCOMMIT")
         self._finds: dict[Find, Together[tuple[Prepared, Mapping[str, Any]], Sequence[Row]]] = {}
         self._writes: dict[object, Together[Joint[Any, Any], Any]] = {}
 
@@ -61,12 +64,41 @@ class Server(Sessions):
     async def _find(
         self, find: Find, wanted: Sequence[tuple[Prepared, Mapping[str, Any]]], timeout_s: float
     ) -> Sequence[Sequence[Row]]:
-        patience = Patience(timeout_s)
         if len(wanted) > 1:
             keys = [values for _, values in wanted]
-            return await self._run(lambda each: find(each, keys), patience, writes=False)
+            return await self._look(lambda connection: find(connection, keys), timeout_s)
         ((statement, values),) = wanted
-        return [await self._run(lambda each: statement.rows(each, values), patience, writes=False)]
+        return [await self._look(lambda connection: statement.rows(connection, values), timeout_s)]
+
+    async def _look(self, unit: Unit[T], timeout_s: float) -> T:
+        """Run a unit that is one statement, and only reads."""
+        patience = Patience(timeout_s)
+        while True:
+            attempt = Attempt(self._target)
+            try:
+                return await to_its_end(
+                    attempt.run(partial(self._look_once, unit, attempt)),
+                    attempt.stop_reading,
+                    late_after_s=max(patience.left_s, LEAST_S),
+                    on_late=attempt.stop,
+                )
+            except CatalogBusyError as error:
+                await patience.after(error)
+
+    async def _look_once(self, unit: Unit[T], attempt: Attempt) -> T:
+        async def look() -> T:
+            async with self._reading.connect() as connection:
+                attempt.works_on(connection)
+                return await connection.run_sync(unit)
+
+        try:
+            return await look()
+        except DBAPIError as error:
+            # As where a transaction begins.
+            if not error.connection_invalidated:
+                raise
+        attempt.works_on(None)
+        return await look()
 
     async def write(self, unit: Unit[T], timeout_s: float | None = None) -> T:
         if not isinstance(unit, Joint) or self.timeout_s < _LEAST_SHARED_S:
