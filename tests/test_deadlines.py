@@ -427,6 +427,23 @@ async def test_no_read_in_a_transaction_outlasts_its_deadline(database):
 
 
 @ON_POSTGRESQL
+async def test_a_transaction_whose_statement_its_driver_has_ended_is_over(database, monkeypatch):
+    """
+    Where a server does not end a statement itself in time, its caller is told the same.
+    """
+
+    async def no_limits(*_):
+        pass
+
+    async with opened(database) as catalog:
+        monkeypatch.setattr("model_catalog.sessions.limit_waits", no_limits)
+        with slow_to_read(database), pytest.raises(TransactionError):
+            async with catalog.transaction() as inner:
+                await all_end_busy(inner, {"list_models": READS["list_models"]})
+        database.assert_no_lock()
+
+
+@ON_POSTGRESQL
 async def test_a_row_that_is_taken_holds_up_a_transaction_no_longer(database):
     """
     Inside transaction() a lock is waited for as long as outside.
