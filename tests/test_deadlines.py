@@ -1,6 +1,7 @@
 """Deadlines: whatever a call waits for, it ends when its time is up, and says what for."""
 
 import asyncio
+import gc
 import math
 import time
 from contextlib import asynccontextmanager, closing, contextmanager, suppress
@@ -21,7 +22,9 @@ from model_catalog import (
     TransactionError,
     open_catalog,
 )
+from model_catalog.attempt import Attempt
 from model_catalog.exclusive import _ADVISORY_LOCK
+from model_catalog.waiting import to_its_end
 
 TIMEOUT_S = 0.4
 END_S = 2.5
@@ -424,6 +427,23 @@ async def test_no_read_in_a_transaction_outlasts_its_deadline(database):
 
 
 @ON_POSTGRESQL
+async def test_a_transaction_whose_statement_its_driver_has_ended_is_over(database, monkeypatch):
+    """
+    Where a server does not end a statement itself in time, its caller is told the same.
+    """
+
+    async def no_limits(*_):
+        pass
+
+    async with opened(database) as catalog:
+        monkeypatch.setattr("model_catalog.sessions.limit_waits", no_limits)
+        with slow_to_read(database), pytest.raises(TransactionError):
+            async with catalog.transaction() as inner:
+                await all_end_busy(inner, {"list_models": READS["list_models"]})
+        database.assert_no_lock()
+
+
+@ON_POSTGRESQL
 async def test_a_row_that_is_taken_holds_up_a_transaction_no_longer(database):
     """
     Inside transaction() a lock is waited for as long as outside.
@@ -531,3 +551,34 @@ async def test_a_large_catalog_is_searched_no_longer_than_allowed(database):
     async with open_catalog(database.target) as patient:
         assert await patient.list_models(search="nowhere to be found") == []
         assert await patient.count_models() == 200_000
+
+
+@ON_POSTGRESQL
+async def test_a_connection_that_is_given_up_while_it_is_made_is_closed(database):
+    """
+    Whenever a call's time is up, the server has no connection of it afterwards that nobody uses,
+    also where somebody keeps the call's error.
+    """
+
+    async def connect():
+        async with engine.connect():
+            pass
+
+    errors = []
+    gc.disable()
+    try:
+        for number in range(60):
+            async with host(database) as engine:
+                attempt = Attempt("a server")
+                try:
+                    await to_its_end(
+                        attempt.run(connect),
+                        late_after_s=number * 0.0003,
+                        on_late=attempt.stop,
+                    )
+                except CatalogBusyError as error:
+                    errors.append(error)
+        database.assert_nothing_left()
+    finally:
+        gc.enable()
+    assert errors

@@ -691,7 +691,7 @@ def test_a_page_of_the_default_order_is_read_from_its_index(database, where):
     Wherever a page begins, the database reads it and nothing that comes before it or after it.
     """
     numbers = (
-        "WITH RECURSIVE numbers(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < 30000)"
+        "WITH RECURSIVE numbers(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers LIMIT 30000)"
         if database.path is not None
         else "WITH numbers AS (SELECT generate_series(1, 30000) AS n)"
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import traceback
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, TypeVar, cast
 
@@ -25,7 +26,7 @@ class Attempt:
     whatever waits for a connection, is cancelled: the driver then tells the server.
     """
 
-    _SLOW: Final = "its statements took longer than they were given"
+    SLOW: Final = "its statements took longer than they were given"
     _UNCONNECTED: Final = "no connection was free, or could be made, in the time given"
 
     def __init__(self, target: str) -> None:
@@ -34,7 +35,8 @@ class Attempt:
         self._connection: AsyncConnection | None = None
         self._interrupting: asyncio.Future[Any] | None = None
         self._is_stopped = False
-        self._is_committing = False
+        self.is_committing = False
+        """Whether a server was asked for COMMIT, or is about to be."""
         self._is_kept = False
         self._result: Any = None
 
@@ -55,26 +57,30 @@ class Attempt:
                 raise
             if self._is_kept:
                 return cast("T", self._result)
-            if self._is_committing:
+            if self.is_committing:
                 raise CatalogUnavailableError(
                     self._target,
                     "the server gave no answer to COMMIT in time: whether the call was kept is "
                     "not known, look before you repeat it",
                 ) from error
-            reason = self._SLOW if self._connection else self._UNCONNECTED
+            if self._connection is None:
+                # psycopg leaves a connection that was being made to whatever still knows of it, and
+                # that is this error: to the server it would be open for as long as it is kept.
+                traceback.clear_frames(error.__traceback__)
+            reason = self.SLOW if self._connection else self._UNCONNECTED
             raise CatalogBusyError(self._target, reason) from error
         except CatalogBusyError as error:
             if not self._is_stopped:
                 raise
-            raise CatalogBusyError(self._target, self._SLOW) from error
+            raise CatalogBusyError(self._target, self.SLOW) from error
 
-    def works_on(self, connection: AsyncConnection) -> None:
-        """It has its connection: from here on SQLite's statements are interrupted."""
+    def works_on(self, connection: AsyncConnection | None) -> None:
+        """It has its connection, if any: from here on SQLite's statements are interrupted."""
         self._connection = connection
 
     def commits(self, session: AsyncSession, result: object = None) -> None:
         """It is going to ask for the commit of a session, and has a result if that is kept."""
-        self._is_committing = True
+        self.is_committing = True
         self._result = result
         event.listen(session.sync_session, "after_commit", self._on_commit, once=True)
 

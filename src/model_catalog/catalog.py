@@ -25,13 +25,13 @@ from model_catalog.labels import Labels
 from model_catalog.listing import Listing
 from model_catalog.model import Model
 from model_catalog.query import KNOWN, MODELS, C, Filters
-from model_catalog.records import Key, Registration, folded_of, one_by_key, resets
+from model_catalog.records import Key, Registration, folded_of, one_by_key, resets, store_all
 from model_catalog.relocation import Relocation
 from model_catalog.rows import model_of
 from model_catalog.sessions import SessionConnection, Sessions
 from model_catalog.shared import SharedTransaction
 from model_catalog.usage import Usage
-from model_catalog.work import Work
+from model_catalog.work import Joint, Work
 
 # Of two parts of 32 bits each neither sum can overflow; SQLite refuses to sum beyond 2**63.
 _SPLIT: Final = 2**32
@@ -157,7 +157,7 @@ class ModelCatalog(Listing, Labels, Usage, Contents, Holdings, Adopting, Relocat
         if files is not None:
             return await self.register_found(model, {"inventoried_at": datetime.now(UTC)}, files)
         registration = Registration.of(model)
-        return await self._work.write(lambda connection: self._store(connection, registration))
+        return await self._work.write(Joint(registration, self._store, store_all))
 
     async def register_models(self, models: Iterable[Model]) -> int:
         """

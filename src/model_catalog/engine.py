@@ -234,7 +234,6 @@ def _create_postgresql_engine(place: Place) -> AsyncEngine:
             place.url,
             connect_args={} if timeout in place.url.query else {timeout: _CONNECT_TIMEOUT_S},
             hide_parameters=True,
-            pool_pre_ping=True,
         )
     except (ArgumentError, TypeError, ValueError) as error:
         raise InvalidTargetError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from sqlalchemy.ext.asyncio import async_sessionmaker
+from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
 
 from model_catalog import rules
 from model_catalog.catalog import ModelCatalog
@@ -15,6 +15,7 @@ from model_catalog.inline import Reads, require_reads
 from model_catalog.journal import Durability, require_durability
 from model_catalog.lanes import Lanes
 from model_catalog.schema import bring_to, require_head
+from model_catalog.server import Server
 from model_catalog.sessions import Sessions
 from model_catalog.target import Target
 from model_catalog.waiting import to_its_end
@@ -68,7 +69,11 @@ async def open_catalog(
         home = Home(database.name)
         work: Sessions | Lanes
         if database.threads is None:
-            work = Sessions(async_sessionmaker(database.engine), timeout_s, home)
+            work = (
+                Sessions(async_sessionmaker(database.engine), timeout_s, home)
+                if isinstance(target, AsyncEngine)
+                else Server(database.engine, timeout_s, home)
+            )
         else:
             # What has migrated it is of no more use.
             await database.dispose()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from sqlalchemy import (
     ColumnElement,
@@ -21,6 +21,10 @@ from sqlalchemy.types import NullType
 
 Row = Sequence[Any]
 """The values of a row as they are stored."""
+
+
+Find: TypeAlias = Callable[[Connection, Sequence[Mapping[str, Any]]], Sequence[Sequence[Row]]]
+"""What finds, in one query, the rows of each of several values."""
 
 
 def stored(column: ColumnElement[Any]) -> ColumnElement[Any]:
@@ -41,8 +45,10 @@ class Prepared:
         self,
         statement: Select[Any] | Insert | Update | Delete,
         names: Iterable[str] | None = None,
+        of_several: Find | None = None,
     ) -> None:
-        """`names` are the columns that an INSERT is given."""
+        """`names` are an INSERT's columns; `of_several` finds what several values find."""
+        self.of_several: Final = of_several
         self._statement: Final = statement
         self._names: Final = None if names is None else list(names)
         self._direct: _Direct | None = None

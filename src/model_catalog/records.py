@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache, lru_cache
+from itertools import groupby
 from typing import Any, Final, cast
 
 from sqlalchemy import (
     ColumnElement,
     Connection,
-    Insert,
     Select,
     Table,
     Update,
@@ -31,14 +31,16 @@ from model_catalog import fields, rules
 from model_catalog.errors import InvalidModelError, ModelNotFoundError
 from model_catalog.inventory import FileState
 from model_catalog.model import Model, ModelAlias, folded
-from model_catalog.prepared import Prepared, stored
+from model_catalog.prepared import Prepared, Row, stored
 from model_catalog.query import FILES, KNOWN, MODELS, TAGS, C
 from model_catalog.rows import join_of, known, model_of
+from model_catalog.several import arrays_of, find_each, given, tags_of
 from model_catalog.work import Work
 
 ALIASES: Final = cast("Table", ModelAlias.__table__)
 _ID_AT: Final = list(KNOWN).index("id")
 KEY: Final = ("provider", "reference", "version")
+_KEY_AT: Final = [list(KNOWN).index(name) for name in KEY]
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +95,7 @@ def one_by_key(dialect: str, *, newest: bool) -> Prepared:
     """What is known of the model that a key's values mean; the newest where it has no version."""
     provider, reference, version = (bindparam(name, type_=C[name].type) for name in KEY)
     meant = _meant(provider, reference, None if newest else version)
-    return Prepared(known(dialect).where(C.id == meant.scalar_subquery()))
+    return Prepared(known(dialect).where(C.id == meant.scalar_subquery()), of_several=find_each)
 
 
 @cache
@@ -106,17 +108,32 @@ def _one_by_id(dialect: str) -> Prepared:
 def _upsert(
     dialect: str, names: tuple[str, ...], changed: tuple[str, ...], *, tells: bool
 ) -> Prepared:
-    insert = insert_into(MODELS, dialect)
+    upsert = _upserting(insert_into(MODELS, dialect), changed)
+    return Prepared(upsert.returning(*_told(dialect)) if tells else upsert, names)
+
+
+@lru_cache(maxsize=64)
+def _upsert_several(names: tuple[str, ...], changed: tuple[str, ...]) -> Prepared:
+    rows = given(C[name] for name in names)
+    insert = postgresql.insert(MODELS).from_select(
+        names, select(*(rows.c[name] for name in names)), include_defaults=False
+    )
+    return Prepared(_upserting(insert, changed).returning(*_told("postgresql")))
+
+
+def _upserting(
+    insert: sqlite.Insert | postgresql.Insert, changed: tuple[str, ...]
+) -> sqlite.Insert | postgresql.Insert:
     new: dict[str, ColumnElement[Any]] = {name: insert.excluded[name] for name in changed}
     new |= resets(new)
     new["download_count"] = one_more(C.download_count)
-    upsert: Insert = insert.on_conflict_do_update(index_elements=KEY, set_=new)
-    if tells:
-        # In RETURNING a subquery is of no row of the table in particular: the tags come by
-        # themselves.
-        *fields_of_it, _ = known(dialect).selected_columns
-        upsert = upsert.returning(*fields_of_it)
-    return Prepared(upsert, names)
+    return insert.on_conflict_do_update(index_elements=KEY, set_=new)
+
+
+def _told(dialect: str) -> Sequence[ColumnElement[Any]]:
+    # In RETURNING a subquery is of no row of the table in particular: the tags come by themselves.
+    *fields_of_it, _ = known(dialect).selected_columns
+    return fields_of_it
 
 
 @cache
@@ -256,6 +273,36 @@ def _shape(
     names: tuple[str, ...], changed: frozenset[str]
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     return tuple(sorted(names)), tuple(sorted(changed))
+
+
+def store_all(connection: Connection, registrations: Sequence[Registration]) -> list[Model]:
+    """
+    Register models on PostgreSQL, one after the other; return each as it is recorded then.
+
+    In few statements: of all that are of one shape, and next to one another by their keys, one. In
+    that order everybody takes the rows, and so nobody waits for one who waits for him.
+    """
+    rows: dict[int, Row] = {}
+    for batch in _statements(registrations):
+        chosen = [registrations[at] for at in batch]
+        names, changed = chosen[0].shape
+        values = arrays_of(names, [each.row for each in chosen])
+        stored_rows = _upsert_several(names, changed).rows(connection, values)
+        by_key = {tuple(row[at] for at in _KEY_AT): row for row in stored_rows}
+        rows |= {at: by_key[each.key] for at, each in zip(batch, chosen, strict=True)}
+    tags = tags_of(connection, [row[_ID_AT] for row in rows.values()])
+    return [model_of([*rows[at], tags.get(rows[at][_ID_AT])]) for at in range(len(registrations))]
+
+
+def _statements(registrations: Sequence[Registration]) -> Iterator[list[int]]:
+    """Which of them go together: in no statement may a key be twice."""
+    waiting = sorted(range(len(registrations)), key=lambda at: registrations[at].key)
+    while waiting:
+        firsts = [next(same) for _, same in groupby(waiting, lambda at: registrations[at].key)]
+        for _, alike in groupby(firsts, lambda at: registrations[at].shape):
+            yield list(alike)
+        taken = set(firsts)
+        waiting = [at for at in waiting if at not in taken]
 
 
 def resets(new: Mapping[str, ColumnElement[Any]]) -> dict[str, ColumnElement[Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
@@ -11,6 +12,7 @@ from typing import Any, Final, TypeAlias, TypeVar
 from weakref import WeakKeyDictionary
 
 from sqlalchemy import Engine
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import (
     AsyncConnection,
     AsyncSession,
@@ -106,54 +108,82 @@ class Sessions:
     async def _run(self, unit: Unit[T], patience: Patience, *, writes: bool) -> T:
         lock_wait_s = LOCK_WAIT_S
         while True:
-            attempt = Attempt(self._target)
-
-            async def once(attempt: Attempt = attempt, lock_wait_s: float = lock_wait_s) -> T:
-                async with self._connected(attempt, patience, lock_wait_s, writes=writes) as (
-                    session,
-                    connection,
-                ):
-                    begun_s = patience.left_s
-                    result = await connection.run_sync(unit)
-                    if begun_s - patience.left_s > _UNNOTICED_S:
-                        # The commit has only what is left of the call.
-                        await limit_waits(connection, lock_wait_s, max(patience.left_s, LEAST_S))
-                    if writes:
-                        attempt.commits(session, result)
-                    await session.commit()
-                    return result
-
             try:
-                return await to_its_end(
-                    attempt.run(once),
-                    None if writes else attempt.stop_reading,
-                    late_after_s=max(patience.left_s, LEAST_S) + self._grace_s,
-                    on_late=attempt.stop,
+                return await self._try(
+                    unit, patience, Attempt(self._target), lock_wait_s, writes=writes
                 )
             except CatalogBusyError as error:
                 await patience.after(error)
                 # Whoever takes rows one by one and always gives up first never has them all.
                 lock_wait_s = min(2 * lock_wait_s, _LONGEST_LOCK_WAIT_S)
 
-    @asynccontextmanager
-    async def _connected(
-        self, attempt: Attempt, patience: Patience, lock_wait_s: float, *, writes: bool
-    ) -> AsyncIterator[tuple[AsyncSession, AsyncConnection]]:
-        """A session with a transaction, in which nothing waits for longer than the call may."""
-        async with self._sessions() as session:
-            connection = await self._begin(session, attempt, patience, lock_wait_s, writes=writes)
-            yield session, connection
+    async def _try(
+        self,
+        unit: Unit[T],
+        patience: Patience,
+        attempt: Attempt,
+        lock_wait_s: float = LOCK_WAIT_S,
+        *,
+        writes: bool,
+        most_s: float = math.inf,
+    ) -> T:
+        """Run a unit once, no statement of it for longer than the call may, nor than `most_s`."""
+
+        async def once() -> T:
+            async with self._sessions() as session:
+                left_s = min(patience.left_s, most_s)
+                connection = await self._begin(session, attempt, left_s, lock_wait_s, writes=writes)
+                begun_s = patience.left_s
+                result = await connection.run_sync(unit)
+                if begun_s - patience.left_s > _UNNOTICED_S:
+                    # The commit has only what is left of the call.
+                    await limit_waits(connection, lock_wait_s, max(patience.left_s, LEAST_S))
+                if writes:
+                    attempt.commits(session, result)
+                await session.commit()
+                return result
+
+        return await to_its_end(
+            attempt.run(once),
+            None if writes else attempt.stop_reading,
+            late_after_s=max(patience.left_s, LEAST_S) + self._grace_s,
+            on_late=attempt.stop,
+        )
 
     async def _begin(
         self,
         session: AsyncSession,
         attempt: Attempt,
-        patience: Patience | None,
+        statement_s: float,
         lock_wait_s: float,
         *,
         writes: bool,
     ) -> AsyncConnection:
-        """Begin a transaction in which a statement has what is left of a call, or all of one."""
+        """
+        Begin a transaction in which no statement takes longer than it may.
+
+        A connection that the server has dropped meanwhile is found out by its first statement, and
+        another one takes its place: nothing was asked of it yet but to begin. To ask it first
+        whether it is there would be as many round trips again.
+        """
+        try:
+            return await self._begin_once(session, attempt, statement_s, lock_wait_s, writes=writes)
+        except DBAPIError as error:
+            if self._home is None or not error.connection_invalidated:
+                raise
+        await session.invalidate()
+        attempt.works_on(None)
+        return await self._begin_once(session, attempt, statement_s, lock_wait_s, writes=writes)
+
+    async def _begin_once(
+        self,
+        session: AsyncSession,
+        attempt: Attempt,
+        statement_s: float,
+        lock_wait_s: float,
+        *,
+        writes: bool,
+    ) -> AsyncConnection:
         options: dict[str, object] = {WRITE: writes}
         if self.dialect == "postgresql" and writes:
             # A host may have set AUTOCOMMIT, in which nothing is undone.
@@ -163,8 +193,7 @@ class Sessions:
         attempt.works_on(connection)
         if writes:
             await begin_writing(connection)
-        left_s = patience.left_s if patience else self.timeout_s
-        await limit_waits(connection, lock_wait_s, max(left_s, LEAST_S))
+        await limit_waits(connection, lock_wait_s, max(statement_s, LEAST_S))
         return connection
 
     @asynccontextmanager
@@ -208,7 +237,7 @@ class Sessions:
             async def once(attempt: Attempt = attempt) -> None:
                 try:
                     # What comes after cannot be tried again from the start.
-                    await self._begin(session, attempt, None, self.timeout_s, writes=True)
+                    await self._begin(session, attempt, self.timeout_s, self.timeout_s, writes=True)
                 except BaseException:
                     await session.close()
                     raise

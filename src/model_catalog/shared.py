@@ -13,6 +13,7 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
 from model_catalog.errors import (
+    CatalogBusyError,
     CatalogClosedError,
     CatalogError,
     TransactionError,
@@ -142,7 +143,13 @@ class SharedTransaction:
                     self._failure = meaning(error, self._held.target)
                 raise
 
-        return await self._step(lambda: self._held.run(noting_failures))
+        try:
+            return await self._step(lambda: self._held.run(noting_failures))
+        except CatalogBusyError as error:
+            # Where it was stopped from outside the unit has seen no error of the database's.
+            if self._ours:
+                self._failure = self._failure or error
+            raise
 
     async def _part(self, step: Callable[[], Awaitable[T]]) -> T:
         """Begin or keep a savepoint, which only the database can refuse."""

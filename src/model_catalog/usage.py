@@ -4,94 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from contextvars import Context
+from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any, Generic, TypeVar
 from weakref import WeakKeyDictionary
 
 from sqlalchemy import Connection, case, literal, or_, update
 from sqlalchemy.sql.dml import ReturningUpdate
 
 from model_catalog import rules
-from model_catalog.errors import CatalogBusyError, ModelNotFoundError
+from model_catalog.errors import ModelNotFoundError
 from model_catalog.query import MODELS, C
 from model_catalog.records import Key, Records, one_more
-
-I = TypeVar("I")  # noqa: E741 - an item
-R = TypeVar("R")
-
-
-class Together(Generic[I, R]):
-    """
-    One write for all calls of an event loop that arrive while another one runs.
-
-    Each waits for the write it is part of, and no longer than it may: a write is given the time
-    that is left to the first of its calls, and those that have more are part of the next. One that
-    is cancelled before its write began is left out of it, and one that is cancelled during it
-    learns of it afterwards.
-    """
-
-    def __init__(self, write: Callable[[Sequence[I], float], Awaitable[Sequence[R]]]) -> None:
-        self._write = write
-        self._waiting: dict[asyncio.Future[R], tuple[I, float]] = {}
-        self._running: asyncio.Task[None] | None = None
-
-    async def submit(self, item: I, timeout_s: float) -> R:
-        """Have an item written; return what the write says of it, or raise what it raised."""
-        loop = asyncio.get_running_loop()
-        start = loop.time()
-        done: asyncio.Future[R] = loop.create_future()
-        self._waiting[done] = (item, start + timeout_s)
-        if self._running is None:
-            # In a context of its own: what is true of the first caller is not true of the others.
-            self._running = asyncio.create_task(self._run(), context=Context())
-        try:
-            # Not shield(): see `to_its_end`.
-            await asyncio.wait([done])
-        except asyncio.CancelledError:
-            if self._waiting.pop(done, None) is None:
-                while not done.done():
-                    try:
-                        await asyncio.wait([done])
-                    except asyncio.CancelledError:
-                        continue
-                if not done.cancelled():
-                    done.exception()
-            raise
-        try:
-            return done.result()
-        except CatalogBusyError as error:
-            # It may have waited for another write first.
-            raise CatalogBusyError(error.target, error.reason, loop.time() - start) from error
-
-    async def _run(self) -> None:
-        now = asyncio.get_running_loop().time
-        try:
-            while self._waiting:
-                batch, self._waiting = self._waiting, {}
-                end = min(deadline for _, deadline in batch.values())
-                try:
-                    results = await self._write([item for item, _ in batch.values()], end - now())
-                except CatalogBusyError as error:
-                    later = {done: call for done, call in batch.items() if call[1] > end}
-                    self._waiting = later | self._waiting
-                    _raise(error, batch.keys() - later.keys())
-                except Exception as error:  # noqa: BLE001 - it belongs to those who wait
-                    _raise(error, batch)
-                else:
-                    for done, result in zip(batch, results, strict=True):
-                        done.set_result(result)
-                finally:
-                    for done in batch.keys() - self._waiting.keys():
-                        done.cancel()
-        finally:
-            self._running = None
-
-
-def _raise(error: Exception, waiting: Iterable[asyncio.Future[Any]]) -> None:
-    for done in waiting:
-        done.set_exception(error)
+from model_catalog.together import Together
 
 
 class Usage(Records):

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Protocol, TypeAlias, TypeVar
+from typing import Any, Final, Generic, Protocol, TypeAlias, TypeVar
 
 from sqlalchemy import Connection
 
 from model_catalog.errors import TransactionError
 from model_catalog.prepared import Prepared, Row
 
+I = TypeVar("I")  # noqa: E741 - an item
 T = TypeVar("T")
 
 Unit: TypeAlias = Callable[[Connection], T]
@@ -22,6 +24,19 @@ What is to be done with a connection in a transaction; it may be done again from
 It is one synchronous step, whatever the driver: where it runs, and in how many steps of the event
 loop, is not its affair.
 """
+
+
+@dataclass(frozen=True, slots=True)
+class Joint(Generic[I, T]):
+    """A unit for one item, which can also be done for `many` at once: a Work may choose to."""
+
+    item: I
+    one: Callable[[Connection, I], T]
+    many: Callable[[Connection, Sequence[I]], Sequence[T]]
+
+    def __call__(self, connection: Connection) -> T:
+        """Do it for its item alone."""
+        return self.one(connection, self.item)
 
 
 class Work(Protocol):
