@@ -244,6 +244,7 @@ async def test_a_transaction_cancelled_while_it_begins_is_ended(catalog, databas
         gc.enable()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cancelled_by", CANCELLERS.values(), ids=CANCELLERS)
 async def test_a_call_may_be_cancelled_at_any_moment(database, quiet, cancelled_by):
     """

@@ -55,6 +55,7 @@ def test_a_killed_writer_has_lost_nothing_it_acknowledged(sqlite_migrated, tmp_p
     assert total <= count <= total + ROUNDS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("durability", ["full", "normal"])
 def test_a_power_cut_costs_what_was_agreed(sqlite_migrated, tmp_path, durability):
     """

@@ -350,6 +350,7 @@ def alembic(*arguments: str, url: str | None = None, fails: bool = False) -> str
     return done.stdout + done.stderr
 
 
+@pytest.mark.slow
 async def test_the_shell_does_what_the_package_does(empty):
     """
     In a checkout `alembic upgrade`, `current`, `check` and `downgrade` work on the database that

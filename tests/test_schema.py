@@ -695,6 +695,7 @@ async def test_a_migration_that_the_database_refuses_says_why(empty):
     assert await check_schema(empty.target) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("start", hive.STARTS)
 @pytest.mark.parametrize(
     "step", [9, pytest.param(1, marks=pytest.mark.slow)], ids=["some statements", "every statement"]
@@ -740,6 +741,7 @@ def locked(database: Database):
         yield
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("waits", [False, True], ids=["alone", "while another holds the lock"])
 @pytest.mark.parametrize("start", hive.STARTS)
 async def test_a_cancellation_at_any_turn_of_the_loop_is_clean(empty, start, waits):

@@ -260,6 +260,7 @@ def test_a_list_that_is_too_long_is_refused(tmp_path, content, zeros):
         read_header(path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content", LARGE.values(), ids=LARGE)
 def test_the_largest_header_costs_little(tmp_path, content):
     """
