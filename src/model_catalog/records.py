@@ -33,7 +33,7 @@ from model_catalog.inventory import FileState
 from model_catalog.model import Model, ModelAlias, folded
 from model_catalog.prepared import Prepared, Row, stored
 from model_catalog.query import FILES, KNOWN, MODELS, TAGS, C
-from model_catalog.rows import join_of, known, model_of
+from model_catalog.rows import join_of, known, model_of, models_of
 from model_catalog.several import arrays_of, find_each, given, tags_of
 from model_catalog.work import Work
 
@@ -291,7 +291,8 @@ def store_all(connection: Connection, registrations: Sequence[Registration]) -> 
         by_key = {tuple(row[at] for at in _KEY_AT): row for row in stored_rows}
         rows |= {at: by_key[each.key] for at, each in zip(batch, chosen, strict=True)}
     tags = tags_of(connection, [row[_ID_AT] for row in rows.values()])
-    return [model_of([*rows[at], tags.get(rows[at][_ID_AT])]) for at in range(len(registrations))]
+    ordered = (rows[at] for at in range(len(registrations)))
+    return models_of([*row, tags.get(row[_ID_AT])] for row in ordered)
 
 
 def _statements(registrations: Sequence[Registration]) -> Iterator[list[int]]:
