@@ -175,10 +175,11 @@ _MOMENTS: Final = st.builds(
     st.sampled_from([0, 1, 999_999]),
     st.sampled_from([0, -9, 14]),
 )
+_TEXT: Final = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=3)
 _GOOD: Final = {
-    **dict.fromkeys(_EXACT, st.sampled_from(_WORDS) | st.text(max_size=3)),
+    **dict.fromkeys(_EXACT, st.sampled_from(_WORDS) | _TEXT),
     "version": st.integers(0, 60).map(str),
-    "search": st.sampled_from([*_WORDS, "", "ss", "S", "x" * 1000]) | st.text(max_size=3),
+    "search": st.sampled_from([*_WORDS, "", "ss", "S", "x" * 1000]) | _TEXT,
     **dict.fromkeys(("tags", "any_tags"), st.lists(st.sampled_from(_WORDS), max_size=3)),
     **dict.fromkeys(
         ("min_size_bytes", "max_size_bytes", "min_context_length"), st.sampled_from(_NUMBERS)

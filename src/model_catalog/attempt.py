@@ -38,6 +38,7 @@ class Attempt:
         self.is_committing = False
         """Whether a server was asked for COMMIT, or is about to be."""
         self._is_kept = False
+        self._has_read = False
         self._result: Any = None
 
     async def run(self, step: Callable[[], Awaitable[T]]) -> T:
@@ -78,6 +79,10 @@ class Attempt:
         """It has its connection, if any: from here on SQLite's statements are interrupted."""
         self._connection = connection
 
+    def has_read(self) -> None:
+        """It has what it was to read, and is on its way back."""
+        self._has_read = True
+
     def commits(self, session: AsyncSession, result: object = None) -> None:
         """It is going to ask for the commit of a session, and has a result if that is kept."""
         self.is_committing = True
@@ -104,8 +109,10 @@ class Attempt:
         Stop it, where it only reads and nobody wants it any more.
 
         Not while it connects: a driver that is cancelled there leaves a connection nobody knows of.
+        Nor on its way back, where a connection is closed that the pool has no room for: SQLAlchemy
+        would report that as an error.
         """
-        if self._connection is not None:
+        if self._connection is not None and not self._has_read:
             self.stop()
 
 

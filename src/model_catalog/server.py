@@ -89,7 +89,9 @@ class Server(Sessions):
         async def look() -> T:
             async with self._reading.connect() as connection:
                 attempt.works_on(connection)
-                return await connection.run_sync(unit)
+                result = await connection.run_sync(unit)
+                attempt.has_read()
+                return result
 
         try:
             return await look()

@@ -140,6 +140,8 @@ class Sessions:
                     await limit_waits(connection, lock_wait_s, max(patience.left_s, LEAST_S))
                 if writes:
                     attempt.commits(session, result)
+                else:
+                    attempt.has_read()
                 await session.commit()
                 return result
 
