@@ -93,7 +93,6 @@ def _targets(judged: Sequence[Verdict]) -> str:
     for each in judged:
         target = each.target
         rival = "" if each.rival == target.against else f" (the fastest: {each.rival})"
-        rival = f"{target.against}{rival}"
         word = "met" if each.met else "**missed**" if each.judged else "not measured"
         ratio = f"{each.ratio:.3g}x" if each.judged else "-"
         rows.append(
