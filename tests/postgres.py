@@ -135,6 +135,15 @@ def database(server: URL, name: str) -> Iterator[URL]:
             admin.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
 
 
+@contextmanager
+def table_taken(url: URL) -> Iterator[None]:
+    """Somebody else's migration of the models: not even a reader gets by."""
+    with psycopg.connect(dsn(url)) as other:
+        other.execute("LOCK TABLE models IN ACCESS EXCLUSIVE MODE")
+        yield
+        other.rollback()
+
+
 def main(arguments: list[str]) -> int:
     """Run commands on a new database, `--` between them, with its URL in place of `@URL@`."""
     with server() as found:

@@ -64,15 +64,6 @@ def row_taken(database, reference):
 
 
 @contextmanager
-def table_taken(database):
-    """Somebody else's migration: not even a reader gets by."""
-    with psycopg.connect(postgres.dsn(database.url)) as other:
-        other.execute("LOCK TABLE models IN ACCESS EXCLUSIVE MODE")
-        yield
-        other.rollback()
-
-
-@contextmanager
 def trigger(database, body, *, at_commit=False):
     """Something that the server does for each model that is written."""
     database.run(
@@ -349,7 +340,7 @@ async def test_who_is_cancelled_takes_nobody_with_him(database, kind):
     """
     async with open_catalog(database.target) as catalog:
         await catalog.register_models(a_model(f"m{n}") for n in range(8))
-        with table_taken(database):
+        with postgres.table_taken(database.url):
             tasks = [
                 asyncio.create_task(
                     catalog.find_model(f"m{n}", "hf")
@@ -376,7 +367,7 @@ async def test_a_query_that_nobody_waits_for_is_ended(database):
     When the last of them is gone the server need not go on.
     """
     async with open_catalog(database.target) as catalog:
-        with table_taken(database):
+        with postgres.table_taken(database.url):
             tasks = [asyncio.create_task(catalog.find_model(f"m{n}", "hf")) for n in range(8)]
             await waits_for_a_lock(database)
             for task in tasks:
@@ -400,7 +391,7 @@ async def test_each_has_the_time_that_it_is_given(database):
     Who comes later to a server that does not answer gives up later; nobody is early or late.
     """
     async with open_catalog(database.target, timeout_s=0.6) as catalog:
-        with table_taken(database):
+        with postgres.table_taken(database.url):
             tasks = []
             for number in range(30):
                 tasks += [

@@ -6,7 +6,6 @@ import time
 from contextlib import closing, contextmanager
 
 import postgres
-import psycopg
 import pytest
 from conftest import a_model
 from sqlalchemy import NullPool
@@ -120,15 +119,6 @@ async def test_what_is_merely_not_there_ends_no_transaction(catalog):
     assert len(await catalog.list_models()) == 1
 
 
-@contextmanager
-def table_taken(database):
-    """Somebody else's migration: on PostgreSQL not even a reader gets by."""
-    with psycopg.connect(postgres.dsn(database.url)) as other:
-        other.execute("LOCK TABLE models IN ACCESS EXCLUSIVE MODE")
-        yield
-        other.rollback()
-
-
 @pytest.mark.parametrize("backend", ["asyncpg", "psycopg"])
 async def test_a_read_waits_no_longer_than_it_is_given(database):
     """
@@ -136,7 +126,7 @@ async def test_a_read_waits_no_longer_than_it_is_given(database):
     """
     async with open_catalog(database.target, timeout_s=0.3) as catalog:
         busy = pytest.raises(CatalogBusyError, match=r"waited 0\.[3-9] s")
-        with table_taken(database), busy:
+        with postgres.table_taken(database.url), busy:
             await catalog.find_model("m", "hf")
         assert await catalog.find_model("m", "hf") is None
 
@@ -148,7 +138,7 @@ async def test_a_look_that_is_held_up_can_be_cancelled(database, look):
     Whoever waits for somebody's lock in a server is let go when he no longer wants to.
     """
     async with open_catalog(database.target) as catalog:
-        with table_taken(database):
+        with postgres.table_taken(database.url):
             waiting = asyncio.create_task(
                 catalog.find_model("m", "hf") if look == "find" else schema_state(database.target)
             )

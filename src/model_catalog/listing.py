@@ -24,7 +24,7 @@ T = TypeVar("T", Model, ModelRow)
 Make: TypeAlias = Callable[[Iterable[Row]], list[T]]
 
 
-# There are as many windows as sorts, four or six times.
+# There are twelve windows for each sort.
 @cache
 def _all_in(window: Window, dialect: str) -> Prepared:
     return Prepared(window.of_those(known(dialect)))
