@@ -1,6 +1,7 @@
 """The repository: what each call writes, returns and leaves alone."""
 
 import asyncio
+import os
 import pickle
 import sqlite3
 import subprocess
@@ -10,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from conftest import a_model, moment
-from sqlalchemy import select, text
+from sqlalchemy import inspect, select, text
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
 
 from model_catalog import (
@@ -75,6 +76,69 @@ async def test_registering_returns_what_is_recorded(catalog):
     assert model.downloaded_at == moment(5)
 
 
+REGISTERED = {
+    "no more than it must": {},
+    "a version": {"version": "v1"},
+    "a header's claims alone": {"claimed_format": "gguf", "claimed_context_length": 4096},
+    "a claim that its user denies": {"claimed_license": "mit", "license": "apache-2.0"},
+    "a path that is no text": {"local_path": os.fsdecode(b"/m/\xff")},
+    "a moment before 1970": {"downloaded_at": datetime(1969, 7, 20, 20, 17, 40, 5, tzinfo=UTC)},
+    "words": {"description": "Zeile 1\nZeile 2 \U0001f999", "source_url": "https://example.org/m"},
+    "what is searched without regard to case": {"reference": "STRASSE-\u1e9e"},
+    "an unknown size, by name": {"size_bytes": None, "digest": "sha256:" + "0" * 64},
+}
+
+
+@pytest.mark.parametrize("given", REGISTERED.values(), ids=list(REGISTERED))
+async def test_what_registering_returns_is_what_is_read(catalog, given):
+    """
+    A model that is new, and one that was there: each comes back as it would be found.
+    """
+    values = vars(a_model(**given))
+    named = values["reference"], values["provider"]
+
+    new = await catalog.register_model(a_model(**given))
+    found = await catalog.find_model(*named)
+    again = await catalog.register_model(a_model(**given, parameter_count=7))
+    found_again = await catalog.find_model(*named)
+
+    assert read(new) == read(found)
+    assert read(again) == read(found_again)
+    assert (new.download_count, again.download_count) == (1, 2)
+    assert again.parameter_count == 7
+
+
+async def test_one_that_was_removed_comes_back_as_a_new_one(catalog):
+    """
+    Nothing of what was known of it is left: no tag, no use, no state.
+    """
+    await catalog.register_model(a_model("m"))
+    await catalog.tag_model("m", "hf", "chat")
+    await catalog.record_use("m", "hf")
+    await catalog.remove_model("m", "hf")
+
+    back = await catalog.register_model(a_model("m"))
+
+    assert (back.tags, back.use_count, back.download_count) == ((), 0, 1)
+    assert read(back) == read(await catalog.find_model("m", "hf"))
+
+
+async def test_a_tagged_model_that_is_registered_again_has_its_tags(catalog):
+    """
+    What registering returns has them too.
+    """
+    await catalog.register_model(a_model("m"))
+    await catalog.tag_model("m", "hf", "chat")
+
+    assert (await catalog.register_model(a_model("m"))).tags == ("chat",)
+
+
+def read(model):
+    """All that a model says of itself."""
+    fields = {name: value for name, value in vars(model).items() if not name.startswith("_sa_")}
+    return fields, inspect(model).identity_key
+
+
 async def test_a_model_downloads_now_unless_it_says_when(catalog):
     """
     downloaded_at is the time of registering when it was not set.
@@ -120,6 +184,21 @@ async def test_a_found_model_can_be_changed_and_registered_again(catalog):
     again = await catalog.register_model(model)
 
     assert (again.id, again.size_bytes, again.downloaded_at) == (model.id, 2, moment(1))
+
+
+async def test_a_model_of_no_date_gets_one_when_it_is_registered_again(catalog, database):
+    """
+    Also where it is the one that was read: older catalogs hold rows that say of no time.
+    """
+    await catalog.register_model(a_model("m"))
+    database.run("UPDATE models SET downloaded_at = NULL")
+    undated = await catalog.find_model("m", "hf")
+    before = datetime.now(UTC).replace(microsecond=0)
+
+    await catalog.register_model(undated)
+
+    assert undated.downloaded_at is None
+    assert (await catalog.find_model("m", "hf")).downloaded_at >= before
 
 
 async def test_the_same_reference_of_two_providers_is_two_models(catalog):

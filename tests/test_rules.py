@@ -72,6 +72,7 @@ BAD = {
     "NUL in the provider": ("provider", "\0"),
     "lone surrogate in the provider": ("provider", "\ud800"),
     "tab in the provider": ("provider", "h\tf"),
+    "colon in the provider": ("provider", "h:f"),
     "long provider": ("provider", "x" * 129),
     "many bytes of a provider": ("provider", "\u20ac" * 86),
     "no version": ("version", None),

@@ -67,8 +67,8 @@ class PathText(TypeDecorator[str]):
     cache_ok = True
 
     def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:  # noqa: ARG002
-        if value is None:
-            return None
+        if value is None or (value.isascii() and not value.startswith(_MARK)):
+            return value
         raw = value.encode("utf-8", "surrogateescape")
         try:
             raw.decode()

@@ -151,6 +151,7 @@ class Watch:
 
     def __init__(self, path: Path, name: str) -> None:
         self._path = path
+        self._text = os.fspath(path)
         self._name = name
         self._opened: tuple[int, int] | None = None
 
@@ -166,7 +167,8 @@ class Watch:
     def require_same(self) -> None:
         """Raise CatalogReplacedError where the path leads to no file, or to another one."""
         try:
-            found = _identity(self._path.stat())
+            # To a Path the question takes as long again as to the system.
+            found = _identity(os.stat(self._text))  # noqa: PTH116
         except OSError as error:
             # A disk that gives no answer is no news of the file.
             if error.errno not in (errno.ENOENT, errno.ENOTDIR):

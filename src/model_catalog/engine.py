@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import errno
 import os
+import sqlite3
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -124,12 +125,21 @@ def _closed_on_error(connection: Any) -> Iterator[None]:
 def _on_begin_of_a_host(connection: Connection) -> None:
     if connection.get_execution_options().get(WRITE):
         spare_the_host(connection)
-    _on_begin(connection)
+    connection.exec_driver_sql(_begin(connection))
 
 
-def _on_begin(connection: Connection) -> None:
+def _begin(connection: Connection) -> str:
     writes = connection.get_execution_options().get(WRITE)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+    return "BEGIN IMMEDIATE" if writes else "BEGIN"
+
+
+def _on_begin_of_our_own(connection: Connection) -> None:
+    driver = connection.connection.driver_connection
+    if isinstance(driver, sqlite3.Connection):
+        # SQLAlchemy's way takes as long as to store a row.
+        driver.execute(_begin(connection))
+    else:
+        connection.exec_driver_sql(_begin(connection))
 
 
 def _on_invalidate(connection: Any, _record: Any, _error: BaseException | None) -> None:
@@ -210,7 +220,7 @@ def _prepare_own(engine: Engine, file: _File) -> None:
         if connection.get_execution_options().get(WRITE) and not connection.info.get("journal"):
             file.journal.prepare(lambda statement: _answer(connection.exec_driver_sql(statement)))
             connection.info["journal"] = True
-        _on_begin(connection)
+        _on_begin_of_our_own(connection)
 
     @event.listens_for(engine, "commit")
     def commit(connection: Connection) -> None:

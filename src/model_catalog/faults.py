@@ -5,8 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import sqlite3
-from collections.abc import Iterator
-from contextlib import contextmanager
+from types import TracebackType
 from typing import Final
 
 from sqlalchemy import exc
@@ -116,13 +115,28 @@ def corrupt(target: str, reason: str) -> CatalogCorruptError:
     return CatalogCorruptError(target, reason, None if copy is None else os.fspath(copy))
 
 
-@contextmanager
-def translated(target: str) -> Iterator[None]:
-    """Let no exception of SQLAlchemy, a driver or a socket out: only the catalog's own."""
-    try:
-        yield
-    except (exc.SQLAlchemyError, sqlite3.Error, OSError) as error:
-        raise meaning(error, target) from error
-    except UnicodeDecodeError as error:
-        # sqlite3 cannot even read SQLite's own words about a damaged schema: they quote it.
-        raise corrupt(target, _NO_UTF_8) from error
+class translated:  # noqa: N801 - as contextlib's are
+    """
+    A block that lets no exception of SQLAlchemy, a driver or a socket out: only the catalog's own.
+
+    No generator, which would take as long as SQLite takes to find a row.
+    """
+
+    __slots__ = ("_target",)
+
+    def __init__(self, target: str) -> None:
+        self._target = target
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, _kind: object, error: BaseException | None, _traceback: TracebackType | None
+    ) -> None:
+        if error is None:
+            return
+        if isinstance(error, exc.SQLAlchemyError | sqlite3.Error | OSError):
+            raise meaning(error, self._target) from error
+        if isinstance(error, UnicodeDecodeError):
+            # sqlite3 cannot even read SQLite's own words about a damaged schema: they quote it.
+            raise corrupt(self._target, _NO_UTF_8) from error

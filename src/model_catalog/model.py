@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Set as AbstractSet
+from dataclasses import MISSING, fields
 from datetime import datetime
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import (
     CheckConstraint,
@@ -24,6 +26,7 @@ from sqlalchemy.orm import (
     mapped_column,
 )
 from sqlalchemy.orm.attributes import instance_state
+from sqlalchemy.orm.base import NO_VALUE
 
 from model_catalog.columns import (
     BigInt,
@@ -221,6 +224,20 @@ class Model(MappedAsDataclass, Base, kw_only=True, eq=False):
         Index("ix_models_newest_first", NullsLast.of(downloaded_at.desc()), *_KEY),
     )
 
+    # To type checkers it is the one that a dataclass makes, with a keyword for each field that has
+    # init. That one sets each of them by itself, which takes longer than to store the model.
+    if not TYPE_CHECKING:
+
+        def __init__(self, **values: Any) -> None:
+            if not (_REQUIRED <= values.keys() <= _GIVEN):
+                raise _wrong(values.keys())
+            state = instance_state(self)
+            # As each attribute would have noted it: it was set, and had no value before.
+            state.committed_state.update(dict.fromkeys(values, NO_VALUE))
+            state.modified = True
+            values[_STATE] = state
+            self.__dict__ = values
+
     @property
     def ref(self) -> ModelRef:
         """Its name, with its version."""
@@ -297,12 +314,27 @@ class ModelAlias(Base):
 
 def folded(text: str) -> str:
     """A text without regard to case, in any script, as both databases are to compare it."""
+    if text.isascii():
+        return text.lower()
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).casefold())
 
 
 def _fold_of(context: DefaultExecutionContext, name: str) -> str | None:
     text: str | None = context.get_current_parameters().get(name)  # type: ignore[no-untyped-call]
     return None if text is None else folded(text)
+
+
+_REQUIRED: Final = frozenset(
+    field.name for field in fields(Model) if field.init and field.default is MISSING
+)
+_GIVEN: Final = frozenset(field.name for field in fields(Model) if field.init)
+
+
+def _wrong(given: AbstractSet[str]) -> TypeError:
+    """What Python says of a call with other keywords than it takes."""
+    unknown, missing = sorted(given - _GIVEN), sorted(_REQUIRED - given)
+    fault = "got an unexpected" if unknown else "is missing a required"
+    return TypeError(f"Model() {fault} keyword argument: {', '.join(unknown or missing)}")
 
 
 _identity_key: Final = Model.__mapper__.identity_key_from_primary_key

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache, lru_cache
 from itertools import groupby
-from typing import Any, Final, cast
+from typing import Any, Final, NamedTuple, cast
 
 from sqlalchemy import (
     ColumnElement,
@@ -33,7 +35,7 @@ from model_catalog.inventory import FileState
 from model_catalog.model import Model, ModelAlias, folded
 from model_catalog.prepared import Prepared, Row, stored
 from model_catalog.query import FILES, KNOWN, MODELS, TAGS, C
-from model_catalog.rows import join_of, known, model_of, models_of
+from model_catalog.rows import join_of, known, model_of, models_of, new_model
 from model_catalog.several import arrays_of, find_each, given, tags_of
 from model_catalog.work import Work
 
@@ -113,6 +115,12 @@ def _upsert(
 
 
 @lru_cache(maxsize=64)
+def _insert(dialect: str, names: tuple[str, ...]) -> Prepared:
+    insert = insert_into(MODELS, dialect)
+    return Prepared(insert.on_conflict_do_nothing(index_elements=KEY), names)
+
+
+@lru_cache(maxsize=64)
 def _upsert_several(names: tuple[str, ...], changed: tuple[str, ...]) -> Prepared:
     rows = given(C[name] for name in names)
     insert = postgresql.insert(MODELS).from_select(
@@ -161,6 +169,12 @@ class Records:
 
     def _store(self, connection: Connection, registration: Registration) -> Model:
         """Register a model; return it as it is recorded."""
+        # What is new is known without being read again, and has no tags: that is half of the time.
+        new_id = _insert(self._work.dialect, registration.names).inserted_id(
+            connection, registration.row
+        )
+        if new_id is not None:
+            return new_model(new_id, registration.row)
         upsert = self._upsert(registration, tells=True)
         (row,) = upsert.rows(connection, registration.row)
         (tags,) = _tags_of(self._work.dialect).rows(connection, {"id": row[_ID_AT]})
@@ -213,8 +227,7 @@ class Records:
         return len(connection.execute(delete(MODELS).where(*which).returning(C.id)).all())
 
 
-@dataclass(frozen=True, slots=True)
-class Registration:
+class Registration(NamedTuple):
     """What registering a model writes: a whole row if it is new, and some columns if it is not."""
 
     row: dict[str, Any]
@@ -232,25 +245,22 @@ class Registration:
             raise InvalidModelError("model", model, f"is a {type(model).__name__}: give a Model")
         state = instance_state(model)
         row = fields.checked(vars(model))
-        changed = set(row)
+        kept: AbstractSet[str] = frozenset()
         if state.key is not None:
-            changed -= state.unmodified
+            kept = state.unmodified & row.keys()
             for name in fields.CLAIMABLE:
-                if name not in changed and row.get(name) == row.get(f"claimed_{name}"):
-                    row.pop(name, None)
+                if name in kept and row.get(name) == row.get(f"claimed_{name}"):
+                    del row[name]
         row.setdefault("version", "")
         if row.get("downloaded_at") is None:
-            row["downloaded_at"] = datetime.now(UTC).replace(microsecond=0)
-            changed.add("downloaded_at")
-        row |= {"description_folded": None, **folded_of(row)}
-        # Where SQL alone brought the table here, the text to search in is not what it should be.
-        changed.add("reference_folded")
-        if "description" in changed:
-            changed.add("description_folded")
+            row["downloaded_at"] = datetime.fromtimestamp(int(time.time()), UTC)
+            kept -= {"downloaded_at"}
+        row["description_folded"] = None
+        row |= folded_of(row)
         if found is not None:
             row |= found
-            changed |= found.keys()
-        return cls(row, frozenset(changed.difference(KEY)))
+            kept -= found.keys()
+        return cls(row, _changed(tuple(row), frozenset(kept)))
 
     @property
     def key(self) -> tuple[str, ...]:
@@ -258,16 +268,32 @@ class Registration:
         return tuple(self.row[name] for name in KEY)
 
     @property
+    def names(self) -> tuple[str, ...]:
+        """The columns of its row."""
+        return tuple(self.row)
+
+    @property
     def shape(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """What makes it the same statement as another's."""
-        return _shape(tuple(self.row), self.changed)
+        return _shape(self.names, self.changed)
 
     def then(self, later: Registration) -> Registration:
         """Both, one after the other."""
         return Registration(self.row | later.row, self.changed | later.changed)
 
 
-# A program's models have a handful of shapes; to sort their names takes longer than to check them.
+# A program's models have a handful of shapes; what follows from one takes longer to work out than
+# its values to check.
+@lru_cache(maxsize=256)
+def _changed(names: tuple[str, ...], kept: frozenset[str]) -> frozenset[str]:
+    """Which columns of a row are written over those of one that is there."""
+    # Where SQL alone brought the table here, the text to search in is not what it should be.
+    changed = set(names).difference(kept, KEY)
+    if "description" not in changed:
+        changed.discard("description_folded")
+    return frozenset(changed)
+
+
 @lru_cache(maxsize=256)
 def _shape(
     names: tuple[str, ...], changed: frozenset[str]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
 from sqlalchemy import ColumnElement, ScalarSelect, Select, func, select
@@ -15,6 +15,8 @@ from model_catalog.columns import (
     read_path,
     read_state,
 )
+from model_catalog.fields import CLAIMABLE
+from model_catalog.inventory import FileState
 from model_catalog.model import Model, detached, folded
 from model_catalog.modelrow import ModelRow
 from model_catalog.prepared import Row, stored
@@ -29,6 +31,16 @@ _MOMENTS: Final = tuple(at for at, kind in enumerate(_TYPES) if kind is UnixSeco
 _PATHS: Final = tuple(at for at, kind in enumerate(_TYPES) if kind is PathText)
 _STATE: Final = _TYPES.index(StateText)
 _NAMES: Final = (*KNOWN, "_tags")
+_NEW: Final = {
+    **dict.fromkeys(KNOWN),
+    "version": "",
+    "download_count": 1,
+    "use_count": 0,
+    "state": FileState.UNCHECKED,
+    "_tags": (),
+}
+"""What is known of a model of which nothing was said, but for its key and its id."""
+_UNSEEN: Final = [column.key for column in C if column.key not in KNOWN]
 _make_row: Final = tuple.__new__
 
 
@@ -63,6 +75,17 @@ def model_of(row: Row) -> Model:
     """The model in a row of what is `known`."""
     (model,) = models_of((row,))
     return model
+
+
+def new_model(model_id: int, row: Mapping[str, Any]) -> Model:
+    """The model in a row that was written this moment, as it would be read."""
+    values = {**_NEW, **row, "id": model_id}
+    for name in _UNSEEN:
+        del values[name]
+    for name in CLAIMABLE:
+        if values[name] is None:
+            values[name] = values[f"claimed_{name}"]
+    return detached(values)
 
 
 def models_of(rows: Iterable[Row]) -> list[Model]:
