@@ -98,6 +98,8 @@ _SET: Final = (
     *_ahead("mixed, 64 tasks", "peers"),
     Target("10k in bulk", "ours", "sqlite3", 1.3),
     *_ahead("10k in bulk", "peers"),
+    Target("10k in bulk", "ours, plain rows", "sqlite3", 1.3),
+    *_ahead("10k in bulk", "peers", by="ours, plain rows"),
     *(
         target
         for size in ("10k", "100k")

@@ -17,6 +17,8 @@ from benchmarks.table import Entry, entries, entry
 TASKS: Final = 64
 MILLION: Final = 1_000_000
 BUSY_TURN_S: Final = 100e-6
+MOST_WAVES: Final = 5
+ENOUGH_S: Final = 0.02
 LONGEST_BESIDE_S: Final = 2.0
 
 
@@ -35,17 +37,34 @@ class Turn:
     durability: str = "full"
     sample: Sample = field(default=Sample(0))
 
-    @property
-    def keys(self) -> random.Random:
-        """The same keys for all in a round, and others in the next."""
-        return random.Random(self.number)
+    def __post_init__(self) -> None:
+        # The same keys for all in a round, and others in the next.
+        self.keys = random.Random(self.number)
+        self._fresh = 50_000_000 + (self.number + 1) * 20_000
+        self._calls = 0
+        self._seconds = self._cpu_s = 0.0
+
+    def waves(self) -> Iterator[None]:
+        """
+        Once; and again, up to five times, for who has not taken 20 ms yet.
+
+        What others did before is what the processor has in its caches. Who answers in microseconds
+        would be measured while it fetches its own, which a program does once.
+        """
+        for _ in range(MOST_WAVES):
+            yield
+            if self._seconds > ENOUGH_S:
+                break
 
     @contextmanager
     def timed(self, calls: int) -> Iterator[None]:
+        """A block that makes so many calls; of several it is the mean of all their calls."""
         began, computed = time.perf_counter(), time.process_time()
         yield
-        seconds, cpu_s = time.perf_counter() - began, time.process_time() - computed
-        self.sample = Sample.of(seconds / calls, cpu_s / calls)
+        self._seconds += time.perf_counter() - began
+        self._cpu_s += time.process_time() - computed
+        self._calls += calls
+        self.sample = Sample.of(self._seconds / self._calls, self._cpu_s / self._calls)
 
     def known(self, count: int) -> list[Entry]:
         """Entries that are there."""
@@ -54,7 +73,9 @@ class Turn:
 
     def fresh(self, count: int) -> list[Entry]:
         """Entries that are not there, and were in no round before."""
-        return list(entries(count, first=50_000_000 + (self.number + 1) * 20_000))
+        first = self._fresh
+        self._fresh += count
+        return list(entries(count, first=first))
 
 
 def require(right: bool) -> None:  # noqa: FBT001
@@ -85,26 +106,29 @@ class Work:
 
 
 async def find(turn: Turn) -> None:
-    wanted = turn.known(20)
-    with turn.timed(len(wanted)):
-        for each in wanted:
-            found = await turn.who.find(each.reference, each.provider)
+    for _ in turn.waves():
+        wanted = turn.known(20)
+        with turn.timed(len(wanted)):
+            for each in wanted:
+                found = await turn.who.find(each.reference, each.provider)
     require(found is not None)
 
 
 async def find_miss(turn: Turn) -> None:
-    with turn.timed(20):
-        for number in range(20):
-            found = await turn.who.find(f"org-001/none-{number}", "hf")
+    for _ in turn.waves():
+        with turn.timed(20):
+            for number in range(20):
+                found = await turn.who.find(f"org-001/none-{number}", "hf")
     require(found is None)
 
 
 async def find_together(turn: Turn) -> None:
-    wanted = turn.known(TASKS)
-    with turn.timed(len(wanted)):
-        found = await asyncio.gather(
-            *(turn.who.find(each.reference, each.provider) for each in wanted)
-        )
+    for _ in turn.waves():
+        wanted = turn.known(TASKS)
+        with turn.timed(len(wanted)):
+            found = await asyncio.gather(
+                *(turn.who.find(each.reference, each.provider) for each in wanted)
+            )
     require(None not in found)
 
 
@@ -142,37 +166,43 @@ async def find_beside_busy_loop(turn: Turn) -> None:
 
 
 async def register_new(turn: Turn) -> None:
-    added = turn.fresh(10)
-    with turn.timed(len(added)):
-        for each in added:
-            await turn.who.register(each)
+    for _ in turn.waves():
+        added = turn.fresh(10)
+        with turn.timed(len(added)):
+            for each in added:
+                await turn.who.register(each)
 
 
 async def register_again(turn: Turn) -> None:
-    again = [entry(number, turn.number + 2) for number in turn.keys.sample(range(turn.rows), 10)]
-    with turn.timed(len(again)):
-        for each in again:
-            await turn.who.register(each)
+    for _ in turn.waves():
+        again = [
+            entry(number, turn.number + 2) for number in turn.keys.sample(range(turn.rows), 10)
+        ]
+        with turn.timed(len(again)):
+            for each in again:
+                await turn.who.register(each)
 
 
 async def register_together(turn: Turn) -> None:
-    added = turn.fresh(TASKS)
-    with turn.timed(len(added)):
-        await asyncio.gather(*(turn.who.register(each) for each in added))
+    for _ in turn.waves():
+        added = turn.fresh(TASKS)
+        with turn.timed(len(added)):
+            await asyncio.gather(*(turn.who.register(each) for each in added))
 
 
 async def mixed(turn: Turn) -> None:
     """Seven finds to one registration."""
-    wanted, added = turn.known(TASKS), turn.fresh(TASKS)
-    with turn.timed(TASKS):
-        await asyncio.gather(
-            *(
-                turn.who.find(wanted[number].reference, wanted[number].provider)
-                if number % 8
-                else turn.who.register(added[number])
-                for number in range(TASKS)
+    for _ in turn.waves():
+        wanted, added = turn.known(TASKS), turn.fresh(TASKS)
+        with turn.timed(TASKS):
+            await asyncio.gather(
+                *(
+                    turn.who.find(wanted[number].reference, wanted[number].provider)
+                    if number % 8
+                    else turn.who.register(added[number])
+                    for number in range(TASKS)
+                )
             )
-        )
 
 
 async def register_many(turn: Turn) -> None:
@@ -222,17 +252,19 @@ async def stats(turn: Turn) -> None:
 
 
 async def use(turn: Turn) -> None:
-    used = turn.known(TASKS)
-    with turn.timed(len(used)):
-        await asyncio.gather(*(turn.who.use(each) for each in used))
+    for _ in turn.waves():
+        used = turn.known(TASKS)
+        with turn.timed(len(used)):
+            await asyncio.gather(*(turn.who.use(each) for each in used))
 
 
 async def remove(turn: Turn) -> None:
-    there = turn.fresh(10)
-    await turn.who.register_many(there)
-    with turn.timed(len(there)):
-        for each in there:
-            gone = await turn.who.remove(each.reference, each.provider)
+    for _ in turn.waves():
+        there = turn.fresh(10)
+        await turn.who.register_many(there)
+        with turn.timed(len(there)):
+            for each in there:
+                gone = await turn.who.remove(each.reference, each.provider)
     require(gone)
 
 

@@ -10,6 +10,7 @@ from sqlalchemy import inspect
 from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
 
 from model_catalog import Model, ModelCatalog
+from model_catalog.fields import GIVEN, REQUIRED
 
 
 @pytest.mark.parametrize(
@@ -28,6 +29,20 @@ def test_what_a_model_does_not_take_is_named(given, named):
     """
     with pytest.raises(TypeError, match=rf"keyword argument: {named}$"):
         Model(**given)
+
+
+def test_type_checkers_and_the_catalog_know_the_same_fields():
+    """
+    What they see is a dataclass, and what it takes are its fields that have init.
+    """
+    taken = {field.name for field in dataclasses.fields(Model) if field.init}
+    needed = {
+        field.name
+        for field in dataclasses.fields(Model)
+        if field.init and field.default is dataclasses.MISSING
+    }
+
+    assert (taken, needed) == (set(GIVEN), set(REQUIRED))
 
 
 def test_nothing_is_taken_by_position():

@@ -127,13 +127,20 @@ async def test_a_bad_value_is_refused_by_name(catalog, field):
             await catalog.register_model(bad)
         with pytest.raises(InvalidModelError) as many:
             await catalog.register_models([a_model("good"), bad])
+        with pytest.raises(InvalidModelError) as as_dicts:
+            await catalog.register_models(map(given_of, [a_model("good"), bad]))
 
-        for caught in (one.value, many.value):
+        for caught in (one.value, many.value, as_dicts.value):
             assert caught.field == field, name
             assert caught.value is value, name
             assert str(caught).startswith(f"{field} "), name
             assert str(caught).isprintable(), name
     assert await catalog.list_models() == []
+
+
+def given_of(model):
+    """What a model was given, as a dict."""
+    return {name: value for name, value in vars(model).items() if not name.startswith("_sa_")}
 
 
 @pytest.mark.parametrize("field", ["reference", "provider", "local_path"])
@@ -146,11 +153,13 @@ async def test_what_is_missing_is_named(catalog, field):
 
     with pytest.raises(InvalidModelError, match=f"{field} None is missing"):
         await catalog.register_model(model)
+    with pytest.raises(InvalidModelError, match=f"{field} None is missing"):
+        await catalog.register_models([model])
 
     assert await catalog.list_models() == []
 
 
-@pytest.mark.parametrize("model", [None, {"reference": "m"}, Model], ids=["None", "dict", "class"])
+@pytest.mark.parametrize("model", [None, ["reference", "m"], Model], ids=["None", "list", "class"])
 async def test_only_a_model_is_registered(catalog, model):
     """
     Something else is refused as what it is.

@@ -92,7 +92,12 @@ ENTRANTS: Final = (
     Entrant("ours", "ours:Ours", kind="ours"),
     Entrant("ours, inline reads", "ours:OursInline", kind="ours", only=("find", "mixed")),
     Entrant("ours, host's sessions", "ours:OursInHost", kind="ours"),
-    Entrant("ours, plain rows", "ours:OursRows", kind="ours", only=("list", "stream", "memory")),
+    Entrant(
+        "ours, plain rows",
+        "ours:OursRows",
+        kind="ours",
+        only=("list", "stream", "memory", "10k in bulk"),
+    ),
     Entrant("SQLAlchemy Core", "alchemy:Core"),
     Entrant("SQLAlchemy ORM", "alchemy:Orm"),
     Entrant("SQLAlchemy ORM and Alembic", "migrated:OrmAndAlembic", only=("open",)),

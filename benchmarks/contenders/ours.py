@@ -121,11 +121,29 @@ class OursInHost(Ours):
 
 
 class OursRows(Ours):
-    """What is listed comes as plain rows."""
+    """What is listed comes as plain rows, and what is registered as dicts."""
 
     @staticmethod
     def available() -> bool:
         return hasattr(ModelCatalog, "list_rows")
+
+    async def register_many(self, entries: list[Entry]) -> None:
+        catalog: Any = self.catalog
+        await catalog.register_models(
+            {
+                "provider": entry.provider,
+                "reference": entry.reference,
+                "local_path": entry.local_path,
+                "size_bytes": entry.size_bytes,
+                "format": entry.format,
+                "architecture": entry.architecture,
+                "quantization": entry.quantization,
+                "license": entry.license,
+                "context_length": entry.context_length,
+                "parameter_count": entry.parameter_count,
+            }
+            for entry in entries
+        )
 
     async def list(self) -> Any:
         catalog: Any = self.catalog

@@ -9,9 +9,10 @@ from typing import Any, Final, TypeAlias, TypeVar
 
 from sqlalchemy import Connection, Text, bindparam, delete, select, type_coerce
 
+from model_catalog.fields import KEY
 from model_catalog.inventory import FileRecord
 from model_catalog.query import FILES, MODELS, C
-from model_catalog.records import ALIASES, KEY, Records
+from model_catalog.records import ALIASES, Records
 
 F: Final = FILES.c
 A: Final = ALIASES.c

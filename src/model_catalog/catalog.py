@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from itertools import groupby
 from pathlib import Path
 from typing import Any, Final, Self, TypedDict, Unpack
 from weakref import WeakKeyDictionary
@@ -17,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 from model_catalog import fields
 from model_catalog.adopting import Adopting
+from model_catalog.batches import batches_of
 from model_catalog.contents import Contents
 from model_catalog.errors import ModelNotFoundError
 from model_catalog.exchange import Exchange
@@ -26,7 +26,8 @@ from model_catalog.labels import Labels
 from model_catalog.listing import Listing
 from model_catalog.model import Model
 from model_catalog.query import KNOWN, MODELS, C, Filters
-from model_catalog.records import Key, Registration, folded_of, one_by_key, resets, store_all
+from model_catalog.records import Key, one_by_key, resets, store_all
+from model_catalog.registration import Registration, folded_of
 from model_catalog.relocation import Relocation
 from model_catalog.rows import model_of
 from model_catalog.sessions import SessionConnection, Sessions
@@ -161,32 +162,24 @@ class ModelCatalog(Listing, Labels, Usage, Contents, Holdings, Adopting, Relocat
         registration = Registration.of(model)
         return await self._work.write(Joint(registration, self._store, store_all))
 
-    async def register_models(self, models: Iterable[Model]) -> int:
+    async def register_models(self, models: Iterable[Model | Mapping[str, object]]) -> int:
         """
         Record many models in one transaction, all or none; return how many different ones.
 
-        Where one key comes several times the fields that were set last are written.
+        One may be given as the keywords of its `Model(...)`, as a dict: that takes less time. Where
+        one key comes several times the fields that were set last are written.
 
         Raises InvalidModelError for the first that may not be stored, and then none was.
         """
-        found: dict[tuple[str, ...], Registration] = {}
-        for model in models:
-            registration = Registration.of(model)
-            key = registration.key
-            known = found.get(key)
-            found[key] = known.then(registration) if known else registration
-        # By key, so that two processes lock rows in the same order; what is next to one another
-        # and of one statement goes together.
-        ordered = [found[key] for key in sorted(found)]
-        batches = [list(batch) for _, batch in groupby(ordered, lambda each: each.shape)]
+        batches = batches_of(models)
 
         def unit(connection: Connection) -> None:
             for batch in batches:
-                self._upsert(batch[0], tells=False).run(connection, [each.row for each in batch])
+                self._upsert(batch.shape, tells=False).run(connection, batch.columns)
 
         if batches:
             await self._work.write_all(unit)
-        return len(found)
+        return sum(batch.row_count for batch in batches)
 
     async def update_model(
         self,

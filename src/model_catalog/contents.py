@@ -21,11 +21,13 @@ from sqlalchemy import (
 )
 
 from model_catalog import rules
+from model_catalog.fields import KEY
 from model_catalog.inventory import FileRecord, FileState, digest_of, in_order, merged
 from model_catalog.model import Model
 from model_catalog.query import FILES, MODELS, C, Filters, conditions
-from model_catalog.records import KEY, Key, Records, Registration
+from model_catalog.records import Key, Records
 from model_catalog.reference import ModelRef
+from model_catalog.registration import Registration
 
 F: Final = FILES.c
 _FILE_COLUMNS: Final = tuple(column for column in F if column.key != "model_id")

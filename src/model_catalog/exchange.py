@@ -29,11 +29,13 @@ from sqlalchemy.types import NullType
 
 from model_catalog.columns import FileNameText, UnixSeconds
 from model_catalog.errors import InvalidImportError, InvalidModelError
+from model_catalog.fields import KEY
 from model_catalog.inventory import FileRecord, in_order
 from model_catalog.model import folded
 from model_catalog.ndjson import HEADER, MAX_LINE, Entry, Problem, parse, text_of
 from model_catalog.query import FILES, MODELS, TAGS, C
-from model_catalog.records import ALIASES, KEY, Records, folded_of
+from model_catalog.records import ALIASES, Records
+from model_catalog.registration import folded_of
 from model_catalog.rows import joined, split
 
 OnConflict: TypeAlias = Literal["keep", "replace", "newer"]

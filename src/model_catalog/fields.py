@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from types import NoneType
 from typing import Any, Final
 
 from model_catalog import rules
 from model_catalog.errors import InvalidModelError
 from model_catalog.inventory import FileState
+
+KEY: Final = ("provider", "reference", "version")
+"""What makes a model the same as another."""
 
 _DESCRIBING: Final[Mapping[str, rules.Rule]] = {
     "format": rules.word,
@@ -38,7 +43,12 @@ _RULES: Final[Mapping[str, rules.Rule]] = {
     "version": rules.version,
     **CHANGEABLE,
 }
-_REQUIRED: Final = ("reference", "provider", "local_path")
+REQUIRED: Final = ("reference", "provider", "local_path")
+"""Those without which there is no model."""
+GIVEN: Final = _RULES.keys()
+"""The fields that a model is given; the others are the catalog's to set."""
+
+_PLAIN: Final = {str, int, datetime}
 
 FOUND: Final[Mapping[str, rules.Rule]] = {
     "state": rules.state,
@@ -100,7 +110,7 @@ def whole(values: Mapping[str, object]) -> dict[str, Any]:
         "state": FileState.UNCHECKED,
         **values,
     }
-    for field in _REQUIRED:
+    for field in REQUIRED:
         if field not in values:
             raise InvalidModelError(field, None, "is missing: every model has one")
     found = {field: rule(field, given.get(field)) for field, rule in WHOLE.items()}
@@ -116,10 +126,26 @@ def checked(values: Mapping[str, object]) -> dict[str, Any]:
 
     Raises InvalidModelError for the first that may not be, or that is missing.
     """
-    for field in _REQUIRED:
+    for field in REQUIRED:
         if field not in values:
             raise InvalidModelError(field, None, "is missing: every model has one")
     return {field: rule(field, values[field]) for field, rule in _RULES.items() if field in values}
+
+
+def column(field: str, values: Sequence[object]) -> list[Any]:
+    """
+    The values of one field of many models, each checked; the same one only once.
+
+    Raises InvalidModelError for one of them that may not be written.
+    """
+    rule = _RULES[field]
+    kinds = set(map(type, values))
+    kinds.discard(NoneType)
+    # Of two types True is equal to 1, and of others a value may be equal to what it likes.
+    if len(kinds) > 1 or not kinds <= _PLAIN:
+        return [rule(field, value) for value in values]
+    checked_ones = {value: rule(field, value) for value in set(values)}
+    return [checked_ones[value] for value in values]
 
 
 def changes(values: Mapping[str, object]) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Set as AbstractSet
-from dataclasses import MISSING, fields
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
@@ -37,13 +36,12 @@ from model_catalog.columns import (
     StateText,
     UnixSeconds,
 )
+from model_catalog.fields import GIVEN, KEY, REQUIRED
 from model_catalog.inventory import FileState
 from model_catalog.reference import ModelRef
 
 REVISION: Final = "0015"
 """The revision of the schema that this mapping describes."""
-
-_KEY: Final = ("provider", "reference", "version")
 
 
 class Base(DeclarativeBase):
@@ -209,7 +207,7 @@ class Model(MappedAsDataclass, Base, kw_only=True, eq=False):
     """Where that store lies: a scan of it may tell that the model has gone."""
 
     __table_args__ = (
-        UniqueConstraint(*_KEY),
+        UniqueConstraint(*KEY),
         # BETWEEN, because to SQLite any text is greater than any number: 'abc' >= 0 holds there.
         CheckConstraint("size_bytes BETWEEN 0 AND 9223372036854775807", name="size_bytes"),
         CheckConstraint(
@@ -221,7 +219,7 @@ class Model(MappedAsDataclass, Base, kw_only=True, eq=False):
             for name in (number, f"claimed_{number}")
         ),
         # The default order of a listing.
-        Index("ix_models_newest_first", NullsLast.of(downloaded_at.desc()), *_KEY),
+        Index("ix_models_newest_first", NullsLast.of(downloaded_at.desc()), *KEY),
     )
 
     # To type checkers it is the one that a dataclass makes, with a keyword for each field that has
@@ -229,7 +227,7 @@ class Model(MappedAsDataclass, Base, kw_only=True, eq=False):
     if not TYPE_CHECKING:
 
         def __init__(self, **values: Any) -> None:
-            if not (_REQUIRED <= values.keys() <= _GIVEN):
+            if not (_NEEDED <= values.keys() <= GIVEN):
                 raise _wrong(values.keys())
             state = instance_state(self)
             # As each attribute would have noted it: it was set, and had no value before.
@@ -324,15 +322,12 @@ def _fold_of(context: DefaultExecutionContext, name: str) -> str | None:
     return None if text is None else folded(text)
 
 
-_REQUIRED: Final = frozenset(
-    field.name for field in fields(Model) if field.init and field.default is MISSING
-)
-_GIVEN: Final = frozenset(field.name for field in fields(Model) if field.init)
+_NEEDED: Final = frozenset(REQUIRED)
 
 
 def _wrong(given: AbstractSet[str]) -> TypeError:
     """What Python says of a call with other keywords than it takes."""
-    unknown, missing = sorted(given - _GIVEN), sorted(_REQUIRED - given)
+    unknown, missing = sorted(given - GIVEN), sorted(_NEEDED - given)
     fault = "got an unexpected" if unknown else "is missing a required"
     return TypeError(f"Model() {fault} keyword argument: {', '.join(unknown or missing)}")
 

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Mapping, Sequence
-from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import cache, lru_cache
 from itertools import groupby
-from typing import Any, Final, NamedTuple, cast
+from typing import Any, Final, cast
 
 from sqlalchemy import (
     ColumnElement,
@@ -27,21 +24,21 @@ from sqlalchemy import (
     select,
 )
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.orm.attributes import instance_state
 
 from model_catalog import fields, rules
-from model_catalog.errors import InvalidModelError, ModelNotFoundError
+from model_catalog.errors import ModelNotFoundError
+from model_catalog.fields import KEY
 from model_catalog.inventory import FileState
-from model_catalog.model import Model, ModelAlias, folded
+from model_catalog.model import Model, ModelAlias
 from model_catalog.prepared import Prepared, Row, stored
 from model_catalog.query import FILES, KNOWN, MODELS, TAGS, C
+from model_catalog.registration import Registration, Shape
 from model_catalog.rows import join_of, known, model_of, models_of, new_model
 from model_catalog.several import arrays_of, find_each, given, tags_of
 from model_catalog.work import Work
 
 ALIASES: Final = cast("Table", ModelAlias.__table__)
 _ID_AT: Final = list(KNOWN).index("id")
-KEY: Final = ("provider", "reference", "version")
 _KEY_AT: Final = [list(KNOWN).index(name) for name in KEY]
 
 
@@ -97,7 +94,14 @@ def one_by_key(dialect: str, *, newest: bool) -> Prepared:
     """What is known of the model that a key's values mean; the newest where it has no version."""
     provider, reference, version = (bindparam(name, type_=C[name].type) for name in KEY)
     meant = _meant(provider, reference, None if newest else version)
-    return Prepared(known(dialect).where(C.id == meant.scalar_subquery()), of_several=find_each)
+    # Nearly always there is one of that reference, or of that version.
+    alone = known(dialect).where(C.provider == provider, C.reference == reference)
+    alone = alone.limit(2) if newest else alone.where(C.version == version)
+    return Prepared(
+        known(dialect).where(C.id == meant.scalar_subquery()),
+        of_several=find_each,
+        sooner=Prepared(alone),
+    )
 
 
 @cache
@@ -175,7 +179,7 @@ class Records:
         )
         if new_id is not None:
             return new_model(new_id, registration.row)
-        upsert = self._upsert(registration, tells=True)
+        upsert = self._upsert(registration.shape, tells=True)
         (row,) = upsert.rows(connection, registration.row)
         (tags,) = _tags_of(self._work.dialect).rows(connection, {"id": row[_ID_AT]})
         return model_of([*row, *tags])
@@ -214,9 +218,9 @@ class Records:
     def _insert(self, table: Table) -> sqlite.Insert | postgresql.Insert:
         return insert_into(table, self._work.dialect)
 
-    def _upsert(self, registration: Registration, *, tells: bool) -> Prepared:
-        """What stores it, and perhaps tells what is known of it afterwards."""
-        return _upsert(self._work.dialect, *registration.shape, tells=tells)
+    def _upsert(self, shape: Shape, *, tells: bool) -> Prepared:
+        """What stores models, and perhaps tells what is known of one afterwards."""
+        return _upsert(self._work.dialect, *shape, tells=tells)
 
     def _forget(self, connection: Connection, *which: ColumnElement[bool]) -> int:
         """Delete models with everything that hangs on them; return how many there were."""
@@ -225,80 +229,6 @@ class Records:
             for table in (TAGS, ALIASES, FILES):
                 connection.execute(delete(table).where(table.c.model_id.in_(gone)))
         return len(connection.execute(delete(MODELS).where(*which).returning(C.id)).all())
-
-
-class Registration(NamedTuple):
-    """What registering a model writes: a whole row if it is new, and some columns if it is not."""
-
-    row: dict[str, Any]
-    changed: frozenset[str]
-
-    @classmethod
-    def of(cls, model: Model, found: Mapping[str, Any] | None = None) -> Registration:
-        """
-        The fields that were set, checked, and what was `found` of its files.
-
-        Of a model that was read from the catalog those are the ones that were set since: what was
-        only claimed of it must not come back as the user's word.
-        """
-        if not isinstance(model, Model):
-            raise InvalidModelError("model", model, f"is a {type(model).__name__}: give a Model")
-        state = instance_state(model)
-        row = fields.checked(vars(model))
-        kept: AbstractSet[str] = frozenset()
-        if state.key is not None:
-            kept = state.unmodified & row.keys()
-            for name in fields.CLAIMABLE:
-                if name in kept and row.get(name) == row.get(f"claimed_{name}"):
-                    del row[name]
-        row.setdefault("version", "")
-        if row.get("downloaded_at") is None:
-            row["downloaded_at"] = datetime.fromtimestamp(int(time.time()), UTC)
-            kept -= {"downloaded_at"}
-        row["description_folded"] = None
-        row |= folded_of(row)
-        if found is not None:
-            row |= found
-            kept -= found.keys()
-        return cls(row, _changed(tuple(row), frozenset(kept)))
-
-    @property
-    def key(self) -> tuple[str, ...]:
-        """What makes it the same model as another."""
-        return tuple(self.row[name] for name in KEY)
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The columns of its row."""
-        return tuple(self.row)
-
-    @property
-    def shape(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """What makes it the same statement as another's."""
-        return _shape(self.names, self.changed)
-
-    def then(self, later: Registration) -> Registration:
-        """Both, one after the other."""
-        return Registration(self.row | later.row, self.changed | later.changed)
-
-
-# A program's models have a handful of shapes; what follows from one takes longer to work out than
-# its values to check.
-@lru_cache(maxsize=256)
-def _changed(names: tuple[str, ...], kept: frozenset[str]) -> frozenset[str]:
-    """Which columns of a row are written over those of one that is there."""
-    # Where SQL alone brought the table here, the text to search in is not what it should be.
-    changed = set(names).difference(kept, KEY)
-    if "description" not in changed:
-        changed.discard("description_folded")
-    return frozenset(changed)
-
-
-@lru_cache(maxsize=256)
-def _shape(
-    names: tuple[str, ...], changed: frozenset[str]
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    return tuple(sorted(names)), tuple(sorted(changed))
 
 
 def store_all(connection: Connection, registrations: Sequence[Registration]) -> list[Model]:
@@ -366,9 +296,3 @@ def one_more(column: ColumnElement[int], more: int = 1) -> ColumnElement[int]:
     To SQLite a sum beyond 2**63 is a floating-point number.
     """
     return case((column <= rules.MAX_SIZE - more, column + more), else_=rules.MAX_SIZE)
-
-
-def folded_of(row: Mapping[str, Any]) -> dict[str, str | None]:
-    """The texts to search in, of those in a row that is to be written."""
-    texts = {name: row[name] for name in ("reference", "description") if name in row}
-    return {f"{name}_folded": text and folded(text) for name, text in texts.items()}

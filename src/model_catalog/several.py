@@ -23,6 +23,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import ARRAY
 
+from model_catalog.fields import KEY
 from model_catalog.model import ModelAlias
 from model_catalog.prepared import Prepared, Row, stored
 from model_catalog.query import TAGS, C
@@ -30,7 +31,6 @@ from model_catalog.rows import join_of, known
 
 _ALIASES: Final = cast("Table", ModelAlias.__table__)
 _DIALECT: Final = "postgresql"
-_KEY: Final = ("provider", "reference", "version")
 
 
 def given(columns: Iterable[Column[Any]]) -> TableValuedAlias:
@@ -56,7 +56,7 @@ def arrays_of(names: Iterable[str], rows: Collection[Mapping[str, Any]]) -> dict
 def find_each(connection: Connection, keys: Sequence[Mapping[str, Any]]) -> Sequence[Sequence[Row]]:
     """For each key the row of the model that it means, or none; without a version the newest."""
     found: list[list[Row]] = [[] for _ in keys]
-    for row in _each_by_key().rows(connection, arrays_of(_KEY, keys)):
+    for row in _each_by_key().rows(connection, arrays_of(KEY, keys)):
         *fields, number = row
         found[number - 1].append(fields)
     return found
@@ -64,7 +64,7 @@ def find_each(connection: Connection, keys: Sequence[Mapping[str, Any]]) -> Sequ
 
 @cache
 def _each_by_key() -> Prepared:
-    wanted = given(Column(name, Text()) for name in _KEY)
+    wanted = given(Column(name, Text()) for name in KEY)
     # The model is asked for by its id, as alone: what it is chosen by is read from an index.
     meant = _meant(wanted).lateral("meant")
     statement = known(_DIALECT).add_columns(stored(wanted.c.n))

@@ -18,11 +18,11 @@ from model_catalog.adopting import (
 )
 from model_catalog.columns import read_path, read_state
 from model_catalog.errors import InvalidModelError, StoppedError
+from model_catalog.fields import KEY
 from model_catalog.files.mounts import mount_point
 from model_catalog.holdings import Holding, Look
 from model_catalog.inventory import LEFT_STORE, FileRecord, FileState, digest_of
 from model_catalog.model import folded
-from model_catalog.records import KEY
 from model_catalog.reference import ModelRef
 from model_catalog.stores.found import FoundModel, Problem, Scan
 from model_catalog.upkeep.inspection import reason_of
