@@ -24,7 +24,11 @@ _OURS = [each.name for each in ENTRANTS if each.kind == "ours"]
 
 def options_of(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="fewer rows, rounds")
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="in under 5 minutes: fewer rows and rounds, and no busy loop",
+    )
     parser.add_argument(
         "--only",
         nargs="+",

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
 _LEAST_ROUNDS: Final = 3
+_OF_THE_BASE: Final = 20
 
 Contender: TypeAlias = Callable[[], Awaitable[object] | object]
 """Does its part once. It is timed from outside, unless it returns what it measured: a Sample."""
@@ -104,7 +105,8 @@ async def in_turns(
 
     One that has used up its budget runs no more after its third round, so that a slow one has fewer
     rounds and holds up nobody; one that has used up six of them stops before that. The base runs
-    for as long as anybody does. One that raises is left out from then on.
+    for as long as anybody does, and when it has used up twenty of them that is the end. One that
+    raises is left out from then on.
     With `warm_up` there is one round more, which does not count.
     """
     names = list(contenders)
@@ -113,13 +115,14 @@ async def in_turns(
     broken: dict[str, str] = {}
 
     def goes_on(name: str, number: int) -> bool:
-        allowed_s = math.inf if number < 1 else budget_s * (6 if number < _LEAST_ROUNDS else 1)
+        budgets = _OF_THE_BASE if name == names[0] else 6 if number < _LEAST_ROUNDS else 1
+        allowed_s = math.inf if number < 1 else budgets * budget_s
         return name not in broken and spent[name] < allowed_s
 
     for number in range(-1 if warm_up else 0, rounds):
         running = [name for name in names if goes_on(name, number)]
-        # A base that runs alone is held against nobody.
-        if number > 0 and not any(name != names[0] for name in running):
+        # A base that runs alone is held against nobody, and nobody against one that is not there.
+        if number > 0 and (running == names[:1] or names[0] not in running):
             break
         for name in random.sample(running, len(running)):
             # What the one before has left behind is not this one's to clear away.
@@ -133,8 +136,7 @@ async def in_turns(
                 broken[name] = f"{type(error).__name__}: {error}"[:300]
                 continue
             seconds = time.perf_counter() - began
-            if name != names[0]:
-                spent[name] += seconds
+            spent[name] += seconds
             if number >= 0:
                 taken[name][number] = result if isinstance(result, Sample) else seconds
             result = None

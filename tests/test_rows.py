@@ -135,7 +135,10 @@ def test_many_rows_are_written_as_sqlalchemy_would_write_them(sqlite_file):
 
     with create_engine(f"sqlite:///{sqlite_file}").begin() as connection:
         connection.execute(insert(MODELS), row | {"reference": "mapped"})
-        Prepared(insert(MODELS), row).run(connection, [row, row | {"provider": "y"}])
+        columns = {name: [value] * 4 for name, value in row.items()} | {"provider": [*"xyzz"]}
+        columns["version"] = [*"xxxy"]
+        columns["local_path"] = ["/m/\udcff", "/n", "/o", "/m/\udcff"]
+        Prepared(insert(MODELS), row).run(connection, columns)
 
     with closing(sqlite3.connect(sqlite_file)) as raw:
         found = raw.execute(
@@ -144,8 +147,12 @@ def test_many_rows_are_written_as_sqlalchemy_would_write_them(sqlite_file):
         assert found.fetchall() == [
             ("x", "bytes:/m/%FF", "x"),
             ("x", "bytes:/m/%FF", "x"),
-            ("y", "bytes:/m/%FF", "x"),
+            ("y", "/n", "x"),
+            ("z", "/o", "x"),
+            ("z", "bytes:/m/%FF", "x"),
         ]
+        (moments,) = zip(*raw.execute("SELECT DISTINCT downloaded_at FROM models"), strict=True)
+        assert moments == (1767225600,)
 
 
 def test_garbage_is_looked_for_again_after_the_last_list():

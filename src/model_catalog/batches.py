@@ -105,8 +105,8 @@ def _alike(models: Sequence[Given]) -> list[_Row] | None:
     The rows of models, worked out column by column for those that have the same fields.
 
     Column by column a value takes a third of the time. None where it has to be one by one: where
-    one was read from a catalog, where a key comes twice, and where the first is to be found that
-    may not be stored.
+    one was read from a catalog, where a key comes twice in several shapes, and where the first is
+    to be found that may not be stored.
     """
     alike: dict[tuple[object, ...], list[Mapping[str, Any]]] = {}
     for model in models:
@@ -121,7 +121,8 @@ def _alike(models: Sequence[Given]) -> list[_Row] | None:
         rows = [row for names, group in alike.items() for row in _rows(names, group)]
     except (InvalidModelError, KeyError):
         return None
-    return rows if _are_different(rows) else None
+    # Those of one shape are in the order in which they came.
+    return rows if len(alike) == 1 or _are_different(rows) else None
 
 
 def _rows(names: Iterable[object], group: Sequence[Mapping[str, Any]]) -> Iterable[_Row]:

@@ -70,6 +70,9 @@ class Model(MappedAsDataclass, Base, kw_only=True, eq=False):
     """
 
     __tablename__ = "models"
+    # Up to 42 names a dict takes 832 bytes, and from the next one on 1,584: what is no column lies
+    # beside it, and a long list in two thirds of the room.
+    __slots__ = ("_sa_instance_state", "_tags")
 
     reference: Mapped[str] = mapped_column(KeyText)
     """What the provider calls it, as in `TheBloke/TinyLlama-1.1B`; at most 512 characters."""
@@ -233,7 +236,6 @@ class Model(MappedAsDataclass, Base, kw_only=True, eq=False):
             # As each attribute would have noted it: it was set, and had no value before.
             state.committed_state.update(dict.fromkeys(values, NO_VALUE))
             state.modified = True
-            values[_STATE] = state
             self.__dict__ = values
 
     @property
@@ -244,7 +246,7 @@ class Model(MappedAsDataclass, Base, kw_only=True, eq=False):
     @property
     def tags(self) -> tuple[str, ...]:
         """As the catalog had them when it was read, in the order of their folded forms."""
-        tags: tuple[str, ...] = self.__dict__.get("_tags", ())
+        tags: tuple[str, ...] = getattr(self, "_tags", ())
         return tags
 
     @property
@@ -333,11 +335,10 @@ def _wrong(given: AbstractSet[str]) -> TypeError:
 
 
 _identity_key: Final = Model.__mapper__.identity_key_from_primary_key
-_STATE: Final = "_sa_instance_state"
 _new_instance: Final = Model.__mapper__.class_manager.new_instance
 
 
-def detached(values: dict[str, Any]) -> Model:
+def detached(values: dict[str, Any], tags: tuple[str, ...]) -> Model:
     """
     A Model as it was read, belonging to no session; the values become its own.
 
@@ -348,8 +349,9 @@ def detached(values: dict[str, Any]) -> Model:
         Base.registry.configure()
     model: Model = _new_instance()
     # Not update(): a dictionary of that many names grows three times before it has them all.
-    values[_STATE] = model.__dict__[_STATE]
     model.__dict__ = values
+    if tags:
+        object.__setattr__(model, "_tags", tags)
     # What make_transient_to_detached() would do as well takes four times as long: it looks for
     # attributes to expire, and a model that was made this moment has nothing to forget.
     instance_state(model).key = _identity_key((values["id"],))

@@ -137,8 +137,16 @@ class _Direct:
             **columns,
         }
         for name, write in self.writers:
-            found[name] = map(write, found[name])
+            found[name] = _written(write, columns[name])
         return zip(*(found[name] for name in self.names), strict=False)
+
+
+def _written(write: Callable[[Any], Any], values: Sequence[Any]) -> Iterable[Any]:
+    different = set(values)
+    if 2 * len(different) > len(values):
+        return map(write, values)
+    written = {value: write(value) for value in different}
+    return map(written.__getitem__, values)
 
 
 def _direct(

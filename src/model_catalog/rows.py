@@ -30,14 +30,13 @@ _TYPES: Final = [type(C[name].type) for name in KNOWN]
 _MOMENTS: Final = tuple(at for at, kind in enumerate(_TYPES) if kind is UnixSeconds)
 _PATHS: Final = tuple(at for at, kind in enumerate(_TYPES) if kind is PathText)
 _STATE: Final = _TYPES.index(StateText)
-_NAMES: Final = (*KNOWN, "_tags")
+_NAMES: Final = tuple(KNOWN)
 _NEW: Final = {
     **dict.fromkeys(KNOWN),
     "version": "",
     "download_count": 1,
     "use_count": 0,
     "state": FileState.UNCHECKED,
-    "_tags": (),
 }
 """What is known of a model of which nothing was said, but for its key and its id."""
 _UNSEEN: Final = [column.key for column in C if column.key not in KNOWN]
@@ -85,12 +84,12 @@ def new_model(model_id: int, row: Mapping[str, Any]) -> Model:
     for name in CLAIMABLE:
         if values[name] is None:
             values[name] = values[f"claimed_{name}"]
-    return detached(values)
+    return detached(values, ())
 
 
 def models_of(rows: Iterable[Row]) -> list[Model]:
     """The models in all of them."""
-    return [detached(dict(zip(_NAMES, values, strict=True))) for values in _read(rows)]
+    return [detached(dict(zip(_NAMES, values, strict=False)), values[-1]) for values in _read(rows)]
 
 
 def rows_of(rows: Iterable[Row]) -> list[ModelRow]:
