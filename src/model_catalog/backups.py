@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import errno
 import fcntl
@@ -34,6 +33,7 @@ from model_catalog.errors import (
     InvalidTargetError,
 )
 from model_catalog.faults import corrupt, translated
+from model_catalog.rests import to_thread
 from model_catalog.schema import current_revision, refuse_unknown
 from model_catalog.snapshot import published, sync, take
 from model_catalog.target import Target, locate, name_of
@@ -77,11 +77,11 @@ async def _of_catalog(catalog: ModelCatalog, path: str | os.PathLike[str] | None
         raise InvalidTargetError("''", "it names no file: say where the copy is to lie")
     to = absolute(path)
     async with _in_a_thread(published(to)) as part:
-        stream = await asyncio.to_thread(part.open, "wb")
+        stream = await to_thread(part.open, "wb")
         try:
             await catalog.export_catalog(stream)
         finally:
-            await to_its_end(asyncio.to_thread(stream.close))
+            await to_its_end(to_thread(stream.close))
     return to
 
 
@@ -89,13 +89,13 @@ async def _of_catalog(catalog: ModelCatalog, path: str | os.PathLike[str] | None
 async def _in_a_thread(steps: AbstractContextManager[T]) -> AsyncIterator[T]:
     """The same with its first and its last step in a thread: they wait for a disk."""
     stack = ExitStack()
-    yielded = await to_its_end(asyncio.to_thread(stack.enter_context, steps))
+    yielded = await to_its_end(to_thread(stack.enter_context, steps))
     try:
         yield yielded
     except BaseException as error:
-        await to_its_end(asyncio.to_thread(stack.__exit__, type(error), error, error.__traceback__))
+        await to_its_end(to_thread(stack.__exit__, type(error), error, error.__traceback__))
         raise
-    await to_its_end(asyncio.to_thread(stack.close))
+    await to_its_end(to_thread(stack.close))
 
 
 def absolute(path: str | os.PathLike[str]) -> Path:
@@ -129,7 +129,7 @@ async def restore(copy: str | os.PathLike[str], target: Target | None = None) ->
     path, name = file_of_target(target)
     heir = absolute(copy)
     models = await _count(heir)
-    return Restored(models, await to_its_end(asyncio.to_thread(_put, heir, path, name)))
+    return Restored(models, await to_its_end(to_thread(_put, heir, path, name)))
 
 
 def file_of_target(target: Target | None) -> tuple[Path, str]:

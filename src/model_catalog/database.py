@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
 from collections.abc import Callable
@@ -22,6 +21,7 @@ from model_catalog.engine import (
 )
 from model_catalog.faults import corrupt, translated
 from model_catalog.journal import Durability
+from model_catalog.rests import resting, to_thread
 from model_catalog.target import Place, Target, locate, name_of
 from model_catalog.waiting import WAIT_S, patiently, to_its_end
 
@@ -64,7 +64,8 @@ class Opened:
     async def dispose(self) -> None:
         """Close the connections of its engine, if it has one."""
         if self._engine is not None:
-            await to_its_end(self._engine.dispose())
+            with resting():
+                await to_its_end(self._engine.dispose())
 
     def leave(self) -> None:
         """Leave the connections to the parent of this process."""
@@ -112,7 +113,7 @@ class _Opening(AbstractAsyncContextManager[Opened]):
             return Opened(name, lambda: target, shared=True, wait_s=self._wait_s)
         place = locate(target)
         path = place.path
-        left_open = await asyncio.to_thread(_look_at, place, create=self._create)
+        left_open = await to_thread(_look_at, place, create=self._create)
         threads = None if path is None else create_thread_engine(place, path, self._durability)
         database = self._own = Opened(
             place.name,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -36,6 +35,7 @@ from model_catalog.ndjson import HEADER, MAX_LINE, Entry, Problem, parse, text_o
 from model_catalog.query import FILES, MODELS, TAGS, C
 from model_catalog.records import ALIASES, Records
 from model_catalog.registration import folded_of
+from model_catalog.rests import to_thread
 from model_catalog.rows import joined, split
 
 OnConflict: TypeAlias = Literal["keep", "replace", "newer"]
@@ -90,9 +90,9 @@ class Exchange(Records):
 
         rows = await self._work.read(unit)
         lines = (_line(row) for row in rows)
-        await asyncio.to_thread(_put, stream, [HEADER])
+        await to_thread(_put, stream, [HEADER])
         while page := list(islice(lines, _LINES)):
-            await asyncio.to_thread(_put, stream, page)
+            await to_thread(_put, stream, page)
         return len(rows)
 
     async def import_catalog(
@@ -267,7 +267,7 @@ async def _numbered(stream: IO[str] | IO[bytes]) -> AsyncIterator[tuple[int, str
     number = 0
     while True:
         try:
-            lines = await asyncio.to_thread(page)
+            lines = await to_thread(page)
         except UnicodeDecodeError as error:
             # A stream of text cannot go on behind it; one of bytes can.
             raise InvalidImportError(

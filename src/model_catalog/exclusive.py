@@ -15,6 +15,7 @@ from model_catalog.engine import WRITE
 from model_catalog.errors import CatalogBusyError, UpgradeFailedError
 from model_catalog.faults import translated
 from model_catalog.locks import attend, begin_writing, limit_waits
+from model_catalog.rests import resting
 from model_catalog.waiting import LEAST_S, WAIT_S, Patience
 
 # Any number will do that nobody else takes for a lock: `MCatalog`.
@@ -81,31 +82,34 @@ async def _lock(connection: AsyncConnection, name: str) -> None:
 @asynccontextmanager
 async def _connected(engine: AsyncEngine, name: str) -> AsyncIterator[AsyncConnection]:
     """A connection of the engine; a host's own SQLite connection goes back as it was."""
-    attend(engine.sync_engine)
-    connection = engine.connect()
-    with translated(name):
-        await connection.start()
-    try:
-        if engine.dialect.name != "sqlite":
-            # Above it the statement that takes the lock would see the tables as they were before
-            # the lock was given back; AUTOCOMMIT, which a host may have set, would keep none.
-            yield await connection.execution_options(isolation_level="READ COMMITTED")
-            return
-        driver = (await connection.get_raw_connection()).driver_connection
-        assert driver is not None  # noqa: S101 - a connection that was just opened has one
+    with resting():
+        attend(engine.sync_engine)
+        connection = engine.connect()
         with translated(name):
-            async with driver.execute("PRAGMA foreign_keys") as cursor:
-                (foreign_keys,) = await cursor.fetchone()
-            # Writing a table anew drops the old one, and with foreign keys on that empties the
-            # tables that refer to it. In a transaction the pragma does nothing: it comes before.
-            await driver.execute("PRAGMA foreign_keys = OFF")
+            await connection.start()
         try:
-            yield await connection.execution_options(**{WRITE: True})
+            if engine.dialect.name != "sqlite":
+                # Above it the statement that takes the lock would see the tables as they were
+                # before the lock was given back; AUTOCOMMIT, which a host may have set, would keep
+                # none.
+                yield await connection.execution_options(isolation_level="READ COMMITTED")
+                return
+            driver = (await connection.get_raw_connection()).driver_connection
+            assert driver is not None  # noqa: S101 - a connection that was just opened has one
+            with translated(name):
+                async with driver.execute("PRAGMA foreign_keys") as cursor:
+                    (foreign_keys,) = await cursor.fetchone()
+                # Writing a table anew drops the old one, and with foreign keys on that empties the
+                # tables that refer to it. In a transaction the pragma does nothing: it comes
+                # before.
+                await driver.execute("PRAGMA foreign_keys = OFF")
+            try:
+                yield await connection.execution_options(**{WRITE: True})
+            finally:
+                if not connection.invalidated:
+                    await driver.execute(f"PRAGMA foreign_keys = {foreign_keys}")
         finally:
-            if not connection.invalidated:
-                await driver.execute(f"PRAGMA foreign_keys = {foreign_keys}")
-    finally:
-        await connection.close()
+            await connection.close()
 
 
 async def _broken_references(connection: AsyncConnection) -> set[tuple[Any, ...]]:

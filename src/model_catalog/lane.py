@@ -14,6 +14,7 @@ from sqlalchemy import Engine
 
 from model_catalog.call import Call
 from model_catalog.errors import CatalogBusyError, CatalogClosedError, CatalogUnavailableError
+from model_catalog.rests import resting, rests
 from model_catalog.waiting import LEAST_S
 from model_catalog.work import Unit
 from model_catalog.worker import Calls, Worker
@@ -43,6 +44,7 @@ class Lane:
         self._name = name
         self._writes = writes
         self._loop = asyncio.get_running_loop()
+        self._rests = rests()
         self._worker = Worker(engine, name, writes=writes, tell=self._tell_from_thread)
         self._waiting: deque[Call[Any]] = deque()
         self._waiting_alone_count = 0
@@ -169,6 +171,7 @@ class Lane:
             self._thread = thread
 
     def _order(self, calls: Calls, work: Callable[[Calls], None]) -> None:
+        self._rests.begin()
         self._orders.put(lambda: self._do(calls, work))
 
     async def _wait(self, call: Call[T], timeout_s: float | None) -> T:
@@ -234,6 +237,7 @@ class Lane:
             _settle(call.told)
 
     def _finish(self, calls: Calls) -> None:
+        self._rests.end()
         call = calls[0]
         if call.holds and self._worker.holds:
             self._hold = call.result
@@ -268,7 +272,8 @@ class Lane:
             gone = self._loop.create_future()
             self._orders.put(lambda: self._leave(gone))
             self._orders.put(None)
-            await gone
+            with resting():
+                await gone
             self._thread.join()
 
     # What follows runs in the thread.

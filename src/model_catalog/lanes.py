@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -19,6 +18,7 @@ from model_catalog.home import Home
 from model_catalog.inline import InlineReader, Reads
 from model_catalog.lane import Hold, Lane
 from model_catalog.prepared import Prepared, Row
+from model_catalog.rests import to_thread
 from model_catalog.shared import Savepoint, SharedTransaction
 from model_catalog.target import name_of
 from model_catalog.work import Unit, Work, inside, require_outside
@@ -53,7 +53,7 @@ class Lanes:
 
     async def open(self) -> None:
         """Open the file, which is in use from here on."""
-        if await asyncio.to_thread(network_file_system, self.files[0]):
+        if await to_thread(network_file_system, self.files[0]):
             # A write-ahead log is left behind by the only connection, or by none.
             with contextlib.suppress(CatalogReadOnlyError):
                 await self._writer.call(lambda _: None, self.timeout_s)

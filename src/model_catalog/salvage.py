@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import shutil
 import sqlite3
@@ -19,6 +18,7 @@ from model_catalog.disk import beside
 from model_catalog.errors import CatalogUnavailableError
 from model_catalog.faults import corrupt, translated
 from model_catalog.model import REVISION, Base
+from model_catalog.rests import to_thread
 from model_catalog.schema import VERSION_TABLE, refuse_unknown, upgrade
 from model_catalog.snapshot import published
 from model_catalog.target import Target
@@ -82,10 +82,10 @@ async def repair(
     with translated(name), TemporaryDirectory(dir=to.parent, prefix=f".{to.name}.") as folder:
         # SQLite writes to what it opens: a log is read into its database.
         work, fresh = Path(folder, "damaged.db"), Path(folder, "fresh.db")
-        await to_its_end(asyncio.to_thread(_copy_files, damaged, work))
-        await upgrade(fresh, await asyncio.to_thread(_revision_of, work, name))
-        saved = await to_its_end(asyncio.to_thread(_save, work, fresh))
-        await to_its_end(asyncio.to_thread(_publish, fresh, to))
+        await to_its_end(to_thread(_copy_files, damaged, work))
+        await upgrade(fresh, await to_thread(_revision_of, work, name))
+        saved = await to_its_end(to_thread(_save, work, fresh))
+        await to_its_end(to_thread(_publish, fresh, to))
     return Repaired(to, saved)
 
 

@@ -27,6 +27,7 @@ from model_catalog.exclusive import exclusive
 from model_catalog.faults import meaning, translated
 from model_catalog.locks import LOCK_WAIT_S, limit_waits
 from model_catalog.model import REVISION, Base
+from model_catalog.rests import to_thread
 from model_catalog.snapshot import take_before
 from model_catalog.target import Target
 from model_catalog.waiting import patiently, to_its_end
@@ -114,7 +115,7 @@ async def current_revision(database: Opened) -> str | None:
 
     async def once() -> str | None:
         if threads is not None:
-            return await asyncio.to_thread(look, threads)
+            return await to_thread(look, threads)
         with translated(database.name):
             async with database.engine.connect() as connection:
                 await limit_waits(connection, LOCK_WAIT_S)
@@ -220,7 +221,7 @@ def _is_there(database: Opened, current: str | None, goal: str, *, down: bool) -
 
 async def _migrate(database: Opened, goal: str, cancelled: threading.Event, *, down: bool) -> None:
     # A quarter of a second, needed once in a life: not at import, and not in the loop's thread.
-    command = await asyncio.to_thread(import_module, "alembic.command")
+    command = await to_thread(import_module, "alembic.command")
 
     def run(connection: sa.Connection, current: str | None) -> None:
         with _stopping(connection, cancelled):

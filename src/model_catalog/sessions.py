@@ -7,7 +7,7 @@ import math
 import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, nullcontext
 from typing import Any, Final, TypeAlias, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -41,6 +41,7 @@ from model_catalog.locks import (
 )
 from model_catalog.model import Model
 from model_catalog.prepared import Prepared, Row
+from model_catalog.rests import resting
 from model_catalog.shared import Savepoint, SharedTransaction
 from model_catalog.target import name_of
 from model_catalog.waiting import LEAST_S, Patience, to_its_end
@@ -258,7 +259,7 @@ class Sessions:
     @contextmanager
     def _call(self) -> Iterator[None]:
         self._require_here()
-        with nullcontext() if self._home is None else self._home.call():
+        with nullcontext() if self._home is None else self._home.call(), _attended(self.dialect):
             yield
 
     def _require_here(self) -> None:
@@ -360,9 +361,10 @@ class SessionConnection:
         start = time.monotonic()
         late_after_s = max(self.timeout_s, LEAST_S) + _grace_s(self.dialect)
         try:
-            return await to_its_end(
-                attempt.run(once), late_after_s=late_after_s, on_late=attempt.stop
-            )
+            with _attended(self.dialect):
+                return await to_its_end(
+                    attempt.run(once), late_after_s=late_after_s, on_late=attempt.stop
+                )
         except CatalogBusyError as error:
             waited_s = time.monotonic() - start
             raise CatalogBusyError(error.target, error.reason, waited_s) from error
@@ -378,6 +380,11 @@ class _Savepoint:
 
     async def rollback(self) -> None:
         await self._connection.finish(self._nested.rollback)
+
+
+def _attended(dialect: str) -> AbstractContextManager[None]:
+    """A block in which a driver is waited for: SQLite's works in a thread."""
+    return resting() if dialect == "sqlite" else nullcontext()
 
 
 def _grace_s(dialect: str) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import errno
 import os
@@ -16,6 +15,7 @@ from typing import Final
 from model_catalog.copies import KEPT, automatic, fault_of, named, unfinished, uri_of
 from model_catalog.errors import CatalogBusyError, InvalidTargetError
 from model_catalog.faults import corrupt, translated
+from model_catalog.rests import to_thread
 from model_catalog.waiting import WAIT_S, Patience, to_its_end
 
 _LOCK_WAIT_S: Final = 0.1
@@ -37,7 +37,7 @@ async def take(source: Path, name: str, to: Path) -> Path:
     while True:
         work = _Work(source, name)
         try:
-            return await to_its_end(asyncio.to_thread(work.copy_to, to), on_cancel=work.stop)
+            return await to_its_end(to_thread(work.copy_to, to), on_cancel=work.stop)
         except CatalogBusyError as error:
             await patience.after(error)
 
@@ -49,10 +49,10 @@ async def take_before(source: Path, name: str, revision: str) -> Path:
     For whoever holds the write lock and has written nothing yet: the copy is what the migration
     begins with, and nobody else is making one.
     """
-    for rest in await asyncio.to_thread(unfinished, source):
+    for rest in await to_thread(unfinished, source):
         rest.unlink(missing_ok=True)
     copy = await take(source, name, named(source, "backup", revision))
-    for old in (await asyncio.to_thread(automatic, source))[:-KEPT]:
+    for old in (await to_thread(automatic, source))[:-KEPT]:
         old.unlink(missing_ok=True)
     return copy
 

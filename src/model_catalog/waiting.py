@@ -10,6 +10,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Final, TypeVar
 
 from model_catalog.errors import CatalogBusyError
+from model_catalog.rests import resting
 
 T = TypeVar("T")
 
@@ -108,6 +109,7 @@ async def patiently(step: Callable[[], Coroutine[Any, Any, T]], timeout_s: float
     patience = Patience(timeout_s)
     while True:
         try:
-            return await to_its_end(step())
+            with resting():
+                return await to_its_end(step())
         except CatalogBusyError as error:
             await patience.after(error)

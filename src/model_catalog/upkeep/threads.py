@@ -15,6 +15,7 @@ from typing import Final, TypeAlias, TypeVar
 from weakref import WeakKeyDictionary
 
 from model_catalog.files.opening import identity
+from model_catalog.rests import to_thread
 
 T = TypeVar("T")
 
@@ -41,7 +42,7 @@ async def in_thread(work: Callable[[Stop], T]) -> T:
     """What `work` returns, from a thread; it is given a function that tells whether to stop."""
     cancelled = threading.Event()
     try:
-        return await asyncio.to_thread(work, cancelled.is_set)
+        return await to_thread(work, cancelled.is_set)
     finally:
         # A thread cannot be cancelled: it is asked to stop.
         cancelled.set()
