@@ -1,5 +1,6 @@
 """Many models at once: worked out together, and yet as if each had come alone."""
 
+import asyncio
 import random
 from datetime import UTC, datetime
 from types import MappingProxyType
@@ -133,7 +134,33 @@ async def test_more_than_are_worked_out_at_once_are_one_batch(catalog):
     assert await catalog.count_models() == 2100
 
 
-def test_rows_come_in_the_order_of_their_keys_whatever_they_set():
+async def test_other_tasks_have_their_turns_while_models_are_taken(on_sqlite):
+    """
+    However many there are: nothing holds up the loop until they have all been looked at.
+    """
+    turns = 0
+
+    async def count():
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    def models():
+        for number in range(4000):
+            seen.append(turns)
+            yield {**VALUES, "reference": f"m{number}"}
+
+    seen: list[int] = []
+    counting = asyncio.create_task(count())
+
+    await on_sqlite.register_models(models())
+
+    counting.cancel()
+    assert seen[0] < seen[1000] < seen[2000] < seen[3000]
+
+
+async def test_rows_come_in_the_order_of_their_keys_whatever_they_set():
     """
     Two processes that take rows in one order never wait for one another in a circle.
     """
@@ -141,7 +168,7 @@ def test_rows_come_in_the_order_of_their_keys_whatever_they_set():
     values[1] = {**VALUES, "reference": "m3"}
     models = [dict(each) for each in values]
 
-    batches = batches_of(models)
+    batches = await batches_of(models)
 
     assert [batch.columns["reference"] for batch in batches] == [("m1",), ("m3",), ("m4", "m5")]
     assert [batch.row_count for batch in batches] == [1, 1, 2]

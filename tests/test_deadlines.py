@@ -582,3 +582,21 @@ async def test_a_connection_that_is_given_up_while_it_is_made_is_closed(database
     finally:
         gc.enable()
     assert errors
+
+
+async def test_each_transaction_on_a_connection_of_the_hosts_waits_briefly(sqlite_file):
+    """
+    Also the one after a COMMIT, which waits for readers as long as it may.
+    """
+    engine = create_async_engine(f"sqlite+aiosqlite:///{sqlite_file}")
+    waits = []
+    async with engine.connect() as connection:
+        catalog = ModelCatalog(async_sessionmaker(connection))
+        for _ in range(2):
+            async with catalog.transaction() as inner:
+                await inner.register_model(a_model("m"))
+                answer = await connection.exec_driver_sql("PRAGMA busy_timeout")
+                waits.append(answer.scalar())
+    await engine.dispose()
+
+    assert waits == [100, 100]

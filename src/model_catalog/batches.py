@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from itertools import groupby, islice, repeat
 from operator import itemgetter
 from typing import Any, Final, NamedTuple, TypeAlias
@@ -14,6 +16,7 @@ from model_catalog.errors import InvalidModelError
 from model_catalog.fields import KEY
 from model_catalog.model import Model, folded
 from model_catalog.registration import SEARCHED, Registration, Shape, changed_of, now, shape_of
+from model_catalog.rests import to_thread
 
 Given: TypeAlias = Model | Mapping[str, object]
 """A model, or the keywords of one."""
@@ -41,17 +44,24 @@ class Batch(NamedTuple):
         return len(self.columns[KEY[0]])
 
 
-def batches_of(models: Iterable[Given]) -> list[Batch]:
+async def batches_of(models: Iterable[Given]) -> list[Batch]:
     """
     What registering many writes, each key once, with the fields of it that were set last.
 
     By their keys, so that two processes lock rows in the same order; what is next to one another
-    and of one shape goes together. Raises InvalidModelError for the first that may not be stored.
+    and of one shape goes together. Other tasks have their turns after every thousand. Raises
+    InvalidModelError for the first that may not be stored.
     """
     models = iter(models)
     rows: list[_Row] = []
     while some := list(islice(models, _AT_ONCE)):
         rows += _alike(some) or map(_row_of, map(_registration_of, some))
+        if len(some) == _AT_ONCE:
+            await asyncio.sleep(0)
+    return await to_thread(_batches, rows) if len(rows) > _AT_ONCE else _batches(rows)
+
+
+def _batches(rows: list[_Row]) -> list[Batch]:
     if not _are_different(rows):
         rows = _merged(rows)
     # No two are equal in their keys: what is behind those is compared with nothing.
@@ -65,9 +75,10 @@ def _batch(shape: Shape, rows: Iterable[_Row]) -> Batch:
     return Batch(shape, dict(zip(_names(shape), values, strict=True)))
 
 
-def _names(shape: Shape) -> list[str]:
+@lru_cache(maxsize=256)
+def _names(shape: Shape) -> tuple[str, ...]:
     """The columns of a row, without the shape."""
-    return [*KEY, *(name for name in shape[0] if name not in KEY)]
+    return (*KEY, *(name for name in shape[0] if name not in KEY))
 
 
 def _are_different(rows: Sequence[_Row]) -> bool:
@@ -126,7 +137,7 @@ def _alike(models: Sequence[Given]) -> list[_Row] | None:
 
 
 def _rows(names: Iterable[object], group: Sequence[Mapping[str, Any]]) -> Iterable[_Row]:
-    # A model also has what is SQLAlchemy's.
+    # A model may also have been set what is the catalog's to set.
     columns = {
         name: fields.column(name, [values[name] for values in group])
         for name in fields.GIVEN
@@ -143,7 +154,7 @@ def _rows(names: Iterable[object], group: Sequence[Mapping[str, Any]]) -> Iterab
             columns[f"{name}_folded"] = [text and folded(text) for text in columns[name]]
     there = tuple(columns)
     shape = shape_of(there, changed_of(there))
-    key, others = KEY, _names(shape)[_KEY_COUNT:]
+    key, others = _names(shape)[:_KEY_COUNT], _names(shape)[_KEY_COUNT:]
     return zip(
         *(columns[name] for name in key),
         repeat(shape),

@@ -169,9 +169,10 @@ class ModelCatalog(Listing, Labels, Usage, Contents, Holdings, Adopting, Relocat
         One may be given as the keywords of its `Model(...)`, as a dict: that takes less time. Where
         one key comes several times the fields that were set last are written.
 
+        Other tasks have their turns meanwhile, also between one thousand of `models` and the next.
         Raises InvalidModelError for the first that may not be stored, and then none was.
         """
-        batches = batches_of(models)
+        batches = await batches_of(models)
 
         def unit(connection: Connection) -> None:
             for batch in batches:

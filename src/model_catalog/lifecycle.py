@@ -47,11 +47,11 @@ async def open_catalog(
     of their own for that, and keep them.
 
     With `reads="inline"` `find_model` and `get_model` read a SQLite file in the event loop's own
-    thread. A step out of it and back takes ten times as long as the answer, and beside a busy loop
-    a hundred times: that pays where the file is on a disk of this machine and mostly in memory. On
-    a cold or a distant disk the whole loop stands still for as long as the disk takes, and no
-    deadline ends that; nor do such calls give way to other tasks. What would have to wait for a
-    lock waits in a thread. A server is asked as ever.
+    thread. A step out of it and back takes five times as long as the answer, and where the loop has
+    always something to do fifty times: that pays where the file is on a disk of this machine and
+    mostly in memory. On a cold or a distant disk the whole loop stands still for as long as the
+    disk takes, and no deadline ends that; nor do such calls give way to other tasks. What would
+    have to wait for a lock waits in a thread. A server is asked as ever.
 
     Raises InvalidTargetError, CatalogUnavailableError, CatalogReadOnlyError, CatalogCorruptError,
     ForeignDatabaseError, SchemaTooNewError, and what `upgrade` raises. A password in a URL is in

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from typing import Any, Final
 
 from sqlalchemy import Connection, Engine, event
@@ -16,8 +17,9 @@ A statement that waits cannot be called back, so it waits briefly and the caller
 """
 # PostgreSQL counts the milliseconds in 31 bits.
 _LONGEST_WAIT_S: Final = 2_000_000
-# What of a host's connection has to be put back.
+# What of a host's connection has to be put back, and whether it waits as long as ours.
 _HOSTS_WAIT: Final = "model_catalog_busy_timeout"
+_IS_BRIEF: Final = "model_catalog_is_brief"
 
 
 async def begin_writing(connection: AsyncConnection) -> None:
@@ -70,7 +72,8 @@ def commit_patiently(connection: Connection, wait_s: float) -> None:
     What was done before it cannot be tried again.
     """
     if connection.dialect.name == "sqlite":
-        connection.exec_driver_sql(busy_timeout(wait_s))
+        _ask(connection.connection.dbapi_connection, busy_timeout(wait_s))
+        connection.info[_IS_BRIEF] = False
 
 
 def attend(engine: Engine) -> None:
@@ -88,10 +91,9 @@ def on_reset(connection: Any, record: Any, state: PoolResetState) -> None:
     if getattr(connection, "driver_connection", connection).in_transaction:
         connection.rollback()
     wait_ms = record.info.pop(_HOSTS_WAIT, None)
+    record.info.pop(_IS_BRIEF, None)
     if wait_ms is not None:
-        cursor = connection.cursor()
-        cursor.execute(f"PRAGMA busy_timeout = {wait_ms}")
-        cursor.close()
+        _ask(connection, f"PRAGMA busy_timeout = {wait_ms}")
 
 
 def _milliseconds(seconds: float) -> int:
@@ -102,7 +104,28 @@ def _milliseconds(seconds: float) -> int:
 def spare_the_host(connection: Connection) -> None:
     """Have a SQLite connection wait briefly, and remember for how long it waited before."""
     # In SQLite's own wait a statement is deaf: it cannot be interrupted.
-    if _HOSTS_WAIT not in connection.info:
-        wait_ms = connection.exec_driver_sql("PRAGMA busy_timeout").scalar()
-        connection.info[_HOSTS_WAIT] = wait_ms
-    connection.exec_driver_sql(busy_timeout(LOCK_WAIT_S))
+    info = connection.info
+    if info.get(_IS_BRIEF):
+        return
+    driver = connection.connection.dbapi_connection
+    if _HOSTS_WAIT not in info:
+        info[_HOSTS_WAIT] = _ask(driver, "PRAGMA busy_timeout")
+    _ask(driver, busy_timeout(LOCK_WAIT_S))
+    info[_IS_BRIEF] = True
+
+
+def _ask(connection: Any, statement: str) -> Any:
+    """
+    What SQLite says to a statement of its own that says one thing.
+
+    Asked of the driver that is one step to its thread and back, and by way of a cursor four.
+    """
+    if not hasattr(connection, "run_async"):
+        ((said,),) = connection.execute(statement).fetchall()
+        return said
+    try:
+        ((said,),) = connection.run_async(lambda driver: driver.execute_fetchall(statement))
+    except ValueError as error:
+        # So aiosqlite calls a connection that somebody has closed.
+        raise sqlite3.OperationalError(f"{error}") from error
+    return said
