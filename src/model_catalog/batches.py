@@ -29,7 +29,7 @@ _key_of: Final = itemgetter(slice(_KEY_COUNT))
 _shape_of: Final = itemgetter(_KEY_COUNT)
 
 # Enough that what is done once for all of them is done seldom, and few enough to lie in a cache.
-_AT_ONCE: Final = 1000
+_AT_ONCE: Final = 250
 
 
 class Batch(NamedTuple):
@@ -49,7 +49,7 @@ async def batches_of(models: Iterable[Given]) -> list[Batch]:
     What registering many writes, each key once, with the fields of it that were set last.
 
     By their keys, so that two processes lock rows in the same order; what is next to one another
-    and of one shape goes together. Other tasks have their turns after every thousand. Raises
+    and of one shape goes together. Other tasks have their turns in between. Raises
     InvalidModelError for the first that may not be stored.
     """
     models = iter(models)
