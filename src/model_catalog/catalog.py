@@ -169,7 +169,8 @@ class ModelCatalog(Listing, Labels, Usage, Contents, Holdings, Adopting, Relocat
         One may be given as the keywords of its `Model(...)`, as a dict: that takes less time. Where
         one key comes several times the fields that were set last are written.
 
-        Other tasks have their turns meanwhile, also while `models` are taken. Raises InvalidModelError for the first that may not be stored, and then none was.
+        Other tasks have their turns meanwhile, also while `models` are taken. Raises
+        InvalidModelError for the first that may not be stored, and then none was.
         """
         batches = await batches_of(models)
 
