@@ -1,11 +1,13 @@
 """Calls that share a thread and a transaction: what befalls one is nothing to the others."""
 
 import asyncio
+import gc
 import sqlite3
 import subprocess
 import sys
 import threading
 import time
+import weakref
 from contextlib import closing
 
 import pytest
@@ -19,6 +21,7 @@ from model_catalog import (
     WrongLoopError,
     open_catalog,
 )
+from model_catalog.lane import Lane
 
 END_S = 2.0
 """When what has to end at once has ended on a busy machine as well."""
@@ -411,3 +414,32 @@ def test_a_loop_that_is_closed_with_a_call_under_way_leaves_no_lock(sqlite_file)
 
     assert (done.stdout, done.returncode) == ("free False\n", 0)
     assert "Exception in thread" not in done.stderr
+
+
+async def test_what_was_answered_is_not_kept_until_its_time_is_up(on_sqlite):
+    """
+    A long list is the caller's alone, and gone when that drops it.
+    """
+    await on_sqlite.register_model(a_model("m"))
+    (model,) = await on_sqlite.list_models()
+    known = weakref.ref(model)
+
+    del model
+    gc.collect()
+
+    assert known() is None
+
+
+async def test_a_closed_catalog_leaves_nothing_in_the_loop(sqlite_file):
+    """
+    What would look after its calls does not look any more.
+    """
+    before = [each for each in gc.get_objects() if isinstance(each, Lane)]
+    async with open_catalog(sqlite_file) as catalog:
+        await catalog.count_models()
+    del catalog
+
+    gc.collect()
+
+    there = [each for each in gc.get_objects() if isinstance(each, Lane)]
+    assert len(there) == len(before)

@@ -13,6 +13,7 @@ from typing import Any, Final, TypeVar, cast
 from sqlalchemy import Engine
 
 from model_catalog.call import Call
+from model_catalog.deadlines import Deadlines
 from model_catalog.errors import CatalogBusyError, CatalogClosedError, CatalogUnavailableError
 from model_catalog.rests import resting, rests
 from model_catalog.waiting import LEAST_S
@@ -45,6 +46,7 @@ class Lane:
         self._writes = writes
         self._loop = asyncio.get_running_loop()
         self._rests = rests()
+        self._deadlines = Deadlines(self._expire)
         self._worker = Worker(engine, name, writes=writes, tell=self._tell_from_thread)
         self._waiting: deque[Call[Any]] = deque()
         self._waiting_alone_count = 0
@@ -176,18 +178,15 @@ class Lane:
 
     async def _wait(self, call: Call[T], timeout_s: float | None) -> T:
         call.told = self._loop.create_future()
-        timer = None
         if timeout_s is not None:
-            end = call.start + max(timeout_s, LEAST_S)
-            timer = self._loop.call_at(end, self._expire, call)
+            self._deadlines.set(call, call.start + max(timeout_s, LEAST_S))
         try:
             await call.told
         except asyncio.CancelledError:
             await self._wait_for_nothing(call)
             raise
         finally:
-            if timer is not None:
-                timer.cancel()
+            self._deadlines.drop(call)
         if call.error is not None:
             try:
                 raise call.error
@@ -275,6 +274,7 @@ class Lane:
             with resting():
                 await gone
             self._thread.join()
+        self._deadlines.close()
 
     # What follows runs in the thread.
 

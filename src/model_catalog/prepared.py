@@ -67,13 +67,18 @@ class Prepared:
         driver = connection.connection.driver_connection
         if isinstance(driver, sqlite3.Connection):
             if self._sooner is not None:
-                rows = self._sooner.rows(connection, values)
+                rows = self._sooner.of_driver(driver, connection.dialect, values)
                 if len(rows) == 1:
                     return rows
-            direct = self._for(connection.dialect)
-            found: list[Row] = driver.execute(direct.text, direct.parameters(values)).fetchall()
-            return found
+            return self.of_driver(driver, connection.dialect, values)
         return connection.execute(self._statement, values).all()
+
+    def of_driver(
+        self, driver: sqlite3.Connection, dialect: Dialect, values: Mapping[str, Any]
+    ) -> list[Row]:
+        """The rows that it finds in SQLite, asked of the driver."""
+        direct = self._for(dialect)
+        return driver.execute(direct.text, direct.parameters(values)).fetchall()
 
     def each(self, connection: Connection, values: Mapping[str, Any]) -> Iterable[Row]:
         """The same one after the other, for as long as nothing else is done with the connection."""

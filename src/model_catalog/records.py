@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache, lru_cache
 from itertools import groupby
-from typing import Any, Final, cast
+from typing import Any, Final, NamedTuple, cast
 
 from sqlalchemy import (
     ColumnElement,
@@ -42,8 +41,7 @@ _ID_AT: Final = list(KNOWN).index("id")
 _KEY_AT: Final = [list(KNOWN).index(name) for name in KEY]
 
 
-@dataclass(frozen=True, slots=True)
-class Key:
+class Key(NamedTuple):
     """Which model is meant, checked; `version` may be an alias, and None is the newest."""
 
     reference: str

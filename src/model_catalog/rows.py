@@ -72,8 +72,8 @@ def split(joined: str | None) -> tuple[str, ...]:
 
 def model_of(row: Row) -> Model:
     """The model in a row of what is `known`."""
-    (model,) = models_of((row,))
-    return model
+    (values,) = _read((row,))
+    return detached(dict(zip(_NAMES, values, strict=False)), values[-1])
 
 
 def new_model(model_id: int, row: Mapping[str, Any]) -> Model:
