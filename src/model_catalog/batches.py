@@ -16,12 +16,11 @@ from model_catalog.errors import InvalidModelError
 from model_catalog.fields import KEY
 from model_catalog.model import Model, folded
 from model_catalog.registration import SEARCHED, Registration, Shape, changed_of, now, shape_of
-from model_catalog.rests import to_thread
 
 Given: TypeAlias = Model | Mapping[str, object]
 """A model, or the keywords of one."""
 
-_Row: TypeAlias = tuple[Any, ...]
+Row: TypeAlias = tuple[Any, ...]
 """The values of a key, the shape, and the other values in the order of the shape's names."""
 
 _KEY_COUNT: Final = len(KEY)
@@ -44,32 +43,37 @@ class Batch(NamedTuple):
         return len(self.columns[KEY[0]])
 
 
-async def batches_of(models: Iterable[Given]) -> list[Batch]:
+async def rows_of(models: Iterable[Given]) -> list[Row]:
     """
-    What registering many writes, each key once, with the fields of it that were set last.
+    What registering many writes, in the order in which they came.
 
-    By their keys, so that two processes lock rows in the same order; what is next to one another
-    and of one shape goes together. Other tasks have their turns in between. Raises
-    InvalidModelError for the first that may not be stored.
+    Other tasks have their turns in between. Raises InvalidModelError for the first that may not be
+    stored.
     """
     models = iter(models)
-    rows: list[_Row] = []
+    rows: list[Row] = []
     while some := list(islice(models, _AT_ONCE)):
         rows += _alike(some) or map(_row_of, map(_registration_of, some))
         if len(some) == _AT_ONCE:
             await asyncio.sleep(0)
-    return await to_thread(_batches, rows) if len(rows) > _AT_ONCE else _batches(rows)
+    return rows
 
 
-def _batches(rows: list[_Row]) -> list[Batch]:
+def batches_of(rows: list[Row]) -> list[Batch]:
+    """
+    Each key once, with the fields of it that were set last.
+
+    By their keys, so that two processes lock rows in the same order; what is next to one another
+    and of one shape goes together.
+    """
     if not _are_different(rows):
         rows = _merged(rows)
     # No two are equal in their keys: what is behind those is compared with nothing.
-    rows.sort()
+    rows = sorted(rows)
     return [_batch(shape, same) for shape, same in groupby(rows, _shape_of)]
 
 
-def _batch(shape: Shape, rows: Iterable[_Row]) -> Batch:
+def _batch(shape: Shape, rows: Iterable[Row]) -> Batch:
     values = list(zip(*rows, strict=True))
     del values[_KEY_COUNT]
     return Batch(shape, dict(zip(_names(shape), values, strict=True)))
@@ -81,7 +85,7 @@ def _names(shape: Shape) -> tuple[str, ...]:
     return (*KEY, *(name for name in shape[0] if name not in KEY))
 
 
-def _are_different(rows: Sequence[_Row]) -> bool:
+def _are_different(rows: Sequence[Row]) -> bool:
     return len(set(map(_key_of, rows))) == len(rows)
 
 
@@ -91,15 +95,15 @@ def _registration_of(model: Given) -> Registration:
     return Registration.of(model)
 
 
-def _row_of(registration: Registration) -> _Row:
+def _row_of(registration: Registration) -> Row:
     shape = registration.shape
     values = [registration.row[name] for name in _names(shape)]
     return (*values[:_KEY_COUNT], shape, *values[_KEY_COUNT:])
 
 
-def _merged(rows: Iterable[_Row]) -> list[_Row]:
+def _merged(rows: Iterable[Row]) -> list[Row]:
     """Each key once."""
-    found: dict[_Row, Registration] = {}
+    found: dict[Row, Registration] = {}
     for row in rows:
         shape = _shape_of(row)
         values = (*row[:_KEY_COUNT], *row[_KEY_COUNT + 1 :])
@@ -111,7 +115,7 @@ def _merged(rows: Iterable[_Row]) -> list[_Row]:
     return [_row_of(registration) for registration in found.values()]
 
 
-def _alike(models: Sequence[Given]) -> list[_Row] | None:
+def _alike(models: Sequence[Given]) -> list[Row] | None:
     """
     The rows of models, worked out column by column for those that have the same fields.
 
@@ -136,7 +140,7 @@ def _alike(models: Sequence[Given]) -> list[_Row] | None:
     return rows if len(alike) == 1 or _are_different(rows) else None
 
 
-def _rows(names: Iterable[object], group: Sequence[Mapping[str, Any]]) -> Iterable[_Row]:
+def _rows(names: Iterable[object], group: Sequence[Mapping[str, Any]]) -> Iterable[Row]:
     # A model may also have been set what is the catalog's to set.
     columns = {
         name: fields.column(name, [values[name] for values in group])

@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 from model_catalog import fields
 from model_catalog.adopting import Adopting
-from model_catalog.batches import batches_of
+from model_catalog.batches import Batch, batches_of, rows_of
 from model_catalog.contents import Contents
 from model_catalog.errors import ModelNotFoundError
 from model_catalog.exchange import Exchange
@@ -172,13 +172,17 @@ class ModelCatalog(Listing, Labels, Usage, Contents, Holdings, Adopting, Relocat
         Other tasks have their turns meanwhile, also while `models` are taken. Raises
         InvalidModelError for the first that may not be stored, and then none was.
         """
-        batches = await batches_of(models)
+        rows = await rows_of(models)
+        batches: list[Batch] = []
 
         def unit(connection: Connection) -> None:
+            # In the thread that writes, where there is one, and not again where it has to wait.
+            if not batches:
+                batches.extend(batches_of(rows))
             for batch in batches:
                 self._upsert(batch.shape, tells=False).run(connection, batch.columns)
 
-        if batches:
+        if rows:
             await self._work.write_all(unit)
         return sum(batch.row_count for batch in batches)
 
