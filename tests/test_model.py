@@ -101,3 +101,38 @@ async def test_a_host_may_add_one_to_its_session(database):
 
     assert found is not None
     assert found.size_bytes == 8
+
+
+async def test_a_copy_of_what_was_read_has_its_tags(catalog):
+    """
+    What is no column goes along; and from another process it can be registered again.
+    """
+    await catalog.register_model(a_model("m", claimed_license="mit"))
+    await catalog.tag_model("m", "hf", "Chat", "b")
+    original = await catalog.get_model("m", "hf")
+    model = pickle.loads(pickle.dumps(original))
+
+    assert copy.copy(original).tags == model.tags == ("b", "Chat")
+    assert inspect(model).detached
+
+    model.size_bytes = 7
+    again = await catalog.register_model(model)
+
+    assert (again.id, again.size_bytes, again.tags) == (model.id, 7, ("b", "Chat"))
+
+
+async def test_a_host_may_merge_what_was_read_into_its_session(catalog, database):
+    """
+    It is written as the row that it is, and what the session gives back is expired like any other.
+    """
+    await catalog.register_model(a_model("m", size_bytes=7))
+    model = await catalog.get_model("m", "hf")
+    model.size_bytes = 8
+    engine = create_async_engine(database.target_url)
+    async with async_sessionmaker(engine)() as session, session.begin():
+        merged = await session.merge(model)
+        assert merged is not model
+        assert merged.id == model.id
+    await engine.dispose()
+
+    assert (await catalog.get_model("m", "hf")).size_bytes == 8
