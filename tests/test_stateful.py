@@ -224,7 +224,7 @@ class Book:
 # Few names, so that they meet; among them some that differ in little, and an alias like a version.
 MOSTLY = ("hf", 'É\\_"\U0001f999')
 NAMES = st.sampled_from([MOSTLY, MOSTLY, ("it's 100%", MOSTLY[1]), ("hf", "m")])
-KINDS = st.sampled_from([Model, dict])
+MADE_AS = st.sampled_from([Model, dict])
 VERSIONS = st.sampled_from(["", "v1", "V1", "stable"])
 EVERY_VERSION = (None, "", "v1", "V1", "stable", "latest")
 WANTED = st.sampled_from(EVERY_VERSION)
@@ -371,8 +371,8 @@ class Machine(RuleBasedStateMachine):
         for each in tags:
             self.tag(*each)
 
-    @rule(models=st.lists(st.tuples(NAMES, VERSIONS, FIELDS), max_size=4), kind=KINDS)
-    def register_many(self, models, kind=Model):
+    @rule(models=st.lists(st.tuples(NAMES, VERSIONS, FIELDS), max_size=4), made=MADE_AS)
+    def register_many(self, models, made=Model):
         """Of several with one key the fields that were set last are written, and it is one."""
         given = {}
         for name, version, fields in models:
@@ -380,7 +380,7 @@ class Machine(RuleBasedStateMachine):
 
         count = self.do(
             self.catalog.register_models(
-                kind(provider=provider, reference=reference, version=version, **fields)
+                made(provider=provider, reference=reference, version=version, **fields)
                 for (provider, reference), version, fields in models
             )
         )
