@@ -20,7 +20,7 @@ from model_catalog.registration import SEARCHED, Registration, Shape, changed_of
 Given: TypeAlias = Model | Mapping[str, object]
 """A model, or the keywords of one."""
 
-Row: TypeAlias = tuple[Any, ...]
+Gathered: TypeAlias = tuple[Any, ...]
 """The values of a key, the shape, and the other values in the order of the shape's names."""
 
 _KEY_COUNT: Final = len(KEY)
@@ -43,7 +43,7 @@ class Batch(NamedTuple):
         return len(self.columns[KEY[0]])
 
 
-async def rows_of(models: Iterable[Given]) -> list[Row]:
+async def gathered(models: Iterable[Given]) -> list[Gathered]:
     """
     What registering many writes, in the order in which they came.
 
@@ -51,7 +51,7 @@ async def rows_of(models: Iterable[Given]) -> list[Row]:
     stored.
     """
     models = iter(models)
-    rows: list[Row] = []
+    rows: list[Gathered] = []
     while some := list(islice(models, _AT_ONCE)):
         rows += _alike(some) or map(_row_of, map(_registration_of, some))
         if len(some) == _AT_ONCE:
@@ -59,7 +59,7 @@ async def rows_of(models: Iterable[Given]) -> list[Row]:
     return rows
 
 
-def batches_of(rows: list[Row]) -> list[Batch]:
+def batches_of(rows: list[Gathered]) -> list[Batch]:
     """
     Each key once, with the fields of it that were set last.
 
@@ -73,7 +73,7 @@ def batches_of(rows: list[Row]) -> list[Batch]:
     return [_batch(shape, same) for shape, same in groupby(rows, _shape_of)]
 
 
-def _batch(shape: Shape, rows: Iterable[Row]) -> Batch:
+def _batch(shape: Shape, rows: Iterable[Gathered]) -> Batch:
     values = list(zip(*rows, strict=True))
     del values[_KEY_COUNT]
     return Batch(shape, dict(zip(_names(shape), values, strict=True)))
@@ -85,7 +85,7 @@ def _names(shape: Shape) -> tuple[str, ...]:
     return (*KEY, *(name for name in shape[0] if name not in KEY))
 
 
-def _are_different(rows: Sequence[Row]) -> bool:
+def _are_different(rows: Sequence[Gathered]) -> bool:
     return len(set(map(_key_of, rows))) == len(rows)
 
 
@@ -95,15 +95,15 @@ def _registration_of(model: Given) -> Registration:
     return Registration.of(model)
 
 
-def _row_of(registration: Registration) -> Row:
+def _row_of(registration: Registration) -> Gathered:
     shape = registration.shape
     values = [registration.row[name] for name in _names(shape)]
     return (*values[:_KEY_COUNT], shape, *values[_KEY_COUNT:])
 
 
-def _merged(rows: Iterable[Row]) -> list[Row]:
+def _merged(rows: Iterable[Gathered]) -> list[Gathered]:
     """Each key once."""
-    found: dict[Row, Registration] = {}
+    found: dict[Gathered, Registration] = {}
     for row in rows:
         shape = _shape_of(row)
         values = (*row[:_KEY_COUNT], *row[_KEY_COUNT + 1 :])
@@ -115,7 +115,7 @@ def _merged(rows: Iterable[Row]) -> list[Row]:
     return [_row_of(registration) for registration in found.values()]
 
 
-def _alike(models: Sequence[Given]) -> list[Row] | None:
+def _alike(models: Sequence[Given]) -> list[Gathered] | None:
     """
     The rows of models, worked out column by column for those that have the same fields.
 
@@ -140,7 +140,7 @@ def _alike(models: Sequence[Given]) -> list[Row] | None:
     return rows if len(alike) == 1 or _are_different(rows) else None
 
 
-def _rows(names: Iterable[object], group: Sequence[Mapping[str, Any]]) -> Iterable[Row]:
+def _rows(names: Iterable[object], group: Sequence[Mapping[str, Any]]) -> Iterable[Gathered]:
     # A model may also have been set what is the catalog's to set.
     columns = {
         name: fields.column(name, [values[name] for values in group])
@@ -158,10 +158,5 @@ def _rows(names: Iterable[object], group: Sequence[Mapping[str, Any]]) -> Iterab
             columns[f"{name}_folded"] = [text and folded(text) for text in columns[name]]
     there = tuple(columns)
     shape = shape_of(there, changed_of(there))
-    key, others = _names(shape)[:_KEY_COUNT], _names(shape)[_KEY_COUNT:]
-    return zip(
-        *(columns[name] for name in key),
-        repeat(shape),
-        *(columns[name] for name in others),
-        strict=False,
-    )
+    values = [columns[name] for name in _names(shape)]
+    return zip(*values[:_KEY_COUNT], repeat(shape), *values[_KEY_COUNT:], strict=False)

@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 from model_catalog import fields
 from model_catalog.adopting import Adopting
-from model_catalog.batches import Batch, batches_of, rows_of
+from model_catalog.batches import Batch, batches_of, gathered
 from model_catalog.contents import Contents
 from model_catalog.errors import ModelNotFoundError
 from model_catalog.exchange import Exchange
@@ -172,7 +172,7 @@ class ModelCatalog(Listing, Labels, Usage, Contents, Holdings, Adopting, Relocat
         Other tasks have their turns meanwhile, also while `models` are taken. Raises
         InvalidModelError for the first that may not be stored, and then none was.
         """
-        rows = await rows_of(models)
+        rows = await gathered(models)
         batches: list[Batch] = []
 
         def unit(connection: Connection) -> None:

@@ -42,12 +42,12 @@ class Deadlines:
     def _watch(self, end: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = self._loop.call_at(end, self._look)
+        self._timer = self._loop.call_at(end, self._look, end)
 
-    def _look(self) -> None:
-        # A loop's timer may ring a moment before its time.
-        now = max(self._loop.time(), self._timer.when() if self._timer else 0)
+    def _look(self, due: float) -> None:
         self._timer = None
+        # A loop's timer may ring a moment before its time.
+        now = max(self._loop.time(), due)
         for call in [call for call, end in self._ends.items() if end <= now]:
             del self._ends[call]
             self._expire(call)

@@ -62,6 +62,7 @@ class Rests:
             return
         computed_s = time.thread_time() - self._computed_s
         if computed_s > _BUSY * (time.monotonic() - self._looked_s):
+            # Of all that the loop does it is this that lets go of the lock for long enough.
             time.sleep(self._rest_s)
             self._rest_s = min(2 * self._rest_s, _LONGEST_REST_S)
             self._pause_s = _LOOK_S

@@ -82,8 +82,6 @@ def named(field: str, value: object, limit: int) -> str:
 
 def provider(field: str, value: object) -> str:
     """Where a model is from; the colon ends it in `provider:reference`."""
-    if type(value) is str and len(value) <= MAX_NAME and ":" not in value and _is_ordinary(value):
-        return value
     return _without(":", field, _in_an_index(field, named(field, value, MAX_NAME)))
 
 
@@ -222,9 +220,7 @@ def moment(field: str, value: object) -> datetime | None:
 
 def word(field: str, value: object) -> str | None:
     """One of the short texts that describe a model, or None where it is not known."""
-    if value is None or (type(value) is str and len(value) <= MAX_NAME and _is_ordinary(value)):
-        return value
-    return named(field, value, MAX_NAME)
+    return None if value is None else named(field, value, MAX_NAME)
 
 
 def url(field: str, value: object) -> str | None:
