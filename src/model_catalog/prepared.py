@@ -146,12 +146,12 @@ class _Direct:
         return zip(*(found[name] for name in self.names), strict=False)
 
 
-def _written(write: Callable[[Any], Any], values: Sequence[Any]) -> Iterable[Any]:
+def _written(write: Callable[[Any], Any], values: Sequence[Any]) -> list[Any]:
     different = set(values)
     if 2 * len(different) > len(values):
-        return map(write, values)
+        return [write(value) for value in values]
     written = {value: write(value) for value in different}
-    return map(written.__getitem__, values)
+    return [written[value] for value in values]
 
 
 def _direct(
