@@ -15,7 +15,7 @@ from tests.stores.layouts import HuggingFace
 from benchmarks.parts import Bench, Part
 from benchmarks.rounds import Result, in_turns
 from model_catalog import open_catalog
-from model_catalog.stores.huggingface import scan
+from model_catalog.stores.scanners.huggingface import scan
 
 _FILES_EACH: Final = 10
 

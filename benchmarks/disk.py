@@ -22,10 +22,10 @@ from benchmarks.rounds import Result, in_turns
 from model_catalog import Model, ModelCatalog, open_catalog
 from model_catalog.files.digest import sha256
 from model_catalog.files.fingerprint import fingerprint
-from model_catalog.files.header import read_header
+from model_catalog.files.formats.header_reader import read_header
 from model_catalog.upkeep import check_models, register_path
-from model_catalog.upkeep.checking import BATCH
-from model_catalog.upkeep.looking import Disks, Seen, look_through
+from model_catalog.upkeep.checks.file_status import Disks, Seen, look_through
+from model_catalog.upkeep.checks.model_check import BATCH
 
 HELD_AT_MOST_S: Final = 0.05
 FILES_EACH: Final = (1, 10)

@@ -18,9 +18,9 @@ from typing import Any, Final, TypeAlias
 from hypothesis import strategies as st
 
 from model_catalog import InvalidModelError, ModelCatalog, Sort, open_catalog
-from model_catalog.fields import CLAIMABLE
-from model_catalog.ndjson import HEADER
-from model_catalog.query import Filters
+from model_catalog.domain.fields import CLAIMABLE
+from model_catalog.domain.ndjson import HEADER
+from model_catalog.repository.statements.filters import Filters
 
 IS_RAW: Final = False
 SEEDS: Final = ()

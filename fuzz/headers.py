@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from fuzz.cost import bounded
 from model_catalog import BadHeaderError
-from model_catalog.fields import CHANGEABLE, CLAIMABLE
-from model_catalog.files.header import Header, read_header
+from model_catalog.domain.fields import CHANGEABLE, CLAIMABLE
+from model_catalog.files.formats.header_reader import Header, read_header
 
 sys.path.append(str(Path(__file__).parent.parent / "tests" / "files"))
 

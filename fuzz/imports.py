@@ -16,8 +16,8 @@ from typing import Any, Final
 from hypothesis import strategies as st
 
 from model_catalog import InvalidImportError, ModelCatalog, open_catalog
-from model_catalog.fields import WHOLE
-from model_catalog.ndjson import HEADER
+from model_catalog.domain.fields import WHOLE
+from model_catalog.domain.ndjson import HEADER
 
 IS_RAW: Final = True
 

@@ -9,11 +9,11 @@ from alembic import context
 from alembic.util import CommandError
 from sqlalchemy import Connection
 
-from model_catalog.database import opened
+from model_catalog.connection.open_database import opened
+from model_catalog.connection.target import ENVIRONMENT, locate
 from model_catalog.errors import CatalogError
-from model_catalog.exclusive import exclusive
-from model_catalog.model import Base
-from model_catalog.schema import (
+from model_catalog.mapping.tables import Base
+from model_catalog.schema.migrate import (
     VERSION_TABLE,
     comparison,
     current_revision,
@@ -21,7 +21,7 @@ from model_catalog.schema import (
     mark,
     recognise,
 )
-from model_catalog.target import ENVIRONMENT, locate
+from model_catalog.schema.migration_lock import exclusive
 
 config = context.config
 

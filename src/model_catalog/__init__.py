@@ -9,9 +9,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from model_catalog.backups import Restored, backup, restore
-    from model_catalog.catalog import Changes, ModelCatalog, Stats, Tally
-    from model_catalog.engine import prepare_engine
+    from model_catalog.backups.restore import Restored, backup, restore
+    from model_catalog.backups.salvage import Repaired, Saved, repair
+    from model_catalog.connection.engines import prepare_engine
+    from model_catalog.connection.sqlite_pragmas import Durability
+    from model_catalog.connection.target import Target
+    from model_catalog.domain.file_record import FileRecord, FileState
+    from model_catalog.domain.model_ref import ModelRef
+    from model_catalog.domain.model_row import ModelRow
     from model_catalog.errors import (
         BadHeaderError,
         BadLayoutError,
@@ -45,20 +50,15 @@ if TYPE_CHECKING:
         UpgradeFailedError,
         WrongLoopError,
     )
-    from model_catalog.exchange import Imported
-    from model_catalog.inline import Reads
-    from model_catalog.inventory import FileRecord, FileState
-    from model_catalog.journal import Durability
-    from model_catalog.labels import Alias, TagCount
-    from model_catalog.lifecycle import open_catalog
-    from model_catalog.model import Model
-    from model_catalog.modelrow import ModelRow
-    from model_catalog.order import Sort
-    from model_catalog.query import Filters
-    from model_catalog.reference import ModelRef
-    from model_catalog.salvage import Repaired, Saved, repair
-    from model_catalog.schema import check_schema, downgrade, schema_state, upgrade
-    from model_catalog.target import Target
+    from model_catalog.execution.sqlite_threads.inline_reader import Reads
+    from model_catalog.mapping.tables import Model
+    from model_catalog.opening import open_catalog
+    from model_catalog.repository.model_catalog import Changes, ModelCatalog, Stats, Tally
+    from model_catalog.repository.operations.export_import import Imported
+    from model_catalog.repository.operations.labels import Alias, TagCount
+    from model_catalog.repository.statements.filters import Filters
+    from model_catalog.repository.statements.pagination import Sort
+    from model_catalog.schema.migrate import check_schema, downgrade, schema_state, upgrade
 
 __all__ = [
     "Alias",
@@ -124,35 +124,35 @@ __all__ = [
 ]
 
 _ROOMS = {
-    "Alias": "labels",
-    "Changes": "catalog",
-    "Durability": "journal",
-    "FileRecord": "inventory",
-    "FileState": "inventory",
-    "Filters": "query",
-    "Imported": "exchange",
-    "Model": "model",
-    "ModelCatalog": "catalog",
-    "ModelRef": "reference",
-    "ModelRow": "modelrow",
-    "Reads": "inline",
-    "Repaired": "salvage",
-    "Restored": "backups",
-    "Saved": "salvage",
-    "Sort": "order",
-    "Stats": "catalog",
-    "TagCount": "labels",
-    "Tally": "catalog",
-    "Target": "target",
-    "backup": "backups",
-    "check_schema": "schema",
-    "downgrade": "schema",
-    "open_catalog": "lifecycle",
-    "prepare_engine": "engine",
-    "repair": "salvage",
-    "restore": "backups",
-    "schema_state": "schema",
-    "upgrade": "schema",
+    "Alias": "repository.operations.labels",
+    "Changes": "repository.model_catalog",
+    "Durability": "connection.sqlite_pragmas",
+    "FileRecord": "domain.file_record",
+    "FileState": "domain.file_record",
+    "Filters": "repository.statements.filters",
+    "Imported": "repository.operations.export_import",
+    "Model": "mapping.tables",
+    "ModelCatalog": "repository.model_catalog",
+    "ModelRef": "domain.model_ref",
+    "ModelRow": "domain.model_row",
+    "Reads": "execution.sqlite_threads.inline_reader",
+    "Repaired": "backups.salvage",
+    "Restored": "backups.restore",
+    "Saved": "backups.salvage",
+    "Sort": "repository.statements.pagination",
+    "Stats": "repository.model_catalog",
+    "TagCount": "repository.operations.labels",
+    "Tally": "repository.model_catalog",
+    "Target": "connection.target",
+    "backup": "backups.restore",
+    "check_schema": "schema.migrate",
+    "downgrade": "schema.migrate",
+    "open_catalog": "opening",
+    "prepare_engine": "connection.engines",
+    "repair": "backups.salvage",
+    "restore": "backups.restore",
+    "schema_state": "schema.migrate",
+    "upgrade": "schema.migrate",
 }
 
 

@@ -19,7 +19,7 @@ from model_catalog import (
     ProtectedFileError,
     StoppedError,
 )
-from model_catalog.files import opening
+from model_catalog.files import safe_open
 from model_catalog.files.digest import combined, hashed, sha256
 from model_catalog.files.fingerprint import fingerprint
 
@@ -301,7 +301,7 @@ def test_the_catalogs_own_database_is_never_opened(tmp_path):
         connection.execute("CREATE TABLE t (c)")
         connection.execute("BEGIN EXCLUSIVE")
         other_name.hardlink_to(database)
-        forbidden = {opening.identity(database.stat())}
+        forbidden = {safe_open.identity(database.stat())}
 
         for name in (database, other_name):
             with pytest.raises(ProtectedFileError, match="locks"):
@@ -333,7 +333,7 @@ def test_a_database_that_takes_the_files_place_keeps_its_locks(tmp_path, monkeyp
     with closing(sqlite3.connect(database)) as connection:
         connection.execute("CREATE TABLE t (c)")
         connection.execute("BEGIN EXCLUSIVE")
-        forbidden = {opening.identity(database.stat())}
+        forbidden = {safe_open.identity(database.stat())}
         monkeypatch.setattr(os, "open", swapped)
 
         with pytest.raises(ProtectedFileError):

@@ -7,8 +7,8 @@ import pytest
 from builders import F32, LLAMA, PARAMETERS, Q4_0, Q8_0, Gguf, fixtures, gguf
 
 from model_catalog import BadHeaderError
-from model_catalog.files import ggml
-from model_catalog.files.header import Header, read_header
+from model_catalog.files.formats import ggml_types
+from model_catalog.files.formats.header_reader import Header, read_header
 
 WHOLE = {"format": "gguf", "architecture": "llama", "quantization": "Q4_K_M", "name": "Tiny"}
 WHOLE |= {"license": "apache-2.0", "context_length": 4096, "parameter_count": PARAMETERS}
@@ -345,8 +345,8 @@ def test_the_types_are_those_of_the_gguf_package():
         if kind.name != "GUESSED"
     }
 
-    assert {kind: ggml.TENSOR_TYPES.get(kind) for kind in theirs} == theirs
-    assert {kind: ggml.file_type(kind) for kind in files} == files
+    assert {kind: ggml_types.TENSOR_TYPES.get(kind) for kind in theirs} == theirs
+    assert {kind: ggml_types.file_type(kind) for kind in files} == files
 
 
 def said_by_the_package(oracle, path):

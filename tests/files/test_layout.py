@@ -25,11 +25,11 @@ from model_catalog import (
     ProtectedFileError,
     StoppedError,
 )
-from model_catalog.files import layout, opening
-from model_catalog.files.config import Config, read_config, read_index
-from model_catalog.files.description import describe
+from model_catalog.files import layout, safe_open
+from model_catalog.files.file_names import role_of, shard_of
 from model_catalog.files.layout import Member, Skipped, members
-from model_catalog.files.names import role_of, shard_of
+from model_catalog.files.model_config import Config, read_config, read_index
+from model_catalog.files.model_description import describe
 
 
 def fill(folder, **files):
@@ -575,7 +575,7 @@ def test_an_index_of_very_many_weights_costs_little(tmp_path):
     )
     code = """if True:
         import sys
-        from model_catalog.files.config import read_index
+        from model_catalog.files.model_config import read_index
         names = len(read_index(sys.argv[1]).names)
         peak = [line for line in open("/proc/self/status") if line.startswith("VmHWM")]
         print(names, int(peak[0].split()[1]) // 1024 if peak else 0)
@@ -636,7 +636,7 @@ def test_the_catalogs_own_database_is_no_part_of_a_model(tmp_path):
     """
     model = fill(tmp_path, m__gguf=gguf(), catalog__db=b"x")
     (model / "link.gguf").symlink_to("catalog.db")
-    forbidden = {opening.identity((model / "catalog.db").stat())}
+    forbidden = {safe_open.identity((model / "catalog.db").stat())}
 
     found = describe(model, forbidden=forbidden)
 
@@ -739,7 +739,7 @@ def test_what_may_not_be_read_is_a_reason(tmp_path):
         folder.chmod(0o755)
     code = """if True:
         import os, sys
-        from model_catalog.files.description import describe
+        from model_catalog.files.model_description import describe
         os.geteuid() or (os.setgroups([]), os.setgid(65534), os.setuid(65534))
         print(*describe(sys.argv[1]).reasons, sep=os.linesep)
     """

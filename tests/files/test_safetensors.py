@@ -16,8 +16,8 @@ from builders import fixtures, headed, safetensors
 from hostile import LARGE, ONE_TOO_MANY, REASONS, REFUSED
 
 from model_catalog import BadHeaderError, NotAFileError, ProtectedFileError, UnknownFormatError
-from model_catalog.files import opening
-from model_catalog.files.header import Header, read_header
+from model_catalog.files import safe_open
+from model_catalog.files.formats.header_reader import Header, read_header
 
 
 def written(tmp_path, content, name="model.safetensors"):
@@ -190,7 +190,7 @@ def read_limited(path):
     code = """if True:
         import resource, sys
         resource.setrlimit(resource.RLIMIT_CPU, (2, 2))
-        from model_catalog.files.header import read_header
+        from model_catalog.files.formats.header_reader import read_header
         try:
             found = read_header(sys.argv[1]).format
         except Exception as error:
@@ -424,7 +424,7 @@ def test_a_header_is_read_only_from_a_file_that_may_be_opened(tmp_path):
     with pytest.raises(NotAFileError):
         read_header(tmp_path / "fifo")
     with pytest.raises(ProtectedFileError):
-        read_header(path, forbidden=[opening.identity(path.stat())])
+        read_header(path, forbidden=[safe_open.identity(path.stat())])
     with pytest.raises(FileNotFoundError):
         read_header(tmp_path / "gone")
 

@@ -8,7 +8,9 @@ import pickle
 import random
 
 import pytest
-from bundles import (
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from signed_bundles import (
     bundle,
     digest,
     digests,
@@ -19,8 +21,6 @@ from bundles import (
     root_of,
     statement,
 )
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 
 from model_catalog import (
     BadSignatureError,
@@ -28,9 +28,10 @@ from model_catalog import (
     NotAFileError,
     ProtectedFileError,
 )
-from model_catalog.files import opening, signature
-from model_catalog.files.publickey import read_key
-from model_catalog.files.signature import (
+from model_catalog.files import safe_open
+from model_catalog.files.signing import signature
+from model_catalog.files.signing.public_key import read_key
+from model_catalog.files.signing.signature import (
     Differences,
     Signed,
     differences,
@@ -73,7 +74,7 @@ def test_a_bundle_of_the_key_says_which_files_it_is_over(tmp_path):
         key_fingerprint="sha256:" + hashlib.sha256(der).hexdigest(),
         digests=FILES,
         left_out=frozenset({".git", ".github", ".gitignore", ".gitattributes", "model.sig"}),
-        identity=opening.identity(path.stat()),
+        identity=safe_open.identity(path.stat()),
     )
     assert list(found.digests) == list(FILES)
     require_same(found, FILES)
@@ -273,7 +274,7 @@ def test_a_bundle_is_opened_like_any_other_file(tmp_path):
     """
     path = written(tmp_path, bundle(PRIVATE, statement(FILES)))
     with pytest.raises(ProtectedFileError):
-        verify_bundle(path, KEY, forbidden=[opening.identity(path.stat())])
+        verify_bundle(path, KEY, forbidden=[safe_open.identity(path.stat())])
     os.mkfifo(tmp_path / "fifo")
     for wrong in (tmp_path / "fifo", tmp_path):
         with pytest.raises(NotAFileError):

@@ -3,6 +3,8 @@
 import hashlib
 import json
 import os
+import tempfile
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -196,3 +198,13 @@ def listing(root):
             content,
         )
     return found
+
+
+@contextmanager
+def shared_folder():
+    """A folder that every user may look into, as those of pytest are not."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder).resolve()
+        for path, _, _ in os.walk(folder):
+            Path(path).chmod(0o755)

@@ -5,7 +5,7 @@ import os
 import sys
 from pathlib import Path
 
-from model_catalog.stores.kinds import SCANNERS
+from model_catalog.stores.store_kinds import SCANNERS
 
 
 def outcome(store, root):

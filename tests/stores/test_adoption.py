@@ -10,11 +10,11 @@ from dataclasses import replace
 import pytest
 from conftest import a_model
 from layouts import C1, C2, HuggingFace, Ollama, fill, listing, sha256
-from shape import digest
+from schema_shape import digest
 
 from model_catalog import FileState, open_catalog
-from model_catalog.cli.samples import gguf_of
-from model_catalog.stores.kinds import SCANNERS
+from model_catalog.cli.commands.demo_files import gguf_of
+from model_catalog.stores.store_kinds import SCANNERS
 from model_catalog.upkeep import (
     adopt,
     check_models,

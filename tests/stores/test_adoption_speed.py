@@ -15,7 +15,7 @@ from benchmarks.disk import held
 
 from model_catalog import open_catalog
 from model_catalog.files.fingerprint import Fingerprint
-from model_catalog.stores.found import FoundModel, Scan, StoreFile
+from model_catalog.stores.scan_result import FoundModel, Scan, StoreFile
 from model_catalog.upkeep import adopt, scan_store
 
 

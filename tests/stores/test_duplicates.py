@@ -6,7 +6,7 @@ import pytest
 from conftest import a_model
 from layouts import C1, C2, HuggingFace, Ollama, fill, sha256
 
-from model_catalog.stores.kinds import SCANNERS
+from model_catalog.stores.store_kinds import SCANNERS
 from model_catalog.upkeep import adopt, find_duplicates, register_path
 
 GGUF = b"GGUF" + bytes(100)

@@ -7,9 +7,9 @@ from datetime import UTC, datetime
 import pytest
 from layouts import C1, HuggingFace, fill, flat_llamacpp, listing, sha256, write
 
-from model_catalog.stores import directory, llamacpp, lmstudio
-from model_catalog.stores.found import FoundModel
-from model_catalog.stores.visit import Visit
+from model_catalog.stores.scan_result import FoundModel
+from model_catalog.stores.scanners import directory, llamacpp, lmstudio
+from model_catalog.stores.store_access import Visit
 
 GGUF = b"GGUF" + bytes(100)
 TINY = b"GGUF"

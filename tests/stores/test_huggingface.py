@@ -9,7 +9,7 @@ from layouts import C1, C2, C3, HuggingFace, git_sha1, listing, sha256, write
 
 from model_catalog import StoppedError
 from model_catalog.files.fingerprint import fingerprint
-from model_catalog.stores.huggingface import scan
+from model_catalog.stores.scanners.huggingface import scan
 
 GGUF = b"GGUF" + bytes(100)
 

@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 import pytest
 from layouts import DETAILS, Ollama, listing, sha256, write
 
-from model_catalog.stores.found import Claims
-from model_catalog.stores.ollama import parameter_count, scan
+from model_catalog.stores.scan_result import Claims
+from model_catalog.stores.scanners.ollama import parameter_count, scan
 
 GGUF = b"GGUF" + bytes(100)
 

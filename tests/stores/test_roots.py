@@ -8,10 +8,10 @@ import sys
 import pytest
 from layouts import C1, HuggingFace, Ollama, fill, write
 
-from model_catalog import fields, rules
-from model_catalog.stores.found import Claims
-from model_catalog.stores.kinds import PROVIDERS, SCANNERS, recognised
-from model_catalog.stores.roots import StoreRoot, default_roots
+from model_catalog.domain import fields, validation
+from model_catalog.stores.scan_result import Claims
+from model_catalog.stores.store_kinds import PROVIDERS, SCANNERS, recognised
+from model_catalog.stores.store_roots import StoreRoot, default_roots
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="the defaults are those of Linux")
 
@@ -233,7 +233,7 @@ def test_every_kind_has_a_provider_that_a_catalog_takes():
     """
     assert list(PROVIDERS) == list(SCANNERS)
     assert len(set(PROVIDERS.values())) == len(PROVIDERS)
-    assert [rules.provider("provider", name) for name in PROVIDERS.values()]
+    assert [validation.provider("provider", name) for name in PROVIDERS.values()]
 
 
 def test_a_store_claims_what_a_header_may():

@@ -8,8 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from layouts import C1, HuggingFace, Ollama, fill, listing
-from test_strangers import shared_folder
+from layouts import C1, HuggingFace, Ollama, fill, listing, shared_folder
 
 from model_catalog.cli import main
 

@@ -7,7 +7,7 @@ import pytest
 from conftest import a_model
 
 from model_catalog import DigestMismatchError, FileState
-from model_catalog.cli.demo import gguf_of
+from model_catalog.cli.commands.demo import gguf_of
 from model_catalog.upkeep import (
     Verdict,
     check_models,

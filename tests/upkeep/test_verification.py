@@ -16,7 +16,7 @@ import pytest
 from conftest import a_model, moment
 
 from model_catalog import FileRecord, FileState, InvalidModelError, open_catalog
-from model_catalog.cli.demo import gguf_of
+from model_catalog.cli.commands.demo import gguf_of
 from model_catalog.upkeep import accept_model, check_models, register_path, verify_models
 
 NAME = ("m", "local")

@@ -12,7 +12,7 @@ from conftest import a_model
 
 from model_catalog import CatalogError, FileState, InvalidModelError, open_catalog
 from model_catalog.upkeep import Checked, Verified, register_path, watch
-from model_catalog.upkeep.watching import _DAY_S, Watch, _Watcher
+from model_catalog.upkeep.watcher import _DAY_S, Watch, _Watcher
 
 NAME = ("m", "local")
 SHORT_S = 0.02
@@ -291,7 +291,7 @@ async def test_services_that_start_together_do_not_stay_together(on_sqlite, monk
         await sleep(0)
 
     heard = Heard()
-    monkeypatch.setattr("model_catalog.upkeep.watching.asyncio.sleep", listen)
+    monkeypatch.setattr("model_catalog.upkeep.watcher.asyncio.sleep", listen)
     async with watch(on_sqlite, interval_s=100.0, on_event=heard):
         await heard.until(Checked, 8)
 

@@ -1,6 +1,6 @@
 """The revision that the databases are at; there is nothing left to do."""
 
-from model_catalog.model import REVISION
+from model_catalog.mapping.tables import REVISION
 
 revision = REVISION
 down_revision = None

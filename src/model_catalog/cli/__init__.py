@@ -42,12 +42,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     options = make_parser().parse_args(arguments)
     # Here, because the commands import SQLAlchemy: half a second that `--help` does not need.
-    from model_catalog.cli import commands  # noqa: PLC0415
+    from model_catalog.cli.commands import models  # noqa: PLC0415
 
     words = _Words(logging.WARNING)
     logging.getLogger("model_catalog").addHandler(words)
     try:
-        code = asyncio.run(commands.run(options))
+        code = asyncio.run(models.run(options))
         print(end="", flush=True)
     except CatalogError as error:
         complain(f"error: {error}")

@@ -13,7 +13,7 @@ from typing import Final
 
 from model_catalog.errors import FileChangedError, InvalidModelError, StoppedError
 from model_catalog.files.fingerprint import Fingerprint
-from model_catalog.files.opening import Forbidden, OpenFile, Pathlike, identity, opened, status
+from model_catalog.files.safe_open import Forbidden, OpenFile, Pathlike, identity, opened, status
 
 _CHUNK_BYTES: Final = 1024 * 1024
 _PREFIX: Final = "sha256:"

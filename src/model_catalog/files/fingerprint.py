@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from model_catalog.errors import InvalidModelError
-from model_catalog.files.opening import Forbidden, Pathlike, regular
+from model_catalog.files.safe_open import Forbidden, Pathlike, regular
 
 SETTLING_NS: Final = 2_000_000_000
 """How coarse the time stamps of a file system may be: those of FAT are 2 s apart."""

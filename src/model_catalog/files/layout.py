@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from model_catalog.errors import BadLayoutError, CatalogError, shown
-from model_catalog.files.config import read_index
+from model_catalog.files.file_names import Role, ShardSet, is_partial, role_of, shard_of
 from model_catalog.files.fingerprint import Fingerprint
-from model_catalog.files.names import Role, ShardSet, is_partial, role_of, shard_of
-from model_catalog.files.opening import (
+from model_catalog.files.model_config import read_index
+from model_catalog.files.safe_open import (
     Forbidden,
     Pathlike,
     errno_name,

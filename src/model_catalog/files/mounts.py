@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from model_catalog.files.opening import Pathlike
+from model_catalog.files.safe_open import Pathlike
 
 
 def mount_point(path: Pathlike) -> str:

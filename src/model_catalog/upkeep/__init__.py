@@ -4,17 +4,17 @@ The catalog and the disk: whatever looks at files, hashes them or waits for them
     from model_catalog.upkeep import check_models, register_path, verify_models
 """
 
-from model_catalog.upkeep.adoption import Adopted, adopt, scan_store
-from model_catalog.upkeep.checking import Checked, Finding, check_models
-from model_catalog.upkeep.differences import Sighting
+from model_catalog.upkeep.checks.model_check import Checked, Finding, check_models
 from model_catalog.upkeep.duplicates import Copy, Duplicate, Place, find_duplicates
 from model_catalog.upkeep.inspection import Recorded
-from model_catalog.upkeep.moving import Moved, find_moved, relink_model
 from model_catalog.upkeep.registration import accept_model, register_path
-from model_catalog.upkeep.signing import Signature, verify_signature
-from model_catalog.upkeep.threads import Progress
-from model_catalog.upkeep.verification import Verdict, Verified, verify_models
-from model_catalog.upkeep.watching import Watch, watch
+from model_catalog.upkeep.relinking import Moved, find_moved, relink_model
+from model_catalog.upkeep.signature_check import Signature, verify_signature
+from model_catalog.upkeep.store_sync.adoption import Adopted, adopt, scan_store
+from model_catalog.upkeep.store_sync.scan_comparison import Sighting
+from model_catalog.upkeep.verification.model_verification import Verdict, Verified, verify_models
+from model_catalog.upkeep.watcher import Watch, watch
+from model_catalog.upkeep.worker_threads import Progress
 
 __all__ = [
     "Adopted",

@@ -9,14 +9,14 @@ from functools import partial
 from itertools import groupby
 from typing import Any, Final
 
-from model_catalog.catalog import ModelCatalog
-from model_catalog.columns import read_path
-from model_catalog.contents import REPEATED
+from model_catalog.domain.model_ref import ModelRef
 from model_catalog.errors import StoppedError
 from model_catalog.files.fingerprint import text_of
-from model_catalog.files.opening import identity, kind, status
-from model_catalog.reference import ModelRef
-from model_catalog.upkeep.threads import Stop, in_thread
+from model_catalog.files.safe_open import identity, kind, status
+from model_catalog.mapping.column_types import read_path
+from model_catalog.repository.model_catalog import ModelCatalog
+from model_catalog.repository.operations.model_files import REPEATED
+from model_catalog.upkeep.worker_threads import Stop, in_thread
 
 _DIGESTS: Final = 500
 """Digests that are looked at together."""

@@ -8,17 +8,17 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from model_catalog import fields, rules
-from model_catalog.catalog import ModelCatalog
+from model_catalog.domain import fields, validation
+from model_catalog.domain.file_record import FileRecord, FileState, digest_of
 from model_catalog.errors import FileChangedError, StoppedError
-from model_catalog.files.description import Described, describe
 from model_catalog.files.digest import Hashed, hashed
 from model_catalog.files.layout import Member
+from model_catalog.files.model_description import Described, describe
 from model_catalog.files.mounts import mount_point
-from model_catalog.files.opening import Forbidden
-from model_catalog.inventory import FileRecord, FileState, digest_of
-from model_catalog.model import Model
-from model_catalog.upkeep.threads import (
+from model_catalog.files.safe_open import Forbidden
+from model_catalog.mapping.tables import Model
+from model_catalog.repository.model_catalog import ModelCatalog
+from model_catalog.upkeep.worker_threads import (
     Meter,
     OnProgress,
     Stop,
@@ -114,7 +114,7 @@ def reason_of(reasons: Sequence[str]) -> str | None:
         return None
     # A name that is no UTF-8 may be among them.
     text = "; ".join(reasons).encode("utf-8", "backslashreplace")
-    return text[: rules.MAX_DETAIL_BYTES].decode("utf-8", "ignore")
+    return text[: validation.MAX_DETAIL_BYTES].decode("utf-8", "ignore")
 
 
 def hash_all(

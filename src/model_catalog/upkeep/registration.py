@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from model_catalog.catalog import ModelCatalog
 from model_catalog.errors import FileChangedError
-from model_catalog.model import Model
+from model_catalog.mapping.tables import Model
+from model_catalog.repository.model_catalog import ModelCatalog
 from model_catalog.upkeep.inspection import Recorded, look_at
-from model_catalog.upkeep.threads import OnProgress
+from model_catalog.upkeep.worker_threads import OnProgress
 
 
 async def register_path(

@@ -1,0 +1,1 @@
+"""asyncio helpers: batching, run to completion, threads, ownership. No database."""

@@ -1,0 +1,1 @@
+"""What a model is: names, fields, validation, plain values. No SQLAlchemy."""

@@ -1,0 +1,1 @@
+"""Executors: each runs an operation in a transaction."""

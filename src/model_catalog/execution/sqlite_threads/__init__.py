@@ -1,0 +1,1 @@
+"""The executor for a SQLite file of our own: one writer thread, several reader threads."""

@@ -1,0 +1,1 @@
+"""Readers of model file headers: GGUF, safetensors, pickle."""

@@ -1,0 +1,1 @@
+"""Signatures of model files, in the format of model-signing."""

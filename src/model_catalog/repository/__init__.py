@@ -1,0 +1,1 @@
+"""ModelCatalog: its operations and its SQL statements."""

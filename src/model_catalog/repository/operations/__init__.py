@@ -1,0 +1,1 @@
+"""The operations of the catalog, by topic: functions of a connection."""

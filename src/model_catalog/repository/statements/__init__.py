@@ -1,0 +1,1 @@
+"""SQL statements, and the conversion of rows."""

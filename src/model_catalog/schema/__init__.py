@@ -1,0 +1,1 @@
+"""Schema revisions: upgrade, downgrade, check. Only this package imports Alembic."""

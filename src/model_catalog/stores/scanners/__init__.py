@@ -1,0 +1,1 @@
+"""One scanner for each kind of model store."""

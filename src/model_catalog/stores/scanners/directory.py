@@ -1,0 +1,48 @@
+"""A folder of models that no program keeps book of."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Final
+
+from model_catalog.files.safe_open import Forbidden, Pathlike
+from model_catalog.stores.completeness import format_of, newest
+from model_catalog.stores.file_grouping import groups
+from model_catalog.stores.scan_result import Claims, FoundModel, Scan
+from model_catalog.stores.store_access import Visit
+
+PROVIDER: Final = "local"
+
+
+def scan(
+    root: Pathlike,
+    *,
+    forbidden: Forbidden = (),
+    stop: Callable[[], bool] | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Scan:
+    """
+    The models in a folder and below it, as `Scanner` says and `groups` divides them.
+
+    The reference of a model is its path below the root, and the root's own name where that is the
+    model; it has no version.
+    """
+    visit = Visit.begin("directory", root, forbidden, stop, progress)
+    for group in groups(visit, visit.root, is_one_kind=False):
+        below = os.path.relpath(group.local_path, visit.root)
+        visit.add(
+            FoundModel(
+                store="directory",
+                provider=PROVIDER,
+                reference=below if below != "." else os.path.basename(visit.root),
+                local_path=group.local_path,
+                folder=group.folder,
+                files=group.files,
+                downloaded_at=newest(group.files),
+                claims=Claims(format=format_of(group.files)),
+                reasons=group.reasons,
+            ),
+            group.local_path,
+        )
+    return visit.result()

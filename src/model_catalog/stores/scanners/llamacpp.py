@@ -1,0 +1,135 @@
+"""
+The cache of llama.cpp, which has had two layouts.
+
+Until the spring of 2026 each file lay beside the others as `ORG_REPOSITORY_FILE.gguf`, with a
+`.json` that says from which URL it is; since then the layout is huggingface_hub's. Both are read.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Final
+
+from model_catalog.files.file_names import Role
+from model_catalog.files.formats.json_stream import JsonStream
+from model_catalog.files.safe_open import Forbidden, Pathlike
+from model_catalog.stores.completeness import format_of, newest
+from model_catalog.stores.file_grouping import Group, groups_among
+from model_catalog.stores.scan_result import Claims, FoundModel, Scan, StoreFile
+from model_catalog.stores.scanners.huggingface import PREFIX, look_into
+from model_catalog.stores.store_access import (
+    UNREADABLE,
+    LeftOutError,
+    Visit,
+    is_readable,
+    reason_of,
+)
+
+PROVIDER: Final = "llamacpp"
+MAX_NOTE_BYTES: Final = 64 * 1024
+
+_SUFFIX: Final = ".gguf"
+_PROJECTOR: Final = "mmproj"
+_MEMBERS: Final = 100
+_URL: Final = re.compile(r"(https?://[^/@?#]+/([^/@?#]+/[^/@?#]+)/resolve/[^/?#]+/([^?#]+))")
+
+
+def scan(
+    root: Pathlike,
+    *,
+    forbidden: Forbidden = (),
+    stop: Callable[[], bool] | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Scan:
+    """
+    The models in the cache, as `Scanner` says.
+
+    Of the old layout a reference is the repository and the version the file's path in it, of a set
+    of shards the first; of a file beside which no note says where it is from, the reference is its
+    own name, for where in it the repository ends cannot be told. Of the other layout they are the
+    repository and the commit.
+    """
+    visit = Visit.begin("llamacpp", root, forbidden, stop, progress)
+    files = []
+    for entry in visit.entries(visit.root):
+        if entry.name.startswith(PREFIX):
+            look_into(visit, entry, PROVIDER)
+        elif entry.name.endswith(_SUFFIX):
+            files.append(entry)
+    found = [(group, _origin(visit, group)) for group in groups_among(visit, visit.root, files)]
+    models = {origin.repository for _, origin in found if not origin.is_projector}
+    projectors: dict[str, list[StoreFile]] = {}
+    for group, origin in found:
+        if origin.is_projector and origin.repository in models:
+            those = [replace(file, role="projector") for file in group.files]
+            projectors.setdefault(origin.repository, []).extend(those)
+    for group, origin in found:
+        beside = projectors.get(origin.repository, [])
+        if beside and origin.is_projector:
+            continue
+        _add(visit, group, origin, beside)
+    return visit.result()
+
+
+@dataclass(frozen=True, slots=True)
+class _Origin:
+    """Where a file is from; without a note it is a repository of its own."""
+
+    repository: str
+    path: str
+    url: str | None
+
+    @property
+    def is_projector(self) -> bool:
+        name = (self.path or self.repository).rpartition("/")[2]
+        return name.startswith(_PROJECTOR) or (not self.path and f"_{_PROJECTOR}" in name)
+
+    @property
+    def role(self) -> Role:
+        return "projector" if self.is_projector else "weights"
+
+
+def _origin(visit: Visit, group: Group) -> _Origin:
+    """What the note beside a model's first file says, where that is how the file got its name."""
+    name = group.local_path[len(group.folder) + 1 :]
+    unknown = _Origin(name.removesuffix(_SUFFIX), "", None)
+    note = f"{group.local_path}.json"
+    try:
+        with visit.open(visit.follow(note), MAX_NOTE_BYTES) as file:
+            stream = JsonStream(file, 0, file.size_bytes)
+            members = {member: stream.value() for member in stream.members(_MEMBERS)}
+            stream.finish()
+        match = _URL.fullmatch(str(members.get("url")))
+        if match is None or not is_readable(match[1]):
+            raise LeftOutError("it names no file of a repository")
+        if f"{match[2]}_{match[3]}".replace("/", "_") != name:
+            raise LeftOutError("it names another file than it lies beside")
+    except FileNotFoundError:
+        return unknown
+    except UNREADABLE as error:
+        visit.blame(note, reason_of(error))
+        return unknown
+    return _Origin(match[2], match[3], match[1])
+
+
+def _add(visit: Visit, group: Group, origin: _Origin, beside: list[StoreFile]) -> None:
+    files = [replace(file, role=origin.role) for file in group.files]
+    files = sorted([*files, *beside], key=lambda file: file.path)
+    visit.add(
+        FoundModel(
+            store="llamacpp",
+            provider=PROVIDER,
+            reference=origin.repository,
+            version=origin.path,
+            local_path=group.local_path,
+            folder=group.folder,
+            files=tuple(files),
+            downloaded_at=newest(files),
+            claims=Claims(format=format_of(files)),
+            source_url=origin.url,
+            reasons=group.reasons,
+        ),
+        group.local_path,
+    )

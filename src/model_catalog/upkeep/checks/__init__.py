@@ -1,0 +1,1 @@
+"""Compare the catalog with the status of files."""

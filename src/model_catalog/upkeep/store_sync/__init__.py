@@ -1,0 +1,1 @@
+"""Record what other programs' stores contain."""

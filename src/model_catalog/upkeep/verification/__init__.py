@@ -1,0 +1,1 @@
+"""Compare model files with their recorded digests."""

@@ -1,0 +1,347 @@
+"""Damaged files: what is found, what can only be found by a digest, and what can be saved."""
+
+import asyncio
+import random
+import shutil
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from bad_files import damage
+from conftest import moment
+
+from model_catalog import (
+    CatalogCorruptError,
+    CatalogError,
+    CatalogInUseError,
+    InvalidTargetError,
+    Model,
+    check_schema,
+    open_catalog,
+    repair,
+    restore,
+)
+from model_catalog.cli import main
+
+PAGE_BYTES = 4096
+VALUES = [column.name for column in Model.__table__.columns if not column.name.endswith("_folded")]
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory) -> Path:
+    """A catalog of every kind of page: tables and indexes with depth, long texts, free pages."""
+    path = tmp_path_factory.mktemp("small") / "catalog.db"
+
+    async def fill() -> None:
+        async with open_catalog(path) as catalog:
+            await catalog.register_models(
+                Model(
+                    reference=f"org/m{number:02}",
+                    provider="hf",
+                    version=f"v{number % 3}",
+                    local_path=f"/models/m{number}",
+                    size_bytes=10**9 + number,
+                    downloaded_at=moment(number),
+                    description="word " * (1700 if number % 20 == 0 else 20),
+                )
+                for number in range(60)
+            )
+            for number in range(0, 60, 3):
+                await catalog.tag_model(f"org/m{number:02}", "hf", "chat", f"t{number}")
+                await catalog.set_alias(f"org/m{number:02}", "hf", "stable", f"v{number % 3}")
+            for number in range(50, 60):
+                await catalog.remove_model(f"org/m{number:02}", "hf")
+
+    asyncio.run(fill())
+    return path
+
+
+async def contents(path: Path) -> dict[str, object]:
+    """All that the catalog says, by each of its ways to find it."""
+    async with open_catalog(path, create=False) as catalog:
+        models = await catalog.list_models()
+        return {
+            "models": {
+                (model.provider, model.reference, model.version): tuple(
+                    getattr(model, name) for name in VALUES
+                )
+                for model in models
+            },
+            "labels": {model.reference: (model.tags,) for model in models},
+            "tagged": [model.reference for model in await catalog.list_models(tags=["chat"])],
+            "found": [
+                await catalog.find_model(f"org/m{number:02}", "hf") is not None
+                for number in range(0, 60, 7)
+            ],
+            "aliases": [repr(alias) for alias in await catalog.list_aliases()],
+            "count": await catalog.count_models(),
+        }
+
+
+async def verdict(path: Path, sound: dict[str, object]) -> str:
+    try:
+        found = await contents(path)
+        problems = await check_schema(path)
+    except CatalogError as error:
+        # Nothing else may get out of a damaged file.
+        return "detected" if str(path) in str(error) else f"WRONG: {error}"
+    if problems:
+        return "detected"
+    if found == sound:
+        return "harmless"
+    others = {name for name in sound if found[name] != sound[name]} - {"models"}
+    old, new = sound["models"], found["models"]
+    if others or old.keys() != new.keys():
+        return f"WRONG {others}"
+    changed = [
+        name
+        for key in old
+        for name, before, after in zip(VALUES, old[key], new[key], strict=True)
+        if before != after
+    ]
+    return f"{len(changed)} of {sorted(set(changed))}"
+
+
+def inverted(page: bytearray, _chance) -> None:
+    page[:] = bytes(byte ^ 255 for byte in page)
+
+
+def one_byte(page: bytearray, chance: random.Random) -> None:
+    page[chance.randrange(len(page))] ^= chance.randrange(1, 256)
+
+
+@pytest.mark.parametrize(
+    ("flip", "times"),
+    [
+        pytest.param(inverted, 1, id="the whole page"),
+        pytest.param(one_byte, 3, id="one byte", marks=pytest.mark.slow),
+    ],
+)
+async def test_every_page_is_flipped_and_nothing_wrong_is_taken_for_good(
+    small, tmp_path, flip, times
+):
+    """
+    Of a whole page that is flipped everything is found, or nothing was lost by it. Of one byte the
+    same, unless it stands within a value of one model: no digest is kept of those.
+    """
+    sound = await contents(small)
+    whole = small.read_bytes()
+    pages = len(whole) // PAGE_BYTES
+    assert pages > 20
+    chance = random.Random(11)
+    verdicts = []
+    for number in range(pages * times):
+        folder = tmp_path / f"{number}"
+        folder.mkdir()
+        found = bytearray(whole)
+        at = number % pages * PAGE_BYTES
+        page = found[at : at + PAGE_BYTES]
+        flip(page, chance)
+        found[at : at + PAGE_BYTES] = page
+        (folder / "catalog.db").write_bytes(found)
+        verdicts.append(await verdict(folder / "catalog.db", sound))
+        shutil.rmtree(folder)
+
+    others = [found for found in verdicts if found not in ("detected", "harmless")]
+    assert "detected" in verdicts
+    if flip is inverted:
+        assert others == []
+    assert [found for found in others if not found.startswith("1 of ")] == []
+
+
+def test_a_check_finds_what_no_catalog_has_written(small, tmp_path):
+    """
+    A text that has become a blob, or has a NUL in it, and a number that has become a text.
+    """
+    path = tmp_path / "catalog.db"
+    shutil.copy(small, path)
+    with closing(sqlite3.connect(path)) as raw, raw:
+        raw.execute("UPDATE models SET description = CAST('x' AS BLOB) WHERE id = 1")
+        raw.execute("UPDATE models SET license = 'a' || char(0) || 'b' WHERE id = 2")
+        raw.execute("UPDATE models SET use_count = 'many' WHERE id IN (3, 4)")
+
+    assert sorted(asyncio.run(check_schema(path))) == [
+        "values: 1 in models.description are no text",
+        "values: 1 in models.license are no text",
+        "values: 2 in models.use_count are no integer",
+    ]
+
+
+@pytest.mark.parametrize("apart", [1, 10**9], ids=["one after the other", "far apart"])
+async def test_what_can_be_read_is_saved_and_the_rest_is_named(filled, apart):
+    """
+    Rows on both sides of a damaged page are saved, in a catalog that is sound; those on it are
+    named by their ids, which an index still knows. The damaged file is as it was.
+    """
+    async with open_catalog(filled) as catalog:
+        for number in range(0, 500, 50):
+            await catalog.tag_model(f"m{number}", "hf", "chat")
+    with closing(sqlite3.connect(filled)) as raw, raw:
+        for table, column in (("models", "id"), ("model_tags", "model_id")):
+            raw.execute(f"UPDATE {table} SET {column} = {column} * {apart}")
+        ids = {row[0] for row in raw.execute("SELECT id FROM models")}
+    damage(filled)
+    before = filled.read_bytes()
+
+    done = await repair(filled)
+
+    models, tags = (
+        next(s for s in done.tables if s.table == name) for name in ("models", "model_tags")
+    )
+    assert 450 < models.kept < 500
+    assert models.kept + len(models.lost) == 500
+    assert tags.kept + tags.refused == 10
+    assert not done.is_whole
+    assert await check_schema(done.path) == []
+    async with open_catalog(done.path, create=False) as catalog:
+        saved = {model.id for model in await catalog.list_models()}
+    assert saved == ids - set(models.lost)
+    assert filled.read_bytes() == before
+    assert done.path.name.startswith("catalog.db.repaired-20")
+    assert done.path.stat().st_mode & 0o777 == 0o600
+    assert (await restore(done.path, filled)).model_count == models.kept
+
+
+@pytest.mark.slow
+async def test_every_page_but_the_first_may_be_lost_and_the_others_are_saved(small, tmp_path):
+    """
+    Whatever page is flipped, a repair ends, and saves a sound catalog of rows that were there.
+    """
+    whole = small.read_bytes()
+    with closing(sqlite3.connect(small)) as raw:
+        rows = dict(raw.execute("SELECT id, local_path FROM models"))
+    kept = []
+    for page in range(1, len(whole) // PAGE_BYTES):
+        path = tmp_path / f"{page}.db"
+        found = bytearray(whole)
+        at = page * PAGE_BYTES
+        found[at : at + PAGE_BYTES] = bytes(byte ^ 255 for byte in found[at : at + PAGE_BYTES])
+        path.write_bytes(found)
+        try:
+            done = await repair(path)
+        except CatalogCorruptError:
+            # A page of the schema's own table.
+            kept.append(0)
+            continue
+        assert await check_schema(done.path) == []
+        with closing(sqlite3.connect(done.path)) as raw:
+            saved = dict(raw.execute("SELECT id, local_path FROM models"))
+        assert saved.items() <= rows.items()
+        kept.append(len(saved))
+
+    # A page is lost, and not what lies behind it; where it is the table's own root, all is.
+    assert sorted(kept)[len(kept) // 3] >= 30
+    assert sorted(kept)[len(kept) // 2] >= len(rows) - 1
+
+
+async def test_a_sound_catalog_loses_nothing_in_a_repair(small, tmp_path):
+    """
+    Rows, tags and aliases are all there, and so are those that were in a log.
+    """
+    path = tmp_path / "catalog.db"
+    shutil.copy(small, path)
+    raw = sqlite3.connect(path)
+    raw.execute("PRAGMA journal_mode = WAL")
+    raw.execute("INSERT INTO models (provider, reference, local_path) VALUES ('log', 'log', '/')")
+    raw.commit()
+    shutil.copytree(tmp_path, tmp_path / "killed")
+    raw.close()
+
+    done = await repair(tmp_path / "killed" / "catalog.db", tmp_path / "new.db")
+
+    assert done.is_whole
+    assert (tmp_path / "killed" / "catalog.db-wal").stat().st_size > 0
+    found, old = await contents(done.path), await contents(small)
+    assert found["models"].keys() - old["models"].keys() == {("log", "log", "")}
+    assert found["aliases"] == old["aliases"]
+    assert found["tagged"] == old["tagged"]
+
+
+async def test_an_older_catalog_is_saved_at_its_own_revision(tmp_path):
+    """
+    A repair is no migration: what is saved opens like the one it was saved from.
+    """
+    import hive_files
+
+    path = tmp_path / "catalog.db"
+    hive_files.write(path, hive_files.SOUND)
+
+    done = await repair(path)
+
+    assert done.is_whole
+    async with open_catalog(done.path) as catalog:
+        assert await catalog.count_models() == len(hive_files.SOUND)
+
+
+async def test_what_cannot_be_repaired_is_refused(filled, tmp_path):
+    """
+    No database, a server, nothing at all, and a catalog that somebody uses.
+    """
+    (tmp_path / "text.db").write_text("no database at all\n" * 1000)
+
+    with pytest.raises(CatalogCorruptError, match="nothing in it can be read"):
+        await repair(tmp_path / "text.db")
+    with pytest.raises(CatalogError, match="no such file"):
+        await repair(tmp_path / "none.db")
+    with pytest.raises(InvalidTargetError, match="on a server"):
+        await repair("postgresql+psycopg://u@127.0.0.1:1/db")
+    async with open_catalog(filled):
+        with pytest.raises(CatalogInUseError):
+            await repair(filled)
+    assert not list(tmp_path.glob("*repaired*"))
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_the_command_line_says_what_was_lost(filled, capsys):
+    """
+    `db repair` prints where the new file is, what was saved, and the ids of what was not.
+    """
+    damage(filled)
+
+    assert main(["db", "repair", "--db", str(filled)]) == 1
+
+    said = capsys.readouterr()
+    assert said.out.strip().startswith(f"{filled}.repaired-")
+    assert "models: 4" in said.err
+    assert "lost, of the ids " in said.err
+    assert main(["db", "check", "--db", said.out.strip()]) == 0
+
+
+async def test_a_text_that_is_none_is_damage(filled, tmp_path):
+    """
+    sqlite3 has no code for bytes that are no UTF-8, in a row or in SQLite's own words on a damaged
+    schema; both are a damaged catalog, and the error does not repeat the row.
+    """
+    shutil.copy(filled, tmp_path / "schema.db")
+    with closing(sqlite3.connect(filled)) as raw, raw:
+        raw.execute("UPDATE models SET description = CAST('secret' || x'ff' AS TEXT) WHERE id = 7")
+    schema = (tmp_path / "schema.db").read_bytes()
+    assert b"CREATE TABLE model_aliases" in schema
+    (tmp_path / "schema.db").write_bytes(
+        schema.replace(b"CREATE TABLE model_aliases", b"CREATE T\xe5BLE model_aliases")
+    )
+
+    for path in (filled, tmp_path / "schema.db"):
+        with pytest.raises(CatalogCorruptError, match=r"no UTF-8") as caught:
+            async with open_catalog(path) as catalog:
+                await catalog.list_models()
+        assert "secret" not in str(caught.value)
+
+
+async def test_a_check_finds_an_index_that_has_not_heard_of_a_row(filled):
+    """
+    Every page may be sound, and an index still not agree with its table.
+    """
+    with closing(sqlite3.connect(filled)) as raw:
+        (row,) = raw.execute("SELECT * FROM sqlite_master WHERE name = 'ix_model_tags_folded'")
+        raw.execute("PRAGMA writable_schema = ON")
+        raw.execute("DELETE FROM sqlite_master WHERE name = 'ix_model_tags_folded'")
+        raw.commit()
+    with closing(sqlite3.connect(filled)) as raw:
+        raw.execute("INSERT INTO model_tags VALUES (1, 'chat', 'chat')")
+        raw.execute("PRAGMA writable_schema = ON")
+        raw.execute("INSERT INTO sqlite_master VALUES (?, ?, ?, ?, ?)", row)
+        raw.commit()
+
+    assert "missing from index ix_model_tags_folded" in " ".join(await check_schema(filled))

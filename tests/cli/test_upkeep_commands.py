@@ -1,0 +1,246 @@
+"""The commands that hold the catalog against the disk, as a person and as a script use them."""
+
+import json
+import os
+import pty
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from model_catalog.cli import main
+from model_catalog.cli.commands.demo import gguf_of
+
+
+@pytest.fixture
+def cli(tmp_path, monkeypatch, capsys):
+    """Type a command in a folder with a model; get its exit code, its data and its words."""
+    monkeypatch.chdir(tmp_path)
+    Path("m.gguf").write_bytes(gguf_of("llama", context_length=4096))
+
+    def run(*arguments):
+        code = main(arguments)
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    run("add", "m.gguf", "--provider", "local", "--reference", "m", "--digest")
+    return run
+
+
+def test_all_is_as_recorded(cli):
+    """
+    A check and a verification of what nobody touched say so, and exit with 0.
+    """
+    assert cli("check") == (0, "", "1 model: 1 present\n")
+    assert cli("verify") == (0, "ok          local:m\n", "1 model, 224 B read, all as recorded\n")
+
+
+def test_what_is_missing_is_told_with_3(cli):
+    """
+    The exit code tells a script, the table a person, the state stays in `ls` and `show`.
+    """
+    Path("m.gguf").unlink()
+
+    code, out, err = cli("check")
+    quiet = cli("check", "--format", "quiet")
+    found = json.loads(cli("check", "--format", "json")[1])
+
+    assert code == 3
+    assert out.splitlines()[0].split() == ["STATE", "MODEL", "WHAT"]
+    assert out.splitlines()[1].split()[:2] == ["missing", "local:m"]
+    assert err == "1 model: 1 missing\n"
+    assert quiet == (3, "local:m@\n", "")
+    assert found["counts"] == {"missing": 1}
+    assert found["findings"][0]["state"] == "missing"
+    assert cli("ls")[1].splitlines()[1].endswith("missing")
+    assert "state:           missing\n" in cli("show", "local:m")[1]
+    assert cli("ls", "-f", "state=missing", "--format", "quiet")[1] == "local:m\n"
+    assert cli("verify")[0] == 3
+
+
+def test_other_bytes_are_told_and_can_be_taken(cli):
+    """
+    A mismatch exits with 3 until `accept` says that these are the bytes.
+    """
+    content = bytearray(Path("m.gguf").read_bytes())
+    content[-1] ^= 1
+    Path("m.gguf").write_bytes(content)
+
+    code, out, _ = cli("verify", "local:m")
+    (row,) = json.loads(cli("verify", "--format", "json")[1])
+    listed = cli("ls", "-f", "damaged=yes")[1]
+    taken = cli("accept", "local:m")
+
+    assert code == 3
+    assert out == "mismatch    local:m: 'm.gguf' has other bytes than were recorded\n"
+    assert (row["verdict"], row["model"]) == ("mismatch", "local:m@")
+    assert row["found_digest"] != row["digest"]
+    assert listed.splitlines()[1].endswith("damaged")
+    assert taken[0] == 0
+    assert row["found_digest"] in taken[2]
+    assert row["digest"] in taken[2]
+    assert cli("verify")[0] == 0
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("verify", "--max-bytes", "many"),
+        ("verify", "--max-time", "soon"),
+        ("verify", "--not-since", "x"),
+        ("check", "-f", "state=gone"),
+        ("relink",),
+        ("relink", "local:m"),
+        ("relink", "local:m", "--search", "."),
+        ("relocate", "relative", "/new"),
+    ],
+    ids=" ".join,
+)
+def test_what_cannot_be_meant_is_misuse(cli, arguments):
+    """
+    One line that says what to give instead, and exit code 2.
+    """
+    code, out, err = cli(*arguments)
+
+    assert (code, out, err.count("\n")) == (2, "", 1)
+
+
+@pytest.mark.parametrize("command", ["accept", "relink", "sign-verify", "verify"])
+def test_a_model_that_is_not_recorded_is_not_found(cli, command):
+    """
+    Exit code 1, whichever command was to look at it.
+    """
+    more = {"relink": ["m.gguf"], "sign-verify": ["--key", "k.pem"]}.get(command, [])
+
+    code, _, err = cli(command, "local:other", *more)
+
+    assert code == 1
+    assert "no model 'other'" in err
+
+
+def test_a_model_that_was_moved_is_found_by_its_bytes(cli, tmp_path):
+    """
+    `relink --search` tells with --dry-run and records without; a PATH with other bytes is refused.
+    """
+    Path("other.gguf").write_bytes(gguf_of("llama", context_length=1))
+    Path("deep/er").mkdir(parents=True)
+    Path("m.gguf").rename("deep/er/renamed.gguf")
+    cli("check")
+
+    refused = cli("relink", "local:m", "other.gguf")
+    dry = cli("relink", "--search", "deep", "-n")
+    before = cli("ls", "--paths")[1]
+    done = cli("relink", "--search", "deep")
+
+    place = f"{tmp_path}/deep/er/renamed.gguf"
+    assert refused[0] == 3
+    assert "is another model" in refused[2]
+    assert dry == (0, f"local:m: {place}\n", "1 of 1 missing model would be relinked\n")
+    assert place not in before
+    assert done == (0, f"local:m: {place}\n", "1 of 1 missing model relinked\n")
+    assert cli("check")[0] == 0
+
+
+def test_a_folder_that_was_moved_is_one_command(cli, tmp_path):
+    """
+    `relocate` tells with --dry-run, and records without.
+    """
+    Path("old").mkdir()
+    Path("m.gguf").rename("old/m.gguf")
+    cli("relink", "local:m", "old/m.gguf")
+    Path("old").rename("new")
+
+    missing = cli("check")
+    dry = cli("relocate", f"{tmp_path}/old", f"{tmp_path}/new", "-n")
+    done = cli("relocate", f"{tmp_path}/old/", f"{tmp_path}/new/")
+
+    assert missing[0] == 3
+    assert dry[:2] == done[:2] == (0, f"local:m: {tmp_path}/new/m.gguf\n")
+    assert "would lie" in dry[2]
+    assert cli("check") == (0, "", "1 model: 1 present\n")
+    assert cli("relocate", "/nothing/here", "/new")[0] == 1
+
+
+def test_a_signature_is_held_against_a_key(cli, tmp_path):
+    """
+    A valid one exits with 0 and is shown; one over other bytes exits with 3.
+    """
+    pytest.importorskip("cryptography")
+    import signed_bundles
+
+    private = signed_bundles.private_key()
+    digest = signed_bundles.digest(Path("m.gguf").read_bytes())
+    payload = json.dumps(signed_bundles.statement({".": digest})).encode()
+    Path("m.gguf.sig").write_text(json.dumps(signed_bundles.envelope(private, payload)))
+    Path("key.pem").write_bytes(signed_bundles.pem(private))
+
+    valid = cli("sign-verify", "local:m", "--key", "key.pem")
+    shown = cli("show", "local:m")[1]
+    Path("m.gguf").write_bytes(b"other")
+    refused = cli("sign-verify", "local:m", "--key", "key.pem")
+
+    assert valid[0] == 0
+    assert "signature_verdict:    valid" in shown
+    assert refused[0] == 3
+    assert "tampered with" in refused[2]
+    assert "signature_verdict:    refused" in cli("show", "local:m")[1]
+
+
+def test_most_of_a_disk_does_not_go_missing_unasked(cli, tmp_path):
+    """
+    Exit code 3, a way out in the message, and --force.
+    """
+    for number in range(12):
+        path = tmp_path / f"{number}.gguf"
+        path.write_bytes(b"x")
+        cli("add", str(path), "--provider", "local", "--reference", f"{number}")
+        path.unlink()
+
+    code, _, err = cli("check", "--root", str(tmp_path))
+
+    assert code == 3
+    assert "12 of the 13 models" in err
+    assert cli("check", "--force")[2] == "13 models: 1 present, 12 missing\n"
+
+
+def test_a_pickle_is_warned_of(cli):
+    """
+    It is recorded, and never loaded.
+    """
+    Path("w.bin").write_bytes(b"\x80\x04}q\x00.")
+
+    code, _, err = cli("add", "w.bin", "--provider", "local", "--reference", "w")
+
+    assert code == 0
+    assert "warning: its weights are pickled" in err
+
+
+def test_a_bar_is_drawn_on_a_terminal_alone(cli, tmp_path):
+    """
+    On a terminal the line of the bar is taken away again; a pipe sees none of it.
+    """
+    with Path("m.gguf").open("ab") as file:
+        file.truncate(200_000_000)
+    cli("accept", "local:m")
+    command = [sys.executable, "-m", "model_catalog", "verify"]
+    leader, follower = pty.openpty()
+    with subprocess.Popen(command, stderr=follower, stdout=subprocess.PIPE) as process:
+        os.close(follower)
+        drawn = b""
+        while True:
+            try:
+                part = os.read(leader, 65536)
+            except OSError:
+                break
+            drawn += part
+            if not part:
+                break
+        out = process.stdout.read()
+    os.close(leader)
+    piped = subprocess.run(command, capture_output=True, check=True)
+
+    assert out.startswith(b"ok ")
+    assert "█".encode() in drawn
+    assert "200 MB of 200 MB" in drawn.decode()
+    assert b"\x1b" not in piped.stderr + piped.stdout

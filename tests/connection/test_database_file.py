@@ -1,0 +1,346 @@
+"""How a SQLite file is opened, and what is noticed of it: its journal, its disk, its last user."""
+
+import asyncio
+import logging
+import shutil
+import sqlite3
+from contextlib import closing
+
+import pytest
+from child_programs import PROCESSES, leave_without_closing
+from conftest import a_model
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from model_catalog import (
+    CatalogCorruptError,
+    CatalogReplacedError,
+    InvalidModelError,
+    ModelCatalog,
+    open_catalog,
+    prepare_engine,
+    schema_state,
+    upgrade,
+)
+from model_catalog.connection import database_file, sqlite_pragmas
+
+
+async def asked(catalog: ModelCatalog, pragma: str) -> list[object]:
+    """What the connection of a catalog answers in a transaction that writes."""
+    from sqlalchemy import text
+
+    def unit(connection):
+        return connection.scalar(text(f"PRAGMA {pragma}"))
+
+    return await catalog._work.write(unit)
+
+
+@pytest.mark.parametrize(("durability", "level"), [("full", 2), ("normal", 1)])
+async def test_how_much_a_power_cut_may_cost_is_chosen(tmp_path, durability, level):
+    """
+    Every commit waits for the disk, unless `durability="normal"` says that it need not.
+    """
+    async with open_catalog(tmp_path / "c.db", durability=durability) as catalog:
+        assert await asked(catalog, "synchronous") == level
+        assert await asked(catalog, "journal_mode") == "wal"
+        assert await asked(catalog, "foreign_keys") == 1
+    async with open_catalog(tmp_path / "c.db") as catalog:
+        assert await asked(catalog, "synchronous") == 2
+
+
+async def test_a_durability_that_is_none_is_refused(tmp_path):
+    """
+    Anything but full and normal is a mistake, and no file is made for it.
+    """
+    with pytest.raises(InvalidModelError, match="full, normal"):
+        async with open_catalog(tmp_path / "c.db", durability="off"):
+            pass
+    assert list(tmp_path.iterdir()) == []
+
+
+MOUNTS = """\
+22 1 254:0 / / rw,relatime - ext4 /dev/vda rw
+23 22 0:5 / {tmp}/local rw - tmpfs tmpfs rw
+24 22 0:50 / {tmp}/far\\040away rw,relatime shared:7 master:1 - {kind} server:/x rw
+25 24 8:1 / {tmp}/far\\040away/stick rw - vfat /dev/sda1 rw
+26 22 0:51 / {tmp}/local/twice rw - ext4 /dev/vdb rw
+27 22 0:52 / {tmp}/local/twice rw - {kind} server:/y rw
+"""
+
+
+@pytest.mark.parametrize("kind", ["nfs", "nfs4", "cifs", "smb3", "9p", "fuse.sshfs", "vboxsf"])
+def test_a_network_file_system_is_known_by_its_mount(tmp_path, monkeypatch, kind):
+    """
+    The innermost mount decides, of two on one place the last; its name may have blanks in it.
+    """
+    table = tmp_path / "mountinfo"
+    table.write_text(MOUNTS.format(tmp=tmp_path, kind=kind))
+    monkeypatch.setattr(database_file, "MOUNTS", table)
+    (tmp_path / "link.db").symlink_to(tmp_path / "far away" / "c.db")
+
+    found = {
+        name: database_file.network_file_system(tmp_path / name)
+        for name in (
+            "c.db",
+            "local/c.db",
+            "far away/c.db",
+            "far away/deep/c.db",
+            "far awayer/c.db",
+            "far away/stick/c.db",
+            "local/twice/c.db",
+            "link.db",
+        )
+    }
+
+    network = {name for name, seen in found.items() if seen == kind}
+    assert network == {"far away/c.db", "far away/deep/c.db", "local/twice/c.db", "link.db"}
+    assert {found[name] for name in found.keys() - network} == {None}
+
+
+def over_the_network(tmp_path, monkeypatch) -> None:
+    table = tmp_path / "mountinfo"
+    table.write_text(f"1 0 0:1 / / rw - ext4 x rw\n2 1 0:2 / {tmp_path} rw - nfs4 server:/ rw\n")
+    monkeypatch.setattr(database_file, "MOUNTS", table)
+    sqlite_pragmas._warn.cache_clear()
+
+
+async def test_over_a_network_a_transaction_waits_for_readers(filled, tmp_path, monkeypatch):
+    """
+    Its COMMIT does, which cannot be tried from the start, for as long as the call may.
+    """
+    over_the_network(tmp_path, monkeypatch)
+    async with open_catalog(filled) as catalog:
+        await catalog.register_model(a_model("first"))
+        with closing(sqlite3.connect(filled, isolation_level=None, check_same_thread=False)) as raw:
+            raw.execute("BEGIN")
+            raw.execute("SELECT * FROM models").fetchall()
+            # Longer than SQLite itself is told to wait elsewhere.
+            asyncio.get_running_loop().call_later(0.4, raw.execute, "ROLLBACK")
+
+            async with catalog.transaction() as inner:
+                await inner.register_model(a_model("second"))
+
+        assert await catalog.find_model("second", "hf") is not None
+
+
+@pytest.mark.parametrize("durability", ["full", "normal"])
+async def test_over_a_network_there_is_no_write_ahead_log(
+    filled, tmp_path, monkeypatch, caplog, durability
+):
+    """
+    A catalog on a network file system is given a rollback journal, and that is said once.
+    """
+    async with open_catalog(filled) as catalog:
+        await catalog.register_model(a_model("local"))
+        assert await asked(catalog, "journal_mode") == "wal"
+    over_the_network(tmp_path, monkeypatch)
+    caplog.set_level(logging.WARNING)
+
+    for reference in ("first", "second"):
+        async with open_catalog(filled, durability=durability) as catalog:
+            await catalog.register_model(a_model(reference))
+            assert await asked(catalog, "journal_mode") == "delete"
+            assert await asked(catalog, "synchronous") == {"full": 3, "normal": 2}[durability]
+            assert not (tmp_path / "catalog.db-wal").exists()
+
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "network file system (nfs4)" in caplog.text
+
+
+async def test_a_hosts_file_over_a_network_has_no_log_either(tmp_path, monkeypatch, caplog):
+    """
+    `prepare_engine` looks where the host's file lies.
+    """
+    over_the_network(tmp_path, monkeypatch)
+    engine = create_async_engine(f"sqlite+aiosqlite:///{tmp_path}/host.db")
+    prepare_engine(engine)
+
+    await upgrade(engine)
+    async with open_catalog(engine) as catalog:
+        assert await asked(catalog, "journal_mode") == "delete"
+        assert await asked(catalog, "synchronous") == 3
+    await engine.dispose()
+
+    assert "network file system (nfs4)" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("version", "raced"),
+    [
+        ((3, 6, 23), False),
+        ((3, 7, 0), True),
+        ((3, 40, 1), True),
+        ((3, 44, 5), True),
+        ((3, 44, 6), False),
+        ((3, 45, 0), True),
+        ((3, 50, 6), True),
+        ((3, 50, 7), False),
+        ((3, 51, 2), True),
+        ((3, 51, 3), False),
+        ((3, 52, 0), False),
+    ],
+    ids=lambda value: ".".join(map(str, value)) if isinstance(value, tuple) else "",
+)
+def test_a_version_with_the_reset_race_is_known(version, raced):
+    """
+    SQLite's WAL-reset race was there from 3.7.0 to 3.51.2, and was mended on two older branches.
+    """
+    assert sqlite_pragmas.has_reset_race(version) is raced
+
+
+async def test_the_version_of_sqlite_is_told_once(tmp_path, caplog):
+    """
+    Once in a process, and not so loudly that a command line would print it.
+    """
+    sqlite_pragmas.tell_version.cache_clear()
+    caplog.set_level(logging.INFO, "model_catalog")
+
+    for name in ("a.db", "b.db"):
+        await upgrade(tmp_path / name)
+
+    told = [record for record in caplog.records if sqlite3.sqlite_version in record.getMessage()]
+    assert [record.levelname for record in told] == ["INFO"]
+
+
+def removed(path):
+    path.unlink()
+
+
+def moved(path):
+    path.rename(path.with_name("elsewhere.db"))
+
+
+def replaced(path):
+    # By bytes read before it was opened: to open and close it here would drop SQLite's locks.
+    copy = path.with_name("copy.db")
+    copy.replace(path)
+
+
+def folder_moved(path):
+    path.parent.rename(path.parent.with_name("moved"))
+
+
+@pytest.mark.parametrize(
+    "act", [removed, moved, replaced, folder_moved], ids=lambda act: act.__name__
+)
+@pytest.mark.parametrize("when", ["before the call", "in a transaction"])
+async def test_a_file_that_was_replaced_takes_no_write(sqlite_migrated, tmp_path, act, when):
+    """
+    Whose file is gone, or is another one's now, gets an error for his write and no acknowledgement.
+    """
+    (tmp_path / "here").mkdir()
+    path = tmp_path / "here" / "catalog.db"
+    for name in ("catalog.db", "copy.db"):
+        shutil.copy(sqlite_migrated, path.with_name(name))
+
+    async with open_catalog(path) as catalog:
+        await catalog.register_model(a_model("before"))
+        with pytest.raises(CatalogReplacedError, match=r"open it again|removed") as caught:
+            if when == "before the call":
+                act(path)
+                await catalog.register_model(a_model("after"))
+            else:
+                async with catalog.transaction() as inner:
+                    await inner.register_model(a_model("after"))
+                    act(path)
+        with pytest.raises(CatalogReplacedError):
+            await catalog.list_models()
+    assert repr(str(path)) in str(caught.value)
+
+    if act is replaced:
+        async with open_catalog(path) as catalog:
+            assert await catalog.find_model("after", "hf") is None
+
+
+async def test_a_file_that_came_back_is_worked_with_again(sqlite_migrated, tmp_path):
+    """
+    A file that is moved away and back again is the same one.
+    """
+    path = tmp_path / "catalog.db"
+    shutil.copy(sqlite_migrated, path)
+
+    async with open_catalog(path) as catalog:
+        path.rename(tmp_path / "away.db")
+        with pytest.raises(CatalogReplacedError):
+            await catalog.register_model(a_model("lost"))
+        (tmp_path / "away.db").rename(path)
+        await catalog.register_model(a_model("kept"))
+        assert [model.reference for model in await catalog.list_models()] == ["kept"]
+
+
+def read_once(caplog) -> bool:
+    return "was not closed by its last user" in caplog.text
+
+
+def stopped(path) -> None:
+    """Have a process that writes to a catalog die without closing it."""
+    process = PROCESSES.Process(target=leave_without_closing, args=(str(path),))
+    process.start()
+    process.join()
+    assert path.with_name("catalog.db-wal").stat().st_size > 0
+
+
+async def test_after_an_unclean_stop_the_pages_are_read_once(filled, caplog):
+    """
+    The next to open it reads it through, and whoever comes after that need not.
+    """
+    stopped(filled)
+    caplog.set_level(logging.INFO, "model_catalog")
+
+    async with open_catalog(filled) as catalog:
+        assert await catalog.count_models() == 501
+    assert read_once(caplog)
+    caplog.clear()
+    async with open_catalog(filled):
+        pass
+
+    assert not read_once(caplog)
+
+
+async def test_damage_is_found_after_an_unclean_stop(filled):
+    """
+    A page that no query of an opening would read is read after a kill, and the copy is named.
+    """
+    stopped(filled)
+    page = filled.stat().st_size // 4096 // 2
+    with filled.open("r+b") as file:
+        file.seek(page * 4096)
+        file.write(b"\xff" * 4096)
+
+    with pytest.raises(CatalogCorruptError, match=r"page|malformed"):
+        async with open_catalog(filled, create=False):
+            pass
+
+
+async def test_a_catalog_in_use_is_not_read_for_every_newcomer(filled, caplog):
+    """
+    A log that is not empty is no news while somebody, in this process or another, has it open.
+    """
+    caplog.set_level(logging.INFO, "model_catalog")
+
+    async with open_catalog(filled) as first:
+        await first.register_model(a_model("one"))
+        assert filled.with_name("catalog.db-wal").stat().st_size > 0
+        async with open_catalog(filled) as second:
+            assert await second.count_models() == 501
+
+    assert not read_once(caplog)
+
+
+async def test_a_hosts_mark_stays_when_its_file_is_opened_by_its_path(tmp_path):
+    """
+    `db upgrade` of a host's file by its path writes over no mark, and none where there was none.
+    """
+    table = "CREATE TABLE urls (url TEXT)"
+    for number, (mark, sql) in enumerate([(77, table), (0, table), (77, "")]):
+        path = tmp_path / f"host{number}.db"
+        with closing(sqlite3.connect(path)) as raw:
+            raw.executescript(f"PRAGMA application_id = {mark}; {sql}")
+        engine = create_async_engine(f"sqlite+aiosqlite:///{path}")
+        await upgrade(engine, "0002")
+        await engine.dispose()
+
+        await upgrade(path)
+
+        with closing(sqlite3.connect(path)) as raw:
+            assert raw.execute("PRAGMA application_id").fetchone() == (mark,)
+        assert (await schema_state(path))[0] == (await schema_state(path))[1]

@@ -1,0 +1,767 @@
+"""What may be opened, what is refused, and that what is refused is left as it was."""
+
+import asyncio
+import json
+import logging
+import os
+import shutil
+import socket
+import sqlite3
+import stat
+import subprocess
+import sys
+import tempfile
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import postgres
+import pytest
+from bad_files import BAD_FILES, everything_said, listing
+from conftest import a_model, on_postgresql
+from sqlalchemy import URL, text
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from model_catalog import (
+    CatalogCorruptError,
+    CatalogError,
+    CatalogReadOnlyError,
+    CatalogUnavailableError,
+    ForeignDatabaseError,
+    InvalidTargetError,
+    ModelCatalog,
+    open_catalog,
+    schema_state,
+    upgrade,
+)
+from model_catalog.mapping.tables import REVISION
+
+SECRET = "hunter2"
+
+
+async def only_open(target):
+    async with open_catalog(target):
+        pass
+
+
+async def open_without_upgrade(target):
+    async with open_catalog(target, upgrade=False):
+        pass
+
+
+DOORS = {
+    "open": only_open,
+    "open without upgrade": open_without_upgrade,
+    "upgrade": upgrade,
+    "state": schema_state,
+}
+
+
+@pytest.fixture(params=DOORS.values(), ids=DOORS)
+def door(request):
+    return request.param
+
+
+NAMES = {
+    "spaces": b" my catalog .db ",
+    "question mark": b"catalog?mode=memory",
+    "hash": b"catalog#1.db",
+    "percent-encoded": b"catalog%20one.db",
+    "percent": b"100%",
+    "quotes": b'it\'s "mine".db',
+    "semicolon": b"a;b.db",
+    "not ASCII": "modèle-模型-🦙.db".encode(),
+    "no UTF-8": b"catalog\xff\xfe.db",
+    "line break": b"a\nb.db",
+    "backslash": b"a\\b.db",
+    "file:": b"file:x.db?cache=shared",
+    "tilde": b"~catalog.db",
+    ":memory:": b":memory:",
+    "at and colon": b"u:p@h.db",
+}
+
+
+@pytest.mark.parametrize("name", [os.fsdecode(name) for name in NAMES.values()], ids=NAMES)
+async def test_a_catalog_may_be_called_anything(tmp_path, name):
+    """
+    The file that is opened is the one that was named, in a folder that was named, and no other.
+    """
+    folder = tmp_path / name
+    folder.mkdir()
+    path = folder / name
+
+    async with open_catalog(path) as catalog:
+        await catalog.register_model(a_model("m"))
+        assert {each.name for each in folder.iterdir()} == {name, f"{name}-wal", f"{name}-shm"}
+    async with open_catalog(str(path), create=False) as catalog:
+        assert len(await catalog.list_models()) == 1
+
+    assert [each.name for each in tmp_path.iterdir()] == [name]
+    assert [each.name for each in folder.iterdir()] == [name]
+    assert await schema_state(path) == (REVISION, REVISION)
+
+
+async def test_a_long_path_is_named_whole(tmp_path):
+    """
+    Whoever reads an error must see which file is meant, however deep it lies.
+    """
+    deep = tmp_path.joinpath(*["a-rather-long-folder-name"] * 10)
+    deep.mkdir(parents=True)
+
+    with pytest.raises(InvalidTargetError) as caught:
+        await upgrade(deep)
+
+    assert str(deep) in str(caught.value)
+
+
+@pytest.mark.parametrize("scheme", ["sqlite", "sqlite+aiosqlite"])
+async def test_a_url_names_the_file_that_its_path_would(tmp_path, scheme):
+    """
+    A path, its bytes, a URL as text and a URL object are ways to say the same.
+    """
+    path = tmp_path / "my catalog.db"
+    async with open_catalog(path) as catalog:
+        await catalog.register_model(a_model("m"))
+
+    url = URL.create(scheme, database=str(path))
+    for target in (os.fsencode(path), f"{scheme}:///{path}", url):
+        async with open_catalog(target, create=False) as catalog:
+            assert len(await catalog.list_models()) == 1
+
+
+async def test_a_relative_path_stays_where_it_was_opened(tmp_path, monkeypatch):
+    """
+    A process that changes its directory meanwhile goes on writing the same file.
+    """
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+
+    async with open_catalog("catalog.db") as catalog:
+        monkeypatch.chdir(tmp_path / "elsewhere")
+        await asyncio.gather(*(catalog.register_model(a_model(f"m{n}")) for n in range(9)))
+        await asyncio.gather(*(catalog.list_models() for n in range(9)))
+
+    assert [each.name for each in (tmp_path / "elsewhere").iterdir()] == []
+    assert (tmp_path / "catalog.db").stat().st_size > 0
+
+
+async def test_a_tilde_is_the_home_directory(tmp_path, monkeypatch):
+    """
+    `~` is expanded, as a shell would.
+    """
+    monkeypatch.setenv("HOME", str(tmp_path))
+
+    await upgrade("~/catalog.db")
+
+    assert (tmp_path / "catalog.db").is_file()
+
+
+async def test_without_a_target_the_catalog_is_below_the_working_directory(tmp_path, monkeypatch):
+    """
+    The default is `.rbee/models/catalog.db`; its folder is made, for the owner alone.
+    """
+    monkeypatch.chdir(tmp_path)
+
+    async with open_catalog() as catalog:
+        await catalog.register_model(a_model("m"))
+
+    assert await schema_state() == (REVISION, REVISION)
+    assert (tmp_path / ".rbee/models/catalog.db").is_file()
+    assert stat.S_IMODE((tmp_path / ".rbee/models").stat().st_mode) == 0o700
+
+
+async def test_looking_at_the_default_makes_nothing(tmp_path, monkeypatch):
+    """
+    Only what may create a catalog makes its folder.
+    """
+    monkeypatch.chdir(tmp_path)
+
+    with pytest.raises(CatalogUnavailableError, match="there is no folder"):
+        await schema_state()
+    with pytest.raises(CatalogUnavailableError, match="there is no folder"):
+        async with open_catalog(create=False):
+            pass
+
+    assert listing(tmp_path) == {}
+
+
+@pytest.mark.parametrize("form", ["{}", "sqlite:///{}"], ids=["path", "URL"])
+async def test_the_environment_names_the_catalog(tmp_path, monkeypatch, form):
+    """
+    MODEL_CATALOG_URL is used where no target is given; a path will do.
+    """
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MODEL_CATALOG_URL", form.format(tmp_path / "named.db"))
+
+    await upgrade()
+
+    assert [each.name for each in tmp_path.iterdir()] == ["named.db"]
+
+
+async def test_an_empty_environment_names_nothing(tmp_path, monkeypatch):
+    """
+    `MODEL_CATALOG_URL=` is as if it were not set.
+    """
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MODEL_CATALOG_URL", "")
+
+    await upgrade()
+
+    assert (tmp_path / ".rbee/models/catalog.db").is_file()
+
+
+@pytest.fixture
+def usual_umask():
+    before = os.umask(0o022)
+    yield
+    os.umask(before)
+
+
+@pytest.mark.parametrize("link", [False, True], ids=["file", "link to no file"])
+async def test_a_new_catalog_is_its_owners_alone(tmp_path, usual_umask, link):
+    """
+    The file, and SQLite's two beside it, are readable and writable by nobody else.
+    """
+    (tmp_path / "real").mkdir()
+    path = tmp_path / "real" / "catalog.db"
+    if link:
+        (tmp_path / "link.db").symlink_to(path)
+
+    async with open_catalog(tmp_path / "link.db" if link else path) as catalog:
+        await catalog.register_model(a_model("m"))
+        modes = {
+            each.name: stat.S_IMODE(each.stat().st_mode) for each in (tmp_path / "real").iterdir()
+        }
+
+    assert modes == dict.fromkeys(["catalog.db", "catalog.db-wal", "catalog.db-shm"], 0o600)
+
+
+async def test_the_mode_of_an_old_catalog_is_kept(filled, usual_umask):
+    """
+    Who shares a catalog with a group goes on sharing it.
+    """
+    filled.chmod(0o664)
+
+    async with open_catalog(filled) as catalog:
+        await catalog.register_model(a_model("m"))
+        modes = {stat.S_IMODE(each.stat().st_mode) for each in filled.parent.iterdir()}
+
+    assert modes == {0o664}
+
+
+async def test_a_file_that_is_not_to_be_created_is_not(tmp_path):
+    """
+    With create=False a typo is an error, and no new catalog.
+    """
+    with pytest.raises(CatalogUnavailableError, match="there is no such file") as caught:
+        async with open_catalog(tmp_path / "typo.db", create=False):
+            pass
+
+    assert caught.value.target == repr(str(tmp_path / "typo.db"))
+    assert listing(tmp_path) == {}
+
+
+async def test_an_empty_file_is_an_empty_catalog_and_looking_keeps_it_empty(tmp_path):
+    """
+    What mktemp made may become a catalog, but only by an upgrade.
+    """
+    path = tmp_path / "catalog.db"
+    path.touch()
+
+    assert await schema_state(path) == (None, REVISION)
+    assert path.stat().st_size == 0
+    await upgrade(path)
+    assert await schema_state(path) == (REVISION, REVISION)
+
+
+def no_folder(path):
+    pass
+
+
+def a_file_for_a_folder(path):
+    path.parent.write_text("x")
+
+
+@pytest.mark.parametrize("bad", BAD_FILES.values(), ids=BAD_FILES)
+async def test_what_is_no_catalog_is_refused_and_left(tmp_path, monkeypatch, door, bad):
+    """
+    The error says what the file is; the file, and the folder around it, are as they were.
+    """
+    make, kind, words = bad
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "catalog.db"
+    make(path)
+    before = listing(tmp_path)
+
+    with pytest.raises(kind, match=words) as caught:
+        await door(path)
+
+    assert caught.value.target == repr(str(path))
+    assert repr(str(path)) in str(caught.value)
+    assert listing(tmp_path) == before
+
+
+@pytest.mark.parametrize("make", [no_folder, a_file_for_a_folder], ids=["missing", "a file"])
+async def test_a_folder_that_is_not_there_is_not_made(tmp_path, door, make):
+    """
+    A path that somebody wrote may lie on a disk that is not mounted.
+    """
+    path = tmp_path / "disk" / "catalog.db"
+    make(path)
+    before = listing(tmp_path)
+
+    with pytest.raises(CatalogUnavailableError) as caught:
+        await door(path)
+
+    assert repr(str(path)) in str(caught.value)
+    assert listing(tmp_path) == before
+
+
+def cut_short(path):
+    with path.open("r+b") as file:
+        file.truncate(path.stat().st_size // 2)
+
+
+def lost_first_page(path):
+    with path.open("r+b") as file:
+        file.seek(100)
+        file.write(b"\xa5" * 3996)
+
+
+@pytest.mark.parametrize("damage", [cut_short, lost_first_page], ids=["cut short", "first page"])
+async def test_a_damaged_catalog_is_refused_and_left(filled, door, damage):
+    """
+    A catalog of which a part is missing is not opened, and not repaired by guessing.
+    """
+    damage(filled)
+    before = filled.read_bytes()
+
+    with pytest.raises(CatalogCorruptError, match="restore a copy") as caught:
+        await door(filled)
+
+    assert caught.value.target == repr(str(filled))
+    assert filled.read_bytes() == before
+
+
+async def test_damage_that_is_met_later_has_the_same_name(filled):
+    """
+    A page that is broken in the middle is met by the call that reads it.
+    """
+    with filled.open("r+b") as file:
+        # Behind the pages of the schema, which are read when it is opened.
+        file.seek(filled.stat().st_size // 2 // 4096 * 4096)
+        file.write(b"\xa5" * 4096 * 10)
+
+    async with open_catalog(filled) as catalog:
+        with pytest.raises(CatalogCorruptError):
+            await catalog.list_models()
+
+
+BAD_TEXTS = {
+    "nothing": ("", "names no file"),
+    ":memory:": (":memory:", "an empty one of its own"),
+    "NUL": ("a\0b.db", "NUL"),
+    "surrogate of no byte": ("a\ud800.db", "surrogate"),
+    "number": (3, "give a path"),
+    "list": (["catalog.db"], "give a path"),
+    "SQLite URL of nothing": ("sqlite://", "names no file"),
+    "SQLite URL of memory": ("sqlite:///:memory:", "an empty one of its own"),
+    "SQLite URL with a parameter": ("sqlite:///x.db?mode=memory", "give the file alone"),
+    "SQLite URL with a host": ("sqlite://x.db", "give the file alone"),
+    "SQLite URL with a user": ("sqlite://u@/x.db", "give the file alone"),
+    "SQLite URL with a NUL": ("sqlite:///x\0.db", "NUL"),
+    "one slash": ("postgresql:/h/db", "not a URL of the form"),
+    "no slash": ("sqlite:x.db", "not a URL of the form"),
+    "no driver": ("://h/db", "not a URL of the form"),
+    "no port": ("postgresql://h:port/db", "not a URL of the form"),
+    "NUL in a URL": ("postgresql://h/d\0b", "not a URL of the form"),
+    "lone surrogate in a URL": ("postgresql://h/\udcff", "not a URL of the form"),
+    "unknown scheme": ("http://h/db", "its driver is none of"),
+    "unknown database": ("mysql://h/db", "its driver is none of"),
+    "blocking driver": ("postgresql+psycopg2://h/db", "its driver is none of"),
+    "blocking SQLite": ("sqlite+pysqlite:///x.db", "its driver is none of"),
+}
+
+
+@pytest.mark.parametrize(("target", "words"), BAD_TEXTS.values(), ids=BAD_TEXTS)
+async def test_what_names_no_database_is_refused(tmp_path, monkeypatch, door, target, words):
+    """
+    A target that would name nothing, or something that is forgotten at once, opens nothing.
+    """
+    monkeypatch.chdir(tmp_path)
+
+    with pytest.raises(InvalidTargetError, match=words) as caught:
+        await door(target)
+
+    assert caught.value.target in str(caught.value)
+    assert str(caught.value).isprintable()
+    assert listing(tmp_path) == {}
+
+
+@contextmanager
+def closed_port():
+    """A port that answers nobody, and that nobody else gets meanwhile."""
+    with closing(socket.socket()) as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield taken.getsockname()[1]
+
+
+@contextmanager
+def silent_port():
+    """A port that takes connections and never says a word."""
+    with closing(socket.socket()) as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        yield taken.getsockname()[1]
+
+
+DRIVERS = pytest.mark.parametrize("driver", ["asyncpg", "psycopg"])
+
+
+@DRIVERS
+async def test_a_server_that_is_not_there_is_unavailable(door, driver):
+    """
+    The error names the server, and shows no password.
+    """
+    with closed_port() as port:
+        with pytest.raises(CatalogUnavailableError) as caught:
+            await door(f"postgresql+{driver}://u:{SECRET}@127.0.0.1:{port}/db")
+
+        expected = f"postgresql+{driver}://u:***@127.0.0.1:{port}/db"
+    assert caught.value.target == expected
+    assert expected in str(caught.value)
+
+
+@DRIVERS
+@pytest.mark.parametrize(
+    "wrong", [{"database": "no such"}, {"username": "nobody_at_all"}], ids=["database", "role"]
+)
+async def test_a_wrong_name_on_a_server_is_unavailable(pg_server, door, driver, wrong):
+    """
+    A database or a role that the server does not know is named in the error.
+    """
+    url = pg_server.set(drivername=f"postgresql+{driver}", **wrong)
+
+    with pytest.raises(CatalogUnavailableError, match=next(iter(wrong.values()))):
+        await door(url)
+
+
+@pytest.mark.parametrize(
+    ("driver", "patience"),
+    [("asyncpg", "timeout=0.2"), ("psycopg", "connect_timeout=2")],
+    ids=["asyncpg", "psycopg"],
+)
+async def test_a_server_that_says_nothing_is_unavailable(driver, patience):
+    """
+    Connecting ends after ten seconds, or after what the URL says.
+    """
+    with silent_port() as port, pytest.raises(CatalogUnavailableError, match=r"opened: .*\w") as it:
+        await only_open(f"postgresql+{driver}://u:{SECRET}@127.0.0.1:{port}/db?{patience}")
+
+    assert SECRET not in str(it.value)
+
+
+BAD_PARAMETERS = {
+    "unknown to asyncpg": ("asyncpg", "foo=bar", InvalidTargetError, "foo"),
+    "libpq's to asyncpg": ("asyncpg", "sslmode=disable", InvalidTargetError, "sslmode"),
+    "no number to asyncpg": ("asyncpg", "timeout=soon", InvalidTargetError, "soon"),
+    "no number to SQLAlchemy": (
+        "asyncpg",
+        "prepared_statement_cache_size=all",
+        InvalidTargetError,
+        "all",
+    ),
+    "two ways to say hosts": (
+        "asyncpg",
+        "host=a&host=b&port=1",
+        InvalidTargetError,
+        "multihost",
+    ),
+    "unknown to psycopg": ("psycopg", "foo=bar", CatalogUnavailableError, "foo"),
+    "asyncpg's to psycopg": ("psycopg", "command_timeout=1", CatalogUnavailableError, "command"),
+    "no number to psycopg": ("psycopg", "connect_timeout=soon", CatalogUnavailableError, "soon"),
+}
+
+
+@pytest.mark.parametrize(
+    ("driver", "query", "kind", "words"), BAD_PARAMETERS.values(), ids=BAD_PARAMETERS
+)
+async def test_a_parameter_that_a_driver_does_not_take_is_named(door, driver, query, kind, words):
+    """
+    What a driver makes of the parameters of a URL is an error of the catalog's.
+    """
+    target = f"postgresql+{driver}://u:{SECRET}@127.0.0.1:1/db?{query}"
+
+    with pytest.raises(kind, match=words) as caught:
+        await door(target)
+
+    assert SECRET not in str(caught.value)
+
+
+async def test_a_port_that_is_none_is_an_error_of_ours(door):
+    """
+    asyncpg leaves it to the socket, which does not know what a URL is.
+    """
+    with pytest.raises(InvalidTargetError, match="port"):
+        await door("postgresql+asyncpg://127.0.0.1:70000/db")
+
+
+LEAKS = {
+    "port that is none": "postgresql://u:hunter2@h:port/db",
+    "no host": "postgresql://u:hunter2",
+    "no host but a database": "postgresql://u:hunter2/db",
+    "at in the password": "postgresql://u:a@hunter2@127.0.0.1:1/db",
+    "slash in the password": "postgresql://u:a/hunter2@127.0.0.1:1/db",
+    "question mark in the password": "postgresql://u:a?hunter2@127.0.0.1:1/db",
+    "bracket": "postgresql://u:hunter2@[::1/db",
+    "one slash": "postgresql:/u:hunter2@h/db",
+    "no slash": "postgresql+asyncpg:u:hunter2@h/db",
+    "before the driver": "u:hunter2@h://db",
+    "before the driver, alone": "hunter2@h://db",
+    "alone": "://hunter2",
+    "NUL": "postgresql://u:hunter2\0@h/db",
+    "lone surrogate in the password": "postgresql://u:hunter2\udcff@h/db",
+    "lone surrogate in the database": "postgresql+asyncpg://u:hunter2@h/\udcff",
+    "unknown driver": "mysql://u:hunter2@h/db?passwd=hunter2",
+    "blocking driver": "postgresql+psycopg2://u:hunter2@h/db",
+    "SQLite with a host": "sqlite://u:hunter2@h/x.db",
+    "closed port, asyncpg": "postgresql+asyncpg://u:hunter2@127.0.0.1:1/db",
+    "closed port, psycopg": "postgresql+psycopg://u:hunter2@127.0.0.1:1/db",
+    "parameter, asyncpg": "postgresql+asyncpg://u@127.0.0.1:1/db?password=hunter2",
+    "parameter, psycopg": "postgresql://u@127.0.0.1:1/db?password=hunter2&sslpassword=hunter2",
+    "unknown parameter, asyncpg": "postgresql+asyncpg://u:hunter2@127.0.0.1:1/db?foo=bar",
+    "unknown parameter, psycopg": "postgresql+psycopg://u:hunter2@127.0.0.1:1/db?foo=bar",
+    "secret parameter, asyncpg": "postgresql+asyncpg://127.0.0.1:1/db?sslpassword=hunter2",
+    "bad number": "postgresql+asyncpg://u:hunter2@127.0.0.1:1/db?timeout=soon",
+    "multiple hosts": "postgresql://u:hunter2@/db?host=127.0.0.1:1&host=127.0.0.1:2",
+}
+
+
+@pytest.mark.parametrize("target", LEAKS.values(), ids=LEAKS)
+async def test_no_password_is_ever_shown(tmp_path, monkeypatch, caplog, door, target):
+    """
+    Not in a message, not in a cause, not in an attribute and not in a log, however broken the URL.
+    """
+    monkeypatch.chdir(tmp_path)
+    caplog.set_level(logging.DEBUG)
+
+    with pytest.raises(CatalogError) as caught:
+        await door(target)
+
+    assert SECRET not in everything_said(caught.value)
+    assert SECRET not in caplog.text
+    assert listing(tmp_path) == {}
+
+
+async def test_a_refused_password_is_not_shown(pg_server, caplog):
+    """
+    A server that was reached and said no has heard the password; the log has not.
+    """
+    caplog.set_level(logging.DEBUG)
+    for name in ("asyncpg", "psycopg"):
+        url = pg_server.set(
+            drivername=f"postgresql+{name}", username="nobody_at_all", password=SECRET
+        )
+
+        with pytest.raises(CatalogUnavailableError) as caught:
+            await only_open(url)
+
+        assert SECRET not in everything_said(caught.value)
+    assert SECRET not in caplog.text
+
+
+async def test_a_hosts_engine_shows_no_password_either():
+    """
+    The name of an engine's database is masked like that of a URL.
+    """
+    engine = create_async_engine(
+        f"postgresql+psycopg://u:{SECRET}@127.0.0.1:1/db?password={SECRET}"
+    )
+
+    with pytest.raises(CatalogUnavailableError, match=r"u:\*\*\*@127.0.0.1:1/db") as caught:
+        await only_open(engine)
+    await engine.dispose()
+
+    assert SECRET not in str(caught.value)
+
+
+async def test_a_hosts_engine_is_used_and_left_open(empty):
+    """
+    An AsyncEngine is a target: its own connections are used, and the pool is as full afterwards.
+    """
+    engine = create_async_engine(empty.target_url)
+
+    async with open_catalog(engine) as catalog:
+        await catalog.register_model(a_model("m"))
+    pooled = engine.pool.checkedin()
+    async with engine.connect() as connection:
+        count = await connection.scalar(text("SELECT count(*) FROM models"))
+    state = await schema_state(engine)
+    await engine.dispose()
+
+    assert pooled > 0
+    assert count == 1
+    assert state == (REVISION, REVISION)
+
+
+async def test_a_table_of_another_program_is_not_taken_for_ours(empty):
+    """
+    Where a table `models` is not ours, no database is a catalog, whatever it is shared with.
+    """
+    empty.run("CREATE TABLE models (id INTEGER PRIMARY KEY, name TEXT)")
+
+    for door in DOORS.values():
+        with pytest.raises(ForeignDatabaseError, match="columns id, name"):
+            await door(empty.target)
+
+    assert empty.tables == {"models"}
+
+
+async def test_a_text_without_a_driver_is_psycopgs(pg_migrated):
+    """
+    `postgresql://` and `postgres://` are what servers' own tools write.
+    """
+    database = on_postgresql("psycopg", pg_migrated)
+    plain = postgres.dsn(pg_migrated)
+
+    for target in (plain, plain.replace("postgresql://", "postgres://")):
+        assert await schema_state(target) == (REVISION, REVISION)
+    database.assert_nothing_left()
+
+
+MODES = {
+    "file, read": (0o444, 0o777, "read", ["m"]),
+    "file, state": (0o444, 0o777, "state", [REVISION, REVISION]),
+    "file, upgrade": (0o444, 0o777, "upgrade", None),
+    "file, write": (0o444, 0o777, "write", "CatalogReadOnlyError"),
+    "folder, read": (0o666, 0o555, "read", "CatalogReadOnlyError"),
+    "folder, write": (0o666, 0o555, "write", "CatalogReadOnlyError"),
+    "both, read": (0o444, 0o555, "read", "CatalogReadOnlyError"),
+    "both, write": (0o444, 0o555, "write", "CatalogReadOnlyError"),
+    "unreadable file": (0o000, 0o777, "read", "CatalogUnavailableError"),
+    "unreadable folder": (0o666, 0o000, "read", "CatalogUnavailableError"),
+    "no file": (None, 0o555, "read", "CatalogReadOnlyError"),
+    "old file, state": ("0001", 0o777, "state", ["0001", REVISION]),
+    "old file, read": ("0001", 0o777, "read", "CatalogReadOnlyError"),
+    "old file, upgrade": ("0001", 0o777, "upgrade", "CatalogReadOnlyError"),
+}
+
+
+@pytest.fixture(scope="module")
+def seen_by_nobody(sqlite_migrated):
+    """What every call of MODES came to, in a process to which modes apply, and on which file."""
+    # Every user can reach it: pytest's own folder is its owner's alone.
+    top = Path(tempfile.mkdtemp(prefix="model-catalog-"))
+    top.chmod(0o755)
+    paths = [top / str(number) / "catalog.db" for number in range(len(MODES))]
+    before = []
+    for path, (file, folder, *_) in zip(paths, MODES.values(), strict=True):
+        path.parent.mkdir()
+        if file == "0001":
+            asyncio.run(upgrade(path, "0001"))
+            path.chmod(0o444)
+        elif file is not None:
+            shutil.copy(sqlite_migrated, path)
+            with closing(sqlite3.connect(path)) as raw, raw:
+                raw.execute(
+                    "INSERT INTO models (provider, reference, local_path) VALUES ('hf', 'm', '/')"
+                )
+            path.chmod(file)
+        before.append(path.read_bytes() if file is not None else None)
+        path.parent.chmod(folder)
+    calls = [(call, str(path)) for path, (_, _, call, _) in zip(paths, MODES.values(), strict=True)]
+    child = subprocess.run(
+        [sys.executable, Path(__file__).parents[1] / "unprivileged.py", json.dumps(calls)],
+        stdout=subprocess.PIPE,
+        check=True,
+    )
+    for path in paths:
+        path.parent.chmod(0o755)
+    after = [path.read_bytes() if path.exists() else None for path in paths]
+    yield dict(
+        zip(MODES, zip(json.loads(child.stdout), paths, before, after, strict=True), strict=True)
+    )
+    shutil.rmtree(top)
+
+
+@pytest.mark.parametrize("name", MODES)
+def test_what_may_not_be_written_is_read_where_it_can_be(seen_by_nobody, name):
+    """
+    A catalog at the newest revision that may only be read is read, and a write or an upgrade says
+    what is missing. SQLite reads a log only beside a file that it can make, so the folder must be
+    writable.
+    """
+    outcome, path, before, after = seen_by_nobody[name]
+    expected = MODES[name][-1]
+
+    if isinstance(expected, str):
+        assert outcome["error"] == expected
+        assert repr(str(path)) in outcome["message"]
+    else:
+        assert outcome == {"result": expected}
+    assert after == before
+
+
+async def test_a_server_that_takes_no_writes_is_read_only(pg_migrated):
+    """
+    A standby, or a database set read-only, is read like any other.
+    """
+    database = on_postgresql("psycopg", pg_migrated)
+    database.run("DELETE FROM models")
+    target = f"{database.target}?options=-c%20default_transaction_read_only%3Don"
+
+    async with open_catalog(target) as catalog:
+        assert await catalog.list_models() == []
+        with pytest.raises(CatalogReadOnlyError):
+            await catalog.register_model(a_model("m"))
+
+    assert database.run("SELECT count(*) FROM models") == [(0,)]
+
+
+LIFE = """
+import asyncio, sys
+from model_catalog import Model, open_catalog
+
+async def main():
+    # In development mode asyncio tells of every turn of its loop that was slow.
+    asyncio.get_running_loop().slow_callback_duration = 60
+    async with open_catalog(sys.argv[1]) as catalog:
+        model = Model(reference="m", provider="hf", local_path="/m")
+        await asyncio.gather(*(catalog.register_model(model) for _ in range(9)))
+        await catalog.register_models([model])
+        assert len(await catalog.list_models()) == 1
+        async with catalog.transaction() as both:
+            await both.remove_model("m", "hf")
+
+asyncio.run(main())
+"""
+
+
+async def test_a_life_of_a_catalog_leaves_nothing_open(empty):
+    """
+    In Python's development mode, with every warning an error, nothing is said.
+    """
+    child = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-X", "dev", "-W", "error", "-c", LIFE, empty.target),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    output, _ = await child.communicate()
+
+    assert output == b""
+    assert child.returncode == 0
+
+
+async def test_a_closed_catalog_has_closed_its_file(tmp_path):
+    """
+    After the block no descriptor of this process is the catalog's, even if the block raised.
+    """
+    path = tmp_path / "catalog.db"
+
+    with pytest.raises(ZeroDivisionError):
+        async with open_catalog(path) as catalog:
+            await asyncio.gather(*(catalog.list_models() for _ in range(9)))
+            raise ZeroDivisionError
+
+    opened = [os.path.realpath(descriptor) for descriptor in Path("/proc/self/fd").iterdir()]
+    assert [name for name in opened if name.startswith(str(tmp_path))] == []
+    assert isinstance(catalog, ModelCatalog)

@@ -1,0 +1,214 @@
+"""Many models at once: worked out together, and yet as if each had come alone."""
+
+import asyncio
+import random
+from datetime import UTC, datetime
+from types import MappingProxyType
+
+import pytest
+from conftest import a_model, moment
+from sqlalchemy import inspect
+
+from model_catalog import InvalidModelError, Model
+from model_catalog.repository.operations.bulk_registration import batches_of, gathered
+
+VALUES = {"reference": "m", "provider": "hf", "local_path": "/m"}
+
+
+def model_of(values):
+    return Model(**values)
+
+
+def all_of(model):
+    """Everything that is read of a model but when it was registered, and its number."""
+    names = {column.key for column in inspect(Model).columns} - {"id"}
+    return {name: getattr(model, name) for name in names if not name.endswith("_folded")}
+
+
+FIELDS = {
+    "description": [None, "", "Grüße", "zwei\nZeilen", "KLEIN"],
+    "size_bytes": [None, 0, 7, 2**63 - 1],
+    "license": [None, "mit", "Apache-2.0"],
+    "context_length": [None, 4096],
+    "claimed_format": [None, "gguf"],
+    "local_path": ["/m", "/ü", "/\udcff", "bytes:/m"],
+    "downloaded_at": [moment(1), moment(2)],
+    "digest": [None, "sha256:" + "ab" * 32],
+}
+
+
+def some_values(source, count):
+    """Of several shapes, with few values that come again and again; some keys come twice."""
+    for _ in range(count):
+        names = source.sample(sorted(FIELDS), source.choice([0, 3, 3, 8]))
+        yield {
+            "reference": f"M{source.randrange(2 * count)}",
+            "provider": source.choice(["hf", "ollama"]),
+            **({"version": source.choice(["", "v1"])} if source.random() < 0.5 else {}),
+            "local_path": "/m",
+            "downloaded_at": moment(3),
+            **{name: source.choice(FIELDS[name]) for name in names},
+        }
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_many_are_what_each_of_them_would_be_alone(catalog, database, seed):
+    """
+    As models, as dicts, as what was read before or all of them mixed, and twice over: every field
+    of each is what registering one after the other makes of it.
+    """
+    source = random.Random(seed)
+    first, second = list(some_values(source, 60)), list(some_values(source, 60))
+    for values in first + second:
+        await catalog.register_model(Model(**values))
+    one_by_one = {model.ref: all_of(model) for model in await catalog.list_models()}
+    texts = "SELECT reference_folded, description_folded FROM models ORDER BY 1, 2"
+    searched = database.run(texts)
+    for makes in ([model_of], [dict], [model_of, dict, MappingProxyType]):
+        database.forget_rows()
+        await catalog.register_models(source.choice(makes)(values) for values in first)
+        await catalog.register_models(source.choice(makes)(values) for values in second)
+
+        together = {model.ref: all_of(model) for model in await catalog.list_models()}
+        assert together.keys() == one_by_one.keys()
+        for ref, model in together.items():
+            counts = "download_count"
+            assert {**model, counts: 0} == {**one_by_one[ref], counts: 0}, ref
+        assert sorted(database.run(texts), key=str) == sorted(searched, key=str)
+
+
+async def test_a_dict_says_no_more_than_it_says(catalog):
+    """
+    What is not in it keeps its value; what is None in it is cleared, as with a Model.
+    """
+    await catalog.register_model(a_model("m", size_bytes=7, license="mit", description="Old"))
+
+    await catalog.register_models([{**VALUES, "license": None}])
+
+    model = await catalog.get_model("m", "hf")
+    assert (model.size_bytes, model.license, model.description) == (7, None, "Old")
+    assert [found.id for found in await catalog.list_models(search="OLD")] == [model.id]
+
+
+async def test_what_has_no_date_has_this_second_as_its_date(catalog):
+    """
+    Whether nothing is said of it, or that it is not known.
+    """
+    before = datetime.now(UTC).replace(microsecond=0)
+
+    await catalog.register_models([{**VALUES, "downloaded_at": None}, {**VALUES, "reference": "n"}])
+
+    for model in await catalog.list_models():
+        assert before <= model.downloaded_at <= datetime.now(UTC)
+
+
+async def test_what_was_read_says_only_what_was_set_since(catalog, database):
+    """
+    Also among others: a claim of its header does not become its user's word.
+    """
+    await catalog.register_model(a_model("m", claimed_license="mit", size_bytes=7))
+    model = await catalog.get_model("m", "hf")
+    model.size_bytes = 8
+
+    await catalog.register_models([model, {**VALUES, "reference": "n"}])
+
+    assert database.run("SELECT license, size_bytes FROM models ORDER BY reference") == [
+        (None, 8),
+        (None, None),
+    ]
+
+
+async def test_more_than_are_worked_out_at_once_are_one_batch(catalog):
+    """
+    A key that comes again much later is merged with what it was, and none is left out.
+    """
+    values = [{**VALUES, "reference": f"m{number % 2100:04}"} for number in range(2500)]
+    values[0] |= {"size_bytes": 5}
+    values[2499] |= {"size_bytes": 9}
+    values[2100] |= {"license": "mit"}
+
+    assert await catalog.register_models(values) == 2100
+
+    first, last = await catalog.get_model("m0000", "hf"), await catalog.get_model("m0399", "hf")
+    assert (first.size_bytes, first.license, last.size_bytes) == (5, "mit", 9)
+    assert await catalog.count_models() == 2100
+
+
+async def test_other_tasks_have_their_turns_while_models_are_taken(on_sqlite):
+    """
+    However many there are: nothing holds up the loop until they have all been looked at.
+    """
+    turns = 0
+
+    async def count():
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    def models():
+        for number in range(4000):
+            seen.append(turns)
+            yield {**VALUES, "reference": f"m{number}"}
+
+    seen: list[int] = []
+    counting = asyncio.create_task(count())
+
+    await on_sqlite.register_models(models())
+
+    counting.cancel()
+    assert seen[0] < seen[1000] < seen[2000] < seen[3000]
+
+
+async def test_rows_come_in_the_order_of_their_keys_whatever_they_set():
+    """
+    Two processes that take rows in one order never wait for one another in a circle.
+    """
+    values = [{**VALUES, "reference": f"m{number}", "license": None} for number in (5, 3, 1, 4)]
+    values[1] = {**VALUES, "reference": "m3"}
+    models = [dict(each) for each in values]
+
+    batches = batches_of(await gathered(models))
+
+    assert [batch.columns["reference"] for batch in batches] == [("m1",), ("m3",), ("m4", "m5")]
+    assert [batch.row_count for batch in batches] == [1, 1, 2]
+    assert models == values
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({**VALUES, "refrence": "m"}, "refrence 'm' is no field that a model is given"),
+        ({**VALUES, "id": 1}, "id 1 is no field"),
+        ({**VALUES, "_sa_instance_state": 1}, "_sa_instance_state 1 is no field"),
+        ({**VALUES, 7: 1}, "7 1 is no field"),
+        ({"reference": "m", "provider": "hf"}, "local_path None is missing"),
+        ({**VALUES, "reference": None}, "reference None is a NoneType"),
+        ({**VALUES, "size_bytes": True}, "size_bytes True"),
+        ({**VALUES, "size_bytes": 1.0}, r"size_bytes 1\.0"),
+        ({**VALUES, "license": ["mit"]}, r"license \['mit'\] is a list"),
+    ],
+)
+async def test_the_first_that_is_wrong_is_named(catalog, values, message):
+    """
+    Wherever others are wrong too, and although 1 is equal to it: and nothing was written.
+    """
+    good = [{**VALUES, "reference": f"m{number}", "size_bytes": 1} for number in range(3)]
+    worse = {"reference": "", "provider": "", "local_path": "", "size_bytes": -1}
+
+    for others in ([], [worse]):
+        with pytest.raises(InvalidModelError, match=message):
+            await catalog.register_models([*good, values, *others])
+    with pytest.raises(InvalidModelError, match="reference '' is blank"):
+        await catalog.register_models([*good, worse, values])
+
+    assert await catalog.count_models() == 0
+
+
+async def test_a_description_is_found_that_only_the_first_of_two_had(catalog):
+    """
+    Of one key in one batch the second says nothing of it, and so it stays, and is searched in.
+    """
+    await catalog.register_models([{**VALUES, "description": "Grüße"}, VALUES])
+
+    assert [model.description for model in await catalog.list_models(search="grÜsse")] == ["Grüße"]

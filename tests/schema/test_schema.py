@@ -1,0 +1,876 @@
+"""Opening, upgrading and going back: all the way or not at all, and nobody else is disturbed."""
+
+import asyncio
+import itertools
+import logging
+import random
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from contextlib import closing, contextmanager, nullcontext
+from pathlib import Path
+
+import hive_files
+import postgres
+import psycopg
+import pytest
+from alembic import op
+from alembic.operations import BatchOperations
+from child_programs import killed
+from conftest import Database, a_model
+from schema_shape import digest, dump, shape
+from sqlalchemy import Engine, event, make_url, text
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from model_catalog import (
+    CatalogBusyError,
+    CatalogUnavailableError,
+    ForeignDatabaseError,
+    SchemaOutOfDateError,
+    SchemaTooNewError,
+    UpgradeFailedError,
+    check_schema,
+    downgrade,
+    open_catalog,
+    prepare_engine,
+    schema_state,
+    upgrade,
+)
+from model_catalog.mapping.tables import REVISION as HEAD
+from model_catalog.mapping.tables import Base
+from model_catalog.schema import migration_lock
+from model_catalog.schema.migrate import APPLICATION_ID, VERSION_TABLE
+
+ADVISORY_LOCK = 0x4D436174616C6F67
+
+
+@pytest.fixture
+def file(tmp_path) -> Database:
+    """A SQLite file that is not there yet."""
+    path = tmp_path / "catalog.db"
+    return Database("sqlite", str(path), path=path)
+
+
+async def test_the_state_is_where_it_is_and_where_it_could_be(empty):
+    """
+    schema_state tells the revision of a database and the newest; None where no catalog is yet.
+    """
+    await hive_files.fill(empty)
+    first = await schema_state(empty.target)
+
+    await upgrade(empty.target, "0001")
+    second = await schema_state(empty.target)
+    await upgrade(empty.target)
+    third = await schema_state(empty.target)
+
+    assert first == (None if empty.path else "0001", HEAD)
+    assert [second, third] == [("0001", HEAD), (HEAD, HEAD)]
+
+
+@pytest.mark.parametrize("form", ["URL text", "URL object", "AsyncEngine"])
+async def test_a_server_or_a_file_is_named_by_a_url_or_an_engine(empty, form):
+    """
+    upgrade, schema_state, check_schema and downgrade take a URL as text or as an object, and a
+    host's engine.
+    """
+    url = empty.target_url
+    engine = create_async_engine(url)
+    target = {
+        "URL text": url.render_as_string(hide_password=False),
+        "URL object": url,
+        "AsyncEngine": engine,
+    }[form]
+
+    await upgrade(target)
+    states = [await schema_state(target)]
+    problems = await check_schema(target)
+    await downgrade(target, "0001")
+    states.append(await schema_state(target))
+    await engine.dispose()
+
+    assert states == [(HEAD, HEAD), ("0001", HEAD)]
+    assert problems == []
+
+
+@pytest.mark.parametrize("kind", [str, Path], ids=["text", "Path"])
+async def test_a_file_is_named_by_its_path(file, kind):
+    """
+    A path may be a text or a Path.
+    """
+    await upgrade(kind(file.path))
+
+    assert await schema_state(kind(file.path)) == (HEAD, HEAD)
+    assert await check_schema(kind(file.path)) == []
+
+
+@pytest.mark.parametrize(
+    "look",
+    [schema_state, check_schema, lambda at: downgrade(at, "0001")],
+    ids=["schema_state", "check_schema", "downgrade"],
+)
+async def test_looking_makes_no_file(file, look):
+    """
+    Asked about a file that is not there, the answer is CatalogUnavailableError, and no file.
+    """
+    with pytest.raises(CatalogUnavailableError, match="there is no such file"):
+        await look(file.path)
+
+    assert list(file.path.parent.iterdir()) == []
+
+
+async def test_looking_at_the_hives_file_leaves_it_to_the_hive(file):
+    """
+    schema_state and check_schema change no byte of a file that is still the hive's.
+    """
+    hive_files.write(file.path, hive_files.SOUND)
+    before = digest(file)
+
+    state = await schema_state(file.path)
+    problems = await check_schema(file.path)
+
+    assert state == (None, HEAD)
+    assert len(problems) == 1
+    assert digest(file) == before
+
+
+def test_a_catalog_that_is_up_to_date_is_opened_without_alembic(sqlite_migrated):
+    """
+    Alembic takes longer to import than a catalog to open, and is asked only when there is work.
+    """
+    script = (
+        "import asyncio, sys, model_catalog\n"
+        "async def run():\n"
+        "    async with model_catalog.open_catalog(sys.argv[1]) as catalog:\n"
+        "        await catalog.list_models()\n"
+        "asyncio.run(run())\n"
+        "print([name for name in sys.modules if name.split('.')[0] == 'alembic'])\n"
+    )
+
+    done = subprocess.run(
+        [sys.executable, "-c", script, sqlite_migrated], capture_output=True, text=True, check=False
+    )
+
+    assert (done.stdout, done.stderr) == ("[]\n", "")
+
+
+async def test_six_databases_are_upgraded_at_once(tmp_path):
+    """
+    In one running loop six upgrades of six databases do not get in each other's way.
+    """
+    files = [Database("sqlite", "", path=tmp_path / f"{number}.db") for number in range(6)]
+    for number, file in enumerate(files[:3]):
+        hive_files.write(file.path, [(f"m{number}", "hf", "/m", number, number)])
+
+    await asyncio.gather(*(upgrade(file.path) for file in files))
+
+    assert [file.run("SELECT reference FROM models") for file in files] == [
+        [("m0",)],
+        [("m1",)],
+        [("m2",)],
+        [],
+        [],
+        [],
+    ]
+    assert all(shape(file) == shape(files[0]) for file in files)
+
+
+async def test_six_upgrades_of_one_database_are_one(empty):
+    """
+    Of several upgrades of one database at once, in one loop, one does the work.
+    """
+    await asyncio.gather(*(upgrade(empty.target) for _ in range(6)))
+
+    assert await check_schema(empty.target) == []
+
+
+def test_threads_with_loops_of_their_own_upgrade_at_once(empty, tmp_path):
+    """
+    Six threads, each with an event loop: three upgrade one database, three each another.
+    """
+    targets = [empty.target] * 3 + [str(tmp_path / f"{number}.db") for number in range(3)]
+    gate = threading.Barrier(len(targets))
+    failed = []
+
+    def run(target: str) -> None:
+        gate.wait(10)
+        try:
+            asyncio.run(upgrade(target))
+        except Exception as error:  # noqa: BLE001 - whatever it is, the test is to see it
+            failed.append(error)
+
+    threads = [threading.Thread(target=run, args=(target,)) for target in targets]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert failed == []
+    assert {asyncio.run(schema_state(target)) for target in targets} == {(HEAD, HEAD)}
+
+
+@contextmanager
+def meanwhile(engine, moment: str, target: str):
+    """The first time that something happens, another process brings the database up to date."""
+    done = []
+
+    def migrate(*_) -> None:
+        if not done:
+            done.append(killed(target, "never"))
+
+    event.listen(engine.sync_engine, moment, migrate)
+    try:
+        yield
+    finally:
+        event.remove(engine.sync_engine, moment, migrate)
+    assert done == [False]
+
+
+async def test_who_comes_late_does_not_go_back(empty):
+    """
+    An upgrade to an older revision, decided on before another process went to the newest, does not
+    undo that.
+    """
+    engine = create_async_engine(empty.target_url)
+
+    with (
+        meanwhile(engine, "checkin", empty.target),
+        pytest.raises(UpgradeFailedError, match=r"downgrade\(\) goes that way"),
+    ):
+        await upgrade(engine, "0001")
+    await engine.dispose()
+
+    assert await schema_state(empty.target) == (HEAD, HEAD)
+
+
+async def test_who_looks_while_another_migrates_takes_no_fright(empty):
+    """
+    When the tables become ours between two looks at them, they are ours and not a stranger's.
+    """
+    engine = create_async_engine(empty.target_url)
+
+    with meanwhile(engine, "after_cursor_execute", empty.target):
+        state = await schema_state(engine)
+    await engine.dispose()
+
+    assert state == (HEAD, HEAD)
+
+
+@pytest.mark.parametrize(
+    ("revision", "way", "says"),
+    [
+        ("0042", upgrade, "no such revision"),
+        ("heads", upgrade, "no such revision"),
+        ("", upgrade, "no such revision"),
+        ("0001", upgrade, r"downgrade\(\) goes that way"),
+        ("+1", downgrade, "no such revision"),
+        ("base", upgrade, r"downgrade\(\) goes that way"),
+    ],
+    ids=["unknown", "heads", "empty", "older", "relative", "base"],
+)
+async def test_a_revision_that_cannot_be_gone_to_is_refused(database, revision, way, says):
+    """
+    upgrade goes forward and downgrade back, to a revision by its name or to `head` or `base`.
+    """
+    before = dump(database)
+
+    with pytest.raises(UpgradeFailedError, match=says):
+        await way(database.target, revision)
+
+    assert dump(database) == before
+
+
+async def test_a_newer_database_is_refused_by_both_names(database):
+    """
+    A database from a newer package is left alone, and the error names its revision and ours.
+    """
+    database.run(f"UPDATE {VERSION_TABLE} SET version_num = '0099'")
+    before = digest(database)
+
+    for attempt in (
+        upgrade(database.target),
+        downgrade(database.target, "0001"),
+        check_schema(database.target),
+        opening(database.target),
+        opening(database.target, upgrade=False),
+    ):
+        with pytest.raises(SchemaTooNewError, match=f"'0099'.*{HEAD}") as caught:
+            await attempt
+        assert (caught.value.current, caught.value.head) == ("0099", HEAD)
+    state = await schema_state(database.target)
+
+    assert state == ("0099", HEAD)
+    assert digest(database) == before
+    database.run(f"UPDATE {VERSION_TABLE} SET version_num = '{HEAD}'")
+
+
+async def opening(target, **options) -> None:
+    async with open_catalog(target, **options):
+        pass
+
+
+@pytest.mark.parametrize("start", hive_files.STARTS)
+async def test_without_leave_to_upgrade_an_old_database_is_refused(empty, start):
+    """
+    With upgrade=False a database that is not at the newest revision is refused, and not touched.
+    """
+    await hive_files.start(empty, start)
+    if empty.path is not None and start == "nothing":
+        empty.run("PRAGMA user_version = 0")
+    before = dump(empty)
+
+    with pytest.raises(SchemaOutOfDateError, match="model-catalog db upgrade") as caught:
+        await opening(empty.target, upgrade=False)
+
+    assert caught.value.head == HEAD
+    assert dump(empty) == before
+
+
+async def test_without_leave_to_upgrade_a_sound_database_opens(database):
+    """
+    upgrade=False is for hosts that migrate by themselves: at the newest revision it opens.
+    """
+    async with open_catalog(database.target, upgrade=False) as catalog:
+        await catalog.register_model(a_model())
+
+    assert database.run("SELECT count(*) FROM models") == [(1,)]
+
+
+FOREIGN = {
+    "other columns": "CREATE TABLE models (id INTEGER PRIMARY KEY, name TEXT)",
+    "one more column": (
+        "CREATE TABLE models (reference TEXT, provider TEXT, local_path TEXT, size_bytes BIGINT,"
+        " downloaded_at BIGINT, sha TEXT, PRIMARY KEY (reference, provider))"
+    ),
+    "other key": (
+        "CREATE TABLE models (reference TEXT, provider TEXT, local_path TEXT PRIMARY KEY,"
+        " size_bytes BIGINT, downloaded_at BIGINT)"
+    ),
+    "view": (
+        "CREATE VIEW models AS SELECT 'm' AS reference, 'hf' AS provider, '/m' AS local_path,"
+        " 1 AS size_bytes, 1 AS downloaded_at"
+    ),
+}
+
+
+@pytest.mark.parametrize("as_engine", [False, True], ids=["ours", "a host's engine"])
+@pytest.mark.parametrize("ddl", FOREIGN.values(), ids=FOREIGN)
+async def test_a_strangers_table_is_left_alone(empty, ddl, as_engine):
+    """
+    A table `models` that is not the hive's belongs to somebody else, and stays as it is.
+    """
+    empty.run(ddl)
+    before = digest(empty)
+    engine = create_async_engine(empty.target_url)
+    target = engine if as_engine else empty.target
+
+    for attempt in (upgrade(target), schema_state(target), opening(target, upgrade=False)):
+        with pytest.raises(ForeignDatabaseError, match="a table 'models' with the columns"):
+            await attempt
+    await engine.dispose()
+
+    assert digest(empty) == before
+    empty.run("DROP VIEW models" if "VIEW" in ddl else "DROP TABLE models")
+
+
+async def test_a_strangers_file_is_left_alone(file):
+    """
+    A SQLite file in which another program keeps its tables is refused, and no byte of it changes.
+    """
+    file.run("CREATE TABLE urls (id INTEGER PRIMARY KEY, url TEXT)")
+    before = digest(file)
+
+    for attempt in (upgrade(file.path), schema_state(file.path), opening(file.path)):
+        with pytest.raises(ForeignDatabaseError, match="the tables 'urls' and no catalog"):
+            await attempt
+
+    assert digest(file) == before
+
+
+async def test_a_strangers_mark_is_respected(file):
+    """
+    A SQLite file that carries another program's application_id is refused even without a table.
+    """
+    file.run("PRAGMA application_id = 1196444487")
+    before = digest(file)
+
+    with pytest.raises(ForeignDatabaseError, match="application id 1196444487"):
+        await upgrade(file.path)
+
+    assert digest(file) == before
+
+
+async def test_a_host_may_have_its_tables_and_its_mark_beside_ours(file):
+    """
+    Through the host's own engine a catalog moves in beside its tables, and leaves its mark alone.
+    """
+    file.run("PRAGMA application_id = 1196444487")
+    file.run("CREATE TABLE urls (id INTEGER PRIMARY KEY, url TEXT)")
+    engine = create_async_engine(file.target_url)
+
+    await upgrade(engine)
+    async with open_catalog(engine) as catalog:
+        await catalog.register_model(a_model())
+    await engine.dispose()
+
+    assert file.run("PRAGMA application_id") == [(1196444487,)]
+    assert file.tables == {"urls", VERSION_TABLE, *Base.metadata.tables}
+    async with open_catalog(file.path) as catalog:
+        assert len(await catalog.list_models()) == 1
+
+
+async def test_a_file_of_its_own_is_marked(file):
+    """
+    `MCat` is the application_id of a SQLite file of our own.
+    """
+    hive_files.write(file.path, hive_files.SOUND)
+
+    await upgrade(file.path)
+
+    assert file.run("PRAGMA application_id") == [(0x4D436174,)] == [(APPLICATION_ID,)]
+
+
+def host_tables(database: Database) -> list[str]:
+    """The tables of a host with migrations of its own; returns the statements that show them."""
+    database.run("CREATE TABLE alembic_version (version_num VARCHAR(32) PRIMARY KEY)")
+    database.run("INSERT INTO alembic_version VALUES ('c0ffee')")
+    database.run("CREATE TABLE hosts (id INTEGER PRIMARY KEY, name TEXT UNIQUE)")
+    database.run("CREATE TABLE deployments (host INTEGER REFERENCES hosts ON DELETE CASCADE)")
+    database.run("INSERT INTO hosts VALUES (1, 'a'), (2, 'b')")
+    database.run("INSERT INTO deployments VALUES (1), (2)")
+    return [f"SELECT * FROM {name}" for name in ("alembic_version", "hosts", "deployments")]
+
+
+@pytest.mark.parametrize("way", ["the host's engine", "a URL"])
+async def test_a_hosts_own_migrations_are_undisturbed(empty, way):
+    """
+    A host keeps its tables and its alembic_version in the same database; ours is another table.
+    """
+    queries = host_tables(empty)
+    before = [empty.run(query) for query in queries]
+    tables = {key: value for key, value in shape(empty).items() if isinstance(value, str)}
+    engine = create_async_engine(empty.target_url)
+    target = empty.target if way == "a URL" else engine
+    if empty.path is not None and way == "a URL":
+        pytest.skip("a SQLite file is shared through the host's engine")
+
+    await upgrade(target)
+    await downgrade(target, "0001")
+    await upgrade(target)
+    problems = await check_schema(target)
+    await engine.dispose()
+
+    assert [empty.run(query) for query in queries] == before
+    assert empty.run(f"SELECT * FROM {VERSION_TABLE}") == [(HEAD,)]
+    assert problems == []
+    assert tables.items() <= shape(empty).items()
+
+
+async def test_a_host_with_a_broken_reference_of_its_own_is_upgraded(file):
+    """
+    Rows of a host that referred to nothing before are the host's affair.
+    """
+    host_tables(file)
+    file.run("INSERT INTO deployments VALUES (99)")
+    engine = create_async_engine(file.target_url)
+
+    await upgrade(engine)
+    await engine.dispose()
+
+    assert await schema_state(file.path) == (HEAD, HEAD)
+    assert file.run("SELECT * FROM deployments") == [(1,), (2,), (99,)]
+
+
+async def test_a_migration_may_break_no_reference(file):
+    """
+    Rows that referred to something, and after the migration would not, stop it.
+    """
+    host_tables(file)
+    file.run("INSERT INTO deployments VALUES (99)")
+    before = dump(file)
+    engine = create_async_engine(file.target_url)
+
+    with pytest.raises(UpgradeFailedError, match="1 rows of deployments would refer to rows"):
+        async with migration_lock.exclusive(engine, "host.db") as connection:
+            await connection.execute(text("DELETE FROM hosts WHERE id = 2"))
+    await engine.dispose()
+
+    assert dump(file) == before
+
+
+async def test_writing_a_table_anew_empties_no_table_that_refers_to_it(file):
+    """
+    With foreign keys on, dropping the old table would delete what refers to it: they are off.
+    """
+    hive_files.write(file.path, [("m", "hf", "/m", 1, 2)])
+    file.run(
+        "CREATE TABLE pins (reference TEXT, provider TEXT, FOREIGN KEY (reference, provider)"
+        " REFERENCES models (reference, provider) ON DELETE CASCADE)"
+    )
+    file.run("INSERT INTO pins VALUES ('m', 'hf')")
+    engine = create_async_engine(file.target_url)
+    prepare_engine(engine)
+
+    await upgrade(engine, "0001")
+    await engine.dispose()
+
+    assert file.run("SELECT * FROM pins") == [("m", "hf")]
+    assert file.run("PRAGMA foreign_key_check") == []
+
+
+async def test_a_key_that_others_refer_to_is_not_taken_away(file):
+    """
+    A host's table that refers to models is a reason not to take the models' key away.
+    """
+    await upgrade(file.path)
+    file.run("CREATE TABLE pins (model INTEGER REFERENCES models (id))")
+    before = dump(file)
+
+    with pytest.raises(UpgradeFailedError, match="foreign key mismatch"):
+        await downgrade(file.path, "0001")
+
+    assert dump(file) == before
+
+
+def foreign_keys_on(connection, _record) -> None:
+    connection.execute("PRAGMA foreign_keys = ON")
+
+
+HABITS = {
+    "without habits": lambda _: None,
+    "with habits": prepare_engine,
+    "its own foreign keys": lambda engine: event.listen(
+        engine.sync_engine, "connect", foreign_keys_on
+    ),
+}
+
+
+@pytest.mark.parametrize("outcome", ["upgraded", "failed", "cancelled"])
+@pytest.mark.parametrize("habits", HABITS.values(), ids=HABITS)
+async def test_a_hosts_connection_comes_back_as_it_was(file, habits, outcome, monkeypatch):
+    """
+    Whatever comes of the upgrade, the host's engine lives on and its connection has its settings.
+    """
+    engine = create_async_engine(file.target_url, pool_size=1, max_overflow=0)
+    habits(engine)
+    before = await settings(engine), dump(file)
+    if outcome == "failed":
+        monkeypatch.setattr(BatchOperations, "create_check_constraint", refuse)
+
+    task = asyncio.create_task(upgrade(engine))
+    if outcome == "cancelled":
+        with at_statement("DROP TABLE models", task.cancel):
+            await asyncio.wait([task])
+    await asyncio.wait([task])
+
+    assert task.cancelled() is (outcome == "cancelled")
+    assert outcome != "upgraded" or task.exception() is None
+    assert outcome != "failed" or isinstance(task.exception(), RuntimeError)
+    after = await settings(engine), dump(file)
+    await engine.dispose()
+    assert after[0] == before[0]
+    assert (after[1] == before[1]) is (outcome != "upgraded")
+
+
+@pytest.mark.parametrize("level", ["AUTOCOMMIT", "SERIALIZABLE"])
+async def test_a_hosts_isolation_level_makes_no_difference(empty, level, monkeypatch):
+    """
+    A host's engine may commit every statement: a migration is one transaction all the same, that
+    sees what the one before it has committed, and the level is the host's again afterwards.
+    """
+    engine = create_async_engine(empty.target_url, isolation_level=level, pool_size=1)
+    async with engine.connect() as connection:
+        default = await connection.get_isolation_level()
+    before = dump(empty)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(BatchOperations, "create_check_constraint", refuse)
+        with pytest.raises(RuntimeError, match="refused"):
+            await upgrade(engine)
+    after = dump(empty)
+    async with migration_lock.exclusive(engine, "host") as connection:
+        within = await connection.get_isolation_level()
+    await upgrade(engine)
+    async with engine.connect() as connection:
+        again = await connection.get_isolation_level()
+    await engine.dispose()
+
+    assert after == before
+    assert within == ("READ COMMITTED" if empty.url else default)
+    assert again == default
+    assert await check_schema(empty.target) == []
+
+
+async def settings(engine) -> tuple:
+    async with engine.connect() as connection:
+        driver = (await connection.get_raw_connection()).driver_connection
+        foreign_keys = (await connection.execute(text("PRAGMA foreign_keys"))).scalar()
+        return engine.pool, driver, driver.isolation_level, foreign_keys
+
+
+def refuse(*_, **__) -> None:
+    raise RuntimeError("refused")
+
+
+@contextmanager
+def at_statement(where, call):
+    """Call something before the statement with this number, or that begins with these words."""
+    count = 0
+
+    def look(_connection, _cursor, statement, *_) -> None:
+        nonlocal count
+        count += 1
+        if where == count or (isinstance(where, str) and statement.lstrip().startswith(where)):
+            call()
+
+    event.listen(Engine, "before_cursor_execute", look)
+    try:
+        yield
+    finally:
+        event.remove(Engine, "before_cursor_execute", look)
+
+
+async def test_a_hosts_logging_is_left_alone(empty):
+    """
+    An upgrade sets no level, adds no handler and disables no logger.
+    """
+    watched = [logging.getLogger(name) for name in (None, "alembic", "sqlalchemy", "host")]
+    state = [(found.level, found.disabled, list(found.handlers)) for found in watched]
+
+    await upgrade(empty.target)
+
+    assert [(found.level, found.disabled, list(found.handlers)) for found in watched] == state
+
+
+@pytest.mark.parametrize("start", hive_files.STARTS)
+async def test_an_upgrade_that_raises_leaves_everything_as_it_was(empty, start, monkeypatch):
+    """
+    When the second migration fails, the first one's table is gone as well, and the next one works.
+    """
+    await hive_files.start(empty, start)
+    if empty.path is not None and start == "nothing":
+        empty.path.touch()
+    before = dump(empty)
+    batch = op.batch_alter_table
+
+    def second_fails(*arguments, **options):
+        if options.get("recreate") == "always":
+            return batch(*arguments, **options)
+        raise RuntimeError("disk full")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(op, "batch_alter_table", second_fails)
+        with pytest.raises(RuntimeError, match="disk full"):
+            await upgrade(empty.target)
+    after = dump(empty)
+    await upgrade(empty.target)
+
+    assert after == before
+    assert await check_schema(empty.target) == []
+    assert empty.run("SELECT count(*) FROM models") == [
+        (0 if start == "nothing" else len(hive_files.SOME),)
+    ]
+
+
+async def test_a_migration_that_the_database_refuses_says_why(empty):
+    """
+    A view over the table that is to be changed is the administrator's: UpgradeFailedError.
+    """
+    await hive_files.fill(empty)
+    empty.run(
+        "CREATE VIEW paths AS SELECT reference, provider, local_path FROM models"
+        " GROUP BY reference, provider"
+    )
+    before = dump(empty)
+
+    with pytest.raises(UpgradeFailedError, match=r"is as it was: .*(paths|pk_models)") as caught:
+        await upgrade(empty.target)
+    after = dump(empty)
+    empty.run("DROP VIEW paths")
+    await upgrade(empty.target)
+
+    assert caught.value.revision == HEAD
+    assert after == before
+    assert await check_schema(empty.target) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("start", hive_files.STARTS)
+@pytest.mark.parametrize(
+    "step", [9, pytest.param(1, marks=pytest.mark.slow)], ids=["some statements", "every statement"]
+)
+async def test_an_upgrade_that_is_cancelled_leaves_everything_as_it_was(empty, start, step):
+    """
+    Cancelled at any statement the database is as it was, or all is done; the next one works.
+    """
+    await hive_files.start(empty, start)
+    if empty.path is not None and start == "nothing":
+        empty.path.touch()
+    before = dump(empty)
+
+    for number in itertools.count(1, step):
+        task = asyncio.create_task(upgrade(empty.target))
+        with at_statement(number, task.cancel):
+            await asyncio.wait([task])
+        if not task.cancelled():
+            break
+        if dump(empty) != before:
+            assert await check_schema(empty.target) == []
+            break
+        empty.assert_nothing_left()
+    await upgrade(empty.target)
+
+    assert number > 10
+    assert await check_schema(empty.target) == []
+    assert empty.run("SELECT count(*) FROM models") == [
+        (0 if start == "nothing" else len(hive_files.SOME),)
+    ]
+
+
+@contextmanager
+def locked(database: Database):
+    """Somebody else holds the lock that a migrator wants."""
+    if database.path is not None:
+        with closing(sqlite3.connect(database.path, isolation_level=None)) as raw:
+            raw.execute("BEGIN IMMEDIATE")
+            yield
+        return
+    with psycopg.connect(postgres.dsn(database.url), autocommit=True) as raw:
+        raw.execute(f"SELECT pg_advisory_lock({ADVISORY_LOCK})")
+        yield
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("waits", [False, True], ids=["alone", "while another holds the lock"])
+@pytest.mark.parametrize("start", hive_files.STARTS)
+async def test_a_cancellation_at_any_turn_of_the_loop_is_clean(empty, start, waits):
+    """
+    Wherever a cancellation falls, also while waiting for a lock, nothing is half done and nothing
+    left behind.
+    """
+    await hive_files.start(empty, start)
+    if empty.path is not None and start == "nothing":
+        empty.path.touch()
+    before = dump(empty)
+    chance = random.Random(f"{empty.backend} {start}")
+
+    for _ in range(6):
+        with locked(empty) if waits else nullcontext():
+            task = asyncio.create_task(upgrade(empty.target))
+            for _ in range(int(2 ** chance.uniform(0, 12))):
+                await asyncio.sleep(0)
+            task.cancel()
+            await asyncio.wait([task], timeout=10)
+            assert task.cancelled() or (not waits and task.exception() is None)
+        if not waits and dump(empty) != before:
+            break
+        assert dump(empty) == before
+        empty.assert_nothing_left()
+    await upgrade(empty.target)
+
+    assert await check_schema(empty.target) == []
+    assert empty.run("SELECT count(*) FROM models") == [
+        (0 if start == "nothing" else len(hive_files.SOME),)
+    ]
+
+
+async def test_waiting_for_the_lock_can_be_cancelled(empty):
+    """
+    An upgrade that waits for another migrator is cancelled at once, and has done nothing.
+    """
+    await upgrade(empty.target, "0001")
+    before = dump(empty)
+    tries = []
+
+    def tried() -> None:
+        tries.append(1)
+        if len(tries) == 3:
+            task.cancel()
+
+    with locked(empty):
+        task = asyncio.create_task(upgrade(empty.target))
+        with at_statement("BEGIN IMM" if empty.path else "SELECT pg_try_advisory", tried):
+            await asyncio.wait([task], timeout=10)
+        assert task.cancelled()
+
+    assert len(tries) == 3
+    assert dump(empty) == before
+
+
+async def test_a_lock_that_is_never_given_back_ends_the_upgrade(empty):
+    """
+    An upgrade does not wait forever for another migrator: CatalogBusyError, and nothing is done.
+    """
+    await upgrade(empty.target, "0001")
+    before = dump(empty)
+
+    busy = pytest.raises(CatalogBusyError, match=r"waited 0\.[2-9] s")
+    with locked(empty), busy:
+        async with open_catalog(empty.target, timeout_s=0.2):
+            pass
+
+    assert dump(empty) == before
+
+
+@pytest.mark.parametrize("backend", ["asyncpg", "psycopg"])
+async def test_a_reader_that_never_ends_ends_the_upgrade(empty):
+    """
+    A table that somebody reads cannot be changed: an upgrade waits for him as long as it may, for
+    all others wait behind it, and then everything is as it was.
+    """
+    await upgrade(empty.target, "0001")
+    before = dump(empty)
+
+    with psycopg.connect(postgres.dsn(empty.url)) as reader:
+        reader.execute("SELECT count(*) FROM models")
+        start = time.monotonic()
+        with pytest.raises(CatalogBusyError, match="lock timeout"):
+            async with asyncio.timeout(20), open_catalog(empty.target, timeout_s=0.3):
+                pass
+        assert time.monotonic() - start < 10
+
+    assert dump(empty) == before
+    await upgrade(empty.target)
+
+
+async def test_an_upgrade_waits_for_the_migrator_before_it(empty):
+    """
+    While another migrator holds the lock an upgrade waits; when it is given back, it goes on.
+    """
+    await upgrade(empty.target, "0001")
+
+    with locked(empty):
+        task = asyncio.create_task(upgrade(empty.target))
+        done, _ = await asyncio.wait([task], timeout=0.2)
+        assert not done
+    await task
+
+    assert await schema_state(empty.target) == (HEAD, HEAD)
+
+
+async def test_up_to_date_takes_no_lock(database):
+    """
+    Opening a database that is up to date waits for no migrator and no writer.
+    """
+    with locked(database):
+        async with asyncio.timeout(10):
+            await upgrade(database.target)
+            async with open_catalog(database.target) as catalog:
+                assert await catalog.list_models() == []
+
+
+def test_a_url_with_a_password_is_not_in_the_log(empty, caplog):
+    """
+    What an upgrade logs names the database without its password.
+    """
+    if empty.url is None:
+        pytest.skip("a file has no password")
+    secret = make_url(empty.target).set(password="s3cret")
+
+    with caplog.at_level(logging.INFO):
+        asyncio.run(upgrade(secret))
+
+    said = [record.getMessage() for record in caplog.records if record.name.startswith("model_")]
+    assert len(said) == 1
+    assert "s3cret" not in caplog.text

@@ -1,0 +1,669 @@
+"""The status of files against what is recorded: real files, real disks that come and go."""
+
+import asyncio
+import ctypes
+import json
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from conftest import a_model, moment
+
+from model_catalog import (
+    CatalogError,
+    FileRecord,
+    FileState,
+    TooManyMissingError,
+    open_catalog,
+    upgrade,
+)
+from model_catalog.cli.commands.demo import gguf_of
+from model_catalog.repository.operations.check_queries import Holding
+from model_catalog.upkeep import check_models, register_path
+from model_catalog.upkeep.checks import model_check
+from model_catalog.upkeep.checks.file_status import Disks, look
+
+NAME = ("m", "local")
+
+
+async def recorded(catalog, path, reference="m", **options):
+    return (
+        await register_path(catalog, path, provider="local", reference=reference, **options)
+    ).model
+
+
+def a_file(folder, name="m.gguf"):
+    path = folder / name
+    path.write_bytes(gguf_of("llama", context_length=4096))
+    return path
+
+
+def a_set(folder, count=3):
+    for index in range(1, count + 1):
+        a_file(folder, f"m-{index:05}-of-{count:05}.gguf")
+    return folder / f"m-00001-of-{count:05}.gguf"
+
+
+async def state_of(catalog, *name):
+    return (await catalog.get_model(*(name or NAME))).state
+
+
+async def test_what_is_there_is_present(catalog, tmp_path):
+    """
+    A file, a set and a folder that are as they were recorded are nothing to tell of.
+    """
+    await recorded(catalog, a_file(tmp_path), "file")
+    (tmp_path / "shards").mkdir()
+    await recorded(catalog, a_set(tmp_path / "shards"), "shards")
+    await recorded(catalog, tmp_path / "shards", "folder")
+    await catalog.register_model(
+        a_model("plain", local_path=str(tmp_path / "m.gguf"), size_bytes=None)
+    )
+
+    checked = await check_models(catalog)
+
+    assert checked.counts == {FileState.PRESENT: 4}
+    assert checked.findings == ()
+    assert checked.is_as_recorded
+    models = await catalog.list_models()
+    assert {model.state for model in models} == {FileState.PRESENT}
+    assert all(model.checked_at is not None for model in models)
+
+
+def append(path):
+    with path.open("ab") as file:
+        file.write(b"more")
+
+
+def replace(path):
+    other = path.with_name("other")
+    other.write_bytes(bytes(reversed(path.read_bytes())))
+    other.replace(path)
+
+
+def become_a_fifo(path):
+    path.unlink()
+    os.mkfifo(path)
+
+
+def become_a_loop(path):
+    path.unlink()
+    path.symlink_to(path.name)
+
+
+def become_a_folder(path):
+    path.unlink()
+    path.mkdir()
+
+
+@pytest.mark.parametrize(
+    ("change", "state", "detail"),
+    [
+        (Path.unlink, "missing", "is not there"),
+        (lambda path: os.truncate(path, 10), "changed", "has 10 bytes, and"),
+        (append, "changed", "bytes, and"),
+        (replace, "changed", "was written to, replaced or touched"),
+        (lambda path: os.utime(path, ns=(0, 0)), "changed", "written to, replaced or touched"),
+        (become_a_fifo, "changed", "is a FIFO"),
+        (become_a_loop, "unreadable", "ELOOP"),
+        (become_a_folder, "changed", "is a directory"),
+    ],
+    ids=[
+        "gone",
+        "cut off",
+        "appended to",
+        "same size, other bytes",
+        "touched",
+        "a FIFO",
+        "a link to itself",
+        "a folder",
+    ],
+)
+@pytest.mark.parametrize("kind", ["file", "shard", "folder"])
+async def test_what_is_not_as_recorded_is_told_and_comes_back(
+    catalog, tmp_path, kind, change, state, detail
+):
+    """
+    Whatever became of a file is found by its status; once it is back the model is present again.
+    """
+    first = a_file(tmp_path) if kind == "file" else a_set(tmp_path)
+    await recorded(catalog, tmp_path if kind == "folder" else first)
+    path = first if kind == "file" else tmp_path / "m-00003-of-00003.gguf"
+    safe = tmp_path.with_name(f"{tmp_path.name} safe")
+    os.link(path, safe)
+    await recorded(catalog, tmp_path if kind == "folder" else first)
+
+    change(path)
+    checked = await check_models(catalog)
+
+    if kind == "file" and change is become_a_folder:
+        # A folder is a model as well: what is missing is the file in it.
+        state, detail = "missing", "is not there"
+    (finding,) = checked.findings
+    assert (finding.state, finding.before) == (state, FileState.PRESENT)
+    assert detail in finding.detail
+    assert not checked.is_as_recorded
+    model = await catalog.get_model(*NAME)
+    assert (model.state, model.state_detail) == (state, finding.detail)
+    assert (model.missing_since is not None) is (state == "missing")
+
+    if path.is_dir():
+        path.rmdir()
+    elif os.path.lexists(path):
+        path.unlink()
+    safe.rename(path)
+    await recorded(catalog, tmp_path if kind == "folder" else first)
+    assert await state_of(catalog) is FileState.PRESENT
+
+
+async def test_a_model_that_is_back_is_present_by_itself(catalog, tmp_path):
+    """
+    A file that was away and is the same again needs nobody; it was missing since the first check.
+    """
+    path = a_file(tmp_path)
+    await catalog.register_model(
+        a_model("m", provider="local", local_path=str(path), size_bytes=path.stat().st_size)
+    )
+    path.rename(tmp_path / "away")
+    await check_models(catalog)
+    first = await catalog.get_model(*NAME)
+    await check_models(catalog)
+    second = await catalog.get_model(*NAME)
+
+    (tmp_path / "away").rename(path)
+    checked = await check_models(catalog)
+
+    assert first.missing_since == second.missing_since == first.checked_at
+    (finding,) = checked.findings
+    assert (finding.before, finding.state) == (FileState.MISSING, FileState.PRESENT)
+    assert checked.is_as_recorded
+    third = await catalog.get_model(*NAME)
+    assert (third.state, third.state_detail, third.missing_since) == ("present", None, None)
+
+
+async def test_what_is_missing_was_missing_since_the_first_time(catalog, tmp_path):
+    """
+    Also where something else of it is missing since, or its disk was away in between.
+    """
+    paths = [tmp_path / f"m-{n:05}-of-00002.gguf" for n in (1, 2)]
+    a_set(tmp_path, 2)
+    await recorded(catalog, tmp_path)
+    for path in paths:
+        path.unlink()
+        await check_models(catalog)
+        model = await catalog.get_model(*NAME)
+        if path is paths[0]:
+            await catalog.store_found(model, {"missing_since": moment(1)})
+
+    assert "and 1 more" in model.state_detail
+    assert model.missing_since == moment(1)
+
+
+async def test_a_check_touches_no_digest_and_no_row(catalog, tmp_path):
+    """
+    Nothing is forgotten, nor is an expected digest, whatever became of the file.
+    """
+    model = await recorded(catalog, a_file(tmp_path), digest=True)
+    files = await catalog.list_files(*NAME)
+    (tmp_path / "m.gguf").write_bytes(b"other")
+
+    await check_models(catalog)
+    (tmp_path / "m.gguf").unlink()
+    await check_models(catalog)
+
+    after = await catalog.get_model(*NAME)
+    assert (after.digest, after.verified_at) == (model.digest, model.verified_at)
+    assert await catalog.list_files(*NAME) == files
+
+
+@pytest.mark.parametrize("place", ["x" * 300, "no/such/folder", "f/below a file"])
+async def test_a_path_that_cannot_be_is_told_apart_from_one_that_is_gone(catalog, tmp_path, place):
+    """
+    A name that is too long is unreadable; below what is no folder nothing can be.
+    """
+    (tmp_path / "f").write_bytes(b"f")
+    await catalog.register_model(a_model("m", provider="local", local_path=str(tmp_path / place)))
+
+    await check_models(catalog)
+
+    model = await catalog.get_model(*NAME)
+    expected = "unreadable" if place.startswith("x") else "missing"
+    assert model.state == expected
+    assert ("ENAMETOOLONG" in model.state_detail) is (expected == "unreadable")
+
+
+async def test_filters_narrow_a_check(catalog, tmp_path):
+    """
+    What was not asked for was not looked at.
+    """
+    await catalog.register_model(a_model("a", local_path="/nowhere/a"))
+    await catalog.register_model(a_model("b", local_path="/nowhere/b"))
+
+    checked = await check_models(catalog, reference="a")
+
+    assert checked.model_count == 1
+    assert await state_of(catalog, "b", "hf") is FileState.UNCHECKED
+
+
+async def test_a_root_that_is_gone_or_empty_is_offline(catalog, tmp_path):
+    """
+    Of a root that cannot be listed, or holds nothing at all, nothing is learned.
+    """
+    roots = [tmp_path / name for name in ("gone", "empty", "there")]
+    for root in roots:
+        root.mkdir()
+        await recorded(catalog, a_file(root), root.name)
+    await check_models(catalog, roots=roots)
+    shutil.rmtree(roots[0])
+    for root in roots[1:]:
+        (root / "m.gguf").unlink()
+    (roots[2] / "another").touch()
+
+    await check_models(catalog, roots=roots)
+
+    states = {m.reference: m.state for m in await catalog.list_models()}
+    assert states == {"gone": "offline", "empty": "offline", "there": "missing"}
+    missing = await catalog.get_model("there", "local")
+    assert (await catalog.get_model("gone", "local")).missing_since is None
+    assert missing.missing_since is not None
+
+
+def remount(place):
+    subprocess.run(["mount", "-t", "tmpfs", "model-catalog-test", place], check=True)
+
+
+async def test_a_disk_that_is_not_mounted_is_offline(catalog, disk):
+    """
+    The same path that is missing while its disk is there is offline while that is away, and present
+    again with it.
+    """
+    path = a_file(disk)
+    kept = path.read_bytes()
+    await catalog.register_model(
+        a_model("m", provider="local", local_path=str(path), size_bytes=len(kept))
+    )
+    await check_models(catalog)
+    seen = await catalog.get_model(*NAME)
+
+    subprocess.run(["umount", disk], check=True)
+    offline = await check_models(catalog)
+    away = await catalog.get_model(*NAME)
+    remount(disk)
+    path.write_bytes(kept)
+    await check_models(catalog)
+    back = await catalog.get_model(*NAME)
+    path.unlink()
+    await check_models(catalog)
+
+    assert (seen.state, seen.mount_point) == ("present", str(disk))
+    assert offline.counts == {FileState.OFFLINE: 1}
+    assert (away.state, away.missing_since) == ("offline", None)
+    assert str(disk) in away.state_detail
+    assert back.state == "present"
+    assert await state_of(catalog) is FileState.MISSING
+
+
+@pytest.fixture
+def dead(tmp_path):
+    """A mount of a file system whose server has gone: what is asked of it is not connected."""
+    place = tmp_path / "dead"
+    place.mkdir()
+    libc = ctypes.CDLL(None, use_errno=True)
+    try:
+        server = os.open("/dev/fuse", os.O_RDWR)
+    except OSError:
+        pytest.skip("there is no FUSE here")
+    options = f"fd={server},rootmode=40000,user_id=0,group_id=0".encode()
+    failed = libc.mount(b"model-catalog-test", os.fsencode(place), b"fuse", 0, options)
+    os.close(server)
+    if failed:
+        pytest.skip("this process may not mount: run as root, or in `unshare -Urm`")
+    yield place
+    libc.umount2(os.fsencode(place), 2)
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+async def test_a_disk_whose_server_is_gone_is_offline(catalog, dead, kind):
+    """
+    What a dead network disk says of its files is no news of them.
+    """
+    path = dead / "m.gguf" if kind == "file" else dead
+    await catalog.register_model(
+        a_model("m", provider="local", local_path=str(path)),
+        files=[FileRecord("m.gguf", 1, fingerprint="1:1:1:1")],
+    )
+
+    checked = await check_models(catalog)
+
+    assert checked.counts == {FileState.OFFLINE: 1}
+    model = await catalog.get_model(*NAME)
+    assert (model.state, model.missing_since) == (FileState.OFFLINE, None)
+    assert "ENOTCONN" in model.state_detail
+
+
+async def many(catalog, folder, count):
+    for number in range(count):
+        (folder / f"{number}").write_bytes(b"m")
+    await catalog.register_models(
+        a_model(f"{number}", provider="local", local_path=str(folder / f"{number}"), size_bytes=1)
+        for number in range(count)
+    )
+    await check_models(catalog)
+
+
+async def counts(catalog):
+    return {
+        state: count for state in FileState if (count := await catalog.count_models(state=state))
+    }
+
+
+async def test_much_that_goes_missing_at_once_is_asked_about(catalog, tmp_path):
+    """
+    More than half of a root, and more than ten: none is recorded as missing until it is forced, and
+    what else was found is.
+    """
+    await many(catalog, tmp_path, 22)
+    for number in range(12):
+        (tmp_path / f"{number}").unlink()
+    (tmp_path / "20").write_bytes(b"longer")
+
+    with pytest.raises(TooManyMissingError, match="12 of the 22 models") as stopped:
+        await check_models(catalog, roots=[tmp_path])
+    before = await counts(catalog)
+    await check_models(catalog, roots=[tmp_path], force=True)
+
+    error = stopped.value
+    assert (error.group, error.missing_count, error.held_count) == (str(tmp_path), 12, 22)
+    assert before == {FileState.PRESENT: 21, FileState.CHANGED: 1}
+    assert await counts(catalog) == {
+        FileState.PRESENT: 9,
+        FileState.CHANGED: 1,
+        FileState.MISSING: 12,
+    }
+
+
+@pytest.mark.parametrize(("held", "gone"), [(20, 10), (24, 12)], ids=["ten", "half"])
+async def test_few_or_less_than_half_go_missing_unasked(catalog, tmp_path, held, gone):
+    """
+    Ten of anything, and half of anything, is what users delete.
+    """
+    await many(catalog, tmp_path, held)
+    for number in range(gone):
+        (tmp_path / f"{number}").unlink()
+
+    await check_models(catalog, roots=[tmp_path])
+
+    assert (await counts(catalog))[FileState.MISSING] == gone
+
+
+async def test_what_was_missing_before_is_nothing_that_goes(catalog, tmp_path):
+    """
+    A user who deleted ten a day is not asked on the third.
+    """
+    await many(catalog, tmp_path, 30)
+    for day in range(3):
+        for number in range(10 * day, 10 * day + 10):
+            (tmp_path / f"{number}").unlink()
+        await check_models(catalog)
+
+    assert await counts(catalog) == {FileState.MISSING: 30}
+
+
+async def test_one_disk_does_not_speak_for_another(catalog, tmp_path, disk):
+    """
+    What is lost on one mount point is recorded, whatever is suspected of another.
+    """
+    here = tmp_path / "here"
+    here.mkdir()
+    (here / "m").write_bytes(b"m")
+    await catalog.register_model(a_model("here", local_path=str(here / "m"), size_bytes=1))
+    await many(catalog, disk, 12)
+    (here / "m").unlink()
+    for path in disk.iterdir():
+        path.unlink()
+
+    with pytest.raises(TooManyMissingError) as stopped:
+        await check_models(catalog)
+
+    assert stopped.value.group == str(disk)
+    assert await state_of(catalog, "here", "hf") is FileState.MISSING
+    assert (await counts(catalog))[FileState.PRESENT] == 12
+
+
+async def test_other_bytes_that_are_registered_during_a_check_are_not_overwritten(
+    catalog, tmp_path
+):
+    """
+    What was found of the bytes that were recorded before is not recorded of the new ones.
+    """
+    path = a_file(tmp_path)
+    await recorded(catalog, path)
+    path.unlink()
+    found = look(Holding.of(await catalog.holdings(None, 10)), Disks())
+    await catalog.register_model(a_model("m", provider="local", local_path=str(path), size_bytes=9))
+
+    await catalog.store_checks([found], moment(1))
+
+    assert found.state is FileState.MISSING
+    assert await state_of(catalog) is FileState.UNCHECKED
+
+
+async def test_a_model_that_is_registered_during_a_check_is_not_overwritten(catalog, tmp_path):
+    """
+    What was found at the old path is not recorded of the new one.
+    """
+    await catalog.register_model(a_model(local_path="/nowhere"))
+    holding = Holding.of(await catalog.holdings(None, 10))
+    await catalog.register_model(a_model(local_path=str(a_file(tmp_path))))
+
+    found = look(holding, Disks())
+    await catalog.store_checks([found], moment(1))
+    model = await catalog.get_model("TinyLlama-1.1B-Chat-v1.0", "hf")
+
+    assert found.state is FileState.MISSING
+    assert model.state is FileState.UNCHECKED
+    assert (await check_models(catalog)).counts == {FileState.PRESENT: 1}
+
+
+NOBODY = """
+import asyncio, json, os, sys
+from model_catalog import open_catalog
+from model_catalog.upkeep import check_models, register_path, verify_models
+
+async def main(database, *paths):
+    async with open_catalog(database) as catalog:
+        for number, path in enumerate(paths):
+            await register_path(catalog, path, provider="local", reference=str(number))
+        for file in catalog.database_files:
+            if file.exists():
+                file.chmod(0o666)
+        os.setgroups([]); os.setgid(65534); os.setuid(65534)
+        checked = await check_models(catalog)
+        found = {f.ref.reference: [f.state, f.detail] for f in checked.findings}
+        async for each in verify_models(catalog):
+            found[f"verified {each.model.reference}"] = [each.verdict, each.detail]
+        print(json.dumps(found))
+
+asyncio.run(main(*sys.argv[1:]))
+"""
+
+
+@pytest.fixture
+def open_folder():
+    """A folder that everybody may look into, as pytest's own are not."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o777)
+        yield folder
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become nobody")
+def test_what_this_process_may_not_see_is_unreadable(open_folder):
+    """
+    A folder without permission is no reason to think that its files are gone; a file that may not
+    be opened is still seen to be there.
+    """
+    locked = open_folder / "locked"
+    locked.mkdir(mode=0o700)
+    a_file(locked)
+    closed = a_file(open_folder, "closed.gguf")
+    closed.chmod(0o600)
+
+    done = subprocess.run(
+        [sys.executable, "-c", NOBODY, open_folder / "catalog.db", locked / "m.gguf", closed],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert sorted(found) == ["0", "verified 0", "verified 1"]
+    for seen in found.values():
+        assert seen[0] == "unreadable"
+        assert "EACCES" in seen[1]
+
+
+SCANNING = """
+import asyncio, os, sys
+from model_catalog import open_catalog
+from model_catalog.mapping.tables import Model
+from model_catalog.upkeep import check_models, find_moved, register_path, verify_models
+
+async def main(path):
+    folder = os.path.dirname(path)
+    async with open_catalog(path) as catalog:
+        await register_path(catalog, folder, provider="local", reference="all", digest=True)
+        # A model that is missing, and as large as the database is.
+        await catalog.register_model(Model(
+            reference="lost", provider="local", local_path=folder + "/lost/catalog.db",
+            size_bytes=os.stat(path).st_size, digest="0" * 64))
+        await check_models(catalog)
+        async with catalog.transaction() as writing:
+            await writing.record_use("all", "local")
+            await asyncio.gather(scan(catalog, folder))
+            print("scanned", flush=True)
+            sys.stdin.readline()
+
+async def scan(catalog, folder):
+    assert await find_moved(catalog, [folder]) == []
+    # In a task of its own, for what it records waits for the transaction.
+    async def verify():
+        return [each async for each in verify_models(catalog)]
+    verifying = asyncio.create_task(verify())
+    await asyncio.wait([verifying], timeout=1)
+    verifying.cancel()
+    await asyncio.gather(verifying, return_exceptions=True)
+
+asyncio.run(main(sys.argv[1]))
+"""
+
+
+def test_the_lock_survives_a_scan_of_the_databases_own_folder(tmp_path):
+    """
+    Hashing everything that lies beside the database, and looking for a model of its very size, does
+    not open it: the process still holds SQLite's write lock.
+    """
+    path = tmp_path / "catalog.db"
+    asyncio.run(upgrade(path))
+    a_file(tmp_path)
+    with subprocess.Popen(
+        [sys.executable, "-c", SCANNING, path],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as holder:
+        assert holder.stdout.readline() == "scanned\n"
+        with (
+            closing(sqlite3.connect(path, timeout=0, isolation_level=None)) as other,
+            pytest.raises(sqlite3.OperationalError, match="locked"),
+        ):
+            other.execute("BEGIN IMMEDIATE")
+        holder.communicate("\n")
+    assert holder.returncode == 0
+
+
+async def test_the_loop_is_free_while_much_is_checked(tmp_path):
+    """
+    A check of many files holds the event loop for less than 50 ms at a time: counted in the time
+    that its thread computes, for a machine may be busy with others.
+    """
+    async with open_catalog(tmp_path / "catalog.db") as catalog:
+        await many(catalog, tmp_path, 3000)
+        held: list[float] = []
+
+        async def tick():
+            last = time.thread_time()
+            while True:
+                await asyncio.sleep(0)
+                now = time.thread_time()
+                held.append(now - last)
+                last = now
+
+        ticking = asyncio.create_task(tick())
+        await check_models(catalog)
+        ticking.cancel()
+
+    assert max(held) < 0.05
+
+
+async def test_a_page_ends_with_a_whole_model(catalog):
+    """
+    However many files a model has, it is looked at once, with all of them.
+    """
+    for number, files in enumerate((0, 3, 1, 5)):
+        await catalog.register_model(
+            a_model(f"{number}"), files=[FileRecord(f"{n}", 1) for n in range(files)]
+        )
+
+    for limit in (1, 2, 3, 4, 9):
+        seen, last = [], None
+        while rows := await catalog.holdings(last, limit):
+            last = rows[-1][0]
+            ids = [row[0] for row in rows]
+            seen += [(each, ids.count(each)) for each in dict.fromkeys(ids)]
+        assert [count for _, count in seen] == [1, 3, 1, 5], limit
+
+
+@pytest.mark.parametrize("batch", [10, 1000], ids=["of several", "the last"])
+async def test_a_check_that_cannot_be_recorded_says_so_and_leaves_nothing(
+    tmp_path, monkeypatch, batch
+):
+    """
+    However many batches were looked at by then; no task goes on behind the caller's back.
+    """
+    monkeypatch.setattr(model_check, "BATCH", batch)
+    async with open_catalog(tmp_path / "catalog.db") as catalog:
+        await many(catalog, tmp_path, 45)
+        with closing(sqlite3.connect(tmp_path / "catalog.db")) as raw:
+            raw.execute(
+                "CREATE TRIGGER refuse BEFORE UPDATE ON models"
+                " BEGIN SELECT RAISE(ABORT, 'of a disk that is broken'); END"
+            )
+        tasks = asyncio.all_tasks()
+
+        with pytest.raises(CatalogError, match="of a disk that is broken"):
+            await check_models(catalog)
+
+        assert asyncio.all_tasks() == tasks
+
+
+async def test_every_batch_is_recorded_when_a_check_returns(tmp_path, monkeypatch):
+    """
+    The last one too, which is recorded while nothing more is looked at.
+    """
+    monkeypatch.setattr(model_check, "BATCH", 10)
+    async with open_catalog(tmp_path / "catalog.db") as catalog:
+        await catalog.register_models(
+            a_model(f"{number}", local_path=str(tmp_path)) for number in range(35)
+        )
+
+        assert (await check_models(catalog)).counts == {FileState.PRESENT: 35}
+        assert await catalog.count_models(state=FileState.PRESENT) == 35

@@ -1,0 +1,470 @@
+"""What lies at a path is looked at, and then recorded."""
+
+import asyncio
+import hashlib
+import json
+import os
+import pickle
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from model_catalog import (
+    FileChangedError,
+    InvalidModelError,
+    ModelNotFoundError,
+    NotAFileError,
+    ProtectedFileError,
+    open_catalog,
+    upgrade,
+)
+from model_catalog.cli.commands.demo import gguf_of
+from model_catalog.upkeep import accept_model, check_models, register_path, verify_models
+
+FIXTURES = Path(
+    os.environ.get(
+        "MODEL_CATALOG_TEST_FIXTURES",
+        Path(__file__).parents[2].parent / "shared" / "fixtures",
+    )
+)
+
+
+async def test_a_file_is_recorded_with_its_size_and_its_claims(catalog, tmp_path):
+    """
+    What the header says is a claim; the path is recorded whole.
+    """
+    path = tmp_path / "m.gguf"
+    path.write_bytes(gguf_of("llama", context_length=4096))
+
+    recorded = await register_path(catalog, path, provider="local", reference="m")
+
+    assert recorded.reasons == ()
+    model = await catalog.get_model("m", "local")
+    assert (model.local_path, model.size_bytes) == (str(path), path.stat().st_size)
+    assert (model.format, model.architecture, model.quantization) == ("gguf", "llama", "F32")
+    assert (model.context_length, model.parameter_count) == (4096, 8)
+    assert model.claimed_architecture == "llama"
+
+
+async def test_the_users_word_outlives_another_look(catalog, tmp_path):
+    """
+    Looking again replaces what was claimed, and nothing that was said or attached.
+    """
+    path = tmp_path / "m.gguf"
+    path.write_bytes(gguf_of("llama", context_length=4096))
+    await register_path(catalog, path, provider="local", reference="m")
+    await catalog.update_model("m", "local", architecture="my llama", description="mine")
+    await catalog.tag_model("m", "local", "chat")
+
+    path.write_bytes(b"no header at all")
+    recorded = await register_path(catalog, path, provider="local", reference="m")
+
+    model = recorded.model
+    assert (model.architecture, model.claimed_architecture) == ("my llama", None)
+    assert (model.context_length, model.tags, model.description) == (None, ("chat",), "mine")
+    assert (model.size_bytes, model.download_count) == (16, 2)
+    assert recorded.reasons
+
+
+async def test_a_folder_is_one_model(catalog, tmp_path):
+    """
+    Its files together are its size; config.json fills in what the headers do not say.
+    """
+    header = json.dumps({"w": {"dtype": "F16", "shape": [2], "data_offsets": [0, 4]}}).encode()
+    weights = len(header).to_bytes(8, "little") + header + bytes(4)
+    (tmp_path / "model.safetensors").write_bytes(weights)
+    config = json.dumps({"model_type": "qwen2", "max_position_embeddings": 32768})
+    (tmp_path / "config.json").write_text(config)
+
+    recorded = await register_path(catalog, tmp_path, provider="hf", reference="m", version="v1")
+
+    model = recorded.model
+    assert recorded.reasons == ()
+    assert model.size_bytes == len(weights) + len(config)
+    assert (model.format, model.architecture, model.context_length) == (
+        "safetensors",
+        "qwen2",
+        32768,
+    )
+    assert (model.version, model.parameter_count) == ("v1", 2)
+
+
+async def test_a_set_that_is_not_whole_is_recorded_and_told_of(catalog, tmp_path):
+    """
+    A missing shard is a reason, not an error.
+    """
+    (tmp_path / "m-00001-of-00002.gguf").write_bytes(gguf_of("llama", context_length=1))
+
+    recorded = await register_path(
+        catalog, tmp_path / "m-00001-of-00002.gguf", provider="local", reference="m"
+    )
+
+    assert any("m-00002-of-00002.gguf" in reason for reason in recorded.reasons)
+    assert await catalog.find_model("m", "local") is not None
+
+
+@pytest.mark.parametrize(
+    ("name", "error"),
+    [("missing", FileNotFoundError), ("pipe", NotAFileError), ("loop", OSError)],
+)
+async def test_what_cannot_be_looked_at_is_not_recorded(catalog, tmp_path, name, error):
+    """
+    No file, a FIFO or a link to itself: an error, and no row.
+    """
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "loop").symlink_to("loop")
+
+    with pytest.raises(error):
+        await register_path(catalog, tmp_path / name, provider="local", reference="m")
+
+    assert await catalog.list_models() == []
+
+
+async def test_a_bad_name_is_refused(catalog, tmp_path):
+    """
+    The rules for what may be stored are those of register_model.
+    """
+    (tmp_path / "m.bin").write_bytes(b"m")
+
+    with pytest.raises(InvalidModelError, match="provider ' ' is blank"):
+        await register_path(catalog, tmp_path / "m.bin", provider=" ", reference="m")
+
+
+LOCKED = """
+import asyncio, os, sqlite3, sys
+from model_catalog import ProtectedFileError, open_catalog
+from model_catalog.upkeep import accept_model, check_models, register_path, verify_models
+
+async def main():
+    async with open_catalog(sys.argv[1]) as catalog, catalog.transaction() as writing:
+        try:
+            await register_path(catalog, sys.argv[1], provider="p", reference="r")
+        except ProtectedFileError:
+            print("refused", flush=True)
+        if sys.argv[2] == "folder":
+            # Reading a folder opens the files in it, and must step over this one.
+            from model_catalog.upkeep.worker_threads import identities
+            from model_catalog.files.model_description import describe
+            describe(os.path.dirname(sys.argv[1]), forbidden=identities(catalog.database_files))
+        print("looked", flush=True)
+        sys.stdin.readline()
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("what", ["file", "folder"])
+def test_the_catalogs_own_lock_outlives_a_look_at_its_folder(tmp_path, what):
+    """
+    A process that holds SQLite's write lock still holds it after it was asked to look at its own
+    database, and at the folder that lies in.
+    """
+    path = tmp_path / "catalog.db"
+    asyncio.run(upgrade(path))
+    (tmp_path / "m.gguf").write_bytes(gguf_of("llama", context_length=1))
+    with subprocess.Popen(
+        [sys.executable, "-c", LOCKED, path, what],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as holder:
+        assert holder.stdout.readline() == "refused\n"
+        assert holder.stdout.readline() == "looked\n"
+
+        with (
+            closing(sqlite3.connect(path, timeout=0, isolation_level=None)) as other,
+            pytest.raises(sqlite3.OperationalError, match="locked"),
+        ):
+            other.execute("BEGIN IMMEDIATE")
+        holder.communicate("\n")
+    assert holder.returncode == 0
+
+
+async def test_a_look_that_is_cancelled_records_nothing(tmp_path, catalog):
+    """
+    The thread is asked to stop, and the caller does not wait for a row that nobody wants.
+    """
+    (tmp_path / "m.gguf").write_bytes(gguf_of("llama", context_length=1))
+    look = asyncio.create_task(
+        register_path(catalog, tmp_path / "m.gguf", provider="local", reference="m")
+    )
+    await asyncio.sleep(0)
+
+    look.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await look
+
+    assert await catalog.list_models() == []
+
+
+@pytest.mark.skipif(not FIXTURES.is_dir(), reason="no real model files beside this checkout")
+async def test_real_model_files_are_recorded(tmp_path):
+    """
+    Files that other programs wrote are known by what they say.
+    """
+    async with open_catalog(tmp_path / "catalog.db") as catalog:
+        bert = await register_path(
+            catalog, FIXTURES / "ggml-vocab-bert-bge.gguf", provider="hf", reference="bge"
+        )
+        voices = await register_path(
+            catalog, FIXTURES / "voices.safetensors", provider="hf", reference="voices"
+        )
+        shards = await register_path(
+            catalog, FIXTURES / "synthetic" / "tiny-sharded", provider="local", reference="tiny"
+        )
+
+    assert (bert.model.format, bert.model.architecture) == ("gguf", "bert")
+    assert bert.model.context_length == 512
+    assert voices.model.format == "safetensors"
+    assert shards.model.format == "safetensors"
+    assert shards.reasons == ()
+
+
+def test_the_database_is_protected_by_what_it_is(tmp_path):
+    """
+    A hard link to it is the same file, whatever it is called.
+    """
+
+    async def look():
+        async with open_catalog(tmp_path / "catalog.db") as catalog:
+            os.link(tmp_path / "catalog.db", tmp_path / "model.gguf")
+            with pytest.raises(ProtectedFileError):
+                await register_path(
+                    catalog, tmp_path / "model.gguf", provider="local", reference="m"
+                )
+
+    asyncio.run(look())
+
+
+NAME = ("m", "local")
+
+
+async def recorded(catalog, path, **options):
+    return (await register_path(catalog, path, provider="local", reference="m", **options)).model
+
+
+def sha256(content):
+    return "sha256:" + hashlib.sha256(content).hexdigest()
+
+
+def a_folder(folder):
+    """Files whose names sort otherwise by a locale than by their bytes."""
+    for name in ("b.bin", "A.bin", "\u00e4.bin", "inner/c.bin", "inner-d.bin"):
+        path = folder / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(name.encode())
+    return folder
+
+
+def printed_by_sha256sum(folder):
+    command = "find . -type f | sed s,^./,, | LC_ALL=C sort | xargs -d'\\n' sha256sum | sha256sum"
+    done = subprocess.run(
+        command, shell=True, cwd=folder, capture_output=True, text=True, check=True
+    )
+    return "sha256:" + done.stdout.split()[0]
+
+
+@pytest.mark.parametrize("how", ["registered", "verified", "accepted"])
+async def test_a_folders_digest_is_what_sha256sum_prints(catalog, tmp_path, how):
+    """
+    The digest of several files is that of the lines of `sha256sum` in the order of their names'
+    bytes, whoever reads them.
+    """
+    (tmp_path / "folder").mkdir()
+    folder = a_folder(tmp_path / "folder")
+    await recorded(catalog, folder, digest=how == "registered")
+    if how == "verified":
+        assert [each.verdict async for each in verify_models(catalog)] == ["ok"]
+    elif how == "accepted":
+        await accept_model(catalog, *NAME)
+
+    model = await catalog.get_model(*NAME)
+    assert model.digest == printed_by_sha256sum(folder)
+    files = await catalog.list_files(*NAME)
+    assert [file.path for file in files] == [
+        "A.bin",
+        "b.bin",
+        "inner-d.bin",
+        "inner/c.bin",
+        "\u00e4.bin",
+    ]
+    for file in files:
+        content = (folder / file.path).read_bytes()
+        assert (file.digest, file.size_bytes) == (sha256(content), len(content))
+        assert file.found_digest is None
+        assert file.hashed_at <= model.verified_at
+
+
+async def test_the_rows_of_files_hold_what_was_found(catalog, database, tmp_path):
+    """
+    A row a file, with its path inside the model, what it is for, its size and its fingerprint.
+    """
+    (tmp_path / "folder" / "inner").mkdir(parents=True)
+    folder = tmp_path / "folder"
+    (folder / "inner" / "m.gguf").write_bytes(gguf_of("llama", context_length=1))
+    (folder / "config.json").write_text("{}")
+
+    await recorded(catalog, folder)
+
+    rows = database.run(
+        "SELECT path, role, size_bytes, digest, fingerprint, hashed_at FROM model_files"
+        " ORDER BY path"
+    )
+    expected = []
+    for name, role in (("config.json", "config"), ("inner/m.gguf", "weights")):
+        seen = (folder / name).stat()
+        fingerprint = f"{seen.st_size}:{seen.st_mtime_ns}:{seen.st_ctime_ns}:{seen.st_ino}"
+        expected.append((name, role, seen.st_size, None, fingerprint, None))
+    assert rows == expected
+
+
+async def test_progress_is_told_while_a_digest_is_read(tmp_path):
+    """
+    Up to all bytes, in the loop; without a digest nothing is read and nothing told.
+    """
+    (tmp_path / "m.bin").write_bytes(b"x" * 3_000_000)
+    told = []
+    async with open_catalog(tmp_path / "catalog.db") as catalog:
+        await recorded(catalog, tmp_path / "m.bin", on_progress=told.append)
+        assert told == []
+        await recorded(catalog, tmp_path / "m.bin", digest=True, on_progress=told.append)
+        await asyncio.sleep(0)
+
+    assert (told[-1].done_bytes, told[-1].total_bytes) == (3_000_000, 3_000_000)
+
+
+async def test_a_file_that_is_written_to_between_header_and_digest_is_refused(tmp_path):
+    """
+    A model that is written to while its files are hashed one by one is not recorded with the header
+    of the old bytes and the digest of the new.
+    """
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    with (folder / "a.bin").open("wb") as file:
+        file.truncate(128 * 1024 * 1024)
+    (folder / "b.bin").write_bytes(b"before")
+
+    def write(progress):
+        (folder / "b.bin").write_bytes(b"after")
+
+    async with open_catalog(tmp_path / "catalog.db") as catalog:
+        with pytest.raises(FileChangedError, match=r"b\.bin"):
+            await recorded(catalog, folder, digest=True, on_progress=write)
+
+        assert await catalog.list_models() == []
+
+
+async def test_looking_again_keeps_what_is_still_true(catalog, tmp_path):
+    """
+    Of files that are the same the digests, and that they were verified, are known still; without
+    reading, a file of the same size keeps its expected digest, and was not verified.
+    """
+    path = tmp_path / "m.bin"
+    path.write_bytes(b"right")
+    first = await recorded(catalog, path, digest=True)
+    again = await recorded(catalog, path)
+    path.write_bytes(b"wrong")
+    touched = await recorded(catalog, path)
+
+    assert (again.digest, again.verified_at) == (first.digest, first.verified_at)
+    assert again.verified_at is not None
+    assert (touched.digest, touched.verified_at) == (first.digest, None)
+    (found,) = [each async for each in verify_models(catalog)]
+    assert found.verdict == "mismatch"
+    assert found.model.digest == sha256(b"right")
+
+
+async def test_a_mismatch_outlives_another_look(catalog, database, tmp_path):
+    """
+    What was found damaged stays so when it is registered again without having been read.
+    """
+    path = tmp_path / "m.bin"
+    path.write_bytes(b"right")
+    await recorded(catalog, path, digest=True)
+    path.write_bytes(b"wrong")
+    seen = path.stat()
+    fingerprint = f"{seen.st_size}:{seen.st_mtime_ns}:{seen.st_ctime_ns}:{seen.st_ino}"
+    database.run("UPDATE model_files SET fingerprint = ?", fingerprint)
+    assert [each.verdict async for each in verify_models(catalog)] == ["mismatch"]
+
+    model = await recorded(catalog, path)
+
+    assert (model.digest, model.found_digest) == (sha256(b"right"), sha256(b"wrong"))
+    (file,) = await catalog.list_files(*NAME)
+    assert file.is_damaged
+    assert not (await check_models(catalog)).is_as_recorded
+
+
+async def test_other_bytes_are_taken_when_they_are_accepted(catalog, tmp_path):
+    """
+    The digest, the size, the files and the claims are those of what lies there; it is no download,
+    and what the user said stays.
+    """
+    path = tmp_path / "m.gguf"
+    path.write_bytes(gguf_of("llama", context_length=1))
+    await recorded(catalog, path, digest=True)
+    await catalog.update_model(*NAME, description="mine")
+    path.write_bytes(gguf_of("gemma", context_length=2) + b"longer")
+
+    accepted = await accept_model(catalog, *NAME)
+
+    model = await catalog.get_model(*NAME)
+    assert (model.digest, model.size_bytes) == (sha256(path.read_bytes()), path.stat().st_size)
+    assert (model.architecture, model.context_length) == ("gemma", 2)
+    assert (model.description, model.download_count) == ("mine", 1)
+    assert (model.state, model.verified_at) == ("present", accepted.model.verified_at)
+    assert (await check_models(catalog)).is_as_recorded
+
+
+async def test_what_is_not_there_cannot_be_accepted(catalog, tmp_path):
+    """
+    No model, no file: an error, and the expected digest as it was.
+    """
+    path = tmp_path / "m.bin"
+    path.write_bytes(b"right")
+    with pytest.raises(ModelNotFoundError):
+        await accept_model(catalog, *NAME)
+    await recorded(catalog, path, digest=True)
+    path.unlink()
+
+    with pytest.raises(FileNotFoundError):
+        await accept_model(catalog, *NAME)
+
+    assert (await catalog.get_model(*NAME)).digest == sha256(b"right")
+
+
+async def test_a_pickle_is_recorded_as_unsafe(catalog, tmp_path):
+    """
+    By its bytes, whatever it is called; what has none in it is not.
+    """
+    (tmp_path / "harmless.gguf").write_bytes(pickle.dumps({"weights": [1, 2, 3]}, protocol=2))
+    (tmp_path / "m.gguf").write_bytes(gguf_of("llama", context_length=1))
+
+    unsafe = await recorded(catalog, tmp_path / "harmless.gguf", version="pickle")
+    safe = await recorded(catalog, tmp_path / "m.gguf", version="gguf")
+
+    assert (unsafe.unsafe, safe.unsafe) == (True, False)
+    assert (await catalog.get_model("m", "local", "pickle")).unsafe
+
+
+async def test_a_name_that_is_no_text_is_recorded_and_hashed(catalog, tmp_path):
+    """
+    A file whose name is no UTF-8 is one of the model, by the bytes it has on the disk.
+    """
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for name in (b"\xff.bin", b"a.bin"):
+        Path(os.fsdecode(os.fsencode(folder) + b"/" + name)).write_bytes(name)
+
+    model = await recorded(catalog, folder, digest=True)
+
+    assert model.digest == printed_by_sha256sum(folder)
+    assert [os.fsencode(file.path) for file in await catalog.list_files(*NAME)] == [
+        b"a.bin",
+        b"\xff.bin",
+    ]
+    assert (await check_models(catalog)).is_as_recorded
