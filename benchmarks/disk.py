@@ -24,7 +24,7 @@ from model_catalog.files.digest import sha256
 from model_catalog.files.fingerprint import fingerprint
 from model_catalog.files.formats.header_reader import read_header
 from model_catalog.upkeep import check_models, register_path
-from model_catalog.upkeep.checks.file_status import Disks, Seen, look_through
+from model_catalog.upkeep.checks.file_status import MountCache, StatusSummary, check_statuses
 from model_catalog.upkeep.checks.model_check import BATCH
 
 HELD_AT_MOST_S: Final = 0.05
@@ -77,7 +77,7 @@ async def headers(folder: Path, sizes: Sizes) -> Mapping[str, Result]:
     except ImportError:
         return {}
     path = folder / "tokenizer.gguf"
-    path.write_bytes(gguf_of(sizes.tokens))
+    path.write_bytes(make_gguf(sizes.tokens))
     result = await in_turns(
         {"gguf": lambda: GGUFReader(path), "ours": lambda: read_header(path)},
         max(2, sizes.rounds // 2),
@@ -85,7 +85,7 @@ async def headers(folder: Path, sizes: Sizes) -> Mapping[str, Result]:
     return {titles(sizes)["header"]: result}
 
 
-def gguf_of(tokens: int) -> bytes:
+def make_gguf(tokens: int) -> bytes:
     """A GGUF file of version 3 that has a tokenizer and no weights."""
 
     def text(value: str) -> bytes:
@@ -200,12 +200,12 @@ async def record(catalog: ModelCatalog, database: Path, paths: list[str], files_
         )
 
 
-async def all_pages(catalog: ModelCatalog) -> list[Seen]:
+async def all_pages(catalog: ModelCatalog) -> list[StatusSummary]:
     """What a check sees, a batch each."""
-    disks, found, last = Disks(), [], None
+    disks, found, last = MountCache(), [], None
     while rows := await catalog.holdings(last, BATCH):
         last = rows[-1][0]
-        found.append(look_through(rows, disks, lambda: False))
+        found.append(check_statuses(rows, disks, lambda: False))
     return found
 
 

@@ -18,7 +18,7 @@ from typing import Any, Final, TypeAlias
 from hypothesis import strategies as st
 
 from model_catalog import InvalidModelError, ModelCatalog, Sort, open_catalog
-from model_catalog.domain.fields import CLAIMABLE
+from model_catalog.domain.fields import HEADER_FIELDS
 from model_catalog.domain.ndjson import HEADER
 from model_catalog.repository.statements.filters import Filters
 
@@ -50,8 +50,8 @@ def _corpus() -> list[dict[str, Any]]:
 
     models = []
     for number in range(60):
-        model = {name: one_of(_WORDS) for name in CLAIMABLE}
-        model |= {f"claimed_{name}": one_of(_WORDS) for name in CLAIMABLE}
+        model = {name: one_of(_WORDS) for name in HEADER_FIELDS}
+        model |= {f"claimed_{name}": one_of(_WORDS) for name in HEADER_FIELDS}
         for name in ("context_length", "parameter_count"):
             model |= {name: one_of(_NUMBERS), f"claimed_{name}": one_of(_NUMBERS)}
         model |= {name: one_of(_DIGESTS) for name in ("digest", "found_digest")}

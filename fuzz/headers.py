@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from fuzz.cost import bounded
 from model_catalog import BadHeaderError
-from model_catalog.domain.fields import CHANGEABLE, CLAIMABLE
+from model_catalog.domain.fields import HEADER_FIELDS, UPDATABLE_FIELDS
 from model_catalog.files.formats.header_reader import Header, read_header
 
 sys.path.append(str(Path(__file__).parent.parent / "tests" / "files"))
@@ -155,6 +155,6 @@ def _read(path: str) -> str:
 
 def _check_claims(header: Header) -> None:
     """Whatever a header says may be recorded as its claim."""
-    for name in CLAIMABLE:
+    for name in HEADER_FIELDS:
         value = getattr(header, name)
-        assert CHANGEABLE[f"claimed_{name}"](name, value) == value, (name, value)
+        assert UPDATABLE_FIELDS[f"claimed_{name}"](name, value) == value, (name, value)

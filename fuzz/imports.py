@@ -16,7 +16,7 @@ from typing import Any, Final
 from hypothesis import strategies as st
 
 from model_catalog import InvalidImportError, ModelCatalog, open_catalog
-from model_catalog.domain.fields import WHOLE
+from model_catalog.domain.fields import IMPORT_FIELDS
 from model_catalog.domain.ndjson import HEADER
 
 IS_RAW: Final = True
@@ -32,7 +32,7 @@ _TEXTS: Final = (
 )
 _NUMBERS: Final = (0, 1, -1, 2**31, 2**53 + 1, 2**63 - 1, 2**63, 2**64, 10**400, 1.0, 1e308, 0.5)
 _OTHERS: Final = (None, True, False, [], {}, [[]], [1], ["a", "A"], {"a": 1})
-_NAMES: Final = (*WHOLE, "tags", "aliases", "files", "id", "nothing")
+_NAMES: Final = (*IMPORT_FIELDS, "tags", "aliases", "files", "id", "nothing")
 _FILE: Final = {"path": "a/b.gguf", "size_bytes": 7, "role": "weights", "digest": _DIGEST}
 _MODEL: Final = {
     "provider": "hf",

@@ -9,19 +9,19 @@ from alembic import context
 from alembic.util import CommandError
 from sqlalchemy import Connection
 
-from model_catalog.connection.open_database import opened
-from model_catalog.connection.target import ENVIRONMENT, locate
+from model_catalog.connection.open_database import open_database
+from model_catalog.connection.target import ENVIRONMENT, resolve_target
 from model_catalog.errors import CatalogError
 from model_catalog.mapping.tables import Base
 from model_catalog.schema.migrate import (
     VERSION_TABLE,
-    comparison,
+    autogenerate_options,
+    backup_if_needed,
     current_revision,
-    keep_copy,
-    mark,
-    recognise,
+    detect_revision,
+    set_application_id,
 )
-from model_catalog.schema.migration_lock import exclusive
+from model_catalog.schema.migration_lock import migration_transaction
 
 config = context.config
 
@@ -36,7 +36,7 @@ def options(dialect: str) -> dict[str, Any]:
         "target_metadata": Base.metadata,
         "version_table": VERSION_TABLE,
         "render_as_batch": True,
-        **comparison(dialect),
+        **autogenerate_options(dialect),
     }
 
 
@@ -50,22 +50,22 @@ async def run_from_the_shell() -> None:
     # Only what is about to write a schema may make a file to write it in.
     command = config.cmd_opts.cmd[0].__name__ if config.cmd_opts is not None else ""
     try:
-        async with opened(target(), create=command in ("upgrade", "stamp")) as database:
+        async with open_database(target(), create=command in ("upgrade", "stamp")) as database:
             # The lock writes to a file; another program's is refused before that.
             await current_revision(database)
-            async with exclusive(database.engine, database.name) as connection:
-                await connection.run_sync(recognise, database)
+            async with migration_transaction(database.engine, database.name) as connection:
+                await connection.run_sync(detect_revision, database)
                 if command in ("upgrade", "downgrade"):
-                    await keep_copy(connection, database, config.cmd_opts.revision)
+                    await backup_if_needed(connection, database, config.cmd_opts.revision)
                 await connection.run_sync(run)
                 if command == "upgrade":
-                    await connection.run_sync(mark, database)
+                    await connection.run_sync(set_application_id, database)
     except CatalogError as error:
         raise CommandError(str(error)) from error
 
 
 def print_sql() -> None:
-    url = locate(target()).url
+    url = resolve_target(target()).url
     dialect = url.get_backend_name()
     context.configure(
         url=url,

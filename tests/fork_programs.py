@@ -17,7 +17,7 @@ from sqlalchemy import make_url
 from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
 
 from model_catalog import CatalogError, ModelCatalog, open_catalog, prepare_engine
-from model_catalog.connection.target import locate
+from model_catalog.connection.target import resolve_target
 
 WATCH_S = 8.0
 """After this long without a word a child hangs. It is killed."""
@@ -169,7 +169,7 @@ async def leave_inside(target: str) -> object:
 
 async def use_a_hosts(target: str) -> object:
     """The child calls a catalog over the engine of a host, with all connections of its pool."""
-    url = make_url(target) if "://" in target else locate(target).url
+    url = make_url(target) if "://" in target else resolve_target(target).url
     engine = create_async_engine(url)
     prepare_engine(engine)
     catalog = ModelCatalog(async_sessionmaker(engine), timeout_s=1)

@@ -9,8 +9,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from model_catalog.backups.restore import Restored, backup, restore
-    from model_catalog.backups.salvage import Repaired, Saved, repair
+    from model_catalog.backups.restore import RestoreResult, backup, restore
+    from model_catalog.backups.salvage import RepairedTable, RepairReport, repair
     from model_catalog.connection.engines import prepare_engine
     from model_catalog.connection.sqlite_pragmas import Durability
     from model_catalog.connection.target import Target
@@ -50,15 +50,29 @@ if TYPE_CHECKING:
         UpgradeFailedError,
         WrongLoopError,
     )
-    from model_catalog.execution.sqlite_threads.inline_reader import Reads
+    from model_catalog.execution.sqlite_threads.inline_reader import ReadMode
     from model_catalog.mapping.tables import Model
     from model_catalog.opening import open_catalog
-    from model_catalog.repository.model_catalog import Changes, ModelCatalog, Stats, Tally
-    from model_catalog.repository.operations.export_import import Imported
+    from model_catalog.repository.model_catalog import (
+        CatalogStats,
+        ModelCatalog,
+        ModelChanges,
+        ModelTotals,
+    )
+    from model_catalog.repository.operations.export_import import ImportResult
     from model_catalog.repository.operations.labels import Alias, TagCount
     from model_catalog.repository.statements.filters import Filters
     from model_catalog.repository.statements.pagination import Sort
     from model_catalog.schema.migrate import check_schema, downgrade, schema_state, upgrade
+
+    Changes = ModelChanges
+    Imported = ImportResult
+    Reads = ReadMode
+    Repaired = RepairReport
+    Restored = RestoreResult
+    Saved = RepairedTable
+    Stats = CatalogStats
+    Tally = ModelTotals
 
 __all__ = [
     "Alias",
@@ -72,8 +86,8 @@ __all__ = [
     "CatalogInUseError",
     "CatalogReadOnlyError",
     "CatalogReplacedError",
+    "CatalogStats",
     "CatalogUnavailableError",
-    "Changes",
     "DigestMismatchError",
     "Durability",
     "FileChangedError",
@@ -81,31 +95,31 @@ __all__ = [
     "FileState",
     "Filters",
     "ForeignDatabaseError",
-    "Imported",
+    "ImportResult",
     "InvalidImportError",
     "InvalidKeyError",
     "InvalidModelError",
     "InvalidTargetError",
     "Model",
     "ModelCatalog",
+    "ModelChanges",
     "ModelNotFoundError",
     "ModelRef",
     "ModelRow",
+    "ModelTotals",
     "NotAFileError",
     "NotInstalledError",
     "ProtectedFileError",
-    "Reads",
-    "Repaired",
-    "Restored",
-    "Saved",
+    "ReadMode",
+    "RepairReport",
+    "RepairedTable",
+    "RestoreResult",
     "SchemaOutOfDateError",
     "SchemaTooNewError",
     "Sort",
-    "Stats",
     "StoppedError",
     "StorageFullError",
     "TagCount",
-    "Tally",
     "Target",
     "TooManyMissingError",
     "TransactionError",
@@ -123,26 +137,26 @@ __all__ = [
     "upgrade",
 ]
 
-_ROOMS = {
+_MODULES = {
     "Alias": "repository.operations.labels",
-    "Changes": "repository.model_catalog",
+    "ModelChanges": "repository.model_catalog",
     "Durability": "connection.sqlite_pragmas",
     "FileRecord": "domain.file_record",
     "FileState": "domain.file_record",
     "Filters": "repository.statements.filters",
-    "Imported": "repository.operations.export_import",
+    "ImportResult": "repository.operations.export_import",
     "Model": "mapping.tables",
     "ModelCatalog": "repository.model_catalog",
     "ModelRef": "domain.model_ref",
     "ModelRow": "domain.model_row",
-    "Reads": "execution.sqlite_threads.inline_reader",
-    "Repaired": "backups.salvage",
-    "Restored": "backups.restore",
-    "Saved": "backups.salvage",
+    "ReadMode": "execution.sqlite_threads.inline_reader",
+    "RepairReport": "backups.salvage",
+    "RestoreResult": "backups.restore",
+    "RepairedTable": "backups.salvage",
     "Sort": "repository.statements.pagination",
-    "Stats": "repository.model_catalog",
+    "CatalogStats": "repository.model_catalog",
     "TagCount": "repository.operations.labels",
-    "Tally": "repository.model_catalog",
+    "ModelTotals": "repository.model_catalog",
     "Target": "connection.target",
     "backup": "backups.restore",
     "check_schema": "schema.migrate",
@@ -156,12 +170,26 @@ _ROOMS = {
 }
 
 
+# Names of release 0.1.0 that have a clearer name now. They keep working.
+_RENAMED = {
+    "Changes": "ModelChanges",
+    "Imported": "ImportResult",
+    "Reads": "ReadMode",
+    "Repaired": "RepairReport",
+    "Restored": "RestoreResult",
+    "Saved": "RepairedTable",
+    "Stats": "CatalogStats",
+    "Tally": "ModelTotals",
+}
+
+
 # SQLAlchemy takes half a second to import, and `model-catalog --help` needs none of it: a name is
 # fetched from its room when it is first asked for.
 def __getattr__(name: str) -> Any:
+    name = _RENAMED.get(name, name)
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{_ROOMS.get(name, 'errors')}"), name)
+    value = getattr(import_module(f"{__name__}.{_MODULES.get(name, 'errors')}"), name)
     globals()[name] = value
     return value
 

@@ -7,18 +7,18 @@ from contextlib import asynccontextmanager
 
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
 
-from model_catalog.concurrency.completion import to_its_end
-from model_catalog.concurrency.ownership import Home
-from model_catalog.connection.open_database import opened
-from model_catalog.connection.sqlite_pragmas import Durability, require_durability
+from model_catalog.concurrency.completion import run_to_completion
+from model_catalog.concurrency.ownership import LoopOwner
+from model_catalog.connection.open_database import open_database
+from model_catalog.connection.sqlite_pragmas import Durability, validate_durability
 from model_catalog.connection.target import Target
 from model_catalog.domain import validation
-from model_catalog.execution.postgres_executor import Server
-from model_catalog.execution.session_executor import Sessions
-from model_catalog.execution.sqlite_threads.inline_reader import Reads, require_reads
-from model_catalog.execution.sqlite_threads.thread_executor import Lanes
+from model_catalog.execution.postgres_executor import PostgresExecutor
+from model_catalog.execution.session_executor import SessionExecutor
+from model_catalog.execution.sqlite_threads.inline_reader import ReadMode, validate_read_mode
+from model_catalog.execution.sqlite_threads.thread_executor import ThreadExecutor
 from model_catalog.repository.model_catalog import ModelCatalog
-from model_catalog.schema.migrate import bring_to, require_head
+from model_catalog.schema.migrate import migrate_to, require_current_schema
 
 
 @asynccontextmanager
@@ -29,7 +29,7 @@ async def open_catalog(
     create: bool = True,
     timeout_s: float = 30.0,
     durability: Durability = "full",
-    reads: Reads = "threads",
+    reads: ReadMode = "threads",
 ) -> AsyncIterator[ModelCatalog]:
     """
     Open a catalog, and close it when the block ends.
@@ -57,33 +57,33 @@ async def open_catalog(
     ForeignDatabaseError, SchemaTooNewError, and what `upgrade` raises. A password in a URL is in
     none of their messages.
     """
-    require_durability(durability)
-    require_reads(reads)
+    validate_durability(durability)
+    validate_read_mode(reads)
     validation.seconds("timeout_s", timeout_s)
-    waiting = opened(target, create=create, durability=durability, wait_s=timeout_s)
+    waiting = open_database(target, create=create, durability=durability, wait_s=timeout_s)
     async with waiting as database:
         if upgrade:
-            await bring_to(database, "head")
+            await migrate_to(database, "head")
         else:
-            await require_head(database)
-        home = Home(database.name)
-        work: Sessions | Lanes
+            await require_current_schema(database)
+        home = LoopOwner(database.name)
+        work: SessionExecutor | ThreadExecutor
         if database.threads is None:
             work = (
-                Sessions(async_sessionmaker(database.engine), timeout_s, home)
+                SessionExecutor(async_sessionmaker(database.engine), timeout_s, home)
                 if isinstance(target, AsyncEngine)
-                else Server(database.engine, timeout_s, home)
+                else PostgresExecutor(database.engine, timeout_s, home)
             )
         else:
             # What has migrated it is of no more use.
             await database.dispose()
-            work = Lanes(database.threads, timeout_s, home, reads)
+            work = ThreadExecutor(database.threads, timeout_s, home, reads)
         try:
-            if isinstance(work, Lanes):
+            if isinstance(work, ThreadExecutor):
                 await work.open()
             yield ModelCatalog._over(work)  # noqa: SLF001 - no host has anything to give it
         finally:
             home.is_closed = True
             # A child of the process has none of the threads and none of the connections.
             if home.is_here:
-                await to_its_end(work.close())
+                await run_to_completion(work.close())

@@ -71,7 +71,7 @@ async def test_a_copy_lies_beside_its_catalog_where_no_place_is_named(filled):
     assert len(set(made)) == 2
     assert all(copy.parent == filled.parent for copy in made)
     assert all(copy.name.startswith("catalog.db.backup-20") for copy in made)
-    assert backup_files.newest_good(filled) == made[-1]
+    assert backup_files.newest_valid_backup(filled) == made[-1]
 
 
 async def test_a_copy_on_postgresql_is_an_export(catalog, database, tmp_path):
@@ -447,7 +447,7 @@ def test_a_killed_migration_leaves_a_copy_to_go_back_to(tmp_path):
     assert killed(str(path), "UPDATE models SET size_bytes")
 
     (copy,) = [name for name in beside(path) if "backup" in name]
-    assert backup_files.fault_of(tmp_path / copy) is None
+    assert backup_files.integrity_error(tmp_path / copy) is None
     with closing(sqlite3.connect(tmp_path / copy)) as raw:
         assert raw.execute("SELECT count(*) FROM models").fetchone() == (len(hive_files.SOUND),)
 

@@ -11,7 +11,7 @@ import pytest
 from child_programs import PROCESSES, register_until_killed
 
 from model_catalog import check_schema, open_catalog
-from model_catalog.connection.sqlite_pragmas import Journal, habits
+from model_catalog.connection.sqlite_pragmas import JournalMode, connection_pragmas
 
 ROUNDS = 200
 CUTS = 100
@@ -76,9 +76,9 @@ def test_a_power_cut_costs_what_was_agreed(sqlite_migrated, tmp_path, durability
         shutil.copy(sqlite_migrated, folder / "catalog.db")
         disk = power_loss.Disk(f"{durability}{number}")
         raw = apsw.Connection(str(folder / "catalog.db"), vfs=disk.name)
-        for habit in habits(durability):
+        for habit in connection_pragmas(durability):
             raw.execute(habit).fetchall()
-        Journal(folder / "catalog.db", "it", durability).prepare(
+        JournalMode(folder / "catalog.db", "it", durability).prepare(
             lambda statement: next(iter(raw.execute(statement).fetchone() or ()), None)  # noqa: B023
         )
         # A log that is written back often is one that may be cut while it is.
@@ -120,7 +120,7 @@ async def test_what_a_power_cut_left_is_opened_as_ever(sqlite_migrated, tmp_path
     shutil.copy(sqlite_migrated, tmp_path / "catalog.db")
     disk = power_loss.Disk("opened")
     raw = apsw.Connection(str(tmp_path / "catalog.db"), vfs=disk.name)
-    for statement in (*habits("full"), "PRAGMA journal_mode = WAL"):
+    for statement in (*connection_pragmas("full"), "PRAGMA journal_mode = WAL"):
         raw.execute(statement).fetchall()
     for row in range(50):
         raw.execute(

@@ -11,8 +11,8 @@ import pytest
 from conftest import BACKENDS
 
 from model_catalog.cli import main
-from model_catalog.cli.commands.demo import gguf_of
-from model_catalog.cli.output import human_size, plain
+from model_catalog.cli.commands.demo_files import make_gguf
+from model_catalog.cli.output import escape_controls, human_size
 
 
 @pytest.fixture
@@ -89,7 +89,7 @@ def test_what_a_header_claims_is_recorded(cli):
     """
     add reads the header; what is not whole is recorded all the same, and said.
     """
-    whole = gguf_of("llama", context_length=2048)
+    whole = make_gguf("llama", context_length=2048)
     Path("whole.gguf").write_bytes(whole)
     Path("cut.gguf").write_bytes(whole[:-1])
 
@@ -470,8 +470,8 @@ def test_plain_text_is_left_alone():
     """
     Letters of any script pass; what is invisible does not.
     """
-    assert plain("Größe 模型 🦙") == "Größe 模型 🦙"
-    assert plain("a\tb\u200bc\u2028d\x9b") == r"a\tb\u200bc\u2028d\x9b"
+    assert escape_controls("Größe 模型 🦙") == "Größe 模型 🦙"
+    assert escape_controls("a\tb\u200bc\u2028d\x9b") == r"a\tb\u200bc\u2028d\x9b"
 
 
 def test_filters_narrow_the_list(filled):

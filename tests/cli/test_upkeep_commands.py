@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 
 from model_catalog.cli import main
-from model_catalog.cli.commands.demo import gguf_of
+from model_catalog.cli.commands.demo_files import make_gguf
 
 
 @pytest.fixture
 def cli(tmp_path, monkeypatch, capsys):
     """Type a command in a folder with a model; get its exit code, its data and its words."""
     monkeypatch.chdir(tmp_path)
-    Path("m.gguf").write_bytes(gguf_of("llama", context_length=4096))
+    Path("m.gguf").write_bytes(make_gguf("llama", context_length=4096))
 
     def run(*arguments):
         code = main(arguments)
@@ -123,7 +123,7 @@ def test_a_model_that_was_moved_is_found_by_its_bytes(cli, tmp_path):
     """
     `relink --search` tells with --dry-run and records without; a PATH with other bytes is refused.
     """
-    Path("other.gguf").write_bytes(gguf_of("llama", context_length=1))
+    Path("other.gguf").write_bytes(make_gguf("llama", context_length=1))
     Path("deep/er").mkdir(parents=True)
     Path("m.gguf").rename("deep/er/renamed.gguf")
     cli("check")

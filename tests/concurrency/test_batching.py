@@ -21,8 +21,9 @@ from model_catalog import (
     TransactionError,
     open_catalog,
 )
-from model_catalog.concurrency.batching import Together
-from model_catalog.repository.statements.models import Registration, _statements
+from model_catalog.concurrency.batching import Coalescer
+from model_catalog.repository.operations.registration import UpsertRow
+from model_catalog.repository.statements.models import _group_by_statement
 
 ON_POSTGRESQL = pytest.mark.parametrize("backend", ["asyncpg", "psycopg"])
 SOON_S = 1.5
@@ -499,9 +500,11 @@ def test_rows_are_taken_in_the_order_of_their_keys():
     """
     shapes = [{"license": "mit"}, {"size_bytes": 7}]
     models = [a_model(f"m{n % 7}", **shapes[n % 2]) for n in (5, 3, 6, 1, 12, 0, 2, 4, 10)]
-    registrations = [Registration.of(model) for model in models]
+    registrations = [UpsertRow.of(model) for model in models]
 
-    statements = [[registrations[at] for at in batch] for batch in _statements(registrations)]
+    statements = [
+        [registrations[at] for at in batch] for batch in _group_by_statement(registrations)
+    ]
 
     taken = [each.row["reference"] for batch in statements for each in batch]
     assert taken == ["m0", "m1", "m2", "m3", "m4", "m5", "m6", "m3", "m5"]
@@ -520,7 +523,7 @@ async def test_a_run_has_the_time_of_its_first_call_or_if_it_reads_of_its_last(r
         found.append(left_s)
         return items
 
-    meeting = Together(run, reads=reads)
+    meeting = Coalescer(run, reads=reads)
     await asyncio.gather(meeting.submit("a", 9), meeting.submit("b", 5))
 
     assert found == [pytest.approx(given_s, abs=0.5)]
@@ -537,7 +540,7 @@ async def test_what_comes_while_others_run_is_one_run():
         await go_on.wait()
         return [-item for item in items]
 
-    meeting = Together(run)
+    meeting = Coalescer(run)
     first = [asyncio.create_task(meeting.submit(n, 5)) for n in range(100)]
     await asyncio.sleep(0.01)
     second = [asyncio.create_task(meeting.submit(n, 5)) for n in range(100, 120)]
@@ -562,7 +565,7 @@ async def test_so_many_run_at_once_and_no_more():
         answered.extend(items)
         return items
 
-    meeting = Together(run, most=2)
+    meeting = Coalescer(run, most=2)
     tasks = []
     for name in ("stuck", "a", "b", "stuck", "c"):
         tasks.append(asyncio.create_task(meeting.submit(name, 5)))
@@ -584,7 +587,7 @@ def test_a_loop_that_ends_leaves_nobody_waiting():
 
     async def program(turns):
         asyncio.get_running_loop().set_exception_handler(lambda _, each: reported.append(each))
-        meeting = Together(run)
+        meeting = Coalescer(run)
         tasks = [asyncio.create_task(meeting.submit(n, 90)) for n in range(3)]
         for _ in range(turns):
             await asyncio.sleep(0)

@@ -10,7 +10,7 @@ from conftest import a_model
 from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
 
 from model_catalog import ModelCatalog, open_catalog
-from model_catalog.concurrency.threads import Rests, to_thread
+from model_catalog.concurrency.threads import LoopThrottle, to_thread
 from model_catalog.upkeep import check_models
 
 TURN_S = 100e-6
@@ -122,7 +122,7 @@ async def test_a_loop_that_has_nothing_to_do_is_hardly_looked_at(monkeypatch):
 
     def counted(delay, callback, *args, **options):
         nonlocal looks
-        looks += isinstance(getattr(callback, "__self__", None), Rests)
+        looks += isinstance(getattr(callback, "__self__", None), LoopThrottle)
         return call_later(delay, callback, *args, **options)
 
     monkeypatch.setattr(loop, "call_later", counted)

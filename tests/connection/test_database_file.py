@@ -191,7 +191,7 @@ async def test_the_version_of_sqlite_is_told_once(tmp_path, caplog):
     """
     Once in a process, and not so loudly that a command line would print it.
     """
-    sqlite_pragmas.tell_version.cache_clear()
+    sqlite_pragmas.log_sqlite_version.cache_clear()
     caplog.set_level(logging.INFO, "model_catalog")
 
     for name in ("a.db", "b.db"):

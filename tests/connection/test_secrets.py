@@ -24,8 +24,8 @@ from model_catalog import (
     upgrade,
 )
 from model_catalog.cli import main
-from model_catalog.connection.open_database import opened
-from model_catalog.connection.target import locate
+from model_catalog.connection.open_database import open_database
+from model_catalog.connection.target import resolve_target
 
 SECRET = "hunter2"
 KEYS = ("password", "sslpassword", "passfile", "sslkey", "auth", "pwd", "credential", "x")
@@ -188,9 +188,9 @@ async def test_no_object_shows_a_secret():
     """
     for form in list(URLS.values())[:10]:
         target = form.format(driver="psycopg")
-        place = locate(target)
+        place = resolve_target(target)
         assert SECRET not in f"{place} {place!r} {place.name}"
-        async with opened(target, create=False) as database:
+        async with open_database(target, create=False) as database:
             assert SECRET not in f"{database} {database!r}"
 
 
@@ -198,7 +198,9 @@ def test_what_is_harmless_is_shown():
     """
     Of a server that cannot be reached one wants to know which it is, and how it was asked.
     """
-    place = locate("postgresql+psycopg://u:p@h:5433/db?sslmode=require&connect_timeout=3&x=1")
+    place = resolve_target(
+        "postgresql+psycopg://u:p@h:5433/db?sslmode=require&connect_timeout=3&x=1"
+    )
 
     assert place.name == (
         "postgresql+psycopg://u:***@h:5433/db?connect_timeout=3&sslmode=require&x=***"

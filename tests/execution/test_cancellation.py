@@ -17,7 +17,7 @@ from sqlalchemy import NullPool
 from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
 
 from model_catalog import CatalogBusyError, ModelCatalog, open_catalog
-from model_catalog.concurrency.completion import Patience, to_its_end
+from model_catalog.concurrency.completion import Backoff, run_to_completion
 
 AT_ONCE_S = 1.0
 """Far less than the thirty seconds a call waits for others, far more than a busy machine needs."""
@@ -482,9 +482,9 @@ async def test_work_gives_its_result(quiet):
             raise error
         return 7
 
-    assert await to_its_end(work()) == 7
+    assert await run_to_completion(work()) == 7
     with pytest.raises(ZeroDivisionError):
-        await to_its_end(work(ZeroDivisionError()))
+        await run_to_completion(work(ZeroDivisionError()))
 
 
 async def test_work_is_waited_for_however_often_its_caller_is_cancelled(quiet):
@@ -498,7 +498,7 @@ async def test_work_is_waited_for_however_often_its_caller_is_cancelled(quiet):
         await release.wait()
         ended.append(True)
 
-    caller = asyncio.create_task(to_its_end(work()))
+    caller = asyncio.create_task(run_to_completion(work()))
     await turns(2)
     for _ in range(20):
         caller.cancel()
@@ -521,7 +521,7 @@ async def test_work_that_fails_after_its_caller_was_cancelled_is_logged(quiet, c
         await release.wait()
         raise ZeroDivisionError
 
-    caller = asyncio.create_task(to_its_end(work()))
+    caller = asyncio.create_task(run_to_completion(work()))
     await turns(2)
     caller.cancel()
     await turns(2)
@@ -549,14 +549,14 @@ async def test_work_may_be_hurried_when_its_caller_is_gone(quiet):
         await release.wait()
         return 7
 
-    caller = asyncio.create_task(to_its_end(work(), on_cancel=hurry))
+    caller = asyncio.create_task(run_to_completion(work(), on_cancel=hurry))
     await turns(2)
     caller.cancel()
     await turns(5)
     assert calls == [True]
     with pytest.raises(asyncio.CancelledError):
         await caller
-    assert await to_its_end(work(), on_cancel=hurry) == 7
+    assert await run_to_completion(work(), on_cancel=hurry) == 7
 
     assert calls == [True]
 
@@ -571,7 +571,7 @@ async def test_work_that_is_itself_cancelled_cancels_its_caller(quiet):
         raise asyncio.CancelledError
 
     with pytest.raises(asyncio.CancelledError):
-        await to_its_end(work())
+        await run_to_completion(work())
 
     assert asyncio.current_task().cancelling() == 0
 
@@ -587,7 +587,7 @@ async def test_a_scope_that_cancels_at_every_turn_is_answered_once(quiet):
         ended.append(True)
 
     with anyio.move_on_after(0) as scope:
-        await to_its_end(work())
+        await run_to_completion(work())
 
     assert ended == [True]
     assert scope.cancelled_caught
@@ -598,7 +598,7 @@ async def test_patience_ends(quiet):
     Trying again goes on for the time it was given; the error then says how long that was.
     """
     busy = CatalogBusyError("x.db", "locked")
-    patience = Patience(0.1)
+    patience = Backoff(0.1)
 
     start = time.monotonic()
     with pytest.raises(CatalogBusyError, match=r"x.db is busy: locked \(waited 0\.1 s\)") as caught:

@@ -22,8 +22,8 @@ from model_catalog import (
     TransactionError,
     open_catalog,
 )
-from model_catalog.concurrency.completion import to_its_end
-from model_catalog.execution.interruption import Attempt
+from model_catalog.concurrency.completion import run_to_completion
+from model_catalog.execution.interruption import InterruptibleRun
 from model_catalog.schema.migration_lock import _ADVISORY_LOCK
 
 TIMEOUT_S = 0.4
@@ -436,7 +436,7 @@ async def test_a_transaction_whose_statement_its_driver_has_ended_is_over(databa
         pass
 
     async with opened(database) as catalog:
-        monkeypatch.setattr("model_catalog.execution.session_executor.limit_waits", no_limits)
+        monkeypatch.setattr("model_catalog.execution.session_executor.set_timeouts", no_limits)
         with slow_to_read(database), pytest.raises(TransactionError):
             async with catalog.transaction() as inner:
                 await all_end_busy(inner, {"list_models": READS["list_models"]})
@@ -569,9 +569,9 @@ async def test_a_connection_that_is_given_up_while_it_is_made_is_closed(database
     try:
         for number in range(60):
             async with host(database) as engine:
-                attempt = Attempt("a server")
+                attempt = InterruptibleRun("a server")
                 try:
-                    await to_its_end(
+                    await run_to_completion(
                         attempt.run(connect),
                         late_after_s=number * 0.0003,
                         on_late=attempt.stop,

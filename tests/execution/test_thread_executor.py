@@ -21,7 +21,7 @@ from model_catalog import (
     WrongLoopError,
     open_catalog,
 )
-from model_catalog.execution.sqlite_threads.connection_thread import Lane
+from model_catalog.execution.sqlite_threads.connection_thread import ConnectionThread
 
 END_S = 2.0
 """When what has to end at once has ended on a busy machine as well."""
@@ -434,12 +434,12 @@ async def test_a_closed_catalog_leaves_nothing_in_the_loop(sqlite_file):
     """
     What would look after its calls does not look any more.
     """
-    before = [each for each in gc.get_objects() if isinstance(each, Lane)]
+    before = [each for each in gc.get_objects() if isinstance(each, ConnectionThread)]
     async with open_catalog(sqlite_file) as catalog:
         await catalog.count_models()
     del catalog
 
     gc.collect()
 
-    there = [each for each in gc.get_objects() if isinstance(each, Lane)]
+    there = [each for each in gc.get_objects() if isinstance(each, ConnectionThread)]
     assert len(there) == len(before)

@@ -20,7 +20,7 @@ from model_catalog import (
     StoppedError,
 )
 from model_catalog.files import safe_open
-from model_catalog.files.digest import combined, hashed, sha256
+from model_catalog.files.digest import combined, hash_file, sha256
 from model_catalog.files.fingerprint import fingerprint
 
 MIB = 1024 * 1024
@@ -92,11 +92,11 @@ def test_it_comes_with_the_fingerprint_of_what_was_read(tmp_path):
     path = tmp_path / "m"
     path.write_bytes(b"x")
 
-    found = hashed(path)
+    found = hash_file(path)
 
     assert found.digest == sha256(path)
     assert found.fingerprint == fingerprint(path)
-    assert found.began_at_ns < hashed(path).began_at_ns
+    assert found.began_at_ns < hash_file(path).began_at_ns
 
 
 def append(path):

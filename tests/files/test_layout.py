@@ -26,10 +26,10 @@ from model_catalog import (
     StoppedError,
 )
 from model_catalog.files import layout, safe_open
-from model_catalog.files.file_names import role_of, shard_of
-from model_catalog.files.layout import Member, Skipped, members
-from model_catalog.files.model_config import Config, read_config, read_index
-from model_catalog.files.model_description import describe
+from model_catalog.files.file_names import file_role, shard_info
+from model_catalog.files.layout import ModelFile, SkippedFile, find_model_files
+from model_catalog.files.model_config import ModelConfig, read_config, read_index
+from model_catalog.files.model_description import describe_model
 
 
 def fill(folder, **files):
@@ -71,7 +71,7 @@ def test_a_files_name_says_what_it_is_for(name, role):
     """
     By its ending, in any case, or because every tokenizer's file is called that.
     """
-    assert role_of(name) == role
+    assert file_role(name) == role
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_not_every_name_with_numbers_is_a_shard(name):
     """
     Only what gguf-split and transformers write.
     """
-    assert shard_of(name) is None
+    assert shard_info(name) is None
 
 
 def test_a_single_file_is_a_model(tmp_path):
@@ -99,9 +99,9 @@ def test_a_single_file_is_a_model(tmp_path):
     """
     fill(tmp_path, a__gguf=b"12345", b__gguf=b"1")
 
-    found = members(tmp_path / "a.gguf")
+    found = find_model_files(tmp_path / "a.gguf")
 
-    assert (found.root, found.files) == (str(tmp_path), (Member("a.gguf", 5, "weights"),))
+    assert (found.root, found.files) == (str(tmp_path), (ModelFile("a.gguf", 5, "weights"),))
     assert found.is_complete
 
 
@@ -112,7 +112,7 @@ def test_a_file_is_found_from_its_own_folder(tmp_path, monkeypatch):
     fill(tmp_path, a__gguf=gguf())
     monkeypatch.chdir(tmp_path)
 
-    assert describe("a.gguf").is_complete
+    assert describe_model("a.gguf").is_complete
 
 
 def test_a_blob_without_a_name_is_a_model(tmp_path):
@@ -121,7 +121,7 @@ def test_a_blob_without_a_name_is_a_model(tmp_path):
     """
     path = write(tmp_path / "sha256-0123", gguf())
 
-    found = describe(path)
+    found = describe_model(path)
 
     assert found.files.files[0].role == "weights"
     assert found.header.architecture == "llama"
@@ -140,7 +140,7 @@ def test_any_shard_names_the_set(tmp_path):
     shards(tmp_path, 1, 2, 3)
     shards(tmp_path, 1, of=2)
 
-    found = members(tmp_path / "m-00002-of-00003.gguf")
+    found = find_model_files(tmp_path / "m-00002-of-00003.gguf")
 
     assert paths(found.files) == [f"m-0000{i}-of-00003.gguf" for i in (1, 2, 3)]
     assert found.is_complete
@@ -153,7 +153,7 @@ def test_a_missing_shard_is_named(tmp_path, given):
     """
     shard = shards(tmp_path, 2, 3)
 
-    found = members(shard if given == "shard" else tmp_path)
+    found = find_model_files(shard if given == "shard" else tmp_path)
 
     assert found.missing == ("m-00001-of-00003.gguf",)
     assert not found.is_complete
@@ -166,9 +166,9 @@ def test_a_shard_that_is_no_file_is_missing(tmp_path):
     shard = shards(tmp_path, 1, 3)
     os.mkfifo(tmp_path / "m-00002-of-00003.gguf")
 
-    for found in (members(shard), members(tmp_path)):
+    for found in (find_model_files(shard), find_model_files(tmp_path)):
         assert found.missing == ("m-00002-of-00003.gguf",)
-        assert found.skipped == (Skipped("m-00002-of-00003.gguf", "a FIFO"),)
+        assert found.skipped == (SkippedFile("m-00002-of-00003.gguf", "a FIFO"),)
 
 
 def test_the_shards_of_a_set_are_described_as_one(tmp_path):
@@ -177,7 +177,7 @@ def test_the_shards_of_a_set_are_described_as_one(tmp_path):
     """
     shard = shards(tmp_path, 1, 2, 3)
 
-    found = describe(shard)
+    found = describe_model(shard)
 
     assert (found.header.parameter_count, found.header.shard_count) == (3 * PARAMETERS, 3)
     assert (found.header.architecture, found.header.quantization) == ("llama", "Q4_K_M")
@@ -197,14 +197,14 @@ def test_a_first_shard_without_weights_counts_for_nothing(tmp_path):
     shard = shards(tmp_path, 1, 2, of=2)
     shard.write_bytes(gguf_shard(1, 2, tensors=()))
 
-    assert describe(shard).header.parameter_count == PARAMETERS
+    assert describe_model(shard).header.parameter_count == PARAMETERS
 
 
 def test_of_a_set_with_a_gap_the_parameters_are_not_known(tmp_path):
     """
     A sum over some of the shards would be a wrong number.
     """
-    found = describe(shards(tmp_path, 1, 3))
+    found = describe_model(shards(tmp_path, 1, 3))
 
     assert found.reasons == ("missing: m-00002-of-00003.gguf",)
     assert (found.header.parameter_count, found.header.expected_size_bytes) == (None, None)
@@ -215,7 +215,7 @@ def test_many_missing_are_counted(tmp_path):
     """
     The reason names three; the list names all.
     """
-    found = describe(shards(tmp_path, 1, of=99))
+    found = describe_model(shards(tmp_path, 1, of=99))
 
     assert found.reasons == (
         "missing: m-00002-of-00099.gguf, m-00003-of-00099.gguf, m-00004-of-00099.gguf and 95 more",
@@ -231,7 +231,7 @@ def test_a_shard_that_is_cut_off_is_the_reason(tmp_path):
     size = shard.stat().st_size
     os.truncate(shard, size - 1)
 
-    found = describe(shard)
+    found = describe_model(shard)
 
     assert found.reasons == (f"'{shard.name}' has {size - 1} bytes: {size} are needed",)
     assert found.header.is_complete is False
@@ -245,10 +245,10 @@ def test_a_renamed_shard_is_told_by_its_header(tmp_path):
     write(tmp_path / "m-00002-of-00002.gguf", gguf_shard(2, 2))
     write(tmp_path / "whole.gguf", gguf_shard(1, 2))
 
-    assert describe(tmp_path / "m-00001-of-00002.gguf").reasons == (
+    assert describe_model(tmp_path / "m-00001-of-00002.gguf").reasons == (
         "'m-00001-of-00002.gguf' is shard 2 of 2, and by its name 1 of 2",
     )
-    assert not describe(tmp_path / "whole.gguf").is_complete
+    assert not describe_model(tmp_path / "whole.gguf").is_complete
 
 
 CONFIG = {"model_type": "qwen2", "max_position_embeddings": 32768, "torch_dtype": "bfloat16"}
@@ -283,7 +283,7 @@ def test_a_snapshot_of_hugging_face_is_a_model(tmp_path):
     """
     place, weight_bytes = snapshot(tmp_path)
 
-    found = describe(place)
+    found = describe_model(place)
 
     assert [(file.path, file.role) for file in found.files.files] == [
         ("config.json", "config"),
@@ -306,7 +306,7 @@ def test_a_link_that_leads_nowhere_is_a_missing_file(tmp_path):
     place, _ = snapshot(tmp_path)
     (place / "model-00002-of-000002.safetensors").resolve().unlink()
 
-    found = describe(place)
+    found = describe_model(place)
 
     assert found.files.missing == ("model-00002-of-000002.safetensors",)
     assert (found.is_complete, found.header.parameter_count) == (False, None)
@@ -319,7 +319,7 @@ def test_the_index_says_what_has_to_be_there(tmp_path):
     fill(tmp_path, a__safetensors=safetensors())
     write(tmp_path / "model.safetensors.index.json", index(["a.safetensors", "b.safetensors"]))
 
-    found = members(tmp_path)
+    found = find_model_files(tmp_path)
 
     assert (found.missing, found.indexed) == (
         ("b.safetensors",),
@@ -352,11 +352,11 @@ def test_an_index_cannot_lead_out_of_its_folder(tmp_path, name):
     fill(model, a__safetensors=safetensors())
     write(model / "model.safetensors.index.json", index(["a.safetensors", name]))
 
-    found = members(model)
+    found = find_model_files(model)
 
     assert (found.missing, len(found.problems)) == ((), 1)
     assert "no file's name" in found.problems[0]
-    assert not describe(model).is_complete
+    assert not describe_model(model).is_complete
 
 
 def test_weights_beside_the_indexed_are_not_counted_twice(tmp_path):
@@ -367,7 +367,7 @@ def test_weights_beside_the_indexed_are_not_counted_twice(tmp_path):
     write(tmp_path / "consolidated.safetensors", safetensors([("x", "F32", (99,))]))
     write(tmp_path / "model.safetensors.index.json", index(["a.safetensors"]))
 
-    assert describe(tmp_path).header.parameter_count == 34
+    assert describe_model(tmp_path).header.parameter_count == 34
 
 
 @pytest.mark.parametrize("name", ["a.gguf", "z.safetensors"], ids=["its name", "its bytes"])
@@ -381,8 +381,8 @@ def test_an_index_may_name_what_is_no_safetensors(tmp_path, name):
     fill(tmp_path / "of none", a__gguf=gguf(), vae___m__safetensors=safetensors())
     write(tmp_path / "of none" / "model.safetensors.index.json", index(["a.gguf"]))
 
-    assert describe(tmp_path).header.parameter_count is None
-    assert describe(tmp_path / "of none").header.parameter_count == 34
+    assert describe_model(tmp_path).header.parameter_count is None
+    assert describe_model(tmp_path / "of none").header.parameter_count == 34
 
 
 def test_parts_in_several_folders_are_one_model(tmp_path):
@@ -391,7 +391,7 @@ def test_parts_in_several_folders_are_one_model(tmp_path):
     """
     fill(tmp_path, unet___m__safetensors=safetensors(), vae___m__safetensors=safetensors())
 
-    assert describe(tmp_path).header.parameter_count == 68
+    assert describe_model(tmp_path).header.parameter_count == 68
 
 
 def test_several_in_one_folder_are_alternatives(tmp_path):
@@ -400,7 +400,7 @@ def test_several_in_one_folder_are_alternatives(tmp_path):
     """
     fill(tmp_path, a__gguf=gguf(), q8___b__gguf=gguf((("general.architecture", "text", "llama"),)))
 
-    header = describe(tmp_path).header
+    header = describe_model(tmp_path).header
 
     assert (header.architecture, header.parameter_count) == ("llama", PARAMETERS)
     assert (header.quantization, header.name, header.shard_count) == (None, None, None)
@@ -413,11 +413,11 @@ def test_the_projector_is_no_alternative(tmp_path):
     fill(tmp_path, m__gguf=gguf())
     write(tmp_path / "mmproj-f16.gguf", gguf((("general.architecture", "text", "clip"),)))
 
-    found = describe(tmp_path)
+    found = describe_model(tmp_path)
 
     assert [file.role for file in found.files.files] == ["weights", "projector"]
     assert found.header.architecture == "llama"
-    assert describe(tmp_path / "mmproj-f16.gguf").header.architecture == "clip"
+    assert describe_model(tmp_path / "mmproj-f16.gguf").header.architecture == "clip"
 
 
 def test_safetensors_are_described_before_pickles(tmp_path):
@@ -427,7 +427,7 @@ def test_safetensors_are_described_before_pickles(tmp_path):
     fill(tmp_path / "both", m__safetensors=safetensors(), m__bin=pickle.dumps(1))
     fill(tmp_path / "alone", m__bin=pickle.dumps(1), config__json=json.dumps(CONFIG))
 
-    both, alone = describe(tmp_path / "both"), describe(tmp_path / "alone")
+    both, alone = describe_model(tmp_path / "both"), describe_model(tmp_path / "alone")
 
     assert (both.header.format, both.header.unsafe) == ("safetensors", False)
     assert (alone.header.format, alone.header.unsafe) == ("pickle", True)
@@ -442,7 +442,7 @@ def test_the_config_does_not_overrule_the_header(tmp_path):
     config = {**CONFIG, "quantization_config": {"quant_method": "gptq", "bits": 4}}
     fill(tmp_path, m__gguf=gguf(), config__json=json.dumps(config))
 
-    header = describe(tmp_path).header
+    header = describe_model(tmp_path).header
 
     assert (header.architecture, header.context_length) == ("llama", 4096)
     assert header.quantization == "Q4_K_M"
@@ -451,23 +451,26 @@ def test_the_config_does_not_overrule_the_header(tmp_path):
 @pytest.mark.parametrize(
     ("config", "found"),
     [
-        ({}, Config()),
-        ({"architectures": ["LlamaForCausalLM"]}, Config("LlamaForCausalLM")),
-        ({"model_type": "a\nb", "architectures": []}, Config()),
-        ({"model_type": 1, "architectures": "x" * 129}, Config()),
-        ({"n_positions": 1024}, Config(context_length=1024)),
-        ({"text_config": {"max_position_embeddings": 8}}, Config(context_length=8)),
-        ({"max_position_embeddings": 10**30, "n_positions": 2}, Config(context_length=2)),
-        ({"max_position_embeddings": True}, Config()),
-        ({"torch_dtype": "float16"}, Config(dtype="F16")),
-        ({"dtype": "bfloat16", "torch_dtype": "x"}, Config(dtype="BF16")),
+        ({}, ModelConfig()),
+        ({"architectures": ["LlamaForCausalLM"]}, ModelConfig("LlamaForCausalLM")),
+        ({"model_type": "a\nb", "architectures": []}, ModelConfig()),
+        ({"model_type": 1, "architectures": "x" * 129}, ModelConfig()),
+        ({"n_positions": 1024}, ModelConfig(context_length=1024)),
+        ({"text_config": {"max_position_embeddings": 8}}, ModelConfig(context_length=8)),
+        ({"max_position_embeddings": 10**30, "n_positions": 2}, ModelConfig(context_length=2)),
+        ({"max_position_embeddings": True}, ModelConfig()),
+        ({"torch_dtype": "float16"}, ModelConfig(dtype="F16")),
+        ({"dtype": "bfloat16", "torch_dtype": "x"}, ModelConfig(dtype="BF16")),
         (
             {"quantization_config": {"quant_method": "gptq", "bits": 4}},
-            Config(quantization="gptq 4-bit"),
+            ModelConfig(quantization="gptq 4-bit"),
         ),
-        ({"quantization_config": {"quant_method": "fp8"}}, Config(quantization="fp8")),
-        ({"quantization_config": {"quant_method": ["x"], "bits": 4}}, Config()),
-        ({"quantization_config": {"quant_method": "x", "bits": 2**40}}, Config(quantization="x")),
+        ({"quantization_config": {"quant_method": "fp8"}}, ModelConfig(quantization="fp8")),
+        ({"quantization_config": {"quant_method": ["x"], "bits": 4}}, ModelConfig()),
+        (
+            {"quantization_config": {"quant_method": "x", "bits": 2**40}},
+            ModelConfig(quantization="x"),
+        ),
     ],
     ids=[
         "empty",
@@ -502,10 +505,10 @@ def test_packed_weights_are_of_the_configs_quantization(tmp_path):
     config = {"quantization_config": {"quant_method": "gptq", "bits": 4}}
     fill(tmp_path, m__safetensors=safetensors([("a", "I32", (8,))]))
 
-    plain = describe(tmp_path).header.quantization
+    plain = describe_model(tmp_path).header.quantization
     fill(tmp_path, config__json=json.dumps(config))
 
-    assert (plain, describe(tmp_path).header.quantization) == ("I32", "gptq 4-bit")
+    assert (plain, describe_model(tmp_path).header.quantization) == ("I32", "gptq 4-bit")
 
 
 def test_a_number_is_whole_wherever_the_window_ends(tmp_path):
@@ -544,7 +547,7 @@ def test_a_config_that_is_no_json_is_a_reason(tmp_path, content):
 
     with pytest.raises(BadHeaderError):
         read_config(path)
-    found = describe(tmp_path)
+    found = describe_model(tmp_path)
 
     assert [reason.split(":")[0] for reason in found.reasons] == ["'config.json' cannot be read"]
     assert found.header.parameter_count == 34
@@ -562,7 +565,7 @@ def test_an_index_that_cannot_be_read_is_a_reason(tmp_path, content):
     fill(tmp_path, m__safetensors=safetensors())
     write(tmp_path / "model.safetensors.index.json", content)
 
-    assert not describe(tmp_path).is_complete
+    assert not describe_model(tmp_path).is_complete
 
 
 def test_an_index_of_very_many_weights_costs_little(tmp_path):
@@ -615,7 +618,7 @@ def test_what_is_no_file_is_skipped_with_the_reason(tmp_path):
     (model / "around").symlink_to(".")
     (model / "loop").symlink_to("loop")
 
-    found = members(model)
+    found = find_model_files(model)
 
     assert paths(found.files) == ["m.gguf"]
     assert [(skipped.path, skipped.reason) for skipped in found.skipped] == [
@@ -638,12 +641,12 @@ def test_the_catalogs_own_database_is_no_part_of_a_model(tmp_path):
     (model / "link.gguf").symlink_to("catalog.db")
     forbidden = {safe_open.identity((model / "catalog.db").stat())}
 
-    found = describe(model, forbidden=forbidden)
+    found = describe_model(model, forbidden=forbidden)
 
     assert paths(found.files.files) == ["m.gguf"]
     assert paths(found.files.skipped) == ["catalog.db", "link.gguf"]
     with pytest.raises(ProtectedFileError):
-        members(model / "catalog.db", forbidden=forbidden)
+        find_model_files(model / "catalog.db", forbidden=forbidden)
 
 
 def test_a_model_has_a_bounded_number_of_files(tmp_path, monkeypatch):
@@ -655,10 +658,10 @@ def test_a_model_has_a_bounded_number_of_files(tmp_path, monkeypatch):
     fill(tmp_path / "few", **{f"f{i}": b"" for i in range(20)})
     (tmp_path / "deep" / "/".join("d" * 21)).mkdir(parents=True)
 
-    assert len(members(tmp_path / "few").files) == 20
+    assert len(find_model_files(tmp_path / "few").files) == 20
     for name in ("many", "deep"):
         with pytest.raises(BadLayoutError, match="more than 20"):
-            members(tmp_path / name)
+            find_model_files(tmp_path / name)
 
 
 @pytest.mark.parametrize("given", ["shard", "folder"])
@@ -669,7 +672,7 @@ def test_a_set_of_too_many_shards_is_refused(tmp_path, given):
     shard = write(tmp_path / "m-00001-of-99999.gguf", gguf())
 
     with pytest.raises(BadLayoutError):
-        members(shard if given == "shard" else tmp_path)
+        find_model_files(shard if given == "shard" else tmp_path)
 
 
 @pytest.fixture
@@ -696,7 +699,7 @@ def test_a_folder_as_deep_as_may_be_is_walked(dig, tmp_path):
     """
     root = dig("d", (4000 - len(str(tmp_path))) // 2)
 
-    assert members(root).is_complete
+    assert find_model_files(root).is_complete
 
 
 def test_deeper_than_a_path_can_be_is_a_problem(dig):
@@ -705,7 +708,7 @@ def test_deeper_than_a_path_can_be_is_a_problem(dig):
     """
     root = fill(dig("d" * 250, 20), m__gguf=gguf())
 
-    found = members(root)
+    found = find_model_files(root)
 
     assert paths(found.files) == ["m.gguf"]
     assert "ENAMETOOLONG" in found.problems[0]
@@ -718,7 +721,7 @@ def test_a_name_that_is_no_utf_8_is_a_name(tmp_path):
     for name in (b"\xff.gguf", "é.gguf".encode(), "\U0001f999.gguf".encode()):
         Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name)).write_bytes(gguf())
 
-    found = describe(tmp_path)
+    found = describe_model(tmp_path)
 
     assert [os.fsencode(path) for path in paths(found.files.files)] == [
         "é.gguf".encode(),
@@ -739,9 +742,9 @@ def test_what_may_not_be_read_is_a_reason(tmp_path):
         folder.chmod(0o755)
     code = """if True:
         import os, sys
-        from model_catalog.files.model_description import describe
+        from model_catalog.files.model_description import describe_model
         os.geteuid() or (os.setgroups([]), os.setgid(65534), os.setuid(65534))
-        print(*describe(sys.argv[1]).reasons, sep=os.linesep)
+        print(*describe_model(sys.argv[1]).reasons, sep=os.linesep)
     """
 
     done = subprocess.run(
@@ -770,7 +773,7 @@ def test_a_broken_file_is_described_with_the_reason(tmp_path, content, reason):
     """
     path = write(tmp_path / "m.gguf", content)
 
-    found = describe(path)
+    found = describe_model(path)
 
     assert found.reasons == (f"'m.gguf' cannot be read: {reason}",)
     assert (found.header, found.size_bytes) == (None, len(content))
@@ -782,7 +785,7 @@ def test_weights_of_other_programs_are_no_reason(tmp_path):
     """
     fill(tmp_path, model__bin=b"\x06\0\0\0WhisperSpec", m__gguf=gguf())
 
-    assert describe(tmp_path).is_complete
+    assert describe_model(tmp_path).is_complete
 
 
 def test_a_folder_without_weights_is_not_complete(tmp_path):
@@ -791,7 +794,7 @@ def test_a_folder_without_weights_is_not_complete(tmp_path):
     """
     fill(tmp_path, config__json="{}")
 
-    found = describe(tmp_path)
+    found = describe_model(tmp_path)
 
     assert (found.header, found.reasons) == (None, ("there are no weights",))
 
@@ -804,7 +807,7 @@ def test_a_description_can_be_stopped(tmp_path):
     answers = iter([False, True])
 
     with pytest.raises(StoppedError):
-        describe(shard, lambda: next(answers))
+        describe_model(shard, lambda: next(answers))
 
 
 def test_what_is_nothing_or_no_file_raises(tmp_path):
@@ -815,18 +818,18 @@ def test_what_is_nothing_or_no_file_raises(tmp_path):
     (tmp_path / "loop").symlink_to("loop")
 
     with pytest.raises(FileNotFoundError):
-        members(tmp_path / "gone")
+        find_model_files(tmp_path / "gone")
     with pytest.raises(NotAFileError):
-        describe(tmp_path / "fifo")
+        describe_model(tmp_path / "fifo")
     with pytest.raises(OSError, match="loop"):
-        members(tmp_path / "loop")
+        find_model_files(tmp_path / "loop")
 
 
 def test_real_shards_are_one_model():
     """
     As safetensors and transformers write them.
     """
-    found = describe(fixtures() / "synthetic" / "tiny-sharded")
+    found = describe_model(fixtures() / "synthetic" / "tiny-sharded")
 
     assert found.is_complete
     assert (found.header.architecture, found.header.context_length) == ("llama", 2048)
@@ -842,7 +845,7 @@ def test_an_order_of_parts_that_is_not_theirs_does_not_matter(tmp_path):
     fill(tmp_path, b__safetensors=safetensors([("b", "F16", (20,))]))
     write(tmp_path / "model.safetensors.index.json", index(["a.safetensors", "b.safetensors"]))
 
-    assert describe(tmp_path).header.quantization == "F16"
+    assert describe_model(tmp_path).header.quantization == "F16"
 
 
 def test_shards_are_joined_only_with_their_set(tmp_path):
@@ -852,4 +855,4 @@ def test_shards_are_joined_only_with_their_set(tmp_path):
     shards(tmp_path, 1, 2, of=2)
     write(tmp_path / "n-00001-of-00001.gguf", gguf(tensors=[("a", (2 * PARAMETERS,), F32)]))
 
-    assert describe(tmp_path).header.parameter_count == 2 * PARAMETERS
+    assert describe_model(tmp_path).header.parameter_count == 2 * PARAMETERS

@@ -11,8 +11,8 @@ from model_catalog.files import safe_open
 from model_catalog.files.digest import sha256
 from model_catalog.files.signing import required_files as covered_room
 from model_catalog.files.signing.public_key import read_key
-from model_catalog.files.signing.required_files import covered
-from model_catalog.files.signing.signature import require_same, verify_bundle
+from model_catalog.files.signing.required_files import files_to_sign
+from model_catalog.files.signing.signature import require_matching_files, verify_bundle
 
 PRIVATE = private_key()
 KEY = read_key(pem(PRIVATE))
@@ -39,7 +39,7 @@ def model(tmp_path):
 def found_in(root, signed, **how):
     """The digests of all that the signature has to be over, as a caller gets them."""
     at = root if root.is_dir() else root.parent
-    return {path: sha256(at / path) for path in covered(root, signed, **how)}
+    return {path: sha256(at / path) for path in files_to_sign(root, signed, **how)}
 
 
 def test_every_file_has_to_be_signed_but_what_was_left_out(model):
@@ -51,13 +51,13 @@ def test_every_file_has_to_be_signed_but_what_was_left_out(model):
     (model / ".git").mkdir()
     (model / ".git" / "HEAD").write_text("x")
     (model / "empty").mkdir()
-    assert covered(model, signed) == ("a.bin", "b.bin", "config.json")
-    require_same(signed, found_in(model, signed))
+    assert files_to_sign(model, signed) == ("a.bin", "b.bin", "config.json")
+    require_matching_files(signed, found_in(model, signed))
 
     (model / "sub" / ".git").mkdir(parents=True)
     for name in (".hidden", "c.bin.part", "sub/.git/x"):
         (model / name).write_text("x")
-    assert covered(model, signed) == (
+    assert files_to_sign(model, signed) == (
         ".hidden",
         "a.bin",
         "b.bin",
@@ -86,7 +86,7 @@ def test_the_paths_come_in_the_order_of_their_bytes(model, signed):
     (model / "e").mkdir()
     (model / "e" / "f").write_bytes(b"x")
 
-    found = [os.fsencode(path) for path in covered(model, signed)]
+    found = [os.fsencode(path) for path in files_to_sign(model, signed)]
 
     assert found == sorted(found)
     assert len(found) == 13
@@ -96,7 +96,7 @@ def test_a_single_file_is_covered_by_its_name(model, signed):
     """
     Whatever lies beside it.
     """
-    assert covered(model / "a.bin", signed) == ("a.bin",)
+    assert files_to_sign(model / "a.bin", signed) == ("a.bin",)
 
 
 def test_what_no_signature_can_be_over_is_named(model, signed):
@@ -105,26 +105,26 @@ def test_what_no_signature_can_be_over_is_named(model, signed):
     """
     (model / "link").symlink_to("a.bin")
     with pytest.raises(BadSignatureError, match="'link' is a link"):
-        covered(model, signed)
-    assert "link" in covered(model, signed, follow_links=True)
+        files_to_sign(model, signed)
+    assert "link" in files_to_sign(model, signed, follow_links=True)
 
     (model / "folder").mkdir()
     (model / "away").symlink_to("folder")
     with pytest.raises(BadSignatureError, match="'away' is a link to a folder"):
-        covered(model, signed, follow_links=True)
+        files_to_sign(model, signed, follow_links=True)
     (model / "away").unlink()
     (model / "link").unlink()
     whole = model.parent / "linked"
     whole.symlink_to(model)
     with pytest.raises(BadSignatureError, match="linked' is a link"):
-        covered(whole, signed)
-    assert covered(whole, signed, follow_links=True) == covered(model, signed)
+        files_to_sign(whole, signed)
+    assert files_to_sign(whole, signed, follow_links=True) == files_to_sign(model, signed)
 
     with pytest.raises(ProtectedFileError):
-        covered(model, signed, forbidden=[safe_open.identity((model / "b.bin").stat())])
+        files_to_sign(model, signed, forbidden=[safe_open.identity((model / "b.bin").stat())])
     os.mkfifo(model / "fifo")
     with pytest.raises(BadSignatureError, match="'fifo' is a FIFO"):
-        covered(model, signed)
+        files_to_sign(model, signed)
 
 
 def test_a_folder_without_end_is_no_model(model, signed, monkeypatch):
@@ -133,7 +133,7 @@ def test_a_folder_without_end_is_no_model(model, signed, monkeypatch):
     """
     monkeypatch.setattr(covered_room, "MAX_ENTRIES", 2)
     with pytest.raises(BadLayoutError, match="more than 2 files"):
-        covered(model, signed)
+        files_to_sign(model, signed)
 
 
 class Oracle:
@@ -179,7 +179,7 @@ class Oracle:
         """Why we refuse it, or None."""
         try:
             signed = verify_bundle(self.bundle, read_key(self.public))
-            require_same(signed, found_in(root, signed, **how))
+            require_matching_files(signed, found_in(root, signed, **how))
         except BadSignatureError as error:
             return error.reason
         return None

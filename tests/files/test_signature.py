@@ -33,9 +33,9 @@ from model_catalog.files.signing import signature
 from model_catalog.files.signing.public_key import read_key
 from model_catalog.files.signing.signature import (
     Differences,
-    Signed,
+    SignedManifest,
     differences,
-    require_same,
+    require_matching_files,
     verify_bundle,
 )
 
@@ -69,7 +69,7 @@ def test_a_bundle_of_the_key_says_which_files_it_is_over(tmp_path):
     found = verify_bundle(path, KEY)
 
     der = pem(PRIVATE, serialization.Encoding.DER)
-    assert found == Signed(
+    assert found == SignedManifest(
         path=str(path),
         key_fingerprint="sha256:" + hashlib.sha256(der).hexdigest(),
         digests=FILES,
@@ -77,7 +77,7 @@ def test_a_bundle_of_the_key_says_which_files_it_is_over(tmp_path):
         identity=safe_open.identity(path.stat()),
     )
     assert list(found.digests) == list(FILES)
-    require_same(found, FILES)
+    require_matching_files(found, FILES)
 
 
 @pytest.mark.parametrize(
@@ -429,7 +429,7 @@ def test_files_that_are_not_those_signed_are_named(signed, change, expected, nam
 
     assert differences(signed, found) == expected
     with pytest.raises(BadSignatureError) as caught:
-        require_same(signed, found)
+        require_matching_files(signed, found)
     assert caught.value.reason == named.replace("\\\\", "\\")
     assert caught.value.path == signed.path
 
@@ -438,9 +438,11 @@ def test_what_the_signer_left_out_may_be_anything(signed):
     """
     It is passed over, and only there.
     """
-    require_same(signed, {**FILES, ".git/HEAD": digest(b"x"), ".gitattributes": digest(b"y")})
+    require_matching_files(
+        signed, {**FILES, ".git/HEAD": digest(b"x"), ".gitattributes": digest(b"y")}
+    )
     with pytest.raises(BadSignatureError, match=r"not signed: 'sub/\.gitignore'"):
-        require_same(signed, {**FILES, "sub/.gitignore": digest(b"x")})
+        require_matching_files(signed, {**FILES, "sub/.gitignore": digest(b"x")})
 
 
 def test_of_many_names_a_few_are_shown(signed):
@@ -451,7 +453,7 @@ def test_of_many_names_a_few_are_shown(signed):
 
     assert len(differences(signed, found).extra) == 1_000
     with pytest.raises(BadSignatureError, match=r"'x101' and 995 more$"):
-        require_same(signed, found)
+        require_matching_files(signed, found)
 
 
 def test_a_file_signed_by_itself_may_have_any_name(tmp_path):
@@ -461,13 +463,13 @@ def test_a_file_signed_by_itself_may_have_any_name(tmp_path):
     alone = verified(tmp_path, statement({".": digest(b"x")}))
     assert alone.is_single_file
 
-    require_same(alone, {"one.gguf": digest(b"x")})
-    require_same(alone, {".": digest(b"x")})
+    require_matching_files(alone, {"one.gguf": digest(b"x")})
+    require_matching_files(alone, {".": digest(b"x")})
     with pytest.raises(BadSignatureError, match=r"tampered with: 'one\.gguf'"):
-        require_same(alone, {"one.gguf": digest(b"y")})
+        require_matching_files(alone, {"one.gguf": digest(b"y")})
     for count, found in ((0, {}), (2, {"a": digest(b"x"), "b": digest(b"x")})):
         with pytest.raises(BadSignatureError, match=f"of one file.* and {count} were found"):
-            require_same(alone, found)
+            require_matching_files(alone, found)
 
 
 @pytest.mark.parametrize("value", ["", "00" * 32, "sha256:" + "A" * 64, "blake3:" + "0" * 64])
@@ -476,4 +478,4 @@ def test_a_digest_of_another_kind_is_no_verdict(signed, value):
     A caller's digests in another form would make every file look tampered with.
     """
     with pytest.raises(InvalidModelError, match="is no SHA-256"):
-        require_same(signed, {**FILES, "a.bin": value})
+        require_matching_files(signed, {**FILES, "a.bin": value})

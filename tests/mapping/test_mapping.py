@@ -10,7 +10,7 @@ from sqlalchemy import inspect
 from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
 
 from model_catalog import Model, ModelCatalog
-from model_catalog.domain.fields import GIVEN, REQUIRED
+from model_catalog.domain.fields import INPUT_FIELDS, REQUIRED_FIELDS
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,7 @@ def test_type_checkers_and_the_catalog_know_the_same_fields():
         if field.init and field.default is dataclasses.MISSING
     }
 
-    assert (taken, needed) == (set(GIVEN), set(REQUIRED))
+    assert (taken, needed) == (set(INPUT_FIELDS), set(REQUIRED_FIELDS))
 
 
 def test_nothing_is_taken_by_position():

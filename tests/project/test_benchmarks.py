@@ -393,7 +393,7 @@ def test_its_tokenizer_is_one_that_both_read(tmp_path, tokens):
     """
     gguf = pytest.importorskip("gguf")
     path = tmp_path / "m.gguf"
-    path.write_bytes(disk.gguf_of(tokens))
+    path.write_bytes(disk.make_gguf(tokens))
 
     fields = gguf.GGUFReader(path).fields
 

@@ -16,7 +16,7 @@ sys.path.insert(0, str(ROOT))
 from benchmarks import table
 from benchmarks.contenders import ENTRANTS
 
-from model_catalog.connection.sqlite_pragmas import habits
+from model_catalog.connection.sqlite_pragmas import connection_pragmas
 from model_catalog.repository.statements.filters import MODELS
 
 pytestmark = pytest.mark.slow
@@ -32,7 +32,7 @@ async def test_all_have_the_table_that_the_migrations_make(sqlite_migrated):
     assert set(table.COLUMNS) == made == {column.key for column in MODELS.c}
     for durability in table.DURABILITIES:
         told = {f"PRAGMA {name} = {value}" for name, value in table.pragmas(durability).items()}
-        assert told == {*habits(durability), "PRAGMA journal_mode = WAL"}
+        assert told == {*connection_pragmas(durability), "PRAGMA journal_mode = WAL"}
 
 
 def entrants(database):

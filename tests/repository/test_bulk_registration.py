@@ -10,7 +10,7 @@ from conftest import a_model, moment
 from sqlalchemy import inspect
 
 from model_catalog import InvalidModelError, Model
-from model_catalog.repository.operations.bulk_registration import batches_of, gathered
+from model_catalog.repository.operations.bulk_registration import build_batches, collect_rows
 
 VALUES = {"reference": "m", "provider": "hf", "local_path": "/m"}
 
@@ -168,7 +168,7 @@ async def test_rows_come_in_the_order_of_their_keys_whatever_they_set():
     values[1] = {**VALUES, "reference": "m3"}
     models = [dict(each) for each in values]
 
-    batches = batches_of(await gathered(models))
+    batches = build_batches(await collect_rows(models))
 
     assert [batch.columns["reference"] for batch in batches] == [("m1",), ("m3",), ("m4", "m5")]
     assert [batch.row_count for batch in batches] == [1, 1, 2]

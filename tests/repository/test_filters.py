@@ -10,9 +10,9 @@ import postgres
 import pytest
 from conftest import Database, a_model, moment, on_postgresql
 
-from model_catalog import InvalidModelError, Sort, Tally, open_catalog, upgrade
-from model_catalog.repository.statements.pagination import Order, Window
-from model_catalog.repository.statements.row_conversion import known
+from model_catalog import InvalidModelError, ModelTotals, Sort, open_catalog, upgrade
+from model_catalog.repository.statements.pagination import Page, SortOrder
+from model_catalog.repository.statements.row_conversion import select_models
 
 HUGE = 2**63 - 1
 
@@ -252,7 +252,7 @@ async def test_every_operation_passes_the_same_models(corpus, filters, expected)
     assert [m.ref async for m in corpus.iter_models(**filters)] == [m.ref for m in listed]
     assert await corpus.count_models(**filters) == len(expected)
     assert await corpus.get_total_size(**filters) == sum(sizes)
-    assert stats.total == Tally(len(expected), sum(sizes))
+    assert stats.total == ModelTotals(len(expected), sum(sizes))
     counts = await corpus.list_tags(**filters)
     assert {count.tag.casefold(): count.model_count for count in counts} == tags
 
@@ -700,15 +700,15 @@ def test_a_page_of_the_default_order_is_read_from_its_index(database, where):
         " SELECT 'hf', 'm' || n, '/m', CASE WHEN n % 3 > 0 THEN n / 7 END FROM numbers"
     )
     database.run("ANALYZE models")
-    order = Order.of(Sort.DOWNLOADED_AT, None)
+    order = SortOrder.of(Sort.DOWNLOADED_AT, None)
     last = {
         "at the front": None,
         "in the middle": a_model("m2500", version="", downloaded_at=moment(357)),
         "among the undated": a_model("m2501", version="", downloaded_at=None),
     }[where]
-    window, values = Window.of(order, last, 50)
+    window, values = Page.of(order, last, 50)
     dialect = database.target_url.get_dialect()()
-    query = window.of_those(known(dialect.name)).params(values)
+    query = window.of_those(select_models(dialect.name)).params(values)
     sql = query.compile(dialect=dialect, compile_kwargs={"literal_binds": True})
 
     if database.path is not None:
@@ -792,10 +792,10 @@ async def test_statistics_are_what_counting_gives(catalog, database):
         members = {}
         for model in models:
             members.setdefault(getattr(model, kind), []).append(model.size_bytes or 0)
-        assert found == {key: Tally(len(own), sum(own)) for key, own in members.items()}, kind
+        assert found == {key: ModelTotals(len(own), sum(own)) for key, own in members.items()}, kind
         sizes = [tally.size_bytes for tally in found.values()]
         assert sizes == sorted(sizes, reverse=True), kind
-    assert stats.total == Tally(len(models), sum(model.size_bytes or 0 for model in models))
+    assert stats.total == ModelTotals(len(models), sum(model.size_bytes or 0 for model in models))
     assert stats.total.size_bytes > 2**64
     assert None in stats.by_format
     assert type(stats.total.size_bytes) is int

@@ -11,8 +11,8 @@ from sqlalchemy import bindparam, create_engine, insert, select
 from sqlalchemy.orm import Session
 
 from model_catalog import FileState, Model, ModelRow, Sort, open_catalog
-from model_catalog.execution.prepared_statement import Prepared, stored
-from model_catalog.repository.operations.gc_pause import left_lying
+from model_catalog.execution.prepared_statement import PreparedStatement, raw_column
+from model_catalog.repository.operations.gc_pause import gc_paused
 from model_catalog.repository.statements.filters import MODELS
 
 FOLDED = ("reference_folded", "description_folded")
@@ -113,14 +113,14 @@ def test_what_the_driver_is_given_is_what_sqlalchemy_would_give_it(odd_file):
     """
     A prepared statement with the values of a caller and one of its own finds the same row twice.
     """
-    statement = select(stored(MODELS.c.id), stored(MODELS.c.local_path)).where(
+    statement = select(raw_column(MODELS.c.id), raw_column(MODELS.c.local_path)).where(
         MODELS.c.local_path == bindparam("path", type_=MODELS.c.local_path.type),
         MODELS.c.size_bytes == 2**63 - 1,
     )
     values = {"path": "/m/\udcff", "of no use": 1}
 
     with create_engine(f"sqlite:///{odd_file}").connect() as connection:
-        direct = Prepared(statement).rows(connection, values)
+        direct = PreparedStatement(statement).rows(connection, values)
 
         assert [tuple(row) for row in connection.execute(statement, values)] == direct
     assert direct == [(7, "bytes:/m/%FF")]
@@ -138,7 +138,7 @@ def test_many_rows_are_written_as_sqlalchemy_would_write_them(sqlite_file):
         columns = {name: [value] * 4 for name, value in row.items()} | {"provider": [*"xyzz"]}
         columns["version"] = [*"xxxy"]
         columns["local_path"] = ["/m/\udcff", "/n", "/o", "/m/\udcff"]
-        Prepared(insert(MODELS), row).run(connection, columns)
+        PreparedStatement(insert(MODELS), row).run(connection, columns)
 
     with closing(sqlite3.connect(sqlite_file)) as raw:
         found = raw.execute(
@@ -159,8 +159,8 @@ def test_garbage_is_looked_for_again_after_the_last_list():
     """
     While two lists are built, the end of the first changes nothing; the end of the second does.
     """
-    with left_lying():
-        with left_lying():
+    with gc_paused():
+        with gc_paused():
             assert not gc.isenabled()
         assert not gc.isenabled()
 
@@ -173,7 +173,7 @@ def test_a_program_without_garbage_collection_stays_without():
     """
     gc.disable()
     try:
-        with left_lying():
+        with gc_paused():
             pass
         assert not gc.isenabled()
     finally:

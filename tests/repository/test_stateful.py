@@ -26,14 +26,14 @@ from hypothesis.stateful import (
 
 from model_catalog import (
     Alias,
-    Imported,
+    CatalogStats,
+    ImportResult,
     InvalidModelError,
     Model,
     ModelNotFoundError,
+    ModelTotals,
     Sort,
-    Stats,
     TagCount,
-    Tally,
     open_catalog,
 )
 
@@ -193,7 +193,7 @@ class Book:
         return valued + [key for key in keys if value(key) is None]
 
     def tally(self, keys):
-        return Tally(len(keys), sum(self.rows[key]["size_bytes"] or 0 for key in keys))
+        return ModelTotals(len(keys), sum(self.rows[key]["size_bytes"] or 0 for key in keys))
 
     def stats(self, filters):
         passing = self.passing(filters)
@@ -206,7 +206,7 @@ class Book:
             }
 
         kinds = ("provider", "format", "architecture", "quantization")
-        return Stats(self.tally(passing), *(by(kind) for kind in kinds))
+        return CatalogStats(self.tally(passing), *(by(kind) for kind in kinds))
 
     def tag_counts(self, filters):
         spellings = {}
@@ -660,7 +660,7 @@ class Machine(RuleBasedStateMachine):
             before.seek(0)
             imported = self.do(self.catalog.import_catalog(before, on_conflict))
             written = count if on_conflict == "replace" else 0
-            assert imported == Imported(written, count - written, ())
+            assert imported == ImportResult(written, count - written, ())
 
         self.do(self.catalog.export_catalog(after))
         assert after.getvalue() == before.getvalue()

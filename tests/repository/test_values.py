@@ -26,7 +26,7 @@ from model_catalog import (
     Sort,
     open_catalog,
 )
-from model_catalog.domain.fields import CHANGEABLE, WHOLE
+from model_catalog.domain.fields import IMPORT_FIELDS, UPDATABLE_FIELDS
 from model_catalog.domain.ndjson import HEADER
 from model_catalog.repository.statements.filters import _CONDITIONS
 
@@ -121,7 +121,7 @@ OTHERS = [
 VALUES = [*TEXTS, *NUMBERS, *TIMES, *PATHS, *OTHERS]
 
 # A claim may be what the field may be that it is of.
-UNCLAIMED = [field for field in CHANGEABLE if not field.startswith("claimed_")]
+UNCLAIMED = [field for field in UPDATABLE_FIELDS if not field.startswith("claimed_")]
 BASE = {"reference": "m", "provider": "hf", "local_path": "/m", "downloaded_at": moment(0)}
 KEY = {"reference": "m", "provider": "hf", "version": ""}
 LISTED = {"path": "a", "size_bytes": 1}
@@ -129,7 +129,7 @@ LISTED = {"path": "a", "size_bytes": 1}
 
 def seen(model):
     """All that a model says of itself and that does not depend on when it was written."""
-    names = (*WHOLE, "tags")
+    names = (*IMPORT_FIELDS, "tags")
     return {n: getattr(model, n) for n in names if n not in ("last_used_at", "pinned_at")}
 
 
@@ -339,7 +339,7 @@ def is_json(value):
 def lines():
     """Every value that JSON has, in every field of a model and of a file; each is one model."""
     for field in (
-        *WHOLE,
+        *IMPORT_FIELDS,
         "tags",
         "aliases",
         "files",

@@ -492,7 +492,7 @@ async def test_a_migration_may_break_no_reference(file):
     engine = create_async_engine(file.target_url)
 
     with pytest.raises(UpgradeFailedError, match="1 rows of deployments would refer to rows"):
-        async with migration_lock.exclusive(engine, "host.db") as connection:
+        async with migration_lock.migration_transaction(engine, "host.db") as connection:
             await connection.execute(text("DELETE FROM hosts WHERE id = 2"))
     await engine.dispose()
 
@@ -589,7 +589,7 @@ async def test_a_hosts_isolation_level_makes_no_difference(empty, level, monkeyp
         with pytest.raises(RuntimeError, match="refused"):
             await upgrade(engine)
     after = dump(empty)
-    async with migration_lock.exclusive(engine, "host") as connection:
+    async with migration_lock.migration_transaction(engine, "host") as connection:
         within = await connection.get_isolation_level()
     await upgrade(engine)
     async with engine.connect() as connection:

@@ -13,7 +13,7 @@ from layouts import C1, C2, HuggingFace, Ollama, fill, listing, sha256
 from schema_shape import digest
 
 from model_catalog import FileState, open_catalog
-from model_catalog.cli.commands.demo_files import gguf_of
+from model_catalog.cli.commands.demo_files import make_gguf
 from model_catalog.stores.store_kinds import SCANNERS
 from model_catalog.upkeep import (
     adopt,
@@ -465,7 +465,7 @@ async def test_what_was_read_of_a_model_is_no_news(catalog, tmp_path):
     """
     A verification, which takes digests of what the store knows none of, changes no adoption.
     """
-    weights = gguf_of("llama", context_length=2048)
+    weights = make_gguf("llama", context_length=2048)
     HuggingFace(tmp_path / "hub").revision("o/m", C1, {"m.gguf": weights, "config.json": b"{}"})
     Ollama(tmp_path / "ollama").model("m", weights)
     fill(tmp_path / "plain", m__gguf=weights)

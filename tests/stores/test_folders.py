@@ -9,7 +9,7 @@ from layouts import C1, HuggingFace, fill, flat_llamacpp, listing, sha256, write
 
 from model_catalog.stores.scan_result import FoundModel
 from model_catalog.stores.scanners import directory, llamacpp, lmstudio
-from model_catalog.stores.store_access import Visit
+from model_catalog.stores.store_access import StoreWalk
 
 GGUF = b"GGUF" + bytes(100)
 TINY = b"GGUF"
@@ -317,7 +317,7 @@ def test_no_two_models_of_a_scan_have_the_same_name(tmp_path):
     """
     No layout allows it; were there two all the same, the first is kept and the other is told.
     """
-    visit = Visit.begin("directory", tmp_path, (), None, None)
+    visit = StoreWalk.begin("directory", tmp_path, (), None, None)
     for path in ("/a", "/b"):
         found = FoundModel(
             store="directory",

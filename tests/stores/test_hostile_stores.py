@@ -77,7 +77,7 @@ def survives(store, root, outside, *, good=1):
     assert len([model for model in scanned.found if model.is_complete]) >= good
     for model in scanned.found:
         key = ("reference", "provider", "version", "local_path")
-        fields.checked({name: getattr(model, name) for name in key})
+        fields.validate_model({name: getattr(model, name) for name in key})
         for alias in model.aliases:
             validation.alias("alias", alias)
         texts = [*model.reasons, *(file.path for file in model.files)]

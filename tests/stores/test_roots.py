@@ -10,7 +10,7 @@ from layouts import C1, HuggingFace, Ollama, fill, write
 
 from model_catalog.domain import fields, validation
 from model_catalog.stores.scan_result import Claims
-from model_catalog.stores.store_kinds import PROVIDERS, SCANNERS, recognised
+from model_catalog.stores.store_kinds import PROVIDERS, SCANNERS, detect_store
 from model_catalog.stores.store_roots import StoreRoot, default_roots
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="the defaults are those of Linux")
@@ -220,11 +220,11 @@ def test_a_folder_shows_of_which_kind_it_is(tmp_path):
     Ollama(tmp_path / "ollama").model("m", b"GGUF")
     fill(tmp_path / "plain", models__gguf=b"", manifests___m__gguf=b"")
 
-    kinds = {name: recognised(tmp_path / name) for name in ("hub", "ollama", "plain")}
+    kinds = {name: detect_store(tmp_path / name) for name in ("hub", "ollama", "plain")}
 
     assert kinds == {"hub": "huggingface", "ollama": "ollama", "plain": "directory"}
     with pytest.raises(FileNotFoundError):
-        recognised(tmp_path / "nowhere")
+        detect_store(tmp_path / "nowhere")
 
 
 def test_every_kind_has_a_provider_that_a_catalog_takes():
@@ -240,4 +240,4 @@ def test_a_store_claims_what_a_header_may():
     """
     The names are those of a catalog's columns.
     """
-    assert {each.name for each in dataclasses.fields(Claims)} == set(fields.CLAIMABLE)
+    assert {each.name for each in dataclasses.fields(Claims)} == set(fields.HEADER_FIELDS)

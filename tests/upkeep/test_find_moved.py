@@ -13,7 +13,7 @@ from model_catalog import (
     FileState,
     ModelNotFoundError,
 )
-from model_catalog.cli.commands.demo import gguf_of
+from model_catalog.cli.commands.demo_files import make_gguf
 from model_catalog.upkeep import check_models, find_moved, register_path, relink_model
 from model_catalog.upkeep.relinking import _files_below
 
@@ -38,7 +38,7 @@ def a_file(folder, name="m.bin", content=b"the bytes of a model"):
 def a_set(folder, count=3):
     for index in range(1, count + 1):
         name = f"m-{index:05}-of-{count:05}.gguf"
-        a_file(folder, name, gguf_of("llama", context_length=index))
+        a_file(folder, name, make_gguf("llama", context_length=index))
     return folder / f"m-00001-of-{count:05}.gguf"
 
 
@@ -180,7 +180,7 @@ async def test_shards_that_moved_together_are_found(catalog, store, kind):
     first = a_set(store / "old")
     await recorded(catalog, first if kind == "set" else store / "old")
     a_set(store / "a lacking one").unlink()
-    a_file(a_set(store / "b other").parent, "m-00002-of-00003.gguf", gguf_of("llama", 9))
+    a_file(a_set(store / "b other").parent, "m-00002-of-00003.gguf", make_gguf("llama", 9))
     (store / "old").rename(store / "new")
 
     found = await moved(catalog, store)

@@ -24,11 +24,11 @@ from model_catalog import (
     open_catalog,
     upgrade,
 )
-from model_catalog.cli.commands.demo import gguf_of
-from model_catalog.repository.operations.check_queries import Holding
+from model_catalog.cli.commands.demo_files import make_gguf
+from model_catalog.repository.operations.check_queries import CheckedModel
 from model_catalog.upkeep import check_models, register_path
 from model_catalog.upkeep.checks import model_check
-from model_catalog.upkeep.checks.file_status import Disks, look
+from model_catalog.upkeep.checks.file_status import MountCache, check_status
 
 NAME = ("m", "local")
 
@@ -41,7 +41,7 @@ async def recorded(catalog, path, reference="m", **options):
 
 def a_file(folder, name="m.gguf"):
     path = folder / name
-    path.write_bytes(gguf_of("llama", context_length=4096))
+    path.write_bytes(make_gguf("llama", context_length=4096))
     return path
 
 
@@ -446,7 +446,7 @@ async def test_other_bytes_that_are_registered_during_a_check_are_not_overwritte
     path = a_file(tmp_path)
     await recorded(catalog, path)
     path.unlink()
-    found = look(Holding.of(await catalog.holdings(None, 10)), Disks())
+    found = check_status(CheckedModel.of(await catalog.holdings(None, 10)), MountCache())
     await catalog.register_model(a_model("m", provider="local", local_path=str(path), size_bytes=9))
 
     await catalog.store_checks([found], moment(1))
@@ -460,10 +460,10 @@ async def test_a_model_that_is_registered_during_a_check_is_not_overwritten(cata
     What was found at the old path is not recorded of the new one.
     """
     await catalog.register_model(a_model(local_path="/nowhere"))
-    holding = Holding.of(await catalog.holdings(None, 10))
+    holding = CheckedModel.of(await catalog.holdings(None, 10))
     await catalog.register_model(a_model(local_path=str(a_file(tmp_path))))
 
-    found = look(holding, Disks())
+    found = check_status(holding, MountCache())
     await catalog.store_checks([found], moment(1))
     model = await catalog.get_model("TinyLlama-1.1B-Chat-v1.0", "hf")
 

@@ -22,7 +22,7 @@ from model_catalog import (
     open_catalog,
     upgrade,
 )
-from model_catalog.cli.commands.demo import gguf_of
+from model_catalog.cli.commands.demo_files import make_gguf
 from model_catalog.upkeep import accept_model, check_models, register_path, verify_models
 
 FIXTURES = Path(
@@ -38,7 +38,7 @@ async def test_a_file_is_recorded_with_its_size_and_its_claims(catalog, tmp_path
     What the header says is a claim; the path is recorded whole.
     """
     path = tmp_path / "m.gguf"
-    path.write_bytes(gguf_of("llama", context_length=4096))
+    path.write_bytes(make_gguf("llama", context_length=4096))
 
     recorded = await register_path(catalog, path, provider="local", reference="m")
 
@@ -55,7 +55,7 @@ async def test_the_users_word_outlives_another_look(catalog, tmp_path):
     Looking again replaces what was claimed, and nothing that was said or attached.
     """
     path = tmp_path / "m.gguf"
-    path.write_bytes(gguf_of("llama", context_length=4096))
+    path.write_bytes(make_gguf("llama", context_length=4096))
     await register_path(catalog, path, provider="local", reference="m")
     await catalog.update_model("m", "local", architecture="my llama", description="mine")
     await catalog.tag_model("m", "local", "chat")
@@ -97,7 +97,7 @@ async def test_a_set_that_is_not_whole_is_recorded_and_told_of(catalog, tmp_path
     """
     A missing shard is a reason, not an error.
     """
-    (tmp_path / "m-00001-of-00002.gguf").write_bytes(gguf_of("llama", context_length=1))
+    (tmp_path / "m-00001-of-00002.gguf").write_bytes(make_gguf("llama", context_length=1))
 
     recorded = await register_path(
         catalog, tmp_path / "m-00001-of-00002.gguf", provider="local", reference="m"
@@ -147,9 +147,10 @@ async def main():
             print("refused", flush=True)
         if sys.argv[2] == "folder":
             # Reading a folder opens the files in it, and must step over this one.
-            from model_catalog.upkeep.worker_threads import identities
-            from model_catalog.files.model_description import describe
-            describe(os.path.dirname(sys.argv[1]), forbidden=identities(catalog.database_files))
+            from model_catalog.upkeep.worker_threads import file_identities
+            from model_catalog.files.model_description import describe_model
+            forbidden = file_identities(catalog.database_files)
+            describe_model(os.path.dirname(sys.argv[1]), forbidden=forbidden)
         print("looked", flush=True)
         sys.stdin.readline()
 
@@ -165,7 +166,7 @@ def test_the_catalogs_own_lock_outlives_a_look_at_its_folder(tmp_path, what):
     """
     path = tmp_path / "catalog.db"
     asyncio.run(upgrade(path))
-    (tmp_path / "m.gguf").write_bytes(gguf_of("llama", context_length=1))
+    (tmp_path / "m.gguf").write_bytes(make_gguf("llama", context_length=1))
     with subprocess.Popen(
         [sys.executable, "-c", LOCKED, path, what],
         stdin=subprocess.PIPE,
@@ -188,7 +189,7 @@ async def test_a_look_that_is_cancelled_records_nothing(tmp_path, catalog):
     """
     The thread is asked to stop, and the caller does not wait for a row that nobody wants.
     """
-    (tmp_path / "m.gguf").write_bytes(gguf_of("llama", context_length=1))
+    (tmp_path / "m.gguf").write_bytes(make_gguf("llama", context_length=1))
     look = asyncio.create_task(
         register_path(catalog, tmp_path / "m.gguf", provider="local", reference="m")
     )
@@ -305,7 +306,7 @@ async def test_the_rows_of_files_hold_what_was_found(catalog, database, tmp_path
     """
     (tmp_path / "folder" / "inner").mkdir(parents=True)
     folder = tmp_path / "folder"
-    (folder / "inner" / "m.gguf").write_bytes(gguf_of("llama", context_length=1))
+    (folder / "inner" / "m.gguf").write_bytes(make_gguf("llama", context_length=1))
     (folder / "config.json").write_text("{}")
 
     await recorded(catalog, folder)
@@ -405,10 +406,10 @@ async def test_other_bytes_are_taken_when_they_are_accepted(catalog, tmp_path):
     and what the user said stays.
     """
     path = tmp_path / "m.gguf"
-    path.write_bytes(gguf_of("llama", context_length=1))
+    path.write_bytes(make_gguf("llama", context_length=1))
     await recorded(catalog, path, digest=True)
     await catalog.update_model(*NAME, description="mine")
-    path.write_bytes(gguf_of("gemma", context_length=2) + b"longer")
+    path.write_bytes(make_gguf("gemma", context_length=2) + b"longer")
 
     accepted = await accept_model(catalog, *NAME)
 
@@ -442,7 +443,7 @@ async def test_a_pickle_is_recorded_as_unsafe(catalog, tmp_path):
     By its bytes, whatever it is called; what has none in it is not.
     """
     (tmp_path / "harmless.gguf").write_bytes(pickle.dumps({"weights": [1, 2, 3]}, protocol=2))
-    (tmp_path / "m.gguf").write_bytes(gguf_of("llama", context_length=1))
+    (tmp_path / "m.gguf").write_bytes(make_gguf("llama", context_length=1))
 
     unsafe = await recorded(catalog, tmp_path / "harmless.gguf", version="pickle")
     safe = await recorded(catalog, tmp_path / "m.gguf", version="gguf")

@@ -7,7 +7,7 @@ import pytest
 from conftest import a_model
 
 from model_catalog import DigestMismatchError, FileState
-from model_catalog.cli.commands.demo import gguf_of
+from model_catalog.cli.commands.demo_files import make_gguf
 from model_catalog.upkeep import (
     Verdict,
     check_models,
@@ -28,7 +28,7 @@ def catalog(on_sqlite):
 
 def a_file(path, context_length=4096):
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(gguf_of("llama", context_length=context_length))
+    path.write_bytes(make_gguf("llama", context_length=context_length))
     return path
 
 

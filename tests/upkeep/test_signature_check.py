@@ -10,7 +10,7 @@ from conftest import a_model
 from signed_bundles import bundle, digest, pem, private_key, statement
 
 from model_catalog import InvalidKeyError, ModelNotFoundError
-from model_catalog.cli.commands.demo import gguf_of
+from model_catalog.cli.commands.demo_files import make_gguf
 from model_catalog.files.fingerprint import Fingerprint
 from model_catalog.upkeep import (
     accept_model,
@@ -167,7 +167,7 @@ async def test_one_shard_does_not_sign_for_a_set(on_sqlite, store, is_listed):
     is recorded by says nothing of the others.
     """
     names = [f"m-0000{number}-of-00002.gguf" for number in (1, 2)]
-    files = {name: gguf_of("llama", number) for number, name in enumerate(names, 1)}
+    files = {name: make_gguf("llama", number) for number, name in enumerate(names, 1)}
     a_signed_folder(store, files)
     first = store / names[0]
     alone = bundle(SIGNER, statement({".": digest(files[names[0]])}))
@@ -180,7 +180,7 @@ async def test_one_shard_does_not_sign_for_a_set(on_sqlite, store, is_listed):
     by_one = await held(on_sqlite, bundle=f"{first}.sig")
     store.joinpath(f"{names[0]}.sig").unlink()
     whole = await held(on_sqlite)
-    (store / names[1]).write_bytes(gguf_of("llama", 9))
+    (store / names[1]).write_bytes(make_gguf("llama", 9))
     tampered = await held(on_sqlite)
 
     assert not by_one.is_valid

@@ -16,7 +16,7 @@ import pytest
 from conftest import a_model, moment
 
 from model_catalog import FileRecord, FileState, InvalidModelError, open_catalog
-from model_catalog.cli.commands.demo import gguf_of
+from model_catalog.cli.commands.demo_files import make_gguf
 from model_catalog.upkeep import accept_model, check_models, register_path, verify_models
 
 NAME = ("m", "local")
@@ -88,7 +88,7 @@ async def test_a_level_below_full_reads_no_bytes_and_records_no_digest(on_sqlite
     """
     Whether the files are the recorded ones is told by their status, and by their headers.
     """
-    path = a_file(store, "m.gguf", gguf_of("llama", 1))
+    path = a_file(store, "m.gguf", make_gguf("llama", 1))
     await recorded(on_sqlite, path)
     whole = await the_one(on_sqlite, level)
     os.utime(path, ns=(0, 0))
@@ -105,7 +105,7 @@ async def test_a_download_that_was_cut_short_is_found_without_hashing(on_sqlite,
     A file that is shorter than its header says is incomplete at the level that reads headers, and
     the reason is recorded; the quick level cannot know.
     """
-    path = a_file(store, "m.gguf", gguf_of("llama", 1)[:-8])
+    path = a_file(store, "m.gguf", make_gguf("llama", 1)[:-8])
     await recorded(on_sqlite, path)
 
     quick = await the_one(on_sqlite, "quick")
@@ -118,7 +118,7 @@ async def test_a_download_that_was_cut_short_is_found_without_hashing(on_sqlite,
     assert full.verdict == "incomplete"
     assert await on_sqlite.count_models(incomplete=True) == 1
 
-    path.write_bytes(gguf_of("llama", 1))
+    path.write_bytes(make_gguf("llama", 1))
     assert (await the_one(on_sqlite, "structure")).verdict == "changed"
     assert await on_sqlite.count_models(incomplete=True) == 0
 
@@ -127,7 +127,7 @@ async def test_a_set_that_lacks_a_shard_is_incomplete(on_sqlite, store):
     """
     What is there is read and recorded, and the missing shard is named.
     """
-    first = a_file(store, "m-00001-of-00002.gguf", gguf_of("llama", 1))
+    first = a_file(store, "m-00001-of-00002.gguf", make_gguf("llama", 1))
     await recorded(on_sqlite, first)
 
     found = await the_one(on_sqlite)

@@ -14,7 +14,7 @@ import pytest
 from conftest import a_model, moment
 
 from model_catalog import FileState, InvalidModelError
-from model_catalog.cli.commands.demo import gguf_of
+from model_catalog.cli.commands.demo_files import make_gguf
 from model_catalog.upkeep import (
     Verdict,
     accept_model,
@@ -22,7 +22,7 @@ from model_catalog.upkeep import (
     register_path,
     verify_models,
 )
-from model_catalog.upkeep.worker_threads import device_of, disk_turn
+from model_catalog.upkeep.worker_threads import device_lock, device_of
 
 NAME = ("m", "local")
 MIB = 1024 * 1024
@@ -36,7 +36,7 @@ def catalog(on_sqlite):
 
 def a_file(folder, name="m.gguf", context_length=4096):
     path = folder / name
-    path.write_bytes(gguf_of("llama", context_length=context_length))
+    path.write_bytes(make_gguf("llama", context_length=context_length))
     return path
 
 
@@ -474,7 +474,7 @@ async def test_two_disks_are_read_at_the_same_time(catalog, tmp_path, disk):
     async with aclosing(
         verify_models(catalog, on_progress=lambda each: counted.append(each.done_bytes))
     ) as results:
-        async with disk_turn(device_of(str(tmp_path))), asyncio.timeout(30):
+        async with device_lock(device_of(str(tmp_path))), asyncio.timeout(30):
             first = await anext(results)
         second = await anext(results)
 

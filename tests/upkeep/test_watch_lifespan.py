@@ -10,7 +10,7 @@ import pytest
 from conftest import a_model
 
 from model_catalog import CatalogError, FileState, InvalidModelError, open_catalog
-from model_catalog.upkeep import Checked, Verified, check_models, register_path, watch
+from model_catalog.upkeep import CheckReport, VerifiedModel, check_models, register_path, watch
 
 MIB = 1024 * 1024
 
@@ -48,10 +48,10 @@ async def test_it_checks_at_once_and_again(catalog, tmp_path):
     """
     events = Events()
     async with watch(catalog, interval_s=0.01, on_event=events) as seen:
-        await events.until(lambda: events.of(Checked))
+        await events.until(lambda: events.of(CheckReport))
         await catalog.register_model(a_model(local_path="/nowhere"))
         await events.until(
-            lambda: any(FileState.MISSING in each.counts for each in events.of(Checked))
+            lambda: any(FileState.MISSING in each.counts for each in events.of(CheckReport))
         )
 
     assert seen.check_count >= 2
@@ -70,7 +70,7 @@ async def test_it_ends_at_once_and_leaves_nothing(catalog, tmp_path):
 
     began = time.monotonic()
     async with watch(catalog, interval_s=3600, scrub_per_day=1, on_event=events):
-        await events.until(lambda: events.of(Checked))
+        await events.until(lambda: events.of(CheckReport))
         began = time.monotonic()
     ended = time.monotonic()
 
@@ -91,7 +91,7 @@ async def test_it_survives_what_fails(catalog, tmp_path, caplog):
         async with watch(catalog, interval_s=0.01, on_event=events) as seen:
             await events.until(lambda: len(events.of(CatalogError)) >= 2)
             rename(tmp_path / "catalog.db", "away", "models")
-            await events.until(lambda: events.of(Checked))
+            await events.until(lambda: events.of(CheckReport))
 
     assert seen.failure_count >= 2
     assert seen.last.counts == {FileState.MISSING: 1}
@@ -135,12 +135,12 @@ async def test_it_reads_no_more_than_its_part(catalog, tmp_path):
     events = Events()
 
     async with watch(catalog, interval_s=0.01, scrub_per_day=1 / 30, on_event=events) as seen:
-        await events.until(lambda: len(events.of(Checked)) >= 20)
+        await events.until(lambda: len(events.of(CheckReport)) >= 20)
 
     # In less than a second a day's 1/30 of 4 MiB is a byte or two: one file is in debt for it.
     assert seen.verified_bytes == MIB
     assert seen.failure_count == 0
-    assert len(events.of(Verified)) == 1
+    assert len(events.of(VerifiedModel)) == 1
 
 
 async def test_nothing_is_read_where_nothing_is_to_be(catalog, tmp_path):
@@ -152,9 +152,9 @@ async def test_nothing_is_read_where_nothing_is_to_be(catalog, tmp_path):
     events = Events()
 
     async with watch(catalog, interval_s=0.01, scrub_per_day=0, on_event=events):
-        await events.until(lambda: len(events.of(Checked)) >= 5)
+        await events.until(lambda: len(events.of(CheckReport)) >= 5)
 
-    assert events.of(Verified) == []
+    assert events.of(VerifiedModel) == []
 
 
 @pytest.mark.parametrize(
@@ -192,5 +192,5 @@ async def test_a_service_starts_it_in_its_lifespan(tmp_path):
             yield catalog
 
     async with lifespan() as catalog:
-        await events.until(lambda: events.of(Checked))
+        await events.until(lambda: events.of(CheckReport))
         assert (await check_models(catalog)).model_count == 0

@@ -11,8 +11,8 @@ import pytest
 from conftest import a_model
 
 from model_catalog import CatalogError, FileState, InvalidModelError, open_catalog
-from model_catalog.upkeep import Checked, Verified, register_path, watch
-from model_catalog.upkeep.watcher import _DAY_S, Watch, _Watcher
+from model_catalog.upkeep import CheckReport, VerifiedModel, register_path, watch
+from model_catalog.upkeep.watcher import _DAY_S, WatchReport, _Watcher
 
 NAME = ("m", "local")
 SHORT_S = 0.02
@@ -70,11 +70,11 @@ async def test_it_checks_at_once_and_again_and_again(catalog, store):
     heard = Heard()
 
     async with watch(catalog, interval_s=3600, on_event=heard) as watching:
-        await heard.until(Checked)
+        await heard.until(CheckReport)
         assert watching.check_count == 1
         assert watching.last.counts == {FileState.MISSING: 1}
     async with watch(catalog, interval_s=SHORT_S, on_event=heard) as watching:
-        await heard.until(Checked, 4)
+        await heard.until(CheckReport, 4)
 
     assert watching.check_count >= 3
     assert (await catalog.get_model(*NAME)).state is FileState.MISSING
@@ -102,7 +102,7 @@ async def test_it_stops_at_once_in_the_middle_of_a_file(on_sqlite, store):
     await recorded(on_sqlite, path)
     heard = Heard()
     async with watch(on_sqlite, on_event=heard):
-        await heard.until(Checked)
+        await heard.until(CheckReport)
         # The hashing has its disk's turn as soon as the loop is free.
         while not is_open(path):
             await asyncio.sleep(0.01)
@@ -148,7 +148,7 @@ async def test_errors_are_survived_logged_and_told(on_sqlite, tmp_path, store, c
         ) as watching:
             await heard.until(CatalogError, 3)
             raw.execute("ALTER TABLE away RENAME TO models")
-            await heard.until(Checked)
+            await heard.until(CheckReport)
 
     assert watching.failure_count >= 3
     assert watching.last.counts == {FileState.PRESENT: 1}
@@ -166,7 +166,7 @@ async def test_what_is_not_as_recorded_is_a_warning(on_sqlite, store, caplog):
     heard = Heard()
 
     async with watch(on_sqlite, on_event=heard, scrub_per_day=0):
-        await heard.until(Checked)
+        await heard.until(CheckReport)
 
     (record,) = (each for each in caplog.records if each.name.startswith("model_catalog"))
     assert record.levelno == logging.WARNING
@@ -185,7 +185,7 @@ async def test_a_callback_that_raises_ends_nothing(on_sqlite, caplog):
         raise ZeroDivisionError
 
     async with watch(on_sqlite, interval_s=SHORT_S, on_event=fail):
-        await heard.until(Checked, 3)
+        await heard.until(CheckReport, 3)
 
     (first, *_) = (record for record in caplog.records if record.exc_info)
     assert first.exc_info[0] is ZeroDivisionError
@@ -202,9 +202,9 @@ async def test_damage_is_found_by_the_scrub(catalog, store):
     heard = Heard()
 
     async with watch(catalog, on_event=heard, scrub_per_day=1) as watching:
-        await heard.until(Verified)
+        await heard.until(VerifiedModel)
 
-    (found,) = heard.of(Verified)
+    (found,) = heard.of(VerifiedModel)
     assert found.verdict == "mismatch"
     assert watching.verified_bytes == 100
     assert await catalog.count_models(damaged=True) == 1
@@ -218,10 +218,10 @@ async def test_nothing_is_read_where_nothing_is_to_be_read(on_sqlite, store):
     heard = Heard()
 
     async with watch(on_sqlite, interval_s=SHORT_S, scrub_per_day=0, on_event=heard) as watching:
-        await heard.until(Checked, 3)
+        await heard.until(CheckReport, 3)
 
     assert watching.verified_bytes == 0
-    assert heard.of(Verified) == []
+    assert heard.of(VerifiedModel) == []
 
 
 async def test_the_scrub_reads_its_part_of_each_day_and_no_more(on_sqlite, store):
@@ -236,7 +236,7 @@ async def test_the_scrub_reads_its_part_of_each_day_and_no_more(on_sqlite, store
     for number in range(60):
         a_file(folder, f"{number:02}.bin")
     await recorded(on_sqlite, folder, "folder", digest=True)
-    seen = Watch()
+    seen = WatchReport()
     watcher = _Watcher(on_sqlite, [], 0.1, None, seen)
     by_hour = []
     for _ in range(72):
@@ -293,7 +293,7 @@ async def test_services_that_start_together_do_not_stay_together(on_sqlite, monk
     heard = Heard()
     monkeypatch.setattr("model_catalog.upkeep.watcher.asyncio.sleep", listen)
     async with watch(on_sqlite, interval_s=100.0, on_event=heard):
-        await heard.until(Checked, 8)
+        await heard.until(CheckReport, 8)
 
     assert all(90 <= wait_s <= 110 for wait_s in waits)
     assert len(set(waits)) == len(waits)

@@ -22,14 +22,14 @@ from typing import Final, TypeVar
 
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
 
-from model_catalog.concurrency.completion import to_its_end
+from model_catalog.concurrency.completion import run_to_completion
 from model_catalog.concurrency.threads import to_thread
-from model_catalog.connection.backup_files import fault_of, named, uri_of
-from model_catalog.connection.database_file import beside, users_of
-from model_catalog.connection.error_mapping import corrupt, translated
-from model_catalog.connection.online_backup import published, sync, take
-from model_catalog.connection.open_database import opened
-from model_catalog.connection.target import Target, locate, name_of
+from model_catalog.connection.backup_files import free_backup_path, integrity_error, uri_of
+from model_catalog.connection.database_file import processes_using, sidecar_paths
+from model_catalog.connection.error_mapping import corrupt_error, map_errors
+from model_catalog.connection.online_backup import atomic_file, fsync_path, online_backup
+from model_catalog.connection.open_database import open_database
+from model_catalog.connection.target import Target, display_name, resolve_target
 from model_catalog.errors import (
     CatalogInUseError,
     CatalogReadOnlyError,
@@ -37,7 +37,7 @@ from model_catalog.errors import (
     InvalidTargetError,
 )
 from model_catalog.repository.model_catalog import ModelCatalog
-from model_catalog.schema.migrate import current_revision, refuse_unknown
+from model_catalog.schema.migrate import current_revision, require_known_revision
 
 T = TypeVar("T")
 
@@ -63,25 +63,25 @@ async def backup(
     """
     if isinstance(source, ModelCatalog):
         return await _of_catalog(source, path)
-    async with opened(source, create=False) as database:
-        refuse_unknown(await current_revision(database), database.name)
+    async with open_database(source, create=False) as database:
+        require_known_revision(await current_revision(database), database.name)
         return await _of_catalog(ModelCatalog(async_sessionmaker(database.engine)), path)
 
 
 async def _of_catalog(catalog: ModelCatalog, path: str | os.PathLike[str] | None) -> Path:
     files = catalog.database_files
     if files:
-        to = named(files[0], "backup") if path is None else absolute(path)
-        return await take(files[0], repr(os.fspath(files[0])), to)
+        to = free_backup_path(files[0], "backup") if path is None else absolute(path)
+        return await online_backup(files[0], repr(os.fspath(files[0])), to)
     if path is None:
         raise InvalidTargetError("''", "it names no file: say where the copy is to lie")
     to = absolute(path)
-    async with _in_a_thread(published(to)) as part:
+    async with _in_a_thread(atomic_file(to)) as part:
         stream = await to_thread(part.open, "wb")
         try:
             await catalog.export_catalog(stream)
         finally:
-            await to_its_end(to_thread(stream.close))
+            await run_to_completion(to_thread(stream.close))
     return to
 
 
@@ -89,13 +89,13 @@ async def _of_catalog(catalog: ModelCatalog, path: str | os.PathLike[str] | None
 async def _in_a_thread(steps: AbstractContextManager[T]) -> AsyncIterator[T]:
     """The same with its first and its last step in a thread: they wait for a disk."""
     stack = ExitStack()
-    yielded = await to_its_end(to_thread(stack.enter_context, steps))
+    yielded = await run_to_completion(to_thread(stack.enter_context, steps))
     try:
         yield yielded
     except BaseException as error:
-        await to_its_end(to_thread(stack.__exit__, type(error), error, error.__traceback__))
+        await run_to_completion(to_thread(stack.__exit__, type(error), error, error.__traceback__))
         raise
-    await to_its_end(to_thread(stack.close))
+    await run_to_completion(to_thread(stack.close))
 
 
 def absolute(path: str | os.PathLike[str]) -> Path:
@@ -107,14 +107,14 @@ def absolute(path: str | os.PathLike[str]) -> Path:
 
 
 @dataclass(frozen=True, slots=True)
-class Restored:
+class RestoreResult:
     """What a restoration did: how many models there are, and where lies what was there before."""
 
     model_count: int
     replaced: Path | None
 
 
-async def restore(copy: str | os.PathLike[str], target: Target | None = None) -> Restored:
+async def restore(copy: str | os.PathLike[str], target: Target | None = None) -> RestoreResult:
     """
     Put a copy of a SQLite catalog in the place of a catalog, which is kept under another name.
 
@@ -129,16 +129,16 @@ async def restore(copy: str | os.PathLike[str], target: Target | None = None) ->
     path, name = file_of_target(target)
     heir = absolute(copy)
     models = await _count(heir)
-    return Restored(models, await to_its_end(to_thread(_put, heir, path, name)))
+    return RestoreResult(models, await run_to_completion(to_thread(_put, heir, path, name)))
 
 
 def file_of_target(target: Target | None) -> tuple[Path, str]:
     """The SQLite file that a target names, links followed, and its name in messages."""
     if isinstance(target, AsyncEngine):
         raise InvalidTargetError(
-            name_of(target.url), "an engine has it open: dispose of that, and name the file"
+            display_name(target.url), "an engine has it open: dispose of that, and name the file"
         )
-    place = locate(target)
+    place = resolve_target(target)
     if place.path is None:
         raise InvalidTargetError(
             place.name, "it is on a server, whose copies are read by `model-catalog import`"
@@ -148,15 +148,15 @@ def file_of_target(target: Target | None) -> tuple[Path, str]:
 
 async def _count(copy: Path) -> int:
     """How many models are in a copy that is read from its first page to its last."""
-    async with opened(copy, create=False) as database:
+    async with open_database(copy, create=False) as database:
         revision = await current_revision(database)
-        refuse_unknown(revision, database.name)
-        with translated(database.name):
+        require_known_revision(revision, database.name)
+        with map_errors(database.name):
             async with database.engine.connect() as connection:
                 pages = (await connection.exec_driver_sql("PRAGMA integrity_check(3)")).scalars()
                 found = list(pages)
                 if found != ["ok"]:
-                    raise corrupt(database.name, "; ".join(found))
+                    raise corrupt_error(database.name, "; ".join(found))
                 tables = await connection.exec_driver_sql(
                     "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name = 'models'"
                 )
@@ -167,9 +167,9 @@ async def _count(copy: Path) -> int:
 
 
 def _put(copy: Path, real: Path, name: str) -> Path | None:
-    with translated(name):
+    with map_errors(name):
         if not real.exists():
-            with published(real) as part:
+            with atomic_file(real) as part:
                 _copy_pages(copy, part)
             return None
         if real.samefile(copy):
@@ -177,20 +177,20 @@ def _put(copy: Path, real: Path, name: str) -> Path | None:
         refuse_users(real, name)
         _close_log(real)
         with _locked(real, name) as descriptor:
-            kept = named(real, "replaced")
+            kept = free_backup_path(real, "replaced")
             heir = real.with_name(f".{kept.name}.heir")
             try:
                 os.close(os.open(heir, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
                 _copy_pages(copy, heir)
                 heir.chmod(stat.S_IMODE(os.fstat(descriptor).st_mode))
-                sync(heir)
+                fsync_path(heir)
                 _keep(descriptor, real, kept)
                 # First the logs: SQLite would take them for the copy's.
-                for rest in beside(real):
+                for rest in sidecar_paths(real):
                     rest.unlink(missing_ok=True)
-                sync(real.parent)
+                fsync_path(real.parent)
                 heir.replace(real)
-                sync(real.parent)
+                fsync_path(real.parent)
             finally:
                 heir.unlink(missing_ok=True)
         return kept
@@ -199,7 +199,7 @@ def _put(copy: Path, real: Path, name: str) -> Path | None:
 def refuse_users(path: Path, name: str) -> None:
     """Raise CatalogInUseError while a process, this one too, has a file open."""
     # Before the file is opened here: closing it would drop this process's own locks.
-    if users := users_of(path):
+    if users := processes_using(path):
         listed = ", ".join(
             "this process" if user == os.getpid() else f"process {user}" for user in users
         )
@@ -247,14 +247,14 @@ def _copy_pages(copy: Path, to: Path) -> None:
         closing(sqlite3.connect(uri_of(to, "rw"), uri=True)) as target,
     ):
         source.backup(target)
-    if fault := fault_of(to):
-        raise corrupt(repr(os.fspath(copy)), f"what was read of it is not whole: {fault}")
+    if fault := integrity_error(to):
+        raise corrupt_error(repr(os.fspath(copy)), f"what was read of it is not whole: {fault}")
 
 
 def _keep(descriptor: int, path: Path, kept: Path) -> None:
     """Give a database and what lies beside it second names that belong together."""
     # The index of a log is made anew from it.
-    names = [(path, kept), *zip(beside(path)[::2], beside(kept)[::2], strict=True)]
+    names = [(path, kept), *zip(sidecar_paths(path)[::2], sidecar_paths(kept)[::2], strict=True)]
     for old, new in names:
         if not old.exists():
             continue

@@ -13,16 +13,16 @@ from tempfile import TemporaryDirectory
 from typing import Any, Final, TypeAlias
 
 from model_catalog.backups.restore import absolute, file_of_target, refuse_users
-from model_catalog.concurrency.completion import to_its_end
+from model_catalog.concurrency.completion import run_to_completion
 from model_catalog.concurrency.threads import to_thread
-from model_catalog.connection.backup_files import fault_of, named, uri_of
-from model_catalog.connection.database_file import beside
-from model_catalog.connection.error_mapping import corrupt, translated
-from model_catalog.connection.online_backup import published
+from model_catalog.connection.backup_files import free_backup_path, integrity_error, uri_of
+from model_catalog.connection.database_file import sidecar_paths
+from model_catalog.connection.error_mapping import corrupt_error, map_errors
+from model_catalog.connection.online_backup import atomic_file
 from model_catalog.connection.target import Target
 from model_catalog.errors import CatalogUnavailableError
 from model_catalog.mapping.tables import REVISION, Base
-from model_catalog.schema.migrate import VERSION_TABLE, refuse_unknown, upgrade
+from model_catalog.schema.migrate import VERSION_TABLE, require_known_revision, upgrade
 
 _Row: TypeAlias = tuple[Any, ...]
 
@@ -32,7 +32,7 @@ _IDS_OF_A_PAGE: Final = 512
 
 
 @dataclass(frozen=True, slots=True)
-class Saved:
+class RepairedTable:
     """
     What was saved of one table.
 
@@ -47,11 +47,11 @@ class Saved:
 
 
 @dataclass(frozen=True, slots=True)
-class Repaired:
+class RepairReport:
     """The new database, and what of each table is in it."""
 
     path: Path
-    tables: tuple[Saved, ...]
+    tables: tuple[RepairedTable, ...]
 
     @property
     def is_whole(self) -> bool:
@@ -61,7 +61,7 @@ class Repaired:
 
 async def repair(
     target: Target | None = None, path: str | os.PathLike[str] | None = None
-) -> Repaired:
+) -> RepairReport:
     """
     Save what can be read of a SQLite catalog into a new one, row by row; say what is lost.
 
@@ -77,30 +77,30 @@ async def repair(
     if not damaged.is_file():
         raise CatalogUnavailableError(name, "there is no such file")
     refuse_users(damaged, name)
-    to = named(damaged, "repaired") if path is None else absolute(path)
+    to = free_backup_path(damaged, "repaired") if path is None else absolute(path)
 
-    with translated(name), TemporaryDirectory(dir=to.parent, prefix=f".{to.name}.") as folder:
+    with map_errors(name), TemporaryDirectory(dir=to.parent, prefix=f".{to.name}.") as folder:
         # SQLite writes to what it opens: a log is read into its database.
         work, fresh = Path(folder, "damaged.db"), Path(folder, "fresh.db")
-        await to_its_end(to_thread(_copy_files, damaged, work))
+        await run_to_completion(to_thread(_copy_files, damaged, work))
         await upgrade(fresh, await to_thread(_revision_of, work, name))
-        saved = await to_its_end(to_thread(_save, work, fresh))
-        await to_its_end(to_thread(_publish, fresh, to))
-    return Repaired(to, saved)
+        saved = await run_to_completion(to_thread(_save, work, fresh))
+        await run_to_completion(to_thread(_publish, fresh, to))
+    return RepairReport(to, saved)
 
 
 def _copy_files(source: Path, to: Path) -> None:
     shutil.copyfile(source, to)
-    for old, new in zip(beside(source)[::2], beside(to)[::2], strict=True):
+    for old, new in zip(sidecar_paths(source)[::2], sidecar_paths(to)[::2], strict=True):
         with suppress(FileNotFoundError):
             shutil.copyfile(old, new)
 
 
 def _publish(fresh: Path, to: Path) -> None:
-    with published(to) as part:
+    with atomic_file(to) as part:
         shutil.copyfile(fresh, part)
-        if fault := fault_of(part):
-            raise corrupt(repr(os.fspath(to)), fault)
+        if fault := integrity_error(part):
+            raise corrupt_error(repr(os.fspath(to)), fault)
 
 
 class _Text(bytes):
@@ -123,9 +123,9 @@ def _revision_of(work: Path, name: str) -> str:
         try:
             tables = {row[0].decode() for row in raw.execute("SELECT name FROM sqlite_master")}
         except (sqlite3.Error, UnicodeDecodeError) as error:
-            raise corrupt(name, f"nothing in it can be read ({error})") from error
+            raise corrupt_error(name, f"nothing in it can be read ({error})") from error
         if "models" not in tables:
-            raise corrupt(name, "no table 'models' can be found in it")
+            raise corrupt_error(name, "no table 'models' can be found in it")
         if VERSION_TABLE not in tables:
             return "0001"
         try:
@@ -133,11 +133,11 @@ def _revision_of(work: Path, name: str) -> str:
             revision: str = found[0].decode()
         except (sqlite3.Error, UnicodeDecodeError, TypeError):
             return REVISION
-    refuse_unknown(revision, name)
+    require_known_revision(revision, name)
     return revision
 
 
-def _save(work: Path, fresh: Path) -> tuple[Saved, ...]:
+def _save(work: Path, fresh: Path) -> tuple[RepairedTable, ...]:
     with closing(_connected(work)) as old, closing(_connected(fresh)) as new:
         # As it is when a table is written whose parent is not there; what refers to nothing goes
         # at the end.
@@ -151,7 +151,7 @@ def _save(work: Path, fresh: Path) -> tuple[Saved, ...]:
         new.execute("COMMIT")
     refused = [table for table, _ in orphans]
     return tuple(
-        Saved(
+        RepairedTable(
             each.table,
             each.kept - refused.count(each.table),
             each.lost,
@@ -168,10 +168,10 @@ def _columns(raw: sqlite3.Connection, table: str) -> list[str]:
         return []
 
 
-def _save_table(old: sqlite3.Connection, new: sqlite3.Connection, table: str) -> Saved:
+def _save_table(old: sqlite3.Connection, new: sqlite3.Connection, table: str) -> RepairedTable:
     columns = [name for name in _columns(new, table) if name in _columns(old, table)]
     if not columns:
-        return Saved(table, 0, (), 0)
+        return RepairedTable(table, 0, (), 0)
     names = ", ".join(f'"{name}"' for name in columns)
     marks = ", ".join("?" * len(columns))
     insert = f'INSERT INTO "{table}" ({names}) VALUES ({marks})'  # noqa: S608 - our own names
@@ -187,7 +187,7 @@ def _save_table(old: sqlite3.Connection, new: sqlite3.Connection, table: str) ->
             refused += 1
     known = rows.ids_of_indexes()
     lost = (known or rows.unreadable) - kept - rows.read
-    return Saved(table, len(kept), tuple(sorted(lost)), refused)
+    return RepairedTable(table, len(kept), tuple(sorted(lost)), refused)
 
 
 class _Rows:

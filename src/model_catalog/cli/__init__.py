@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from model_catalog.cli.output import complain
+from model_catalog.cli.output import print_error
 from model_catalog.cli.parser import make_parser
 from model_catalog.errors import (
     CatalogError,
@@ -26,7 +26,7 @@ class _Words(logging.Handler):
     """What the package has to say beside its results, on standard error."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        complain(record.getMessage())
+        print_error(record.getMessage())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -50,14 +50,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = asyncio.run(models.run(options))
         print(end="", flush=True)
     except CatalogError as error:
-        complain(f"error: {error}")
+        print_error(f"error: {error}")
         return _code_of(error)
     except BrokenPipeError:
         # Whoever read has read enough. Python would complain once more when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     except OSError as error:
-        complain(f"error: {error}")
+        print_error(f"error: {error}")
         return FAILED
     except KeyboardInterrupt:
         return INTERRUPTED

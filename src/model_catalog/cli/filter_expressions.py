@@ -68,7 +68,7 @@ _SORTS: Final = {
 }
 
 
-def read_filters(expressions: Iterable[str], now: datetime) -> Filters:
+def parse_filters(expressions: Iterable[str], now: datetime) -> Filters:
     """
     The filters that expressions mean; all are to hold, of two bounds the narrower.
 
@@ -86,12 +86,12 @@ def read_filters(expressions: Iterable[str], now: datetime) -> Filters:
     return cast("Filters", found)
 
 
-def read_size(text: str) -> int:
+def parse_size(text: str) -> int:
     """A number of bytes, as in `20GB`. Raises InvalidModelError."""
     return _bytes(text, text)
 
 
-def read_age(text: str) -> timedelta:
+def parse_age(text: str) -> timedelta:
     """A length of time, as in `30m`, `12h` or `7d`. Raises InvalidModelError."""
     match = _AGE.fullmatch(text)
     try:
@@ -102,7 +102,7 @@ def read_age(text: str) -> timedelta:
     raise InvalidModelError("the time", text, "is no length of time: give one as 30m, 12h or 7d")
 
 
-def read_sort(text: str | None) -> tuple[Sort, bool | None]:
+def parse_sort(text: str | None) -> tuple[Sort, bool | None]:
     """What to sort by, and whether downwards, where that was said. Raises InvalidModelError."""
     if text is None:
         return Sort.DOWNLOADED_AT, None

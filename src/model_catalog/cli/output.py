@@ -19,7 +19,7 @@ _BAR: Final = 20
 _WIDE: Final = {"W", "F"}
 
 
-def plain(text: str) -> str:
+def escape_controls(text: str) -> str:
     """A text that may stand on a terminal: what would steer it is written as an escape."""
     return "".join(
         character.encode("unicode_escape").decode()
@@ -29,19 +29,19 @@ def plain(text: str) -> str:
     )
 
 
-def complain(words: str) -> None:
+def print_error(words: str) -> None:
     """Say something on standard error."""
-    print(plain(f"model-catalog: {words}"), file=sys.stderr)
+    print(escape_controls(f"model-catalog: {words}"), file=sys.stderr)
 
 
-def tell(words: str) -> None:
+def print_notice(words: str) -> None:
     """Say how it went, on standard error."""
-    print(plain(words), file=sys.stderr)
+    print(escape_controls(words), file=sys.stderr)
 
 
 def print_line(text: str) -> None:
     """One line of data."""
-    print(plain(text))
+    print(escape_controls(text))
 
 
 class ProgressBar:
@@ -66,14 +66,14 @@ class ProgressBar:
         sizes = f"{human_size(done_bytes)} of {human_size(total_bytes)}"
         line = f"{'█' * full}{'░' * (_BAR - full)} {part:4.0%} {sizes}"
         if (room := columns - _width(line) - 3) >= _NARROWEST:
-            line = f"{line}  {_shortened(plain(name), room)}"
+            line = f"{line}  {_shortened(escape_controls(name), room)}"
         print(f"\r\x1b[K{line}", end="", file=sys.stderr, flush=True)
 
     def count(self, words: str) -> None:
         """Say how far it has come, where nobody knows how far it is."""
         if self._shows:
             room = shutil.get_terminal_size().columns - 1
-            line = _shortened(plain(words), room)
+            line = _shortened(escape_controls(words), room)
             print(f"\r\x1b[K{line}", end="", file=sys.stderr, flush=True)
 
     def clear(self) -> None:
@@ -97,7 +97,7 @@ def human_size(size_bytes: int | None) -> str:
     return f"{value:.1f} {unit}" if value < 99.95 else f"{value:.0f} {unit}"  # noqa: PLR2004
 
 
-def bar(part: float) -> str:
+def text_bar(part: float) -> str:
     """A part of a whole, drawn; of what is more than nothing something is seen."""
     return "█" * max(round(part * _BAR), part > 0)
 
@@ -109,7 +109,7 @@ def human_time(moment: datetime | None) -> str:
     return moment.astimezone(UTC).replace(tzinfo=None).isoformat(" ", timespec="minutes")
 
 
-def counted(number: int, noun: str, plural: str | None = None) -> str:
+def pluralize(number: int, noun: str, plural: str | None = None) -> str:
     """`1 model`, `2 models`."""
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
 
@@ -123,7 +123,7 @@ def print_tsv(names: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """A head and a line a row; what is not known is empty."""
     print("\t".join(names))
     for row in rows:
-        print("\t".join("" if value is None else plain(str(value)) for value in row))
+        print("\t".join("" if value is None else escape_controls(str(value)) for value in row))
 
 
 def print_table(
@@ -139,7 +139,7 @@ def print_table(
     On a terminal that is too narrow the columns `cut`, the first of them first, are shortened in
     their middle; a pipe gets them whole.
     """
-    cells = [[plain(value) for value in row] for row in rows]
+    cells = [[escape_controls(value) for value in row] for row in rows]
     widths = [
         max(_width(name), *(_width(row[at]) for row in cells), 0) for at, name in enumerate(names)
     ]

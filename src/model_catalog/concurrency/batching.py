@@ -14,7 +14,7 @@ I = TypeVar("I")  # noqa: E741 - an item
 R = TypeVar("R")
 
 
-class Together(Generic[I, R]):
+class Coalescer(Generic[I, R]):
     """
     One run for all calls of an event loop that arrive in one turn of it, or while others run.
 
@@ -45,7 +45,7 @@ class Together(Generic[I, R]):
         """Have an item done; return what the run says of it, or raise what it raised."""
         loop = asyncio.get_running_loop()
         start = loop.time()
-        call: _Call[I, R] = _Call(item, start + timeout_s, loop.create_future())
+        call: _PendingCall[I, R] = _PendingCall(item, start + timeout_s, loop.create_future())
         self._join(call)
         timer = None
         if self._late is not None:
@@ -67,7 +67,7 @@ class Together(Generic[I, R]):
             if timer is not None:
                 timer.cancel()
 
-    def _join(self, call: _Call[I, R]) -> None:
+    def _join(self, call: _PendingCall[I, R]) -> None:
         batch = call.batch = self._next
         batch.calls[call] = None
         if batch.task is None and self._running < self._most:
@@ -111,12 +111,12 @@ class Together(Generic[I, R]):
         if self._next.calls and self._next.task is None:
             self._start(self._next)
 
-    def _give_up(self, call: _Call[I, R], late: Callable[[], CatalogBusyError]) -> None:
+    def _give_up(self, call: _PendingCall[I, R], late: Callable[[], CatalogBusyError]) -> None:
         if not call.done.done() and (self._reads or not call.batch.has_begun):
             call.has_given_up = True
             call.done.set_exception(late())
 
-    async def _leave(self, call: _Call[I, R]) -> None:
+    async def _leave(self, call: _PendingCall[I, R]) -> None:
         batch = call.batch
         if not batch.has_begun:
             batch.calls.pop(call, None)
@@ -140,7 +140,7 @@ class Together(Generic[I, R]):
 _GRACE_S: Final = 0.08
 
 
-class _Call(Generic[I, R]):
+class _PendingCall(Generic[I, R]):
     """An item, when its time is up, and what becomes of it."""
 
     __slots__ = ("batch", "done", "end", "has_given_up", "item")
@@ -160,7 +160,7 @@ class _Batch(Generic[I, R]):
     __slots__ = ("calls", "end", "has_begun", "task")
 
     def __init__(self) -> None:
-        self.calls: dict[_Call[I, R], Any] = {}
+        self.calls: dict[_PendingCall[I, R], Any] = {}
         self.task: asyncio.Task[Sequence[R]] | None = None
         self.has_begun = False
         self.end = 0.0

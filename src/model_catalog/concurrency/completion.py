@@ -9,24 +9,24 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any, Final, TypeVar
 
-from model_catalog.concurrency.threads import resting
+from model_catalog.concurrency.threads import thread_working
 from model_catalog.errors import CatalogBusyError
 
 T = TypeVar("T")
 
-WAIT_S: Final = 60.0
+DEFAULT_OPEN_TIMEOUT_S: Final = 60.0
 """The seconds that whoever opens a database or changes its schema waits for others."""
 
-LEAST_S: Final = 0.09
+MIN_TIMEOUT_S: Final = 0.09
 """What a call may take where nobody holds it up, also if it is given no time to wait."""
 
 # What stops a statement may fall between two of them, and stop neither.
-_AGAIN_S: Final = 0.02
+_INTERRUPT_RETRY_S: Final = 0.02
 
 log = logging.getLogger(__name__)
 
 
-async def to_its_end(
+async def run_to_completion(
     work: Coroutine[Any, Any, T],
     on_cancel: Callable[[], object] | None = None,
     *,
@@ -42,7 +42,7 @@ async def to_its_end(
     """
     task = asyncio.ensure_future(work)
     if late_after_s is not None and on_late is not None:
-        _stop_late(task, late_after_s, on_late)
+        _stop_after_deadline(task, late_after_s, on_late)
     try:
         # Not shield(): what fails after the cancellation it reports, since Python 3.14, as an error
         # that nobody looks at.
@@ -63,20 +63,22 @@ async def to_its_end(
     return task.result()
 
 
-def _stop_late(task: asyncio.Future[Any], after_s: float, stop: Callable[[], object]) -> None:
+def _stop_after_deadline(
+    task: asyncio.Future[Any], after_s: float, stop: Callable[[], object]
+) -> None:
     loop = asyncio.get_running_loop()
     timer: asyncio.TimerHandle
 
     def late() -> None:
         nonlocal timer
         stop()
-        timer = loop.call_later(_AGAIN_S, late)
+        timer = loop.call_later(_INTERRUPT_RETRY_S, late)
 
     timer = loop.call_later(max(0.0, after_s), late)
     task.add_done_callback(lambda _: timer.cancel())
 
 
-class Patience:
+class Backoff:
     """
     How often to try again, and for how long, while somebody else holds a lock.
 
@@ -104,12 +106,12 @@ class Patience:
         self._pause_s = min(2 * self._pause_s, 0.05)
 
 
-async def patiently(step: Callable[[], Coroutine[Any, Any, T]], timeout_s: float) -> T:
+async def retry_while_busy(step: Callable[[], Coroutine[Any, Any, T]], timeout_s: float) -> T:
     """What `step` returns, each try of it run to its end, and tried again while it is busy."""
-    patience = Patience(timeout_s)
+    patience = Backoff(timeout_s)
     while True:
         try:
-            with resting():
-                return await to_its_end(step())
+            with thread_working():
+                return await run_to_completion(step())
         except CatalogBusyError as error:
             await patience.after(error)

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from model_catalog.errors import CatalogClosedError, WrongLoopError
 
 
-class Home:
+class LoopOwner:
     """The process and the loop that runs while it is made; over once it is closed."""
 
     def __init__(self, target: str) -> None:

@@ -21,7 +21,7 @@ _LONGEST_REST_S: Final = 0.0004
 _BUSY: Final = 0.5
 
 
-class Rests:
+class LoopThrottle:
     """
     Of one event loop: it is looked at while threads work for it, and rests where it is busy.
 
@@ -72,22 +72,22 @@ class Rests:
         self._watch()
 
 
-_of_loops: Final[WeakKeyDictionary[asyncio.AbstractEventLoop, Rests]] = WeakKeyDictionary()
+_of_loops: Final[WeakKeyDictionary[asyncio.AbstractEventLoop, LoopThrottle]] = WeakKeyDictionary()
 
 
-def rests() -> Rests:
+def throttle_of_loop() -> LoopThrottle:
     """Those of the loop that runs."""
     loop = asyncio.get_running_loop()
     found = _of_loops.get(loop)
     if found is None:
-        found = _of_loops[loop] = Rests()
+        found = _of_loops[loop] = LoopThrottle()
     return found
 
 
 @contextmanager
-def resting() -> Iterator[None]:
+def thread_working() -> Iterator[None]:
     """A block in which a thread works for the loop that runs."""
-    of_this_loop = rests()
+    of_this_loop = throttle_of_loop()
     of_this_loop.begin()
     try:
         yield
@@ -97,5 +97,5 @@ def resting() -> Iterator[None]:
 
 async def to_thread(work: Callable[P, T], /, *args: P.args, **options: P.kwargs) -> T:
     """As `asyncio.to_thread`, but beside a busy loop the thread does not starve."""
-    with resting():
+    with thread_working():
         return await asyncio.to_thread(work, *args, **options)

@@ -24,7 +24,7 @@ def uri_of(path: Path, mode: str) -> str:
     return f"file:{quote_from_bytes(os.fsencode(path))}?mode={mode}"
 
 
-def named(path: Path, why: str, before: str | None = None) -> Path:
+def free_backup_path(path: Path, why: str, before: str | None = None) -> Path:
     """
     A name that is free, beside a database: as `catalog.db.backup-20261123T140509Z`.
 
@@ -48,12 +48,12 @@ def _beside(path: Path, ending: str) -> Path:
     return real.with_name(real.name + ending)
 
 
-def automatic(path: Path) -> list[Path]:
+def automatic_backups(path: Path) -> list[Path]:
     """The copies that were made by themselves before migrations, oldest first."""
     return _listed(path, rf"\.backup-{_STAMP}-before-\w+(-\d+)?")
 
 
-def unfinished(path: Path) -> list[Path]:
+def unfinished_backups(path: Path) -> list[Path]:
     """What is left of automatic copies whose making was killed."""
     return _listed(path, rf"\.backup-{_STAMP}-before-\w+\.\w+\.part", prefix=".")
 
@@ -68,13 +68,13 @@ def _listed(path: Path, ending: str, prefix: str = "") -> list[Path]:
         return []
 
 
-def newest_good(path: Path) -> Path | None:
+def newest_valid_backup(path: Path) -> Path | None:
     """The newest copy of a database beside it that is a whole catalog; reads it from the disk."""
     found = reversed(_listed(path, rf"\.backup-{_STAMP}(-before-\w+)?(-\d+)?"))
-    return next((copy for copy in found if fault_of(copy) is None), None)
+    return next((copy for copy in found if integrity_error(copy) is None), None)
 
 
-def fault_of(copy: Path) -> str | None:
+def integrity_error(copy: Path) -> str | None:
     """
     Why a copy that nobody writes to is no whole catalog; None where it is one.
 

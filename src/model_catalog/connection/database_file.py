@@ -48,7 +48,7 @@ _NETWORK: Final = frozenset(
 )
 
 
-def beside(path: Path) -> tuple[Path, Path, Path]:
+def sidecar_paths(path: Path) -> tuple[Path, Path, Path]:
     """The write-ahead log, its index and the rollback journal, which may lie beside a database."""
     # Of a link SQLite takes what it leads to.
     real = os.path.realpath(path)
@@ -74,7 +74,7 @@ def network_file_system(path: Path) -> str | None:
     return found if found in _NETWORK else None
 
 
-def was_left_open(path: Path) -> bool:
+def was_shut_down_uncleanly(path: Path) -> bool:
     """
     Whether the last to use a database was stopped before it could close it.
 
@@ -82,7 +82,7 @@ def was_left_open(path: Path) -> bool:
     Whoever cannot be seen, on another machine or in another container, counts as stopped: the
     file is then looked at once more than need be.
     """
-    log, _, journal = beside(path)
+    log, _, journal = sidecar_paths(path)
     return (_size_bytes(log) > 0 or _size_bytes(journal) > 0) and not _is_locked(path)
 
 
@@ -104,7 +104,7 @@ def _is_locked(path: Path) -> bool:
     return any(name in line.split() for line in table.splitlines())
 
 
-def users_of(path: Path) -> list[int]:
+def processes_using(path: Path) -> list[int]:
     """
     The processes that have a file open, as far as this one may see them; this one among them.
 
@@ -141,7 +141,7 @@ def _identity(status: os.stat_result) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-class Watch:
+class FileIdentityGuard:
     """
     That a path still leads to the file that was opened by it.
 

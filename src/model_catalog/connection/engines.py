@@ -20,11 +20,16 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import Pool
 
 from model_catalog.connection.backup_files import uri_of
-from model_catalog.connection.database_file import Watch, beside
-from model_catalog.connection.error_mapping import corrupt, meaning
-from model_catalog.connection.sqlite_pragmas import Durability, Journal, habits, tell_version
-from model_catalog.connection.target import Place
-from model_catalog.connection.timeouts import LOCK_WAIT_S, on_reset, spare_the_host
+from model_catalog.connection.database_file import FileIdentityGuard, sidecar_paths
+from model_catalog.connection.error_mapping import corrupt_error, to_catalog_error
+from model_catalog.connection.sqlite_pragmas import (
+    Durability,
+    JournalMode,
+    connection_pragmas,
+    log_sqlite_version,
+)
+from model_catalog.connection.target import DatabaseLocation
+from model_catalog.connection.timeouts import LOCK_WAIT_S, on_reset, use_short_busy_timeout
 from model_catalog.errors import (
     CatalogError,
     CatalogReadOnlyError,
@@ -61,16 +66,16 @@ def prepare_engine(engine: AsyncEngine) -> None:
         event.listen(engine.sync_engine, "invalidate", _on_invalidate)
 
 
-def files_of(engine: Engine) -> tuple[Path, ...]:
+def database_files(engine: Engine) -> tuple[Path, ...]:
     """A SQLite database's file and those that SQLite makes beside it; none for another database."""
     name = engine.url.database
     if engine.dialect.name != "sqlite" or not name or name == ":memory:":
         return ()
     path = Path(name).absolute()
-    return (path, *beside(path))
+    return (path, *sidecar_paths(path))
 
 
-def enforces_references(engine: Engine) -> bool:
+def enforces_foreign_keys(engine: Engine) -> bool:
     """Whether its connections keep foreign keys: SQLite's do when they are told to."""
     return (
         engine.dialect.name != "sqlite"
@@ -85,7 +90,7 @@ def _on_connect(connection: Any, _record: Any, durability: Durability = "full") 
         # applied. With no isolation level, BEGIN is ours to send.
         connection.isolation_level = None
         cursor = connection.cursor()
-        for habit in habits(durability):
+        for habit in connection_pragmas(durability):
             cursor.execute(habit)
         cursor.close()
 
@@ -104,7 +109,7 @@ def _on_connect_of_a_host(connection: Any, record: Any) -> None:
         path = cursor.fetchone()[2]
         try:
             if path:
-                Journal(Path(path), repr(path), "full").prepare(ask)
+                JournalMode(Path(path), repr(path), "full").prepare(ask)
         except Exception as error:
             # A file that may only be read stays as it is, and is read.
             if not str(getattr(error, "sqlite_errorname", "")).startswith("SQLITE_READONLY"):
@@ -124,7 +129,7 @@ def _closed_on_error(connection: Any) -> Iterator[None]:
 
 def _on_begin_of_a_host(connection: Connection) -> None:
     if connection.get_execution_options().get(WRITE):
-        spare_the_host(connection)
+        use_short_busy_timeout(connection)
     connection.exec_driver_sql(_begin(connection))
 
 
@@ -157,7 +162,9 @@ def _on_invalidate(connection: Any, _record: Any, _error: BaseException | None) 
         task.add_done_callback(_rollbacks.discard)
 
 
-def create_thread_engine(place: Place, path: Path, durability: Durability) -> Engine:
+def create_sync_sqlite_engine(
+    place: DatabaseLocation, path: Path, durability: Durability
+) -> Engine:
     """
     An engine for a SQLite file of our own, for threads that wait for it themselves.
 
@@ -165,14 +172,14 @@ def create_thread_engine(place: Place, path: Path, durability: Durability) -> En
     closes when it is given back. Its transactions raise CatalogReplacedError where the file is no
     longer the one it opened.
     """
-    tell_version()
+    log_sqlite_version()
     url = place.url.set(drivername="sqlite+pysqlite")
     threads = sa.create_engine(url, hide_parameters=True, poolclass=NullPool)
     _prepare_own(threads, _File(path, place.name, durability))
     return threads
 
 
-def create_engine(place: Place, threads: Engine | None) -> AsyncEngine:
+def create_engine(place: DatabaseLocation, threads: Engine | None) -> AsyncEngine:
     """One for a server; or for the file of an engine for threads, with all that this one knows."""
     if threads is None:
         return _create_postgresql_engine(place)
@@ -189,14 +196,14 @@ class _File:
         # A URI, because only there SQLite can be told not to make a file.
         self.uri = uri_of(path, "rw")
         self.durability: Durability = durability
-        self.watch = Watch(path, name)
-        self.journal = Journal(path, name, durability)
+        self.watch = FileIdentityGuard(path, name)
+        self.journal = JournalMode(path, name, durability)
 
 
 _files: WeakKeyDictionary[Engine, _File] = WeakKeyDictionary()
 
 
-def watch_of(engine: Engine) -> Watch:
+def file_guard_of(engine: Engine) -> FileIdentityGuard:
     """What looks, at the beginning of a transaction, whether the file of our engine is the same."""
     return _files[engine].watch
 
@@ -237,7 +244,7 @@ def _answer(result: CursorResult[Any]) -> Any:
     return result.scalar() if result.returns_rows else None
 
 
-def _create_postgresql_engine(place: Place) -> AsyncEngine:
+def _create_postgresql_engine(place: DatabaseLocation) -> AsyncEngine:
     timeout = "timeout" if place.url.drivername.endswith("asyncpg") else "connect_timeout"
     try:
         engine = create_async_engine(
@@ -266,7 +273,7 @@ def _create_postgresql_engine(place: Place) -> AsyncEngine:
     return engine
 
 
-def make_ready(place: Place, *, create: bool) -> None:
+def ensure_database_file(place: DatabaseLocation, *, create: bool) -> None:
     """
     See that a SQLite file can be opened, and make the one that is to be created; looks at the disk.
 
@@ -301,7 +308,7 @@ def make_ready(place: Place, *, create: bool) -> None:
         raise InvalidTargetError(place.name, "it is not a regular file")
     if 0 < found.st_size < _SMALLEST_DATABASE_BYTES:
         # SQLite takes such a file for an empty database, and writes over it.
-        raise corrupt(place.name, f"it is {found.st_size} bytes long")
+        raise corrupt_error(place.name, f"it is {found.st_size} bytes long")
 
 
 def _unreachable(name: str, path: Path, error: OSError) -> CatalogError:
@@ -316,7 +323,7 @@ def _unreachable(name: str, path: Path, error: OSError) -> CatalogError:
         )
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return CatalogReadOnlyError(name, "this process may not make files there")
-    return meaning(error, name)
+    return to_catalog_error(error, name)
 
 
 def _make_file(path: str) -> None:
@@ -329,7 +336,7 @@ def _make_file(path: str) -> None:
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
 
 
-def leave_to_the_parent(engine: Engine) -> None:
+def abandon_pool_after_fork(engine: Engine) -> None:
     """
     Begin anew in a child of the process, and let its parent's connections be.
 

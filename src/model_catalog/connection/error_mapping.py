@@ -10,8 +10,8 @@ from typing import Final
 
 from sqlalchemy import exc
 
-from model_catalog.connection.backup_files import newest_good
-from model_catalog.connection.target import file_of
+from model_catalog.connection.backup_files import newest_valid_backup
+from model_catalog.connection.target import database_file_of
 from model_catalog.errors import (
     CatalogBusyError,
     CatalogCorruptError,
@@ -71,12 +71,12 @@ _NO_TEXT: Final = "Could not decode to UTF-8"
 _NO_SUCH_TABLE: Final = {"42P01", "42703", "3F000"}
 
 
-def _longest(codes: dict[str, type[CatalogError]], code: str) -> type[CatalogError] | None:
+def _match_code(codes: dict[str, type[CatalogError]], code: str) -> type[CatalogError] | None:
     known = max((key for key in codes if code.startswith(key)), key=len, default=None)
     return None if known is None else codes[known]
 
 
-def meaning(error: Exception, target: str) -> CatalogError:
+def to_catalog_error(error: Exception, target: str) -> CatalogError:
     """The catalog's own error for one of SQLAlchemy's, a driver's or the operating system's."""
     if isinstance(error, exc.TimeoutError):
         return CatalogBusyError(target, "every connection of the pool is in use")
@@ -96,7 +96,7 @@ def _of_a_driver(driver: BaseException, target: str, *, is_lost: bool) -> Catalo
     reason = f"{driver}".strip() or type(driver).__name__
     if code in _NO_SUCH_TABLE or (code == "SQLITE_ERROR" and reason.startswith("no such ")):
         return SchemaOutOfDateError(target, None, REVISION)
-    kind = _longest(_SQLITE if code.startswith("SQLITE") else _POSTGRESQL, code)
+    kind = _match_code(_SQLITE if code.startswith("SQLITE") else _POSTGRESQL, code)
     if not code and reason.startswith(_NO_TEXT):
         # The rest of what sqlite3 says is what stands in the row.
         kind, reason = CatalogCorruptError, _NO_UTF_8
@@ -105,17 +105,17 @@ def _of_a_driver(driver: BaseException, target: str, *, is_lost: bool) -> Catalo
         kind = CatalogUnavailableError
     if kind is None:
         return CatalogError(f"the catalog at {target} refused the statement: {reason} ({code})")
-    return corrupt(target, reason) if kind is CatalogCorruptError else kind(target, reason)
+    return corrupt_error(target, reason) if kind is CatalogCorruptError else kind(target, reason)
 
 
-def corrupt(target: str, reason: str) -> CatalogCorruptError:
+def corrupt_error(target: str, reason: str) -> CatalogCorruptError:
     """That a database is damaged, and which copy of it is not; looks at those beside it."""
-    path = file_of(target)
-    copy = None if path is None else newest_good(path)
+    path = database_file_of(target)
+    copy = None if path is None else newest_valid_backup(path)
     return CatalogCorruptError(target, reason, None if copy is None else os.fspath(copy))
 
 
-class translated:  # noqa: N801 - as contextlib's are
+class map_errors:  # noqa: N801 - as contextlib's are
     """
     A block that lets no exception of SQLAlchemy, a driver or a socket out: only the catalog's own.
 
@@ -136,7 +136,7 @@ class translated:  # noqa: N801 - as contextlib's are
         if error is None:
             return
         if isinstance(error, exc.SQLAlchemyError | sqlite3.Error | OSError):
-            raise meaning(error, self._target) from error
+            raise to_catalog_error(error, self._target) from error
         if isinstance(error, UnicodeDecodeError):
             # sqlite3 cannot even read SQLite's own words about a damaged schema: they quote it.
-            raise corrupt(self._target, _NO_UTF_8) from error
+            raise corrupt_error(self._target, _NO_UTF_8) from error

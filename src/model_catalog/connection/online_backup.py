@@ -12,17 +12,17 @@ from pathlib import Path
 from tempfile import mkstemp
 from typing import Final
 
-from model_catalog.concurrency.completion import WAIT_S, Patience, to_its_end
+from model_catalog.concurrency.completion import DEFAULT_OPEN_TIMEOUT_S, Backoff, run_to_completion
 from model_catalog.concurrency.threads import to_thread
 from model_catalog.connection.backup_files import (
     KEPT,
-    automatic,
-    fault_of,
-    named,
-    unfinished,
+    automatic_backups,
+    free_backup_path,
+    integrity_error,
+    unfinished_backups,
     uri_of,
 )
-from model_catalog.connection.error_mapping import corrupt, translated
+from model_catalog.connection.error_mapping import corrupt_error, map_errors
 from model_catalog.errors import CatalogBusyError, InvalidTargetError
 
 _LOCK_WAIT_S: Final = 0.1
@@ -32,7 +32,7 @@ _STEPS: Final = 1000
 _NO_LINKS: Final = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV)
 
 
-async def take(source: Path, name: str, to: Path) -> Path:
+async def online_backup(source: Path, name: str, to: Path) -> Path:
     """
     Copy the state of one moment to a file that is not there yet; return where it is.
 
@@ -40,31 +40,31 @@ async def take(source: Path, name: str, to: Path) -> Path:
     read once. Others write meanwhile. Raises InvalidTargetError where something has its name,
     CatalogCorruptError of a database that cannot be read to its end, and StorageFullError.
     """
-    patience = Patience(WAIT_S)
+    patience = Backoff(DEFAULT_OPEN_TIMEOUT_S)
     while True:
-        work = _Work(source, name)
+        work = _BackupTask(source, name)
         try:
-            return await to_its_end(to_thread(work.copy_to, to), on_cancel=work.stop)
+            return await run_to_completion(to_thread(work.copy_to, to), on_cancel=work.stop)
         except CatalogBusyError as error:
             await patience.after(error)
 
 
-async def take_before(source: Path, name: str, revision: str) -> Path:
+async def backup_before_migration(source: Path, name: str, revision: str) -> Path:
     """
     Copy a database that is about to be migrated, and let the oldest of such copies go.
 
     For whoever holds the write lock and has written nothing yet: the copy is what the migration
     begins with, and nobody else is making one.
     """
-    for rest in await to_thread(unfinished, source):
+    for rest in await to_thread(unfinished_backups, source):
         rest.unlink(missing_ok=True)
-    copy = await take(source, name, named(source, "backup", revision))
-    for old in (await to_thread(automatic, source))[:-KEPT]:
+    copy = await online_backup(source, name, free_backup_path(source, "backup", revision))
+    for old in (await to_thread(automatic_backups, source))[:-KEPT]:
         old.unlink(missing_ok=True)
     return copy
 
 
-class _Work:
+class _BackupTask:
     """One try of a copy; its thread can be told to stop."""
 
     def __init__(self, source: Path, name: str) -> None:
@@ -76,14 +76,14 @@ class _Work:
         self._stopped = True
 
     def copy_to(self, to: Path) -> Path:
-        with published(to) as part:
+        with atomic_file(to) as part:
             # A connection of its own: VACUUM is no part of a transaction.
-            with translated(self._name), closing(self._connected()) as raw:
+            with map_errors(self._name), closing(self._connected()) as raw:
                 raw.set_progress_handler(lambda: self._stopped, _STEPS)
                 # As bytes, because a path need not be text.
                 raw.execute("VACUUM INTO CAST(? AS TEXT)", (os.fsencode(part),))
-            if fault := fault_of(part):
-                raise corrupt(self._name, f"its copy is not whole: {fault}")
+            if fault := integrity_error(part):
+                raise corrupt_error(self._name, f"its copy is not whole: {fault}")
         return to
 
     def _connected(self) -> sqlite3.Connection:
@@ -96,13 +96,13 @@ class _Work:
 
 
 @contextmanager
-def published(to: Path) -> Iterator[Path]:
+def atomic_file(to: Path) -> Iterator[Path]:
     """
     An empty file to fill, of its owner alone, that gets its name when the block ends well.
 
     By then it is on the disk. Raises InvalidTargetError where something has that name already.
     """
-    with translated(repr(os.fspath(to))):
+    with map_errors(repr(os.fspath(to))):
         if os.path.lexists(to):
             raise _taken(to)
         descriptor, name = mkstemp(prefix=f".{to.name}.", suffix=".part", dir=to.parent)
@@ -110,15 +110,15 @@ def published(to: Path) -> Iterator[Path]:
         part = Path(name)
         try:
             yield part
-            sync(part)
+            fsync_path(part)
             _give_name(part, to)
-            sync(to.parent)
+            fsync_path(to.parent)
         finally:
             for rest in (part, part.with_name(f"{part.name}-journal")):
                 rest.unlink(missing_ok=True)
 
 
-def sync(path: Path) -> None:
+def fsync_path(path: Path) -> None:
     """Have the system write a file, or the names in a folder, to the disk."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:

@@ -12,23 +12,27 @@ from typing import Final
 from sqlalchemy import Engine
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from model_catalog.concurrency.completion import WAIT_S, patiently, to_its_end
-from model_catalog.concurrency.threads import resting, to_thread
-from model_catalog.connection.database_file import was_left_open
-from model_catalog.connection.engines import (
-    create_engine,
-    create_thread_engine,
-    leave_to_the_parent,
-    make_ready,
+from model_catalog.concurrency.completion import (
+    DEFAULT_OPEN_TIMEOUT_S,
+    retry_while_busy,
+    run_to_completion,
 )
-from model_catalog.connection.error_mapping import corrupt, translated
+from model_catalog.concurrency.threads import thread_working, to_thread
+from model_catalog.connection.database_file import was_shut_down_uncleanly
+from model_catalog.connection.engines import (
+    abandon_pool_after_fork,
+    create_engine,
+    create_sync_sqlite_engine,
+    ensure_database_file,
+)
+from model_catalog.connection.error_mapping import corrupt_error, map_errors
 from model_catalog.connection.sqlite_pragmas import Durability
-from model_catalog.connection.target import Place, Target, locate, name_of
+from model_catalog.connection.target import DatabaseLocation, Target, display_name, resolve_target
 
 log = logging.getLogger(__name__)
 
 
-class Opened:
+class OpenDatabase:
     """
     A database that is open: its engines, its name in messages, and whether a host shares it.
 
@@ -44,7 +48,7 @@ class Opened:
         shared: bool,
         path: Path | None = None,
         threads: Engine | None = None,
-        wait_s: float = WAIT_S,
+        wait_s: float = DEFAULT_OPEN_TIMEOUT_S,
     ) -> None:
         self.name: Final = name
         self.shared: Final = shared
@@ -64,22 +68,22 @@ class Opened:
     async def dispose(self) -> None:
         """Close the connections of its engine, if it has one."""
         if self._engine is not None:
-            with resting():
-                await to_its_end(self._engine.dispose())
+            with thread_working():
+                await run_to_completion(self._engine.dispose())
 
     def leave(self) -> None:
         """Leave the connections to the parent of this process."""
         if self._engine is not None:
-            leave_to_the_parent(self._engine.sync_engine)
+            abandon_pool_after_fork(self._engine.sync_engine)
 
 
-def opened(
+def open_database(
     target: Target | None,
     *,
     create: bool,
     durability: Durability = "full",
-    wait_s: float = WAIT_S,
-) -> AbstractAsyncContextManager[Opened]:
+    wait_s: float = DEFAULT_OPEN_TIMEOUT_S,
+) -> AbstractAsyncContextManager[OpenDatabase]:
     """
     The database a target names. An engine of our own is disposed of again, a host's is not.
 
@@ -91,7 +95,7 @@ def opened(
 
 # No generator: a loop that ends closes those that are left all at once, the inner one perhaps
 # before the one that waits for it.
-class _Opening(AbstractAsyncContextManager[Opened]):
+class _Opening(AbstractAsyncContextManager[OpenDatabase]):
     def __init__(
         self,
         target: Target | None,
@@ -104,18 +108,18 @@ class _Opening(AbstractAsyncContextManager[Opened]):
         self._durability: Durability = durability
         self._wait_s = wait_s
         self._process = os.getpid()
-        self._own: Opened | None = None
+        self._own: OpenDatabase | None = None
 
-    async def __aenter__(self) -> Opened:
+    async def __aenter__(self) -> OpenDatabase:
         target = self._target
         if isinstance(target, AsyncEngine):
-            name = name_of(target.url)
-            return Opened(name, lambda: target, shared=True, wait_s=self._wait_s)
-        place = locate(target)
+            name = display_name(target.url)
+            return OpenDatabase(name, lambda: target, shared=True, wait_s=self._wait_s)
+        place = resolve_target(target)
         path = place.path
         left_open = await to_thread(_look_at, place, create=self._create)
-        threads = None if path is None else create_thread_engine(place, path, self._durability)
-        database = self._own = Opened(
+        threads = None if path is None else create_sync_sqlite_engine(place, path, self._durability)
+        database = self._own = OpenDatabase(
             place.name,
             lambda: create_engine(place, threads),
             # On a server it is usual that several programs share a database, in a file it is not.
@@ -141,19 +145,19 @@ class _Opening(AbstractAsyncContextManager[Opened]):
             self._own.leave()
 
 
-def _look_at(place: Place, *, create: bool) -> bool:
-    make_ready(place, create=create)
+def _look_at(place: DatabaseLocation, *, create: bool) -> bool:
+    ensure_database_file(place, create=create)
     # The first connection that reads makes the log an ordinary one.
-    return place.path is not None and was_left_open(place.path)
+    return place.path is not None and was_shut_down_uncleanly(place.path)
 
 
-async def _require_whole_pages(database: Opened) -> None:
+async def _require_whole_pages(database: OpenDatabase) -> None:
     async def once() -> list[str]:
-        with translated(database.name):
+        with map_errors(database.name):
             async with database.engine.connect() as connection:
                 return list((await connection.exec_driver_sql("PRAGMA quick_check(3)")).scalars())
 
     log.info("the catalog at %s was not closed by its last user: reading it once", database.name)
-    found = await patiently(once, database.wait_s)
+    found = await retry_while_busy(once, database.wait_s)
     if found != ["ok"]:
-        raise corrupt(database.name, "; ".join(found))
+        raise corrupt_error(database.name, "; ".join(found))

@@ -30,13 +30,13 @@ _RACE_BEGAN: Final = (3, 7, 0)
 log = logging.getLogger(__name__)
 
 
-def require_durability(value: str) -> None:
+def validate_durability(value: str) -> None:
     """Raise InvalidModelError for what is no Durability."""
     if value not in ("full", "normal"):
         raise InvalidModelError("durability", value, "is none of full, normal")
 
 
-def habits(durability: Durability) -> tuple[str, ...]:
+def connection_pragmas(durability: Durability) -> tuple[str, ...]:
     """What every connection is told when it is made."""
     # Cells are held against the size of their page when it is read: a damaged page is then an
     # error, and not a row that was never written.
@@ -47,7 +47,7 @@ def habits(durability: Durability) -> tuple[str, ...]:
     )
 
 
-class Journal:
+class JournalMode:
     """The journal of one database; what kind it is depends on where the file lies."""
 
     def __init__(self, path: Path, name: str, durability: Durability) -> None:
@@ -91,7 +91,7 @@ def _warn(name: str, network: str | None, kind: str) -> None:
 
 
 @cache
-def tell_version() -> None:
+def log_sqlite_version() -> None:
     """Say once in a process which SQLite it has, and what is known to be wrong with it."""
     found = sqlite3.sqlite_version_info
     log.info(

@@ -54,7 +54,7 @@ _HARMLESS: Final = frozenset(
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class DatabaseLocation:
     """Where a database is: its URL, and its name for people, without a password."""
 
     # A URL shows its parameters, of which one may be a password.
@@ -78,19 +78,19 @@ def masked(url: URL) -> str:
     return shown_url.replace("%2A%2A%2A", "***")
 
 
-def name_of(url: URL) -> str:
+def display_name(url: URL) -> str:
     """What a database is called in a message."""
     if url.get_backend_name() == "sqlite":
         return repr(url.database or ":memory:")
     return masked(url)
 
 
-def file_of(name: str) -> Path | None:
+def database_file_of(name: str) -> Path | None:
     """The file that a database's name in a message stands for; None for a server's database."""
     return Path(literal_eval(name)) if name[:1] in ("'", '"') else None
 
 
-def locate(target: str | os.PathLike[str] | URL | None) -> Place:
+def resolve_target(target: str | os.PathLike[str] | URL | None) -> DatabaseLocation:
     """
     The place a target names; `None` is `MODEL_CATALOG_URL`, or `.rbee/models/catalog.db` here.
 
@@ -132,7 +132,7 @@ def _no_url(text: str) -> InvalidTargetError:
     )
 
 
-def _file(path: str, *, is_default: bool = False) -> Place:
+def _file(path: str, *, is_default: bool = False) -> DatabaseLocation:
     if not path:
         raise InvalidTargetError("''", "it names no file: SQLite would forget it at once")
     if path == ":memory:":
@@ -150,10 +150,10 @@ def _file(path: str, *, is_default: bool = False) -> Place:
             shown(path), "it has a surrogate in it that stands for no byte: use os.fsdecode"
         ) from error
     full = os.path.abspath(os.path.expanduser(path))  # noqa: PTH100, PTH111 - keeps what Path would fold
-    return Place(URL.create("sqlite+aiosqlite", database=full), repr(full), is_default)
+    return DatabaseLocation(URL.create("sqlite+aiosqlite", database=full), repr(full), is_default)
 
 
-def _database(url: URL) -> Place:
+def _database(url: URL) -> DatabaseLocation:
     driver = _DRIVERS.get(url.drivername)
     if driver == "sqlite+aiosqlite" and url == URL.create(url.drivername, database=url.database):
         return _file(url.database or "")
@@ -176,7 +176,7 @@ def _database(url: URL) -> Place:
             masked(url), f"{module} is not installed: pip install 'model-catalog[postgresql]'"
         )
     url = url.set(drivername=driver)
-    return Place(url, masked(url))
+    return DatabaseLocation(url, masked(url))
 
 
 def _is_text(url: URL) -> bool:

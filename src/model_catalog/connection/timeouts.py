@@ -22,7 +22,7 @@ _HOSTS_WAIT: Final = "model_catalog_busy_timeout"
 _IS_BRIEF: Final = "model_catalog_is_brief"
 
 
-async def begin_writing(connection: AsyncConnection) -> None:
+async def ensure_write_transaction(connection: AsyncConnection) -> None:
     """
     Hold SQLite's write lock from here on; PostgreSQL needs nothing.
 
@@ -30,7 +30,7 @@ async def begin_writing(connection: AsyncConnection) -> None:
     at the first INSERT, and a lock that is wanted after a read is refused at once.
     """
     if not await is_in_transaction(connection):
-        await connection.run_sync(spare_the_host)
+        await connection.run_sync(use_short_busy_timeout)
         await connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
@@ -42,7 +42,7 @@ async def is_in_transaction(connection: AsyncConnection) -> bool:
     return bool(raw.driver_connection.in_transaction)  # type: ignore[union-attr]
 
 
-async def limit_waits(
+async def set_timeouts(
     connection: AsyncConnection, lock_wait_s: float, statement_s: float | None = None
 ) -> None:
     """
@@ -57,7 +57,7 @@ async def limit_waits(
             limits += f", set_config('statement_timeout', '{_milliseconds(statement_s)}', true)"
         await connection.exec_driver_sql(f"SELECT {limits}")
     else:
-        await connection.run_sync(spare_the_host)
+        await connection.run_sync(use_short_busy_timeout)
 
 
 def busy_timeout(wait_s: float) -> str:
@@ -65,18 +65,18 @@ def busy_timeout(wait_s: float) -> str:
     return f"PRAGMA busy_timeout = {_milliseconds(wait_s)}"
 
 
-def commit_patiently(connection: Connection, wait_s: float) -> None:
+def use_commit_timeout(connection: Connection, wait_s: float) -> None:
     """
     Have SQLite's COMMIT wait for readers, as it has to without a write-ahead log.
 
     What was done before it cannot be tried again.
     """
     if connection.dialect.name == "sqlite":
-        _ask(connection.connection.dbapi_connection, busy_timeout(wait_s))
+        _query_pragma(connection.connection.dbapi_connection, busy_timeout(wait_s))
         connection.info[_IS_BRIEF] = False
 
 
-def attend(engine: Engine) -> None:
+def restore_timeout_on_checkin(engine: Engine) -> None:
     """Have a host's SQLite connections go back to its pool as they came; does nothing twice."""
     if engine.dialect.name == "sqlite" and not event.contains(engine, "reset", on_reset):
         event.listen(engine, "reset", on_reset)
@@ -93,7 +93,7 @@ def on_reset(connection: Any, record: Any, state: PoolResetState) -> None:
     wait_ms = record.info.pop(_HOSTS_WAIT, None)
     record.info.pop(_IS_BRIEF, None)
     if wait_ms is not None:
-        _ask(connection, f"PRAGMA busy_timeout = {wait_ms}")
+        _query_pragma(connection, f"PRAGMA busy_timeout = {wait_ms}")
 
 
 def _milliseconds(seconds: float) -> int:
@@ -101,7 +101,7 @@ def _milliseconds(seconds: float) -> int:
     return max(1, int(min(seconds, _LONGEST_WAIT_S) * 1000))
 
 
-def spare_the_host(connection: Connection) -> None:
+def use_short_busy_timeout(connection: Connection) -> None:
     """Have a SQLite connection wait briefly, and remember for how long it waited before."""
     # In SQLite's own wait a statement is deaf: it cannot be interrupted.
     info = connection.info
@@ -109,12 +109,12 @@ def spare_the_host(connection: Connection) -> None:
         return
     driver = connection.connection.dbapi_connection
     if _HOSTS_WAIT not in info:
-        info[_HOSTS_WAIT] = _ask(driver, "PRAGMA busy_timeout")
-    _ask(driver, busy_timeout(LOCK_WAIT_S))
+        info[_HOSTS_WAIT] = _query_pragma(driver, "PRAGMA busy_timeout")
+    _query_pragma(driver, busy_timeout(LOCK_WAIT_S))
     info[_IS_BRIEF] = True
 
 
-def _ask(connection: Any, statement: str) -> Any:
+def _query_pragma(connection: Any, statement: str) -> Any:
     """
     What SQLite says to a statement of its own that says one thing.
 

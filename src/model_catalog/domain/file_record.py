@@ -73,12 +73,12 @@ class FileRecord:
         return self.found_digest is not None
 
 
-def in_order(files: Iterable[FileRecord]) -> list[FileRecord]:
+def sorted_by_path(files: Iterable[FileRecord]) -> list[FileRecord]:
     """By the bytes of their paths, as `LC_ALL=C sort` has them."""
     return sorted(files, key=lambda file: file.path.encode("utf-8", "surrogateescape"))
 
 
-def merged(new: FileRecord, old: FileRecord | None) -> FileRecord:
+def merge_file_record(new: FileRecord, old: FileRecord | None) -> FileRecord:
     """
     What is recorded of a file that is listed again without having been read again.
 
@@ -95,7 +95,7 @@ def merged(new: FileRecord, old: FileRecord | None) -> FileRecord:
     return replace(kept, found_digest=old.found_digest, hashed_at=old.hashed_at)
 
 
-def digest_of(files: Sequence[FileRecord]) -> str | None:
+def expected_digest(files: Sequence[FileRecord]) -> str | None:
     """
     The digest that all files together should have; None where one of theirs is not known.
 
@@ -105,7 +105,7 @@ def digest_of(files: Sequence[FileRecord]) -> str | None:
     return _combined({file.path: file.digest for file in files})
 
 
-def found_digest_of(files: Sequence[FileRecord]) -> str | None:
+def actual_digest(files: Sequence[FileRecord]) -> str | None:
     """The digest that all files together have, as far as they were read; else as expected."""
     return _combined({file.path: file.found_digest or file.digest for file in files})
 

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Any, Final, NoReturn
 
 from model_catalog.domain import fields, validation
-from model_catalog.domain.file_record import FileRecord, in_order
+from model_catalog.domain.file_record import FileRecord, sorted_by_path
 from model_catalog.errors import InvalidModelError, shown
 
 HEADER: Final = json.dumps({"format": "model-catalog", "version": 1}) + "\n"
@@ -32,7 +32,7 @@ _MOMENTS: Final = (
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
+class LineError:
     """A line that cannot be read, and why."""
 
     line: int
@@ -40,7 +40,7 @@ class Problem:
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class ImportLine:
     """A line that could be read: a whole row, and what hangs on it."""
 
     line: int
@@ -62,51 +62,55 @@ def iso_time(moment: datetime) -> str:
     return moment.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
-def text_of(row: Mapping[str, Any]) -> str:
+def to_line(row: Mapping[str, Any]) -> str:
     """The line of a model, with its end; what is None is left out, and so is an empty list."""
-    return json.dumps(_said(row), sort_keys=True) + "\n"
+    return json.dumps(_to_json(row), sort_keys=True) + "\n"
 
 
-def _said(value: Any) -> Any:
+def _to_json(value: Any) -> Any:
     match value:
         case datetime():
             return iso_time(value)
         case FileRecord():
-            return _said(asdict(value))
+            return _to_json(asdict(value))
         case tuple():
-            return [_said(each) for each in value]
+            return [_to_json(each) for each in value]
         case Mapping():
             return {
-                name: _said(each) for name, each in value.items() if each is not None and each != ()
+                name: _to_json(each)
+                for name, each in value.items()
+                if each is not None and each != ()
             }
         case _:
             return value
 
 
-def parse(line: str | bytes, number: int) -> Entry | Problem | None:
+def parse(line: str | bytes, number: int) -> ImportLine | LineError | None:
     """What a line says; None for an empty one, and for the first where it is a catalog's."""
     try:
         text = (line.decode() if isinstance(line, bytes) else line).strip()
         if len(text) > MAX_LINE:
-            return Problem(number, f"it is longer than {MAX_LINE} characters")
+            return LineError(number, f"it is longer than {MAX_LINE} characters")
         if not text and number > 1:
             return None
         found = json.loads(text, object_pairs_hook=_object, parse_constant=_no_constant)
         return _head(found) if number == 1 else _entry(found, number)
     except (InvalidModelError, ValueError) as error:
         # ValueError is JSON's and UTF-8's own complaint.
-        return Problem(number, str(error))
+        return LineError(number, str(error))
     except RecursionError:
-        return Problem(number, "it is nested too deeply")
+        return LineError(number, "it is nested too deeply")
 
 
-def _head(found: object) -> Problem | None:
+def _head(found: object) -> LineError | None:
     if found == json.loads(HEADER):
         return None
-    return Problem(1, f"it is {shown(found)} and not {HEADER.strip()}, which a catalog begins with")
+    return LineError(
+        1, f"it is {shown(found)} and not {HEADER.strip()}, which a catalog begins with"
+    )
 
 
-def _entry(found: object, number: int) -> Entry:
+def _entry(found: object, number: int) -> ImportLine:
     if not isinstance(found, dict):
         raise ValueError("it is no JSON object")  # noqa: TRY004 - of the line, not of a caller
     tags = validation.tags("tags", found.pop("tags", []))
@@ -114,15 +118,15 @@ def _entry(found: object, number: int) -> Entry:
     store_aliases = validation.tags("store_aliases", found.pop("store_aliases", []))
     listed = found.pop("files", [])
     if isinstance(listed, list):
-        listed = [_timed(each) if isinstance(each, dict) else each for each in listed]
-    files = tuple(in_order(validation.files("files", listed)))
-    row = fields.whole(_timed(found))
+        listed = [_parse_timestamps(each) if isinstance(each, dict) else each for each in listed]
+    files = tuple(sorted_by_path(validation.files("files", listed)))
+    row = fields.validate_import(_parse_timestamps(found))
     if store_aliases and row["store"] is None:
         raise InvalidModelError("store_aliases", store_aliases, "are those of a store: name it")
-    return Entry(number, row, tuple(tags), tuple(aliases), tuple(store_aliases), files)
+    return ImportLine(number, row, tuple(tags), tuple(aliases), tuple(store_aliases), files)
 
 
-def _timed(found: dict[str, Any]) -> dict[str, Any]:
+def _parse_timestamps(found: dict[str, Any]) -> dict[str, Any]:
     """The same with its times, where they are written as text."""
     for name in _MOMENTS:
         if isinstance(found.get(name), str):

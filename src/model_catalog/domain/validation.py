@@ -45,7 +45,7 @@ MAX_COUNT: Final = 2**31 - 1
 VERDICTS: Final = ("valid", "refused")
 """What may come of looking at a signature."""
 
-Rule: TypeAlias = Callable[[str, object], Any]
+Validator: TypeAlias = Callable[[str, object], Any]
 """Checks the value of a field by its name, and returns it as it is to be written."""
 
 
@@ -70,7 +70,7 @@ def key_text(field: str, value: object, limit: int) -> str:
     return text
 
 
-def named(field: str, value: object, limit: int) -> str:
+def non_blank_text(field: str, value: object, limit: int) -> str:
     """A short text that may not be blank."""
     if type(value) is str and len(value) <= limit and _is_ordinary(value):
         return value
@@ -82,7 +82,7 @@ def named(field: str, value: object, limit: int) -> str:
 
 def provider(field: str, value: object) -> str:
     """Where a model is from; the colon ends it in `provider:reference`."""
-    return _without(":", field, _in_an_index(field, named(field, value, MAX_NAME)))
+    return _without(":", field, _in_an_index(field, non_blank_text(field, value, MAX_NAME)))
 
 
 def version(field: str, value: object) -> str:
@@ -92,7 +92,7 @@ def version(field: str, value: object) -> str:
 
 def alias(field: str, value: object) -> str:
     """A name that may stand where a version may."""
-    return version(field, named(field, value, MAX_NAME))
+    return version(field, non_blank_text(field, value, MAX_NAME))
 
 
 def _in_an_index(field: str, text: str) -> str:
@@ -165,7 +165,7 @@ def optional_path(field: str, value: object) -> str | None:
     return None if value is None else path(field, value)
 
 
-def recorded_path(field: str, value: object) -> str:
+def stored_path(field: str, value: object) -> str:
     """A path that was recorded before, perhaps under other rules."""
     if not isinstance(value, str):
         raise InvalidModelError(field, value, f"is a {type(value).__name__}: give a str")
@@ -202,7 +202,7 @@ def size_bytes(field: str, value: object) -> int | None:
     return number
 
 
-def moment(field: str, value: object) -> datetime | None:
+def timestamp(field: str, value: object) -> datetime | None:
     """A point in time, in UTC, cut to the whole second the database keeps."""
     if value is None:
         return None
@@ -218,17 +218,17 @@ def moment(field: str, value: object) -> datetime | None:
         raise InvalidModelError(field, value, "lies outside the years 1 to 9999 in UTC") from error
 
 
-def word(field: str, value: object) -> str | None:
+def short_text(field: str, value: object) -> str | None:
     """One of the short texts that describe a model, or None where it is not known."""
-    return None if value is None else named(field, value, MAX_NAME)
+    return None if value is None else non_blank_text(field, value, MAX_NAME)
 
 
 def url(field: str, value: object) -> str | None:
     """Where something was downloaded from. It is kept, and never opened."""
-    return None if value is None else named(field, value, MAX_URL)
+    return None if value is None else non_blank_text(field, value, MAX_URL)
 
 
-def prose(field: str, value: object, limit: int) -> str | None:
+def long_text(field: str, value: object, limit: int) -> str | None:
     """Free text of at most `limit` bytes of UTF-8; line breaks are part of it."""
     if value is None:
         return None
@@ -243,10 +243,10 @@ def tags(field: str, values: object) -> list[str]:
     """Tags, each a text of at most 128 characters that is not blank."""
     if isinstance(values, str) or not isinstance(values, Iterable):
         raise InvalidModelError(field, values, "is no list: give several tags, or a list of one")
-    return [named(field, value, MAX_NAME) for value in values]
+    return [non_blank_text(field, value, MAX_NAME) for value in values]
 
 
-def wanted_tags(field: str, values: object) -> list[str]:
+def filter_tags(field: str, values: object) -> list[str]:
     """Tags to look for."""
     found = tags(field, values)
     if len(found) > MAX_WANTED:
@@ -325,7 +325,7 @@ def _file(field: str, value: object) -> FileRecord:
         digest(f"{field}.digest", value.digest),
         digest(f"{field}.found_digest", value.found_digest),
         _fingerprint(f"{field}.fingerprint", value.fingerprint),
-        moment(f"{field}.hashed_at", value.hashed_at),
+        timestamp(f"{field}.hashed_at", value.hashed_at),
     )
 
 

@@ -12,18 +12,13 @@ from typing import Any, Final, Generic, Protocol, TypeAlias, TypeVar
 from sqlalchemy import Connection
 
 from model_catalog.errors import TransactionError
-from model_catalog.execution.prepared_statement import Prepared, Row
+from model_catalog.execution.prepared_statement import PreparedStatement, Row
 
 I = TypeVar("I")  # noqa: E741 - an item
 T = TypeVar("T")
 
 Unit: TypeAlias = Callable[[Connection], T]
-"""
-What is to be done with a connection in a transaction; it may be done again from the start.
-
-It is one synchronous step, whatever the driver: where it runs, and in how many steps of the event
-loop, is not its affair.
-"""
+"""A synchronous step on a connection in a transaction. It may be run again from the start."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,56 +34,124 @@ class Joint(Generic[I, T]):
         return self.one(connection, self.item)
 
 
-class Work(Protocol):
+# Not frozen: an operation is made for every call, and a frozen dataclass takes three times as long
+# to make.
+@dataclass(slots=True)
+class Operation(Generic[I, T]):
     """
-    Somewhere a unit of work can run.
+    One unit of work on the database: a function of a connection and a value.
 
-    A unit has an end: it is waited for no longer than the Work allows, and then CatalogBusyError is
-    raised and nothing of it is kept. Cancelling a caller is delivered once the unit has ended.
+    An executor runs it in a transaction. The function is synchronous whatever the driver is, and it
+    may be run again from the start, for example after a lock timeout. Build operations with
+    `lookup`, `read`, `write` and `write_alone`.
     """
+
+    run_one: Callable[[Connection, I], T]
+    value: I
+    run_many: Callable[[Connection, Sequence[I]], Sequence[T]] | None = None
+    """Runs the operation for several values in few statements, in the order of the values."""
+    writes: bool = False
+    single_statement: bool = False
+    """Whether it is one SELECT by key: it then needs no transaction, and several may share one."""
+    exclusive: bool = False
+    """Whether it needs a transaction of its own, because it may take long or writes many rows."""
+    timeout_s: float | None = None
+    """The seconds that it may take; None is the timeout of the executor."""
+
+
+def lookup(
+    run_one: Callable[[Connection, I], T],
+    value: I,
+    run_many: Callable[[Connection, Sequence[I]], Sequence[T]] | None = None,
+) -> Operation[I, T]:
+    """Return an operation that is one SELECT of few rows by their keys."""
+    return Operation(run_one, value, run_many, single_statement=True)
+
+
+def read(run_one: Callable[[Connection, I], T], value: I) -> Operation[I, T]:
+    """Return an operation that only reads, in one snapshot."""
+    return Operation(run_one, value, exclusive=True)
+
+
+def write(
+    run_one: Callable[[Connection, I], T],
+    value: I,
+    run_many: Callable[[Connection, Sequence[I]], Sequence[T]] | None = None,
+    timeout_s: float | None = None,
+) -> Operation[I, T]:
+    """Return an operation that writes a few rows; it may share a transaction with others."""
+    return Operation(run_one, value, run_many, writes=True, timeout_s=timeout_s)
+
+
+def write_alone(run_one: Callable[[Connection, I], T], value: I) -> Operation[I, T]:
+    """Return an operation of several writes: all of them are kept or none."""
+    return Operation(run_one, value, writes=True, exclusive=True)
+
+
+@dataclass(frozen=True, slots=True)
+class DatabaseInfo:
+    """What an executor knows about its database."""
 
     dialect: str
-    """The name of its database: `sqlite` or `postgresql`."""
+    """`sqlite` or `postgresql`."""
     cascades: bool
-    """Whether the database itself removes what refers to a row that is removed."""
+    """Whether the database itself deletes rows that refer to a deleted row."""
     files: tuple[Path, ...]
-    """The files of a SQLite database."""
+    """The files of a SQLite database; empty for PostgreSQL and for a database in memory."""
+
+
+class Executor(Protocol):
+    """
+    Runs operations in transactions.
+
+    An operation that does not end within its timeout raises CatalogBusyError, and none of it is
+    kept. When a caller is cancelled, the cancellation is delivered after the operation has ended.
+    """
+
+    database: DatabaseInfo
     timeout_s: float
-    """How long a call may take."""
+    """The seconds that a call may take."""
 
-    def ensure_outside(self) -> None:
-        """Raise TransactionError where a write would wait for the caller's own transaction."""
+    def forbid_nested_write(self) -> None:
+        """Raise TransactionError if a write would wait for the caller's own open transaction."""
 
-    async def find(self, statement: Prepared, values: Mapping[str, Any]) -> Sequence[Row]:
-        """The few rows that a statement finds by their keys: others may be found along with it."""
+    async def run(self, operation: Operation[Any, T]) -> T:
+        """Run an operation, and return its result once its transaction has ended."""
+
+    # The older interface, until every operation goes through run().
+
+    async def find(self, statement: PreparedStatement, values: Mapping[str, Any]) -> Sequence[Row]:
+        """Run a lookup."""
 
     async def read(self, unit: Unit[T]) -> T:
-        """Run a unit that only reads."""
+        """Run a unit that reads."""
 
     async def write(self, unit: Unit[T], timeout_s: float | None = None) -> T:
-        """Run a unit that writes a few rows: others may be written along with it."""
+        """Run a unit that writes a few rows."""
 
     async def write_all(self, unit: Unit[T]) -> T:
-        """Run a unit of several writes, of which all are kept or none."""
+        """Run a unit that writes many rows."""
 
-    def transaction(self) -> AbstractAsyncContextManager[Work]:
-        """One transaction for everything that is run in the Work it yields."""
+    def transaction(self) -> AbstractAsyncContextManager[Executor]:
+        """Open one transaction for all operations that are run in the executor it yields."""
 
 
-class _Open:
+class _TransactionMarker:
     """That a transaction is open: known to the tasks that began inside it, and to nobody else."""
 
     def __init__(self, database: object) -> None:
         self.database: object | None = database
 
 
-_inside: Final[ContextVar[tuple[_Open, ...]]] = ContextVar("model_catalog_inside", default=())
+_inside: Final[ContextVar[tuple[_TransactionMarker, ...]]] = ContextVar(
+    "model_catalog_inside", default=()
+)
 
 
 @contextmanager
-def inside(database: object) -> Iterator[None]:
+def transaction_context(database: object) -> Iterator[None]:
     """A block in which the task has a transaction of a database open."""
-    here = _Open(database)
+    here = _TransactionMarker(database)
     _inside.set((*(outer for outer in _inside.get() if outer.database is not None), here))
     try:
         yield
@@ -96,7 +159,7 @@ def inside(database: object) -> Iterator[None]:
         here.database = None
 
 
-def require_outside(database: object) -> None:
+def forbid_nested_write(database: object) -> None:
     """Raise TransactionError in a task that has a transaction of that database open."""
     if any(outer.database is database for outer in _inside.get()):
         raise TransactionError(

@@ -12,13 +12,13 @@ from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from sqlalchemy.orm import Session
 
-from model_catalog.connection.error_mapping import translated
+from model_catalog.connection.error_mapping import map_errors
 from model_catalog.errors import CatalogBusyError, CatalogUnavailableError
 
 T = TypeVar("T")
 
 
-class Attempt:
+class InterruptibleRun:
     """
     What it does, and how that is ended before its time.
 
@@ -51,7 +51,7 @@ class Attempt:
         """
         self._task = asyncio.current_task()
         try:
-            with translated(self._target):
+            with map_errors(self._target):
                 return await step()
         except asyncio.CancelledError as error:
             if not self._is_stopped:

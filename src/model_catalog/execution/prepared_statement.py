@@ -29,12 +29,12 @@ Find: TypeAlias = Callable[[Connection, Sequence[Mapping[str, Any]]], Sequence[S
 """What finds, in one query, the rows of each of several values."""
 
 
-def stored(column: ColumnElement[Any]) -> ColumnElement[Any]:
+def raw_column(column: ColumnElement[Any]) -> ColumnElement[Any]:
     """A column whose values come as they are stored, from whatever driver."""
     return type_coerce(column, NullType())
 
 
-class Prepared:
+class PreparedStatement:
     """
     A statement, and its text and its parameters as SQLite's driver takes them.
 
@@ -48,7 +48,7 @@ class Prepared:
         statement: Select[Any] | Insert | Update | Delete,
         names: Iterable[str] | None = None,
         of_several: Find | None = None,
-        sooner: Prepared | None = None,
+        sooner: PreparedStatement | None = None,
     ) -> None:
         """
         `names` are an INSERT's columns; `of_several` finds what several values find.
@@ -60,7 +60,7 @@ class Prepared:
         self._sooner: Final = sooner
         self._statement: Final = statement
         self._names: Final = None if names is None else list(names)
-        self._direct: _Direct | None = None
+        self._direct: _Compiled | None = None
 
     def rows(self, connection: Connection, values: Mapping[str, Any]) -> Sequence[Row]:
         """The rows that it finds, or returns."""
@@ -115,14 +115,14 @@ class Prepared:
                 self._statement, [dict(zip(columns, row, strict=True)) for row in rows]
             )
 
-    def _for(self, dialect: Dialect) -> _Direct:
+    def _for(self, dialect: Dialect) -> _Compiled:
         if self._direct is None:
-            self._direct = _direct(self._statement, self._names, dialect)
+            self._direct = _compile(self._statement, self._names, dialect)
         return self._direct
 
 
 @dataclass(frozen=True, slots=True)
-class _Direct:
+class _Compiled:
     text: str
     names: tuple[str, ...]
     pick: Callable[[dict[str, Any]], tuple[Any, ...]]
@@ -142,11 +142,11 @@ class _Direct:
             **columns,
         }
         for name, write in self.writers:
-            found[name] = _written(write, columns[name])
+            found[name] = _convert_column(write, columns[name])
         return zip(*(found[name] for name in self.names), strict=False)
 
 
-def _written(write: Callable[[Any], Any], values: Sequence[Any]) -> list[Any]:
+def _convert_column(write: Callable[[Any], Any], values: Sequence[Any]) -> list[Any]:
     different = set(values)
     if 2 * len(different) > len(values):
         return [write(value) for value in values]
@@ -154,9 +154,9 @@ def _written(write: Callable[[Any], Any], values: Sequence[Any]) -> list[Any]:
     return [written[value] for value in values]
 
 
-def _direct(
+def _compile(
     statement: Select[Any] | Insert | Update | Delete, names: list[str] | None, dialect: Dialect
-) -> _Direct:
+) -> _Compiled:
     compiled = statement.compile(dialect=dialect, column_keys=names)
     if left := [column.key for column in getattr(compiled, "insert_prefetch", ())]:
         raise TypeError(f"SQLAlchemy would make values of {', '.join(left)}: prepare it with them")
@@ -170,10 +170,10 @@ def _direct(
             constants[name] = write(bound.value) if write else bound.value
         elif write:
             writers.append((name, write))
-    return _Direct(str(compiled), order, _picking(order), constants, tuple(writers))
+    return _Compiled(str(compiled), order, _tuple_getter(order), constants, tuple(writers))
 
 
-def _picking(names: tuple[str, ...]) -> Callable[[dict[str, Any]], tuple[Any, ...]]:
+def _tuple_getter(names: tuple[str, ...]) -> Callable[[dict[str, Any]], tuple[Any, ...]]:
     """What takes the values of these names, in their order."""
     if len(names) > 1:
         return itemgetter(*names)

@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, asynccontextmanager, contextmanag
 from typing import Any, Final, TypeAlias, TypeVar
 from weakref import WeakKeyDictionary
 
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import (
     AsyncConnection,
@@ -20,31 +20,39 @@ from sqlalchemy.ext.asyncio import (
     async_sessionmaker,
 )
 
-from model_catalog.concurrency.completion import LEAST_S, Patience, to_its_end
-from model_catalog.concurrency.ownership import Home
-from model_catalog.concurrency.threads import resting
+from model_catalog.concurrency.completion import MIN_TIMEOUT_S, Backoff, run_to_completion
+from model_catalog.concurrency.ownership import LoopOwner
+from model_catalog.concurrency.threads import thread_working
 from model_catalog.connection.engines import (
     WRITE,
-    enforces_references,
-    files_of,
-    leave_to_the_parent,
+    abandon_pool_after_fork,
+    database_files,
+    enforces_foreign_keys,
 )
-from model_catalog.connection.error_mapping import translated
-from model_catalog.connection.target import name_of
+from model_catalog.connection.error_mapping import map_errors
+from model_catalog.connection.target import display_name
 from model_catalog.connection.timeouts import (
     LOCK_WAIT_S,
-    attend,
-    begin_writing,
-    commit_patiently,
+    ensure_write_transaction,
     is_in_transaction,
-    limit_waits,
+    restore_timeout_on_checkin,
+    set_timeouts,
+    use_commit_timeout,
 )
 from model_catalog.domain import validation
 from model_catalog.errors import CatalogBusyError
-from model_catalog.execution.executor import Unit, Work, inside, require_outside
-from model_catalog.execution.interruption import Attempt
-from model_catalog.execution.prepared_statement import Prepared, Row
-from model_catalog.execution.transaction import Savepoint, SharedTransaction
+from model_catalog.execution.executor import (
+    DatabaseInfo,
+    Executor,
+    Joint,
+    Operation,
+    Unit,
+    forbid_nested_write,
+    transaction_context,
+)
+from model_catalog.execution.interruption import InterruptibleRun
+from model_catalog.execution.prepared_statement import PreparedStatement, Row
+from model_catalog.execution.transaction import Savepoint, TransactionExecutor
 from model_catalog.mapping.tables import Model
 
 T = TypeVar("T")
@@ -53,49 +61,64 @@ T = TypeVar("T")
 _BIND: Final[dict[str, Any]] = {"mapper": Model.__mapper__}
 
 # For as long as that a cancelled call may be held up by a lock in the server.
-_LONGEST_LOCK_WAIT_S: Final = 2.0
+_MAX_LOCK_WAIT_S: Final = 2.0
 
 # A call is that much late before anybody minds.
-_UNNOTICED_S: Final = 0.05
+_TOLERANCE_S: Final = 0.05
 
 # SQLite has one writer. Queueing for it here is fair and can be cancelled; queueing in SQLite's
 # own busy handler blocks a thread, and lets the luckiest go first.
 # A lock is of one loop, and an engine may be used in one after another.
-_Turns: TypeAlias = WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock]
-_turns: WeakKeyDictionary[Engine, _Turns] = WeakKeyDictionary()
+_WriteLocks: TypeAlias = WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock]
+_write_locks: WeakKeyDictionary[Engine, _WriteLocks] = WeakKeyDictionary()
 
 
-class Sessions:
+class SessionExecutor:
     """Every unit is a transaction of its own, on a session from the factory."""
 
     def __init__(
         self,
         sessions: async_sessionmaker[AsyncSession],
         timeout_s: float,
-        home: Home | None = None,
+        home: LoopOwner | None = None,
     ) -> None:
         self._sessions = sessions
         self.timeout_s = validation.seconds("timeout_s", timeout_s)
         self._home = home
         self._process = os.getpid()
         self._engine = _engine_of(sessions())
-        attend(self._engine)
-        self._target = name_of(self._engine.url)
-        self.dialect = self._engine.dialect.name
-        self.cascades = enforces_references(self._engine)
-        self.files = files_of(self._engine)
-        self._grace_s = _grace_s(self.dialect)
-        self._open: dict[SharedTransaction, SessionConnection] = {}
+        restore_timeout_on_checkin(self._engine)
+        self._target = display_name(self._engine.url)
+        self.database = DatabaseInfo(
+            self._engine.dialect.name,
+            cascades=enforces_foreign_keys(self._engine),
+            files=database_files(self._engine),
+        )
+        self._grace_s = _grace_s(self.database.dialect)
+        self._open: dict[TransactionExecutor, SessionTransaction] = {}
 
-    async def find(self, statement: Prepared, values: Mapping[str, Any]) -> Sequence[Row]:
+    async def run(self, operation: Operation[Any, T]) -> T:
+        def unit(connection: Connection) -> T:
+            return operation.run_one(connection, operation.value)
+
+        if not operation.writes:
+            return await self.read(unit)
+        if operation.exclusive:
+            return await self.write_all(unit)
+        if operation.run_many is not None:
+            joint = Joint(operation.value, operation.run_one, operation.run_many)
+            return await self.write(joint, operation.timeout_s)
+        return await self.write(unit, operation.timeout_s)
+
+    async def find(self, statement: PreparedStatement, values: Mapping[str, Any]) -> Sequence[Row]:
         return await self.read(lambda connection: statement.rows(connection, values))
 
     async def read(self, unit: Unit[T]) -> T:
         with self._call():
-            return await self._run(unit, Patience(self.timeout_s), writes=False)
+            return await self._run(unit, Backoff(self.timeout_s), writes=False)
 
     async def write(self, unit: Unit[T], timeout_s: float | None = None) -> T:
-        patience = Patience(self.timeout_s if timeout_s is None else timeout_s)
+        patience = Backoff(self.timeout_s if timeout_s is None else timeout_s)
         with self._call():
             async with self._turn(patience):
                 return await self._run(unit, patience, writes=True)
@@ -103,26 +126,26 @@ class Sessions:
     async def write_all(self, unit: Unit[T]) -> T:
         return await self.write(unit)
 
-    def ensure_outside(self) -> None:
-        require_outside(self._engine)
+    def forbid_nested_write(self) -> None:
+        forbid_nested_write(self._engine)
 
-    async def _run(self, unit: Unit[T], patience: Patience, *, writes: bool) -> T:
+    async def _run(self, unit: Unit[T], patience: Backoff, *, writes: bool) -> T:
         lock_wait_s = LOCK_WAIT_S
         while True:
             try:
                 return await self._try(
-                    unit, patience, Attempt(self._target), lock_wait_s, writes=writes
+                    unit, patience, InterruptibleRun(self._target), lock_wait_s, writes=writes
                 )
             except CatalogBusyError as error:
                 await patience.after(error)
                 # Whoever takes rows one by one and always gives up first never has them all.
-                lock_wait_s = min(2 * lock_wait_s, _LONGEST_LOCK_WAIT_S)
+                lock_wait_s = min(2 * lock_wait_s, _MAX_LOCK_WAIT_S)
 
     async def _try(
         self,
         unit: Unit[T],
-        patience: Patience,
-        attempt: Attempt,
+        patience: Backoff,
+        attempt: InterruptibleRun,
         lock_wait_s: float = LOCK_WAIT_S,
         *,
         writes: bool,
@@ -136,9 +159,9 @@ class Sessions:
                 connection = await self._begin(session, attempt, left_s, lock_wait_s, writes=writes)
                 begun_s = patience.left_s
                 result = await connection.run_sync(unit)
-                if begun_s - patience.left_s > _UNNOTICED_S:
+                if begun_s - patience.left_s > _TOLERANCE_S:
                     # The commit has only what is left of the call.
-                    await limit_waits(connection, lock_wait_s, max(patience.left_s, LEAST_S))
+                    await set_timeouts(connection, lock_wait_s, max(patience.left_s, MIN_TIMEOUT_S))
                 if writes:
                     attempt.commits(session, result)
                 else:
@@ -146,17 +169,17 @@ class Sessions:
                 await session.commit()
                 return result
 
-        return await to_its_end(
+        return await run_to_completion(
             attempt.run(once),
             None if writes else attempt.stop_reading,
-            late_after_s=max(patience.left_s, LEAST_S) + self._grace_s,
+            late_after_s=max(patience.left_s, MIN_TIMEOUT_S) + self._grace_s,
             on_late=attempt.stop,
         )
 
     async def _begin(
         self,
         session: AsyncSession,
-        attempt: Attempt,
+        attempt: InterruptibleRun,
         statement_s: float,
         lock_wait_s: float,
         *,
@@ -181,31 +204,31 @@ class Sessions:
     async def _begin_once(
         self,
         session: AsyncSession,
-        attempt: Attempt,
+        attempt: InterruptibleRun,
         statement_s: float,
         lock_wait_s: float,
         *,
         writes: bool,
     ) -> AsyncConnection:
         options: dict[str, object] = {WRITE: writes}
-        if self.dialect == "postgresql" and writes:
+        if self.database.dialect == "postgresql" and writes:
             # A host may have set AUTOCOMMIT, in which nothing is undone.
             options["isolation_level"] = "READ COMMITTED"
         await session.begin()
         connection = await session.connection(_BIND, execution_options=options)
         attempt.works_on(connection)
         if writes:
-            await begin_writing(connection)
-        await limit_waits(connection, lock_wait_s, max(statement_s, LEAST_S))
+            await ensure_write_transaction(connection)
+        await set_timeouts(connection, lock_wait_s, max(statement_s, MIN_TIMEOUT_S))
         return connection
 
     @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[Work]:
-        patience = Patience(self.timeout_s)
+    async def transaction(self) -> AsyncIterator[Executor]:
+        patience = Backoff(self.timeout_s)
         self._require_here()
         async with self._turn(patience):
             session = self._sessions()
-            held = SessionConnection(session, self.timeout_s)
+            held = SessionTransaction(session, self.timeout_s)
             with self._call():
                 try:
                     await self._begin_patiently(session, patience)
@@ -215,10 +238,10 @@ class Sessions:
                     # It may have begun all the same: a cancellation is delivered afterwards.
                     await held.close()
                     raise
-            shared = SharedTransaction(held, Home(self._target), ours=True)
+            shared = TransactionExecutor(held, LoopOwner(self._target), ours=True)
             self._open[shared] = held
             try:
-                with inside(self._engine):
+                with transaction_context(self._engine):
                     yield shared
                     await shared.commit(held.commit)
             finally:
@@ -233,11 +256,11 @@ class Sessions:
         for shared, held in list(self._open.items()):
             await shared.abandon(held.close)
 
-    async def _begin_patiently(self, session: AsyncSession, patience: Patience) -> None:
+    async def _begin_patiently(self, session: AsyncSession, patience: Backoff) -> None:
         while True:
-            attempt = Attempt(self._target)
+            attempt = InterruptibleRun(self._target)
 
-            async def once(attempt: Attempt = attempt) -> None:
+            async def once(attempt: InterruptibleRun = attempt) -> None:
                 try:
                     # What comes after cannot be tried again from the start.
                     await self._begin(session, attempt, self.timeout_s, self.timeout_s, writes=True)
@@ -246,9 +269,9 @@ class Sessions:
                     raise
 
             try:
-                await to_its_end(
+                await run_to_completion(
                     attempt.run(once),
-                    late_after_s=max(patience.left_s, LEAST_S) + self._grace_s,
+                    late_after_s=max(patience.left_s, MIN_TIMEOUT_S) + self._grace_s,
                     on_late=attempt.stop,
                 )
             except CatalogBusyError as error:
@@ -259,23 +282,26 @@ class Sessions:
     @contextmanager
     def _call(self) -> Iterator[None]:
         self._require_here()
-        with nullcontext() if self._home is None else self._home.call(), _attended(self.dialect):
+        with (
+            nullcontext() if self._home is None else self._home.call(),
+            _thread_working_if_sqlite(self.database.dialect),
+        ):
             yield
 
     def _require_here(self) -> None:
         if self._home is not None:
             self._home.require()
         if os.getpid() != self._process:
-            leave_to_the_parent(self._engine)
+            abandon_pool_after_fork(self._engine)
             self._process = os.getpid()
 
     @asynccontextmanager
-    async def _turn(self, patience: Patience) -> AsyncIterator[None]:
-        self.ensure_outside()
-        if self.dialect != "sqlite":
+    async def _turn(self, patience: Backoff) -> AsyncIterator[None]:
+        self.forbid_nested_write()
+        if self.database.dialect != "sqlite":
             yield
             return
-        turns = _turns.setdefault(self._engine, WeakKeyDictionary())
+        turns = _write_locks.setdefault(self._engine, WeakKeyDictionary())
         turn = turns.setdefault(asyncio.get_running_loop(), asyncio.Lock())
         try:
             async with asyncio.timeout(patience.left_s):
@@ -290,18 +316,20 @@ class Sessions:
             turn.release()
 
 
-class SessionConnection:
+class SessionTransaction:
     """The connection of a session that has a transaction open."""
 
     def __init__(self, session: AsyncSession, timeout_s: float) -> None:
         self._session = session
         self.timeout_s = validation.seconds("timeout_s", timeout_s)
         engine = _engine_of(session)
-        attend(engine)
-        self.target = name_of(engine.url)
-        self.dialect = engine.dialect.name
-        self.cascades = enforces_references(engine)
-        self.files = files_of(engine)
+        restore_timeout_on_checkin(engine)
+        self.target = display_name(engine.url)
+        self.database = DatabaseInfo(
+            engine.dialect.name,
+            cascades=enforces_foreign_keys(engine),
+            files=database_files(engine),
+        )
 
     async def run(self, unit: Unit[T]) -> T:
         async def step(connection: AsyncConnection) -> T:
@@ -312,7 +340,7 @@ class SessionConnection:
     async def savepoint(self) -> Savepoint:
         async def step(connection: AsyncConnection) -> AsyncSessionTransaction:
             # To sqlite3 a SAVEPOINT is no reason to begin: releasing it would then commit.
-            await begin_writing(connection)
+            await ensure_write_transaction(connection)
             return await self._session.begin_nested()
 
         return _Savepoint(self, await self._run(step))
@@ -332,19 +360,19 @@ class SessionConnection:
         """End the transaction well."""
 
         async def step(connection: AsyncConnection) -> None:
-            await connection.run_sync(commit_patiently, self.timeout_s)
+            await connection.run_sync(use_commit_timeout, self.timeout_s)
             await self._session.commit()
 
         await self._run(step, commits=True)
 
     async def close(self) -> None:
         """Give the connection back, and undo what was not committed."""
-        await to_its_end(Attempt(self.target).run(self._session.close))
+        await run_to_completion(InterruptibleRun(self.target).run(self._session.close))
 
     async def _run(
         self, step: Callable[[AsyncConnection], Awaitable[T]], *, commits: bool = False
     ) -> T:
-        attempt = Attempt(self.target)
+        attempt = InterruptibleRun(self.target)
 
         async def once() -> T:
             session = self._session
@@ -359,10 +387,10 @@ class SessionConnection:
             return await step(connection)
 
         start = time.monotonic()
-        late_after_s = max(self.timeout_s, LEAST_S) + _grace_s(self.dialect)
+        late_after_s = max(self.timeout_s, MIN_TIMEOUT_S) + _grace_s(self.database.dialect)
         try:
-            with _attended(self.dialect):
-                return await to_its_end(
+            with _thread_working_if_sqlite(self.database.dialect):
+                return await run_to_completion(
                     attempt.run(once), late_after_s=late_after_s, on_late=attempt.stop
                 )
         except CatalogBusyError as error:
@@ -371,7 +399,7 @@ class SessionConnection:
 
 
 class _Savepoint:
-    def __init__(self, connection: SessionConnection, nested: AsyncSessionTransaction) -> None:
+    def __init__(self, connection: SessionTransaction, nested: AsyncSessionTransaction) -> None:
         self._connection = connection
         self._nested = nested
 
@@ -382,9 +410,9 @@ class _Savepoint:
         await self._connection.finish(self._nested.rollback)
 
 
-def _attended(dialect: str) -> AbstractContextManager[None]:
+def _thread_working_if_sqlite(dialect: str) -> AbstractContextManager[None]:
     """A block in which a driver is waited for: SQLite's works in a thread."""
-    return resting() if dialect == "sqlite" else nullcontext()
+    return thread_working() if dialect == "sqlite" else nullcontext()
 
 
 def _grace_s(dialect: str) -> float:
@@ -393,5 +421,5 @@ def _grace_s(dialect: str) -> float:
 
 
 def _engine_of(session: AsyncSession) -> Engine:
-    with translated("the host's session"):
+    with map_errors("the host's session"):
         return session.get_bind(Model).engine

@@ -6,15 +6,14 @@ import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar
 
 from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
-from model_catalog.concurrency.completion import to_its_end
-from model_catalog.concurrency.ownership import Home
-from model_catalog.connection.error_mapping import meaning
+from model_catalog.concurrency.completion import run_to_completion
+from model_catalog.concurrency.ownership import LoopOwner
+from model_catalog.connection.error_mapping import to_catalog_error
 from model_catalog.errors import (
     CatalogBusyError,
     CatalogClosedError,
@@ -22,12 +21,12 @@ from model_catalog.errors import (
     TransactionError,
     WrongLoopError,
 )
-from model_catalog.execution.executor import Unit, Work
-from model_catalog.execution.prepared_statement import Prepared, Row
+from model_catalog.execution.executor import DatabaseInfo, Executor, Joint, Operation, Unit
+from model_catalog.execution.prepared_statement import PreparedStatement, Row
 
 T = TypeVar("T")
 
-_of_the_parent: Final[list[SharedTransaction]] = []
+_of_the_parent: Final[list[TransactionExecutor]] = []
 
 
 class Savepoint(Protocol):
@@ -40,12 +39,10 @@ class Savepoint(Protocol):
         """Undo it."""
 
 
-class Held(Protocol):
+class TransactionBackend(Protocol):
     """A connection with an open transaction; it serves one call at a time."""
 
-    dialect: str
-    cascades: bool
-    files: tuple[Path, ...]
+    database: DatabaseInfo
     target: str
     timeout_s: float
 
@@ -59,7 +56,7 @@ class Held(Protocol):
         """Whether the database still has the transaction open."""
 
 
-class SharedTransaction:
+class TransactionExecutor:
     """
     Every unit is part of a transaction that somebody else ends.
 
@@ -68,12 +65,12 @@ class SharedTransaction:
     saves the rest.
     """
 
-    def __init__(self, held: Held, home: Home | None = None, *, ours: bool = False) -> None:
+    def __init__(
+        self, held: TransactionBackend, home: LoopOwner | None = None, *, ours: bool = False
+    ) -> None:
         self._held = held
         self._home = home
-        self.dialect = held.dialect
-        self.cascades = held.cascades
-        self.files = held.files
+        self.database = held.database
         self.timeout_s = held.timeout_s
         self.over = False
         self._ours = ours
@@ -81,7 +78,7 @@ class SharedTransaction:
         # A connection serves one task at a time; its users may well be several.
         self._turn = asyncio.Lock()
 
-    def ensure_outside(self) -> None:
+    def forbid_nested_write(self) -> None:
         """It is the caller's own transaction that this one works in."""
 
     def require_whole(self) -> None:
@@ -96,7 +93,20 @@ class SharedTransaction:
                 "let its error out of the block, or make the call in a transaction() within it"
             ) from self._failure
 
-    async def find(self, statement: Prepared, values: Mapping[str, Any]) -> Sequence[Row]:
+    async def run(self, operation: Operation[Any, T]) -> T:
+        def unit(connection: Connection) -> T:
+            return operation.run_one(connection, operation.value)
+
+        if not operation.writes:
+            return await self.read(unit)
+        if operation.exclusive:
+            return await self.write_all(unit)
+        if operation.run_many is not None:
+            joint = Joint(operation.value, operation.run_one, operation.run_many)
+            return await self.write(joint, operation.timeout_s)
+        return await self.write(unit, operation.timeout_s)
+
+    async def find(self, statement: PreparedStatement, values: Mapping[str, Any]) -> Sequence[Row]:
         return await self.read(lambda connection: statement.rows(connection, values))
 
     async def read(self, unit: Unit[T]) -> T:
@@ -110,7 +120,7 @@ class SharedTransaction:
             return await work.write(unit)
 
     @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[Work]:
+    async def transaction(self) -> AsyncIterator[Executor]:
         """Everything inside is undone together, by a savepoint; the rest of the session is not."""
         savepoint = await self._part(self._held.savepoint)
         try:
@@ -118,7 +128,7 @@ class SharedTransaction:
             self.require_whole()
         except BaseException:
             async with self._turn:
-                await to_its_end(self._undo(savepoint))
+                await run_to_completion(self._undo(savepoint))
             raise
         await self._part(savepoint.commit)
 
@@ -140,7 +150,7 @@ class SharedTransaction:
                 return unit(connection)
             except (SQLAlchemyError, sqlite3.Error, OSError) as error:
                 if self._ours:
-                    self._failure = meaning(error, self._held.target)
+                    self._failure = to_catalog_error(error, self._held.target)
                 raise
 
         try:
@@ -178,7 +188,7 @@ class SharedTransaction:
         """Undo what was not committed, however it was left; in a child of the process, nothing."""
         self.over = True
         if self._home is None or self._home.is_here:
-            await to_its_end(self._alone(undo))
+            await run_to_completion(self._alone(undo))
         else:
             # What is forgotten is closed, and with it the parent's end of the connection.
             _of_the_parent.append(self)

@@ -13,7 +13,14 @@ from typing import Final
 
 from model_catalog.errors import FileChangedError, InvalidModelError, StoppedError
 from model_catalog.files.fingerprint import Fingerprint
-from model_catalog.files.safe_open import Forbidden, OpenFile, Pathlike, identity, opened, status
+from model_catalog.files.safe_open import (
+    Forbidden,
+    OpenFile,
+    Pathlike,
+    identity,
+    open_regular,
+    status,
+)
 
 _CHUNK_BYTES: Final = 1024 * 1024
 _PREFIX: Final = "sha256:"
@@ -21,7 +28,7 @@ _HEX: Final = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
-class Hashed:
+class HashedFile:
     """A file's digest, the fingerprint it had meanwhile, and when the reading of it began."""
 
     digest: str
@@ -44,23 +51,23 @@ def sha256(
     FileChangedError if the file was written to or replaced meanwhile, NotAFileError,
     ProtectedFileError, and OSError as the system gave it.
     """
-    return hashed(path, progress, stop, forbidden=forbidden).digest
+    return hash_file(path, progress, stop, forbidden=forbidden).digest
 
 
-def hashed(
+def hash_file(
     path: Pathlike,
     progress: Callable[[int], object] | None = None,
     stop: Callable[[], bool] | None = None,
     *,
     forbidden: Forbidden = (),
-) -> Hashed:
+) -> HashedFile:
     """What `sha256` gives, with the fingerprint to know the file again by; the same errors."""
     # is_settled() wants the time from before: a change in the middle of a long read would by its
     # end look old enough to have been seen.
     began_at_ns = time.time_ns()
-    with opened(path, forbidden) as file:
+    with open_regular(path, forbidden) as file:
         digest = _digest(file, progress, stop)
-    return Hashed(_PREFIX + digest, Fingerprint.of(file.status), began_at_ns)
+    return HashedFile(_PREFIX + digest, Fingerprint.of(file.status), began_at_ns)
 
 
 def _digest(

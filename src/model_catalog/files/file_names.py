@@ -43,7 +43,7 @@ class ShardSet:
             yield f"{self.stem}-{index:05}-of-{self.written_count}{self.suffix}"
 
 
-def shard_of(name: str) -> tuple[int, ShardSet] | None:
+def shard_info(name: str) -> tuple[int, ShardSet] | None:
     """Which shard, from 1, of which set a name like `m-00001-of-00003.gguf` is; None for others."""
     match = _SHARD.fullmatch(name)
     if match is None or not 1 <= int(match["index"]) <= int(match["count"]):
@@ -51,7 +51,7 @@ def shard_of(name: str) -> tuple[int, ShardSet] | None:
     return int(match["index"]), ShardSet(match["stem"], match["count"], match["suffix"])
 
 
-def role_of(name: str) -> Role:
+def file_role(name: str) -> Role:
     """What a file is for, by its name alone."""
     name = name.rpartition("/")[2].lower()
     if name.endswith(_WEIGHTS):

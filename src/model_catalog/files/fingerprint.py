@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from model_catalog.errors import InvalidModelError
-from model_catalog.files.safe_open import Forbidden, Pathlike, regular
+from model_catalog.files.safe_open import Forbidden, Pathlike, require_regular
 
 SETTLING_NS: Final = 2_000_000_000
 """How coarse the time stamps of a file system may be: those of FAT are 2 s apart."""
@@ -50,7 +50,7 @@ class Fingerprint:
         return f"{self.size_bytes}:{self.mtime_ns}:{self.ctime_ns}:{self.inode}"
 
 
-def text_of(found: os.stat_result) -> str:
+def fingerprint_text(found: os.stat_result) -> str:
     """The text of the fingerprint in what the system says of a file, made without the rest."""
     return f"{found.st_size}:{found.st_mtime_ns}:{found.st_ctime_ns}:{found.st_ino}"
 
@@ -61,7 +61,7 @@ def fingerprint(path: Pathlike, *, forbidden: Forbidden = ()) -> Fingerprint:
 
     Raises NotAFileError, ProtectedFileError, and OSError as the system gave it.
     """
-    return Fingerprint.of(regular(path, forbidden))
+    return Fingerprint.of(require_regular(path, forbidden))
 
 
 def is_settled(found: Fingerprint, hashed_at_ns: int) -> bool:

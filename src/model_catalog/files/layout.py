@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from model_catalog.errors import BadLayoutError, CatalogError, shown
-from model_catalog.files.file_names import Role, ShardSet, is_partial, role_of, shard_of
+from model_catalog.files.file_names import Role, ShardSet, file_role, is_partial, shard_info
 from model_catalog.files.fingerprint import Fingerprint
 from model_catalog.files.model_config import read_index
 from model_catalog.files.safe_open import (
@@ -18,7 +18,7 @@ from model_catalog.files.safe_open import (
     errno_name,
     identity,
     kind,
-    regular,
+    require_regular,
     status,
 )
 
@@ -28,7 +28,7 @@ _INDEX: Final = ".safetensors.index.json"
 
 
 @dataclass(frozen=True)
-class Member:
+class ModelFile:
     """A file of a model: its path inside the model, with `/`, and its size, links followed."""
 
     path: str
@@ -40,7 +40,7 @@ class Member:
 
 
 @dataclass(frozen=True)
-class Skipped:
+class SkippedFile:
     """What lies in a model's folder and was left out, and why."""
 
     path: str
@@ -57,9 +57,9 @@ class ModelFiles:
     """
 
     root: str
-    files: tuple[Member, ...]
+    files: tuple[ModelFile, ...]
     missing: tuple[str, ...] = ()
-    skipped: tuple[Skipped, ...] = ()
+    skipped: tuple[SkippedFile, ...] = ()
     problems: tuple[str, ...] = ()
     indexed: tuple[str, ...] = ()
 
@@ -75,7 +75,7 @@ class ModelFiles:
         return not self.missing and not self.problems
 
 
-def members(path: Pathlike, *, forbidden: Forbidden = ()) -> ModelFiles:
+def find_model_files(path: Pathlike, *, forbidden: Forbidden = ()) -> ModelFiles:
     """
     The files of a model: the one that is named, its whole set if it is a shard, or a folder's.
 
@@ -87,15 +87,15 @@ def members(path: Pathlike, *, forbidden: Forbidden = ()) -> ModelFiles:
     text = os.fspath(path)
     if kind(status(path)) == "a directory":
         return _of_folder(text, forbidden)
-    found = regular(path, forbidden)
+    found = require_regular(path, forbidden)
     root, name = os.path.split(text)
-    shard = shard_of(name)
+    shard = shard_info(name)
     if shard is not None:
         walk = _Walk(root or ".", forbidden)
         walk.take_set(shard[1])
         return walk.result()
     # A blob of a cache has no name that tells, and is what was asked for.
-    role = role_of(name) if role_of(name) != "other" else "weights"
+    role = file_role(name) if file_role(name) != "other" else "weights"
     return ModelFiles(root or ".", (_member(name, found, role),))
 
 
@@ -106,7 +106,7 @@ def _of_folder(root: str, forbidden: Forbidden) -> ModelFiles:
     for folder, shards in {
         (folder, shard[1])
         for folder, _, name in (path.rpartition("/") for path in there | walk.missing)
-        if (shard := shard_of(name)) is not None
+        if (shard := shard_info(name)) is not None
     }:
         walk.expect(folder, shards.names(), there)
     for path in there:
@@ -121,10 +121,10 @@ class _Walk:
     def __init__(self, root: str, forbidden: Forbidden) -> None:
         self._root = root
         self._forbidden = forbidden
-        self.files: list[Member] = []
+        self.files: list[ModelFile] = []
         self.missing: set[str] = set()
         self.problems: set[str] = set()
-        self._skipped: list[Skipped] = []
+        self._skipped: list[SkippedFile] = []
         self._indexed: set[str] = set()
 
     def result(self) -> ModelFiles:
@@ -216,14 +216,14 @@ class _Walk:
         elif (what := kind(found)) is not None:
             self._skip(name, what if what != "a directory" else "a link to a directory")
         else:
-            self.files.append(_member(name, found, role_of(name)))
+            self.files.append(_member(name, found, file_role(name)))
 
     def _skip(self, name: str, reason: str) -> None:
-        self._skipped.append(Skipped(name, reason))
+        self._skipped.append(SkippedFile(name, reason))
 
 
-def _member(name: str, found: os.stat_result, role: Role) -> Member:
-    return Member(name, found.st_size, role, identity(found), Fingerprint.of(found))
+def _member(name: str, found: os.stat_result, role: Role) -> ModelFile:
+    return ModelFile(name, found.st_size, role, identity(found), Fingerprint.of(found))
 
 
 def _join(folder: str, name: str) -> str:

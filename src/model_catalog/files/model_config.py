@@ -9,7 +9,7 @@ from typing import Any, Final
 from model_catalog.files.file_names import MAX_NAME_BYTES, is_plain
 from model_catalog.files.formats import header
 from model_catalog.files.formats.json_stream import JsonStream
-from model_catalog.files.safe_open import Forbidden, OpenFile, Pathlike, opened
+from model_catalog.files.safe_open import Forbidden, OpenFile, Pathlike, open_regular
 
 MAX_CONFIG_BYTES: Final = 5 * 1024 * 1024
 MAX_INDEX_BYTES: Final = 64 * 1024 * 1024
@@ -34,7 +34,7 @@ _DTYPES: Final = {"bfloat16": "BF16", "float16": "F16", "float32": "F32", "float
 
 
 @dataclass(frozen=True)
-class Config:
+class ModelConfig:
     """What a config.json claims; None where it says nothing."""
 
     architecture: str | None = None
@@ -44,14 +44,14 @@ class Config:
 
 
 @dataclass(frozen=True)
-class Index:
+class WeightIndex:
     """The files over which an index spreads the weights, and texts in it that name none: sorted."""
 
     names: tuple[str, ...]
     refused: tuple[str, ...]
 
 
-def read_config(path: Pathlike, *, forbidden: Forbidden = ()) -> Config:
+def read_config(path: Pathlike, *, forbidden: Forbidden = ()) -> ModelConfig:
     """
     The claims in a config.json.
 
@@ -59,14 +59,14 @@ def read_config(path: Pathlike, *, forbidden: Forbidden = ()) -> Config:
     ProtectedFileError, and OSError as the system gave it.
     """
     known: dict[str, Any] = {}
-    with opened(path, forbidden) as file:
+    with open_regular(path, forbidden) as file:
         stream = _stream(file, MAX_CONFIG_BYTES)
         for name in stream.members(MAX_CONFIG_MEMBERS):
             # Nothing may hold on to a value while the next is read: each can be 25 MiB of lists.
             if (found := _scalars(name, stream.value())) is not None:
                 known[name] = found
         stream.finish()
-    return Config(
+    return ModelConfig(
         architecture=_architecture(known),
         context_length=_context_length(known),
         quantization=_quantization(known.get("quantization_config")),
@@ -74,14 +74,14 @@ def read_config(path: Pathlike, *, forbidden: Forbidden = ()) -> Config:
     )
 
 
-def read_index(path: Pathlike, *, forbidden: Forbidden = ()) -> Index:
+def read_index(path: Pathlike, *, forbidden: Forbidden = ()) -> WeightIndex:
     """
     The files that a model.safetensors.index.json names; the same errors as `read_config`.
 
     A stranger wrote the names: what could lead out of the index's own folder is refused.
     """
     names: set[str] = set()
-    with opened(path, forbidden) as file:
+    with open_regular(path, forbidden) as file:
         stream = _stream(file, MAX_INDEX_BYTES)
         for member in stream.members(MAX_CONFIG_MEMBERS):
             if member != "weight_map":
@@ -93,7 +93,7 @@ def read_index(path: Pathlike, *, forbidden: Forbidden = ()) -> Index:
                 if len(names) > _MAX_INDEXED:
                     raise file.refuse(f"it names more than {_MAX_INDEXED:,} files")
         stream.finish()
-    return Index(
+    return WeightIndex(
         names=tuple(sorted(name for name in names if is_plain(name))),
         refused=tuple(sorted(name for name in names if not is_plain(name))),
     )

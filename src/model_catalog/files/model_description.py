@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from model_catalog.errors import BadHeaderError, NotAFileError, StoppedError, UnknownFormatError
-from model_catalog.files.file_names import shard_of
+from model_catalog.files.file_names import shard_info
 from model_catalog.files.formats.header_reader import Header, read_header
-from model_catalog.files.layout import Member, ModelFiles, members
+from model_catalog.files.layout import ModelFile, ModelFiles, find_model_files
 from model_catalog.files.model_config import read_config
 from model_catalog.files.safe_open import Forbidden, Pathlike, errno_name
 
@@ -19,7 +19,7 @@ _NAMED: Final = 3
 
 
 @dataclass(frozen=True)
-class Described:
+class ModelDescription:
     """
     A model's files, what they claim of it together, and why it is not whole.
 
@@ -39,9 +39,9 @@ class Described:
         return not self.reasons
 
 
-def describe(
+def describe_model(
     path: Pathlike, stop: Callable[[], bool] | None = None, *, forbidden: Forbidden = ()
-) -> Described:
+) -> ModelDescription:
     """
     What lies at a path, as one model; headers that cannot be read are among the reasons.
 
@@ -51,7 +51,7 @@ def describe(
     lack is taken from config.json. `stop` is asked before each file. Raises StoppedError and what
     `members` raises.
     """
-    files = members(path, forbidden=forbidden)
+    files = find_model_files(path, forbidden=forbidden)
     weights = [file for file in files.files if file.role == "weights"]
     # Projectors alone are what was asked for.
     weights = weights or [file for file in files.files if file.role == "projector"]
@@ -78,7 +78,7 @@ def describe(
             header = _filled(header, f"{files.root}/config.json", forbidden)
         except (BadHeaderError, NotAFileError, OSError) as error:
             reasons.append(f"'config.json' cannot be read: {_reason(error)}")
-    return Described(files, header, tuple(reasons))
+    return ModelDescription(files, header, tuple(reasons))
 
 
 def _whole_model(files: ModelFiles, headers: Mapping[str, Header]) -> Header | None:
@@ -94,7 +94,7 @@ def _whole_model(files: ModelFiles, headers: Mapping[str, Header]) -> Header | N
     for path in headers:
         folder, _, name = path.rpartition("/")
         sets = folders.setdefault(folder, {})
-        shard = shard_of(name)
+        shard = shard_info(name)
         if any(each in headers for each in indexed.get(folder, ())):
             # Others beside them are the same weights once more, in another layout.
             sets["indexed"] = indexed.pop(folder)
@@ -191,13 +191,13 @@ def _filled(header: Header, path: str, forbidden: Forbidden) -> Header:
     return replace(filled, quantization=config.quantization or header.quantization or config.dtype)
 
 
-def _contradictions(file: Member, header: Header) -> list[str]:
+def _contradictions(file: ModelFile, header: Header) -> list[str]:
     found = []
     if header.is_complete is False:
         wanted = header.expected_size_bytes
         needed = "it ends too early" if wanted is None else f"{wanted} are needed"
         found.append(f"{file.path!r} has {file.size_bytes} bytes: {needed}")
-    said = shard_of(file.path.rpartition("/")[2])
+    said = shard_info(file.path.rpartition("/")[2])
     by_name = (1, 1) if said is None else (said[0], said[1].count)
     by_header = (header.shard_index, header.shard_count)
     if header.shard_count is not None and by_header != by_name:

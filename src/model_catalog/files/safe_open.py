@@ -85,7 +85,7 @@ def errno_name(error: OSError) -> str:
     return errno.errorcode.get(error.errno or 0, str(error))
 
 
-def regular(path: Pathlike, forbidden: Forbidden = ()) -> os.stat_result:
+def require_regular(path: Pathlike, forbidden: Forbidden = ()) -> os.stat_result:
     """
     What the system says of a regular file that may be opened.
 
@@ -100,14 +100,14 @@ def regular(path: Pathlike, forbidden: Forbidden = ()) -> os.stat_result:
 
 
 @contextmanager
-def opened(path: Pathlike, forbidden: Forbidden = ()) -> Iterator[OpenFile]:
+def open_regular(path: Pathlike, forbidden: Forbidden = ()) -> Iterator[OpenFile]:
     """
     A regular file, open for reading.
 
     Raises NotAFileError and ProtectedFileError before anything is opened, and OSError as the
     system gave it.
     """
-    regular(path, forbidden)
+    require_regular(path, forbidden)
     descriptor = os.open(path, _FLAGS)
     found = os.fstat(descriptor)
     if identity(found) in forbidden:

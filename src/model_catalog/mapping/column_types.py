@@ -23,7 +23,7 @@ BigInt: Final = BigInteger().with_variant(Integer(), "sqlite")
 KeyText: Final = Text().with_variant(postgresql.TEXT(collation="C"), "postgresql")
 
 
-class UnixSeconds(TypeDecorator[datetime]):
+class UnixTimestamp(TypeDecorator[datetime]):
     """A UTC datetime in Python; whole seconds since 1970 in the database, as the hive had it."""
 
     impl = BigInt
@@ -33,10 +33,10 @@ class UnixSeconds(TypeDecorator[datetime]):
         return None if value is None else int(value.timestamp() // 1)
 
     def process_result_value(self, value: int | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
-        return None if value is None else read_moment(value)
+        return None if value is None else decode_timestamp(value)
 
 
-def read_moment(stored: int) -> datetime:
+def decode_timestamp(stored: int) -> datetime:
     """A moment of the number that it was stored as."""
     return datetime.fromtimestamp(stored, UTC)
 
@@ -44,7 +44,7 @@ def read_moment(stored: int) -> datetime:
 _MARK: Final = "bytes:"
 
 
-def read_path(stored: str | bytes | None) -> str | None:
+def decode_path(stored: str | bytes | None) -> str | None:
     """A path of the bytes that it had when it was stored as a PathText."""
     if isinstance(stored, bytes):
         # A text to SQLite's mind: an old file may hold a path as the bytes it is.
@@ -77,7 +77,7 @@ class PathText(TypeDecorator[str]):
         return _MARK + quote_from_bytes(raw) if value.startswith(_MARK) else value
 
     def process_result_value(self, value: str | bytes | None, dialect: Dialect) -> str | None:  # noqa: ARG002
-        return read_path(value)
+        return decode_path(value)
 
 
 class FileNameText(PathText):
@@ -99,13 +99,13 @@ class StateText(TypeDecorator[FileState]):
         return None if value is None else str(value)
 
     def process_result_value(self, value: str | None, dialect: Dialect) -> FileState | None:  # noqa: ARG002
-        return None if value is None else read_state(value)
+        return None if value is None else decode_state(value)
 
 
 _STATES: Final = {state.value: state for state in FileState}
 
 
-def read_state(stored: str) -> FileState:
+def decode_state(stored: str) -> FileState:
     """A state of the text that it was stored as."""
     return _STATES.get(stored, FileState.UNCHECKED)
 

@@ -27,7 +27,7 @@ from sqlalchemy.orm import (
 from sqlalchemy.orm.attributes import instance_state
 from sqlalchemy.orm.base import NO_VALUE
 
-from model_catalog.domain.fields import GIVEN, KEY, REQUIRED
+from model_catalog.domain.fields import INPUT_FIELDS, KEY_FIELDS, REQUIRED_FIELDS
 from model_catalog.domain.file_record import FileState
 from model_catalog.domain.model_ref import ModelRef
 from model_catalog.mapping.column_types import (
@@ -37,7 +37,7 @@ from model_catalog.mapping.column_types import (
     NullsLast,
     PathText,
     StateText,
-    UnixSeconds,
+    UnixTimestamp,
 )
 
 REVISION: Final = "0015"
@@ -86,7 +86,7 @@ class Model(MappedAsDataclass, Base, kw_only=True, eq=False):
     size_bytes: Mapped[int | None] = mapped_column(BigInt, default=None)
     """None where it is not known."""
 
-    downloaded_at: Mapped[datetime | None] = mapped_column(UnixSeconds, default=None)
+    downloaded_at: Mapped[datetime | None] = mapped_column(UnixTimestamp, default=None)
     """UTC, whole seconds. Registering sets it to now where it is None; old rows may have none."""
 
     id: Mapped[int] = mapped_column(BigInt, Identity(), primary_key=True, init=False)
@@ -131,10 +131,10 @@ class Model(MappedAsDataclass, Base, kw_only=True, eq=False):
     use_count: Mapped[int] = mapped_column(BigInt, server_default=text("0"), init=False)
     """How many uses were recorded."""
 
-    last_used_at: Mapped[datetime | None] = mapped_column(UnixSeconds, init=False)
+    last_used_at: Mapped[datetime | None] = mapped_column(UnixTimestamp, init=False)
     """UTC, whole seconds; None for a model of which no use was recorded."""
 
-    pinned_at: Mapped[datetime | None] = mapped_column(UnixSeconds, init=False)
+    pinned_at: Mapped[datetime | None] = mapped_column(UnixTimestamp, init=False)
     """Since when it is pinned, in UTC; None for one that is not."""
 
     pin_reason: Mapped[str | None] = mapped_column(Text, init=False)
@@ -163,10 +163,10 @@ class Model(MappedAsDataclass, Base, kw_only=True, eq=False):
     state_detail: Mapped[str | None] = mapped_column(Text, init=False)
     """What is behind the state: which file is missing, what the system says; often None."""
 
-    checked_at: Mapped[datetime | None] = mapped_column(UnixSeconds, init=False)
+    checked_at: Mapped[datetime | None] = mapped_column(UnixTimestamp, init=False)
     """When the disk was last looked at, in UTC."""
 
-    missing_since: Mapped[datetime | None] = mapped_column(UnixSeconds, init=False)
+    missing_since: Mapped[datetime | None] = mapped_column(UnixTimestamp, init=False)
     """When it was first found missing, in UTC; None for one that is there."""
 
     mount_point: Mapped[str | None] = mapped_column(PathText, init=False)
@@ -182,10 +182,10 @@ class Model(MappedAsDataclass, Base, kw_only=True, eq=False):
     found_digest: Mapped[str | None] = mapped_column(KeyText, init=False)
     """What its bytes had instead when they were last verified; None where they were as expected."""
 
-    verified_at: Mapped[datetime | None] = mapped_column(UnixSeconds, init=False)
+    verified_at: Mapped[datetime | None] = mapped_column(UnixTimestamp, init=False)
     """When all its bytes were last read and compared, in UTC."""
 
-    inventoried_at: Mapped[datetime | None] = mapped_column(UnixSeconds, init=False)
+    inventoried_at: Mapped[datetime | None] = mapped_column(UnixTimestamp, init=False)
     """When its files were listed, in UTC; None where they are not known."""
 
     incomplete_reason: Mapped[str | None] = mapped_column(Text, init=False)
@@ -200,7 +200,7 @@ class Model(MappedAsDataclass, Base, kw_only=True, eq=False):
     signature_detail: Mapped[str | None] = mapped_column(Text, init=False)
     """Why the signature was refused."""
 
-    signature_checked_at: Mapped[datetime | None] = mapped_column(UnixSeconds, init=False)
+    signature_checked_at: Mapped[datetime | None] = mapped_column(UnixTimestamp, init=False)
     """When the signature was looked at, in UTC."""
 
     store: Mapped[str | None] = mapped_column(KeyText, init=False)
@@ -210,7 +210,7 @@ class Model(MappedAsDataclass, Base, kw_only=True, eq=False):
     """Where that store lies: a scan of it may tell that the model has gone."""
 
     __table_args__ = (
-        UniqueConstraint(*KEY),
+        UniqueConstraint(*KEY_FIELDS),
         # BETWEEN, because to SQLite any text is greater than any number: 'abc' >= 0 holds there.
         CheckConstraint("size_bytes BETWEEN 0 AND 9223372036854775807", name="size_bytes"),
         CheckConstraint(
@@ -222,7 +222,7 @@ class Model(MappedAsDataclass, Base, kw_only=True, eq=False):
             for name in (number, f"claimed_{number}")
         ),
         # The default order of a listing.
-        Index("ix_models_newest_first", NullsLast.of(downloaded_at.desc()), *KEY),
+        Index("ix_models_newest_first", NullsLast.of(downloaded_at.desc()), *KEY_FIELDS),
     )
 
     # To type checkers it is the one that a dataclass makes, with a keyword for each field that has
@@ -230,7 +230,7 @@ class Model(MappedAsDataclass, Base, kw_only=True, eq=False):
     if not TYPE_CHECKING:
 
         def __init__(self, **values: Any) -> None:
-            if not (_NEEDED <= values.keys() <= GIVEN):
+            if not (_NEEDED <= values.keys() <= INPUT_FIELDS):
                 raise _wrong(values.keys())
             state = instance_state(self)
             # As each attribute would have noted it: it was set, and had no value before.
@@ -291,7 +291,7 @@ class ModelFile(Base):
     digest: Mapped[str | None] = mapped_column(KeyText, index=True)
     found_digest: Mapped[str | None] = mapped_column(KeyText)
     fingerprint: Mapped[str | None] = mapped_column(KeyText)
-    hashed_at: Mapped[datetime | None] = mapped_column(UnixSeconds)
+    hashed_at: Mapped[datetime | None] = mapped_column(UnixTimestamp)
 
     __table_args__ = (
         CheckConstraint("size_bytes BETWEEN 0 AND 9223372036854775807", name="size_bytes"),
@@ -312,7 +312,7 @@ class ModelAlias(Base):
     store: Mapped[str | None] = mapped_column(KeyText)
 
 
-def folded(text: str) -> str:
+def fold_case(text: str) -> str:
     """A text without regard to case, in any script, as both databases are to compare it."""
     if text.isascii():
         return text.lower()
@@ -321,15 +321,15 @@ def folded(text: str) -> str:
 
 def _fold_of(context: DefaultExecutionContext, name: str) -> str | None:
     text: str | None = context.get_current_parameters().get(name)  # type: ignore[no-untyped-call]
-    return None if text is None else folded(text)
+    return None if text is None else fold_case(text)
 
 
-_NEEDED: Final = frozenset(REQUIRED)
+_NEEDED: Final = frozenset(REQUIRED_FIELDS)
 
 
 def _wrong(given: AbstractSet[str]) -> TypeError:
     """What Python says of a call with other keywords than it takes."""
-    unknown, missing = sorted(given - GIVEN), sorted(_NEEDED - given)
+    unknown, missing = sorted(given - INPUT_FIELDS), sorted(_NEEDED - given)
     fault = "got an unexpected" if unknown else "is missing a required"
     return TypeError(f"Model() {fault} keyword argument: {', '.join(unknown or missing)}")
 
@@ -338,7 +338,7 @@ _identity_key: Final = Model.__mapper__.identity_key_from_primary_key
 _new_instance: Final = Model.__mapper__.class_manager.new_instance
 
 
-def detached(values: dict[str, Any], tags: tuple[str, ...]) -> Model:
+def new_detached_model(values: dict[str, Any], tags: tuple[str, ...]) -> Model:
     """
     A Model as it was read, belonging to no session; the values become its own.
 

@@ -17,31 +17,48 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 from model_catalog.domain import fields
 from model_catalog.domain.file_record import FileRecord
 from model_catalog.errors import ModelNotFoundError
-from model_catalog.execution.executor import Joint, Work
-from model_catalog.execution.session_executor import SessionConnection, Sessions
-from model_catalog.execution.transaction import SharedTransaction
+from model_catalog.execution.executor import Executor, Joint
+from model_catalog.execution.session_executor import SessionExecutor, SessionTransaction
+from model_catalog.execution.transaction import TransactionExecutor
 from model_catalog.mapping.tables import Model
-from model_catalog.repository.operations.bulk_registration import Batch, batches_of, gathered
+from model_catalog.repository.operations.bulk_registration import (
+    InsertBatch,
+    build_batches,
+    collect_rows,
+)
 from model_catalog.repository.operations.check_queries import Holdings
 from model_catalog.repository.operations.export_import import Exchange
 from model_catalog.repository.operations.labels import Labels
 from model_catalog.repository.operations.listing import Listing
 from model_catalog.repository.operations.model_files import Contents
-from model_catalog.repository.operations.registration import Registration, folded_of
+from model_catalog.repository.operations.registration import UpsertRow, search_columns
 from model_catalog.repository.operations.relocation import Relocation
 from model_catalog.repository.operations.store_sync_queries import Adopting
 from model_catalog.repository.operations.usage import Usage
-from model_catalog.repository.statements.filters import KNOWN, MODELS, C, Filters
-from model_catalog.repository.statements.models import Key, one_by_key, resets, store_all
-from model_catalog.repository.statements.row_conversion import model_of
+from model_catalog.repository.statements.filters import (
+    EFFECTIVE_COLUMNS,
+    MODELS,
+    Filters,
+    model_columns,
+)
+from model_catalog.repository.statements.models import (
+    Key,
+    register_batch,
+    reset_stale_results,
+    select_by_key,
+)
+from model_catalog.repository.statements.row_conversion import to_model
 
 # SQLite refuses to sum beyond 2**63. Of two parts of 32 bits each neither sum can overflow.
 _OVERFLOW: Final = "integer overflow"
 _SPLIT: Final = 2**32
-_SIZE_SUMS: Final = (func.sum(C.size_bytes // _SPLIT), func.sum(C.size_bytes % _SPLIT))
+_SIZE_SUMS: Final = (
+    func.sum(model_columns.size_bytes // _SPLIT),
+    func.sum(model_columns.size_bytes % _SPLIT),
+)
 
 
-class Changes(TypedDict, total=False):
+class ModelChanges(TypedDict, total=False):
     """The fields that `update_model` sets; None clears, where a field may be None."""
 
     local_path: str
@@ -65,7 +82,7 @@ class Changes(TypedDict, total=False):
 
 
 @dataclass(frozen=True, slots=True)
-class Tally:
+class ModelTotals:
     """How many models there are of a kind, and their bytes together; an unknown size counts 0."""
 
     model_count: int
@@ -73,14 +90,14 @@ class Tally:
 
 
 @dataclass(frozen=True, slots=True)
-class Stats:
+class CatalogStats:
     """The models of a catalog in numbers; what is not known of a model is counted under None."""
 
-    total: Tally
-    by_provider: dict[str, Tally]
-    by_format: dict[str | None, Tally]
-    by_architecture: dict[str | None, Tally]
-    by_quantization: dict[str | None, Tally]
+    total: ModelTotals
+    by_provider: dict[str, ModelTotals]
+    by_format: dict[str | None, ModelTotals]
+    by_architecture: dict[str | None, ModelTotals]
+    by_quantization: dict[str | None, ModelTotals]
 
 
 class ModelCatalog(Listing, Labels, Usage, Contents, Holdings, Adopting, Relocation, Exchange):
@@ -107,19 +124,19 @@ class ModelCatalog(Listing, Labels, Usage, Contents, Holdings, Adopting, Relocat
         timeout_s: float = 30.0,
     ) -> None:
         self._work_in(
-            SharedTransaction(SessionConnection(sessions, timeout_s))
+            TransactionExecutor(SessionTransaction(sessions, timeout_s))
             if isinstance(sessions, AsyncSession)
-            else Sessions(sessions, timeout_s)
+            else SessionExecutor(sessions, timeout_s)
         )
 
     @classmethod
-    def _over(cls, work: Work) -> Self:
+    def _over(cls, work: Executor) -> Self:
         """A catalog over another place of work than a host's sessions, as `open_catalog` has."""
         catalog = object.__new__(cls)
         catalog._work_in(work)
         return catalog
 
-    def _work_in(self, work: Work) -> None:
+    def _work_in(self, work: Executor) -> None:
         self._work = work
         self._uses = WeakKeyDictionary()
 
@@ -130,7 +147,7 @@ class ModelCatalog(Listing, Labels, Usage, Contents, Holdings, Adopting, Relocat
 
         A process that uses them may not open them otherwise: to close one drops SQLite's locks.
         """
-        return self._work.files
+        return self._work.database.files
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Self]:
@@ -159,8 +176,8 @@ class ModelCatalog(Listing, Labels, Usage, Contents, Holdings, Adopting, Relocat
         """
         if files is not None:
             return await self.register_found(model, {"inventoried_at": datetime.now(UTC)}, files)
-        registration = Registration.of(model)
-        return await self._work.write(Joint(registration, self._store, store_all))
+        registration = UpsertRow.of(model)
+        return await self._work.write(Joint(registration, self._store, register_batch))
 
     async def register_models(self, models: Iterable[Model | Mapping[str, object]]) -> int:
         """
@@ -172,13 +189,13 @@ class ModelCatalog(Listing, Labels, Usage, Contents, Holdings, Adopting, Relocat
         Other tasks have their turns meanwhile, also while `models` are taken. Raises
         InvalidModelError for the first that may not be stored, and then none was.
         """
-        rows = await gathered(models)
-        batches: list[Batch] = []
+        rows = await collect_rows(models)
+        batches: list[InsertBatch] = []
 
         def unit(connection: Connection) -> None:
             # In the thread that writes, where there is one, and not again where it has to wait.
             if not batches:
-                batches.extend(batches_of(rows))
+                batches.extend(build_batches(rows))
             for batch in batches:
                 self._upsert(batch.shape, tells=False).run(connection, batch.columns)
 
@@ -191,7 +208,7 @@ class ModelCatalog(Listing, Labels, Usage, Contents, Holdings, Adopting, Relocat
         reference: str,
         provider: str,
         version: str | None = None,
-        **changes: Unpack[Changes],
+        **changes: Unpack[ModelChanges],
     ) -> Model:
         """
         Set the named fields of a model and no others, and return it; None clears.
@@ -201,11 +218,13 @@ class ModelCatalog(Listing, Labels, Usage, Contents, Holdings, Adopting, Relocat
         ModelNotFoundError and InvalidModelError.
         """
         key = Key.of(reference, provider, version)
-        values = fields.changes(changes)
+        values = fields.validate_update(changes)
         if not values:
             return await self.get_model(reference, provider, version)
-        new = {name: literal(value, C[name].type) for name, value in values.items()}
-        return await self._change(key, {**values, **folded_of(values), **resets(new)})
+        new = {name: literal(value, model_columns[name].type) for name, value in values.items()}
+        return await self._change(
+            key, {**values, **search_columns(values), **reset_stale_results(new)}
+        )
 
     async def find_model(
         self, reference: str, provider: str, version: str | None = None
@@ -217,9 +236,9 @@ class ModelCatalog(Listing, Labels, Usage, Contents, Holdings, Adopting, Relocat
         of several in the same second, the one that was first recorded last.
         """
         key = Key.of(reference, provider, version)
-        statement = one_by_key(self._work.dialect, newest=version is None)
+        statement = select_by_key(self._work.database.dialect, newest=version is None)
         rows = await self._work.find(statement, key.values)
-        return model_of(rows[0]) if rows else None
+        return to_model(rows[0]) if rows else None
 
     async def get_model(self, reference: str, provider: str, version: str | None = None) -> Model:
         """As `find_model`, but raises ModelNotFoundError where that returns None."""
@@ -248,7 +267,9 @@ class ModelCatalog(Listing, Labels, Usage, Contents, Holdings, Adopting, Relocat
         def unit(connection: Connection) -> int:
             # One sum takes a fifth less than two.
             try:
-                return int(connection.scalar(select(func.sum(C.size_bytes)).where(*where)) or 0)
+                return int(
+                    connection.scalar(select(func.sum(model_columns.size_bytes)).where(*where)) or 0
+                )
             except OperationalError as error:
                 if _OVERFLOW not in str(error.orig):
                     raise
@@ -256,25 +277,28 @@ class ModelCatalog(Listing, Labels, Usage, Contents, Holdings, Adopting, Relocat
 
         return await self._work.read(unit)
 
-    async def stats(self, **filters: Unpack[Filters]) -> Stats:
+    async def stats(self, **filters: Unpack[Filters]) -> CatalogStats:
         """
         How many models there are and how large, together and of each kind, the largest kind first.
 
         The filters are those of `list_models`.
         """
         # One statement: PostgreSQL shows the next one what others have committed since.
-        kinds = [KNOWN[kind] for kind in ("provider", "format", "architecture", "quantization")]
+        kinds = [
+            EFFECTIVE_COLUMNS[kind]
+            for kind in ("provider", "format", "architecture", "quantization")
+        ]
         statement = select(*kinds, func.count(), *_SIZE_SUMS).select_from(MODELS)
         statement = statement.where(*self._where(filters)).group_by(*kinds)
 
-        def unit(connection: Connection) -> Stats:
+        def unit(connection: Connection) -> CatalogStats:
             rows = [
-                (row[:-3], Tally(row[-3], _total(row[-2], row[-1])))
+                (row[:-3], ModelTotals(row[-3], _total(row[-2], row[-1])))
                 for row in connection.execute(statement).all()
             ]
-            return Stats(
-                _together(tally for _, tally in rows),
-                *(_by_size((kinds[n], tally) for kinds, tally in rows) for n in range(4)),
+            return CatalogStats(
+                _sum_totals(tally for _, tally in rows),
+                *(_group_by_size((kinds[n], tally) for kinds, tally in rows) for n in range(4)),
             )
 
         return await self._work.read(unit)
@@ -286,7 +310,11 @@ class ModelCatalog(Listing, Labels, Usage, Contents, Holdings, Adopting, Relocat
         Its tags, its aliases and the list of its files go with it. The file stays.
         """
         key = Key.of(reference, provider, version)
-        which = key.every_version if version is None else [C.id == key.model_id.scalar_subquery()]
+        which = (
+            key.every_version
+            if version is None
+            else [model_columns.id == key.model_id.scalar_subquery()]
+        )
 
         def unit(connection: Connection) -> bool:
             return self._forget(connection, *which) > 0
@@ -294,20 +322,20 @@ class ModelCatalog(Listing, Labels, Usage, Contents, Holdings, Adopting, Relocat
         return await self._work.write(unit)
 
 
-def _together(tallies: Iterable[Tally]) -> Tally:
+def _sum_totals(tallies: Iterable[ModelTotals]) -> ModelTotals:
     models = sizes = 0
     for tally in tallies:
         models += tally.model_count
         sizes += tally.size_bytes
-    return Tally(models, sizes)
+    return ModelTotals(models, sizes)
 
 
-def _by_size(tallies: Iterable[tuple[Any, Tally]]) -> dict[Any, Tally]:
+def _group_by_size(tallies: Iterable[tuple[Any, ModelTotals]]) -> dict[Any, ModelTotals]:
     """Those of one kind together, the largest kind first; of equal ones the unknown is last."""
-    found: dict[Any, list[Tally]] = {}
+    found: dict[Any, list[ModelTotals]] = {}
     for kind, tally in tallies:
         found.setdefault(kind, []).append(tally)
-    sums = [(kind, _together(own)) for kind, own in found.items()]
+    sums = [(kind, _sum_totals(own)) for kind, own in found.items()]
     sums.sort(key=lambda each: (-each[1].size_bytes, -each[1].model_count, _last(each[0])))
     return dict(sums)
 

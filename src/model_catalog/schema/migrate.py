@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any, Final
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from model_catalog.concurrency.completion import patiently, to_its_end
+from model_catalog.concurrency.completion import retry_while_busy, run_to_completion
 from model_catalog.concurrency.threads import to_thread
-from model_catalog.connection.error_mapping import meaning, translated
-from model_catalog.connection.online_backup import take_before
-from model_catalog.connection.open_database import Opened, opened
+from model_catalog.connection.error_mapping import map_errors, to_catalog_error
+from model_catalog.connection.online_backup import backup_before_migration
+from model_catalog.connection.open_database import OpenDatabase, open_database
 from model_catalog.connection.target import Target
-from model_catalog.connection.timeouts import LOCK_WAIT_S, limit_waits
+from model_catalog.connection.timeouts import LOCK_WAIT_S, set_timeouts
 from model_catalog.errors import (
     CatalogError,
     ForeignDatabaseError,
@@ -30,7 +30,7 @@ from model_catalog.errors import (
     UpgradeFailedError,
 )
 from model_catalog.mapping.tables import REVISION, Base
-from model_catalog.schema.migration_lock import exclusive
+from model_catalog.schema.migration_lock import migration_transaction
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,7 +43,13 @@ VERSION_TABLE: Final = "model_catalog_version"
 APPLICATION_ID: Final = 0x4D436174
 """`MCat`, in the header of a SQLite file of our own: https://www.sqlite.org/fileformat2.html#application_id"""
 
-_HIVE_COLUMNS: Final = {"reference", "provider", "local_path", "size_bytes", "downloaded_at"}
+_REVISION_0001_COLUMNS: Final = {
+    "reference",
+    "provider",
+    "local_path",
+    "size_bytes",
+    "downloaded_at",
+}
 _HIVE_KEYS: Final = (["reference", "provider"], ["reference"])
 
 # Alembic's `op` and `context` are global to the process: of two upgrades at once, in whatever
@@ -67,7 +73,7 @@ async def schema_state(target: Target | None = None) -> tuple[str | None, str]:
     None for a database with no catalog in it yet, and for one that the Rust hive wrote. Takes no
     lock and writes nothing. Raises ForeignDatabaseError for another program's.
     """
-    async with opened(target, create=False) as database:
+    async with open_database(target, create=False) as database:
         return await current_revision(database), REVISION
 
 
@@ -87,8 +93,8 @@ async def upgrade(target: Target | None = None, revision: str = "head") -> None:
     after a minute of somebody else's lock, and StorageFullError where there is no room for it or
     for the copy. Each leaves it untouched.
     """
-    async with opened(target, create=True) as database:
-        await bring_to(database, revision)
+    async with open_database(target, create=True) as database:
+        await migrate_to(database, revision)
 
 
 async def downgrade(target: Target | None, revision: str) -> None:
@@ -99,31 +105,31 @@ async def downgrade(target: Target | None, revision: str) -> None:
 
     Raises what `upgrade` raises.
     """
-    async with opened(target, create=False) as database:
-        await bring_to(database, revision, down=True)
+    async with open_database(target, create=False) as database:
+        await migrate_to(database, revision, down=True)
 
 
-async def current_revision(database: Opened) -> str | None:
+async def current_revision(database: OpenDatabase) -> str | None:
     """The revision a database is at. Raises ForeignDatabaseError."""
     threads = database.threads
 
     def look(threads: sa.Engine) -> str | None:
-        with translated(database.name), threads.connect() as connection:
-            return recognise(connection, database)
+        with map_errors(database.name), threads.connect() as connection:
+            return detect_revision(connection, database)
 
     async def once() -> str | None:
         if threads is not None:
             return await to_thread(look, threads)
-        with translated(database.name):
+        with map_errors(database.name):
             async with database.engine.connect() as connection:
-                await limit_waits(connection, LOCK_WAIT_S)
-                return await connection.run_sync(recognise, database)
+                await set_timeouts(connection, LOCK_WAIT_S)
+                return await connection.run_sync(detect_revision, database)
 
     # To its end: a driver that is cancelled while it connects leaves a connection nobody knows of.
-    return await patiently(once, database.wait_s)
+    return await retry_while_busy(once, database.wait_s)
 
 
-def recognise(connection: sa.Connection, database: Opened) -> str | None:
+def detect_revision(connection: sa.Connection, database: OpenDatabase) -> str | None:
     """
     The revision of the database behind a connection; None where a catalog may begin.
 
@@ -155,7 +161,7 @@ def _foreign(connection: sa.Connection, *, shared: bool) -> str | None:
     if inspector.has_table("models"):
         columns = {column["name"] for column in inspector.get_columns("models")}
         key = inspector.get_pk_constraint("models")["constrained_columns"]
-        if columns != _HIVE_COLUMNS or key not in _HIVE_KEYS:
+        if columns != _REVISION_0001_COLUMNS or key not in _HIVE_KEYS:
             return f"a table 'models' with the columns {', '.join(sorted(columns))}"
         return None
     if not shared and connection.dialect.name == "sqlite":
@@ -169,21 +175,21 @@ def _foreign(connection: sa.Connection, *, shared: bool) -> str | None:
     return None
 
 
-def refuse_unknown(current: str | None, name: str) -> None:
+def require_known_revision(current: str | None, name: str) -> None:
     """Raise SchemaTooNewError for a revision this package does not know."""
     if current is not None and current not in revisions():
         raise SchemaTooNewError(name, current, REVISION)
 
 
-async def require_head(database: Opened) -> None:
+async def require_current_schema(database: OpenDatabase) -> None:
     """Raise SchemaOutOfDateError or SchemaTooNewError for a database not at our revision."""
     current = await current_revision(database)
-    refuse_unknown(current, database.name)
+    require_known_revision(current, database.name)
     if current != REVISION:
         raise SchemaOutOfDateError(database.name, current, REVISION)
 
 
-async def bring_to(database: Opened, revision: str, *, down: bool = False) -> None:
+async def migrate_to(database: OpenDatabase, revision: str, *, down: bool = False) -> None:
     """Run the migrations between where a database is and a revision."""
     known = ["base", *revisions()]
     goal = REVISION if revision == "head" else revision
@@ -199,14 +205,16 @@ async def bring_to(database: Opened, revision: str, *, down: bool = False) -> No
     while not _alembic.acquire(blocking=False):  # noqa: ASYNC110 - of all loops and threads
         await asyncio.sleep(0.01)
     try:
-        await to_its_end(_migrate(database, goal, cancelled, down=down), on_cancel=cancelled.set)
+        await run_to_completion(
+            _migrate(database, goal, cancelled, down=down), on_cancel=cancelled.set
+        )
     finally:
         _alembic.release()
 
 
-def _is_there(database: Opened, current: str | None, goal: str, *, down: bool) -> bool:
+def _is_there(database: OpenDatabase, current: str | None, goal: str, *, down: bool) -> bool:
     """Whether a database is where it is to go. Raises for one that would go the other way."""
-    refuse_unknown(current, database.name)
+    require_known_revision(current, database.name)
     # The revisions are numbered, and "base" is before them all.
     start, end = ("" if at in (None, "base") else at for at in (current, goal))
     if start != end and down != (end < start):
@@ -217,28 +225,32 @@ def _is_there(database: Opened, current: str | None, goal: str, *, down: bool) -
     return start == end
 
 
-async def _migrate(database: Opened, goal: str, cancelled: threading.Event, *, down: bool) -> None:
+async def _migrate(
+    database: OpenDatabase, goal: str, cancelled: threading.Event, *, down: bool
+) -> None:
     # A quarter of a second, needed once in a life: not at import, and not in the loop's thread.
     command = await to_thread(import_module, "alembic.command")
 
     def run(connection: sa.Connection, current: str | None) -> None:
         with _stopping(connection, cancelled):
             (command.downgrade if down else command.upgrade)(configuration(connection), goal)
-        mark(connection, database)
+        set_application_id(connection, database)
         log.info("the catalog at %s went from %s to %s", database.name, current or "nothing", goal)
 
     try:
-        exclusively = exclusive(database.engine, database.name, cancelled, wait_s=database.wait_s)
+        exclusively = migration_transaction(
+            database.engine, database.name, cancelled, wait_s=database.wait_s
+        )
         async with exclusively as connection:
             # Whoever had the lock before may have gone there, or past it.
-            current = await connection.run_sync(recognise, database)
+            current = await connection.run_sync(detect_revision, database)
             if not _is_there(database, current, goal, down=down):
-                await keep_copy(connection, database, goal)
+                await backup_if_needed(connection, database, goal)
                 await connection.run_sync(run, current)
     except _CallerGoneError:
         raise asyncio.CancelledError from None
     except sa.exc.SQLAlchemyError as error:
-        reason = meaning(error, database.name)
+        reason = to_catalog_error(error, database.name)
         if type(reason) in (CatalogError, SchemaOutOfDateError):
             # A statement of a migration was refused: that is no busy or broken database.
             cause = f"{error.__cause__ or error}"
@@ -246,11 +258,11 @@ async def _migrate(database: Opened, goal: str, cancelled: threading.Event, *, d
         raise reason from error
 
 
-async def keep_copy(connection: AsyncConnection, database: Opened, goal: str) -> None:
+async def backup_if_needed(connection: AsyncConnection, database: OpenDatabase, goal: str) -> None:
     """Copy a SQLite file of our own before it is migrated, where models would be lost with it."""
     if database.path is None or not await connection.run_sync(_has_models):
         return
-    copy = await take_before(database.path, database.name, goal)
+    copy = await backup_before_migration(database.path, database.name, goal)
     log.info("the catalog at %s was copied to %r", database.name, str(copy))
 
 
@@ -260,7 +272,7 @@ def _has_models(connection: sa.Connection) -> bool:
     )
 
 
-def mark(connection: sa.Connection, database: Opened) -> None:
+def set_application_id(connection: sa.Connection, database: OpenDatabase) -> None:
     """
     Write our name into the header of a SQLite file of our own.
 
@@ -314,16 +326,16 @@ async def check_schema(target: Target | None = None) -> list[str]:
     Its revision, whether its tables are as this package expects them, and on SQLite whether its
     pages and its references hold together. Writes nothing.
     """
-    async with opened(target, create=False) as database:
+    async with open_database(target, create=False) as database:
         try:
-            await require_head(database)
+            await require_current_schema(database)
         except SchemaOutOfDateError as error:
             return [str(error)]
-        return await to_its_end(_all_problems(database))
+        return await run_to_completion(_all_problems(database))
 
 
-async def _all_problems(database: Opened) -> list[str]:
-    with translated(database.name):
+async def _all_problems(database: OpenDatabase) -> list[str]:
+    with map_errors(database.name):
         async with database.engine.connect() as connection:
             return await connection.run_sync(_problems)
 
@@ -339,7 +351,8 @@ def _problems(connection: sa.Connection) -> list[str]:
             found += [f"{pragma}: {row[0]}" for row in rows if row[0] != "ok"]
         found += _odd_values(connection)
     context = MigrationContext.configure(
-        connection, opts={"version_table": VERSION_TABLE, **comparison(connection.dialect.name)}
+        connection,
+        opts={"version_table": VERSION_TABLE, **autogenerate_options(connection.dialect.name)},
     )
     found += [f"schema: {difference}" for difference in compare_metadata(context, Base.metadata)]
     return found
@@ -363,7 +376,7 @@ def _odd_values(connection: sa.Connection) -> list[str]:
     return found
 
 
-def comparison(dialect: str) -> dict[str, Any]:
+def autogenerate_options(dialect: str) -> dict[str, Any]:
     """How Alembic compares the tables with the mapping: ours alone, names and defaults as well."""
 
     def ours(name: str | None, kind: str, _parents: dict[str, str | None]) -> bool:

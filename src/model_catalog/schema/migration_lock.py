@@ -11,11 +11,15 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from model_catalog.concurrency.completion import LEAST_S, WAIT_S, Patience
-from model_catalog.concurrency.threads import resting
+from model_catalog.concurrency.completion import DEFAULT_OPEN_TIMEOUT_S, MIN_TIMEOUT_S, Backoff
+from model_catalog.concurrency.threads import thread_working
 from model_catalog.connection.engines import WRITE
-from model_catalog.connection.error_mapping import translated
-from model_catalog.connection.timeouts import attend, begin_writing, limit_waits
+from model_catalog.connection.error_mapping import map_errors
+from model_catalog.connection.timeouts import (
+    ensure_write_transaction,
+    restore_timeout_on_checkin,
+    set_timeouts,
+)
 from model_catalog.errors import CatalogBusyError, UpgradeFailedError
 
 # Any number will do that nobody else takes for a lock: `MCatalog`.
@@ -23,12 +27,12 @@ _ADVISORY_LOCK: Final = 0x4D436174616C6F67
 
 
 @asynccontextmanager
-async def exclusive(
+async def migration_transaction(
     engine: AsyncEngine,
     name: str,
     cancelled: threading.Event | None = None,
     *,
-    wait_s: float = WAIT_S,
+    wait_s: float = DEFAULT_OPEN_TIMEOUT_S,
 ) -> AsyncIterator[AsyncConnection]:
     """
     A connection in a transaction that is committed when the block ends well.
@@ -37,16 +41,16 @@ async def exclusive(
     changed. Raises CatalogBusyError after `wait_s`, and CancelledError once `cancelled` is set.
     """
     async with _connected(engine, name) as connection:
-        patience = Patience(wait_s)
+        patience = Backoff(wait_s)
         while True:
             if cancelled is not None and cancelled.is_set():
                 raise asyncio.CancelledError
             try:
-                with translated(name):
+                with map_errors(name):
                     await connection.begin()
                     await _lock(connection, name)
                     # A change of a table that waits for a reader holds up everybody behind it.
-                    await limit_waits(connection, max(patience.left_s, LEAST_S))
+                    await set_timeouts(connection, max(patience.left_s, MIN_TIMEOUT_S))
                 break
             except CatalogBusyError as error:
                 await connection.rollback()
@@ -69,7 +73,7 @@ async def exclusive(
 
 async def _lock(connection: AsyncConnection, name: str) -> None:
     if connection.dialect.name == "sqlite":
-        await begin_writing(connection)
+        await ensure_write_transaction(connection)
         return
     # Trying, because a wait for the lock in the server could be neither cancelled nor limited.
     locked = await connection.scalar(
@@ -82,10 +86,10 @@ async def _lock(connection: AsyncConnection, name: str) -> None:
 @asynccontextmanager
 async def _connected(engine: AsyncEngine, name: str) -> AsyncIterator[AsyncConnection]:
     """A connection of the engine; a host's own SQLite connection goes back as it was."""
-    with resting():
-        attend(engine.sync_engine)
+    with thread_working():
+        restore_timeout_on_checkin(engine.sync_engine)
         connection = engine.connect()
-        with translated(name):
+        with map_errors(name):
             await connection.start()
         try:
             if engine.dialect.name != "sqlite":
@@ -96,7 +100,7 @@ async def _connected(engine: AsyncEngine, name: str) -> AsyncIterator[AsyncConne
                 return
             driver = (await connection.get_raw_connection()).driver_connection
             assert driver is not None  # noqa: S101 - a connection that was just opened has one
-            with translated(name):
+            with map_errors(name):
                 async with driver.execute("PRAGMA foreign_keys") as cursor:
                     (foreign_keys,) = await cursor.fetchone()
                 # Writing a table anew drops the old one, and with foreign keys on that empties the

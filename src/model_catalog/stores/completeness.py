@@ -8,9 +8,9 @@ from datetime import datetime
 from itertools import islice
 from typing import Final
 
-from model_catalog.files.file_names import ShardSet, shard_of
-from model_catalog.stores.scan_result import StoreFile, moment
-from model_catalog.stores.store_access import shortened
+from model_catalog.files.file_names import ShardSet, shard_info
+from model_catalog.stores.scan_result import StoreFile, mtime_to_datetime
+from model_catalog.stores.store_access import shorten_list
 
 _NAMED: Final = 3
 _FORMATS: Final = (
@@ -29,7 +29,7 @@ def format_of(files: Sequence[StoreFile]) -> str | None:
     return None
 
 
-def reasons(files: Sequence[StoreFile], gone: Collection[str] = ()) -> list[str]:
+def incomplete_reasons(files: Sequence[StoreFile], gone: Collection[str] = ()) -> list[str]:
     """
     Why a model of these files is not whole: weights or shards that are not there.
 
@@ -38,22 +38,22 @@ def reasons(files: Sequence[StoreFile], gone: Collection[str] = ()) -> list[str]
     found = []
     names, count = _missing_shards({file.path for file in files}, gone)
     if count:
-        found.append(f"missing: {shortened(names, count)}")
+        found.append(f"missing: {shorten_list(names, count)}")
     if not any(file.role in {"weights", "projector"} for file in files):
         found.append("there are no weights")
     return found
 
 
-def newest(files: Collection[StoreFile]) -> datetime | None:
+def newest_mtime(files: Collection[StoreFile]) -> datetime | None:
     """When the last of some files was written to, in UTC; None where there are none."""
-    return moment(max((file.fingerprint.mtime_ns for file in files), default=-1))
+    return mtime_to_datetime(max((file.fingerprint.mtime_ns for file in files), default=-1))
 
 
 def _missing_shards(there: Collection[str], gone: Collection[str]) -> tuple[list[str], int]:
     sets: Counter[tuple[str, ShardSet]] = Counter()
     for path in there:
         folder, slash, name = path.rpartition("/")
-        if (shard := shard_of(name)) is not None:
+        if (shard := shard_info(name)) is not None:
             sets[folder + slash, shard[1]] += 1
     names, count = set(gone), len(gone)
     for (folder, shards), found in sets.items():
@@ -67,5 +67,5 @@ def _missing_shards(there: Collection[str], gone: Collection[str]) -> tuple[list
 
 def _belongs(path: str, folder: str, shards: ShardSet) -> bool:
     head, slash, name = path.rpartition("/")
-    shard = shard_of(name)
+    shard = shard_info(name)
     return head + slash == folder and shard is not None and shard[1] == shards

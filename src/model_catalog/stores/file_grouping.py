@@ -7,20 +7,20 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
-from model_catalog.files.file_names import ShardSet, is_partial, role_of, shard_of
-from model_catalog.stores.completeness import reasons
+from model_catalog.files.file_names import ShardSet, file_role, is_partial, shard_info
+from model_catalog.stores.completeness import incomplete_reasons
 from model_catalog.stores.scan_result import StoreFile
 from model_catalog.stores.store_access import (
     MAX_FILES,
     NO_TEXT,
     UNREADABLE,
-    Target,
-    Visit,
+    LinkTarget,
+    StoreWalk,
+    error_reason,
     is_folder,
     is_link,
     is_readable,
-    reason_of,
-    shortened,
+    shorten_list,
 )
 
 SUFFIXES: Final = (".gguf", ".safetensors")
@@ -31,7 +31,7 @@ _PIPELINE: Final = "model_index.json"
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
+class FileGroup:
     """Files that are one model: at `local_path` a folder, or one of the files in `folder`."""
 
     local_path: str
@@ -40,7 +40,7 @@ class Group:
     reasons: tuple[str, ...]
 
 
-def groups(visit: Visit, root: str, *, is_one_kind: bool) -> Iterator[Group]:
+def group_files(visit: StoreWalk, root: str, *, is_one_kind: bool) -> Iterator[FileGroup]:
     """
     The models in a folder and below it.
 
@@ -61,7 +61,9 @@ def groups(visit: Visit, root: str, *, is_one_kind: bool) -> Iterator[Group]:
             yield from _loose_files(folder, is_one_kind=is_one_kind)
 
 
-def groups_among(visit: Visit, root: str, entries: Iterable[os.DirEntry[str]]) -> Iterator[Group]:
+def group_entries(
+    visit: StoreWalk, root: str, entries: Iterable[os.DirEntry[str]]
+) -> Iterator[FileGroup]:
     """The models that are among a folder's own files, of which each projector stands alone."""
     folder = _Folder(visit, root)
     folder.take(entries)
@@ -72,10 +74,10 @@ def groups_among(visit: Visit, root: str, entries: Iterable[os.DirEntry[str]]) -
 class _Folder:
     """What lies in one folder; the targets are by their names in it."""
 
-    visit: Visit
+    visit: StoreWalk
     path: str
     folders: list[str] = field(default_factory=list)
-    files: dict[str, Target] = field(default_factory=dict)
+    files: dict[str, LinkTarget] = field(default_factory=dict)
     unread: list[str] = field(default_factory=list)
     unfinished: list[str] = field(default_factory=list)
 
@@ -100,7 +102,7 @@ class _Folder:
             self.files[entry.name] = self.visit.target(entry)
         except UNREADABLE as error:
             self.unread.append(entry.name)
-            self.visit.blame(entry.path, reason_of(error))
+            self.visit.blame(entry.path, error_reason(error))
 
     @property
     def is_model(self) -> bool:
@@ -108,15 +110,15 @@ class _Folder:
         if _PIPELINE in self.files:
             return True
         return any(mark in self.files for mark in _MARKS) and any(
-            role_of(name) == "weights" for name in self.files
+            file_role(name) == "weights" for name in self.files
         )
 
 
 def _tells(name: str) -> bool:
-    return name in _MARKS or role_of(name) in {"weights", "projector"}
+    return name in _MARKS or file_role(name) in {"weights", "projector"}
 
 
-def _whole_folder(visit: Visit, root: str) -> Iterator[Group]:
+def _whole_folder(visit: StoreWalk, root: str) -> Iterator[FileGroup]:
     files: list[StoreFile] = []
     unread: list[str] = []
     unfinished: list[str] = []
@@ -134,7 +136,7 @@ def _whole_folder(visit: Visit, root: str) -> Iterator[Group]:
             visit.blame(folder.path, NO_TEXT)
             continue
         files += [
-            target.as_file(prefix + name, role_of(name), None)
+            target.as_file(prefix + name, file_role(name), None)
             for name, target in folder.files.items()
         ]
         unread += [prefix + name for name in folder.unread]
@@ -143,18 +145,18 @@ def _whole_folder(visit: Visit, root: str) -> Iterator[Group]:
             visit.blame(root, f"it holds more than {MAX_FILES:,} files")
             return
     files.sort(key=lambda file: file.path)
-    why = (*reasons(files, unread), *_unfinished(unfinished))
-    yield Group(root, root, tuple(files), why)
+    why = (*incomplete_reasons(files, unread), *_unfinished(unfinished))
+    yield FileGroup(root, root, tuple(files), why)
 
 
-def _loose_files(folder: _Folder, *, is_one_kind: bool) -> Iterator[Group]:
+def _loose_files(folder: _Folder, *, is_one_kind: bool) -> Iterator[FileGroup]:
     models: dict[str | ShardSet, list[str]] = {}
     projectors = []
     for name in folder.files:
-        shard = shard_of(name)
+        shard = shard_info(name)
         if not name.lower().endswith(SUFFIXES):
             continue
-        if role_of(name) == "projector":
+        if file_role(name) == "projector":
             projectors.append(name)
         else:
             models.setdefault(name if shard is None else shard[1], []).append(name)
@@ -164,13 +166,13 @@ def _loose_files(folder: _Folder, *, is_one_kind: bool) -> Iterator[Group]:
         projectors = []
     for key, names in models.items():
         together = sorted([*names, *projectors]) if names in beside else names
-        files = tuple(folder.files[name].as_file(name, role_of(name), None) for name in together)
+        files = tuple(folder.files[name].as_file(name, file_role(name), None) for name in together)
         stem = key if isinstance(key, str) else f"{key.stem}-"
-        unread = [name for name in folder.unread if (it := shard_of(name)) and it[1] == key]
+        unread = [name for name in folder.unread if (it := shard_info(name)) and it[1] == key]
         unfinished = [name for name in folder.unfinished if name.startswith(stem)]
-        why = (*reasons(files, unread), *_unfinished(unfinished))
-        yield Group(f"{folder.path}/{names[0]}", folder.path, files, why)
+        why = (*incomplete_reasons(files, unread), *_unfinished(unfinished))
+        yield FileGroup(f"{folder.path}/{names[0]}", folder.path, files, why)
 
 
 def _unfinished(names: list[str]) -> list[str]:
-    return [f"downloads that have not ended: {shortened(sorted(names))}"] if names else []
+    return [f"downloads that have not ended: {shorten_list(sorted(names))}"] if names else []

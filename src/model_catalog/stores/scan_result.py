@@ -85,7 +85,7 @@ class FoundModel:
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
+class ScanProblem:
     """
     An entry of a store that could not be taken for what it ought to be; it was left out.
 
@@ -112,7 +112,7 @@ class Scan:
     store: StoreName
     root: str
     found: tuple[FoundModel, ...]
-    problems: tuple[Problem, ...]
+    problems: tuple[ScanProblem, ...]
 
     def may_hide(self, reference: str, version: str, local_path: str) -> bool:
         """
@@ -155,7 +155,7 @@ class Scanner(Protocol):
 _LATEST: Final = datetime(9999, 12, 31, tzinfo=UTC).timestamp()
 
 
-def moment(mtime_ns: int) -> datetime | None:
+def mtime_to_datetime(mtime_ns: int) -> datetime | None:
     """A time of a file in UTC and whole seconds; None for what is before 1970 or after 9999."""
     seconds = mtime_ns // 1_000_000_000
     return datetime.fromtimestamp(seconds, UTC) if 0 <= seconds <= _LATEST else None

@@ -28,9 +28,9 @@ from model_catalog.files.safe_open import (
     errno_name,
     identity,
     kind,
-    opened,
+    open_regular,
 )
-from model_catalog.stores.scan_result import FoundModel, Problem, Scan, StoreFile, StoreName
+from model_catalog.stores.scan_result import FoundModel, Scan, ScanProblem, StoreFile, StoreName
 
 MAX_FILES: Final = 10_000
 """Files in a model, and refs or downloads in a repository."""
@@ -44,12 +44,12 @@ IGNORED: Final = (".DS_Store", "Thumbs.db", "desktop.ini")
 NO_TEXT: Final = "its name is no text that can be shown"
 
 
-class LeftOutError(Exception):
+class SkippedError(Exception):
     """Why an entry is left out; it never leaves these rooms."""
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class LinkTarget:
     """A regular file in the store, by the path that no link is left in."""
 
     path: str
@@ -68,7 +68,7 @@ class Target:
 
 
 @dataclass(slots=True)
-class Visit:
+class StoreWalk:
     """One look through a store; what is found and what is wrong is gathered here."""
 
     store: StoreName
@@ -78,7 +78,7 @@ class Visit:
     progress: Callable[[int], None] | None
     given: str
     _found: dict[tuple[str, str, str], FoundModel] = field(default_factory=dict)
-    _problems: list[Problem] = field(default_factory=list)
+    _problems: list[ScanProblem] = field(default_factory=list)
 
     @classmethod
     def begin(
@@ -88,7 +88,7 @@ class Visit:
         forbidden: Forbidden,
         stop: Callable[[], bool] | None,
         progress: Callable[[int], None] | None,
-    ) -> Visit:
+    ) -> StoreWalk:
         """A visit to a root, which may itself be reached by links: the caller has named it."""
         given = os.path.abspath(root)
         try:
@@ -114,13 +114,13 @@ class Visit:
         self, path: str, reason: str, reference: str | None = None, version: str | None = None
     ) -> None:
         """Note what is wrong with an entry."""
-        self._problems.append(Problem(path, reason, reference, version))
+        self._problems.append(ScanProblem(path, reason, reference, version))
 
     def add(self, model: FoundModel, entry: str) -> None:
         """Note a model, or what keeps a catalog from taking it; `entry` is where it was read."""
         key = (model.provider, model.reference, model.version)
         try:
-            fields.checked(
+            fields.validate_model(
                 {
                     "provider": model.provider,
                     "reference": model.reference,
@@ -147,7 +147,7 @@ class Visit:
             with os.scandir(folder) as listing:
                 found = [entry for entry in listing if entry.name not in IGNORED]
         except (OSError, ValueError) as error:
-            self.blame(folder, reason_of(error), reference)
+            self.blame(folder, error_reason(error), reference)
             return []
         found.sort(key=lambda entry: entry.name)
         return found
@@ -164,7 +164,7 @@ class Visit:
                 self.blame(entry.path, what)
         return found
 
-    def target(self, entry: os.DirEntry[str]) -> Target:
+    def target(self, entry: os.DirEntry[str]) -> LinkTarget:
         """
         The regular file that an entry is, or that it leads to inside of the store.
 
@@ -174,15 +174,15 @@ class Visit:
             return self.follow(entry.path)
         return self.regular(entry.path, entry.stat(follow_symlinks=False))
 
-    def regular(self, path: str, found: os.stat_result) -> Target:
+    def regular(self, path: str, found: os.stat_result) -> LinkTarget:
         """What was looked at, if it is a file that may be opened; LeftOutError if not."""
         if (what := kind(found)) is not None:
-            raise LeftOutError(f"it is {what}")
+            raise SkippedError(f"it is {what}")
         if self.forbidden and identity(found) in self.forbidden:
-            raise LeftOutError("it is the catalog's own database")
-        return Target(path, found)
+            raise SkippedError("it is the catalog's own database")
+        return LinkTarget(path, found)
 
-    def follow(self, path: str) -> Target:
+    def follow(self, path: str) -> LinkTarget:
         """
         The regular file that a path in the store leads to, by links that never leave it.
 
@@ -198,7 +198,7 @@ class Visit:
                 continue
             if part == "..":
                 if here == self.root:
-                    raise LeftOutError("it leads out of the store")
+                    raise SkippedError("it leads out of the store")
                 here = os.path.dirname(here)
                 continue
             step = os.path.join(here, part)
@@ -214,7 +214,7 @@ class Visit:
                 to, here = self._inside(to), self.root
             parts += to.split("/")[::-1]
         if found is None:
-            raise LeftOutError("it leads to the store itself")
+            raise SkippedError("it leads to the store itself")
         # The last step may have been one up, to a folder that was looked at before.
         return self.regular(here, os.lstat(here))
 
@@ -222,10 +222,10 @@ class Visit:
         for root in (self.root, self.given):
             if path.startswith(root.rstrip("/") + "/"):
                 return path[len(root) :]
-        raise LeftOutError("it leads out of the store")
+        raise SkippedError("it leads out of the store")
 
     @contextmanager
-    def open(self, target: Target, limit_bytes: int) -> Iterator[OpenFile]:
+    def open(self, target: LinkTarget, limit_bytes: int) -> Iterator[OpenFile]:
         """
         A file of the store that is not a model's, open for reading.
 
@@ -233,18 +233,18 @@ class Visit:
         ProtectedFileError, and OSError as the system gave it.
         """
         if target.status.st_size > limit_bytes:
-            raise LeftOutError(f"it is longer than {limit_bytes:,} bytes")
-        with opened(target.path, self.forbidden) as file:
+            raise SkippedError(f"it is longer than {limit_bytes:,} bytes")
+        with open_regular(target.path, self.forbidden) as file:
             if identity(file.status) != identity(target.status):
-                raise LeftOutError("it was replaced while it was read")
+                raise SkippedError("it was replaced while it was read")
             yield file
 
 
-UNREADABLE: Final = (LeftOutError, CatalogError, OSError, ValueError)
+UNREADABLE: Final = (SkippedError, CatalogError, OSError, ValueError)
 """What a look at an entry may raise; a path that the system cannot be given is a ValueError."""
 
 
-def reason_of(error: Exception) -> str:
+def error_reason(error: Exception) -> str:
     """Why an entry could not be read, without its path."""
     if isinstance(error, OSError):
         return f"it cannot be read: {errno_name(error)}"
@@ -282,7 +282,7 @@ def not_a_folder(entry: os.DirEntry[str]) -> str | None:
     try:
         return f"it is {kind(entry.stat(follow_symlinks=False)) or 'a file'} and not a folder"
     except OSError as error:
-        return reason_of(error)
+        return error_reason(error)
 
 
 def is_readable(name: str) -> bool:
@@ -297,7 +297,7 @@ def is_readable(name: str) -> bool:
     return True
 
 
-def shortened(names: Sequence[str], count: int | None = None) -> str:
+def shorten_list(names: Sequence[str], count: int | None = None) -> str:
     """The first three of some names, escaped, and how many there are beside them."""
     first = ", ".join(repr(name) for name in names[:3])
     more = (len(names) if count is None else count) - min(len(names), 3)

@@ -29,7 +29,7 @@ PROVIDERS: Final[Mapping[StoreName, str]] = {
 """The provider of all models in a store of each kind."""
 
 
-def recognised(root: Pathlike) -> StoreName:
+def detect_store(root: Pathlike) -> StoreName:
     """
     Of which kind the store in a folder is, by what lies in it; a plain folder for anything else.
 

@@ -11,7 +11,7 @@ from typing import Final
 
 from model_catalog.errors import CatalogError
 from model_catalog.files.formats.json_stream import JsonStream
-from model_catalog.files.safe_open import Pathlike, opened
+from model_catalog.files.safe_open import Pathlike, open_regular
 from model_catalog.stores.scan_result import StoreName
 
 OLLAMA_SERVICE: Final = "/usr/share/ollama/.ollama/models"
@@ -147,7 +147,7 @@ def _llamacpp(place: _Place) -> Iterator[StoreRoot]:
 def _line(path: str) -> str:
     """The first line of a short file, or nothing."""
     try:
-        with opened(path) as file:
+        with open_regular(path) as file:
             text = file.read_at(0, _POINTER_BYTES).decode()
     except (CatalogError, OSError, ValueError):
         return ""
@@ -158,7 +158,7 @@ def _downloads(path: str) -> str:
     """The folder for downloads in LM Studio's settings, or nothing."""
     found: object = None
     try:
-        with opened(path) as file:
+        with open_regular(path) as file:
             if file.size_bytes > _SETTINGS_BYTES:
                 return ""
             stream = JsonStream(file, 0, file.size_bytes)

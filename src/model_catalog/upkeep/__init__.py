@@ -4,33 +4,42 @@ The catalog and the disk: whatever looks at files, hashes them or waits for them
     from model_catalog.upkeep import check_models, register_path, verify_models
 """
 
-from model_catalog.upkeep.checks.model_check import Checked, Finding, check_models
-from model_catalog.upkeep.duplicates import Copy, Duplicate, Place, find_duplicates
-from model_catalog.upkeep.inspection import Recorded
+from model_catalog.upkeep.checks.model_check import CheckFinding, CheckReport, check_models
+from model_catalog.upkeep.duplicates import (
+    CopyLocation,
+    DuplicateCopy,
+    DuplicateSet,
+    find_duplicates,
+)
+from model_catalog.upkeep.inspection import RegisteredPath
 from model_catalog.upkeep.registration import accept_model, register_path
-from model_catalog.upkeep.relinking import Moved, find_moved, relink_model
+from model_catalog.upkeep.relinking import MovedModel, find_moved, relink_model
 from model_catalog.upkeep.signature_check import Signature, verify_signature
-from model_catalog.upkeep.store_sync.adoption import Adopted, adopt, scan_store
-from model_catalog.upkeep.store_sync.scan_comparison import Sighting
-from model_catalog.upkeep.verification.model_verification import Verdict, Verified, verify_models
-from model_catalog.upkeep.watcher import Watch, watch
+from model_catalog.upkeep.store_sync.adoption import StoreSyncReport, adopt, scan_store
+from model_catalog.upkeep.store_sync.scan_comparison import StoreFinding
+from model_catalog.upkeep.verification.model_verification import (
+    Verdict,
+    VerifiedModel,
+    verify_models,
+)
+from model_catalog.upkeep.watcher import WatchReport, watch
 from model_catalog.upkeep.worker_threads import Progress
 
 __all__ = [
-    "Adopted",
-    "Checked",
-    "Copy",
-    "Duplicate",
-    "Finding",
-    "Moved",
-    "Place",
+    "CheckFinding",
+    "CheckReport",
+    "CopyLocation",
+    "DuplicateCopy",
+    "DuplicateSet",
+    "MovedModel",
     "Progress",
-    "Recorded",
-    "Sighting",
+    "RegisteredPath",
     "Signature",
+    "StoreFinding",
+    "StoreSyncReport",
     "Verdict",
-    "Verified",
-    "Watch",
+    "VerifiedModel",
+    "WatchReport",
     "accept_model",
     "adopt",
     "check_models",
@@ -43,3 +52,16 @@ __all__ = [
     "verify_signature",
     "watch",
 ]
+
+# Names of release 0.1.0 that have a clearer name now. They keep working.
+Adopted = StoreSyncReport
+Checked = CheckReport
+Copy = DuplicateCopy
+Duplicate = DuplicateSet
+Finding = CheckFinding
+Moved = MovedModel
+Place = CopyLocation
+Recorded = RegisteredPath
+Sighting = StoreFinding
+Verified = VerifiedModel
+Watch = WatchReport

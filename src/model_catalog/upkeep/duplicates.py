@@ -11,19 +11,19 @@ from typing import Any, Final
 
 from model_catalog.domain.model_ref import ModelRef
 from model_catalog.errors import StoppedError
-from model_catalog.files.fingerprint import text_of
+from model_catalog.files.fingerprint import fingerprint_text
 from model_catalog.files.safe_open import identity, kind, status
-from model_catalog.mapping.column_types import read_path
+from model_catalog.mapping.column_types import decode_path
 from model_catalog.repository.model_catalog import ModelCatalog
-from model_catalog.repository.operations.model_files import REPEATED
-from model_catalog.upkeep.worker_threads import Stop, in_thread
+from model_catalog.repository.operations.model_files import DUPLICATE_COLUMNS
+from model_catalog.upkeep.worker_threads import Stop, run_in_thread
 
 _DIGESTS: Final = 500
 """Digests that are looked at together."""
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class CopyLocation:
     """A file under the name that it has in a model; `store` is whose it is, None the user's own."""
 
     ref: ModelRef
@@ -32,7 +32,7 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True)
-class Copy:
+class DuplicateCopy:
     """
     Bytes that are on a disk once, under all the names that are recorded of them.
 
@@ -40,7 +40,7 @@ class Copy:
     nothing is had back by removing those that are.
     """
 
-    places: tuple[Place, ...]
+    places: tuple[CopyLocation, ...]
     unknown_links: int = 0
 
     @property
@@ -50,12 +50,12 @@ class Copy:
 
 
 @dataclass(frozen=True, slots=True)
-class Duplicate:
+class DuplicateSet:
     """Several copies of the same bytes, by the digest that they should have."""
 
     digest: str
     size_bytes: int
-    copies: tuple[Copy, ...]
+    copies: tuple[DuplicateCopy, ...]
 
     @property
     def redundant_bytes(self) -> int:
@@ -69,7 +69,7 @@ class Duplicate:
         return min(free, len(self.copies) - 1) * self.size_bytes
 
 
-async def find_duplicates(catalog: ModelCatalog) -> tuple[Duplicate, ...]:
+async def find_duplicates(catalog: ModelCatalog) -> tuple[DuplicateSet, ...]:
     """
     The bytes that several models have, each with a copy of its own; the most redundant first.
 
@@ -78,15 +78,15 @@ async def find_duplicates(catalog: ModelCatalog) -> tuple[Duplicate, ...]:
     a verification has read, and a file that is not there, or is not the one that was recorded, is
     no copy. Nothing is written. Raises nothing of the disk's.
     """
-    found: list[Duplicate] = []
+    found: list[DuplicateSet] = []
     last: str | None = None
     while rows := await catalog.repeated(last, _DIGESTS):
         last = rows[-1][0]
-        found += await in_thread(partial(_duplicates, rows))
+        found += await run_in_thread(partial(_duplicates, rows))
     return tuple(sorted(found, key=lambda each: (-each.redundant_bytes, each.digest)))
 
 
-def _duplicates(rows: Sequence[Sequence[Any]], stop: Stop) -> list[Duplicate]:
+def _duplicates(rows: Sequence[Sequence[Any]], stop: Stop) -> list[DuplicateSet]:
     found = []
     for digest, group in groupby(rows, lambda row: row[0]):
         if stop():
@@ -97,11 +97,11 @@ def _duplicates(rows: Sequence[Sequence[Any]], stop: Stop) -> list[Duplicate]:
     return found
 
 
-def _duplicate(digest: str, rows: Iterable[Sequence[Any]]) -> Duplicate | None:
-    places: dict[tuple[int, int], list[Place]] = {}
+def _duplicate(digest: str, rows: Iterable[Sequence[Any]]) -> DuplicateSet | None:
+    places: dict[tuple[int, int], list[CopyLocation]] = {}
     statuses: dict[tuple[int, int], os.stat_result] = {}
     for row in rows:
-        values = dict(zip(REPEATED, row, strict=True))
+        values = dict(zip(DUPLICATE_COLUMNS, row, strict=True))
         path = _path_of(values)
         try:
             seen = status(path)
@@ -110,7 +110,7 @@ def _duplicate(digest: str, rows: Iterable[Sequence[Any]]) -> Duplicate | None:
         if kind(seen) is not None or not _is_recorded(seen, values):
             continue
         ref = ModelRef(values["provider"], values["reference"], values["version"])
-        places.setdefault(identity(seen), []).append(Place(ref, path, values["store"]))
+        places.setdefault(identity(seen), []).append(CopyLocation(ref, path, values["store"]))
         statuses[identity(seen)] = seen
     models = {place.ref for those in places.values() for place in those}
     size_bytes = max((seen.st_size for seen in statuses.values()), default=0)
@@ -118,21 +118,21 @@ def _duplicate(digest: str, rows: Iterable[Sequence[Any]]) -> Duplicate | None:
     if len(places) < 2 or len(models) < 2 or not size_bytes:  # noqa: PLR2004 - several
         return None
     copies = (_copy(those, statuses[bytes_of]) for bytes_of, those in places.items())
-    return Duplicate(digest, size_bytes, tuple(sorted(copies, key=_order)))
+    return DuplicateSet(digest, size_bytes, tuple(sorted(copies, key=_order)))
 
 
-def _order(copy: Copy) -> tuple[str, str]:
+def _order(copy: DuplicateCopy) -> tuple[str, str]:
     return str(copy.places[0].ref), copy.places[0].path
 
 
-def _copy(places: list[Place], seen: os.stat_result) -> Copy:
+def _copy(places: list[CopyLocation], seen: os.stat_result) -> DuplicateCopy:
     known = {os.path.realpath(place.path) for place in places}
     ordered = sorted(places, key=lambda place: (str(place.ref), place.path))
-    return Copy(tuple(ordered), max(0, seen.st_nlink - len(known)))
+    return DuplicateCopy(tuple(ordered), max(0, seen.st_nlink - len(known)))
 
 
 def _path_of(values: dict[str, Any]) -> str:
-    path, name = read_path(values["local_path"]) or "", read_path(values["path"])
+    path, name = decode_path(values["local_path"]) or "", decode_path(values["path"])
     if name is None:
         return path
     folder = path if os.path.isdir(path) else os.path.dirname(path)
@@ -141,5 +141,5 @@ def _path_of(values: dict[str, Any]) -> str:
 
 def _is_recorded(seen: os.stat_result, values: dict[str, Any]) -> bool:
     if values["fingerprint"] is not None:
-        return bool(text_of(seen) == values["fingerprint"])
+        return bool(fingerprint_text(seen) == values["fingerprint"])
     return values["size_bytes"] in (None, seen.st_size)

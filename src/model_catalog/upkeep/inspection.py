@@ -9,11 +9,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 from model_catalog.domain import fields, validation
-from model_catalog.domain.file_record import FileRecord, FileState, digest_of
+from model_catalog.domain.file_record import FileRecord, FileState, expected_digest
 from model_catalog.errors import FileChangedError, StoppedError
-from model_catalog.files.digest import Hashed, hashed
-from model_catalog.files.layout import Member
-from model_catalog.files.model_description import Described, describe
+from model_catalog.files.digest import HashedFile, hash_file
+from model_catalog.files.layout import ModelFile
+from model_catalog.files.model_description import ModelDescription, describe_model
 from model_catalog.files.mounts import mount_point
 from model_catalog.files.safe_open import Forbidden
 from model_catalog.mapping.tables import Model
@@ -22,19 +22,19 @@ from model_catalog.upkeep.worker_threads import (
     Meter,
     OnProgress,
     Stop,
+    device_lock,
     device_of,
-    disk_turn,
-    identities,
-    in_thread,
+    file_identities,
+    run_in_thread,
 )
 
 
 @dataclass(frozen=True, slots=True)
-class Recorded:
+class RegisteredPath:
     """A model as it is recorded, and what was found at its path."""
 
     model: Model
-    described: Described
+    described: ModelDescription
 
     @property
     def reasons(self) -> tuple[str, ...]:
@@ -43,10 +43,10 @@ class Recorded:
 
 
 @dataclass(frozen=True, slots=True)
-class Inspected:
+class InspectedFiles:
     """What was found at a path: described, and as it is stored."""
 
-    described: Described
+    described: ModelDescription
     files: list[FileRecord]
     claims: Mapping[str, Any]
     found: Mapping[str, Any]
@@ -54,29 +54,31 @@ class Inspected:
     @property
     def digest(self) -> str | None:
         """The digest of all files together; None where they were not hashed."""
-        return digest_of(self.files)
+        return expected_digest(self.files)
 
 
-async def look_at(
+async def inspect_path(
     catalog: ModelCatalog, path: str, *, digest: bool, on_progress: OnProgress | None = None
-) -> Inspected:
+) -> InspectedFiles:
     """What lies at a path, read in a thread; with its digests one disk is read by one at a time."""
     files = catalog.database_files
-    inspected = await in_thread(lambda stop: inspect(path, stop, identities(files)))
+    inspected = await run_in_thread(lambda stop: inspect_files(path, stop, file_identities(files)))
     if not digest:
         return inspected
     meter = Meter(on_progress, inspected.described.size_bytes)
-    async with disk_turn(await in_thread(lambda _: device_of(path))):
-        return await in_thread(lambda stop: hash_all(inspected, stop, identities(files), meter.of))
+    async with device_lock(await run_in_thread(lambda _: device_of(path))):
+        return await run_in_thread(
+            lambda stop: hash_all(inspected, stop, file_identities(files), meter.of)
+        )
 
 
-def inspect(path: str, stop: Stop, forbidden: Forbidden) -> Inspected:
+def inspect_files(path: str, stop: Stop, forbidden: Forbidden) -> InspectedFiles:
     """
     Look at a file or a folder and read its headers; no more of it is read.
 
     Raises what `describe` raises.
     """
-    described = describe(path, stop, forbidden=forbidden)
+    described = describe_model(path, stop, forbidden=forbidden)
     now = datetime.now(UTC).replace(microsecond=0)
     files = [
         FileRecord(
@@ -96,19 +98,21 @@ def inspect(path: str, stop: Stop, forbidden: Forbidden) -> Inspected:
         "found_digest": None,
         "verified_at": None,
         "inventoried_at": now,
-        "incomplete_reason": reason_of(described.reasons),
+        "incomplete_reason": join_reasons(described.reasons),
         **dict.fromkeys(
             ("signed_by", "signature_verdict", "signature_detail", "signature_checked_at")
         ),
     }
-    return Inspected(described, files, _claims(described), found)
+    return InspectedFiles(described, files, _claims(described), found)
 
 
-def _claims(described: Described) -> dict[str, Any]:
-    return {f"claimed_{name}": getattr(described.header, name, None) for name in fields.CLAIMABLE}
+def _claims(described: ModelDescription) -> dict[str, Any]:
+    return {
+        f"claimed_{name}": getattr(described.header, name, None) for name in fields.HEADER_FIELDS
+    }
 
 
-def reason_of(reasons: Sequence[str]) -> str | None:
+def join_reasons(reasons: Sequence[str]) -> str | None:
     """The reasons why a model is not whole in one text, cut where it is too long to store."""
     if not reasons:
         return None
@@ -118,19 +122,19 @@ def reason_of(reasons: Sequence[str]) -> str | None:
 
 
 def hash_all(
-    inspected: Inspected,
+    inspected: InspectedFiles,
     stop: Stop,
     forbidden: Forbidden,
     counter: Callable[[str], Callable[[int], None] | None],
-) -> Inspected:
+) -> InspectedFiles:
     """
     The same with the digest of each file, read now; one file under several names is read once.
 
     Raises what `hashed` raises.
     """
-    read: dict[object, Hashed] = {}
+    read: dict[object, HashedFile] = {}
     files = []
-    members: dict[str, Member] = {file.path: file for file in inspected.described.files.files}
+    members: dict[str, ModelFile] = {file.path: file for file in inspected.described.files.files}
     root = inspected.described.files.root
     for file in inspected.files:
         if stop():
@@ -138,7 +142,7 @@ def hash_all(
         bytes_of = members[file.path].identity or file.path
         if bytes_of not in read:
             path = os.path.join(root, file.path)
-            read[bytes_of] = hashed(path, counter(file.path), stop, forbidden=forbidden)
+            read[bytes_of] = hash_file(path, counter(file.path), stop, forbidden=forbidden)
             if str(read[bytes_of].fingerprint) != (file.fingerprint or ""):
                 # Its header and its size are those of other bytes than its digest.
                 raise FileChangedError(path, "it was written to")
@@ -148,7 +152,7 @@ def hash_all(
     return replace(inspected, files=files, found={**inspected.found, "verified_at": verified_at})
 
 
-def with_reading(file: FileRecord, reading: Hashed) -> FileRecord:
+def with_reading(file: FileRecord, reading: HashedFile) -> FileRecord:
     """A file of which the bytes were read, whatever they should have been."""
     return replace(
         file,
@@ -156,10 +160,10 @@ def with_reading(file: FileRecord, reading: Hashed) -> FileRecord:
         digest=reading.digest,
         found_digest=None,
         fingerprint=str(reading.fingerprint),
-        hashed_at=read_at(reading),
+        hashed_at=read_time(reading),
     )
 
 
-def read_at(reading: Hashed) -> datetime:
+def read_time(reading: HashedFile) -> datetime:
     """When the reading of a file began, in whole seconds."""
     return datetime.fromtimestamp(reading.began_at_ns // 1_000_000_000, UTC)

@@ -8,7 +8,7 @@ from pathlib import Path
 from model_catalog.errors import FileChangedError
 from model_catalog.mapping.tables import Model
 from model_catalog.repository.model_catalog import ModelCatalog
-from model_catalog.upkeep.inspection import Recorded, look_at
+from model_catalog.upkeep.inspection import RegisteredPath, inspect_path
 from model_catalog.upkeep.worker_threads import OnProgress
 
 
@@ -21,7 +21,7 @@ async def register_path(
     version: str = "",
     digest: bool = False,
     on_progress: OnProgress | None = None,
-) -> Recorded:
+) -> RegisteredPath:
     """
     Look at a file or a folder, and record it as a model with its files and what its headers claim.
 
@@ -36,7 +36,7 @@ async def register_path(
     that is written to meanwhile, and OSError for a path that is not there or cannot be read.
     """
     full = os.fspath(Path(path).absolute())  # noqa: ASYNC240 - it asks for the working directory alone
-    inspected = await look_at(catalog, full, digest=digest, on_progress=on_progress)
+    inspected = await inspect_path(catalog, full, digest=digest, on_progress=on_progress)
     model = Model(
         reference=reference,
         provider=provider,
@@ -48,7 +48,7 @@ async def register_path(
     if inspected.digest is not None:
         model.digest = inspected.digest
     recorded = await catalog.register_found(model, inspected.found, inspected.files)
-    return Recorded(recorded, inspected.described)
+    return RegisteredPath(recorded, inspected.described)
 
 
 async def accept_model(
@@ -58,7 +58,7 @@ async def accept_model(
     version: str | None = None,
     *,
     on_progress: OnProgress | None = None,
-) -> Recorded:
+) -> RegisteredPath:
     """
     Take what lies at a model's path for what it should be: every byte is read and recorded anew.
 
@@ -67,7 +67,7 @@ async def accept_model(
     what `register_path` raises of the disk.
     """
     model = await catalog.get_model(reference, provider, version)
-    inspected = await look_at(catalog, model.local_path, digest=True, on_progress=on_progress)
+    inspected = await inspect_path(catalog, model.local_path, digest=True, on_progress=on_progress)
     values = {
         **inspected.found,
         **inspected.claims,
@@ -77,4 +77,4 @@ async def accept_model(
     stored = await catalog.store_found(model, values, inspected.files)
     if stored is None:
         raise FileChangedError(model.local_path, "its model was recorded anew")
-    return Recorded(stored, inspected.described)
+    return RegisteredPath(stored, inspected.described)

@@ -21,20 +21,20 @@ from model_catalog.files.file_names import is_partial
 from model_catalog.files.safe_open import Forbidden, identity, kind, status
 from model_catalog.mapping.tables import Model
 from model_catalog.repository.model_catalog import ModelCatalog
-from model_catalog.upkeep.inspection import Recorded, look_at
+from model_catalog.upkeep.inspection import RegisteredPath, inspect_path
 from model_catalog.upkeep.worker_threads import (
     Meter,
     OnProgress,
     Stop,
+    device_lock,
     device_of,
-    disk_turn,
-    identities,
-    in_thread,
+    file_identities,
+    run_in_thread,
 )
 
 
 @dataclass(frozen=True, slots=True)
-class Moved:
+class MovedModel:
     """A missing model, and where its bytes were found."""
 
     model: Model
@@ -49,7 +49,7 @@ async def relink_model(
     *,
     path: str | os.PathLike[str],
     on_progress: OnProgress | None = None,
-) -> Recorded:
+) -> RegisteredPath:
     """
     Record that a model lies at another path, once its bytes there are shown to be the same.
 
@@ -63,7 +63,7 @@ async def relink_model(
     by_file = model.digest is None and bool(files) and all(file.digest for file in files)
     known = by_file or model.digest is not None
     full = _absolute(path)
-    inspected = await look_at(catalog, full, digest=known, on_progress=on_progress)
+    inspected = await inspect_path(catalog, full, digest=known, on_progress=on_progress)
     if by_file and _digests(files) != _digests(inspected.files):
         raise DigestMismatchError(full, "the digests of its files", "others")
     if model.digest is not None and inspected.digest != model.digest:
@@ -75,7 +75,7 @@ async def relink_model(
     stored = await catalog.store_found(model, values, inspected.files)
     if stored is None:
         raise FileChangedError(full, "its model was recorded anew")
-    return Recorded(stored, inspected.described)
+    return RegisteredPath(stored, inspected.described)
 
 
 async def find_moved(
@@ -83,7 +83,7 @@ async def find_moved(
     roots: Iterable[str | os.PathLike[str]],
     *,
     on_progress: OnProgress | None = None,
-) -> list[Moved]:
+) -> list[MovedModel]:
     """
     Look below some folders for the models that a check found missing; by their names.
 
@@ -107,12 +107,12 @@ async def find_moved(
     if not wanted:
         return []
     places = list(dict.fromkeys(_absolute(root) for root in roots))
-    search = _Search(identities(catalog.database_files), Meter(on_progress, 0))
+    search = _Search(file_identities(catalog.database_files), Meter(on_progress, 0))
     async with AsyncExitStack() as turns:
         # In one order, for two searches are not to wait for each other.
-        for device in sorted(await in_thread(lambda _: set(map(device_of, places)))):
-            await turns.enter_async_context(disk_turn(device))
-        return await in_thread(lambda stop: search.run(wanted, places, stop))
+        for device in sorted(await run_in_thread(lambda _: set(map(device_of, places)))):
+            await turns.enter_async_context(device_lock(device))
+        return await run_in_thread(lambda stop: search.run(wanted, places, stop))
 
 
 def _absolute(path: str | os.PathLike[str]) -> str:
@@ -134,7 +134,7 @@ class _Search:
 
     def run(
         self, wanted: list[tuple[Model, list[FileRecord]]], roots: list[str], stop: Stop
-    ) -> list[Moved]:
+    ) -> list[MovedModel]:
         sizes = {file.size_bytes for _, files in wanted for file in files}
         by_size: dict[int, set[str]] = {}
         for root in roots:
@@ -146,7 +146,7 @@ class _Search:
         for model, files in wanted:
             place = self._place_of(model, files, by_size, stop)
             if place is not None:
-                found.append(Moved(model, place))
+                found.append(MovedModel(model, place))
         return found
 
     def _place_of(

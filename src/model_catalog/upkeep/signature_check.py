@@ -10,22 +10,22 @@ from datetime import UTC, datetime
 from model_catalog.domain.file_record import FileRecord
 from model_catalog.errors import BadSignatureError, FileChangedError
 from model_catalog.files.digest import sha256
-from model_catalog.files.file_names import shard_of
+from model_catalog.files.file_names import shard_info
 from model_catalog.files.fingerprint import Fingerprint, is_settled
 from model_catalog.files.safe_open import Forbidden, status
 from model_catalog.files.signing.public_key import read_key
-from model_catalog.files.signing.required_files import covered
-from model_catalog.files.signing.signature import require_same, verify_bundle
+from model_catalog.files.signing.required_files import files_to_sign
+from model_catalog.files.signing.signature import require_matching_files, verify_bundle
 from model_catalog.mapping.tables import Model
 from model_catalog.repository.model_catalog import ModelCatalog
 from model_catalog.upkeep.worker_threads import (
     Meter,
     OnProgress,
     Stop,
+    device_lock,
     device_of,
-    disk_turn,
-    identities,
-    in_thread,
+    file_identities,
+    run_in_thread,
 )
 
 BUNDLE_NAME = "model.sig"
@@ -73,24 +73,24 @@ async def verify_signature(
     files = await catalog.list_files(model.reference, model.provider, model.version)
     database = catalog.database_files
     meter = Meter(on_progress, 0)
-    path = await in_thread(lambda _: _signed_path(model.local_path, files))
+    path = await run_in_thread(lambda _: _signed_path(model.local_path, files))
 
     def hold(stop: Stop) -> tuple[str, str | None]:
-        forbidden = identities(database)
+        forbidden = file_identities(database)
         public = read_key(os.path.abspath(key) if not isinstance(key, bytes) else key)
         try:
             signed = verify_bundle(bundle or _bundle_of(path), public, forbidden=forbidden)
-            names = covered(path, signed, follow_links=follow_links, forbidden=forbidden)
+            names = files_to_sign(path, signed, follow_links=follow_links, forbidden=forbidden)
             reading = _Reading(path, files, meter, forbidden)
             # Not the model's size: the bundle and what was left out are no part of it.
             meter.expect(sum(reading.size_bytes(name) for name in names), path)
-            require_same(signed, {name: reading.digest(name, stop) for name in names})
+            require_matching_files(signed, {name: reading.digest(name, stop) for name in names})
         except BadSignatureError as error:
             return public.fingerprint, error.reason
         return public.fingerprint, None
 
-    async with disk_turn(await in_thread(lambda _: device_of(model.local_path))):
-        fingerprint, reason = await in_thread(hold)
+    async with device_lock(await run_in_thread(lambda _: device_of(model.local_path))):
+        fingerprint, reason = await run_in_thread(hold)
     values = {
         "signed_by": fingerprint if reason is None else None,
         "signature_verdict": "valid" if reason is None else "refused",
@@ -105,7 +105,7 @@ async def verify_signature(
 
 def _signed_path(local_path: str, files: list[FileRecord]) -> str:
     """The folder of a set, which is recorded by one of its shards; else what is recorded."""
-    shard = shard_of(os.path.basename(local_path))
+    shard = shard_info(os.path.basename(local_path))
     is_set = len(files) > 1 or (shard is not None and shard[1].count > 1)
     if is_set and not stat.S_ISDIR(status(local_path).st_mode):
         return os.path.dirname(local_path) or "."

@@ -16,12 +16,16 @@ from typing import Final, TypeAlias
 from model_catalog.domain import validation
 from model_catalog.errors import CatalogError, InvalidModelError
 from model_catalog.repository.model_catalog import ModelCatalog
-from model_catalog.upkeep.checks.model_check import Checked, check_models
-from model_catalog.upkeep.verification.model_verification import Verdict, Verified, verify_models
+from model_catalog.upkeep.checks.model_check import CheckReport, check_models
+from model_catalog.upkeep.verification.model_verification import (
+    Verdict,
+    VerifiedModel,
+    verify_models,
+)
 
 log = logging.getLogger(__name__)
 
-OnEvent: TypeAlias = Callable[["Checked | Verified | Exception"], object]
+OnEvent: TypeAlias = Callable[["CheckReport | VerifiedModel | Exception"], object]
 
 _DAY_S: Final = 86_400.0
 _JITTER: Final = 0.1
@@ -29,13 +33,13 @@ _JITTER: Final = 0.1
 
 
 @dataclass(slots=True)
-class Watch:
+class WatchReport:
     """How a watch went so far: what was done, what failed, and the last result of a check."""
 
     check_count: int = 0
     failure_count: int = 0
     verified_bytes: int = 0
-    last: Checked | None = None
+    last: CheckReport | None = None
 
 
 @asynccontextmanager
@@ -46,7 +50,7 @@ async def watch(
     scrub_per_day: float = 1 / 30,
     roots: Iterable[str | PathLike[str]] = (),
     on_event: OnEvent | None = None,
-) -> AsyncIterator[Watch]:
+) -> AsyncIterator[WatchReport]:
     """
     Check a catalog now and every `interval_s` seconds, for as long as the block runs.
 
@@ -70,7 +74,7 @@ async def watch(
             (interval_s, scrub_per_day),
             "are out of range: give seconds, more than 0, and a part between 0 and 1",
         )
-    seen = Watch()
+    seen = WatchReport()
     watcher = _Watcher(catalog, list(roots), scrub_per_day, on_event, seen)
     task = asyncio.create_task(watcher.run(interval_s))
     try:
@@ -92,7 +96,7 @@ class _Watcher:
         roots: list[str | PathLike[str]],
         scrub_per_day: float,
         on_event: OnEvent | None,
-        seen: Watch,
+        seen: WatchReport,
     ) -> None:
         self._catalog = catalog
         self._roots = roots
@@ -146,7 +150,7 @@ class _Watcher:
                     log.warning("%s is %s: %s", result.model.ref, result.verdict, result.detail)
                 self._tell(result)
 
-    def _tell(self, event: Checked | Verified | Exception) -> None:
+    def _tell(self, event: CheckReport | VerifiedModel | Exception) -> None:
         if self._on_event is None:
             return
         try:

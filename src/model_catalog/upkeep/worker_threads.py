@@ -38,7 +38,7 @@ class Progress:
 OnProgress: TypeAlias = Callable[[Progress], object]
 
 
-async def in_thread(work: Callable[[Stop], T]) -> T:
+async def run_in_thread(work: Callable[[Stop], T]) -> T:
     """What `work` returns, from a thread; it is given a function that tells whether to stop."""
     cancelled = threading.Event()
     try:
@@ -49,7 +49,7 @@ async def in_thread(work: Callable[[Stop], T]) -> T:
 
 
 @asynccontextmanager
-async def disk_turn(device: int) -> AsyncIterator[None]:
+async def device_lock(device: int) -> AsyncIterator[None]:
     """One reader of whole files on a disk at a time: two read no faster, and a hard disk slower."""
     turns = _turns.setdefault(asyncio.get_running_loop(), {})
     async with turns.setdefault(device, asyncio.Lock()):
@@ -64,7 +64,7 @@ def device_of(path: str) -> int:
         return -1
 
 
-def identities(paths: Iterable[Path]) -> set[tuple[int, int]]:
+def file_identities(paths: Iterable[Path]) -> set[tuple[int, int]]:
     """What the files that are there are told by, links followed."""
     found = set()
     for path in paths:

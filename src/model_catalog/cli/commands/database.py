@@ -14,8 +14,8 @@ from typing import IO, Final
 
 from model_catalog.backups.restore import backup, restore
 from model_catalog.backups.salvage import repair
-from model_catalog.cli.catalog_access import DONE, FAILED, from_existing
-from model_catalog.cli.output import complain, counted, print_line, tell
+from model_catalog.cli.catalog_access import DONE, FAILED, existing_catalog
+from model_catalog.cli.output import pluralize, print_error, print_line, print_notice
 from model_catalog.domain.ndjson import HEADER
 from model_catalog.opening import open_catalog
 from model_catalog.repository.model_catalog import ModelCatalog
@@ -27,14 +27,14 @@ _SHOWN: Final = 20
 async def db_upgrade(options: Namespace) -> int:
     await upgrade(options.db, options.revision)
     current, _ = await schema_state(options.db)
-    tell(f"the catalog is at {current}")
+    print_notice(f"the catalog is at {current}")
     return DONE
 
 
 async def db_current(options: Namespace) -> int:
     current, head = await schema_state(options.db)
     print_line(current or "none")
-    tell("the newest" if current == head else f"the newest is {head}")
+    print_notice("the newest" if current == head else f"the newest is {head}")
     return DONE
 
 
@@ -42,7 +42,7 @@ async def db_check(options: Namespace) -> int:
     problems = await check_schema(options.db)
     for problem in problems:
         print_line(problem)
-    tell(counted(len(problems), "problem") if problems else "no problem found")
+    print_notice(pluralize(len(problems), "problem") if problems else "no problem found")
     return FAILED if problems else DONE
 
 
@@ -55,27 +55,30 @@ async def db_backup(options: Namespace) -> int:
 async def db_restore(options: Namespace) -> int:
     done = await restore(options.copy, options.db)
     if done.replaced is not None:
-        tell(f"what was there before is kept as {done.replaced}")
-    tell(f"restored {counted(done.model_count, 'model')}")
+        print_notice(f"what was there before is kept as {done.replaced}")
+    print_notice(f"restored {pluralize(done.model_count, 'model')}")
     return DONE
 
 
 async def db_repair(options: Namespace) -> int:
     done = await repair(options.db, options.file)
     for saved in done.tables:
-        tell(f"{saved.table}: {counted(saved.kept, 'row')} saved")
+        print_notice(f"{saved.table}: {pluralize(saved.kept, 'row')} saved")
         if saved.refused:
-            complain(
-                f"{saved.table}: {counted(saved.refused, 'row')} could be read and not be kept"
+            print_error(
+                f"{saved.table}: {pluralize(saved.refused, 'row')} could be read and not be kept"
             )
         if saved.lost:
             listed = ", ".join(map(str, saved.lost[:_SHOWN]))
             more = ", ..." if len(saved.lost) > _SHOWN else ""
-            complain(
-                f"{saved.table}: {counted(len(saved.lost), 'row')} lost, of the ids {listed}{more}"
+            print_error(
+                f"{saved.table}: {pluralize(len(saved.lost), 'row')} lost, "
+                f"of the ids {listed}{more}"
             )
     print_line(str(done.path))
-    tell("the damaged file is as it was: `model-catalog db restore` puts this one in its place")
+    print_notice(
+        "the damaged file is as it was: `model-catalog db restore` puts this one in its place"
+    )
     return DONE if done.is_whole else FAILED
 
 
@@ -85,10 +88,10 @@ async def export(options: Namespace) -> int:
         async def write(catalog: ModelCatalog) -> int:
             return await catalog.export_catalog(stream)
 
-        models = await from_existing(options, write, None)
+        models = await existing_catalog(options, write, None)
         if models is None:
             stream.write(HEADER)
-    tell(f"exported {counted(models or 0, 'model')}")
+    print_notice(f"exported {pluralize(models or 0, 'model')}")
     return DONE
 
 
@@ -137,7 +140,7 @@ async def import_(options: Namespace) -> int:
                 stream, options.on_conflict, skip_broken=options.skip_broken
             )
     for problem in done.problems:
-        complain(f"line {problem.line} was skipped: {problem.reason}")
+        print_error(f"line {problem.line} was skipped: {problem.reason}")
     kept = f", kept {done.kept:,} that were there" if done.kept else ""
-    tell(f"imported {counted(done.written, 'model')}{kept}")
+    print_notice(f"imported {pluralize(done.written, 'model')}{kept}")
     return FAILED if done.problems else DONE

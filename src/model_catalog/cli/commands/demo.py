@@ -5,8 +5,8 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from model_catalog.cli.commands.demo_files import gguf_of, huggingface_cache, ollama_store
-from model_catalog.cli.output import counted, human_size, print_line
+from model_catalog.cli.commands.demo_files import huggingface_cache, make_gguf, ollama_store
+from model_catalog.cli.output import human_size, pluralize, print_line
 from model_catalog.mapping.tables import Model
 from model_catalog.opening import open_catalog
 from model_catalog.repository.model_catalog import ModelCatalog
@@ -15,7 +15,7 @@ from model_catalog.stores.scan_result import StoreName
 from model_catalog.upkeep import adopt, find_duplicates, scan_store
 
 
-async def walk() -> None:
+async def run_demo() -> None:
     """Open, register, find, list, total, remove, reopen, scan; leave nothing behind."""
     with tempfile.TemporaryDirectory(prefix="model-catalog-demo-") as folder:
         await _walk(Path(folder))
@@ -23,7 +23,7 @@ async def walk() -> None:
 
 async def _walk(folder: Path) -> None:
     tiny = folder / "tiny.gguf"
-    tiny.write_bytes(gguf_of("llama", context_length=2048))
+    tiny.write_bytes(make_gguf("llama", context_length=2048))
     notes = folder / "small.bin"
     notes.write_bytes(bytes(4096))
     database = folder / "catalog.db"
@@ -52,7 +52,7 @@ async def _walk(folder: Path) -> None:
         count = await catalog.register_models(
             _model("small", notes, version=version) for version in ("v1", "v2")
         )
-        _answer(counted(count, "model"))
+        _answer(pluralize(count, "model"))
 
         _step("list_models()")
         for each in await catalog.list_models():
@@ -67,13 +67,13 @@ async def _walk(folder: Path) -> None:
     _step("the catalog is closed, and opened again")
     async with open_catalog(database) as catalog:
         models = await catalog.list_models()
-        _answer(f"{counted(len(models), 'model')}, {await catalog.get_total_size()} bytes")
+        _answer(f"{pluralize(len(models), 'model')}, {await catalog.get_total_size()} bytes")
 
         await _scan(catalog, folder)
 
 
 async def _scan(catalog: ModelCatalog, folder: Path) -> None:
-    weights = gguf_of("llama", context_length=2048)
+    weights = make_gguf("llama", context_length=2048)
     huggingface_cache(folder / "hub", weights)
     ollama_store(folder / "ollama", weights)
     stores: list[tuple[StoreName, str]] = [("huggingface", "hub"), ("ollama", "ollama")]

@@ -58,7 +58,7 @@ def ollama_store(root: Path, weights: bytes) -> Path:
     return root
 
 
-def gguf_of(architecture: str, context_length: int) -> bytes:
+def make_gguf(architecture: str, context_length: int) -> bytes:
     """A GGUF file of version 3 with one tensor: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md."""
 
     def text(value: str) -> bytes:

@@ -5,15 +5,21 @@ from __future__ import annotations
 import sys
 from argparse import Namespace
 
-from model_catalog.cli.catalog_access import DONE, FAILED, from_existing, name_of, with_model
+from model_catalog.cli.catalog_access import (
+    DONE,
+    FAILED,
+    existing_catalog,
+    existing_model,
+    model_name,
+)
 from model_catalog.cli.output import (
-    complain,
-    counted,
+    pluralize,
+    print_error,
     print_json,
     print_line,
+    print_notice,
     print_table,
     print_tsv,
-    tell,
 )
 from model_catalog.domain.model_ref import ModelRef
 from model_catalog.errors import InvalidModelError
@@ -21,58 +27,60 @@ from model_catalog.repository.operations.labels import Alias
 
 
 async def tag(options: Namespace) -> int:
-    model = await with_model(
+    model = await existing_model(
         options,
         lambda catalog, ref: catalog.tag_model(
             ref.reference, ref.provider, *options.tags, version=ref.version
         ),
     )
-    tell(f"{name_of(model, exact=False)} has the tags {', '.join(model.tags)}")
+    print_notice(f"{model_name(model, exact=False)} has the tags {', '.join(model.tags)}")
     return DONE
 
 
 async def untag(options: Namespace) -> int:
-    model = await with_model(
+    model = await existing_model(
         options,
         lambda catalog, ref: catalog.untag_model(
             ref.reference, ref.provider, *options.tags, version=ref.version
         ),
     )
     left = f"the tags {', '.join(model.tags)}" if model.tags else "no tags"
-    tell(f"{name_of(model, exact=False)} has {left}")
+    print_notice(f"{model_name(model, exact=False)} has {left}")
     return DONE
 
 
 async def note(options: Namespace) -> int:
     text = sys.stdin.read() if options.text == "-" else options.text
-    model = await with_model(
+    model = await existing_model(
         options,
         lambda catalog, ref: catalog.update_model(
             ref.reference, ref.provider, ref.version, description=text or None
         ),
     )
-    tell(f"{name_of(model, exact=False)} is {'described' if text else 'no longer described'}")
+    print_notice(
+        f"{model_name(model, exact=False)} is {'described' if text else 'no longer described'}"
+    )
     return DONE
 
 
 async def pin(options: Namespace) -> int:
-    model = await with_model(
+    model = await existing_model(
         options,
         lambda catalog, ref: catalog.pin_model(
             ref.reference, ref.provider, ref.version, reason=options.reason
         ),
     )
     why = f": {model.pin_reason}" if model.pin_reason else ""
-    tell(f"{name_of(model, exact=False)} is pinned{why}")
+    print_notice(f"{model_name(model, exact=False)} is pinned{why}")
     return DONE
 
 
 async def unpin(options: Namespace) -> int:
-    model = await with_model(
+    model = await existing_model(
         options,
         lambda catalog, ref: catalog.unpin_model(ref.reference, ref.provider, ref.version),
     )
-    tell(f"{name_of(model, exact=False)} is not pinned")
+    print_notice(f"{model_name(model, exact=False)} is not pinned")
     return DONE
 
 
@@ -83,28 +91,28 @@ async def alias(options: Namespace) -> int:
         raise InvalidModelError("NAME", None, "is missing: write alias REF NAME")
     ref = ModelRef.parse(options.ref)
     if options.delete:
-        known = await from_existing(
+        known = await existing_catalog(
             options,
             lambda catalog: catalog.remove_alias(ref.reference, ref.provider, options.name),
             nothing=False,
         )
         if not known:
-            complain(f"error: {ref.provider}:{ref.reference} has no alias {options.name!r}")
+            print_error(f"error: {ref.provider}:{ref.reference} has no alias {options.name!r}")
             return FAILED
-        tell(f"{ref.provider}:{ref.reference} has no alias {options.name} any more")
+        print_notice(f"{ref.provider}:{ref.reference} has no alias {options.name} any more")
         return DONE
-    made = await with_model(
+    made = await existing_model(
         options,
         lambda catalog, ref: catalog.set_alias(
             ref.reference, ref.provider, options.name, ref.version
         ),
     )
-    tell(f"{_aliased(made)} is {made.version or 'the one without a version'}")
+    print_notice(f"{_aliased(made)} is {made.version or 'the one without a version'}")
     return DONE
 
 
 async def _list_aliases(options: Namespace) -> int:
-    aliases = await from_existing(options, lambda catalog: catalog.list_aliases(), list[Alias]())
+    aliases = await existing_catalog(options, lambda catalog: catalog.list_aliases(), list[Alias]())
     fields = ("provider", "reference", "alias", "version")
     rows = [[getattr(each, field) for field in fields] for each in aliases]
     if options.format == "json":
@@ -117,7 +125,7 @@ async def _list_aliases(options: Namespace) -> int:
     else:
         if rows:
             print_table([field.upper() for field in fields], rows, cut=["VERSION", "REFERENCE"])
-        tell(counted(len(rows), "alias", "aliases"))
+        print_notice(pluralize(len(rows), "alias", "aliases"))
     return DONE
 
 

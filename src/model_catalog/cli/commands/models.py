@@ -11,21 +11,21 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from model_catalog.cli.catalog_access import DONE, FAILED, from_existing, name_of
+from model_catalog.cli.catalog_access import DONE, FAILED, existing_catalog, model_name
 from model_catalog.cli.commands import database, demo, labels, stores, upkeep
-from model_catalog.cli.filter_expressions import read_filters, read_sort
+from model_catalog.cli.filter_expressions import parse_filters, parse_sort
 from model_catalog.cli.output import (
     ProgressBar,
-    bar,
-    complain,
-    counted,
     human_size,
     human_time,
+    pluralize,
+    print_error,
     print_json,
     print_line,
+    print_notice,
     print_table,
     print_tsv,
-    tell,
+    text_bar,
 )
 from model_catalog.domain.model_ref import ModelRef
 from model_catalog.domain.ndjson import iso_time
@@ -33,7 +33,7 @@ from model_catalog.errors import ModelNotFoundError
 from model_catalog.files.safe_open import kind
 from model_catalog.mapping.tables import Model
 from model_catalog.opening import open_catalog
-from model_catalog.repository.model_catalog import ModelCatalog, Stats, Tally
+from model_catalog.repository.model_catalog import CatalogStats, ModelCatalog, ModelTotals
 from model_catalog.upkeep import register_path
 
 _FIELDS: Final = (
@@ -75,7 +75,7 @@ _FIELDS: Final = (
 
 
 _NAMES_WIDTH: Final = 17
-_NOTHING: Final = Stats(Tally(0, 0), {}, {}, {}, {})
+_NOTHING: Final = CatalogStats(ModelTotals(0, 0), {}, {}, {}, {})
 
 
 async def run(options: Namespace) -> int:
@@ -88,7 +88,7 @@ async def add(options: Namespace) -> int:
     try:
         # Before a catalog is made for it.
         if (found := kind(path.stat())) not in (None, "a directory"):
-            complain(f"error: {os.fspath(path)!r} is {found} and neither a file nor a folder")
+            print_error(f"error: {os.fspath(path)!r} is {found} and neither a file nor a folder")
             return FAILED
         async with open_catalog(options.db) as catalog:
             with ProgressBar() as progress:
@@ -104,23 +104,23 @@ async def add(options: Namespace) -> int:
                     ),
                 )
     except OSError as error:
-        complain(f"error: {os.fspath(path.absolute())!r} cannot be read: {error.strerror}")
+        print_error(f"error: {os.fspath(path.absolute())!r} cannot be read: {error.strerror}")
         return FAILED
     model = recorded.model
     for reason in recorded.reasons:
-        complain(f"warning: it is not whole: {reason}")
+        print_error(f"warning: it is not whole: {reason}")
     if model.unsafe:
-        complain("warning: its weights are pickled: loading them runs whatever code is in them")
+        print_error("warning: its weights are pickled: loading them runs whatever code is in them")
     known = (model.format, model.architecture, model.quantization, human_size(model.size_bytes))
     about = ", ".join(each for each in known if each)
-    tell(f"recorded {name_of(model, exact=False)}, {about}, at {model.local_path}")
+    print_notice(f"recorded {model_name(model, exact=False)}, {about}, at {model.local_path}")
     return DONE
 
 
 async def ls(options: Namespace) -> int:
     only = [] if options.provider is None else [f"provider={options.provider}"]
-    filters = read_filters([*only, *options.filter], datetime.now(UTC))
-    sort, descending = read_sort(options.sort)
+    filters = parse_filters([*only, *options.filter], datetime.now(UTC))
+    sort, descending = parse_sort(options.sort)
 
     async def read(catalog: ModelCatalog) -> tuple[list[Model], set[tuple[str, str]]]:
         models = await catalog.list_models(
@@ -135,19 +135,19 @@ async def ls(options: Namespace) -> int:
         return models, {name for name, count in versions.items() if count > 1}
 
     nothing: tuple[list[Model], set[tuple[str, str]]] = ([], set())
-    models, ambiguous = await from_existing(options, read, nothing)
+    models, ambiguous = await existing_catalog(options, read, nothing)
     if options.format == "json":
         print_json([_facts(model) for model in models])
     elif options.format == "tsv":
         print_tsv(_FIELDS, (_cells(model) for model in models))
     elif options.format == "quiet":
         for model in models:
-            print_line(name_of(model, exact=(model.provider, model.reference) in ambiguous))
+            print_line(model_name(model, exact=(model.provider, model.reference) in ambiguous))
     else:
         if models:
             _print_models(models, paths=options.paths)
         known = sum(model.size_bytes or 0 for model in models)
-        tell(f"{counted(len(models), 'model')}, {human_size(known)}")
+        print_notice(f"{pluralize(len(models), 'model')}, {human_size(known)}")
     return DONE
 
 
@@ -192,7 +192,7 @@ async def show(options: Namespace) -> int:
     async def read(catalog: ModelCatalog) -> Model | None:
         return await catalog.find_model(ref.reference, ref.provider, ref.version)
 
-    model = await from_existing(options, read, None)
+    model = await existing_catalog(options, read, None)
     if model is None:
         raise ModelNotFoundError(ref.reference, ref.provider, ref.version)
     facts = _facts(model)
@@ -201,7 +201,7 @@ async def show(options: Namespace) -> int:
     elif options.format == "tsv":
         print_tsv(_FIELDS, [_cells(model)])
     elif options.format == "quiet":
-        print_line(name_of(model, exact=True))
+        print_line(model_name(model, exact=True))
     else:
         if model.size_bytes is not None:
             facts["size_bytes"] = f"{model.size_bytes} ({human_size(model.size_bytes)})"
@@ -231,33 +231,35 @@ async def rm(options: Namespace) -> int:
                 one = await catalog.find_model(ref.reference, ref.provider, ref.version)
                 found = [one] if one else []
             if not found:
-                complain(f"error: {ModelNotFoundError(ref.reference, ref.provider, ref.version)}")
+                print_error(
+                    f"error: {ModelNotFoundError(ref.reference, ref.provider, ref.version)}"
+                )
                 continue
             known.append(ref)
             # By its version, and not by its alias, which may point elsewhere before the answer.
             version = None if ref.version is None else found[0].version
             meant.append((ref.reference, ref.provider, version))
             for model in found:
-                name = name_of(model, exact=ref.version is not None or bool(found[1:]))
-                tell(f"{name}, {human_size(model.size_bytes)}, at {model.local_path}")
+                name = model_name(model, exact=ref.version is not None or bool(found[1:]))
+                print_notice(f"{name}, {human_size(model.size_bytes)}, at {model.local_path}")
         if not known:
             return FAILED
         if not options.yes and not _agreed("Forget them? The files stay. [y/N] "):
-            tell("nothing was forgotten")
+            print_notice("nothing was forgotten")
             return FAILED
         for key in meant:
             await catalog.remove_model(*key)
-        tell("forgotten; the files stay")
+        print_notice("forgotten; the files stay")
         return DONE if known == refs else FAILED
 
-    code = await from_existing(options, read, None)
+    code = await existing_catalog(options, read, None)
     if code is None:
         raise ModelNotFoundError(refs[0].reference, refs[0].provider, refs[0].version)
     return code
 
 
 async def du(options: Namespace) -> int:
-    found = await from_existing(options, lambda catalog: catalog.stats(), _NOTHING)
+    found = await existing_catalog(options, lambda catalog: catalog.stats(), _NOTHING)
     rows = [
         (provider, tally.model_count, tally.size_bytes)
         for provider, tally in found.by_provider.items()
@@ -273,7 +275,7 @@ async def du(options: Namespace) -> int:
         print(found.total.size_bytes)
     else:
         most = max((size for _, _, size in rows), default=0)
-        bars = [bar(size / most) if most else "" for _, _, size in rows]
+        bars = [text_bar(size / most) if most else "" for _, _, size in rows]
         rows.append(("total", found.total.model_count, found.total.size_bytes))
         cells = [[provider, f"{models:,}", human_size(size)] for provider, models, size in rows]
         names = ["PROVIDER", "MODELS", "SIZE"]
@@ -285,8 +287,8 @@ async def du(options: Namespace) -> int:
 
 
 async def stats(options: Namespace) -> int:
-    found = await from_existing(options, lambda catalog: catalog.stats(), _NOTHING)
-    kinds: dict[str, Mapping[Any, Tally]] = {
+    found = await existing_catalog(options, lambda catalog: catalog.stats(), _NOTHING)
+    kinds: dict[str, Mapping[Any, ModelTotals]] = {
         "provider": found.by_provider,
         "format": found.by_format,
         "architecture": found.by_architecture,
@@ -314,12 +316,14 @@ async def stats(options: Namespace) -> int:
             right=["MODELS", "SIZE"],
             cut=["NAME"],
         )
-        tell(f"{counted(found.total.model_count, 'model')}, {human_size(found.total.size_bytes)}")
+        print_notice(
+            f"{pluralize(found.total.model_count, 'model')}, {human_size(found.total.size_bytes)}"
+        )
     return DONE
 
 
 async def show_demo(_options: Namespace) -> int:
-    await demo.walk()
+    await demo.run_demo()
     return DONE
 
 
@@ -339,7 +343,7 @@ def _agreed(question: str) -> bool:
     print(question, end="", file=sys.stderr, flush=True)
     answer = sys.stdin.readline() if sys.stdin is not None else ""
     if not answer:
-        tell("")
+        print_notice("")
     return answer.strip().lower() in ("y", "yes")
 
 

@@ -11,29 +11,29 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
-from model_catalog.cli.catalog_access import DONE, FAILED, from_existing, short
+from model_catalog.cli.catalog_access import DONE, FAILED, existing_catalog, short_ref
 from model_catalog.cli.output import (
     ProgressBar,
-    complain,
-    counted,
     human_size,
+    pluralize,
+    print_error,
     print_json,
     print_line,
+    print_notice,
     print_table,
     print_tsv,
-    tell,
 )
-from model_catalog.connection.target import locate
+from model_catalog.connection.target import resolve_target
 from model_catalog.files.safe_open import errno_name
 from model_catalog.opening import open_catalog
 from model_catalog.repository.model_catalog import ModelCatalog
 from model_catalog.stores.scan_result import Scan, StoreName
-from model_catalog.stores.store_kinds import recognised
+from model_catalog.stores.store_kinds import detect_store
 from model_catalog.stores.store_roots import default_roots
 from model_catalog.upkeep import (
-    Adopted,
-    Duplicate,
-    Sighting,
+    DuplicateSet,
+    StoreFinding,
+    StoreSyncReport,
     adopt,
     find_duplicates,
     scan_store,
@@ -48,7 +48,7 @@ async def scan(options: Namespace) -> int:
     if roots is None:
         return FAILED
     scans: list[Scan] = []
-    done: list[Adopted] = []
+    done: list[StoreSyncReport] = []
     async with _catalog(options) as catalog:
         with ProgressBar() as bar:
             for store, root in roots:
@@ -57,7 +57,7 @@ async def scan(options: Namespace) -> int:
                     store,
                     root,
                     on_progress=lambda count, store=store: bar.count(  # type: ignore[misc]
-                        f"{store}: {counted(count, 'model')}"
+                        f"{store}: {pluralize(count, 'model')}"
                     ),
                 )
                 scans.append(found)
@@ -92,10 +92,10 @@ def _roots(paths: Sequence[str]) -> list[tuple[StoreName, str]] | None:
     found: list[tuple[StoreName, str]] = []
     for path in paths:
         try:
-            store = by_path.get(os.path.realpath(path)) or recognised(path)
+            store = by_path.get(os.path.realpath(path)) or detect_store(path)
         except (OSError, ValueError) as error:
             why = errno_name(error) if isinstance(error, OSError) else str(error)
-            complain(f"error: {path!r} is no folder that can be scanned: {why}")
+            print_error(f"error: {path!r} is no folder that can be scanned: {why}")
             return None
         found.append((store, path))
     return found
@@ -104,7 +104,7 @@ def _roots(paths: Sequence[str]) -> list[tuple[StoreName, str]] | None:
 @asynccontextmanager
 async def _catalog(options: Namespace) -> AsyncIterator[ModelCatalog]:
     """The catalog; for a dry run on a machine that has none, one that is gone afterwards."""
-    place = locate(options.db)
+    place = resolve_target(options.db)
     if not options.dry_run:
         async with open_catalog(options.db) as catalog:
             yield catalog
@@ -120,10 +120,10 @@ async def _catalog(options: Namespace) -> AsyncIterator[ModelCatalog]:
 _FIELDS: Final = ("store", "what", "model", "path", "size_bytes", "detail")
 
 
-def _rows(done: Adopted) -> Iterator[tuple[str, str, str, str, int | None, str]]:
+def _rows(done: StoreSyncReport) -> Iterator[tuple[str, str, str, str, int | None, str]]:
     for what, sightings in (("new", done.new), ("changed", done.changed), ("gone", done.gone)):
         for each in sightings:
-            model = short(each.ref)
+            model = short_ref(each.ref)
             yield done.store, what, model, each.local_path, each.size_bytes, each.detail
     for problem in done.problems:
         yield done.store, "problem", "", problem.path, None, problem.reason
@@ -143,18 +143,18 @@ def _print_changes(rows: Sequence[tuple[str, str, str, str, int | None, str]]) -
         )
 
 
-def _tell_totals(done: Sequence[Adopted], scans: Sequence[Scan], *, dry_run: bool) -> None:
+def _tell_totals(done: Sequence[StoreSyncReport], scans: Sequence[Scan], *, dry_run: bool) -> None:
     for each in done:
-        tell(f"{each.store}, {each.root}: {_counts([each])}")
+        print_notice(f"{each.store}, {each.root}: {_counts([each])}")
     if not done:
-        tell("no store of a known program is here: give a folder to scan")
+        print_notice("no store of a known program is here: give a folder to scan")
         return
     models = sum(each.model_count for each in done)
-    total = f"{counted(models, 'model')}, {human_size(_size_bytes(scans))} on the disk"
-    tell(f"{total}: {_counts(done)}{'; nothing was written' if dry_run else ''}")
+    total = f"{pluralize(models, 'model')}, {human_size(_size_bytes(scans))} on the disk"
+    print_notice(f"{total}: {_counts(done)}{'; nothing was written' if dry_run else ''}")
 
 
-def _counts(done: Sequence[Adopted]) -> str:
+def _counts(done: Sequence[StoreSyncReport]) -> str:
     counts = {
         "new": sum(len(each.new) for each in done),
         "changed": sum(len(each.changed) for each in done),
@@ -164,7 +164,7 @@ def _counts(done: Sequence[Adopted]) -> str:
     problems = sum(len(each.problems) for each in done)
     told = [f"{count:,} {what}" for what, count in counts.items() if count]
     if problems:
-        told.append(counted(problems, "problem"))
+        told.append(pluralize(problems, "problem"))
     return ", ".join(told) or "no models"
 
 
@@ -179,7 +179,7 @@ def _size_bytes(scans: Sequence[Scan]) -> int:
     return sum(sizes.values())
 
 
-def _facts(done: Adopted) -> dict[str, Any]:
+def _facts(done: StoreSyncReport) -> dict[str, Any]:
     return {
         "store": done.store,
         "root": done.root,
@@ -194,7 +194,7 @@ def _facts(done: Adopted) -> dict[str, Any]:
     }
 
 
-def _told(sighting: Sighting) -> dict[str, Any]:
+def _told(sighting: StoreFinding) -> dict[str, Any]:
     return {
         "model": str(sighting.ref),
         "local_path": sighting.local_path,
@@ -204,7 +204,7 @@ def _told(sighting: Sighting) -> dict[str, Any]:
 
 
 async def dupes(options: Namespace) -> int:
-    found = await from_existing(options, find_duplicates, tuple[Duplicate, ...]())
+    found = await existing_catalog(options, find_duplicates, tuple[DuplicateSet, ...]())
     redundant = sum(each.redundant_bytes for each in found)
     reclaimable = sum(each.reclaimable_bytes for each in found)
     fields = ("digest", "size_bytes", "copy", "store", "model", "path")
@@ -252,19 +252,19 @@ async def dupes(options: Namespace) -> int:
                 right=["SIZE"],
                 cut=["PATH", "MODEL"],
             )
-        tell(
-            f"{counted(len(found), 'file')} with copies: {human_size(redundant)} beside one of "
+        print_notice(
+            f"{pluralize(len(found), 'file')} with copies: {human_size(redundant)} beside one of "
             f"each, {human_size(reclaimable)} of it in no store and yours to remove"
         )
     return DONE
 
 
-def _lines(duplicate: Duplicate) -> Iterator[list[str]]:
+def _lines(duplicate: DuplicateSet) -> Iterator[list[str]]:
     size = human_size(duplicate.size_bytes)
     for copy in duplicate.copies:
         # Of several names of one file the first tells of them all.
         place = copy.places[0]
         owners = sorted({each.store or _OWN for each in copy.places})
         more = f" and {len(copy.places) - 1} more" if copy.places[1:] else ""
-        yield [size, ", ".join(owners), short(place.ref) + more, place.path]
+        yield [size, ", ".join(owners), short_ref(place.ref) + more, place.path]
         size = ""

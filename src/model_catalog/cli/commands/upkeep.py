@@ -8,18 +8,18 @@ from contextlib import aclosing
 from datetime import UTC, datetime
 from typing import Any, Final, TypeVar
 
-from model_catalog.cli.catalog_access import DONE, FAILED, from_existing, name_of, short
-from model_catalog.cli.filter_expressions import read_age, read_filters, read_size
+from model_catalog.cli.catalog_access import DONE, FAILED, existing_catalog, model_name, short_ref
+from model_catalog.cli.filter_expressions import parse_age, parse_filters, parse_size
 from model_catalog.cli.output import (
     ProgressBar,
-    complain,
-    counted,
     human_size,
+    pluralize,
+    print_error,
     print_json,
     print_line,
+    print_notice,
     print_table,
     print_tsv,
-    tell,
 )
 from model_catalog.domain.file_record import FileState
 from model_catalog.domain.model_ref import ModelRef
@@ -28,10 +28,10 @@ from model_catalog.mapping.tables import Model
 from model_catalog.repository.model_catalog import ModelCatalog
 from model_catalog.repository.statements.filters import Filters
 from model_catalog.upkeep import (
-    Checked,
-    Finding,
+    CheckFinding,
+    CheckReport,
     Verdict,
-    Verified,
+    VerifiedModel,
     accept_model,
     check_models,
     find_moved,
@@ -49,12 +49,12 @@ _FINE: Final = {Verdict.OK, Verdict.UNFINISHED}
 
 
 async def check(options: Namespace) -> int:
-    filters = read_filters(options.filter, datetime.now(UTC))
+    filters = parse_filters(options.filter, datetime.now(UTC))
 
-    async def look(catalog: ModelCatalog) -> Checked:
+    async def look(catalog: ModelCatalog) -> CheckReport:
         return await check_models(catalog, roots=options.root, force=options.force, **filters)
 
-    checked = await from_existing(options, look, Checked({}, ()))
+    checked = await existing_catalog(options, look, CheckReport({}, ()))
     fields = ("state", "model", "detail", "local_path", "before", "damaged")
     rows = [
         (
@@ -80,26 +80,26 @@ async def check(options: Namespace) -> int:
     else:
         if rows:
             cells = [
-                [_state(each), short(each.ref), each.detail or ""] for each in checked.findings
+                [_state(each), short_ref(each.ref), each.detail or ""] for each in checked.findings
             ]
             print_table(["STATE", "MODEL", "WHAT"], cells, cut=["WHAT", "MODEL"])
         states = ", ".join(
             f"{checked.counts[state]:,} {state}" for state in FileState if state in checked.counts
         )
-        tell(f"{counted(checked.model_count, 'model')}{': ' if states else ''}{states}")
+        print_notice(f"{pluralize(checked.model_count, 'model')}{': ' if states else ''}{states}")
     return DONE if checked.is_as_recorded else NOT_AS_RECORDED
 
 
-def _state(finding: Finding) -> str:
+def _state(finding: CheckFinding) -> str:
     if finding.is_damaged and finding.state is FileState.PRESENT:
         return "damaged"
     return str(finding.state)
 
 
 async def verify(options: Namespace) -> int:
-    filters = read_filters(options.filter, datetime.now(UTC))
+    filters = parse_filters(options.filter, datetime.now(UTC))
 
-    async def run(catalog: ModelCatalog) -> list[Verified]:
+    async def run(catalog: ModelCatalog) -> list[VerifiedModel]:
         wanted = [filters]
         if options.refs:
             wanted = [
@@ -108,7 +108,7 @@ async def verify(options: Namespace) -> int:
             ]
         return [each for which in wanted for each in await _verify(catalog, options, which)]
 
-    results = await from_existing(options, run, list[Verified]())
+    results = await existing_catalog(options, run, list[VerifiedModel]())
     if options.format == "json":
         print_json([_told(each) for each in results])
     elif options.format == "tsv":
@@ -116,27 +116,29 @@ async def verify(options: Namespace) -> int:
     elif options.format == "quiet":
         for each in results:
             if each.verdict not in _FINE:
-                print_line(name_of(each.model, exact=True))
+                print_line(model_name(each.model, exact=True))
     read = sum(each.read_bytes for each in results)
     bad = sum(each.verdict not in _FINE for each in results)
-    tell(
-        f"{counted(len(results), 'model')}, {human_size(read)} read, "
+    print_notice(
+        f"{pluralize(len(results), 'model')}, {human_size(read)} read, "
         f"{'all as recorded' if not bad else f'{bad:,} not as recorded'}"
     )
     return NOT_AS_RECORDED if bad else DONE
 
 
-async def _verify(catalog: ModelCatalog, options: Namespace, filters: Filters) -> list[Verified]:
+async def _verify(
+    catalog: ModelCatalog, options: Namespace, filters: Filters
+) -> list[VerifiedModel]:
     results = []
     with ProgressBar() as bar:
         verification = verify_models(
             catalog,
             options.level,
-            max_bytes=None if options.max_bytes is None else read_size(options.max_bytes),
+            max_bytes=None if options.max_bytes is None else parse_size(options.max_bytes),
             max_seconds=None
             if options.max_time is None
-            else read_age(options.max_time).total_seconds(),
-            not_since=None if options.not_since is None else read_age(options.not_since),
+            else parse_age(options.max_time).total_seconds(),
+            not_since=None if options.not_since is None else parse_age(options.not_since),
             on_progress=lambda seen: bar.show(seen.done_bytes, seen.total_bytes, seen.path),
             **filters,
         )
@@ -146,18 +148,18 @@ async def _verify(catalog: ModelCatalog, options: Namespace, filters: Filters) -
                 if options.format == "human":
                     bar.clear()
                     detail = f": {each.detail}" if each.detail else ""
-                    print_line(f"{each.verdict:<11} {name_of(each.model, exact=False)}{detail}")
+                    print_line(f"{each.verdict:<11} {model_name(each.model, exact=False)}{detail}")
     return results
 
 
 _VERIFIED: Final = ("verdict", "model", "detail", "read_bytes", "digest", "found_digest")
 
 
-def _told(each: Verified) -> dict[str, Any]:
+def _told(each: VerifiedModel) -> dict[str, Any]:
     model = each.model
     values = (
         str(each.verdict),
-        name_of(model, exact=True),
+        model_name(model, exact=True),
         each.detail,
         each.read_bytes,
         model.digest,
@@ -195,21 +197,23 @@ async def accept(options: Namespace) -> int:
 
     before, after = await _of_existing(options, ref, take)
     if before.digest == after.digest:
-        tell(f"{name_of(after, exact=False)} has the bytes that were recorded: {after.digest}")
+        print_notice(
+            f"{model_name(after, exact=False)} has the bytes that were recorded: {after.digest}"
+        )
     else:
-        tell(f"{name_of(after, exact=False)} is {after.digest} from now on")
-        tell(f"before: {before.digest or 'not known'}")
+        print_notice(f"{model_name(after, exact=False)} is {after.digest} from now on")
+        print_notice(f"before: {before.digest or 'not known'}")
     return DONE
 
 
 async def relink(options: Namespace) -> int:
     if options.search:
         if options.ref is not None:
-            complain("error: give either a REF and a PATH, or --search with folders")
+            print_error("error: give either a REF and a PATH, or --search with folders")
             return 2
         return await _search(options)
     if options.ref is None or options.path is None:
-        complain("error: give a REF and the PATH where it lies, or --search with folders")
+        print_error("error: give a REF and the PATH where it lies, or --search with folders")
         return 2
     ref = ModelRef.parse(options.ref)
 
@@ -218,7 +222,7 @@ async def relink(options: Namespace) -> int:
         return await _relinked(catalog, model, options.path)
 
     model = await _of_existing(options, ref, link)
-    tell(f"{name_of(model, exact=False)} lies at {model.local_path}")
+    print_notice(f"{model_name(model, exact=False)} lies at {model.local_path}")
     return DONE
 
 
@@ -245,28 +249,28 @@ async def _search(options: Namespace) -> int:
                 on_progress=lambda seen: bar.show(seen.done_bytes, seen.total_bytes, seen.path),
             )
         for each in moved:
-            print_line(f"{name_of(each.model, exact=False)}: {each.path}")
+            print_line(f"{model_name(each.model, exact=False)}: {each.path}")
             if not options.dry_run:
                 await _relinked(catalog, each.model, each.path)
         verb = "would be relinked" if options.dry_run else "relinked"
-        tell(f"{len(moved):,} of {counted(missing, 'missing model')} {verb}")
+        print_notice(f"{len(moved):,} of {pluralize(missing, 'missing model')} {verb}")
         return DONE if len(moved) == missing else FAILED
 
-    return await from_existing(options, run, DONE)
+    return await existing_catalog(options, run, DONE)
 
 
 async def relocate(options: Namespace) -> int:
     async def move(catalog: ModelCatalog) -> int:
         moved = await catalog.relocate(options.old, options.new, dry_run=options.dry_run)
         for each in moved:
-            print_line(f"{short(each.ref)}: {each.new_path}")
+            print_line(f"{short_ref(each.ref)}: {each.new_path}")
         verb = "would lie" if options.dry_run else "recorded"
-        tell(f"{counted(len(moved), 'model')} {verb} below {options.new}")
+        print_notice(f"{pluralize(len(moved), 'model')} {verb} below {options.new}")
         if moved and not options.dry_run:
-            tell("`model-catalog check` tells which of them are there")
+            print_notice("`model-catalog check` tells which of them are there")
         return DONE if moved else FAILED
 
-    return await from_existing(options, move, FAILED)
+    return await existing_catalog(options, move, FAILED)
 
 
 async def sign_verify(options: Namespace) -> int:
@@ -286,9 +290,13 @@ async def sign_verify(options: Namespace) -> int:
                 on_progress=lambda seen: bar.show(seen.done_bytes, seen.total_bytes, seen.path),
             )
         if found.is_valid:
-            tell(f"{name_of(found.model, exact=False)} is signed by key {found.key_fingerprint}")
+            print_notice(
+                f"{model_name(found.model, exact=False)} is signed by key {found.key_fingerprint}"
+            )
             return DONE
-        complain(f"{name_of(found.model, exact=False)} is not as it was signed: {found.reason}")
+        print_error(
+            f"{model_name(found.model, exact=False)} is not as it was signed: {found.reason}"
+        )
         return NOT_AS_RECORDED
 
     return await _of_existing(options, ref, hold)
@@ -300,7 +308,7 @@ async def _of_existing(
     async def kept(catalog: ModelCatalog) -> tuple[T]:
         return (await act(catalog),)
 
-    found = await from_existing(options, kept, None)
+    found = await existing_catalog(options, kept, None)
     if found is None:
         raise ModelNotFoundError(ref.reference, ref.provider, ref.version)
     return found[0]

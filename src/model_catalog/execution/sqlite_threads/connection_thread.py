@@ -12,27 +12,27 @@ from typing import Any, Final, TypeVar, cast
 
 from sqlalchemy import Engine
 
-from model_catalog.concurrency.completion import LEAST_S
-from model_catalog.concurrency.threads import resting, rests
+from model_catalog.concurrency.completion import MIN_TIMEOUT_S
+from model_catalog.concurrency.threads import thread_working, throttle_of_loop
 from model_catalog.errors import CatalogBusyError, CatalogClosedError, CatalogUnavailableError
 from model_catalog.execution.executor import Unit
-from model_catalog.execution.sqlite_threads.deadline_timer import Deadlines
-from model_catalog.execution.sqlite_threads.request import Call
-from model_catalog.execution.sqlite_threads.transaction_runner import Calls, Worker
+from model_catalog.execution.sqlite_threads.deadline_timer import DeadlineTimer
+from model_catalog.execution.sqlite_threads.request import Request
+from model_catalog.execution.sqlite_threads.transaction_runner import Requests, TransactionRunner
 
 T = TypeVar("T")
 
 # An interrupt that falls between two statements stops neither.
-_AGAIN_S: Final = 0.01
+_INTERRUPT_RETRY_S: Final = 0.01
 
 
-class Hold:
+class TransactionHandle:
     """That a lane's transaction is open, and whose it is."""
 
     is_ending = False
 
 
-class Lane:
+class ConnectionThread:
     """
     Does one thing after the other; short calls that wait for it share a transaction.
 
@@ -45,10 +45,10 @@ class Lane:
         self._name = name
         self._writes = writes
         self._loop = asyncio.get_running_loop()
-        self._rests = rests()
-        self._deadlines = Deadlines(self._expire)
-        self._worker = Worker(engine, name, writes=writes, tell=self._tell_from_thread)
-        self._waiting: deque[Call[Any]] = deque()
+        self._rests = throttle_of_loop()
+        self._deadlines = DeadlineTimer(self._expire)
+        self._worker = TransactionRunner(engine, name, writes=writes, tell=self._tell_from_thread)
+        self._waiting: deque[Request[Any]] = deque()
         self._waiting_alone_count = 0
         self._orders: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
@@ -56,7 +56,7 @@ class Lane:
         self._is_kicked = False
         self._is_working = False
         self._free: asyncio.Future[None] | None = None
-        self._hold: Hold | None = None
+        self._hold: TransactionHandle | None = None
 
     def takes(self, *, alone: bool) -> bool:
         """Whether a call that is made in this turn of the loop would begin with the next."""
@@ -73,21 +73,21 @@ class Lane:
 
         One that may take long is to be done `alone`: others would wait for it to be told.
         """
-        call = Call(unit, self._loop.time())
+        call = Request(unit, self._loop.time())
         call.alone = alone
         self._line_up(call)
         return await self._wait(call, timeout_s)
 
     async def look_up(self, unit: Unit[T], timeout_s: float) -> T:
         """As `call`, for a unit that is one Prepared statement, and reads."""
-        call = Call(unit, self._loop.time())
+        call = Request(unit, self._loop.time())
         call.is_one_statement = True
         self._line_up(call)
         return await self._wait(call, timeout_s)
 
-    async def hold(self, timeout_s: float) -> Hold:
+    async def hold(self, timeout_s: float) -> TransactionHandle:
         """Begin a transaction that stays open until it is released; other calls wait for that."""
-        call = Call(lambda _: Hold(), self._loop.time())
+        call = Request(lambda _: TransactionHandle(), self._loop.time())
         call.alone = call.holds = True
         self._line_up(call)
         try:
@@ -97,27 +97,27 @@ class Lane:
                 await self.roll_back(call.result)
             raise
 
-    async def call_held(self, hold: Hold, unit: Unit[T], timeout_s: float) -> T:
+    async def call_held(self, hold: TransactionHandle, unit: Unit[T], timeout_s: float) -> T:
         """What a unit returns, in the transaction that is open. Raises CatalogBusyError."""
         self._require(hold)
-        call = Call(unit, self._loop.time())
+        call = Request(unit, self._loop.time())
         self._order((call,), self._worker.do_held)
         return await self._wait(call, timeout_s)
 
-    async def commit(self, hold: Hold, wait_s: float) -> None:
+    async def commit(self, hold: TransactionHandle, wait_s: float) -> None:
         """Keep the transaction; without a write-ahead log that may have to wait for readers."""
         self._require(hold)
         await self._release(hold, lambda _: self._worker.keep(wait_s))
 
-    async def roll_back(self, hold: Hold) -> None:
+    async def roll_back(self, hold: TransactionHandle) -> None:
         """Undo the transaction, if it is open still."""
         if self._hold is hold and not hold.is_ending:
             await self._release(hold, lambda _: self._worker.undo())
 
-    async def _release(self, hold: Hold, end: Unit[None]) -> None:
+    async def _release(self, hold: TransactionHandle, end: Unit[None]) -> None:
         # A call that is made from here on would begin a transaction of its own.
         hold.is_ending = True
-        call = Call(end, self._loop.time())
+        call = Request(end, self._loop.time())
         # It is not to be withdrawn: a transaction that nobody ends would hold up everybody.
         call.begin()
         call.releases = True
@@ -127,11 +127,11 @@ class Lane:
         finally:
             hold.is_ending = False
 
-    def _require(self, hold: Hold) -> None:
+    def _require(self, hold: TransactionHandle) -> None:
         if self._hold is not hold or hold.is_ending:
             raise CatalogClosedError(self._name)
 
-    def _line_up(self, call: Call[Any]) -> None:
+    def _line_up(self, call: Request[Any]) -> None:
         if self._is_closed:
             raise CatalogClosedError(self._name)
         self._require_thread()
@@ -144,7 +144,7 @@ class Lane:
 
     def _kick(self) -> None:
         self._is_kicked = False
-        calls: list[Call[Any]] = []
+        calls: list[Request[Any]] = []
         while self._waiting:
             call = self._waiting[0]
             if call.alone and calls and not call.is_withdrawn:
@@ -172,14 +172,14 @@ class Lane:
                 raise CatalogUnavailableError(self._name, f"{error}") from error
             self._thread = thread
 
-    def _order(self, calls: Calls, work: Callable[[Calls], None]) -> None:
+    def _order(self, calls: Requests, work: Callable[[Requests], None]) -> None:
         self._rests.begin()
         self._orders.put(lambda: self._do(calls, work))
 
-    async def _wait(self, call: Call[T], timeout_s: float | None) -> T:
+    async def _wait(self, call: Request[T], timeout_s: float | None) -> T:
         call.told = self._loop.create_future()
         if timeout_s is not None:
-            self._deadlines.set(call, call.start + max(timeout_s, LEAST_S))
+            self._deadlines.set(call, call.start + max(timeout_s, MIN_TIMEOUT_S))
         try:
             await call.told
         except asyncio.CancelledError:
@@ -195,7 +195,7 @@ class Lane:
                 call.error = None
         return cast("T", call.result)
 
-    async def _wait_for_nothing(self, call: Call[Any]) -> None:
+    async def _wait_for_nothing(self, call: Request[Any]) -> None:
         """Until a call that nobody wants any more has ended, if it has begun."""
         if call.withdraw():
             return
@@ -209,7 +209,7 @@ class Lane:
             with contextlib.suppress(asyncio.CancelledError):
                 await call.told
 
-    def _expire(self, call: Call[Any]) -> None:
+    def _expire(self, call: Request[Any]) -> None:
         if call.has_ended:
             return
         if call.withdraw():
@@ -221,21 +221,21 @@ class Lane:
         else:
             self._interrupt(call)
 
-    def _interrupt(self, call: Call[Any]) -> None:
+    def _interrupt(self, call: Request[Any]) -> None:
         if call.is_done:
             # Others of its batch are still being done.
             self._tell((call,))
         elif not call.has_ended:
             call.is_late = True
             self._worker.interrupt()
-            self._loop.call_later(_AGAIN_S, self._interrupt, call)
+            self._loop.call_later(_INTERRUPT_RETRY_S, self._interrupt, call)
 
-    def _tell(self, calls: Calls) -> None:
+    def _tell(self, calls: Requests) -> None:
         for call in calls:
             call.has_ended = True
             _settle(call.told)
 
-    def _finish(self, calls: Calls) -> None:
+    def _finish(self, calls: Requests) -> None:
         self._rests.end()
         call = calls[0]
         if call.holds and self._worker.holds:
@@ -271,7 +271,7 @@ class Lane:
             gone = self._loop.create_future()
             self._orders.put(lambda: self._leave(gone))
             self._orders.put(None)
-            with resting():
+            with thread_working():
                 await gone
             self._thread.join()
         self._deadlines.close()
@@ -284,7 +284,7 @@ class Lane:
             # What it has read is not to be kept until the next one comes.
             del order
 
-    def _do(self, calls: Calls, work: Callable[[Calls], None]) -> None:
+    def _do(self, calls: Requests, work: Callable[[Requests], None]) -> None:
         try:
             work(calls)
         except BaseException as error:  # noqa: BLE001 - it belongs to those who wait
@@ -297,7 +297,7 @@ class Lane:
             self._worker.close()
             self._orders.put(None)
 
-    def _tell_from_thread(self, calls: Calls) -> None:
+    def _tell_from_thread(self, calls: Requests) -> None:
         self._loop.call_soon_threadsafe(self._tell, calls)
 
     def _leave(self, gone: asyncio.Future[None]) -> None:

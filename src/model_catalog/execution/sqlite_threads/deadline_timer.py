@@ -6,29 +6,29 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-from model_catalog.execution.sqlite_threads.request import Call
+from model_catalog.execution.sqlite_threads.request import Request
 
 
-class Deadlines:
+class DeadlineTimer:
     """
     The ends of calls, each of which `expire` is told of that comes before its call has ended.
 
     A timer of its own for each would take as long as the call's way to its thread.
     """
 
-    def __init__(self, expire: Callable[[Call[Any]], object]) -> None:
+    def __init__(self, expire: Callable[[Request[Any]], object]) -> None:
         self._expire = expire
         self._loop = asyncio.get_running_loop()
-        self._ends: dict[Call[Any], float] = {}
+        self._ends: dict[Request[Any], float] = {}
         self._timer: asyncio.TimerHandle | None = None
 
-    def set(self, call: Call[Any], end: float) -> None:
+    def set(self, call: Request[Any], end: float) -> None:
         """Have a call expire at a time by the loop's clock."""
         self._ends[call] = end
         if self._timer is None or end < self._timer.when():
             self._watch(end)
 
-    def drop(self, call: Call[Any]) -> None:
+    def drop(self, call: Request[Any]) -> None:
         """Forget a call; does nothing to one that has expired."""
         self._ends.pop(call, None)
 

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias, TypeVar
 
 from sqlalchemy import Connection, Engine
 
-from model_catalog.connection.engines import watch_of
-from model_catalog.connection.error_mapping import translated
+from model_catalog.connection.engines import file_guard_of
+from model_catalog.connection.error_mapping import map_errors
 from model_catalog.errors import CatalogBusyError, InvalidModelError
-from model_catalog.execution.prepared_statement import Prepared, Row
+from model_catalog.execution.executor import Operation
+from model_catalog.execution.prepared_statement import PreparedStatement, Row
 
-Reads: TypeAlias = Literal["threads", "inline"]
+T = TypeVar("T")
+
+ReadMode: TypeAlias = Literal["threads", "inline"]
 """Where single models are read from a SQLite file: in threads, or in the event loop's own."""
 
 
-def require_reads(value: str) -> None:
+def validate_read_mode(value: str) -> None:
     """Raise InvalidModelError for what is no Reads."""
     if value not in ("threads", "inline"):
         raise InvalidModelError("reads", value, "is none of threads, inline")
@@ -34,16 +37,26 @@ class InlineReader:
     def __init__(self, engine: Engine, name: str) -> None:
         self._engine: Final = engine
         self._name: Final = name
-        self._require_same_file = watch_of(engine).require_same
+        self._require_same_file = file_guard_of(engine).require_same
         self._connection: Connection | None = None
 
-    def rows(self, statement: Prepared, values: Mapping[str, Any]) -> Sequence[Row] | None:
+    def rows(self, statement: PreparedStatement, values: Mapping[str, Any]) -> Sequence[Row] | None:
         """The rows that a statement finds; None where that would have to wait for a lock."""
         try:
-            with translated(self._name):
+            with map_errors(self._name):
                 connection = self._connection or self._connect()
                 self._require_same_file()
                 return statement.rows(connection, values)
+        except CatalogBusyError:
+            return None
+
+    def try_run(self, operation: Operation[Any, T]) -> tuple[T] | None:
+        """Return the result of a lookup in a tuple, or None if it would have to wait for a lock."""
+        try:
+            with map_errors(self._name):
+                connection = self._connection or self._connect()
+                self._require_same_file()
+                return (operation.run_one(connection, operation.value),)
         except CatalogBusyError:
             return None
 

@@ -11,7 +11,7 @@ from model_catalog.execution.executor import Unit
 T = TypeVar("T")
 
 
-class Call(Generic[T]):
+class Request(Generic[T]):
     """A unit, and what becomes of it."""
 
     __slots__ = (

@@ -10,26 +10,37 @@ from typing import Any, Final, TypeVar
 
 from sqlalchemy import Connection, Engine, NestedTransaction
 
-from model_catalog.concurrency.ownership import Home
+from model_catalog.concurrency.ownership import LoopOwner
 from model_catalog.concurrency.threads import to_thread
 from model_catalog.connection.database_file import network_file_system
-from model_catalog.connection.engines import files_of
-from model_catalog.connection.target import name_of
+from model_catalog.connection.engines import database_files
+from model_catalog.connection.target import display_name
 from model_catalog.domain import validation
 from model_catalog.errors import CatalogReadOnlyError
-from model_catalog.execution.executor import Unit, Work, inside, require_outside
-from model_catalog.execution.prepared_statement import Prepared, Row
-from model_catalog.execution.sqlite_threads.connection_thread import Hold, Lane
-from model_catalog.execution.sqlite_threads.inline_reader import InlineReader, Reads
-from model_catalog.execution.transaction import Savepoint, SharedTransaction
+from model_catalog.execution.executor import (
+    DatabaseInfo,
+    Executor,
+    Joint,
+    Operation,
+    Unit,
+    forbid_nested_write,
+    transaction_context,
+)
+from model_catalog.execution.prepared_statement import PreparedStatement, Row
+from model_catalog.execution.sqlite_threads.connection_thread import (
+    ConnectionThread,
+    TransactionHandle,
+)
+from model_catalog.execution.sqlite_threads.inline_reader import InlineReader, ReadMode
+from model_catalog.execution.transaction import Savepoint, TransactionExecutor
 
 T = TypeVar("T")
 
 # A long list is not to hold up another; more than these would only contend for Python's own lock.
-_MOST_READERS: Final = 4
+_MAX_READERS: Final = 4
 
 
-class Lanes:
+class ThreadExecutor:
     """
     Every unit is a transaction of its own, in the thread that has the connection.
 
@@ -37,29 +48,47 @@ class Lanes:
     """
 
     def __init__(
-        self, engine: Engine, timeout_s: float, home: Home, reads: Reads = "threads"
+        self, engine: Engine, timeout_s: float, home: LoopOwner, reads: ReadMode = "threads"
     ) -> None:
         self.timeout_s = validation.seconds("timeout_s", timeout_s)
         self._home = home
         self._engine = engine
-        self.target = name_of(engine.url)
-        self._writer = Lane(self._engine, self.target, writes=True)
-        self._readers = [Lane(self._engine, self.target, writes=False)]
+        self.target = display_name(engine.url)
+        self._writer = ConnectionThread(self._engine, self.target, writes=True)
+        self._readers = [ConnectionThread(self._engine, self.target, writes=False)]
         self._inline = InlineReader(self._engine, self.target) if reads == "inline" else None
-        self._open: dict[SharedTransaction, Hold] = {}
-        self.dialect = "sqlite"
-        self.cascades = True
-        self.files = files_of(self._engine)
+        self._open: dict[TransactionExecutor, TransactionHandle] = {}
+        self.database = DatabaseInfo("sqlite", cascades=True, files=database_files(self._engine))
 
     async def open(self) -> None:
         """Open the file, which is in use from here on."""
-        if await to_thread(network_file_system, self.files[0]):
+        if await to_thread(network_file_system, self.database.files[0]):
             # A write-ahead log is left behind by the only connection, or by none.
             with contextlib.suppress(CatalogReadOnlyError):
                 await self._writer.call(lambda _: None, self.timeout_s)
         await self._readers[0].call(lambda _: None, self.timeout_s)
 
-    async def find(self, statement: Prepared, values: Mapping[str, Any]) -> Sequence[Row]:
+    async def run(self, operation: Operation[Any, T]) -> T:
+        def unit(connection: Connection) -> T:
+            return operation.run_one(connection, operation.value)
+
+        if operation.single_statement:
+            self._home.require()
+            if self._inline is not None:
+                done = self._inline.try_run(operation)
+                if done is not None:
+                    return done[0]
+            return await self._reader(alone=False).look_up(unit, self.timeout_s)
+        if not operation.writes:
+            return await self.read(unit)
+        if operation.exclusive:
+            return await self.write_all(unit)
+        if operation.run_many is not None:
+            joint = Joint(operation.value, operation.run_one, operation.run_many)
+            return await self.write(joint, operation.timeout_s)
+        return await self.write(unit, operation.timeout_s)
+
+    async def find(self, statement: PreparedStatement, values: Mapping[str, Any]) -> Sequence[Row]:
         self._home.require()
         if self._inline is not None:
             rows = self._inline.rows(statement, values)
@@ -75,38 +104,40 @@ class Lanes:
         self._home.require()
         return await self._reader(alone=True).call(unit, self.timeout_s, alone=True)
 
-    def _reader(self, *, alone: bool) -> Lane:
+    def _reader(self, *, alone: bool) -> ConnectionThread:
         for lane in self._readers:
             if lane.takes(alone=alone):
                 return lane
-        if len(self._readers) < _MOST_READERS:
-            self._readers.append(Lane(self._engine, self.target, writes=False))
+        if len(self._readers) < _MAX_READERS:
+            self._readers.append(ConnectionThread(self._engine, self.target, writes=False))
             return self._readers[-1]
         return min(self._readers, key=lambda lane: lane.waiting_count)
 
     async def write(self, unit: Unit[T], timeout_s: float | None = None) -> T:
         self._home.require()
-        self.ensure_outside()
+        self.forbid_nested_write()
         may_take_s = self.timeout_s if timeout_s is None else timeout_s
         return await self._writer.call(unit, may_take_s)
 
     async def write_all(self, unit: Unit[T]) -> T:
         self._home.require()
-        self.ensure_outside()
+        self.forbid_nested_write()
         return await self._writer.call(unit, self.timeout_s, alone=True)
 
-    def ensure_outside(self) -> None:
-        require_outside(self)
+    def forbid_nested_write(self) -> None:
+        forbid_nested_write(self)
 
     @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[Work]:
+    async def transaction(self) -> AsyncIterator[Executor]:
         self._home.require()
-        self.ensure_outside()
+        self.forbid_nested_write()
         hold = await self._writer.hold(self.timeout_s)
-        shared = SharedTransaction(_Held(self._writer, hold, self), Home(self.target), ours=True)
+        shared = TransactionExecutor(
+            _ThreadTransaction(self._writer, hold, self), LoopOwner(self.target), ours=True
+        )
         self._open[shared] = hold
         try:
-            with inside(self):
+            with transaction_context(self):
                 yield shared
                 await shared.commit(lambda: self._writer.commit(hold, self.timeout_s))
         finally:
@@ -124,17 +155,17 @@ class Lanes:
             self._inline.close()
 
 
-class _Held:
+class _ThreadTransaction:
     """The transaction that the writing connection has open."""
 
-    def __init__(self, lane: Lane, hold: Hold, lanes: Lanes) -> None:
+    def __init__(
+        self, lane: ConnectionThread, hold: TransactionHandle, lanes: ThreadExecutor
+    ) -> None:
         self._lane = lane
         self._hold = hold
         self.timeout_s = lanes.timeout_s
         self.target = lanes.target
-        self.dialect = lanes.dialect
-        self.cascades = lanes.cascades
-        self.files = lanes.files
+        self.database = lanes.database
 
     async def run(self, unit: Unit[T]) -> T:
         return await self._lane.call_held(self._hold, unit, self.timeout_s)
@@ -147,7 +178,7 @@ class _Held:
 
 
 class _Savepoint:
-    def __init__(self, held: _Held, nested: NestedTransaction) -> None:
+    def __init__(self, held: _ThreadTransaction, nested: NestedTransaction) -> None:
         self._held = held
         self._nested = nested
 

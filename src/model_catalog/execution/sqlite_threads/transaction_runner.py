@@ -13,13 +13,13 @@ from typing import Any, Final, TypeAlias, cast
 
 from sqlalchemy import Connection, Engine, RootTransaction
 
-from model_catalog.connection.engines import WRITE, watch_of
-from model_catalog.connection.error_mapping import translated
+from model_catalog.connection.engines import WRITE, file_guard_of
+from model_catalog.connection.error_mapping import map_errors
 from model_catalog.connection.timeouts import LOCK_WAIT_S, busy_timeout
 from model_catalog.errors import CatalogBusyError
-from model_catalog.execution.sqlite_threads.request import Call
+from model_catalog.execution.sqlite_threads.request import Request
 
-Calls: TypeAlias = Sequence[Call[Any]]
+Requests: TypeAlias = Sequence[Request[Any]]
 
 _FIRST_PAUSE_S: Final = 0.001
 _LONGEST_PAUSE_S: Final = 0.02
@@ -30,7 +30,7 @@ _OTHERS: Final = "another task of this process is writing"
 _SLOW: Final = "its statements took longer than they were given"
 
 
-class Worker:
+class TransactionRunner:
     """
     The connection, and the ways to do calls with it, each of which tells a call its result.
 
@@ -39,10 +39,10 @@ class Worker:
     """
 
     def __init__(
-        self, engine: Engine, name: str, *, writes: bool, tell: Callable[[Calls], object]
+        self, engine: Engine, name: str, *, writes: bool, tell: Callable[[Requests], object]
     ) -> None:
         self._engine = engine
-        self._require_same_file = watch_of(engine).require_same
+        self._require_same_file = file_guard_of(engine).require_same
         self._name = name
         self._writes = writes
         self._tell = tell
@@ -70,12 +70,12 @@ class Worker:
             with contextlib.suppress(Exception):
                 self._connection.close()
 
-    def write(self, calls: Calls) -> None:
+    def write(self, calls: Requests) -> None:
         """What is quickly done in one transaction; where one fails, each in one of its own."""
         pause_s = _FIRST_PAUSE_S
         while begun := [call for call in calls if call.begin()]:
             try:
-                with translated(self._name):
+                with map_errors(self._name):
                     self._transact(begun)
             except CatalogBusyError as error:
                 if error.reason == _INTERRUPTED:
@@ -98,7 +98,7 @@ class Worker:
                     self._tell(begun[:done_count])
                     calls = self._step_back(calls, _OTHERS)
 
-    def _transact(self, calls: Calls) -> None:
+    def _transact(self, calls: Requests) -> None:
         """Do the first of them; `_at` is the number of the last that was."""
         self._at = 0
         connection = self._connected()
@@ -118,11 +118,11 @@ class Worker:
             self._undo(transaction)
             raise
 
-    def _require_in_time(self, calls: Calls) -> None:
+    def _require_in_time(self, calls: Requests) -> None:
         if any(call.is_late for call in calls):
             raise CatalogBusyError(self._name, _INTERRUPTED)
 
-    def _without_late(self, calls: Calls) -> Calls:
+    def _without_late(self, calls: Requests) -> Requests:
         """Those that are to be begun again. The others are told: not to be stopped once more."""
         at_work = calls[self._at]
         # Looked at once: one that is late from now on is not to be told that it was done.
@@ -139,13 +139,13 @@ class Worker:
         if self._driver is not None and self._driver.in_transaction:
             self._driver.rollback()
 
-    def read(self, calls: Calls) -> None:
+    def read(self, calls: Requests) -> None:
         """All of them in one snapshot, which is taken after the last of them has called."""
         pause_s = _FIRST_PAUSE_S
         left = deque(calls)
         while left:
             try:
-                with translated(self._name):
+                with map_errors(self._name):
                     self._look(left)
             except CatalogBusyError as error:
                 # One that is over may be stopped a moment too late.
@@ -153,7 +153,7 @@ class Worker:
                     left = deque(self._wait_for_lock(left, error, pause_s))
                     pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 
-    def _look(self, left: deque[Call[Any]]) -> None:
+    def _look(self, left: deque[Request[Any]]) -> None:
         connection = self._connected()
         if len(left) == 1 and left[0].is_one_statement:
             # To SQLite it is a snapshot by itself. To SQLAlchemy nothing has begun: what the driver
@@ -170,9 +170,9 @@ class Worker:
                     call.is_done = True
                 left.popleft()
 
-    def _look_for(self, call: Call[Any], connection: Connection) -> None:
+    def _look_for(self, call: Request[Any], connection: Connection) -> None:
         try:
-            with translated(self._name):
+            with map_errors(self._name):
                 call.result = call.unit(connection)
         except CatalogBusyError as error:
             if not call.is_late or error.reason != _INTERRUPTED:
@@ -181,12 +181,12 @@ class Worker:
         except Exception as error:  # noqa: BLE001 - it belongs to the one who caused it
             call.error = error
 
-    def do_held(self, calls: Calls) -> None:
+    def do_held(self, calls: Requests) -> None:
         """In the transaction that is open, or to end it."""
         for call in calls:
             if call.begin():
                 try:
-                    with translated(self._name):
+                    with map_errors(self._name):
                         call.result = call.unit(self._connected())
                 except CatalogBusyError as error:
                     is_slow = error.reason == _INTERRUPTED
@@ -220,7 +220,7 @@ class Worker:
             self._driver = cast("sqlite3.Connection", connection.connection.driver_connection)
         return connection
 
-    def _wait_for_lock(self, calls: Calls, error: CatalogBusyError, pause_s: float) -> Calls:
+    def _wait_for_lock(self, calls: Requests, error: CatalogBusyError, pause_s: float) -> Requests:
         """Pause; return those that are to be begun again."""
         later = self._step_back(calls, error.reason)
         self.obstacle = error.reason
@@ -228,15 +228,15 @@ class Worker:
         time.sleep(pause_s * random.uniform(0.5, 1.0))  # noqa: S311
         return later
 
-    def _step_back(self, calls: Calls, reason: str) -> Calls:
+    def _step_back(self, calls: Requests, reason: str) -> Requests:
         """Those that are to be begun again; the others are told what for they waited."""
-        later: list[Call[Any]] = []
-        gone: list[Call[Any]] = []
+        later: list[Request[Any]] = []
+        gone: list[Request[Any]] = []
         for call in calls:
             (later if call.step_back(self._busy(call, reason)) else gone).append(call)
         if gone:
             self._tell(gone)
         return later
 
-    def _busy(self, call: Call[Any], reason: str) -> CatalogBusyError:
+    def _busy(self, call: Request[Any], reason: str) -> CatalogBusyError:
         return CatalogBusyError(self._name, reason, time.monotonic() - call.start)

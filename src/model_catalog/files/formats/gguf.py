@@ -41,7 +41,7 @@ class _Tensors:
     all_known: bool = True
 
 
-def read(file: OpenFile) -> Header:
+def read_gguf(file: OpenFile) -> Header:
     """
     What the header says; BadHeaderError where it is broken, too long, or names a thing twice.
 

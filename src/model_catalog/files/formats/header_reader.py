@@ -7,7 +7,7 @@ from typing import Final
 from model_catalog.errors import UnknownFormatError
 from model_catalog.files.formats import gguf, gguf_stream, pickle_format, safetensors
 from model_catalog.files.formats.header import Header
-from model_catalog.files.safe_open import Forbidden, Pathlike, opened
+from model_catalog.files.safe_open import Forbidden, Pathlike, open_regular
 
 __all__ = ["Header", "read_header"]
 
@@ -22,13 +22,13 @@ def read_header(path: Pathlike, *, forbidden: Forbidden = ()) -> Header:
     hostile, and its subclass UnknownFormatError for what begins like none of the three, an empty
     file among it; NotAFileError, ProtectedFileError, and OSError as the system gave it.
     """
-    with opened(path, forbidden) as file:
+    with open_regular(path, forbidden) as file:
         head = file.read_at(0, _MAGIC_BYTES)
         if head.startswith(gguf_stream.MAGIC):
-            return gguf.read(file)
+            return gguf.read_gguf(file)
         if _is_safetensors(head):
-            return safetensors.read(file)
-        if pickle_format.begins(head):
+            return safetensors.read_safetensors(file)
+        if pickle_format.is_pickle(head):
             return Header(format="pickle", unsafe=True)
         if (
             head.startswith(pickle_format.ZIP)
@@ -46,6 +46,6 @@ def _is_safetensors(head: bytes) -> bool:
     # A header of 640 bytes begins like a pickle. Which it is the other bytes of the length tell:
     # nothing that a pickle has there is as small.
     return (
-        not pickle_format.begins(head)
+        not pickle_format.is_pickle(head)
         or safetensors.header_bytes(head) <= safetensors.MAX_HEADER_BYTES
     )

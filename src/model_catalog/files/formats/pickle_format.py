@@ -21,7 +21,7 @@ _MAX_COMMENT: Final = 65_535
 _IN_64: Final = 0xFFFF_FFFF
 
 
-def begins(head: bytes) -> bool:
+def is_pickle(head: bytes) -> bool:
     """Whether these are the first bytes of a pickle of protocol 2 to 5; 0 and 1 have no sign."""
     return head[:1] == b"\x80" and head[1:2] in {b"\x02", b"\x03", b"\x04", b"\x05"}
 

@@ -50,7 +50,7 @@ def header_bytes(prefix: bytes) -> int:
     return int.from_bytes(prefix[:_PREFIX_BYTES], "little")
 
 
-def read(file: OpenFile) -> Header:
+def read_safetensors(file: OpenFile) -> Header:
     """
     What the header says; BadHeaderError where it is broken, or its tensors leave holes or overlap.
 

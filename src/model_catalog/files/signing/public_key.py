@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from model_catalog.errors import InvalidKeyError, NotInstalledError
-from model_catalog.files.safe_open import Forbidden, Pathlike, opened
+from model_catalog.files.safe_open import Forbidden, Pathlike, open_regular
 
 # cryptography takes its time to import and may not be there: no module of ours imports it.
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def read_key(pem: bytes | Pathlike, *, forbidden: Forbidden = ()) -> PublicKey:
     """
     if isinstance(pem, bytes):
         return _load(pem, "what was given")
-    with opened(pem, forbidden) as file:
+    with open_regular(pem, forbidden) as file:
         return _load(file.read_at(0, MAX_KEY_BYTES + 1), repr(os.fspath(pem)))
 
 

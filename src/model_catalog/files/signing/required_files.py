@@ -8,15 +8,22 @@ from typing import Final
 
 from model_catalog.errors import BadLayoutError, BadSignatureError, NotAFileError, shown
 from model_catalog.files.layout import MAX_ENTRIES
-from model_catalog.files.safe_open import Forbidden, Pathlike, identity, kind, regular, status
-from model_catalog.files.signing.signature import Signed
+from model_catalog.files.safe_open import (
+    Forbidden,
+    Pathlike,
+    identity,
+    kind,
+    require_regular,
+    status,
+)
+from model_catalog.files.signing.signature import SignedManifest
 
 _LINK: Final = "a link, which can be turned to another file: have links followed on purpose"
 _LINK_TO_FOLDER: Final = "a link to a folder, over which there is no signature"
 
 
-def covered(
-    path: Pathlike, signed: Signed, *, follow_links: bool = False, forbidden: Forbidden = ()
+def files_to_sign(
+    path: Pathlike, signed: SignedManifest, *, follow_links: bool = False, forbidden: Forbidden = ()
 ) -> tuple[str, ...]:
     """
     The paths inside a model whose digests `require_same` is to be given, in their bytes' order.
@@ -58,7 +65,7 @@ def covered(
 
 
 def _require_link_to_file(
-    entry: os.DirEntry[str], name: str, signed: Signed, *, follow_links: bool
+    entry: os.DirEntry[str], name: str, signed: SignedManifest, *, follow_links: bool
 ) -> None:
     if not follow_links:
         raise BadSignatureError(signed.path, f"{shown(name)} is {_LINK}")
@@ -66,8 +73,8 @@ def _require_link_to_file(
         raise BadSignatureError(signed.path, f"{shown(name)} is {_LINK_TO_FOLDER}")
 
 
-def _require_file(path: str, name: str, signed: Signed, forbidden: Forbidden) -> None:
+def _require_file(path: str, name: str, signed: SignedManifest, forbidden: Forbidden) -> None:
     try:
-        regular(path, forbidden)
+        require_regular(path, forbidden)
     except NotAFileError as error:
         raise BadSignatureError(signed.path, f"{shown(name)} is {error.found}") from None

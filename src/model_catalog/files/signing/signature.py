@@ -20,7 +20,7 @@ from typing import Any, Final
 
 from model_catalog.errors import BadSignatureError, InvalidModelError, shown
 from model_catalog.files.formats.json_stream import parse
-from model_catalog.files.safe_open import Forbidden, Pathlike, identity, opened
+from model_catalog.files.safe_open import Forbidden, Pathlike, identity, open_regular
 from model_catalog.files.signing.public_key import PublicKey
 
 MAX_BUNDLE_BYTES: Final = 16 * 1024 * 1024
@@ -44,7 +44,7 @@ _OLD_PREDICATE_TYPE: Final = "https://model_signing/Digests/v0.1"
 
 
 @dataclass(frozen=True, slots=True)
-class Signed:
+class SignedManifest:
     """
     What a bundle says, its signature proven: by which key, over which files.
 
@@ -95,7 +95,7 @@ class Differences:
         return "; ".join(f"{kind}: {text}" for kind, names in kinds if (text := _few(names)))
 
 
-def verify_bundle(path: Pathlike, key: PublicKey, *, forbidden: Forbidden = ()) -> Signed:
+def verify_bundle(path: Pathlike, key: PublicKey, *, forbidden: Forbidden = ()) -> SignedManifest:
     """
     What a bundle says, if it is the key's; which files are there is for `require_same` to hold.
 
@@ -103,16 +103,16 @@ def verify_bundle(path: Pathlike, key: PublicKey, *, forbidden: Forbidden = ()) 
     refuse it. Raises BadSignatureError for a bundle that is damaged, altered, another key's or of
     a kind that is not known, NotAFileError, ProtectedFileError, and OSError as the system gave it.
     """
-    with opened(path, forbidden) as file:
+    with open_regular(path, forbidden) as file:
         raw = file.read_at(0, MAX_BUNDLE_BYTES + 1)
     try:
         digests, left_out = _statement(_proven_payload(raw, key))
     except _RefusedError as refused:
         raise BadSignatureError(file.path, str(refused)) from None
-    return Signed(file.path, key.fingerprint, digests, left_out, identity(file.status))
+    return SignedManifest(file.path, key.fingerprint, digests, left_out, identity(file.status))
 
 
-def differences(signed: Signed, found: Mapping[str, str]) -> Differences:
+def differences(signed: SignedManifest, found: Mapping[str, str]) -> Differences:
     """
     Where the files found, their digests by path, are not those signed.
 
@@ -137,7 +137,7 @@ def differences(signed: Signed, found: Mapping[str, str]) -> Differences:
     )
 
 
-def require_same(signed: Signed, found: Mapping[str, str]) -> None:
+def require_matching_files(signed: SignedManifest, found: Mapping[str, str]) -> None:
     """
     Raise BadSignatureError, with their names, unless the files found are exactly those signed.
 

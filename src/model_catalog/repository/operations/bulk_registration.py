@@ -12,45 +12,45 @@ from typing import Any, Final, NamedTuple, TypeAlias
 from sqlalchemy.orm.attributes import instance_state
 
 from model_catalog.domain import fields
-from model_catalog.domain.fields import KEY
+from model_catalog.domain.fields import KEY_FIELDS
 from model_catalog.errors import InvalidModelError
-from model_catalog.mapping.tables import Model, folded
+from model_catalog.mapping.tables import Model, fold_case
 from model_catalog.repository.operations.registration import (
     SEARCHED,
-    Registration,
-    Shape,
-    changed_of,
-    now,
-    shape_of,
+    StatementKey,
+    UpsertRow,
+    overwritten_columns,
+    statement_key,
+    utc_now,
 )
 
-Given: TypeAlias = Model | Mapping[str, object]
+ModelInput: TypeAlias = Model | Mapping[str, object]
 """A model, or the keywords of one."""
 
-Gathered: TypeAlias = tuple[Any, ...]
+RowTuple: TypeAlias = tuple[Any, ...]
 """The values of a key, the shape, and the other values in the order of the shape's names."""
 
-_KEY_COUNT: Final = len(KEY)
+_KEY_COUNT: Final = len(KEY_FIELDS)
 _key_of: Final = itemgetter(slice(_KEY_COUNT))
 _shape_of: Final = itemgetter(_KEY_COUNT)
 
 # Enough that what is done once for all of them is done seldom, and few enough to lie in a cache.
-_AT_ONCE: Final = 250
+_CHUNK_SIZE: Final = 250
 
 
-class Batch(NamedTuple):
+class InsertBatch(NamedTuple):
     """Registrations of one statement: the values of each column, in the order of their keys."""
 
-    shape: Shape
+    shape: StatementKey
     columns: dict[str, Sequence[Any]]
 
     @property
     def row_count(self) -> int:
         """How many there are."""
-        return len(self.columns[KEY[0]])
+        return len(self.columns[KEY_FIELDS[0]])
 
 
-async def gathered(models: Iterable[Given]) -> list[Gathered]:
+async def collect_rows(models: Iterable[ModelInput]) -> list[RowTuple]:
     """
     What registering many writes, in the order in which they came.
 
@@ -58,15 +58,15 @@ async def gathered(models: Iterable[Given]) -> list[Gathered]:
     stored.
     """
     models = iter(models)
-    rows: list[Gathered] = []
-    while some := list(islice(models, _AT_ONCE)):
-        rows += _alike(some) or map(_row_of, map(_registration_of, some))
-        if len(some) == _AT_ONCE:
+    rows: list[RowTuple] = []
+    while some := list(islice(models, _CHUNK_SIZE)):
+        rows += _convert_by_column(some) or map(_row_of, map(_registration_of, some))
+        if len(some) == _CHUNK_SIZE:
             await asyncio.sleep(0)
     return rows
 
 
-def batches_of(rows: list[Gathered]) -> list[Batch]:
+def build_batches(rows: list[RowTuple]) -> list[InsertBatch]:
     """
     Each key once, with the fields of it that were set last.
 
@@ -74,55 +74,53 @@ def batches_of(rows: list[Gathered]) -> list[Batch]:
     and of one shape goes together.
     """
     if not _are_different(rows):
-        rows = _merged(rows)
+        rows = _merge_duplicates(rows)
     # No two are equal in their keys: what is behind those is compared with nothing.
     rows = sorted(rows)
     return [_batch(shape, same) for shape, same in groupby(rows, _shape_of)]
 
 
-def _batch(shape: Shape, rows: Iterable[Gathered]) -> Batch:
+def _batch(shape: StatementKey, rows: Iterable[RowTuple]) -> InsertBatch:
     values = list(zip(*rows, strict=True))
     del values[_KEY_COUNT]
-    return Batch(shape, dict(zip(_names(shape), values, strict=True)))
+    return InsertBatch(shape, dict(zip(_names(shape), values, strict=True)))
 
 
 @lru_cache(maxsize=256)
-def _names(shape: Shape) -> tuple[str, ...]:
+def _names(shape: StatementKey) -> tuple[str, ...]:
     """The columns of a row, without the shape."""
-    return (*KEY, *(name for name in shape[0] if name not in KEY))
+    return (*KEY_FIELDS, *(name for name in shape[0] if name not in KEY_FIELDS))
 
 
-def _are_different(rows: Sequence[Gathered]) -> bool:
+def _are_different(rows: Sequence[RowTuple]) -> bool:
     return len(set(map(_key_of, rows))) == len(rows)
 
 
-def _registration_of(model: Given) -> Registration:
+def _registration_of(model: ModelInput) -> UpsertRow:
     if isinstance(model, Mapping):
-        return Registration.of_values(model)
-    return Registration.of(model)
+        return UpsertRow.of_values(model)
+    return UpsertRow.of(model)
 
 
-def _row_of(registration: Registration) -> Gathered:
+def _row_of(registration: UpsertRow) -> RowTuple:
     shape = registration.shape
     values = [registration.row[name] for name in _names(shape)]
     return (*values[:_KEY_COUNT], shape, *values[_KEY_COUNT:])
 
 
-def _merged(rows: Iterable[Gathered]) -> list[Gathered]:
+def _merge_duplicates(rows: Iterable[RowTuple]) -> list[RowTuple]:
     """Each key once."""
-    found: dict[Gathered, Registration] = {}
+    found: dict[RowTuple, UpsertRow] = {}
     for row in rows:
         shape = _shape_of(row)
         values = (*row[:_KEY_COUNT], *row[_KEY_COUNT + 1 :])
-        registration = Registration(
-            dict(zip(_names(shape), values, strict=True)), frozenset(shape[1])
-        )
+        registration = UpsertRow(dict(zip(_names(shape), values, strict=True)), frozenset(shape[1]))
         known = found.get(_key_of(row))
         found[_key_of(row)] = known.then(registration) if known else registration
     return [_row_of(registration) for registration in found.values()]
 
 
-def _alike(models: Sequence[Given]) -> list[Gathered] | None:
+def _convert_by_column(models: Sequence[ModelInput]) -> list[RowTuple] | None:
     """
     The rows of models, worked out column by column for those that have the same fields.
 
@@ -134,7 +132,7 @@ def _alike(models: Sequence[Given]) -> list[Gathered] | None:
     for model in models:
         if type(model) is Model and instance_state(model).key is None:
             values: Mapping[str, Any] = vars(model)
-        elif type(model) is dict and model.keys() <= fields.GIVEN:
+        elif type(model) is dict and model.keys() <= fields.INPUT_FIELDS:
             values = model
         else:
             return None
@@ -147,23 +145,23 @@ def _alike(models: Sequence[Given]) -> list[Gathered] | None:
     return rows if len(alike) == 1 or _are_different(rows) else None
 
 
-def _rows(names: Iterable[object], group: Sequence[Mapping[str, Any]]) -> Iterable[Gathered]:
+def _rows(names: Iterable[object], group: Sequence[Mapping[str, Any]]) -> Iterable[RowTuple]:
     # A model may also have been set what is the catalog's to set.
     columns = {
-        name: fields.column(name, [values[name] for values in group])
-        for name in fields.GIVEN
+        name: fields.validate_column(name, [values[name] for values in group])
+        for name in fields.INPUT_FIELDS
         # What is missing is not among the names, and is asked for nevertheless.
-        if name in names or name in fields.REQUIRED
+        if name in names or name in fields.REQUIRED_FIELDS
     }
     columns.setdefault("version", [""] * len(group))
     moments = columns.get("downloaded_at", [None] * len(group))
-    this_second = now()
+    this_second = utc_now()
     columns["downloaded_at"] = [this_second if each is None else each for each in moments]
     columns["description_folded"] = [None] * len(group)
     for name in SEARCHED:
         if name in columns:
-            columns[f"{name}_folded"] = [text and folded(text) for text in columns[name]]
+            columns[f"{name}_folded"] = [text and fold_case(text) for text in columns[name]]
     there = tuple(columns)
-    shape = shape_of(there, changed_of(there))
+    shape = statement_key(there, overwritten_columns(there))
     values = [columns[name] for name in _names(shape)]
     return zip(*values[:_KEY_COUNT], repeat(shape), *values[_KEY_COUNT:], strict=False)

@@ -12,8 +12,14 @@ from sqlalchemy import Connection, Text, bindparam, case, func, literal, select,
 from model_catalog.domain import validation
 from model_catalog.domain.file_record import FileState
 from model_catalog.domain.model_ref import ModelRef
-from model_catalog.mapping.column_types import read_path, read_state
-from model_catalog.repository.statements.filters import FILES, MODELS, C, Filters, conditions
+from model_catalog.mapping.column_types import decode_path, decode_state
+from model_catalog.repository.statements.filters import (
+    FILES,
+    MODELS,
+    Filters,
+    build_where,
+    model_columns,
+)
 from model_catalog.repository.statements.models import Records
 
 F: Final = FILES.c
@@ -26,13 +32,13 @@ Row: TypeAlias = Sequence[Any]
 # Without what SQLAlchemy makes of each value: of a hundred thousand rows most are as they were, and
 # are compared as they come.
 _COLUMNS: Final = (
-    C.id,
-    type_coerce(C.local_path, Text),
-    C.size_bytes,
-    type_coerce(C.state, Text),
-    C.state_detail,
-    type_coerce(C.mount_point, Text),
-    C.found_digest,
+    model_columns.id,
+    type_coerce(model_columns.local_path, Text),
+    model_columns.size_bytes,
+    type_coerce(model_columns.state, Text),
+    model_columns.state_detail,
+    type_coerce(model_columns.mount_point, Text),
+    model_columns.found_digest,
     type_coerce(F.path, Text),
     F.size_bytes,
     F.fingerprint,
@@ -40,7 +46,7 @@ _COLUMNS: Final = (
 
 
 @dataclass(slots=True)
-class Holding:
+class CheckedModel:
     """A model as a check needs it; `files` is empty where they are not known."""
 
     id: int
@@ -54,26 +60,26 @@ class Holding:
     """The path, the size and the fingerprint of each."""
 
     @classmethod
-    def of(cls, rows: Sequence[Row]) -> Holding:
+    def of(cls, rows: Sequence[Row]) -> CheckedModel:
         """The model of which these are the rows."""
         model_id, path, size_bytes, state, detail, mount, found_digest, *_ = rows[0]
         return cls(
             model_id,
-            read_path(path) or "",
+            decode_path(path) or "",
             size_bytes,
-            read_state(state),
+            decode_state(state),
             detail,
-            read_path(mount),
+            decode_path(mount),
             found_digest is not None,
-            [(read_path(row[7]) or "", row[8], row[9]) for row in rows if row[7] is not None],
+            [(decode_path(row[7]) or "", row[8], row[9]) for row in rows if row[7] is not None],
         )
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class CheckResult:
     """What a check found of a model: its new state, why, and on which disk it was seen."""
 
-    holding: Holding
+    holding: CheckedModel
     state: FileState
     detail: str | None = None
     mount_point: str | None = None
@@ -101,15 +107,15 @@ class Holdings(Records):
         At most `limit` rows, but for the first model, which may have as many files as a model has.
         A model of which no files are known is one row with None for them.
         """
-        listed = (F.model_id == C.id) & C.inventoried_at.is_not(None)
+        listed = (F.model_id == model_columns.id) & model_columns.inventoried_at.is_not(None)
         statement = (
             select(*_COLUMNS)
             .select_from(MODELS.outerjoin(FILES, listed))
-            .where(*conditions(filters, self._work.dialect))
-            .order_by(C.id)
+            .where(*build_where(filters, self._work.database.dialect))
+            .order_by(model_columns.id)
         )
         if after_id is not None:
-            statement = statement.where(C.id > after_id)
+            statement = statement.where(model_columns.id > after_id)
 
         async def at_most(wanted: int) -> Sequence[Row]:
             def unit(connection: Connection) -> Sequence[Row]:
@@ -131,19 +137,21 @@ class Holdings(Records):
 
     async def refs(self, model_ids: Sequence[int]) -> dict[int, ModelRef]:
         """The names of models by their ids; those that are gone are not among them."""
-        names = select(C.id, C.provider, C.reference, C.version)
+        names = select(
+            model_columns.id, model_columns.provider, model_columns.reference, model_columns.version
+        )
 
         def unit(connection: Connection) -> dict[int, ModelRef]:
             found: dict[int, ModelRef] = {}
             for some in _parts(model_ids):
-                rows = connection.execute(names.where(C.id.in_(some)))
+                rows = connection.execute(names.where(model_columns.id.in_(some)))
                 found |= {row[0]: ModelRef(*row[1:]) for row in rows}
             return found
 
         return await self._work.read(unit)
 
     async def store_checks(
-        self, looks: Iterable[Look], now: datetime, present_ids: Sequence[int] = ()
+        self, looks: Iterable[CheckResult], now: datetime, present_ids: Sequence[int] = ()
     ) -> None:
         """
         Record what a check found, where the model is still the one that was looked at.
@@ -155,12 +163,14 @@ class Holdings(Records):
         news = []
         for look in looks:
             if look.is_news:
-                news.append(_news(look))
+                news.append(_update_values(look))
             else:
                 same.setdefault(look.state, []).append(look.holding.id)
         # By the state it had: whatever was registered meanwhile with other contents is unchecked.
         quiet = [
-            MODELS.update().where(C.id.in_(some), C.state == state).values(checked_at=now)
+            MODELS.update()
+            .where(model_columns.id.in_(some), model_columns.state == state)
+            .values(checked_at=now)
             for state, ids in same.items()
             for some in _parts(ids)
         ]
@@ -176,32 +186,32 @@ class Holdings(Records):
             await self._work.write_all(unit)
 
     def _update_state(self, now: datetime) -> Any:
-        state = bindparam("new_state", type_=C.state.type)
-        at = literal(now, C.checked_at.type)
+        state = bindparam("new_state", type_=model_columns.state.type)
+        at = literal(now, model_columns.checked_at.type)
         missing, offline, unreadable = (
-            state == literal(each, C.state.type)
+            state == literal(each, model_columns.state.type)
             for each in (FileState.MISSING, FileState.OFFLINE, FileState.UNREADABLE)
         )
         since = case(
-            (missing, func.coalesce(C.missing_since, at)),
+            (missing, func.coalesce(model_columns.missing_since, at)),
             # Of a disk that is not there nothing is learned.
-            (offline | unreadable, C.missing_since),
+            (offline | unreadable, model_columns.missing_since),
             else_=None,
         )
-        mount = bindparam("new_mount", type_=C.mount_point.type)
+        mount = bindparam("new_mount", type_=model_columns.mount_point.type)
         return (
             MODELS.update()
             .where(
-                C.id == bindparam("of_id"),
-                self._lies_at(bindparam("of_path", type_=C.local_path.type)),
-                C.state == bindparam("of_state", type_=C.state.type),
+                model_columns.id == bindparam("of_id"),
+                self._lies_at(bindparam("of_path", type_=model_columns.local_path.type)),
+                model_columns.state == bindparam("of_state", type_=model_columns.state.type),
             )
             .values(
                 state=state,
                 state_detail=bindparam("new_detail", type_=Text),
                 checked_at=at,
                 missing_since=since,
-                mount_point=func.coalesce(mount, C.mount_point),
+                mount_point=func.coalesce(mount, model_columns.mount_point),
             )
         )
 
@@ -215,7 +225,7 @@ def _parts(items: Sequence[T]) -> Iterator[Sequence[T]]:
         yield items[at : at + _AT_ONCE]
 
 
-def _news(look: Look) -> dict[str, Any]:
+def _update_values(look: CheckResult) -> dict[str, Any]:
     held = look.holding
     return {
         "of_id": held.id,

@@ -27,16 +27,16 @@ from sqlalchemy.engine.default import DefaultDialect
 from sqlalchemy.types import NullType
 
 from model_catalog.concurrency.threads import to_thread
-from model_catalog.domain.fields import KEY
-from model_catalog.domain.file_record import FileRecord, in_order
-from model_catalog.domain.ndjson import HEADER, MAX_LINE, Entry, Problem, parse, text_of
+from model_catalog.domain.fields import KEY_FIELDS
+from model_catalog.domain.file_record import FileRecord, sorted_by_path
+from model_catalog.domain.ndjson import HEADER, MAX_LINE, ImportLine, LineError, parse, to_line
 from model_catalog.errors import InvalidImportError, InvalidModelError
-from model_catalog.mapping.column_types import FileNameText, UnixSeconds
-from model_catalog.mapping.tables import folded
-from model_catalog.repository.operations.registration import folded_of
-from model_catalog.repository.statements.filters import FILES, MODELS, TAGS, C
+from model_catalog.mapping.column_types import FileNameText, UnixTimestamp
+from model_catalog.mapping.tables import fold_case
+from model_catalog.repository.operations.registration import search_columns
+from model_catalog.repository.statements.filters import FILES, MODELS, TAGS, model_columns
 from model_catalog.repository.statements.models import ALIASES, Records
-from model_catalog.repository.statements.row_conversion import joined, split
+from model_catalog.repository.statements.row_conversion import aggregate_children, split_aggregate
 
 OnConflict: TypeAlias = Literal["keep", "replace", "newer"]
 
@@ -47,20 +47,22 @@ _LONGEST_KEY_BYTES: Final = 2660
 
 _FILE_COLUMNS: Final = tuple(column for column in FILES.c if column.key != "model_id")
 _PATH: Final = FileNameText()
-_TIME: Final = UnixSeconds()
+_TIME: Final = UnixTimestamp()
 _ANY_DIALECT: Final = DefaultDialect()
 
 # Children are written by the key of their model: of a new one nobody knows the id yet.
-_ID: Final = select(C.id).where(*(C[name] == bindparam(f"of_{name}", type_=Text) for name in KEY))
+_ID: Final = select(model_columns.id).where(
+    *(model_columns[name] == bindparam(f"of_{name}", type_=Text) for name in KEY_FIELDS)
+)
 
 
 @dataclass(frozen=True, slots=True)
-class Imported:
+class ImportResult:
     """What an import did: how many models were written, and how many were left as they were."""
 
     written: int
     kept: int
-    problems: tuple[Problem, ...]
+    problems: tuple[LineError, ...]
     """The lines that were skipped."""
 
 
@@ -76,14 +78,22 @@ class Exchange(Records):
         database. ASCII; times are ISO 8601 in UTC. It is the state of one moment, read before
         anything is written. The stream is written in a thread, and not closed.
         """
-        dialect = self._work.dialect
+        dialect = self._work.database.dialect
         statement = select(
-            *(column for column in C if column.key != "id" and not column.key.endswith("_folded")),
-            joined(dialect, TAGS.c.tag).label("tags"),
-            joined(dialect, ALIASES.c.alias, ALIASES.c.store.is_(None)).label("aliases"),
-            joined(dialect, ALIASES.c.alias, ALIASES.c.store.is_not(None)).label("store_aliases"),
+            *(
+                column
+                for column in model_columns
+                if column.key != "id" and not column.key.endswith("_folded")
+            ),
+            aggregate_children(dialect, TAGS.c.tag).label("tags"),
+            aggregate_children(dialect, ALIASES.c.alias, ALIASES.c.store.is_(None)).label(
+                "aliases"
+            ),
+            aggregate_children(dialect, ALIASES.c.alias, ALIASES.c.store.is_not(None)).label(
+                "store_aliases"
+            ),
             self._files_as_json().label("files"),
-        ).order_by(*(C[name] for name in KEY))
+        ).order_by(*(model_columns[name] for name in KEY_FIELDS))
 
         def unit(connection: Connection) -> list[dict[str, Any]]:
             return [row._asdict() for row in connection.execute(statement)]
@@ -101,7 +111,7 @@ class Exchange(Records):
         on_conflict: OnConflict = "keep",
         *,
         skip_broken: bool = False,
-    ) -> Imported:
+    ) -> ImportResult:
         """
         Record what `export_catalog` wrote, in one transaction: all of it, or, on an error, nothing.
 
@@ -121,7 +131,7 @@ class Exchange(Records):
             written = await self._work.write_all(
                 lambda connection: self._import(connection, entries, on_conflict)
             )
-        return Imported(written, len(entries) - written, tuple(problems))
+        return ImportResult(written, len(entries) - written, tuple(problems))
 
     def _files_as_json(self) -> ScalarSelect[str]:
         """The files of a model in one text: a second statement would show another moment's."""
@@ -129,16 +139,18 @@ class Exchange(Records):
         for column in _FILE_COLUMNS:
             # As they are stored: JSON knows no times.
             pairs += [literal_column(f"'{column.key}'"), type_coerce(column, NullType())]
-        lite = self._work.dialect == "sqlite"
+        lite = self._work.database.dialect == "sqlite"
         each = (func.json_object if lite else func.json_build_object)(*pairs)
         listed = cast((func.json_group_array if lite else func.json_agg)(each), Text)
-        children = select(listed).where(FILES.c.model_id == C.id, C.inventoried_at.is_not(None))
+        children = select(listed).where(
+            FILES.c.model_id == model_columns.id, model_columns.inventoried_at.is_not(None)
+        )
         return children.correlate(MODELS).scalar_subquery()
 
-    def _unstorable(self, entry: Entry) -> str | None:
+    def _unstorable(self, entry: ImportLine) -> str | None:
         provider, reference, version = (len(part.encode()) for part in entry.key)
         size = provider + reference + max(version, *(len(a.encode()) for a in entry.aliases), 0)
-        if self._work.dialect == "postgresql" and size > _LONGEST_KEY_BYTES:
+        if self._work.database.dialect == "postgresql" and size > _LONGEST_KEY_BYTES:
             return (
                 f"its provider and reference with its version or an alias are {size} bytes, too "
                 f"long for PostgreSQL"
@@ -146,27 +158,29 @@ class Exchange(Records):
         return None
 
     def _import(
-        self, connection: Connection, entries: Sequence[Entry], on_conflict: OnConflict
+        self, connection: Connection, entries: Sequence[ImportLine], on_conflict: OnConflict
     ) -> int:
         upsert = self._insert(MODELS)
-        models = [entry.row | folded_of(entry.row) for entry in entries]
-        changed = {name: upsert.excluded[name] for name in models[0] if name not in KEY}
+        models = [entry.row | search_columns(entry.row) for entry in entries]
+        changed = {name: upsert.excluded[name] for name in models[0] if name not in KEY_FIELDS}
         # Which are there already is for the statement to see: who looks before it writes may find
         # that another has written in between.
         if on_conflict == "keep":
-            upsert = upsert.on_conflict_do_nothing(index_elements=KEY)
+            upsert = upsert.on_conflict_do_nothing(index_elements=KEY_FIELDS)
         else:
-            later = _seconds(upsert.excluded.downloaded_at) > _seconds(C.downloaded_at)
+            later = _seconds(upsert.excluded.downloaded_at) > _seconds(model_columns.downloaded_at)
             upsert = upsert.on_conflict_do_update(
-                index_elements=KEY,
+                index_elements=KEY_FIELDS,
                 set_=changed,
                 where=later if on_conflict == "newer" else None,
             )
-        returned = connection.execute(upsert.returning(*(C[name] for name in KEY)), models)
+        returned = connection.execute(
+            upsert.returning(*(model_columns[name] for name in KEY_FIELDS)), models
+        )
         written = {tuple(row) for row in returned}
         chosen = [entry for entry in entries if entry.key in written]
 
-        keys = [{f"of_{name}": entry.row[name] for name in KEY} for entry in chosen]
+        keys = [{f"of_{name}": entry.row[name] for name in KEY_FIELDS} for entry in chosen]
         for table in (TAGS, ALIASES, FILES):
             here = delete(table).where(table.c.model_id == _ID.scalar_subquery())
             if keys:
@@ -178,14 +192,16 @@ class Exchange(Records):
         self,
         connection: Connection,
         keys: Sequence[dict[str, str]],
-        chosen: Sequence[Entry],
+        chosen: Sequence[ImportLine],
         *,
         moves: bool,
     ) -> None:
         """Write what hangs on models that have nothing; an alias of others' may be moved here."""
         pairs = list(zip(keys, chosen, strict=True))
         tags = [
-            {**key, "folded": folded(tag), "tag": tag} for key, entry in pairs for tag in entry.tags
+            {**key, "folded": fold_case(tag), "tag": tag}
+            for key, entry in pairs
+            for tag in entry.tags
         ]
         if tags:
             columns = [bindparam(name, type_=Text) for name in ("folded", "tag")]
@@ -213,7 +229,7 @@ class Exchange(Records):
         if aliases:
             names = ("provider", "reference", "alias")
             texts = (bindparam(name, type_=Text) for name in ("alias", "of_store"))
-            source = _ID.add_columns(C.provider, C.reference, *texts)
+            source = _ID.add_columns(model_columns.provider, model_columns.reference, *texts)
             insert = self._insert(ALIASES).from_select(["model_id", *names, "store"], source)
             pointed = {name: insert.excluded[name] for name in ("model_id", "store")}
             insert = (
@@ -230,19 +246,22 @@ def _seconds(moment: ColumnElement[datetime]) -> ColumnElement[int]:
 
 
 async def _read(
-    stream: IO[str] | IO[bytes], unstorable: Callable[[Entry], str | None], *, skip_broken: bool
-) -> tuple[list[Entry], list[Problem]]:
-    entries: dict[tuple[str, ...], Entry] = {}
-    problems: list[Problem] = []
+    stream: IO[str] | IO[bytes],
+    unstorable: Callable[[ImportLine], str | None],
+    *,
+    skip_broken: bool,
+) -> tuple[list[ImportLine], list[LineError]]:
+    entries: dict[tuple[str, ...], ImportLine] = {}
+    problems: list[LineError] = []
     async for number, line in _numbered(stream):
         found = parse(line, number)
-        if isinstance(found, Entry) and (why := unstorable(found)):
-            found = Problem(number, why)
-        if isinstance(found, Entry):
+        if isinstance(found, ImportLine) and (why := unstorable(found)):
+            found = LineError(number, why)
+        if isinstance(found, ImportLine):
             first = entries.setdefault(found.key, found)
             if first is not found:
-                found = Problem(number, f"it repeats the model of line {first.line}")
-        if isinstance(found, Problem):
+                found = LineError(number, f"it repeats the model of line {first.line}")
+        if isinstance(found, LineError):
             if number == 1 or not skip_broken:
                 raise InvalidImportError(found.line, found.reason)
             problems.append(found)
@@ -283,9 +302,9 @@ async def _numbered(stream: IO[str] | IO[bytes]) -> AsyncIterator[tuple[int, str
 
 
 def _line(row: Mapping[str, Any]) -> str:
-    listed = tuple(in_order(map(_file, json.loads(row["files"] or "[]"))))
-    hung = {name: split(row[name]) for name in ("tags", "aliases", "store_aliases")}
-    return text_of({**row, **hung, "files": listed})
+    listed = tuple(sorted_by_path(map(_file, json.loads(row["files"] or "[]"))))
+    hung = {name: split_aggregate(row[name]) for name in ("tags", "aliases", "store_aliases")}
+    return to_line({**row, **hung, "files": listed})
 
 
 def _file(values: Mapping[str, Any]) -> FileRecord:

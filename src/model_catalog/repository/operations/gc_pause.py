@@ -14,7 +14,7 @@ _was_enabled = False
 
 
 @contextmanager
-def left_lying() -> Iterator[None]:
+def gc_paused() -> Iterator[None]:
     """
     A block in which the process looks for no garbage, in any thread.
 

@@ -9,8 +9,14 @@ from typing import Unpack
 from sqlalchemy import Connection, Text, bindparam, delete, func, literal, select
 
 from model_catalog.domain import validation
-from model_catalog.mapping.tables import Model, folded
-from model_catalog.repository.statements.filters import MODELS, TAGS, C, Filters, conditions
+from model_catalog.mapping.tables import Model, fold_case
+from model_catalog.repository.statements.filters import (
+    MODELS,
+    TAGS,
+    Filters,
+    build_where,
+    model_columns,
+)
 from model_catalog.repository.statements.models import ALIASES, Key, Records
 
 
@@ -45,7 +51,7 @@ class Labels(Records):
         at most 128 characters long. Raises ModelNotFoundError and InvalidModelError.
         """
         key = Key.of(reference, provider, version)
-        spelled = {folded(tag): tag for tag in reversed(validation.tags("tag", tags))}
+        spelled = {fold_case(tag): tag for tag in reversed(validation.tags("tag", tags))}
 
         def unit(connection: Connection) -> Model:
             model_id = self._id(connection, key)
@@ -67,7 +73,7 @@ class Labels(Records):
         Raises ModelNotFoundError and InvalidModelError.
         """
         key = Key.of(reference, provider, version)
-        wanted = sorted({folded(tag) for tag in validation.tags("tag", tags)})
+        wanted = sorted({fold_case(tag) for tag in validation.tags("tag", tags)})
 
         def unit(connection: Connection) -> Model:
             model_id = self._id(connection, key)
@@ -85,8 +91,8 @@ class Labels(Records):
         """The tags of all models, or of some, in the order of their folded names."""
         spellings = (
             select(TAGS.c.folded, TAGS.c.tag, func.count().label("models"))
-            .join(MODELS, C.id == TAGS.c.model_id)
-            .where(*conditions(filters, self._work.dialect))
+            .join(MODELS, model_columns.id == TAGS.c.model_id)
+            .where(*build_where(filters, self._work.database.dialect))
             .group_by(TAGS.c.folded, TAGS.c.tag)
             .order_by(TAGS.c.folded, func.count().desc(), TAGS.c.tag)
         )
@@ -114,13 +120,13 @@ class Labels(Records):
         A pinned one stays pinned since when it was; a reason that is given replaces the one it had.
         Raises ModelNotFoundError, and InvalidModelError for a reason over 1 KiB.
         """
-        now = literal(datetime.now(UTC).replace(microsecond=0), C.pinned_at.type)
-        checked = literal(validation.prose("reason", reason, validation.MAX_REASON_BYTES), Text)
+        now = literal(datetime.now(UTC).replace(microsecond=0), model_columns.pinned_at.type)
+        checked = literal(validation.long_text("reason", reason, validation.MAX_REASON_BYTES), Text)
         return await self._change(
             Key.of(reference, provider, version),
             {
-                "pinned_at": func.coalesce(C.pinned_at, now),
-                "pin_reason": func.coalesce(checked, C.pin_reason),
+                "pinned_at": func.coalesce(model_columns.pinned_at, now),
+                "pin_reason": func.coalesce(checked, model_columns.pin_reason),
             },
         )
 
@@ -153,7 +159,9 @@ class Labels(Records):
             model_id = self._id(connection, key)
             values = {"provider": key.provider, "reference": key.reference, "alias": name}
             connection.execute(statement, [{**values, "model_id": model_id}])
-            pointed = connection.execute(select(C.version).where(C.id == model_id))
+            pointed = connection.execute(
+                select(model_columns.version).where(model_columns.id == model_id)
+            )
             return Alias(**values, version=pointed.scalar_one())
 
         return await self._work.write(unit)
@@ -181,7 +189,9 @@ class Labels(Records):
     ) -> list[Alias]:
         """All aliases, or those of a reference or a provider; by provider, reference and alias."""
         columns = (ALIASES.c.provider, ALIASES.c.reference, ALIASES.c.alias)
-        statement = select(*columns, C.version).join(MODELS, C.id == ALIASES.c.model_id)
+        statement = select(*columns, model_columns.version).join(
+            MODELS, model_columns.id == ALIASES.c.model_id
+        )
         if reference is not None:
             statement = statement.where(
                 ALIASES.c.reference == validation.lookup_text("reference", reference)

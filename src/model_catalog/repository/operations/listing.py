@@ -9,13 +9,13 @@ from typing import Final, TypeAlias, TypeVar, Unpack
 from sqlalchemy import ColumnElement, Connection
 
 from model_catalog.domain.model_row import ModelRow
-from model_catalog.execution.prepared_statement import Prepared, Row
+from model_catalog.execution.prepared_statement import PreparedStatement, Row
 from model_catalog.mapping.tables import Model
-from model_catalog.repository.operations.gc_pause import left_lying
-from model_catalog.repository.statements.filters import Filters, conditions
+from model_catalog.repository.operations.gc_pause import gc_paused
+from model_catalog.repository.statements.filters import Filters, build_where
 from model_catalog.repository.statements.models import Records
-from model_catalog.repository.statements.pagination import Order, Sort, Window
-from model_catalog.repository.statements.row_conversion import known, models_of, rows_of
+from model_catalog.repository.statements.pagination import Page, Sort, SortOrder
+from model_catalog.repository.statements.row_conversion import select_models, to_models, to_rows
 
 _PAGE: Final = 500
 
@@ -26,8 +26,8 @@ Make: TypeAlias = Callable[[Iterable[Row]], list[T]]
 
 # There are twelve windows for each sort.
 @cache
-def _all_in(window: Window, dialect: str) -> Prepared:
-    return Prepared(window.of_those(known(dialect)))
+def _all_in(window: Page, dialect: str) -> PreparedStatement:
+    return PreparedStatement(window.of_those(select_models(dialect)))
 
 
 class Listing(Records):
@@ -55,7 +55,7 @@ class Listing(Records):
 
         Raises InvalidModelError for a filter that no model could pass or fail.
         """
-        return await self._page(models_of, Order.of(sort, descending), limit, after, filters)
+        return await self._page(to_models, SortOrder.of(sort, descending), limit, after, filters)
 
     async def list_rows(
         self,
@@ -67,7 +67,7 @@ class Listing(Records):
         **filters: Unpack[Filters],
     ) -> list[ModelRow]:
         """As `list_models`, but plain tuples, which take half the time and a third of the room."""
-        return await self._page(rows_of, Order.of(sort, descending), limit, after, filters)
+        return await self._page(to_rows, SortOrder.of(sort, descending), limit, after, filters)
 
     async def iter_models(
         self,
@@ -83,7 +83,7 @@ class Listing(Records):
         sorted value changes meanwhile moves: one that is registered again goes to the front of the
         default order, and is not met a second time.
         """
-        async for page in self._pages(models_of, Order.of(sort, descending), filters):
+        async for page in self._pages(to_models, SortOrder.of(sort, descending), filters):
             for model in page:
                 yield model
 
@@ -95,11 +95,13 @@ class Listing(Records):
         **filters: Unpack[Filters],
     ) -> AsyncIterator[ModelRow]:
         """As `iter_models`, but plain tuples."""
-        async for page in self._pages(rows_of, Order.of(sort, descending), filters):
+        async for page in self._pages(to_rows, SortOrder.of(sort, descending), filters):
             for row in page:
                 yield row
 
-    async def _pages(self, make: Make[T], order: Order, filters: Filters) -> AsyncIterator[list[T]]:
+    async def _pages(
+        self, make: Make[T], order: SortOrder, filters: Filters
+    ) -> AsyncIterator[list[T]]:
         page = await self._page(make, order, _PAGE, None, filters)
         while page:
             yield page
@@ -108,13 +110,13 @@ class Listing(Records):
     async def _page(
         self,
         make: Make[T],
-        order: Order,
+        order: SortOrder,
         limit: int | None,
         after: Model | ModelRow | None,
         filters: Filters,
     ) -> list[T]:
-        window, values = Window.of(order, after, limit)
-        dialect = self._work.dialect
+        window, values = Page.of(order, after, limit)
+        dialect = self._work.database.dialect
         where = self._where(filters)
         every = None if where else _all_in(window, dialect)
 
@@ -122,13 +124,13 @@ class Listing(Records):
             found: Iterable[Row] = (
                 every.each(connection, values)
                 if every is not None
-                else connection.execute(window.of_those(known(dialect), where), values)
+                else connection.execute(window.of_those(select_models(dialect), where), values)
             )
             # Not while a server is waited for: other tasks have their turn then.
-            with left_lying():
+            with gc_paused():
                 return make(found)
 
         return await self._work.read(unit)
 
     def _where(self, filters: Filters) -> list[ColumnElement[bool]]:
-        return conditions(filters, self._work.dialect)
+        return build_where(filters, self._work.database.dialect)

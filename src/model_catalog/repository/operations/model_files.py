@@ -21,12 +21,24 @@ from sqlalchemy import (
 )
 
 from model_catalog.domain import validation
-from model_catalog.domain.fields import KEY
-from model_catalog.domain.file_record import FileRecord, FileState, digest_of, in_order, merged
+from model_catalog.domain.fields import KEY_FIELDS
+from model_catalog.domain.file_record import (
+    FileRecord,
+    FileState,
+    expected_digest,
+    merge_file_record,
+    sorted_by_path,
+)
 from model_catalog.domain.model_ref import ModelRef
 from model_catalog.mapping.tables import Model
-from model_catalog.repository.operations.registration import Registration
-from model_catalog.repository.statements.filters import FILES, MODELS, C, Filters, conditions
+from model_catalog.repository.operations.registration import UpsertRow
+from model_catalog.repository.statements.filters import (
+    FILES,
+    MODELS,
+    Filters,
+    build_where,
+    model_columns,
+)
 from model_catalog.repository.statements.models import Key, Records
 
 F: Final = FILES.c
@@ -42,7 +54,7 @@ _OF_THE_BYTES: Final = (
 
 
 @dataclass(frozen=True, slots=True)
-class Due:
+class VerificationCandidate:
     """A model that is to be verified, and when it was verified last."""
 
     ref: ModelRef
@@ -51,9 +63,9 @@ class Due:
     verified_at: datetime | None
 
 
-REPEATED: Final = (
+DUPLICATE_COLUMNS: Final = (
     *("digest", "size_bytes", "path", "fingerprint"),
-    *(*KEY, "local_path", "store"),
+    *(*KEY_FIELDS, "local_path", "store"),
 )
 """Of what has a digest; `path` is None for a model of which no files are known."""
 
@@ -77,25 +89,35 @@ class Contents(Records):
 
         return await self._work.read(unit)
 
-    async def due(self, before: datetime | None, **filters: Unpack[Filters]) -> list[Due]:
+    async def due(
+        self, before: datetime | None, **filters: Unpack[Filters]
+    ) -> list[VerificationCandidate]:
         """
         The models that pass the filters and were last verified before a time, if one is given.
 
         Those that were never verified, or have changed since, come first; then the oldest. What is
         known to be damaged waits its turn: it stays changed, and would be read by each pass.
         """
-        unchanged = C.state != literal(FileState.CHANGED, C.state.type)
-        verified = case((unchanged | C.found_digest.is_not(None), C.verified_at), else_=None)
+        unchanged = model_columns.state != literal(FileState.CHANGED, model_columns.state.type)
+        verified = case(
+            (unchanged | model_columns.found_digest.is_not(None), model_columns.verified_at),
+            else_=None,
+        )
         statement = select(
-            C.provider, C.reference, C.version, C.local_path, C.size_bytes, C.verified_at
-        ).where(*conditions(filters, self._work.dialect))
+            model_columns.provider,
+            model_columns.reference,
+            model_columns.version,
+            model_columns.local_path,
+            model_columns.size_bytes,
+            model_columns.verified_at,
+        ).where(*build_where(filters, self._work.database.dialect))
         if before is not None:
             statement = statement.where(verified.is_(None) | (verified < before))
-        order = (verified.asc().nulls_first(), *(C[name] for name in KEY))
+        order = (verified.asc().nulls_first(), *(model_columns[name] for name in KEY_FIELDS))
 
-        def unit(connection: Connection) -> list[Due]:
+        def unit(connection: Connection) -> list[VerificationCandidate]:
             rows = connection.execute(statement.order_by(*order))
-            return [Due(ModelRef(*row[:3]), *row[3:]) for row in rows]
+            return [VerificationCandidate(ModelRef(*row[:3]), *row[3:]) for row in rows]
 
         return await self._work.read(unit)
 
@@ -105,14 +127,26 @@ class Contents(Records):
 
         The columns are REPEATED. What was found to have other bytes than the expected is left out.
         """
-        of_models = (*(C[name] for name in KEY), type_coerce(C.local_path, Text), C.store)
+        of_models = (
+            *(model_columns[name] for name in KEY_FIELDS),
+            type_coerce(model_columns.local_path, Text),
+            model_columns.store,
+        )
         files = (
             select(F.digest, F.size_bytes, type_coerce(F.path, Text), F.fingerprint, *of_models)
-            .join(MODELS, C.id == F.model_id)
-            .where(C.inventoried_at.is_not(None), F.digest.is_not(None), F.found_digest.is_(None))
+            .join(MODELS, model_columns.id == F.model_id)
+            .where(
+                model_columns.inventoried_at.is_not(None),
+                F.digest.is_not(None),
+                F.found_digest.is_(None),
+            )
         )
-        whole = select(C.digest, C.size_bytes, null(), null(), *of_models).where(
-            C.inventoried_at.is_(None), C.digest.is_not(None), C.found_digest.is_(None)
+        whole = select(
+            model_columns.digest, model_columns.size_bytes, null(), null(), *of_models
+        ).where(
+            model_columns.inventoried_at.is_(None),
+            model_columns.digest.is_not(None),
+            model_columns.found_digest.is_(None),
         )
         both = union_all(files, whole).subquery().alias(name="both")
         digest = both.c[0]
@@ -142,13 +176,13 @@ class Contents(Records):
         statement = (
             MODELS.update()
             .where(
-                C.id == model.id,
-                self._lies_at(literal(model.local_path, C.local_path.type)),
-                C.size_bytes.is_not_distinct_from(model.size_bytes),
-                C.digest.is_not_distinct_from(model.digest),
+                model_columns.id == model.id,
+                self._lies_at(literal(model.local_path, model_columns.local_path.type)),
+                model_columns.size_bytes.is_not_distinct_from(model.size_bytes),
+                model_columns.digest.is_not_distinct_from(model.digest),
             )
             .values(values)
-            .returning(C.id)
+            .returning(model_columns.id)
         )
 
         def unit(connection: Connection) -> Model | None:
@@ -167,10 +201,10 @@ class Contents(Records):
 
         The first digest that is read of a file is the expected one from then on.
         """
-        still = select(C.id).where(
-            C.id == model.id,
-            self._lies_at(literal(model.local_path, C.local_path.type)),
-            C.inventoried_at.is_not(None),
+        still = select(model_columns.id).where(
+            model_columns.id == model.id,
+            self._lies_at(literal(model.local_path, model_columns.local_path.type)),
+            model_columns.inventoried_at.is_not(None),
         )
         read = literal(file.found_digest or file.digest, F.digest.type)
         # Held against what is expected by then: another process may have read it first.
@@ -200,13 +234,15 @@ class Contents(Records):
         A file that is listed again keeps its expected digest unless its size or its digest is
         another; the model's digest is that of all its files unless it was set.
         """
-        registration = Registration.of(model, found)
-        again = Registration.of(
+        registration = UpsertRow.of(model, found)
+        again = UpsertRow.of(
             model, {name: found[name] for name in found if name not in _OF_THE_BYTES}
         )
-        listed = in_order(validation.files("files", files))
-        of_key = (C[name] == registration.row[name] for name in KEY)
-        known = select(C.id, C.digest).where(*of_key, C.inventoried_at.is_not(None))
+        listed = sorted_by_path(validation.files("files", files))
+        of_key = (model_columns[name] == registration.row[name] for name in KEY_FIELDS)
+        known = select(model_columns.id, model_columns.digest).where(
+            *of_key, model_columns.inventoried_at.is_not(None)
+        )
 
         def unit(connection: Connection) -> Model:
             before = connection.execute(known.with_for_update()).one_or_none()
@@ -214,14 +250,16 @@ class Contents(Records):
             now, same = listed, False
             if before is not None and own in (None, before.digest):
                 old = {file.path: file for file in self._files(connection, before.id)}
-                now = [merged(file, old.get(file.path)) for file in listed]
+                now = [merge_file_record(file, old.get(file.path)) for file in listed]
                 same = now == list(old.values())
             # What was verified of files that are the same still holds.
             model_id = self._store(connection, again if same else registration).id
             self._replace_files(connection, model_id, now)
-            if own is None and (digest := digest_of(now)) is not None:
+            if own is None and (digest := expected_digest(now)) is not None:
                 values = {"digest": digest}
-                connection.execute(MODELS.update().where(C.id == model_id).values(values))
+                connection.execute(
+                    MODELS.update().where(model_columns.id == model_id).values(values)
+                )
             return self._model(connection, model_id)
 
         return await self._work.write_all(unit)
@@ -229,11 +267,11 @@ class Contents(Records):
     def _files(self, connection: Connection, model_id: int) -> list[FileRecord]:
         statement = (
             select(*_FILE_COLUMNS)
-            .join(MODELS, C.id == F.model_id)
-            .where(F.model_id == model_id, C.inventoried_at.is_not(None))
+            .join(MODELS, model_columns.id == F.model_id)
+            .where(F.model_id == model_id, model_columns.inventoried_at.is_not(None))
         )
         # Here, for a path that is no UTF-8 is stored by another text than its bytes.
-        return in_order(FileRecord(**row._asdict()) for row in connection.execute(statement))
+        return sorted_by_path(FileRecord(**row._asdict()) for row in connection.execute(statement))
 
     def _replace_files(
         self, connection: Connection, model_id: int, files: Sequence[FileRecord]

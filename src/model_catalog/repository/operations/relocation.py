@@ -13,14 +13,14 @@ from model_catalog.domain import validation
 from model_catalog.domain.file_record import FileState
 from model_catalog.domain.model_ref import ModelRef
 from model_catalog.errors import InvalidModelError
-from model_catalog.repository.statements.filters import MODELS, C
+from model_catalog.repository.statements.filters import MODELS, model_columns
 from model_catalog.repository.statements.models import Records
 
 _MARK: Final = "bytes:"
 
 
 @dataclass(frozen=True, slots=True)
-class Relocated:
+class RelocatedModel:
     """A model whose path begins otherwise, or would."""
 
     ref: ModelRef
@@ -38,7 +38,7 @@ class Relocation(Records):
 
     async def relocate(
         self, old_prefix: str, new_prefix: str, *, dry_run: bool = False
-    ) -> list[Relocated]:
+    ) -> list[RelocatedModel]:
         """
         Let every model below one folder lie below another: the models' directory has moved.
 
@@ -48,8 +48,8 @@ class Relocation(Records):
         absolute, and for a new one that is no UTF-8.
         """
         old, new = _folder("old_prefix", old_prefix), _folder("new_prefix", new_prefix)
-        path, moved, below = _below(old, new)
-        names = (C.provider, C.reference, C.version)
+        path, moved, below = _prefix_expressions(old, new)
+        names = (model_columns.provider, model_columns.reference, model_columns.version)
         look = select(*names, path).where(below).order_by(*names)
         change = (
             MODELS.update()
@@ -59,18 +59,18 @@ class Relocation(Records):
                 state=FileState.UNCHECKED,
                 **dict.fromkeys(("state_detail", "missing_since", "mount_point")),
             )
-            .returning(*names, C.local_path)
+            .returning(*names, model_columns.local_path)
         )
 
-        def read(connection: Connection) -> list[Relocated]:
+        def read(connection: Connection) -> list[RelocatedModel]:
             return [
-                Relocated(ModelRef(*row[:3]), row[3], new + row[3][len(old) :])
+                RelocatedModel(ModelRef(*row[:3]), row[3], new + row[3][len(old) :])
                 for row in connection.execute(look)
             ]
 
-        def write(connection: Connection) -> list[Relocated]:
+        def write(connection: Connection) -> list[RelocatedModel]:
             found = [
-                Relocated(ModelRef(*row[:3]), old + row[3][len(new) :], row[3])
+                RelocatedModel(ModelRef(*row[:3]), old + row[3][len(new) :], row[3])
                 for row in connection.execute(change)
             ]
             return sorted(found, key=lambda each: each.key)
@@ -86,7 +86,7 @@ def _folder(field_: str, value: object) -> str:
     return text.rstrip("/")
 
 
-def _below(
+def _prefix_expressions(
     old: str, new: str
 ) -> tuple[ColumnElement[str], ColumnElement[str], ColumnElement[bool]]:
     """The path of a row, the path it gets, and whether it lies below the old folder."""
@@ -96,7 +96,7 @@ def _below(
         raise InvalidModelError(
             "new_prefix", new, "is no UTF-8, which no database appends to: name it otherwise"
         ) from error
-    path = C.local_path
+    path = model_columns.local_path
     # As PathText stores it: what is no UTF-8 stands percent-encoded behind a mark.
     raw = func.coalesce(path, "", type_=Text)
     encoded_old = _MARK + quote_from_bytes(old.encode("utf-8", "surrogateescape"))

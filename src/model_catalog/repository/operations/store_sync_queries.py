@@ -9,9 +9,9 @@ from typing import Any, Final, TypeAlias, TypeVar
 
 from sqlalchemy import Connection, Text, bindparam, delete, select, type_coerce
 
-from model_catalog.domain.fields import KEY
+from model_catalog.domain.fields import KEY_FIELDS
 from model_catalog.domain.file_record import FileRecord
-from model_catalog.repository.statements.filters import FILES, MODELS, C
+from model_catalog.repository.statements.filters import FILES, MODELS, model_columns
 from model_catalog.repository.statements.models import ALIASES, Records
 
 F: Final = FILES.c
@@ -27,7 +27,7 @@ AliasKey: TypeAlias = tuple[str, str, str]
 
 MODEL_COLUMNS: Final = (
     "id",
-    *KEY,
+    *KEY_FIELDS,
     "local_path",
     "size_bytes",
     "state",
@@ -51,7 +51,7 @@ _AT_ONCE: Final = 500
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
+class StoreRows:
     """The rows of models, of their files and of the aliases of their references, as they are."""
 
     models: Sequence[Row]
@@ -63,7 +63,7 @@ class Stored:
 
 
 @dataclass(frozen=True, slots=True)
-class Adoptee:
+class ModelToStore:
     """What is to be recorded of a model: its columns, and its files, which None leaves as they are.
 
     `id` is that of the row it has; None for a new one.
@@ -76,7 +76,7 @@ class Adoptee:
 
 
 @dataclass(frozen=True, slots=True)
-class Pointers:
+class AliasChanges:
     """What is to become of the aliases that a store makes."""
 
     store: str
@@ -87,7 +87,7 @@ class Pointers:
 class Adopting(Records):
     """The operations of an adoption."""
 
-    async def stored(self, store: str, root: str, names: Iterable[tuple[str, str]]) -> Stored:
+    async def stored(self, store: str, root: str, names: Iterable[tuple[str, str]]) -> StoreRows:
         """The models of a store, and all versions of some providers' references."""
         references: dict[str, list[str]] = {}
         for provider, reference in names:
@@ -97,15 +97,17 @@ class Adopting(Records):
             for provider, those in references.items()
             for some in _parts(those, _AT_ONCE)
         ]
-        models = select(*(_raw(C[name]) for name in MODEL_COLUMNS))
+        models = select(*(_raw(model_columns[name]) for name in MODEL_COLUMNS))
         files = select(*(_raw(F[name]) for name in FILE_COLUMNS))
         aliases = select(A.provider, A.reference, A.alias, A.model_id, A.store)
-        here = (C.store == store) & (C.store_root == root)
+        here = (model_columns.store == store) & (model_columns.store_root == root)
 
-        def unit(connection: Connection) -> Stored:
+        def unit(connection: Connection) -> StoreRows:
             rows = {row[0]: row for row in connection.execute(models.where(here)).all()}
             for provider, some in named:
-                those = models.where(C.provider == provider, C.reference.in_(some))
+                those = models.where(
+                    model_columns.provider == provider, model_columns.reference.in_(some)
+                )
                 rows |= {row[0]: row for row in connection.execute(those).all()}
             listed: list[Row] = []
             pointed: dict[AliasKey, tuple[int, str | None]] = {}
@@ -116,12 +118,12 @@ class Adopting(Records):
                     (row[0], row[1], row[2]): (row[3], row[4])
                     for row in connection.execute(those).all()
                 }
-            return Stored(list(rows.values()), listed, pointed)
+            return StoreRows(list(rows.values()), listed, pointed)
 
         return await self._work.read(unit)
 
     async def store_adoption(
-        self, adoptees: Iterable[Adoptee], pointers: Pointers
+        self, adoptees: Iterable[ModelToStore], pointers: AliasChanges
     ) -> set[ModelKey]:
         """
         Record models of a store, and their aliases, all or none; return those that were not.
@@ -146,37 +148,41 @@ class Adopting(Records):
         return await self._work.write_all(unit)
 
     def _insert_models(
-        self, connection: Connection, adoptees: Sequence[Adoptee]
+        self, connection: Connection, adoptees: Sequence[ModelToStore]
     ) -> dict[ModelKey, int]:
         rows = [
-            {**each.values, **dict(zip(KEY, each.key, strict=True))}
+            {**each.values, **dict(zip(KEY_FIELDS, each.key, strict=True))}
             for each in adoptees
             if each.id is None
         ]
         if not rows:
             return {}
-        insert = self._insert(MODELS).on_conflict_do_nothing(index_elements=KEY)
-        made = connection.execute(insert.returning(C.id, *(C[name] for name in KEY)), rows)
+        insert = self._insert(MODELS).on_conflict_do_nothing(index_elements=KEY_FIELDS)
+        made = connection.execute(
+            insert.returning(model_columns.id, *(model_columns[name] for name in KEY_FIELDS)), rows
+        )
         return {(row[1], row[2], row[3]): row[0] for row in made}
 
     def _update_models(
-        self, connection: Connection, adoptees: Sequence[Adoptee]
+        self, connection: Connection, adoptees: Sequence[ModelToStore]
     ) -> dict[ModelKey, int]:
         known = {each.id: each for each in adoptees if each.id is not None}
         if not known:
             return {}
-        names = select(C.id, *(C[name] for name in KEY)).where(C.id.in_(known))
+        names = select(model_columns.id, *(model_columns[name] for name in KEY_FIELDS)).where(
+            model_columns.id.in_(known)
+        )
         # SQLite gives the number of a row that was removed to another one.
         still = {
             row[0]: (row[1], row[2], row[3])
-            for row in connection.execute(names.order_by(C.id).with_for_update())
+            for row in connection.execute(names.order_by(model_columns.id).with_for_update())
             if (row[1], row[2], row[3]) == known[row[0]].key
         }
         values = known[min(known)].values
         if still and values:
-            update = MODELS.update().where(C.id == bindparam("of_id"))
+            update = MODELS.update().where(model_columns.id == bindparam("of_id"))
             update = update.values(
-                {name: bindparam(f"new_{name}", type_=C[name].type) for name in values}
+                {name: bindparam(f"new_{name}", type_=model_columns[name].type) for name in values}
             )
             rows = [
                 {f"new_{name}": value for name, value in known[model_id].values.items()}
@@ -187,7 +193,7 @@ class Adopting(Records):
         return {key: model_id for model_id, key in still.items()}
 
     def _replace_all_files(
-        self, connection: Connection, adoptees: Sequence[Adoptee], ids: Mapping[ModelKey, int]
+        self, connection: Connection, adoptees: Sequence[ModelToStore], ids: Mapping[ModelKey, int]
     ) -> None:
         listed = [each for each in adoptees if each.files is not None and each.key in ids]
         known = [ids[each.key] for each in listed if each.id is not None]
@@ -203,7 +209,7 @@ class Adopting(Records):
             connection.execute(self._insert(FILES), part)
 
     def _point(
-        self, connection: Connection, pointers: Pointers, ids: Mapping[ModelKey, int]
+        self, connection: Connection, pointers: AliasChanges, ids: Mapping[ModelKey, int]
     ) -> None:
         names = ("provider", "reference", "alias")
         here = delete(ALIASES).where(

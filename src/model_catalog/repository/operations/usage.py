@@ -11,17 +11,17 @@ from weakref import WeakKeyDictionary
 from sqlalchemy import Connection, case, literal, or_, update
 from sqlalchemy.sql.dml import ReturningUpdate
 
-from model_catalog.concurrency.batching import Together
+from model_catalog.concurrency.batching import Coalescer
 from model_catalog.domain import validation
 from model_catalog.errors import ModelNotFoundError
-from model_catalog.repository.statements.filters import MODELS, C
-from model_catalog.repository.statements.models import Key, Records, one_more
+from model_catalog.repository.statements.filters import MODELS, model_columns
+from model_catalog.repository.statements.models import Key, Records, saturating_add
 
 
 class Usage(Records):
     """The operation that counts uses."""
 
-    _uses: WeakKeyDictionary[asyncio.AbstractEventLoop, Together[tuple[Key, int], bool]]
+    _uses: WeakKeyDictionary[asyncio.AbstractEventLoop, Coalescer[tuple[Key, int], bool]]
 
     async def record_use(
         self, reference: str, provider: str, version: str | None = None, count: int = 1
@@ -33,12 +33,12 @@ class Usage(Records):
         back, whatever the clock does. Raises ModelNotFoundError and InvalidModelError.
         """
         key = Key.of(reference, provider, version)
-        self._work.ensure_outside()
+        self._work.forbid_nested_write()
         use = (key, validation.count("count", count))
         loop = asyncio.get_running_loop()
         together = self._uses.get(loop)
         if together is None:
-            together = self._uses[loop] = Together(self._record_uses)
+            together = self._uses[loop] = Coalescer(self._record_uses)
         if not await together.submit(use, self._work.timeout_s):
             raise ModelNotFoundError(key.reference, key.provider, key.version)
 
@@ -62,14 +62,14 @@ class Usage(Records):
 
 
 def _count(key: Key, count: int, now: datetime) -> ReturningUpdate[tuple[int]]:
-    earlier = or_(C.last_used_at.is_(None), C.last_used_at < now)
-    used_at = literal(now, C.last_used_at.type)
+    earlier = or_(model_columns.last_used_at.is_(None), model_columns.last_used_at < now)
+    used_at = literal(now, model_columns.last_used_at.type)
     return (
         update(MODELS)
-        .where(C.id == key.model_id.scalar_subquery())
+        .where(model_columns.id == key.model_id.scalar_subquery())
         .values(
-            use_count=one_more(C.use_count, count),
-            last_used_at=case((earlier, used_at), else_=C.last_used_at),
+            use_count=saturating_add(model_columns.use_count, count),
+            last_used_at=case((earlier, used_at), else_=model_columns.last_used_at),
         )
-        .returning(C.id)
+        .returning(model_columns.id)
     )

@@ -18,20 +18,20 @@ from sqlalchemy import (
 from model_catalog.domain import fields, validation
 from model_catalog.domain.file_record import FileState
 from model_catalog.errors import InvalidModelError
-from model_catalog.mapping.tables import Model, ModelFile, ModelTag, folded
+from model_catalog.mapping.tables import Model, ModelFile, ModelTag, fold_case
 
 MODELS: Final = cast("Table", Model.__table__)
 TAGS: Final = cast("Table", ModelTag.__table__)
 FILES: Final = cast("Table", ModelFile.__table__)
-C: Final = MODELS.c
+model_columns: Final = MODELS.c
 
-KNOWN: Final[Mapping[str, ColumnElement[Any]]] = {
+EFFECTIVE_COLUMNS: Final[Mapping[str, ColumnElement[Any]]] = {
     column.key: (
-        func.coalesce(column, C[f"claimed_{column.key}"])
-        if column.key in fields.CLAIMABLE
+        func.coalesce(column, model_columns[f"claimed_{column.key}"])
+        if column.key in fields.HEADER_FIELDS
         else column
     )
-    for column in C
+    for column in model_columns
     if not column.key.endswith("_folded")
 }
 """What is known of a model: the user's word, or else what its header claims."""
@@ -81,7 +81,7 @@ class Filters(TypedDict, total=False):
     """Lies in a store that is not ours."""
 
 
-def conditions(filters: Mapping[str, object], dialect: str) -> list[ColumnElement[bool]]:
+def build_where(filters: Mapping[str, object], dialect: str) -> list[ColumnElement[bool]]:
     """The WHERE of some filters. Raises InvalidModelError, and TypeError for one that is none."""
     unknown = set(filters) - _CONDITIONS.keys()
     if unknown:
@@ -97,18 +97,18 @@ Condition = Callable[[str, object, str], ColumnElement[bool]]
 
 
 def _equals(field: str, value: object, _dialect: str) -> ColumnElement[bool]:
-    return KNOWN[field] == validation.lookup_text(field, value)
+    return EFFECTIVE_COLUMNS[field] == validation.lookup_text(field, value)
 
 
 def _contains(field: str, value: object, dialect: str) -> ColumnElement[bool]:
-    text = folded(validation.search(field, value))
+    text = fold_case(validation.search(field, value))
     # Not LIKE: it has wildcards to escape, a limit on its pattern, and an opinion on case.
     position = func.instr if dialect == "sqlite" else func.strpos
     tagged = select(TAGS.c.model_id).where(position(TAGS.c.folded, text) > 0)
     return or_(
-        position(C.reference_folded, text) > 0,
-        position(C.description_folded, text) > 0,
-        C.id.in_(tagged),
+        position(model_columns.reference_folded, text) > 0,
+        position(model_columns.description_folded, text) > 0,
+        model_columns.id.in_(tagged),
     )
 
 
@@ -123,30 +123,30 @@ def _has_any(field: str, value: object, _dialect: str) -> ColumnElement[bool]:
 
 
 def _wanted(field: str, value: object) -> list[str]:
-    return sorted({folded(tag) for tag in validation.wanted_tags(field, value)})
+    return sorted({fold_case(tag) for tag in validation.filter_tags(field, value)})
 
 
 def _tagged(wanted: Collection[str], at_least: int) -> ColumnElement[bool]:
     """The models that have so many of these tags."""
     models = select(TAGS.c.model_id).where(TAGS.c.folded.in_(wanted)).group_by(TAGS.c.model_id)
-    return C.id.in_(models.having(func.count() >= at_least))
+    return model_columns.id.in_(models.having(func.count() >= at_least))
 
 
 def _at_least(name: str) -> Condition:
-    return lambda field, value, _: KNOWN[name] >= validation.size_bytes(field, value)
+    return lambda field, value, _: EFFECTIVE_COLUMNS[name] >= validation.size_bytes(field, value)
 
 
 def _at_most(name: str) -> Condition:
-    return lambda field, value, _: KNOWN[name] <= validation.size_bytes(field, value)
+    return lambda field, value, _: EFFECTIVE_COLUMNS[name] <= validation.size_bytes(field, value)
 
 
 def _later(column: ColumnElement[datetime]) -> Condition:
-    return lambda field, value, _: column > validation.moment(field, value)
+    return lambda field, value, _: column > validation.timestamp(field, value)
 
 
 def _earlier(column: ColumnElement[datetime]) -> Condition:
     def condition(field: str, value: object, _dialect: str) -> ColumnElement[bool]:
-        whole = validation.moment(field, value)
+        whole = validation.timestamp(field, value)
         # Rows hold whole seconds: one in the second that a bound cuts lies before the bound.
         return column < whole if whole == value else column <= whole
 
@@ -165,7 +165,9 @@ def _flag(column: ColumnElement[Any], *, is_null: bool) -> Condition:
 def _has_digest(field: str, value: object, _dialect: str) -> ColumnElement[bool]:
     digest = validation.digest(field, value)
     of_a_file = select(FILES.c.model_id).where(FILES.c.digest == digest)
-    return (C.digest == digest) | (C.id.in_(of_a_file) & C.inventoried_at.is_not(None))
+    return (model_columns.digest == digest) | (
+        model_columns.id.in_(of_a_file) & model_columns.inventoried_at.is_not(None)
+    )
 
 
 _CONDITIONS: Final[Mapping[str, Condition]] = {
@@ -182,16 +184,16 @@ _CONDITIONS: Final[Mapping[str, Condition]] = {
     "min_size_bytes": _at_least("size_bytes"),
     "max_size_bytes": _at_most("size_bytes"),
     "min_context_length": _at_least("context_length"),
-    "downloaded_after": _later(C.downloaded_at),
-    "downloaded_before": _earlier(C.downloaded_at),
-    "used_after": _later(C.last_used_at),
-    "used_before": _earlier(C.last_used_at),
-    "never_used": _flag(C.last_used_at, is_null=True),
-    "pinned": _flag(C.pinned_at, is_null=False),
-    "state": lambda field, value, _: C.state == validation.state(field, value),
+    "downloaded_after": _later(model_columns.downloaded_at),
+    "downloaded_before": _earlier(model_columns.downloaded_at),
+    "used_after": _later(model_columns.last_used_at),
+    "used_before": _earlier(model_columns.last_used_at),
+    "never_used": _flag(model_columns.last_used_at, is_null=True),
+    "pinned": _flag(model_columns.pinned_at, is_null=False),
+    "state": lambda field, value, _: model_columns.state == validation.state(field, value),
     "digest": _has_digest,
-    "damaged": _flag(C.found_digest, is_null=False),
-    "incomplete": _flag(C.incomplete_reason, is_null=False),
+    "damaged": _flag(model_columns.found_digest, is_null=False),
+    "incomplete": _flag(model_columns.incomplete_reason, is_null=False),
     "store": _equals,
-    "foreign": _flag(C.store, is_null=False),
+    "foreign": _flag(model_columns.store, is_null=False),
 }

@@ -25,31 +25,37 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql, sqlite
 
 from model_catalog.domain import fields, validation
-from model_catalog.domain.fields import KEY
+from model_catalog.domain.fields import KEY_FIELDS
 from model_catalog.domain.file_record import FileState
 from model_catalog.errors import ModelNotFoundError
-from model_catalog.execution.executor import Work
-from model_catalog.execution.prepared_statement import Prepared, Row, stored
+from model_catalog.execution.executor import Executor
+from model_catalog.execution.prepared_statement import PreparedStatement, Row, raw_column
 from model_catalog.mapping.tables import Model, ModelAlias
-from model_catalog.repository.operations.registration import Registration, Shape
-from model_catalog.repository.statements.filters import FILES, KNOWN, MODELS, TAGS, C
+from model_catalog.repository.operations.registration import StatementKey, UpsertRow
+from model_catalog.repository.statements.filters import (
+    EFFECTIVE_COLUMNS,
+    FILES,
+    MODELS,
+    TAGS,
+    model_columns,
+)
 from model_catalog.repository.statements.postgres_batches import (
-    arrays_of,
-    find_each,
-    given,
-    tags_of,
+    array_parameters,
+    array_table,
+    find_many,
+    load_tags,
 )
 from model_catalog.repository.statements.row_conversion import (
-    join_of,
-    known,
-    model_of,
-    models_of,
-    new_model,
+    model_from_insert,
+    select_models,
+    string_agg,
+    to_model,
+    to_models,
 )
 
 ALIASES: Final = cast("Table", ModelAlias.__table__)
-_ID_AT: Final = list(KNOWN).index("id")
-_KEY_AT: Final = [list(KNOWN).index(name) for name in KEY]
+_ID_AT: Final = list(EFFECTIVE_COLUMNS).index("id")
+_KEY_AT: Final = [list(EFFECTIVE_COLUMNS).index(name) for name in KEY_FIELDS]
 
 
 class Key(NamedTuple):
@@ -71,7 +77,7 @@ class Key(NamedTuple):
     @property
     def every_version(self) -> list[ColumnElement[bool]]:
         """The condition for all versions of it."""
-        return [C.provider == self.provider, C.reference == self.reference]
+        return [model_columns.provider == self.provider, model_columns.reference == self.reference]
 
     @property
     def model_id(self) -> Select[int]:
@@ -85,82 +91,98 @@ class Key(NamedTuple):
 
 
 def _meant(provider: Any, reference: Any, version: Any) -> Select[int]:
-    ids = select(C.id).where(C.provider == provider, C.reference == reference)
+    ids = select(model_columns.id).where(
+        model_columns.provider == provider, model_columns.reference == reference
+    )
     if version is None:
-        return ids.order_by(C.downloaded_at.desc().nulls_last(), C.id.desc()).limit(1)
+        return ids.order_by(
+            model_columns.downloaded_at.desc().nulls_last(), model_columns.id.desc()
+        ).limit(1)
     aliased = select(ALIASES.c.model_id).where(
         ALIASES.c.provider == provider,
         ALIASES.c.reference == reference,
         ALIASES.c.alias == version,
     )
-    exact = C.version == version
-    meant = exact | (C.id == aliased.scalar_subquery())
+    exact = model_columns.version == version
+    meant = exact | (model_columns.id == aliased.scalar_subquery())
     return ids.where(meant).order_by(exact.desc()).limit(1)
 
 
 @cache
-def one_by_key(dialect: str, *, newest: bool) -> Prepared:
+def select_by_key(dialect: str, *, newest: bool) -> PreparedStatement:
     """What is known of the model that a key's values mean; the newest where it has no version."""
-    provider, reference, version = (bindparam(name, type_=C[name].type) for name in KEY)
+    provider, reference, version = (
+        bindparam(name, type_=model_columns[name].type) for name in KEY_FIELDS
+    )
     meant = _meant(provider, reference, None if newest else version)
     # Nearly always there is one of that reference, or of that version.
-    alone = known(dialect).where(C.provider == provider, C.reference == reference)
-    alone = alone.limit(2) if newest else alone.where(C.version == version)
-    return Prepared(
-        known(dialect).where(C.id == meant.scalar_subquery()),
-        of_several=find_each,
-        sooner=Prepared(alone),
+    alone = select_models(dialect).where(
+        model_columns.provider == provider, model_columns.reference == reference
+    )
+    alone = alone.limit(2) if newest else alone.where(model_columns.version == version)
+    return PreparedStatement(
+        select_models(dialect).where(model_columns.id == meant.scalar_subquery()),
+        of_several=find_many,
+        sooner=PreparedStatement(alone),
     )
 
 
 @cache
-def _one_by_id(dialect: str) -> Prepared:
-    return Prepared(known(dialect).where(C.id == bindparam("id", type_=C.id.type)))
+def _one_by_id(dialect: str) -> PreparedStatement:
+    return PreparedStatement(
+        select_models(dialect).where(
+            model_columns.id == bindparam("id", type_=model_columns.id.type)
+        )
+    )
 
 
 # Every combination of fields that a program sets is a statement; it has a handful of them.
 @lru_cache(maxsize=64)
 def _upsert(
     dialect: str, names: tuple[str, ...], changed: tuple[str, ...], *, tells: bool
-) -> Prepared:
+) -> PreparedStatement:
     upsert = _upserting(insert_into(MODELS, dialect), changed)
-    return Prepared(upsert.returning(*_told(dialect)) if tells else upsert, names)
+    return PreparedStatement(
+        upsert.returning(*_returning_columns(dialect)) if tells else upsert, names
+    )
 
 
 @lru_cache(maxsize=64)
-def _insert(dialect: str, names: tuple[str, ...]) -> Prepared:
+def _insert(dialect: str, names: tuple[str, ...]) -> PreparedStatement:
     insert = insert_into(MODELS, dialect)
-    return Prepared(insert.on_conflict_do_nothing(index_elements=KEY), names)
+    return PreparedStatement(insert.on_conflict_do_nothing(index_elements=KEY_FIELDS), names)
 
 
 @lru_cache(maxsize=64)
-def _upsert_several(names: tuple[str, ...], changed: tuple[str, ...]) -> Prepared:
-    rows = given(C[name] for name in names)
+def _upsert_several(names: tuple[str, ...], changed: tuple[str, ...]) -> PreparedStatement:
+    rows = array_table(model_columns[name] for name in names)
     insert = postgresql.insert(MODELS).from_select(
         names, select(*(rows.c[name] for name in names)), include_defaults=False
     )
-    return Prepared(_upserting(insert, changed).returning(*_told("postgresql")))
+    return PreparedStatement(
+        _upserting(insert, changed).returning(*_returning_columns("postgresql"))
+    )
 
 
 def _upserting(
     insert: sqlite.Insert | postgresql.Insert, changed: tuple[str, ...]
 ) -> sqlite.Insert | postgresql.Insert:
     new: dict[str, ColumnElement[Any]] = {name: insert.excluded[name] for name in changed}
-    new |= resets(new)
-    new["download_count"] = one_more(C.download_count)
-    return insert.on_conflict_do_update(index_elements=KEY, set_=new)
+    new |= reset_stale_results(new)
+    new["download_count"] = saturating_add(model_columns.download_count)
+    return insert.on_conflict_do_update(index_elements=KEY_FIELDS, set_=new)
 
 
-def _told(dialect: str) -> Sequence[ColumnElement[Any]]:
+def _returning_columns(dialect: str) -> Sequence[ColumnElement[Any]]:
     # In RETURNING a subquery is of no row of the table in particular: the tags come by themselves.
-    *fields_of_it, _ = known(dialect).selected_columns
+    *fields_of_it, _ = select_models(dialect).selected_columns
     return fields_of_it
 
 
 @cache
-def _tags_of(dialect: str) -> Prepared:
-    of_it = TAGS.c.model_id == bindparam("id", type_=C.id.type)
-    return Prepared(select(stored(join_of(dialect, TAGS.c.tag))).where(of_it))
+def _tags_of(dialect: str) -> PreparedStatement:
+    of_it = TAGS.c.model_id == bindparam("id", type_=model_columns.id.type)
+    return PreparedStatement(select(raw_column(string_agg(dialect, TAGS.c.tag))).where(of_it))
 
 
 def insert_into(table: Table, dialect: str) -> sqlite.Insert | postgresql.Insert:
@@ -174,24 +196,24 @@ def insert_into(table: Table, dialect: str) -> sqlite.Insert | postgresql.Insert
 class Records:
     """Somewhere to work, and the few steps that the operations on models share."""
 
-    _work: Work
+    _work: Executor
 
     def _model(self, connection: Connection, model_id: int) -> Model:
-        (row,) = _one_by_id(self._work.dialect).rows(connection, {"id": model_id})
-        return model_of(row)
+        (row,) = _one_by_id(self._work.database.dialect).rows(connection, {"id": model_id})
+        return to_model(row)
 
-    def _store(self, connection: Connection, registration: Registration) -> Model:
+    def _store(self, connection: Connection, registration: UpsertRow) -> Model:
         """Register a model; return it as it is recorded."""
         # What is new is known without being read again, and has no tags: that is half of the time.
-        new_id = _insert(self._work.dialect, registration.names).inserted_id(
+        new_id = _insert(self._work.database.dialect, registration.names).inserted_id(
             connection, registration.row
         )
         if new_id is not None:
-            return new_model(new_id, registration.row)
+            return model_from_insert(new_id, registration.row)
         upsert = self._upsert(registration.shape, tells=True)
         (row,) = upsert.rows(connection, registration.row)
-        (tags,) = _tags_of(self._work.dialect).rows(connection, {"id": row[_ID_AT]})
-        return model_of([*row, *tags])
+        (tags,) = _tags_of(self._work.database.dialect).rows(connection, {"id": row[_ID_AT]})
+        return to_model([*row, *tags])
 
     def _id(self, connection: Connection, key: Key, *, lock: bool = True) -> int:
         """The id of the model that is meant, which stays until the transaction ends if locked."""
@@ -207,11 +229,13 @@ class Records:
     ) -> Model:
         """Set columns of one model, and return it. Raises ModelNotFoundError."""
         statement: Update = (
-            MODELS.update().where(C.id == key.model_id.scalar_subquery(), *more).values(values)
+            MODELS.update()
+            .where(model_columns.id == key.model_id.scalar_subquery(), *more)
+            .values(values)
         )
 
         def unit(connection: Connection) -> Model:
-            model_id = connection.scalar(statement.returning(C.id))
+            model_id = connection.scalar(statement.returning(model_columns.id))
             if model_id is None:
                 raise ModelNotFoundError(key.reference, key.provider, key.version)
             return self._model(connection, model_id)
@@ -220,27 +244,31 @@ class Records:
 
     def _lies_at(self, path: ColumnElement[str]) -> ColumnElement[bool]:
         """Whether a row has this path; in an old SQLite file it may be a blob, equal to no text."""
-        if self._work.dialect == "sqlite":
-            return or_(C.local_path == path, func.typeof(C.local_path) == "blob")
-        return C.local_path == path
+        if self._work.database.dialect == "sqlite":
+            return or_(
+                model_columns.local_path == path, func.typeof(model_columns.local_path) == "blob"
+            )
+        return model_columns.local_path == path
 
     def _insert(self, table: Table) -> sqlite.Insert | postgresql.Insert:
-        return insert_into(table, self._work.dialect)
+        return insert_into(table, self._work.database.dialect)
 
-    def _upsert(self, shape: Shape, *, tells: bool) -> Prepared:
+    def _upsert(self, shape: StatementKey, *, tells: bool) -> PreparedStatement:
         """What stores models, and perhaps tells what is known of one afterwards."""
-        return _upsert(self._work.dialect, *shape, tells=tells)
+        return _upsert(self._work.database.dialect, *shape, tells=tells)
 
     def _forget(self, connection: Connection, *which: ColumnElement[bool]) -> int:
         """Delete models with everything that hangs on them; return how many there were."""
-        if not self._work.cascades:
-            gone = select(C.id).where(*which)
+        if not self._work.database.cascades:
+            gone = select(model_columns.id).where(*which)
             for table in (TAGS, ALIASES, FILES):
                 connection.execute(delete(table).where(table.c.model_id.in_(gone)))
-        return len(connection.execute(delete(MODELS).where(*which).returning(C.id)).all())
+        return len(
+            connection.execute(delete(MODELS).where(*which).returning(model_columns.id)).all()
+        )
 
 
-def store_all(connection: Connection, registrations: Sequence[Registration]) -> list[Model]:
+def register_batch(connection: Connection, registrations: Sequence[UpsertRow]) -> list[Model]:
     """
     Register models on PostgreSQL, one after the other; return each as it is recorded then.
 
@@ -248,19 +276,19 @@ def store_all(connection: Connection, registrations: Sequence[Registration]) -> 
     that order everybody takes the rows, and so nobody waits for one who waits for him.
     """
     rows: dict[int, Row] = {}
-    for batch in _statements(registrations):
+    for batch in _group_by_statement(registrations):
         chosen = [registrations[at] for at in batch]
         names, changed = chosen[0].shape
-        values = arrays_of(names, [each.row for each in chosen])
+        values = array_parameters(names, [each.row for each in chosen])
         stored_rows = _upsert_several(names, changed).rows(connection, values)
         by_key = {tuple(row[at] for at in _KEY_AT): row for row in stored_rows}
         rows |= {at: by_key[each.key] for at, each in zip(batch, chosen, strict=True)}
-    tags = tags_of(connection, [row[_ID_AT] for row in rows.values()])
+    tags = load_tags(connection, [row[_ID_AT] for row in rows.values()])
     ordered = (rows[at] for at in range(len(registrations)))
-    return models_of([*row, tags.get(row[_ID_AT])] for row in ordered)
+    return to_models([*row, tags.get(row[_ID_AT])] for row in ordered)
 
 
-def _statements(registrations: Sequence[Registration]) -> Iterator[list[int]]:
+def _group_by_statement(registrations: Sequence[UpsertRow]) -> Iterator[list[int]]:
     """Which of them go together: in no statement may a key be twice."""
     waiting = sorted(range(len(registrations)), key=lambda at: registrations[at].key)
     while waiting:
@@ -271,7 +299,7 @@ def _statements(registrations: Sequence[Registration]) -> Iterator[list[int]]:
         waiting = [at for at in waiting if at not in taken]
 
 
-def resets(new: Mapping[str, ColumnElement[Any]]) -> dict[str, ColumnElement[Any]]:
+def reset_stale_results(new: Mapping[str, ColumnElement[Any]]) -> dict[str, ColumnElement[Any]]:
     """
     What else becomes of a row that is about to be given these values.
 
@@ -282,23 +310,35 @@ def resets(new: Mapping[str, ColumnElement[Any]]) -> dict[str, ColumnElement[Any
     if not new.keys() & {"local_path", "size_bytes", "digest"}:
         return {}
     # To SQL what is unequal to NULL is neither true nor false, and CASE takes that for false.
-    others = [C[name] != new[name] for name in ("local_path", "size_bytes") if name in new]
+    others = [
+        model_columns[name] != new[name] for name in ("local_path", "size_bytes") if name in new
+    ]
     if "digest" in new:
-        others.append(C.digest.is_not(None) & C.digest.is_distinct_from(new["digest"]))
+        others.append(
+            model_columns.digest.is_not(None) & model_columns.digest.is_distinct_from(new["digest"])
+        )
     anew = or_(*others)
     changed: dict[str, ColumnElement[Any]] = {
-        name: case((anew, null()), else_=C[name]) for name in fields.FOUND if name != "state"
+        name: case((anew, null()), else_=model_columns[name])
+        for name in fields.INSPECTION_FIELDS
+        if name != "state"
     }
-    changed["state"] = case((anew, literal(FileState.UNCHECKED, C.state.type)), else_=C.state)
+    changed["state"] = case(
+        (anew, literal(FileState.UNCHECKED, model_columns.state.type)), else_=model_columns.state
+    )
     if "local_path" in new:
-        moved = C.local_path != new["local_path"]
-        changed |= {name: case((moved, null()), else_=C[name]) for name in fields.STORED}
+        moved = model_columns.local_path != new["local_path"]
+        changed |= {
+            name: case((moved, null()), else_=model_columns[name]) for name in fields.STORE_FIELDS
+        }
     if "size_bytes" in new:
-        changed["digest"] = case((C.size_bytes != new["size_bytes"], null()), else_=C.digest)
+        changed["digest"] = case(
+            (model_columns.size_bytes != new["size_bytes"], null()), else_=model_columns.digest
+        )
     return {name: value for name, value in changed.items() if name not in new}
 
 
-def one_more(column: ColumnElement[int], more: int = 1) -> ColumnElement[int]:
+def saturating_add(column: ColumnElement[int], more: int = 1) -> ColumnElement[int]:
     """
     A count that goes up, and stands still before it overflows.
 

@@ -23,9 +23,9 @@ from sqlalchemy import (
 from model_catalog.domain import validation
 from model_catalog.domain.model_row import ModelRow
 from model_catalog.errors import InvalidModelError
-from model_catalog.mapping.column_types import UnixSeconds
+from model_catalog.mapping.column_types import UnixTimestamp
 from model_catalog.mapping.tables import Model
-from model_catalog.repository.statements.filters import KNOWN, C
+from model_catalog.repository.statements.filters import EFFECTIVE_COLUMNS, model_columns
 
 
 class Sort(StrEnum):
@@ -58,7 +58,7 @@ _NAMES: Final = {
     Sort.FORMAT,
 }
 _KEY_NAMES: Final = ("provider", "reference", "version")
-_KEY: Final = tuple(C[name] for name in _KEY_NAMES)
+_KEY: Final = tuple(model_columns[name] for name in _KEY_NAMES)
 _KEY_BEHIND: Final = tuple(bindparam(f"after_{c.name}", type_=c.type) for c in _KEY)
 _LIMIT: Final = bindparam("limit", type_=BigInteger)
 
@@ -70,14 +70,14 @@ class _Start(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class SortOrder:
     """The order of a listing."""
 
     sort: Sort
     is_descending: bool
 
     @classmethod
-    def of(cls, sort: object, descending: object) -> Order:
+    def of(cls, sort: object, descending: object) -> SortOrder:
         """Raises InvalidModelError for what is none."""
         if not isinstance(sort, Sort):
             raise InvalidModelError("sort", sort, f"is no Sort: give one of {', '.join(Sort)}")
@@ -90,7 +90,7 @@ class Order:
     @property
     def column(self) -> ColumnElement[Any]:
         """What it is sorted by, before the key."""
-        return KNOWN[self.sort.value]
+        return EFFECTIVE_COLUMNS[self.sort.value]
 
     @property
     def columns(self) -> list[ColumnElement[Any]]:
@@ -109,21 +109,21 @@ class Order:
 
 
 @dataclass(frozen=True, slots=True)
-class Window:
+class Page:
     """
     A part of an order: its beginning or what comes behind a model, to the end or only so far.
 
     It is the same for all that begin behind some model: which one, and how far, are its values.
     """
 
-    order: Order
+    order: SortOrder
     start: _Start
     is_limited: bool
 
     @classmethod
     def of(
-        cls, order: Order, after: Model | ModelRow | None, limit: int | None
-    ) -> tuple[Window, dict[str, Any]]:
+        cls, order: SortOrder, after: Model | ModelRow | None, limit: int | None
+    ) -> tuple[Page, dict[str, Any]]:
         """One and its values. Raises InvalidModelError for what has no place in the order."""
         start = _Start.FIRST
         values: dict[str, Any] = {}
@@ -157,12 +157,15 @@ class Window:
         # it has to in the index, and ends when it has enough.
         key = (self.order.column, *_KEY)
         parts = (
-            select(C.id, *key).where(part, *where).order_by(*self.order.columns).limit(_LIMIT)
+            select(model_columns.id, *key)
+            .where(part, *where)
+            .order_by(*self.order.columns)
+            .limit(_LIMIT)
             for part in self._parts
         )
         found = union_all(*(select(part.subquery()) for part in parts)).subquery()
         order = self.order.by(*(found.c[column.name] for column in key))
-        return C.id.in_(select(found.c.id).order_by(*order).limit(_LIMIT))
+        return model_columns.id.in_(select(found.c.id).order_by(*order).limit(_LIMIT))
 
     @property
     def _parts(self) -> list[ColumnElement[bool]]:
@@ -178,12 +181,12 @@ class Window:
 
 def _checked(name: str, value: object) -> Any:
     """A value to compare a column with: of its type, and one that a driver takes."""
-    if value is None and not C[name].nullable:
+    if value is None and not model_columns[name].nullable:
         raise InvalidModelError(name, None, "is not known: give a model that was read")
     if value is None:
         return None
-    if isinstance(C[name].type, UnixSeconds):
-        return validation.moment(name, value)
-    if isinstance(C[name].type, Integer | BigInteger):
+    if isinstance(model_columns[name].type, UnixTimestamp):
+        return validation.timestamp(name, value)
+    if isinstance(model_columns[name].type, Integer | BigInteger):
         return validation.size_bytes(name, value)
     return validation.lookup_text(name, value)

@@ -23,17 +23,17 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import ARRAY
 
-from model_catalog.domain.fields import KEY
-from model_catalog.execution.prepared_statement import Prepared, Row, stored
+from model_catalog.domain.fields import KEY_FIELDS
+from model_catalog.execution.prepared_statement import PreparedStatement, Row, raw_column
 from model_catalog.mapping.tables import ModelAlias
-from model_catalog.repository.statements.filters import TAGS, C
-from model_catalog.repository.statements.row_conversion import join_of, known
+from model_catalog.repository.statements.filters import TAGS, model_columns
+from model_catalog.repository.statements.row_conversion import select_models, string_agg
 
 _ALIASES: Final = cast("Table", ModelAlias.__table__)
 _DIALECT: Final = "postgresql"
 
 
-def given(columns: Iterable[Column[Any]]) -> TableValuedAlias:
+def array_table(columns: Iterable[Column[Any]]) -> TableValuedAlias:
     """
     The values of some columns for several rows, numbered from 1 in `n`, as a table.
 
@@ -48,34 +48,38 @@ def given(columns: Iterable[Column[Any]]) -> TableValuedAlias:
     )
 
 
-def arrays_of(names: Iterable[str], rows: Collection[Mapping[str, Any]]) -> dict[str, list[Any]]:
+def array_parameters(
+    names: Iterable[str], rows: Collection[Mapping[str, Any]]
+) -> dict[str, list[Any]]:
     """What is `given`."""
     return {f"all_{name}": [row[name] for row in rows] for name in names}
 
 
-def find_each(connection: Connection, keys: Sequence[Mapping[str, Any]]) -> Sequence[Sequence[Row]]:
+def find_many(connection: Connection, keys: Sequence[Mapping[str, Any]]) -> Sequence[Sequence[Row]]:
     """For each key the row of the model that it means, or none; without a version the newest."""
     found: list[list[Row]] = [[] for _ in keys]
-    for row in _each_by_key().rows(connection, arrays_of(KEY, keys)):
+    for row in _each_by_key().rows(connection, array_parameters(KEY_FIELDS, keys)):
         *fields, number = row
         found[number - 1].append(fields)
     return found
 
 
 @cache
-def _each_by_key() -> Prepared:
-    wanted = given(Column(name, Text()) for name in KEY)
+def _each_by_key() -> PreparedStatement:
+    wanted = array_table(Column(name, Text()) for name in KEY_FIELDS)
     # The model is asked for by its id, as alone: what it is chosen by is read from an index.
     meant = _meant(wanted).lateral("meant")
-    statement = known(_DIALECT).add_columns(stored(wanted.c.n))
-    return Prepared(
-        statement.select_from(wanted.join(meant, true()).join(C.id.table, C.id == meant.c.id))
+    statement = select_models(_DIALECT).add_columns(raw_column(wanted.c.n))
+    return PreparedStatement(
+        statement.select_from(
+            wanted.join(meant, true()).join(model_columns.id.table, model_columns.id == meant.c.id)
+        )
     )
 
 
 def _meant(wanted: TableValuedAlias) -> Select[int]:
     # Where there is no version none is exact, and the newest is the first.
-    models = C.id.table.alias("its")
+    models = model_columns.id.table.alias("its")
     its, key = models.c, wanted.c
     aliased = (
         select(_ALIASES.c.model_id)
@@ -102,15 +106,15 @@ def _meant(wanted: TableValuedAlias) -> Select[int]:
     )
 
 
-def tags_of(connection: Connection, ids: Sequence[int]) -> dict[int, str]:
+def load_tags(connection: Connection, ids: Sequence[int]) -> dict[int, str]:
     """The tags of models in one text each, of those that have any."""
     rows = _tags_of_each().rows(connection, {"ids": ids})
     return dict(map(tuple, rows))
 
 
 @cache
-def _tags_of_each() -> Prepared:
+def _tags_of_each() -> PreparedStatement:
     model_id = TAGS.c.model_id
     among = model_id == any_(bindparam("ids", type_=ARRAY(BigInteger())))
-    tags = stored(join_of(_DIALECT, TAGS.c.tag))
-    return Prepared(select(stored(model_id), tags).where(among).group_by(model_id))
+    tags = raw_column(string_agg(_DIALECT, TAGS.c.tag))
+    return PreparedStatement(select(raw_column(model_id), tags).where(among).group_by(model_id))

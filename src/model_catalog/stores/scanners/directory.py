@@ -7,10 +7,10 @@ from collections.abc import Callable
 from typing import Final
 
 from model_catalog.files.safe_open import Forbidden, Pathlike
-from model_catalog.stores.completeness import format_of, newest
-from model_catalog.stores.file_grouping import groups
+from model_catalog.stores.completeness import format_of, newest_mtime
+from model_catalog.stores.file_grouping import group_files
 from model_catalog.stores.scan_result import Claims, FoundModel, Scan
-from model_catalog.stores.store_access import Visit
+from model_catalog.stores.store_access import StoreWalk
 
 PROVIDER: Final = "local"
 
@@ -28,8 +28,8 @@ def scan(
     The reference of a model is its path below the root, and the root's own name where that is the
     model; it has no version.
     """
-    visit = Visit.begin("directory", root, forbidden, stop, progress)
-    for group in groups(visit, visit.root, is_one_kind=False):
+    visit = StoreWalk.begin("directory", root, forbidden, stop, progress)
+    for group in group_files(visit, visit.root, is_one_kind=False):
         below = os.path.relpath(group.local_path, visit.root)
         visit.add(
             FoundModel(
@@ -39,7 +39,7 @@ def scan(
                 local_path=group.local_path,
                 folder=group.folder,
                 files=group.files,
-                downloaded_at=newest(group.files),
+                downloaded_at=newest_mtime(group.files),
                 claims=Claims(format=format_of(group.files)),
                 reasons=group.reasons,
             ),

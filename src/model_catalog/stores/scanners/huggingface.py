@@ -17,24 +17,24 @@ from typing import Final
 
 from model_catalog.domain import validation
 from model_catalog.errors import InvalidModelError
-from model_catalog.files.file_names import role_of
+from model_catalog.files.file_names import file_role
 from model_catalog.files.formats.json_stream import JsonStream
 from model_catalog.files.safe_open import Forbidden, Pathlike
-from model_catalog.stores.completeness import format_of, newest, reasons
+from model_catalog.stores.completeness import format_of, incomplete_reasons, newest_mtime
 from model_catalog.stores.scan_result import Claims, FoundModel, Scan, StoreFile
 from model_catalog.stores.store_access import (
     MAX_FILES,
     NO_TEXT,
     UNREADABLE,
-    LeftOutError,
-    Target,
-    Visit,
+    LinkTarget,
+    SkippedError,
+    StoreWalk,
+    error_reason,
     is_folder,
     is_link,
     is_readable,
     not_a_folder,
-    reason_of,
-    shortened,
+    shorten_list,
 )
 
 PROVIDER: Final = "hf"
@@ -63,14 +63,14 @@ def scan(
     A revision of which some files are not there is found, and the reasons say so: many are
     downloaded in part.
     """
-    visit = Visit.begin("huggingface", root, forbidden, stop, progress)
+    visit = StoreWalk.begin("huggingface", root, forbidden, stop, progress)
     for entry in visit.entries(visit.root):
         if entry.name.startswith(PREFIX):
-            look_into(visit, entry, PROVIDER)
+            scan_repository(visit, entry, PROVIDER)
     return visit.result()
 
 
-def look_into(visit: Visit, entry: os.DirEntry[str], provider: str) -> None:
+def scan_repository(visit: StoreWalk, entry: os.DirEntry[str], provider: str) -> None:
     """
     Gather the revisions in the folder of one repository.
 
@@ -99,7 +99,7 @@ class _Expected:
     def read(cls, value: object) -> _Expected:
         """What is written of one; LeftOutError for what is no object."""
         if not isinstance(value, dict):
-            raise LeftOutError("what it says of a file is no object")
+            raise SkippedError("what it says of a file is no object")
         size, sha256, blob = value.get("size"), value.get("lfs_sha256"), value.get("blob_id")
         is_lfs = isinstance(sha256, str) and _SHA256.fullmatch(sha256) is not None
         if is_lfs:
@@ -117,14 +117,14 @@ _UNKNOWN: Final = _Expected()
 class _Repository:
     """One repository, as it is looked through."""
 
-    def __init__(self, visit: Visit, path: str, provider: str, reference: str) -> None:
+    def __init__(self, visit: StoreWalk, path: str, provider: str, reference: str) -> None:
         self._visit = visit
         self._path = path
         self._provider = provider
         self._reference = reference
         self._blobs: dict[str, os.DirEntry[str]] = {}
         # A blob is looked at once, in however many revisions it is.
-        self._targets: dict[str, Target] = {}
+        self._targets: dict[str, LinkTarget] = {}
         self._unfinished: set[str] = set()
 
     def look_through(self) -> None:
@@ -183,7 +183,7 @@ class _Repository:
                 except InvalidModelError as error:
                     self._visit.blame(entry.path, f"its name {error.reason}")
                 except UNREADABLE as error:
-                    self._visit.blame(entry.path, reason_of(error))
+                    self._visit.blame(entry.path, error_reason(error))
                 else:
                     found.setdefault(commit, {})[name] = entry.path
         return found
@@ -192,7 +192,7 @@ class _Repository:
         with self._visit.open(self._visit.target(entry), _REF_BYTES) as file:
             text = file.read_at(0, _REF_BYTES).decode("ascii", "replace").strip()
         if _COMMIT.fullmatch(text) is None:
-            raise LeftOutError("what is written in it is no commit")
+            raise SkippedError("what is written in it is no commit")
         return text
 
     def _revision(
@@ -231,7 +231,7 @@ class _Repository:
                 except UNREADABLE as error:
                     unread += 1
                     gone.append(path)
-                    self._visit.blame(entry.path, reason_of(error))
+                    self._visit.blame(entry.path, error_reason(error))
         if unread and not files:
             # All that could be said of it is that it has no bytes, which is not so.
             self._visit.blame(snapshot.path, "none of its files can be read")
@@ -247,16 +247,19 @@ class _Repository:
                 local_path=snapshot.path,
                 folder=snapshot.path,
                 files=tuple(files),
-                downloaded_at=newest(files),
+                downloaded_at=newest_mtime(files),
                 claims=Claims(format=format_of(files)),
-                reasons=(*reasons(files, gone), *self._contradictions(files, gone, expected)),
+                reasons=(
+                    *incomplete_reasons(files, gone),
+                    *self._contradictions(files, gone, expected),
+                ),
             ),
             snapshot.path,
         )
 
     def _file(self, entry: os.DirEntry[str], path: str, expected: _Expected | None) -> StoreFile:
         digest = None if expected is None else expected.digest
-        role = role_of(path)
+        role = file_role(path)
         if not is_link(entry):
             return self._visit.target(entry).as_file(path, role, digest)
         # The folders on the way are none but real ones, so that the text of a link tells where
@@ -294,7 +297,7 @@ class _Repository:
                         stream.value()
                 stream.finish()
         except UNREADABLE as error:
-            self._visit.blame(tree.path, reason_of(error))
+            self._visit.blame(tree.path, error_reason(error))
             return {}
         return found if version == _TREE_VERSION else {}
 
@@ -310,11 +313,11 @@ class _Repository:
         there = {file.path for file in files}.union(gone)
         absent = sorted(path for path in expected if path not in there)
         if absent:
-            found.append(f"not here, of {len(expected)} files: {shortened(absent)}")
+            found.append(f"not here, of {len(expected)} files: {shorten_list(absent)}")
         if not expected:
             unfinished = self._unfinished
         else:
             unfinished = {expected[path].blob or "" for path in absent} & self._unfinished
         if unfinished:
-            found.append(f"downloads that have not ended: {shortened(sorted(unfinished))}")
+            found.append(f"downloads that have not ended: {shorten_list(sorted(unfinished))}")
         return found

@@ -15,16 +15,16 @@ from typing import Final
 from model_catalog.files.file_names import Role
 from model_catalog.files.formats.json_stream import JsonStream
 from model_catalog.files.safe_open import Forbidden, Pathlike
-from model_catalog.stores.completeness import format_of, newest
-from model_catalog.stores.file_grouping import Group, groups_among
+from model_catalog.stores.completeness import format_of, newest_mtime
+from model_catalog.stores.file_grouping import FileGroup, group_entries
 from model_catalog.stores.scan_result import Claims, FoundModel, Scan, StoreFile
-from model_catalog.stores.scanners.huggingface import PREFIX, look_into
+from model_catalog.stores.scanners.huggingface import PREFIX, scan_repository
 from model_catalog.stores.store_access import (
     UNREADABLE,
-    LeftOutError,
-    Visit,
+    SkippedError,
+    StoreWalk,
+    error_reason,
     is_readable,
-    reason_of,
 )
 
 PROVIDER: Final = "llamacpp"
@@ -51,14 +51,14 @@ def scan(
     own name, for where in it the repository ends cannot be told. Of the other layout they are the
     repository and the commit.
     """
-    visit = Visit.begin("llamacpp", root, forbidden, stop, progress)
+    visit = StoreWalk.begin("llamacpp", root, forbidden, stop, progress)
     files = []
     for entry in visit.entries(visit.root):
         if entry.name.startswith(PREFIX):
-            look_into(visit, entry, PROVIDER)
+            scan_repository(visit, entry, PROVIDER)
         elif entry.name.endswith(_SUFFIX):
             files.append(entry)
-    found = [(group, _origin(visit, group)) for group in groups_among(visit, visit.root, files)]
+    found = [(group, _origin(visit, group)) for group in group_entries(visit, visit.root, files)]
     models = {origin.repository for _, origin in found if not origin.is_projector}
     projectors: dict[str, list[StoreFile]] = {}
     for group, origin in found:
@@ -91,7 +91,7 @@ class _Origin:
         return "projector" if self.is_projector else "weights"
 
 
-def _origin(visit: Visit, group: Group) -> _Origin:
+def _origin(visit: StoreWalk, group: FileGroup) -> _Origin:
     """What the note beside a model's first file says, where that is how the file got its name."""
     name = group.local_path[len(group.folder) + 1 :]
     unknown = _Origin(name.removesuffix(_SUFFIX), "", None)
@@ -103,18 +103,18 @@ def _origin(visit: Visit, group: Group) -> _Origin:
             stream.finish()
         match = _URL.fullmatch(str(members.get("url")))
         if match is None or not is_readable(match[1]):
-            raise LeftOutError("it names no file of a repository")
+            raise SkippedError("it names no file of a repository")
         if f"{match[2]}_{match[3]}".replace("/", "_") != name:
-            raise LeftOutError("it names another file than it lies beside")
+            raise SkippedError("it names another file than it lies beside")
     except FileNotFoundError:
         return unknown
     except UNREADABLE as error:
-        visit.blame(note, reason_of(error))
+        visit.blame(note, error_reason(error))
         return unknown
     return _Origin(match[2], match[3], match[1])
 
 
-def _add(visit: Visit, group: Group, origin: _Origin, beside: list[StoreFile]) -> None:
+def _add(visit: StoreWalk, group: FileGroup, origin: _Origin, beside: list[StoreFile]) -> None:
     files = [replace(file, role=origin.role) for file in group.files]
     files = sorted([*files, *beside], key=lambda file: file.path)
     visit.add(
@@ -126,7 +126,7 @@ def _add(visit: Visit, group: Group, origin: _Origin, beside: list[StoreFile]) -
             local_path=group.local_path,
             folder=group.folder,
             files=tuple(files),
-            downloaded_at=newest(files),
+            downloaded_at=newest_mtime(files),
             claims=Claims(format=format_of(files)),
             source_url=origin.url,
             reasons=group.reasons,

@@ -11,10 +11,10 @@ from collections.abc import Callable
 from typing import Final
 
 from model_catalog.files.safe_open import Forbidden, Pathlike
-from model_catalog.stores.completeness import format_of, newest
-from model_catalog.stores.file_grouping import groups
+from model_catalog.stores.completeness import format_of, newest_mtime
+from model_catalog.stores.file_grouping import group_files
 from model_catalog.stores.scan_result import Claims, FoundModel, Scan
-from model_catalog.stores.store_access import Visit
+from model_catalog.stores.store_access import StoreWalk
 
 PROVIDER: Final = "lmstudio"
 
@@ -32,10 +32,10 @@ def scan(
     A reference is `publisher/repository`. The version is the path in the repository of the file
     that is the model, of a set of shards the first, and "" where the repository is.
     """
-    visit = Visit.begin("lmstudio", root, forbidden, stop, progress)
+    visit = StoreWalk.begin("lmstudio", root, forbidden, stop, progress)
     for publisher in visit.folders(visit.root):
         for repository in visit.folders(publisher.path):
-            for group in groups(visit, repository.path, is_one_kind=True):
+            for group in group_files(visit, repository.path, is_one_kind=True):
                 visit.add(
                     FoundModel(
                         store="lmstudio",
@@ -45,7 +45,7 @@ def scan(
                         local_path=group.local_path,
                         folder=group.folder,
                         files=group.files,
-                        downloaded_at=newest(group.files),
+                        downloaded_at=newest_mtime(group.files),
                         claims=Claims(format=format_of(group.files)),
                         reasons=group.reasons,
                     ),

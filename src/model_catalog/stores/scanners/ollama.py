@@ -16,20 +16,20 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from model_catalog.files.file_names import Role, role_of
+from model_catalog.files.file_names import Role, file_role
 from model_catalog.files.formats import header
 from model_catalog.files.formats.json_stream import JsonStream
 from model_catalog.files.safe_open import Forbidden, Pathlike
-from model_catalog.stores.scan_result import Claims, FoundModel, Scan, StoreFile, moment
+from model_catalog.stores.scan_result import Claims, FoundModel, Scan, StoreFile, mtime_to_datetime
 from model_catalog.stores.store_access import (
     UNREADABLE,
-    LeftOutError,
-    Target,
-    Visit,
+    LinkTarget,
+    SkippedError,
+    StoreWalk,
+    error_reason,
     is_readable,
     not_a_folder,
-    reason_of,
-    shortened,
+    shorten_list,
 )
 
 PROVIDER: Final = "ollama"
@@ -71,7 +71,7 @@ def scan(
     own registry is called by its name alone. The path of a model is that of its weights, or of the
     first of them.
     """
-    visit = Visit.begin("ollama", root, forbidden, stop, progress)
+    visit = StoreWalk.begin("ollama", root, forbidden, stop, progress)
     parts = {}
     for entry in visit.entries(visit.root, ""):
         if entry.name in {"manifests", "blobs"}:
@@ -110,13 +110,13 @@ class _Layer:
     def read(cls, value: object, role: Role | None = None) -> _Layer:
         """What is written of one; LeftOutError for what is none."""
         if not isinstance(value, dict):
-            raise LeftOutError("a layer in it is no object")
+            raise SkippedError("a layer in it is no object")
         digest, size = value.get("digest"), value.get("size")
         match = _DIGEST.fullmatch(digest) if isinstance(digest, str) else None
         if match is None:
-            raise LeftOutError("the digest of a layer in it is none")
+            raise SkippedError("the digest of a layer in it is none")
         if type(size) is not int or size < 0:
-            raise LeftOutError("the size of a layer in it is none")
+            raise SkippedError("the size of a layer in it is none")
         return cls(role or cls._role(value), match[1], size)
 
     @staticmethod
@@ -124,7 +124,7 @@ class _Layer:
         kind = str(value.get("mediaType")).removeprefix(_MEDIA)
         name = value.get("name")
         if kind == "json" and isinstance(name, str):
-            return role_of(name)
+            return file_role(name)
         return _ROLES.get(kind, "other")
 
     @property
@@ -148,7 +148,7 @@ class _Details:
 class _Store:
     """A store, as it is looked through."""
 
-    def __init__(self, visit: Visit, parts: Mapping[str, str]) -> None:
+    def __init__(self, visit: StoreWalk, parts: Mapping[str, str]) -> None:
         self._visit = visit
         self._manifests = parts["manifests"]
         self._folder = parts.get("blobs", f"{visit.root}/blobs")
@@ -161,7 +161,7 @@ class _Store:
         self._unfinished = {
             name.partition("-partial")[0] for name in self._blobs if "-partial" in name
         }
-        self._targets: dict[str, Target] = {}
+        self._targets: dict[str, LinkTarget] = {}
 
     def look_through(self) -> None:
         for host in self._named(self._visit.folders(self._manifests, ""), _HOST_PART):
@@ -195,20 +195,20 @@ class _Store:
                     model = self._model(name, manifest, (*layers, config), details)
                     self._visit.add(model, entry.path)
             elif not details.is_remote:
-                raise LeftOutError("it names no weights")
+                raise SkippedError("it names no weights")
         except UNREADABLE as error:
-            self._visit.blame(entry.path, reason_of(error), name.reference, name.tag)
+            self._visit.blame(entry.path, error_reason(error), name.reference, name.tag)
 
-    def _read_manifest(self, manifest: Target) -> tuple[_Layer, list[_Layer]]:
+    def _read_manifest(self, manifest: LinkTarget) -> tuple[_Layer, list[_Layer]]:
         members = self._members(manifest, MAX_MANIFEST_BYTES)
         if members.get("schemaVersion") != _VERSION:
-            raise LeftOutError(f"it is no manifest of version {_VERSION}")
+            raise SkippedError(f"it is no manifest of version {_VERSION}")
         layers = members.get("layers")
         if not isinstance(layers, list):
-            raise LeftOutError("it has no list of layers")
+            raise SkippedError("it has no list of layers")
         return _Layer.read(members.get("config"), "config"), [_Layer.read(item) for item in layers]
 
-    def _members(self, target: Target, limit_bytes: int) -> dict[str, Any]:
+    def _members(self, target: LinkTarget, limit_bytes: int) -> dict[str, Any]:
         with self._visit.open(target, limit_bytes) as file:
             stream = JsonStream(file, 0, file.size_bytes)
             members = {name: stream.value() for name in stream.members(_MEMBERS)}
@@ -222,7 +222,7 @@ class _Store:
             # The blob is told to be missing as every other is.
             return _Details(Claims())
         except UNREADABLE as error:
-            return _Details(Claims(), reasons=(f"{config.blob!r}: {reason_of(error)}",))
+            return _Details(Claims(), reasons=(f"{config.blob!r}: {error_reason(error)}",))
         found = Claims(
             format=header.text(members.get("model_format")),
             architecture=header.text(members.get("model_family")),
@@ -232,7 +232,7 @@ class _Store:
         )
         return _Details(found, is_remote=bool(members.get("remote_host")))
 
-    def _target(self, layer: _Layer) -> Target:
+    def _target(self, layer: _Layer) -> LinkTarget:
         """Where the bytes of a layer are; FileNotFoundError where they are not."""
         name = layer.blob
         if (target := self._targets.get(name)) is None:
@@ -242,7 +242,7 @@ class _Store:
         return target
 
     def _model(
-        self, name: _Name, manifest: Target, layers: Iterable[_Layer], details: _Details
+        self, name: _Name, manifest: LinkTarget, layers: Iterable[_Layer], details: _Details
     ) -> FoundModel:
         files: dict[str, StoreFile] = {}
         weights = ""
@@ -263,9 +263,9 @@ class _Store:
             if layer.role == "weights":
                 weights = weights or path
         if missing:
-            reasons.append(f"missing: {shortened(missing)}")
+            reasons.append(f"missing: {shorten_list(missing)}")
         if unfinished := sorted(self._unfinished.intersection(missing)):
-            reasons.append(f"downloads that have not ended: {shortened(unfinished)}")
+            reasons.append(f"downloads that have not ended: {shorten_list(unfinished)}")
         return FoundModel(
             store="ollama",
             provider=PROVIDER,
@@ -274,7 +274,7 @@ class _Store:
             local_path=f"{self._folder}/{weights}",
             folder=self._folder,
             files=tuple(files[path] for path in sorted(files)),
-            downloaded_at=moment(manifest.status.st_mtime_ns),
+            downloaded_at=mtime_to_datetime(manifest.status.st_mtime_ns),
             claims=details.claims,
             reasons=tuple(reasons),
         )

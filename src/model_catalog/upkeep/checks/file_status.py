@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from model_catalog.domain.file_record import LEFT_STORE, FileState
-from model_catalog.files.fingerprint import text_of
+from model_catalog.files.fingerprint import fingerprint_text
 from model_catalog.files.mounts import is_mounted, mount_point
 from model_catalog.files.safe_open import errno_name, kind, status
-from model_catalog.repository.operations.check_queries import Holding, Look, Row
+from model_catalog.repository.operations.check_queries import CheckedModel, CheckResult, Row
 from model_catalog.upkeep.worker_threads import Stop
 
 _ABSENT: Final = {errno.ENOENT, errno.ENOTDIR}
@@ -29,7 +29,7 @@ _WORST: Final = (
 )
 
 
-class Disks:
+class MountCache:
     """What a pass over many models learns of their disks, each asked once."""
 
     def __init__(self, roots: Iterable[str] = ()) -> None:
@@ -47,13 +47,13 @@ class Disks:
             self._mount_points[folder] = mount_point(folder)
         return self._mount_points[folder]
 
-    def group_of(self, holding: Holding) -> str:
+    def group_of(self, holding: CheckedModel) -> str:
         """The root or the mount point that holds a model."""
         return self._root_of(holding.local_path) or (
             holding.mount_point or self.mount_of(holding.local_path)
         )
 
-    def reason_offline(self, holding: Holding) -> str | None:
+    def reason_offline(self, holding: CheckedModel) -> str | None:
         """Why what is not there may well be there; None where its disk is."""
         root = self._root_of(holding.local_path)
         if root is not None and (reason := self._reason_unreachable(root)) is not None:
@@ -86,20 +86,20 @@ class Disks:
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class StatusSummary:
     """What was seen of many models: which are as they were, what is to be said of the others."""
 
     present_ids: list[int]
-    looks: list[Look]
+    looks: list[CheckResult]
     groups: list[str]
     """The root or the mount point of each look."""
     held: Counter[str]
     """How many models each root and mount point held, those left out that were missing before."""
 
 
-def look_through(rows: Sequence[Row], disks: Disks, stop: Stop) -> Seen:
+def check_statuses(rows: Sequence[Row], disks: MountCache, stop: Stop) -> StatusSummary:
     """What is to be recorded of the models of these rows; of fewer if it is stopped."""
-    seen = Seen([], [], [], Counter())
+    seen = StatusSummary([], [], [], Counter())
     # Tuples, for of each row all values are asked for.
     plain = [tuple(row) for row in rows]
     at = 0
@@ -112,7 +112,7 @@ def look_through(rows: Sequence[Row], disks: Disks, stop: Stop) -> Seen:
             seen.present_ids.append(first[0])
             seen.held[first[5]] += 1
         else:
-            found = look(Holding.of(plain[at:end]), disks)
+            found = check_status(CheckedModel.of(plain[at:end]), disks)
             group = disks.group_of(found.holding)
             seen.looks.append(found)
             seen.groups.append(group)
@@ -132,39 +132,39 @@ def _are_as_they_were(rows: Sequence[Row], at: int, end: int) -> bool:
     if state != "present" or detail or found_digest or mount is None or name is None:
         return False
     try:
-        if text_of(os.stat(path)) == fingerprint:
+        if fingerprint_text(os.stat(path)) == fingerprint:
             return end == at + 1
         root = path.rpartition("/")[0] if path.endswith(f"/{name}") else path
         for number in range(at, end):
             row = rows[number]
-            if text_of(os.stat(f"{root}/{row[7]}")) != row[9]:
+            if fingerprint_text(os.stat(f"{root}/{row[7]}")) != row[9]:
                 return False
     except (OSError, ValueError, AttributeError):
         return False
     return True
 
 
-def look(holding: Holding, disks: Disks) -> Look:
+def check_status(holding: CheckedModel, disks: MountCache) -> CheckResult:
     """What is to be recorded of a model as it lies there at this moment."""
     findings = _findings(holding)
     if not findings:
         if holding.state is FileState.MISSING and holding.state_detail == LEFT_STORE:
             # The bytes may be those of another model, and their store alone can tell.
-            return Look(holding, FileState.MISSING, LEFT_STORE)
-        return Look(
+            return CheckResult(holding, FileState.MISSING, LEFT_STORE)
+        return CheckResult(
             holding,
             FileState.PRESENT,
             mount_point=holding.mount_point or disks.mount_of(holding.local_path),
         )
     state = min((found for found, _ in findings), key=_WORST.index)
     if state is FileState.MISSING and (reason := disks.reason_offline(holding)) is not None:
-        return Look(holding, FileState.OFFLINE, reason)
+        return CheckResult(holding, FileState.OFFLINE, reason)
     details = [detail for found, detail in findings if found is state]
     more = f" and {len(details) - 1} more" if len(details) > 1 else ""
-    return Look(holding, state, details[0] + more)
+    return CheckResult(holding, state, details[0] + more)
 
 
-def _findings(holding: Holding) -> list[tuple[FileState, str]]:
+def _findings(holding: CheckedModel) -> list[tuple[FileState, str]]:
     """What is not as it is recorded, file by file."""
     path = holding.local_path
     try:
@@ -194,7 +194,7 @@ def _findings(holding: Holding) -> list[tuple[FileState, str]]:
 def _differences(
     name: str, found: os.stat_result, size_bytes: int, fingerprint: str | None
 ) -> list[tuple[FileState, str]]:
-    if text_of(found) == fingerprint:
+    if fingerprint_text(found) == fingerprint:
         return []
     if (what := kind(found)) is not None:
         return [(FileState.CHANGED, f"{name!r} is {what}")]

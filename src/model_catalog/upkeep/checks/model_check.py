@@ -16,10 +16,10 @@ from model_catalog.domain.file_record import FileState
 from model_catalog.domain.model_ref import ModelRef
 from model_catalog.errors import TooManyMissingError
 from model_catalog.repository.model_catalog import ModelCatalog
-from model_catalog.repository.operations.check_queries import Look
+from model_catalog.repository.operations.check_queries import CheckResult
 from model_catalog.repository.statements.filters import Filters
-from model_catalog.upkeep.checks.file_status import Disks, look_through
-from model_catalog.upkeep.worker_threads import in_thread
+from model_catalog.upkeep.checks.file_status import MountCache, check_statuses
+from model_catalog.upkeep.worker_threads import run_in_thread
 
 BATCH: Final = 8000
 """Files that are looked at together: their rows are made in the event loop, which is to be free."""
@@ -28,7 +28,7 @@ _FEW: Final = 10
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class CheckFinding:
     """A model that is not as it is recorded, or whose state is another than before."""
 
     ref: ModelRef
@@ -45,11 +45,11 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
-class Checked:
+class CheckReport:
     """What a check found: how many models in each state, and those that are to be told of."""
 
     counts: Mapping[FileState, int]
-    findings: tuple[Finding, ...]
+    findings: tuple[CheckFinding, ...]
     """Those that are not as recorded, and those whose state has changed, in the order of ids."""
 
     @property
@@ -69,7 +69,7 @@ async def check_models(
     roots: Iterable[str | PathLike[str]] = (),
     force: bool = False,
     **filters: Unpack[Filters],
-) -> Checked:
+) -> CheckReport:
     """
     Look whether the files of all models, or of those that pass the filters, are as recorded.
 
@@ -82,17 +82,17 @@ async def check_models(
     If more than half of what a root or a mount point held, and more than ten, would go missing at
     once, they are not recorded as missing, and TooManyMissingError says so, unless `force` is set.
     """
-    disks = Disks(fspath(root) for root in roots)
+    disks = MountCache(fspath(root) for root in roots)
     now = datetime.now(UTC).replace(microsecond=0)
     counts: Counter[FileState] = Counter()
-    told: list[Look] = []
+    told: list[CheckResult] = []
     held: Counter[str] = Counter()
-    leaving: dict[str, list[Look]] = {}
+    leaving: dict[str, list[CheckResult]] = {}
     last: int | None = None
     async with _storing() as store:
         while rows := await catalog.holdings(last, BATCH, **filters):
             last = rows[-1][0]
-            seen = await in_thread(partial(look_through, rows, disks))
+            seen = await run_in_thread(partial(check_statuses, rows, disks))
             held += seen.held
             counts[FileState.PRESENT] += len(seen.present_ids)
             counts.update(found.state for found in seen.looks)
@@ -118,7 +118,7 @@ async def check_models(
         raise TooManyMissingError(first, _newly(leaving[first]), held[first])
     refs = await catalog.refs([found.holding.id for found in told])
     findings = (_finding(found, refs) for found in told if found.holding.id in refs)
-    return Checked({state: count for state, count in counts.items() if count}, tuple(findings))
+    return CheckReport({state: count for state, count in counts.items() if count}, tuple(findings))
 
 
 Step: TypeAlias = Callable[[], Coroutine[Any, Any, None]]
@@ -149,7 +149,7 @@ async def _storing() -> AsyncIterator[Callable[[Step], Awaitable[None]]]:
             await asyncio.gather(storing, return_exceptions=True)
 
 
-def _newly(looks: Iterable[Look]) -> int:
+def _newly(looks: Iterable[CheckResult]) -> int:
     """How many of them were not missing before."""
     return sum(found.holding.state is not FileState.MISSING for found in looks)
 
@@ -158,14 +158,16 @@ def _newly(looks: Iterable[Look]) -> int:
 _QUIET: Final = {FileState.UNCHECKED, FileState.PRESENT}
 
 
-def _is_to_be_told(found: Look) -> bool:
+def _is_to_be_told(found: CheckResult) -> bool:
     held = found.holding
     return found.state is not FileState.PRESENT or held.is_damaged or held.state not in _QUIET
 
 
-def _finding(found: Look, refs: Mapping[int, ModelRef]) -> Finding:
+def _finding(found: CheckResult, refs: Mapping[int, ModelRef]) -> CheckFinding:
     held = found.holding
     detail = found.detail
     if held.is_damaged and detail is None:
         detail = "its bytes were not the expected ones when they were last read"
-    return Finding(refs[held.id], held.local_path, held.state, found.state, detail, held.is_damaged)
+    return CheckFinding(
+        refs[held.id], held.local_path, held.state, found.state, detail, held.is_damaged
+    )

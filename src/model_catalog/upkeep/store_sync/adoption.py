@@ -14,17 +14,17 @@ from typing import Final
 from model_catalog.domain.model_ref import ModelRef
 from model_catalog.files.safe_open import Pathlike
 from model_catalog.repository.model_catalog import ModelCatalog
-from model_catalog.repository.operations.store_sync_queries import Pointers
-from model_catalog.stores.scan_result import Problem, Scan, StoreName
+from model_catalog.repository.operations.store_sync_queries import AliasChanges
+from model_catalog.stores.scan_result import Scan, ScanProblem, StoreName
 from model_catalog.stores.store_kinds import SCANNERS
-from model_catalog.upkeep.store_sync.scan_comparison import Differences, Sighting, differences
-from model_catalog.upkeep.worker_threads import identities, in_thread
+from model_catalog.upkeep.store_sync.scan_comparison import ScanChanges, StoreFinding, compare_scan
+from model_catalog.upkeep.worker_threads import file_identities, run_in_thread
 
 _BETWEEN_S: Final = 0.1
 
 
 @dataclass(frozen=True, slots=True)
-class Adopted:
+class StoreSyncReport:
     """
     What the adoption of a store has recorded, or would; each in the order of the scan.
 
@@ -33,11 +33,11 @@ class Adopted:
 
     store: StoreName
     root: str
-    new: tuple[Sighting, ...]
-    changed: tuple[Sighting, ...]
-    gone: tuple[Sighting, ...]
+    new: tuple[StoreFinding, ...]
+    changed: tuple[StoreFinding, ...]
+    gone: tuple[StoreFinding, ...]
     unchanged: tuple[ModelRef, ...]
-    problems: tuple[Problem, ...]
+    problems: tuple[ScanProblem, ...]
 
     @property
     def model_count(self) -> int:
@@ -60,9 +60,9 @@ async def scan_store(
     """
     files = catalog.database_files
     progress = None if on_progress is None else _Ticker(on_progress)
-    return await in_thread(
+    return await run_in_thread(
         lambda stop: SCANNERS[store](
-            root, forbidden=identities(files), stop=stop, progress=progress
+            root, forbidden=file_identities(files), stop=stop, progress=progress
         )
     )
 
@@ -84,7 +84,7 @@ class _Ticker:
                 self._loop.call_soon_threadsafe(self._on_progress, count)
 
 
-async def adopt(catalog: ModelCatalog, scan: Scan, *, dry_run: bool = False) -> Adopted:
+async def adopt(catalog: ModelCatalog, scan: Scan, *, dry_run: bool = False) -> StoreSyncReport:
     """
     Record what a scan has found, where it lies: nothing is copied, moved, linked or hashed.
 
@@ -102,10 +102,10 @@ async def adopt(catalog: ModelCatalog, scan: Scan, *, dry_run: bool = False) -> 
     """
     names = dict.fromkeys((found.provider, found.reference) for found in scan.found)
     stored = await catalog.stored(scan.store, scan.root, names)
-    made = await in_thread(partial(differences, scan, stored))
+    made = await run_in_thread(partial(compare_scan, scan, stored))
     if not dry_run and not made.is_empty:
         await _record(catalog, scan, made)
-    return Adopted(
+    return StoreSyncReport(
         scan.store,
         scan.root,
         tuple(made.new),
@@ -116,8 +116,8 @@ async def adopt(catalog: ModelCatalog, scan: Scan, *, dry_run: bool = False) -> 
     )
 
 
-async def _record(catalog: ModelCatalog, scan: Scan, made: Differences) -> None:
-    pointers = Pointers(scan.store, made.moved, made.removed)
+async def _record(catalog: ModelCatalog, scan: Scan, made: ScanChanges) -> None:
+    pointers = AliasChanges(scan.store, made.moved, made.removed)
     async with catalog.transaction() as inner:
         lost = await inner.store_adoption(made.adoptees.values(), pointers)
         await inner.store_checks(made.looks, datetime.now(UTC).replace(microsecond=0))
@@ -125,5 +125,7 @@ async def _record(catalog: ModelCatalog, scan: Scan, made: Differences) -> None:
         for sighting in [each for each in sightings if each.key in lost]:
             sightings.remove(sighting)
             made.problems.append(
-                Problem(sighting.local_path, "it was recorded or forgotten meanwhile: scan again")
+                ScanProblem(
+                    sighting.local_path, "it was recorded or forgotten meanwhile: scan again"
+                )
             )

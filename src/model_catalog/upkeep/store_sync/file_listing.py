@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 from typing import Any, TypeAlias
 
 from model_catalog.domain import validation
-from model_catalog.domain.file_record import FileRecord, FileState, merged
-from model_catalog.mapping.column_types import read_path
+from model_catalog.domain.file_record import FileRecord, FileState, merge_file_record
+from model_catalog.mapping.column_types import decode_path
 from model_catalog.repository.operations.store_sync_queries import FILE_COLUMNS
 from model_catalog.stores.scan_result import FoundModel, StoreFile
 
@@ -17,7 +17,7 @@ Rows: TypeAlias = Mapping[str, Sequence[Any]]
 """The recorded files of a model by their paths: FILE_COLUMNS of each, as they are stored."""
 
 
-def state_of(found: FoundModel, touched: Sequence[str]) -> tuple[FileState, str | None]:
+def stored_state(found: FoundModel, touched: Sequence[str]) -> tuple[FileState, str | None]:
     """What the status of a model's files says of it, as a check would."""
     if found.local_path != found.folder and not any(
         f"{found.folder}/{file.path}" == found.local_path for file in found.files
@@ -35,7 +35,7 @@ _SIZE, _ROLE, _DIGEST, _PRINT = (
 )
 
 
-def compared(found: FoundModel, known: Rows | None) -> tuple[list[str], bool]:
+def compare_files(found: FoundModel, known: Rows | None) -> tuple[list[str], bool]:
     """Which files were touched since they were recorded, and whether all else is as it was."""
     touched: list[str] = []
     if known is None or len(found.files) != len(known):
@@ -54,7 +54,7 @@ def compared(found: FoundModel, known: Rows | None) -> tuple[list[str], bool]:
     return touched, True
 
 
-def listed(found: FoundModel, known: Rows | None) -> tuple[list[FileRecord], list[str]]:
+def merge_file_list(found: FoundModel, known: Rows | None) -> tuple[list[FileRecord], list[str]]:
     """The files as they are to be recorded, and which were touched. Raises InvalidModelError."""
     new = [_record(file) for file in found.files]
     old = known or {}
@@ -75,7 +75,7 @@ def _recorded(row: Sequence[Any] | None) -> FileRecord | None:
     values: Mapping[str, Any] = dict(zip(FILE_COLUMNS, row, strict=True))
     at = values["hashed_at"]
     return FileRecord(
-        read_path(values["path"]) or "",
+        decode_path(values["path"]) or "",
         values["size_bytes"],
         values["role"],
         values["digest"],
@@ -99,5 +99,5 @@ def _kept(new: FileRecord, old: FileRecord | None) -> FileRecord:
         or old.size_bytes != new.size_bytes
         or new.digest not in {None, old.digest}
     ):
-        return merged(new, old)
+        return merge_file_record(new, old)
     return replace(old, role=new.role)

@@ -9,26 +9,30 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from model_catalog.domain import fields, validation
-from model_catalog.domain.fields import KEY
-from model_catalog.domain.file_record import LEFT_STORE, FileRecord, FileState, digest_of
+from model_catalog.domain.fields import KEY_FIELDS
+from model_catalog.domain.file_record import LEFT_STORE, FileRecord, FileState, expected_digest
 from model_catalog.domain.model_ref import ModelRef
 from model_catalog.errors import InvalidModelError, StoppedError
 from model_catalog.files.mounts import mount_point
-from model_catalog.mapping.column_types import read_path, read_state
-from model_catalog.mapping.tables import folded
-from model_catalog.repository.operations.check_queries import Holding, Look
+from model_catalog.mapping.column_types import decode_path, decode_state
+from model_catalog.mapping.tables import fold_case
+from model_catalog.repository.operations.check_queries import CheckedModel, CheckResult
 from model_catalog.repository.operations.store_sync_queries import (
     MODEL_COLUMNS,
-    Adoptee,
     AliasKey,
     ModelKey,
-    Stored,
+    ModelToStore,
+    StoreRows,
 )
-from model_catalog.stores.scan_result import FoundModel, Problem, Scan
-from model_catalog.upkeep.checks.file_status import Disks
-from model_catalog.upkeep.inspection import reason_of
-from model_catalog.upkeep.store_sync.file_listing import compared, listed, state_of
-from model_catalog.upkeep.verification.file_comparison import found_of
+from model_catalog.stores.scan_result import FoundModel, Scan, ScanProblem
+from model_catalog.upkeep.checks.file_status import MountCache
+from model_catalog.upkeep.inspection import join_reasons
+from model_catalog.upkeep.store_sync.file_listing import (
+    compare_files,
+    merge_file_list,
+    stored_state,
+)
+from model_catalog.upkeep.verification.file_comparison import actual_model_digest
 from model_catalog.upkeep.worker_threads import Stop
 
 AGAIN: Final = "there again"
@@ -37,7 +41,7 @@ _SIGNED: Final = ("signed_by", "signature_verdict", "signature_detail", "signatu
 
 
 @dataclass(frozen=True, slots=True)
-class Sighting:
+class StoreFinding:
     """
     A model of a store as an adoption met it.
 
@@ -56,18 +60,18 @@ class Sighting:
 
 
 @dataclass(slots=True)
-class Differences:
+class ScanChanges:
     """What is to be written, and what is to be told; nothing of the one without the other."""
 
-    adoptees: dict[ModelKey, Adoptee] = field(default_factory=dict)
-    looks: list[Look] = field(default_factory=list)
+    adoptees: dict[ModelKey, ModelToStore] = field(default_factory=dict)
+    looks: list[CheckResult] = field(default_factory=list)
     moved: dict[AliasKey, ModelKey] = field(default_factory=dict)
     removed: list[AliasKey] = field(default_factory=list)
-    new: list[Sighting] = field(default_factory=list)
-    changed: list[Sighting] = field(default_factory=list)
-    gone: list[Sighting] = field(default_factory=list)
+    new: list[StoreFinding] = field(default_factory=list)
+    changed: list[StoreFinding] = field(default_factory=list)
+    gone: list[StoreFinding] = field(default_factory=list)
     unchanged: list[ModelRef] = field(default_factory=list)
-    problems: list[Problem] = field(default_factory=list)
+    problems: list[ScanProblem] = field(default_factory=list)
 
     @property
     def is_empty(self) -> bool:
@@ -101,7 +105,7 @@ class _Known:
     def of(cls, row: Sequence[Any]) -> _Known:
         values = dict(zip(MODEL_COLUMNS, row, strict=True))
         for name in ("local_path", "mount_point", "store_root"):
-            values[name] = read_path(values[name])
+            values[name] = decode_path(values[name])
         values["local_path"] = values["local_path"] or ""
         return cls(**values, files=None if values["inventoried_at"] is None else {})
 
@@ -110,23 +114,23 @@ class _Known:
         return self.provider, self.reference, self.version
 
     @property
-    def holding(self) -> Holding:
-        return Holding(
+    def holding(self) -> CheckedModel:
+        return CheckedModel(
             self.id,
             self.local_path,
             self.size_bytes,
-            read_state(self.state),
+            decode_state(self.state),
             self.state_detail,
             self.mount_point,
             self.found_digest is not None,
         )
 
     @property
-    def sighting(self) -> Sighting:
-        return Sighting(ModelRef(*self.key), self.local_path, self.size_bytes)
+    def sighting(self) -> StoreFinding:
+        return StoreFinding(ModelRef(*self.key), self.local_path, self.size_bytes)
 
 
-def differences(scan: Scan, stored: Stored, stop: Stop) -> Differences:
+def compare_scan(scan: Scan, stored: StoreRows, stop: Stop) -> ScanChanges:
     """
     What is to be written so that the catalog says what the scan does.
 
@@ -137,16 +141,16 @@ def differences(scan: Scan, stored: Stored, stop: Stop) -> Differences:
 
 
 class _Comparison:
-    def __init__(self, scan: Scan, stored: Stored) -> None:
+    def __init__(self, scan: Scan, stored: StoreRows) -> None:
         self._scan = scan
         self._now = datetime.now(UTC).replace(microsecond=0)
         self._mount_point = mount_point(scan.root)
-        self._disks = Disks()
+        self._disks = MountCache()
         self._known = {known.key: known for known in map(_Known.of, stored.models)}
         self._by_id = {known.id: known for known in self._known.values()}
         for row in stored.files:
             if (files := self._by_id[row[0]].files) is not None:
-                files[read_path(row[1]) or ""] = row
+                files[decode_path(row[1]) or ""] = row
         self._aliases = stored.aliases
         self._made_here: dict[int, list[AliasKey]] = {}
         for alias, (model_id, store) in stored.aliases.items():
@@ -158,9 +162,9 @@ class _Comparison:
             for alias in found.aliases
         }
         self._met: set[ModelKey] = set()
-        self._made = Differences()
+        self._made = ScanChanges()
 
-    def compare(self, stop: Stop) -> Differences:
+    def compare(self, stop: Stop) -> ScanChanges:
         for found in self._scan.found:
             if stop():
                 raise StoppedError(f"the adoption of {self._scan.root!r} was stopped")
@@ -174,7 +178,7 @@ class _Comparison:
         return self._made
 
     def _blame(self, path: str, reason: str, found: FoundModel) -> None:
-        self._made.problems.append(Problem(path, reason, found.reference, found.version))
+        self._made.problems.append(ScanProblem(path, reason, found.reference, found.version))
 
     def _meet(self, found: FoundModel) -> None:
         key, known = self._place_of(found)
@@ -183,14 +187,14 @@ class _Comparison:
         for alias in found.aliases:
             validation.alias("alias", alias)
         if known is None:
-            self._made.adoptees[key] = Adoptee(key, None, *self._whole(key, found, None))
+            self._made.adoptees[key] = ModelToStore(key, None, *self._whole(key, found, None))
             pointed = self._point(found, key)
             self._made.new.append(_sighting(key, found, *pointed, *found.reasons))
             return
         details = self._differ(found, known)
         pointed = self._point(found, key)
         if pointed and key not in self._made.adoptees:
-            self._made.adoptees[key] = Adoptee(key, known.id, {}, None)
+            self._made.adoptees[key] = ModelToStore(key, known.id, {}, None)
         if details or pointed:
             self._made.changed.append(_sighting(key, found, *details, *pointed))
         else:
@@ -213,7 +217,7 @@ class _Comparison:
             return key, known
         if apart in self._known:
             raise InvalidModelError("reference", apart[1], "is that of another model")
-        validation.named("reference", apart[1], validation.MAX_REFERENCE)
+        validation.non_blank_text("reference", apart[1], validation.MAX_REFERENCE)
         return apart, None
 
     def _is_here(self, known: _Known) -> bool:
@@ -240,10 +244,10 @@ class _Comparison:
 
     def _differ(self, found: FoundModel, known: _Known) -> list[str]:
         """Note what is to be written of a known model; return it in words."""
-        touched, same = compared(found, known.files)
+        touched, same = compare_files(found, known.files)
         if not same or known.size_bytes != found.size_bytes:
             values, files = self._whole(known.key, found, known)
-            self._made.adoptees[known.key] = Adoptee(known.key, known.id, values, files)
+            self._made.adoptees[known.key] = ModelToStore(known.key, known.id, values, files)
             return ["its files"]
         values, details = {}, []
         if known.local_path != found.local_path:
@@ -252,7 +256,7 @@ class _Comparison:
         if not self._is_here(known):
             values |= {"store": self._scan.store, "store_root": self._scan.root}
             details.append(f"in a store of {self._scan.store}")
-        reason = reason_of(found.reasons)
+        reason = join_reasons(found.reasons)
         # What a verification has found of it is not taken back by a look at the names.
         if reason != known.incomplete_reason and (reason or known.verified_at is None):
             values["incomplete_reason"] = reason
@@ -265,17 +269,17 @@ class _Comparison:
             else:
                 values |= self._state_values(look)
         if values:
-            self._made.adoptees[known.key] = Adoptee(known.key, known.id, values, None)
+            self._made.adoptees[known.key] = ModelToStore(known.key, known.id, values, None)
         return details
 
-    def _look(self, found: FoundModel, known: _Known, touched: Sequence[str]) -> Look:
-        state, detail = state_of(found, touched)
+    def _look(self, found: FoundModel, known: _Known, touched: Sequence[str]) -> CheckResult:
+        state, detail = stored_state(found, touched)
         if state is FileState.PRESENT and known.state == FileState.UNCHECKED:
             # Of one at which nobody has looked it is no news that it is there.
             state = FileState.UNCHECKED
-        return Look(known.holding, state, detail, self._mount_point)
+        return CheckResult(known.holding, state, detail, self._mount_point)
 
-    def _state_values(self, look: Look) -> dict[str, Any]:
+    def _state_values(self, look: CheckResult) -> dict[str, Any]:
         missing = look.state is FileState.MISSING
         return {
             "state": look.state,
@@ -289,12 +293,12 @@ class _Comparison:
         self, key: ModelKey, found: FoundModel, known: _Known | None
     ) -> tuple[dict[str, Any], list[FileRecord]]:
         """All that a scan tells of a model. Raises InvalidModelError."""
-        files, touched = listed(found, None if known is None else known.files)
-        digest = digest_of(files)
+        files, touched = merge_file_list(found, None if known is None else known.files)
+        digest = expected_digest(files)
         damaged = any(file.is_damaged for file in files)
         if digest is None and known is not None and known.size_bytes == found.size_bytes:
             digest = known.digest
-        claimed = {f"claimed_{name}": getattr(found.claims, name) for name in fields.CLAIMABLE}
+        claimed = {f"claimed_{name}": getattr(found.claims, name) for name in fields.HEADER_FIELDS}
         said = {
             "local_path": found.local_path,
             "size_bytes": found.size_bytes,
@@ -302,20 +306,22 @@ class _Comparison:
             "digest": digest,
             **claimed,
         }
-        values = {name: fields.CHANGEABLE[name](name, value) for name, value in said.items()}
+        values = {name: fields.UPDATABLE_FIELDS[name](name, value) for name, value in said.items()}
         values |= {
-            **self._state_values(Look(_NOTHING, *state_of(found, touched))),
-            "found_digest": found_of(None, files) if damaged else None,
+            **self._state_values(CheckResult(_NOTHING, *stored_state(found, touched))),
+            "found_digest": actual_model_digest(None, files) if damaged else None,
             "verified_at": None,
             "inventoried_at": self._now,
-            "incomplete_reason": reason_of(found.reasons),
+            "incomplete_reason": join_reasons(found.reasons),
             **dict.fromkeys(_SIGNED),
             "store": self._scan.store,
             "store_root": validation.path("store_root", self._scan.root),
         }
         if known is None:
-            fields.checked({**dict(zip(KEY, key, strict=True)), "local_path": found.local_path})
-            values["reference_folded"] = folded(key[1])
+            fields.validate_model(
+                {**dict(zip(KEY_FIELDS, key, strict=True)), "local_path": found.local_path}
+            )
+            values["reference_folded"] = fold_case(key[1])
             values["source_url"] = validation.url("source_url", found.source_url)
         return values, files
 
@@ -358,14 +364,14 @@ class _Comparison:
                 continue
             if (reason := self._disks.reason_offline(held)) is not None:
                 if held.state is not FileState.OFFLINE:
-                    self._made.looks.append(Look(held, FileState.OFFLINE, reason))
+                    self._made.looks.append(CheckResult(held, FileState.OFFLINE, reason))
                 offline.add(reason)
                 continue
             gone = _is_gone(known.local_path)
             detail = f"{known.local_path!r} is not there" if gone else LEFT_STORE
-            self._made.looks.append(Look(held, FileState.MISSING, detail))
+            self._made.looks.append(CheckResult(held, FileState.MISSING, detail))
             self._made.gone.append(known.sighting)
-        self._made.problems += [Problem(self._scan.root, reason) for reason in sorted(offline)]
+        self._made.problems += [ScanProblem(self._scan.root, reason) for reason in sorted(offline)]
 
     def _is_unsure(self, found: FoundModel) -> bool:
         """Whether a problem lies in the folder of the store in which a model lies."""
@@ -388,8 +394,8 @@ def _is_gone(path: str) -> bool:
     return False
 
 
-_NOTHING: Final = Holding(0, "", None, FileState.UNCHECKED, None, None, is_damaged=False)
+_NOTHING: Final = CheckedModel(0, "", None, FileState.UNCHECKED, None, None, is_damaged=False)
 
 
-def _sighting(key: ModelKey, found: FoundModel, *details: str) -> Sighting:
-    return Sighting(ModelRef(*key), found.local_path, found.size_bytes, ", ".join(details))
+def _sighting(key: ModelKey, found: FoundModel, *details: str) -> StoreFinding:
+    return StoreFinding(ModelRef(*key), found.local_path, found.size_bytes, ", ".join(details))

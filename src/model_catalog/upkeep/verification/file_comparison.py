@@ -8,10 +8,10 @@ from datetime import UTC, datetime
 from typing import Final
 
 from model_catalog.domain.file_record import FileRecord
-from model_catalog.files.digest import Hashed
+from model_catalog.files.digest import HashedFile
 from model_catalog.files.fingerprint import Fingerprint, is_settled
 from model_catalog.files.safe_open import status
-from model_catalog.upkeep.inspection import Inspected, read_at
+from model_catalog.upkeep.inspection import InspectedFiles, read_time
 
 NOT_COMPARED: Final = (
     "its digest is that of no list that sha256sum prints, for it escapes a name among its files: "
@@ -21,7 +21,9 @@ NOT_COMPARED: Final = (
 _NEVER: Final = datetime.min.replace(tzinfo=UTC)
 
 
-def unread(files: list[FileRecord], verified_at: datetime | None, root: str) -> list[FileRecord]:
+def files_to_read(
+    files: list[FileRecord], verified_at: datetime | None, root: str
+) -> list[FileRecord]:
     """Those still to be read, the longest unread first: a pass may have ended among them."""
     left = [file for file in files if not _was_read_since(file, verified_at, root)]
     return sorted(left or files, key=lambda file: (file.hashed_at or _NEVER, file.path))
@@ -40,7 +42,7 @@ def _was_read_since(file: FileRecord, verified_at: datetime | None, root: str) -
     return is_known and is_settled(now, int(file.hashed_at.timestamp()) * 1_000_000_000)
 
 
-def compared(file: FileRecord, reading: Hashed) -> FileRecord:
+def compare_reading(file: FileRecord, reading: HashedFile) -> FileRecord:
     """A file with what was read of it beside what is expected, which is the first that was read."""
     other = file.digest not in (None, reading.digest)
     return replace(
@@ -49,23 +51,23 @@ def compared(file: FileRecord, reading: Hashed) -> FileRecord:
         found_digest=reading.digest if other else None,
         # That of other bytes would let the file pass for the one that was recorded.
         fingerprint=file.fingerprint if other else str(reading.fingerprint),
-        hashed_at=read_at(reading),
+        hashed_at=read_time(reading),
     )
 
 
-def found_of(found: str | None, files: list[FileRecord]) -> str | None:
+def actual_model_digest(found: str | None, files: list[FileRecord]) -> str | None:
     """What is said of a damaged model; of files that no list is printed of the first damaged."""
     return found or next((file.found_digest for file in files if file.is_damaged), None)
 
 
-def listed(inspected: Inspected, digest: str | None) -> list[FileRecord]:
+def file_records(inspected: InspectedFiles, digest: str | None) -> list[FileRecord]:
     """The files of a model of which none were known; a single one has the model's digest."""
     if len(inspected.files) == 1:
         return [replace(inspected.files[0], digest=digest)]
     return inspected.files
 
 
-def named(paths: list[str]) -> str:
+def join_names(paths: list[str]) -> str:
     """What is told of the files that are damaged, of which the first is named."""
     more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
     return f"{paths[0]!r}{more} has other bytes than were recorded"

@@ -12,7 +12,7 @@ from enum import StrEnum
 from typing import Final, Literal, TypeAlias, Unpack
 
 from model_catalog.domain import validation
-from model_catalog.domain.file_record import FileRecord, FileState, digest_of, found_digest_of
+from model_catalog.domain.file_record import FileRecord, FileState, actual_digest, expected_digest
 from model_catalog.errors import (
     BadLayoutError,
     CatalogError,
@@ -22,33 +22,33 @@ from model_catalog.errors import (
     NotAFileError,
     ProtectedFileError,
 )
-from model_catalog.files.digest import Hashed, hashed
+from model_catalog.files.digest import HashedFile, hash_file
 from model_catalog.files.fingerprint import Fingerprint
 from model_catalog.files.safe_open import errno_name, identity, status
 from model_catalog.mapping.tables import Model
 from model_catalog.repository.model_catalog import ModelCatalog
-from model_catalog.repository.operations.check_queries import Holding
-from model_catalog.repository.operations.model_files import Due
+from model_catalog.repository.operations.check_queries import CheckedModel
+from model_catalog.repository.operations.model_files import VerificationCandidate
 from model_catalog.repository.statements.filters import Filters
-from model_catalog.upkeep.checks.file_status import Disks, look
-from model_catalog.upkeep.inspection import Inspected, inspect
+from model_catalog.upkeep.checks.file_status import MountCache, check_status
+from model_catalog.upkeep.inspection import InspectedFiles, inspect_files
 from model_catalog.upkeep.verification.file_comparison import (
     NOT_COMPARED,
-    compared,
-    found_of,
-    listed,
-    named,
-    unread,
+    actual_model_digest,
+    compare_reading,
+    file_records,
+    files_to_read,
+    join_names,
 )
-from model_catalog.upkeep.verification.read_budget import Budget
+from model_catalog.upkeep.verification.read_budget import ReadBudget
 from model_catalog.upkeep.worker_threads import (
     Meter,
     OnProgress,
     Stop,
+    device_lock,
     device_of,
-    disk_turn,
-    identities,
-    in_thread,
+    file_identities,
+    run_in_thread,
 )
 
 Level: TypeAlias = Literal["quick", "structure", "full"]
@@ -74,7 +74,7 @@ class Verdict(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Verified:
+class VerifiedModel:
     """A model as it is recorded now, what came of verifying it, and why."""
 
     model: Model
@@ -93,7 +93,7 @@ async def verify_models(
     not_since: timedelta | None = None,
     on_progress: OnProgress | None = None,
     **filters: Unpack[Filters],
-) -> AsyncGenerator[Verified, None]:
+) -> AsyncGenerator[VerifiedModel, None]:
     """
     Verify models, and yield each as soon as it is done; those that were read longest ago first.
 
@@ -114,34 +114,34 @@ async def verify_models(
         raise InvalidModelError("level", level, f"is none of {', '.join(LEVELS)}")
     before = None if not_since is None else datetime.now(UTC) - not_since
     due = await catalog.due(before, **filters)
-    budget = Budget(
+    budget = ReadBudget(
         validation.size_bytes("max_bytes", max_bytes),
         None if max_seconds is None else validation.seconds("max_seconds", max_seconds),
     )
     verification = _Verification(catalog, level, budget, Meter(on_progress, _to_read(due, level)))
-    by_disk: dict[int, list[Due]] = {}
-    for device, each in zip(await in_thread(lambda _: _devices(due)), due, strict=True):
+    by_disk: dict[int, list[VerificationCandidate]] = {}
+    for device, each in zip(await run_in_thread(lambda _: _devices(due)), due, strict=True):
         by_disk.setdefault(device, []).append(each)
     async with aclosing(_as_they_come(verification, list(by_disk.values()))) as results:
         async for result in results:
             yield result
 
 
-def _to_read(due: list[Due], level: Level) -> int:
+def _to_read(due: list[VerificationCandidate], level: Level) -> int:
     return sum(each.size_bytes or 0 for each in due) if level == "full" else 0
 
 
-def _devices(due: list[Due]) -> list[int]:
+def _devices(due: list[VerificationCandidate]) -> list[int]:
     return [device_of(each.local_path) for each in due]
 
 
 async def _as_they_come(
-    verification: _Verification, queues: list[list[Due]]
-) -> AsyncGenerator[Verified, None]:
+    verification: _Verification, queues: list[list[VerificationCandidate]]
+) -> AsyncGenerator[VerifiedModel, None]:
     """The results of several disks, each of which is worked through in its order."""
-    results: asyncio.Queue[Verified | None] = asyncio.Queue()
+    results: asyncio.Queue[VerifiedModel | None] = asyncio.Queue()
 
-    async def work(queue: list[Due]) -> None:
+    async def work(queue: list[VerificationCandidate]) -> None:
         try:
             for due in queue:
                 result = await verification.of(due)
@@ -174,7 +174,7 @@ async def _as_they_come(
 class _Reading:
     """What was read of one model in this pass, by what its files are told by, and how much."""
 
-    of: dict[tuple[int, int], Hashed] = field(default_factory=dict)
+    of: dict[tuple[int, int], HashedFile] = field(default_factory=dict)
     read_bytes: int = 0
     was_cut_short: bool = False
 
@@ -182,18 +182,20 @@ class _Reading:
 class _Verification:
     """One pass: models at one level within one budget."""
 
-    def __init__(self, catalog: ModelCatalog, level: Level, budget: Budget, meter: Meter) -> None:
+    def __init__(
+        self, catalog: ModelCatalog, level: Level, budget: ReadBudget, meter: Meter
+    ) -> None:
         self._catalog = catalog
         self._level = level
         self._budget = budget
         self._meter = meter
-        self._disks = Disks()
+        self._disks = MountCache()
 
     @property
     def is_over(self) -> bool:
         return self._budget.is_over
 
-    async def of(self, due: Due) -> Verified | None:
+    async def of(self, due: VerificationCandidate) -> VerifiedModel | None:
         """What came of a model; None for one that is gone, or was not begun."""
         reading = _Reading()
         result = await self._result(due, reading)
@@ -202,7 +204,7 @@ class _Verification:
             self._meter.expect(reading.read_bytes - (due.size_bytes or 0), due.local_path)
         return result
 
-    async def _result(self, due: Due, reading: _Reading) -> Verified | None:
+    async def _result(self, due: VerificationCandidate, reading: _Reading) -> VerifiedModel | None:
         ref = due.ref
         try:
             model = await self._catalog.get_model(ref.reference, ref.provider, ref.version)
@@ -210,11 +212,11 @@ class _Verification:
         except ModelNotFoundError:
             return None
         holding = _holding(model, files)
-        seen = await in_thread(lambda _: look(holding, self._disks))
+        seen = await run_in_thread(lambda _: check_status(holding, self._disks))
         if seen.state not in (FileState.PRESENT, FileState.CHANGED):
-            return Verified(model, Verdict(seen.state), seen.detail)
+            return VerifiedModel(model, Verdict(seen.state), seen.detail)
         verdict = Verdict.OK if seen.state is FileState.PRESENT else Verdict.CHANGED
-        first = Verified(model, verdict, seen.detail)
+        first = VerifiedModel(model, verdict, seen.detail)
         if self._level == "full":
             # Other bytes than were registered are not to be taken for the expected ones.
             is_other = verdict is Verdict.CHANGED and not files and model.digest is None
@@ -224,38 +226,42 @@ class _Verification:
         return first if self._level == "quick" else await self._through(first, files, reading)
 
     async def _through(
-        self, first: Verified, files: list[FileRecord], reading: _Reading
-    ) -> Verified | None:
+        self, first: VerifiedModel, files: list[FileRecord], reading: _Reading
+    ) -> VerifiedModel | None:
         """What came of opening a model's files, the first look at which is given."""
         model = first.model
         try:
             inspected = await self._inspect(model)
         except (OSError, BadLayoutError, NotAFileError, ProtectedFileError) as error:
             detail = errno_name(error) if isinstance(error, OSError) else str(error)
-            return Verified(model, Verdict.UNREADABLE, detail)
+            return VerifiedModel(model, Verdict.UNREADABLE, detail)
         if self._level == "structure":
             return await self._conclude_structure(first, inspected)
         return await self._read(model, files, inspected, reading)
 
-    async def _inspect(self, model: Model) -> Inspected:
+    async def _inspect(self, model: Model) -> InspectedFiles:
         database = self._catalog.database_files
-        return await in_thread(lambda stop: inspect(model.local_path, stop, identities(database)))
+        return await run_in_thread(
+            lambda stop: inspect_files(model.local_path, stop, file_identities(database))
+        )
 
-    async def _conclude_structure(self, first: Verified, inspected: Inspected) -> Verified | None:
+    async def _conclude_structure(
+        self, first: VerifiedModel, inspected: InspectedFiles
+    ) -> VerifiedModel | None:
         reason = inspected.found["incomplete_reason"]
         values: dict[str, object] = {"incomplete_reason": reason}
         stored = await self._catalog.store_found(first.model, values)
         if stored is None:
             return None
         if reason is not None:
-            return Verified(stored, Verdict.INCOMPLETE, reason)
+            return VerifiedModel(stored, Verdict.INCOMPLETE, reason)
         return replace(first, model=stored)
 
     async def _read(
-        self, model: Model, files: list[FileRecord], inspected: Inspected, reading: _Reading
-    ) -> Verified | None:
+        self, model: Model, files: list[FileRecord], inspected: InspectedFiles, reading: _Reading
+    ) -> VerifiedModel | None:
         if not files:
-            files = listed(inspected, model.digest)
+            files = file_records(inspected, model.digest)
             values = {"inventoried_at": inspected.found["inventoried_at"]}
             if model.size_bytes is None:
                 values["size_bytes"] = inspected.described.size_bytes
@@ -264,34 +270,34 @@ class _Verification:
                 return None
             model = stored
         root = inspected.described.files.root
-        device = await in_thread(lambda _: device_of(model.local_path))
+        device = await run_in_thread(lambda _: device_of(model.local_path))
         verified_at = model.verified_at
         done: dict[str, FileRecord] = {file.path: file for file in files}
         was_begun = False
-        for file in await in_thread(lambda _: unread(files, verified_at, root)):
-            async with disk_turn(device):
+        for file in await run_in_thread(lambda _: files_to_read(files, verified_at, root)):
+            async with device_lock(device):
                 found = await self._attempt(model, root, file, reading)
             if found is None:
                 reading.was_cut_short = True
                 if not was_begun:
                     return None
                 detail = f"{file.path!r} is next"
-                return Verified(model, Verdict.UNFINISHED, detail, reading.read_bytes)
-            if not isinstance(found, Hashed):
-                return Verified(model, *found, reading.read_bytes)
+                return VerifiedModel(model, Verdict.UNFINISHED, detail, reading.read_bytes)
+            if not isinstance(found, HashedFile):
+                return VerifiedModel(model, *found, reading.read_bytes)
             was_begun = True
-            done[file.path] = compared(file, found)
+            done[file.path] = compare_reading(file, found)
             await self._catalog.store_reading(model, done[file.path])
         return await self._conclude(model, list(done.values()), inspected, reading.read_bytes)
 
     async def _attempt(
         self, model: Model, root: str, file: FileRecord, reading: _Reading
-    ) -> Hashed | tuple[Verdict, str] | None:
+    ) -> HashedFile | tuple[Verdict, str] | None:
         """What was read of a file, or what kept it from being read; None at the budget's end."""
         path = f"{root}/{file.path}"
         is_known = file.digest is not None or model.digest is not None
         try:
-            found = await in_thread(lambda _: status(path))
+            found = await run_in_thread(lambda _: status(path))
             if found.st_size == file.size_bytes or is_known:
                 return await self._read_once(path, found, reading)
         except (FileChangedError, NotAFileError) as error:
@@ -304,7 +310,7 @@ class _Verification:
 
     async def _read_once(
         self, path: str, found: os.stat_result, reading: _Reading
-    ) -> Hashed | None:
+    ) -> HashedFile | None:
         """A file that has several names is read by one of them."""
         bytes_of, expected = identity(found), Fingerprint.of(found)
         again = reading.of.get(bytes_of)
@@ -320,11 +326,11 @@ class _Verification:
             raise
         return reading.of[bytes_of]
 
-    async def _hash(self, path: str, expected: Fingerprint, reading: _Reading) -> Hashed:
+    async def _hash(self, path: str, expected: Fingerprint, reading: _Reading) -> HashedFile:
         database = self._catalog.database_files
         before = reading.read_bytes
 
-        def work(stop: Stop) -> Hashed:
+        def work(stop: Stop) -> HashedFile:
             tell = self._meter.of(path)
 
             def count(read_bytes: int) -> None:
@@ -332,17 +338,17 @@ class _Verification:
                 if tell is not None:
                     tell(read_bytes)
 
-            return hashed(path, count, stop, forbidden=identities(database))
+            return hash_file(path, count, stop, forbidden=file_identities(database))
 
-        found = await in_thread(work)
+        found = await run_in_thread(work)
         if found.fingerprint != expected:
             raise FileChangedError(path, "another was put in its place")
         return found
 
     async def _conclude(
-        self, model: Model, files: list[FileRecord], inspected: Inspected, read_bytes: int
-    ) -> Verified | None:
-        found, expected = found_digest_of(files), digest_of(files)
+        self, model: Model, files: list[FileRecord], inspected: InspectedFiles, read_bytes: int
+    ) -> VerifiedModel | None:
+        found, expected = actual_digest(files), expected_digest(files)
         damaged = [file.path for file in files if file.is_damaged]
         if model.digest is not None and found == model.digest:
             # What the files were expected to have was itself read from another state of them.
@@ -356,7 +362,7 @@ class _Verification:
         reason = inspected.found["incomplete_reason"]
         now = datetime.now(UTC)
         values = {
-            "found_digest": found_of(found, files) if damaged else None,
+            "found_digest": actual_model_digest(found, files) if damaged else None,
             "verified_at": max((file.hashed_at for file in files if file.hashed_at), default=now),
             "incomplete_reason": reason,
         }
@@ -373,15 +379,15 @@ class _Verification:
         if stored is None:
             return None
         if damaged:
-            return Verified(stored, Verdict.MISMATCH, named(damaged), read_bytes)
+            return VerifiedModel(stored, Verdict.MISMATCH, join_names(damaged), read_bytes)
         if reason is not None:
-            return Verified(stored, Verdict.INCOMPLETE, reason, read_bytes)
+            return VerifiedModel(stored, Verdict.INCOMPLETE, reason, read_bytes)
         detail = NOT_COMPARED if stored.digest is not None and found is None else None
-        return Verified(stored, Verdict.OK, detail, read_bytes)
+        return VerifiedModel(stored, Verdict.OK, detail, read_bytes)
 
 
-def _holding(model: Model, files: list[FileRecord]) -> Holding:
-    return Holding(
+def _holding(model: Model, files: list[FileRecord]) -> CheckedModel:
+    return CheckedModel(
         model.id,
         model.local_path,
         model.size_bytes,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 
-class Budget:
+class ReadBudget:
     """Bytes and seconds that are left; None where there is no end to them."""
 
     def __init__(self, max_bytes: int | None, max_seconds: float | None) -> None:
