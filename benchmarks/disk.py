@@ -20,8 +20,8 @@ from typing import Final
 from benchmarks.parts import ALLOWED, Bench, Part
 from benchmarks.rounds import Result, in_turns
 from model_catalog import Model, ModelCatalog, open_catalog
-from model_catalog.files.digest import sha256
-from model_catalog.files.fingerprint import fingerprint
+from model_catalog.files.digest import file_digest
+from model_catalog.files.fingerprint import file_fingerprint
 from model_catalog.files.formats.header_reader import read_header
 from model_catalog.upkeep import check_models, register_path
 from model_catalog.upkeep.checks.file_status import MountCache, StatusSummary, check_statuses
@@ -113,7 +113,7 @@ async def digests(folder: Path, sizes: Sizes) -> Mapping[str, Result]:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
-    result = await in_turns({"hashlib": alone, "ours": lambda: sha256(path)}, sizes.rounds)
+    result = await in_turns({"hashlib": alone, "ours": lambda: file_digest(path)}, sizes.rounds)
     async with open_catalog(folder / "held.db") as catalog, held() as longest:
         await register_path(catalog, path, provider="p", reference="r", digest=True)
     path.unlink()
@@ -194,7 +194,11 @@ async def record(catalog: ModelCatalog, database: Path, paths: list[str], files_
             "INSERT INTO model_files (model_id, path, role, size_bytes, fingerprint)"
             " VALUES (?, ?, 'weights', 0, ?)",
             (
-                (ids[number - number % files_each], os.path.basename(path), str(fingerprint(path)))
+                (
+                    ids[number - number % files_each],
+                    os.path.basename(path),
+                    str(file_fingerprint(path)),
+                )
                 for number, path in enumerate(paths)
             ),
         )

@@ -20,8 +20,8 @@ from model_catalog import (
     StoppedError,
 )
 from model_catalog.files import safe_open
-from model_catalog.files.digest import combined, hash_file, sha256
-from model_catalog.files.fingerprint import fingerprint
+from model_catalog.files.digest import combine_digests, file_digest, hash_file
+from model_catalog.files.fingerprint import file_fingerprint
 
 MIB = 1024 * 1024
 
@@ -36,7 +36,7 @@ def test_it_is_what_sha256_gives(tmp_path, size):
     path = tmp_path / "model.gguf"
     path.write_bytes(os.urandom(size))
 
-    digest = sha256(path)
+    digest = file_digest(path)
 
     assert digest == f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}"
 
@@ -49,7 +49,7 @@ def test_progress_counts_the_bytes(tmp_path):
     path.write_bytes(bytes(2 * MIB + 5))
     told = []
 
-    sha256(path, told.append)
+    file_digest(path, told.append)
 
     assert told == [MIB, 2 * MIB, 2 * MIB + 5]
 
@@ -69,7 +69,7 @@ def test_it_stops_when_it_is_told_to(tmp_path):
         thread.join()
 
     with pytest.raises(StoppedError, match="stopped"):
-        sha256(path, progress, stop.is_set)
+        file_digest(path, progress, stop.is_set)
 
     assert told == [MIB]
 
@@ -82,7 +82,7 @@ def test_a_file_that_was_stopped_beforehand_is_not_read(tmp_path):
     path.write_bytes(b"x")
 
     with pytest.raises(StoppedError):
-        sha256(path, pytest.fail, lambda: True)
+        file_digest(path, pytest.fail, lambda: True)
 
 
 def test_it_comes_with_the_fingerprint_of_what_was_read(tmp_path):
@@ -94,9 +94,9 @@ def test_it_comes_with_the_fingerprint_of_what_was_read(tmp_path):
 
     found = hash_file(path)
 
-    assert found.digest == sha256(path)
-    assert found.fingerprint == fingerprint(path)
-    assert found.began_at_ns < hash_file(path).began_at_ns
+    assert found.digest == file_digest(path)
+    assert found.fingerprint == file_fingerprint(path)
+    assert found.started_at_ns < hash_file(path).started_at_ns
 
 
 def append(path):
@@ -156,7 +156,7 @@ def test_a_file_that_changes_meanwhile_has_no_digest(tmp_path, change, reason):
     writer = threading.Thread(target=write)
     writer.start()
     with pytest.raises(FileChangedError, match=reason) as caught:
-        sha256(path, progress)
+        file_digest(path, progress)
     writer.join()
 
     assert caught.value.path == str(path)
@@ -177,7 +177,7 @@ def test_a_file_that_grows_for_ever_comes_to_an_end(tmp_path):
         assert len(told) < 5
 
     with pytest.raises(FileChangedError, match="grew"):
-        sha256(path, progress)
+        file_digest(path, progress)
 
 
 @pytest.mark.parametrize(
@@ -196,7 +196,7 @@ def test_what_is_no_file_is_not_opened(tmp_path, make, kind):
     make(tmp_path / "m")
 
     with pytest.raises(NotAFileError, match=kind) as caught:
-        sha256(tmp_path / "m")
+        file_digest(tmp_path / "m")
 
     assert caught.value.found == kind
 
@@ -217,7 +217,7 @@ def test_a_fifo_that_takes_the_files_place_does_not_hang(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "open", swapped)
 
     with pytest.raises(NotAFileError, match="a FIFO"):
-        sha256(path)
+        file_digest(path)
 
 
 @pytest.mark.parametrize(
@@ -239,7 +239,7 @@ def test_the_systems_errors_come_as_they_are(tmp_path, name, error):
     (tmp_path / "loop").symlink_to("loop")
 
     with pytest.raises(error) as caught:
-        sha256(f"{tmp_path}/{name}")
+        file_digest(f"{tmp_path}/{name}")
 
     assert caught.value.errno
 
@@ -247,7 +247,7 @@ def test_the_systems_errors_come_as_they_are(tmp_path, name, error):
 def run_unprivileged(code, *arguments):
     """Run code as nobody: root may read everything, whatever its mode."""
     become = "import os; os.geteuid() or (os.setgroups([]), os.setgid(65534), os.setuid(65534))\n"
-    imports = "import sys\nfrom model_catalog.files.digest import sha256\n"
+    imports = "import sys\nfrom model_catalog.files import file_digest\n"
     return subprocess.run(
         [sys.executable, "-c", imports + become + code, *map(str, arguments)],
         capture_output=True,
@@ -267,7 +267,7 @@ def test_a_file_that_may_not_be_read_says_so(tmp_path):
         folder.chmod(0o755)
 
     done = run_unprivileged(
-        "try: sha256(sys.argv[1])\nexcept PermissionError as e: print(e.errno)", path
+        "try: file_digest(sys.argv[1])\nexcept PermissionError as e: print(e.errno)", path
     )
 
     assert (done.stdout, done.stderr) == ("13\n", "")
@@ -301,17 +301,17 @@ def test_the_catalogs_own_database_is_never_opened(tmp_path):
         connection.execute("CREATE TABLE t (c)")
         connection.execute("BEGIN EXCLUSIVE")
         other_name.hardlink_to(database)
-        forbidden = {safe_open.identity(database.stat())}
+        protected = {safe_open.file_identity(database.stat())}
 
         for name in (database, other_name):
             with pytest.raises(ProtectedFileError, match="locks"):
-                sha256(name, forbidden=forbidden)
+                file_digest(name, protected=protected)
             with pytest.raises(ProtectedFileError):
-                fingerprint(name, forbidden=forbidden)
+                file_fingerprint(name, protected=protected)
 
         assert is_locked(database)
         # What would have happened.
-        sha256(database)
+        file_digest(database)
         assert not is_locked(database)
 
 
@@ -333,11 +333,11 @@ def test_a_database_that_takes_the_files_place_keeps_its_locks(tmp_path, monkeyp
     with closing(sqlite3.connect(database)) as connection:
         connection.execute("CREATE TABLE t (c)")
         connection.execute("BEGIN EXCLUSIVE")
-        forbidden = {safe_open.identity(database.stat())}
+        protected = {safe_open.file_identity(database.stat())}
         monkeypatch.setattr(os, "open", swapped)
 
         with pytest.raises(ProtectedFileError):
-            sha256(path, forbidden=forbidden)
+            file_digest(path, protected=protected)
 
         monkeypatch.undo()
         assert is_locked(database)
@@ -352,8 +352,8 @@ def test_the_digest_of_one_file_is_the_models():
     """
     A model of a single file has that file's digest, whatever the file is called.
     """
-    assert combined({"m.gguf": ONE}) == f"sha256:{ONE}"
-    assert combined({"other": f"sha256:{ONE}"}) == f"sha256:{ONE}"
+    assert combine_digests({"m.gguf": ONE}) == f"sha256:{ONE}"
+    assert combine_digests({"other": f"sha256:{ONE}"}) == f"sha256:{ONE}"
 
 
 @pytest.mark.skipif(shutil.which("sha256sum") is None, reason="needs sha256sum")
@@ -369,7 +369,7 @@ def test_the_digest_of_several_is_what_the_shell_gives(tmp_path):
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(os.fsencode(name))
 
-    ours = combined({name: sha256(tmp_path / name) for name in names})
+    ours = combine_digests({name: file_digest(tmp_path / name) for name in names})
     theirs = subprocess.run(
         "find . -type f | sed s,^./,, | LC_ALL=C sort | xargs -d'\\n' sha256sum | sha256sum",
         shell=True,
@@ -385,8 +385,8 @@ def test_the_digest_of_several_depends_on_names_and_not_on_order():
     """
     Two files that change their names are another model; two that are listed otherwise are not.
     """
-    assert combined({"a": ONE, "b": TWO}) == combined({"b": TWO, "a": ONE})
-    assert combined({"a": ONE, "b": TWO}) != combined({"a": TWO, "b": ONE})
+    assert combine_digests({"a": ONE, "b": TWO}) == combine_digests({"b": TWO, "a": ONE})
+    assert combine_digests({"a": ONE, "b": TWO}) != combine_digests({"a": TWO, "b": ONE})
 
 
 @pytest.mark.parametrize(
@@ -412,7 +412,7 @@ def test_a_name_that_has_two_texts_is_refused(name):
     """
     for digests in ({name: ONE}, {name: ONE, "b": TWO}):
         with pytest.raises(InvalidModelError) as caught:
-            combined(digests)
+            combine_digests(digests)
 
         assert caught.value.field == "file"
 
@@ -427,7 +427,7 @@ def test_what_is_no_digest_is_refused(digests):
     Only SHA-256 in small letters, and of one file at least.
     """
     with pytest.raises(InvalidModelError):
-        combined(digests)
+        combine_digests(digests)
 
 
 def test_every_error_is_the_catalogs():

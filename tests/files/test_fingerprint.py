@@ -7,7 +7,7 @@ from contextlib import closing
 import pytest
 
 from model_catalog import InvalidModelError, NotAFileError
-from model_catalog.files.fingerprint import Fingerprint, fingerprint, is_settled
+from model_catalog.files.fingerprint import Fingerprint, file_fingerprint, is_settled
 
 SECOND = 1_000_000_000
 
@@ -44,11 +44,11 @@ def test_a_change_changes_it(tmp_path, change):
     """
     path = tmp_path / "m"
     path.write_bytes(b"A" * 100)
-    before = fingerprint(path)
+    before = file_fingerprint(path)
 
     change(path)
 
-    assert fingerprint(path) != before
+    assert file_fingerprint(path) != before
 
 
 def test_it_is_what_the_system_says(tmp_path):
@@ -60,7 +60,9 @@ def test_it_is_what_the_system_says(tmp_path):
     os.utime(path, ns=(1, 2_000_000_007))
     found = path.stat()
 
-    assert fingerprint(path) == Fingerprint(100, 2_000_000_007, found.st_ctime_ns, found.st_ino)
+    assert file_fingerprint(path) == Fingerprint(
+        100, 2_000_000_007, found.st_ctime_ns, found.st_ino
+    )
 
 
 def test_reading_does_not_change_it(tmp_path):
@@ -69,12 +71,12 @@ def test_reading_does_not_change_it(tmp_path):
     """
     path, link = tmp_path / "m", tmp_path / "link"
     path.write_bytes(b"A")
-    before = fingerprint(path)
+    before = file_fingerprint(path)
     link.symlink_to(path)
 
     path.read_bytes()
 
-    assert fingerprint(path) == before == fingerprint(link)
+    assert file_fingerprint(path) == before == file_fingerprint(link)
 
 
 def test_it_opens_nothing(tmp_path):
@@ -85,7 +87,7 @@ def test_it_opens_nothing(tmp_path):
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("CREATE TABLE t (c)")
         connection.execute("BEGIN EXCLUSIVE")
-        fingerprint(path)
+        file_fingerprint(path)
 
         with (
             closing(sqlite3.connect(path, timeout=0)) as other,
@@ -102,7 +104,7 @@ def test_only_files_have_one(tmp_path, make):
     make(tmp_path / "m")
 
     with pytest.raises(NotAFileError):
-        fingerprint(tmp_path / "m")
+        file_fingerprint(tmp_path / "m")
 
 
 @pytest.mark.parametrize(
@@ -157,7 +159,7 @@ def test_a_file_that_was_just_written_is_not_trusted(tmp_path):
     """
     path = tmp_path / "m"
     path.write_bytes(b"A")
-    found = fingerprint(path)
+    found = file_fingerprint(path)
 
     assert not is_settled(found, found.mtime_ns)
     assert is_settled(found, found.ctime_ns + 3 * SECOND)

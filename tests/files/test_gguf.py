@@ -346,7 +346,7 @@ def test_the_types_are_those_of_the_gguf_package():
     }
 
     assert {kind: ggml_types.TENSOR_TYPES.get(kind) for kind in theirs} == theirs
-    assert {kind: ggml_types.file_type(kind) for kind in files} == files
+    assert {kind: ggml_types.file_type_name(kind) for kind in files} == files
 
 
 def said_by_the_package(oracle, path):

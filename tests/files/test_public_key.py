@@ -10,10 +10,10 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from signed_bundles import digest, pem, private_key, private_pem
 
 from model_catalog import InvalidKeyError, NotInstalledError
-from model_catalog.files.signing.public_key import read_key
+from model_catalog.files.signing.public_key import read_public_key
 
 PRIVATE = private_key()
-KEY = read_key(pem(PRIVATE))
+KEY = read_public_key(pem(PRIVATE))
 
 
 def test_a_key_is_read_from_a_file_or_from_bytes(tmp_path):
@@ -23,7 +23,7 @@ def test_a_key_is_read_from_a_file_or_from_bytes(tmp_path):
     path = tmp_path / "key.pub"
     path.write_bytes(b"a comment\n" + pem(PRIVATE))
 
-    assert read_key(path) == read_key(str(path)) == KEY
+    assert read_public_key(path) == read_public_key(str(path)) == KEY
     body = b"".join(pem(PRIVATE).splitlines()[1:-1])
     assert KEY.fingerprint == digest(base64.b64decode(body))
 
@@ -65,10 +65,10 @@ def test_what_is_no_ec_public_key_is_refused(tmp_path, reason, content):
     path = tmp_path / "key.pub"
     path.write_bytes(content)
     with pytest.raises(InvalidKeyError, match=reason) as caught:
-        read_key(path)
+        read_public_key(path)
     assert caught.value.source == repr(str(path))
     with pytest.raises(InvalidKeyError, match=r"(?s)what was given.*P-256, P-384 or P-521"):
-        read_key(content)
+        read_public_key(content)
 
 
 def test_without_the_package_it_says_what_to_install():
@@ -80,7 +80,7 @@ def test_without_the_package_it_says_what_to_install():
         "sys.modules['cryptography'] = None\n"
         "from model_catalog import NotInstalledError\n"
         "from model_catalog.files.signing import public_key, required_files, signature\n"
-        "try: public_key.read_key(b'')\n"
+        "try: public_key.read_public_key(b'')\n"
         "except NotInstalledError as error: print(error, error.extra, sep='|')\n"
     )
     told = subprocess.run(

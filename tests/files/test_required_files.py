@@ -8,14 +8,14 @@ from signed_bundles import bundle, digests, pem, private_key, private_pem, state
 
 from model_catalog import BadLayoutError, BadSignatureError, ProtectedFileError
 from model_catalog.files import safe_open
-from model_catalog.files.digest import sha256
+from model_catalog.files.digest import file_digest
 from model_catalog.files.signing import required_files as covered_room
-from model_catalog.files.signing.public_key import read_key
-from model_catalog.files.signing.required_files import files_to_sign
+from model_catalog.files.signing.public_key import read_public_key
+from model_catalog.files.signing.required_files import required_file_paths
 from model_catalog.files.signing.signature import require_matching_files, verify_bundle
 
 PRIVATE = private_key()
-KEY = read_key(pem(PRIVATE))
+KEY = read_public_key(pem(PRIVATE))
 FILES = digests(a__bin=b"a", b__bin=b"b", config__json=b"{}")
 
 
@@ -39,7 +39,7 @@ def model(tmp_path):
 def found_in(root, signed, **how):
     """The digests of all that the signature has to be over, as a caller gets them."""
     at = root if root.is_dir() else root.parent
-    return {path: sha256(at / path) for path in files_to_sign(root, signed, **how)}
+    return {path: file_digest(at / path) for path in required_file_paths(root, signed, **how)}
 
 
 def test_every_file_has_to_be_signed_but_what_was_left_out(model):
@@ -51,13 +51,13 @@ def test_every_file_has_to_be_signed_but_what_was_left_out(model):
     (model / ".git").mkdir()
     (model / ".git" / "HEAD").write_text("x")
     (model / "empty").mkdir()
-    assert files_to_sign(model, signed) == ("a.bin", "b.bin", "config.json")
+    assert required_file_paths(model, signed) == ("a.bin", "b.bin", "config.json")
     require_matching_files(signed, found_in(model, signed))
 
     (model / "sub" / ".git").mkdir(parents=True)
     for name in (".hidden", "c.bin.part", "sub/.git/x"):
         (model / name).write_text("x")
-    assert files_to_sign(model, signed) == (
+    assert required_file_paths(model, signed) == (
         ".hidden",
         "a.bin",
         "b.bin",
@@ -86,7 +86,7 @@ def test_the_paths_come_in_the_order_of_their_bytes(model, signed):
     (model / "e").mkdir()
     (model / "e" / "f").write_bytes(b"x")
 
-    found = [os.fsencode(path) for path in files_to_sign(model, signed)]
+    found = [os.fsencode(path) for path in required_file_paths(model, signed)]
 
     assert found == sorted(found)
     assert len(found) == 13
@@ -96,7 +96,7 @@ def test_a_single_file_is_covered_by_its_name(model, signed):
     """
     Whatever lies beside it.
     """
-    assert files_to_sign(model / "a.bin", signed) == ("a.bin",)
+    assert required_file_paths(model / "a.bin", signed) == ("a.bin",)
 
 
 def test_what_no_signature_can_be_over_is_named(model, signed):
@@ -105,26 +105,30 @@ def test_what_no_signature_can_be_over_is_named(model, signed):
     """
     (model / "link").symlink_to("a.bin")
     with pytest.raises(BadSignatureError, match="'link' is a link"):
-        files_to_sign(model, signed)
-    assert "link" in files_to_sign(model, signed, follow_links=True)
+        required_file_paths(model, signed)
+    assert "link" in required_file_paths(model, signed, follow_links=True)
 
     (model / "folder").mkdir()
     (model / "away").symlink_to("folder")
     with pytest.raises(BadSignatureError, match="'away' is a link to a folder"):
-        files_to_sign(model, signed, follow_links=True)
+        required_file_paths(model, signed, follow_links=True)
     (model / "away").unlink()
     (model / "link").unlink()
     whole = model.parent / "linked"
     whole.symlink_to(model)
     with pytest.raises(BadSignatureError, match="linked' is a link"):
-        files_to_sign(whole, signed)
-    assert files_to_sign(whole, signed, follow_links=True) == files_to_sign(model, signed)
+        required_file_paths(whole, signed)
+    assert required_file_paths(whole, signed, follow_links=True) == required_file_paths(
+        model, signed
+    )
 
     with pytest.raises(ProtectedFileError):
-        files_to_sign(model, signed, forbidden=[safe_open.identity((model / "b.bin").stat())])
+        required_file_paths(
+            model, signed, protected=[safe_open.file_identity((model / "b.bin").stat())]
+        )
     os.mkfifo(model / "fifo")
     with pytest.raises(BadSignatureError, match="'fifo' is a FIFO"):
-        files_to_sign(model, signed)
+        required_file_paths(model, signed)
 
 
 def test_a_folder_without_end_is_no_model(model, signed, monkeypatch):
@@ -133,7 +137,7 @@ def test_a_folder_without_end_is_no_model(model, signed, monkeypatch):
     """
     monkeypatch.setattr(covered_room, "MAX_ENTRIES", 2)
     with pytest.raises(BadLayoutError, match="more than 2 files"):
-        files_to_sign(model, signed)
+        required_file_paths(model, signed)
 
 
 class Oracle:
@@ -178,7 +182,7 @@ class Oracle:
     def our_reason(self, root, **how):
         """Why we refuse it, or None."""
         try:
-            signed = verify_bundle(self.bundle, read_key(self.public))
+            signed = verify_bundle(self.bundle, read_public_key(self.public))
             require_matching_files(signed, found_in(root, signed, **how))
         except BadSignatureError as error:
             return error.reason

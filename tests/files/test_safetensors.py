@@ -424,7 +424,7 @@ def test_a_header_is_read_only_from_a_file_that_may_be_opened(tmp_path):
     with pytest.raises(NotAFileError):
         read_header(tmp_path / "fifo")
     with pytest.raises(ProtectedFileError):
-        read_header(path, forbidden=[safe_open.identity(path.stat())])
+        read_header(path, protected=[safe_open.file_identity(path.stat())])
     with pytest.raises(FileNotFoundError):
         read_header(tmp_path / "gone")
 

@@ -30,17 +30,17 @@ from model_catalog import (
 )
 from model_catalog.files import safe_open
 from model_catalog.files.signing import signature
-from model_catalog.files.signing.public_key import read_key
+from model_catalog.files.signing.public_key import read_public_key
 from model_catalog.files.signing.signature import (
-    Differences,
+    SignatureDifferences,
     SignedManifest,
-    differences,
+    compare_files,
     require_matching_files,
     verify_bundle,
 )
 
 PRIVATE = private_key()
-KEY = read_key(pem(PRIVATE))
+KEY = read_public_key(pem(PRIVATE))
 FILES = digests(a__bin=b"a", b__bin=b"b", config__json=b"{}")
 
 
@@ -73,8 +73,8 @@ def test_a_bundle_of_the_key_says_which_files_it_is_over(tmp_path):
         path=str(path),
         key_fingerprint="sha256:" + hashlib.sha256(der).hexdigest(),
         digests=FILES,
-        left_out=frozenset({".git", ".github", ".gitignore", ".gitattributes", "model.sig"}),
-        identity=safe_open.identity(path.stat()),
+        ignored_paths=frozenset({".git", ".github", ".gitignore", ".gitattributes", "model.sig"}),
+        identity=safe_open.file_identity(path.stat()),
     )
     assert list(found.digests) == list(FILES)
     require_matching_files(found, FILES)
@@ -96,17 +96,17 @@ def test_the_key_decides_the_algorithm(tmp_path, curve, right, wrong):
     payload = json.dumps(statement(FILES)).encode()
     good = written(tmp_path, envelope(private, payload, algorithm=right))
 
-    assert verify_bundle(good, read_key(pem(private))).digests == FILES
+    assert verify_bundle(good, read_public_key(pem(private))).digests == FILES
     bad = written(tmp_path, envelope(private, payload, algorithm=wrong))
     with pytest.raises(BadSignatureError, match="has not signed it"):
-        verify_bundle(bad, read_key(pem(private)))
+        verify_bundle(bad, read_public_key(pem(private)))
 
 
 def test_another_key_is_refused_by_name(tmp_path):
     """
     Whether the bundle admits it by its hint, or has none, or lies.
     """
-    other = read_key(pem(private_key()))
+    other = read_public_key(pem(private_key()))
     path = written(tmp_path, bundle(PRIVATE, statement(FILES)))
     with pytest.raises(BadSignatureError, match=f"another key than {other.fingerprint}") as caught:
         verify_bundle(path, other)
@@ -260,12 +260,12 @@ def test_what_is_left_out_is_a_path_or_all_below_it(tmp_path):
 
     found = verified(tmp_path, statement(FILES, ignore_paths=ignored))
 
-    assert found.left_out == {".git", "d/x"}
+    assert found.ignored_paths == {".git", "d/x"}
     for path in (".git", ".git/config", ".git/a/b", "d/x", "d/x/y"):
-        assert found.leaves_out(path)
+        assert found.is_ignored(path)
     for path in (".gitignore", "sub/.git", "d", "d/xy", "x", "a.bin", "etc", "up"):
-        assert not found.leaves_out(path)
-    assert not verified(tmp_path, {**statement(FILES)}).leaves_out("a.bin")
+        assert not found.is_ignored(path)
+    assert not verified(tmp_path, {**statement(FILES)}).is_ignored("a.bin")
 
 
 def test_a_bundle_is_opened_like_any_other_file(tmp_path):
@@ -274,13 +274,13 @@ def test_a_bundle_is_opened_like_any_other_file(tmp_path):
     """
     path = written(tmp_path, bundle(PRIVATE, statement(FILES)))
     with pytest.raises(ProtectedFileError):
-        verify_bundle(path, KEY, forbidden=[safe_open.identity(path.stat())])
+        verify_bundle(path, KEY, protected=[safe_open.file_identity(path.stat())])
     os.mkfifo(tmp_path / "fifo")
     for wrong in (tmp_path / "fifo", tmp_path):
         with pytest.raises(NotAFileError):
             verify_bundle(wrong, KEY)
         with pytest.raises(NotAFileError):
-            read_key(wrong)
+            read_public_key(wrong)
     with pytest.raises(FileNotFoundError):
         verify_bundle(tmp_path / "none", KEY)
     os.truncate(path, signature.MAX_BUNDLE_BYTES + 1)
@@ -401,22 +401,26 @@ def mutated(content, randomness):
 @pytest.mark.parametrize(
     ("change", "expected", "named"),
     [
-        ({"a.bin": digest(b"A")}, Differences(tampered=("a.bin",)), "tampered with: 'a.bin'"),
-        ({"a.bin": None}, Differences(missing=("a.bin",)), "missing: 'a.bin'"),
-        ({"new": digest(b"n")}, Differences(extra=("new",)), "not signed: 'new'"),
+        (
+            {"a.bin": digest(b"A")},
+            SignatureDifferences(tampered=("a.bin",)),
+            "tampered with: 'a.bin'",
+        ),
+        ({"a.bin": None}, SignatureDifferences(missing=("a.bin",)), "missing: 'a.bin'"),
+        ({"new": digest(b"n")}, SignatureDifferences(extra=("new",)), "not signed: 'new'"),
         (
             {"a.bin": None, "c.bin": digest(b"a")},
-            Differences(renamed=(("a.bin", "c.bin"),)),
+            SignatureDifferences(renamed=(("a.bin", "c.bin"),)),
             "renamed: 'a.bin' to 'c.bin'",
         ),
         (
             {"a.bin": digest(b"b"), "b.bin": digest(b"a")},
-            Differences(tampered=("a.bin", "b.bin")),
+            SignatureDifferences(tampered=("a.bin", "b.bin")),
             "tampered with: 'a.bin', 'b.bin'",
         ),
         (
             {"a.bin": digest(b"A"), "b.bin": None, "x\n": digest(b"x")},
-            Differences(tampered=("a.bin",), missing=("b.bin",), extra=("x\n",)),
+            SignatureDifferences(tampered=("a.bin",), missing=("b.bin",), extra=("x\n",)),
             r"tampered with: 'a.bin'; missing: 'b.bin'; not signed: 'x\\n'",
         ),
     ],
@@ -427,7 +431,7 @@ def test_files_that_are_not_those_signed_are_named(signed, change, expected, nam
     """
     found = {name: value for name, value in {**FILES, **change}.items() if value is not None}
 
-    assert differences(signed, found) == expected
+    assert compare_files(signed, found) == expected
     with pytest.raises(BadSignatureError) as caught:
         require_matching_files(signed, found)
     assert caught.value.reason == named.replace("\\\\", "\\")
@@ -451,7 +455,7 @@ def test_of_many_names_a_few_are_shown(signed):
     """
     found = {**FILES, **{f"x{number}": digest(b"x") for number in range(1_000)}}
 
-    assert len(differences(signed, found).extra) == 1_000
+    assert len(compare_files(signed, found).extra) == 1_000
     with pytest.raises(BadSignatureError, match=r"'x101' and 995 more$"):
         require_matching_files(signed, found)
 

@@ -9,7 +9,7 @@ from layouts import C1, HuggingFace, fill, flat_llamacpp, listing, sha256, write
 
 from model_catalog.stores.scan_result import FoundModel
 from model_catalog.stores.scanners import directory, llamacpp, lmstudio
-from model_catalog.stores.store_access import StoreWalk
+from model_catalog.stores.store_walk import StoreWalk
 
 GGUF = b"GGUF" + bytes(100)
 TINY = b"GGUF"
@@ -192,7 +192,7 @@ def test_the_catalogs_own_database_is_no_model(tmp_path):
     status = write(tmp_path / "catalog.gguf", b"SQLite").stat()
     write(tmp_path / "m.gguf", GGUF)
 
-    scanned = directory.scan(tmp_path, forbidden={(status.st_dev, status.st_ino)})
+    scanned = directory.scan(tmp_path, protected={(status.st_dev, status.st_ino)})
 
     assert paths(scanned) == ["m.gguf"]
 
@@ -317,7 +317,7 @@ def test_no_two_models_of_a_scan_have_the_same_name(tmp_path):
     """
     No layout allows it; were there two all the same, the first is kept and the other is told.
     """
-    visit = StoreWalk.begin("directory", tmp_path, (), None, None)
+    walk = StoreWalk.start("directory", tmp_path, (), None, None)
     for path in ("/a", "/b"):
         found = FoundModel(
             store="directory",
@@ -328,9 +328,9 @@ def test_no_two_models_of_a_scan_have_the_same_name(tmp_path):
             files=(),
             downloaded_at=None,
         )
-        visit.add(found, path)
+        walk.add_model(found, path)
 
-    scanned = visit.result()
+    scanned = walk.result()
 
     assert [model.local_path for model in scanned.found] == ["/a"]
     assert [problem.path for problem in scanned.problems] == ["/b"]

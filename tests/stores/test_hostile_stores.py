@@ -12,8 +12,8 @@ import pytest
 from layouts import C1, C2, DETAILS, HuggingFace, Ollama, fill, flat_llamacpp, sha256, write
 
 from model_catalog.domain import fields, validation
-from model_catalog.stores.store_access import MAX_FILES
 from model_catalog.stores.store_kinds import SCANNERS
+from model_catalog.stores.store_walk import MAX_FILES
 
 GGUF = b"GGUF" + bytes(100)
 DEEP = "[" * 100_000

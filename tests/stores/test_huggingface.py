@@ -8,7 +8,7 @@ import pytest
 from layouts import C1, C2, C3, HuggingFace, git_sha1, listing, sha256, write
 
 from model_catalog import StoppedError
-from model_catalog.files.fingerprint import fingerprint
+from model_catalog.files.fingerprint import file_fingerprint
 from model_catalog.stores.scanners.huggingface import scan
 
 GGUF = b"GGUF" + bytes(100)
@@ -152,7 +152,7 @@ def test_a_shared_blob_has_the_digest_of_the_repositorys_own_name(cache):
     (file,) = only(scan(cache.root)).files
 
     assert file.digest == f"sha256:{sha256(GGUF)}"
-    assert file.fingerprint == fingerprint(snapshot / "m.gguf")
+    assert file.fingerprint == file_fingerprint(snapshot / "m.gguf")
 
 
 def test_a_link_by_a_whole_path_is_followed_inside_of_the_cache(cache, tmp_path):
@@ -457,7 +457,7 @@ def test_the_catalogs_own_database_is_stepped_over(cache):
     os.link(database, cache.repository("org/m") / "refs/stable")
     status = database.stat()
 
-    scanned = scan(cache.root, forbidden={(status.st_dev, status.st_ino)})
+    scanned = scan(cache.root, protected={(status.st_dev, status.st_ino)})
 
     assert [file.path for file in scanned.found[0].files] == ["a.gguf"]
     assert scanned.found[0].aliases == ("main",)

@@ -8,7 +8,7 @@ import pytest
 from layouts import DETAILS, Ollama, listing, sha256, write
 
 from model_catalog.stores.scan_result import Claims
-from model_catalog.stores.scanners.ollama import parameter_count, scan
+from model_catalog.stores.scanners.ollama import parse_parameter_count, scan
 
 GGUF = b"GGUF" + bytes(100)
 
@@ -121,7 +121,7 @@ def test_a_number_of_parameters_is_read_as_it_is_written(text, count):
     """
     What is no such text tells nothing.
     """
-    assert parameter_count(text) == count
+    assert parse_parameter_count(text) == count
 
 
 @pytest.mark.parametrize(

@@ -149,8 +149,8 @@ async def main():
             # Reading a folder opens the files in it, and must step over this one.
             from model_catalog.upkeep.worker_threads import file_identities
             from model_catalog.files.model_description import describe_model
-            forbidden = file_identities(catalog.database_files)
-            describe_model(os.path.dirname(sys.argv[1]), forbidden=forbidden)
+            protected = file_identities(catalog.database_files)
+            describe_model(os.path.dirname(sys.argv[1]), protected=protected)
         print("looked", flush=True)
         sys.stdin.readline()
 

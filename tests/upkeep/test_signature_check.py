@@ -259,7 +259,7 @@ async def test_a_damaged_file_is_not_known_by_what_it_should_be(on_sqlite, tmp_p
     """
     await recorded(on_sqlite, a_signed_folder(store), read=True)
     tamper(store)
-    fingerprint = str(Fingerprint.of((store / "a.bin").stat()))
+    fingerprint = str(Fingerprint.from_stat((store / "a.bin").stat()))
     change_files(tmp_path, "fingerprint = ? WHERE path = 'a.bin'", fingerprint)
     async for each in verify_models(on_sqlite):
         assert each.verdict == "mismatch"

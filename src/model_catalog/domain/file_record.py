@@ -9,7 +9,7 @@ from enum import StrEnum
 from typing import Final
 
 from model_catalog.errors import InvalidModelError
-from model_catalog.files.digest import combined
+from model_catalog.files.digest import combine_digests
 
 ROLES: Final = (
     "weights",
@@ -115,6 +115,6 @@ def _combined(digests: Mapping[str, str | None]) -> str | None:
     if not known or len(known) < len(digests):
         return None
     try:
-        return combined(known)
+        return combine_digests(known)
     except InvalidModelError:
         return None

@@ -12,7 +12,7 @@ from typing import Any, Final, TypeAlias, cast
 
 from model_catalog.domain.file_record import ROLES, FileRecord, FileState
 from model_catalog.errors import InvalidModelError
-from model_catalog.files.digest import canonical, is_inside
+from model_catalog.files.digest import is_path_inside_model, normalize_digest
 from model_catalog.files.fingerprint import Fingerprint
 
 MAX_REFERENCE: Final = 512
@@ -272,7 +272,7 @@ def digest(field: str, value: object) -> str | None:
         return None
     text = lookup_text(field, value)
     try:
-        return canonical(text)
+        return normalize_digest(text)
     except InvalidModelError as error:
         raise InvalidModelError(field, value, error.reason) from None
 
@@ -332,7 +332,7 @@ def _file(field: str, value: object) -> FileRecord:
 def _inside(field: str, value: object) -> str:
     """A path inside a model: no stranger's list may lead a reader out of the model's folder."""
     text = path(field, value)
-    if not is_inside(text):
+    if not is_path_inside_model(text):
         raise InvalidModelError(field, value, "is no path inside a model: give folder/name")
     return text
 

@@ -14,17 +14,17 @@ from typing import Final
 from model_catalog.errors import FileChangedError, InvalidModelError, StoppedError
 from model_catalog.files.fingerprint import Fingerprint
 from model_catalog.files.safe_open import (
-    Forbidden,
     OpenFile,
-    Pathlike,
-    identity,
-    open_regular,
-    status,
+    ProtectedFiles,
+    StrPath,
+    file_identity,
+    open_regular_file,
+    stat_path,
 )
 
 _CHUNK_BYTES: Final = 1024 * 1024
 _PREFIX: Final = "sha256:"
-_HEX: Final = re.compile(r"[0-9a-f]{64}")
+_HEX_DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -33,15 +33,15 @@ class HashedFile:
 
     digest: str
     fingerprint: Fingerprint
-    began_at_ns: int
+    started_at_ns: int
 
 
-def sha256(
-    path: Pathlike,
+def file_digest(
+    path: StrPath,
     progress: Callable[[int], object] | None = None,
     stop: Callable[[], bool] | None = None,
     *,
-    forbidden: Forbidden = (),
+    protected: ProtectedFiles = (),
 ) -> str:
     """
     The digest of a file as `sha256:` and 64 hexadecimal digits.
@@ -51,26 +51,26 @@ def sha256(
     FileChangedError if the file was written to or replaced meanwhile, NotAFileError,
     ProtectedFileError, and OSError as the system gave it.
     """
-    return hash_file(path, progress, stop, forbidden=forbidden).digest
+    return hash_file(path, progress, stop, protected=protected).digest
 
 
 def hash_file(
-    path: Pathlike,
+    path: StrPath,
     progress: Callable[[int], object] | None = None,
     stop: Callable[[], bool] | None = None,
     *,
-    forbidden: Forbidden = (),
+    protected: ProtectedFiles = (),
 ) -> HashedFile:
     """What `sha256` gives, with the fingerprint to know the file again by; the same errors."""
     # is_settled() wants the time from before: a change in the middle of a long read would by its
     # end look old enough to have been seen.
-    began_at_ns = time.time_ns()
-    with open_regular(path, forbidden) as file:
-        digest = _digest(file, progress, stop)
-    return HashedFile(_PREFIX + digest, Fingerprint.of(file.status), began_at_ns)
+    started_at_ns = time.time_ns()
+    with open_regular_file(path, protected) as file:
+        digest = _hash_open_file(file, progress, stop)
+    return HashedFile(_PREFIX + digest, Fingerprint.from_stat(file.status), started_at_ns)
 
 
-def _digest(
+def _hash_open_file(
     file: OpenFile, progress: Callable[[int], object] | None, stop: Callable[[], bool] | None
 ) -> str:
     running = hashlib.sha256()
@@ -97,18 +97,20 @@ def _digest(
 
 def _require_unchanged(file: OpenFile) -> None:
     try:
-        after = status(file.path)
+        after = stat_path(file.path)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise FileChangedError(file.path, "it was taken away") from error
-    if identity(after) != identity(file.status):
+    if file_identity(after) != file_identity(file.status):
         raise FileChangedError(file.path, "another was put in its place")
-    before = Fingerprint.of(file.status)
+    before = Fingerprint.from_stat(file.status)
     # A network's file system may answer for a path from memory, and for a descriptor it asks.
-    if before != Fingerprint.of(after) or before != Fingerprint.of(os.fstat(file.raw.fileno())):
+    if before != Fingerprint.from_stat(after) or before != Fingerprint.from_stat(
+        os.fstat(file.raw.fileno())
+    ):
         raise FileChangedError(file.path, "it was written to")
 
 
-def combined(digests: Mapping[str, str]) -> str:
+def combine_digests(digests: Mapping[str, str]) -> str:
     r"""
     One digest for the files of a model, each by its path inside the model, with `/` in it.
 
@@ -120,29 +122,31 @@ def combined(digests: Mapping[str, str]) -> str:
     """
     if not digests:
         raise InvalidModelError("files", "", "are none: a model has at least one file")
-    found = sorted((_listable(path), _hex(digest)) for path, digest in digests.items())
+    found = sorted(
+        (_encode_listed_path(path), _digest_hex(digest)) for path, digest in digests.items()
+    )
     if len(found) == 1:
         return _PREFIX + found[0][1]
     text = b"".join(b"%b  %b\n" % (digest.encode(), path) for path, digest in found)
     return _PREFIX + hashlib.sha256(text).hexdigest()
 
 
-def canonical(text: str) -> str:
+def normalize_digest(text: str) -> str:
     """
     A SHA-256 as it is recorded: `sha256:` and 64 lower-case digits.
 
     It may come without its prefix, and in capitals. Raises InvalidModelError for anything else.
     """
-    return _PREFIX + _hex(text.lower())
+    return _PREFIX + _digest_hex(text.lower())
 
 
-def is_inside(path: str) -> bool:
+def is_path_inside_model(path: str) -> bool:
     """Whether a text is a path that stays inside the folder it is taken from."""
     return not any(part in {"", ".", ".."} for part in path.split("/"))
 
 
-def _listable(path: str) -> bytes:
-    if not is_inside(path):
+def _encode_listed_path(path: str) -> bytes:
+    if not is_path_inside_model(path):
         raise InvalidModelError("file", path, "is no path inside a model: give folder/name")
     for character in path:
         # sha256sum escapes some of these, and by its version: the text would not be one text.
@@ -157,8 +161,8 @@ def _listable(path: str) -> bytes:
         raise InvalidModelError("file", path, "has a surrogate in it that is no byte") from error
 
 
-def _hex(digest: str) -> str:
+def _digest_hex(digest: str) -> str:
     text = digest.removeprefix(_PREFIX)
-    if _HEX.fullmatch(text) is None:
+    if _HEX_DIGEST.fullmatch(text) is None:
         raise InvalidModelError("digest", digest, "is no SHA-256: give 64 hexadecimal digits")
     return text

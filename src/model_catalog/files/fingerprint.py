@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from typing import Final
 
 from model_catalog.errors import InvalidModelError
-from model_catalog.files.safe_open import Forbidden, Pathlike, require_regular
+from model_catalog.files.safe_open import ProtectedFiles, StrPath, require_regular_file
 
-SETTLING_NS: Final = 2_000_000_000
+TIMESTAMP_RESOLUTION_NS: Final = 2_000_000_000
 """How coarse the time stamps of a file system may be: those of FAT are 2 s apart."""
 
-_TEXT: Final = re.compile(r":".join([r"(-?[0-9]{1,20})"] * 4))
+_FINGERPRINT_TEXT: Final = re.compile(r":".join([r"(-?[0-9]{1,20})"] * 4))
 
 
 @dataclass(frozen=True)
@@ -31,14 +31,14 @@ class Fingerprint:
     inode: int
 
     @classmethod
-    def of(cls, found: os.stat_result) -> Fingerprint:
+    def from_stat(cls, found: os.stat_result) -> Fingerprint:
         """The fingerprint in what the system says of a file."""
         return cls(found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino)
 
     @classmethod
     def parse(cls, text: str) -> Fingerprint:
         """Read back what `str()` wrote; InvalidModelError for any other text."""
-        match = _TEXT.fullmatch(text)
+        match = _FINGERPRINT_TEXT.fullmatch(text)
         found = None if match is None else cls(*map(int, match.groups()))
         if found is None or str(found) != text:
             raise InvalidModelError(
@@ -55,13 +55,13 @@ def fingerprint_text(found: os.stat_result) -> str:
     return f"{found.st_size}:{found.st_mtime_ns}:{found.st_ctime_ns}:{found.st_ino}"
 
 
-def fingerprint(path: Pathlike, *, forbidden: Forbidden = ()) -> Fingerprint:
+def file_fingerprint(path: StrPath, *, protected: ProtectedFiles = ()) -> Fingerprint:
     """
     The fingerprint of a file, links followed; nothing is opened.
 
     Raises NotAFileError, ProtectedFileError, and OSError as the system gave it.
     """
-    return Fingerprint.of(require_regular(path, forbidden))
+    return Fingerprint.from_stat(require_regular_file(path, protected))
 
 
 def is_settled(found: Fingerprint, hashed_at_ns: int) -> bool:
@@ -71,4 +71,4 @@ def is_settled(found: Fingerprint, hashed_at_ns: int) -> bool:
     `hashed_at_ns` is when the hashing began. A file written less than 2 s before may have been
     written again with the same stamps: only hashing it again tells.
     """
-    return hashed_at_ns - max(found.mtime_ns, found.ctime_ns) > SETTLING_NS
+    return hashed_at_ns - max(found.mtime_ns, found.ctime_ns) > TIMESTAMP_RESOLUTION_NS

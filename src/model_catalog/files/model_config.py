@@ -6,20 +6,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from model_catalog.files.file_names import MAX_NAME_BYTES, is_plain
+from model_catalog.files.file_names import MAX_NAME_BYTES, is_plain_file_name
 from model_catalog.files.formats import header
 from model_catalog.files.formats.json_stream import JsonStream
-from model_catalog.files.safe_open import Forbidden, OpenFile, Pathlike, open_regular
+from model_catalog.files.safe_open import OpenFile, ProtectedFiles, StrPath, open_regular_file
 
 MAX_CONFIG_BYTES: Final = 5 * 1024 * 1024
 MAX_INDEX_BYTES: Final = 64 * 1024 * 1024
 MAX_CONFIG_MEMBERS: Final = 10_000
-MAX_WEIGHTS: Final = 300_000
+MAX_INDEX_TENSORS: Final = 300_000
 """Tensors in an index; the largest models have half as many."""
-_MAX_INDEXED: Final = 10_000
-_MAX_BITS: Final = 64
+_MAX_INDEX_FILES: Final = 10_000
+_MAX_QUANTIZATION_BITS: Final = 64
 
-_KEPT: Final = {
+_KEPT_MEMBERS: Final = {
     "architectures",
     "dtype",
     "max_position_embeddings",
@@ -29,8 +29,8 @@ _KEPT: Final = {
     "text_config",
     "torch_dtype",
 }
-_KEPT_INSIDE: Final = ("bits", "max_position_embeddings", "n_positions", "quant_method")
-_DTYPES: Final = {"bfloat16": "BF16", "float16": "F16", "float32": "F32", "float64": "F64"}
+_KEPT_NESTED_MEMBERS: Final = ("bits", "max_position_embeddings", "n_positions", "quant_method")
+_DTYPE_NAMES: Final = {"bfloat16": "BF16", "float16": "F16", "float32": "F32", "float64": "F64"}
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class WeightIndex:
     refused: tuple[str, ...]
 
 
-def read_config(path: Pathlike, *, forbidden: Forbidden = ()) -> ModelConfig:
+def read_config(path: StrPath, *, protected: ProtectedFiles = ()) -> ModelConfig:
     """
     The claims in a config.json.
 
@@ -59,11 +59,11 @@ def read_config(path: Pathlike, *, forbidden: Forbidden = ()) -> ModelConfig:
     ProtectedFileError, and OSError as the system gave it.
     """
     known: dict[str, Any] = {}
-    with open_regular(path, forbidden) as file:
-        stream = _stream(file, MAX_CONFIG_BYTES)
+    with open_regular_file(path, protected) as file:
+        stream = _open_stream(file, MAX_CONFIG_BYTES)
         for name in stream.members(MAX_CONFIG_MEMBERS):
             # Nothing may hold on to a value while the next is read: each can be 25 MiB of lists.
-            if (found := _scalars(name, stream.value())) is not None:
+            if (found := _keep_scalars(name, stream.value())) is not None:
                 known[name] = found
         stream.finish()
     return ModelConfig(
@@ -74,40 +74,40 @@ def read_config(path: Pathlike, *, forbidden: Forbidden = ()) -> ModelConfig:
     )
 
 
-def read_index(path: Pathlike, *, forbidden: Forbidden = ()) -> WeightIndex:
+def read_index(path: StrPath, *, protected: ProtectedFiles = ()) -> WeightIndex:
     """
     The files that a model.safetensors.index.json names; the same errors as `read_config`.
 
     A stranger wrote the names: what could lead out of the index's own folder is refused.
     """
     names: set[str] = set()
-    with open_regular(path, forbidden) as file:
-        stream = _stream(file, MAX_INDEX_BYTES)
+    with open_regular_file(path, protected) as file:
+        stream = _open_stream(file, MAX_INDEX_BYTES)
         for member in stream.members(MAX_CONFIG_MEMBERS):
             if member != "weight_map":
                 stream.value()
                 continue
-            for _ in stream.members(MAX_WEIGHTS):
+            for _ in stream.members(MAX_INDEX_TENSORS):
                 # As much as an error shows of one that is refused.
                 names.add(stream.text()[: MAX_NAME_BYTES + 1])
-                if len(names) > _MAX_INDEXED:
-                    raise file.refuse(f"it names more than {_MAX_INDEXED:,} files")
+                if len(names) > _MAX_INDEX_FILES:
+                    raise file.header_error(f"it names more than {_MAX_INDEX_FILES:,} files")
         stream.finish()
     return WeightIndex(
-        names=tuple(sorted(name for name in names if is_plain(name))),
-        refused=tuple(sorted(name for name in names if not is_plain(name))),
+        names=tuple(sorted(name for name in names if is_plain_file_name(name))),
+        refused=tuple(sorted(name for name in names if not is_plain_file_name(name))),
     )
 
 
-def _stream(file: OpenFile, limit_bytes: int) -> JsonStream:
+def _open_stream(file: OpenFile, limit_bytes: int) -> JsonStream:
     if file.size_bytes > limit_bytes:
-        raise file.refuse(f"it is longer than {limit_bytes >> 20} MiB")
+        raise file.header_error(f"it is longer than {limit_bytes >> 20} MiB")
     return JsonStream(file, 0, file.size_bytes)
 
 
-def _scalars(name: str, value: object) -> Any:
+def _keep_scalars(name: str, value: object) -> Any:
     """What is wanted of a value: a text or a number, or those wanted in an object."""
-    if name not in _KEPT:
+    if name not in _KEPT_MEMBERS:
         return None
     match value:
         case str() | int():
@@ -115,13 +115,15 @@ def _scalars(name: str, value: object) -> Any:
         case [str(first), *_]:
             return first
         case dict():
-            inside = {key: value.get(key) for key in _KEPT_INSIDE}
+            inside = {key: value.get(key) for key in _KEPT_NESTED_MEMBERS}
             return {key: kept for key, kept in inside.items() if isinstance(kept, str | int)}
     return None
 
 
 def _architecture(known: Mapping[str, Any]) -> str | None:
-    return header.text(known.get("model_type")) or header.text(known.get("architectures"))
+    return header.printable_text(known.get("model_type")) or header.printable_text(
+        known.get("architectures")
+    )
 
 
 def _context_length(known: Mapping[str, Any]) -> int | None:
@@ -129,7 +131,7 @@ def _context_length(known: Mapping[str, Any]) -> int | None:
     places = [known, inner] if isinstance(inner, dict) else [known]
     for place in places:
         for name in ("max_position_embeddings", "n_positions"):
-            if (found := header.context_length(place.get(name))) is not None:
+            if (found := header.valid_context_length(place.get(name))) is not None:
                 return found
     return None
 
@@ -138,14 +140,14 @@ def _quantization(settings: object) -> str | None:
     """Method and width, as in `gptq 4-bit`."""
     if not isinstance(settings, dict):
         return None
-    method, bits = header.text(settings.get("quant_method")), settings.get("bits")
-    if method is None or type(bits) is not int or not 0 < bits <= _MAX_BITS:
+    method, bits = header.printable_text(settings.get("quant_method")), settings.get("bits")
+    if method is None or type(bits) is not int or not 0 < bits <= _MAX_QUANTIZATION_BITS:
         return method
-    return header.text(f"{method} {bits}-bit")
+    return header.printable_text(f"{method} {bits}-bit")
 
 
 def _dtype(known: Mapping[str, Any]) -> str | None:
     for name in ("dtype", "torch_dtype"):
         if isinstance(found := known.get(name), str):
-            return _DTYPES.get(found)
+            return _DTYPE_NAMES.get(found)
     return None

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 
-from model_catalog.files.safe_open import Pathlike
+from model_catalog.files.safe_open import StrPath
 
 
-def mount_point(path: Pathlike) -> str:
+def mount_point(path: StrPath) -> str:
     """
     Where the file system is mounted on which a path lies, links followed; `/` at the end of all.
 
@@ -19,6 +19,6 @@ def mount_point(path: Pathlike) -> str:
     return place
 
 
-def is_mounted(path: Pathlike) -> bool:
+def is_mount_point(path: StrPath) -> bool:
     """Whether something is mounted there: an empty folder is what is left of a disk that is not."""
     return os.path.ismount(path)

@@ -8,11 +8,11 @@ from datetime import datetime
 from itertools import islice
 from typing import Final
 
-from model_catalog.files.file_names import ShardSet, shard_info
+from model_catalog.files.file_names import ShardSet, parse_shard_name
 from model_catalog.stores.scan_result import StoreFile, mtime_to_datetime
-from model_catalog.stores.store_access import shorten_list
+from model_catalog.stores.store_walk import shorten_list
 
-_NAMED: Final = 3
+_MAX_LISTED_NAMES: Final = 3
 _FORMATS: Final = (
     ("safetensors", (".safetensors",)),
     ("gguf", (".gguf",)),
@@ -20,7 +20,7 @@ _FORMATS: Final = (
 )
 
 
-def format_of(files: Sequence[StoreFile]) -> str | None:
+def detect_format(files: Sequence[StoreFile]) -> str | None:
     """The first of safetensors, GGUF and pickle that the weights' names end like."""
     names = [file.path.lower() for file in files if file.role == "weights"]
     for format_, suffixes in _FORMATS:
@@ -53,19 +53,19 @@ def _missing_shards(there: Collection[str], gone: Collection[str]) -> tuple[list
     sets: Counter[tuple[str, ShardSet]] = Counter()
     for path in there:
         folder, slash, name = path.rpartition("/")
-        if (shard := shard_info(name)) is not None:
+        if (shard := parse_shard_name(name)) is not None:
             sets[folder + slash, shard[1]] += 1
     names, count = set(gone), len(gone)
     for (folder, shards), found in sets.items():
         # A name may say that it is one of a million: they are counted and not gone through.
-        absent = (folder + name for name in shards.names() if folder + name not in there)
-        names.update(islice(absent, _NAMED))
-        others = sum(1 for path in gone if _belongs(path, folder, shards))
+        absent = (folder + name for name in shards.file_names() if folder + name not in there)
+        names.update(islice(absent, _MAX_LISTED_NAMES))
+        others = sum(1 for path in gone if _is_in_shard_set(path, folder, shards))
         count += shards.count - found - others
     return sorted(names), count
 
 
-def _belongs(path: str, folder: str, shards: ShardSet) -> bool:
+def _is_in_shard_set(path: str, folder: str, shards: ShardSet) -> bool:
     head, slash, name = path.rpartition("/")
-    shard = shard_info(name)
+    shard = parse_shard_name(name)
     return head + slash == folder and shard is not None and shard[1] == shards

@@ -9,7 +9,7 @@ from typing import Final, Literal, Protocol, TypeAlias
 
 from model_catalog.files.file_names import Role
 from model_catalog.files.fingerprint import Fingerprint
-from model_catalog.files.safe_open import Forbidden, Pathlike
+from model_catalog.files.safe_open import ProtectedFiles, StrPath
 
 StoreName: TypeAlias = Literal["huggingface", "ollama", "lmstudio", "llamacpp", "directory"]
 
@@ -136,9 +136,9 @@ class Scanner(Protocol):
 
     def __call__(
         self,
-        root: Pathlike,
+        root: StrPath,
         *,
-        forbidden: Forbidden = (),
+        protected: ProtectedFiles = (),
         stop: Callable[[], bool] | None = None,
         progress: Callable[[int], None] | None = None,
     ) -> Scan:
@@ -146,16 +146,16 @@ class Scanner(Protocol):
         Everything that is found below `root`, and everything that could not be read.
 
         Nothing is written, and nothing outside of `root` is opened or listed, whatever links lead
-        there. The files in `forbidden` are not opened. `stop` is asked at each folder, and
+        there. The files in `protected` are not opened. `stop` is asked at each folder, and
         `progress` is told how many models were found so far. Raises StoppedError, and nothing
         else: a root that is not there is a problem.
         """
 
 
-_LATEST: Final = datetime(9999, 12, 31, tzinfo=UTC).timestamp()
+_MAX_TIMESTAMP: Final = datetime(9999, 12, 31, tzinfo=UTC).timestamp()
 
 
 def mtime_to_datetime(mtime_ns: int) -> datetime | None:
     """A time of a file in UTC and whole seconds; None for what is before 1970 or after 9999."""
     seconds = mtime_ns // 1_000_000_000
-    return datetime.fromtimestamp(seconds, UTC) if 0 <= seconds <= _LATEST else None
+    return datetime.fromtimestamp(seconds, UTC) if 0 <= seconds <= _MAX_TIMESTAMP else None

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from typing import Final
 
-from model_catalog.files.safe_open import Pathlike
+from model_catalog.files.safe_open import StrPath
 from model_catalog.stores.scan_result import Scanner, StoreName
 from model_catalog.stores.scanners import directory, huggingface, llamacpp, lmstudio, ollama
 
@@ -29,7 +29,7 @@ PROVIDERS: Final[Mapping[StoreName, str]] = {
 """The provider of all models in a store of each kind."""
 
 
-def detect_store(root: Pathlike) -> StoreName:
+def detect_store(root: StrPath) -> StoreName:
     """
     Of which kind the store in a folder is, by what lies in it; a plain folder for anything else.
 

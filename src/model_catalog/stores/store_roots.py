@@ -11,16 +11,16 @@ from typing import Final
 
 from model_catalog.errors import CatalogError
 from model_catalog.files.formats.json_stream import JsonStream
-from model_catalog.files.safe_open import Pathlike, open_regular
+from model_catalog.files.safe_open import StrPath, open_regular_file
 from model_catalog.stores.scan_result import StoreName
 
 OLLAMA_SERVICE: Final = "/usr/share/ollama/.ollama/models"
 """Where the service keeps them that Ollama's installer for Linux sets up, as a user of its own."""
 
-_POINTER: Final = ".lmstudio-home-pointer"
-_POINTER_BYTES: Final = 4096
-_SETTINGS_BYTES: Final = 1024 * 1024
-_SETTINGS: Final = 10_000
+_POINTER_NAME: Final = ".lmstudio-home-pointer"
+_MAX_POINTER_BYTES: Final = 4096
+_MAX_SETTINGS_BYTES: Final = 1024 * 1024
+_MAX_SETTINGS: Final = 10_000
 _VARIABLE: Final = re.compile(r"\$(\w+|\{[^}]*\})")
 
 
@@ -35,9 +35,9 @@ class StoreRoot:
 
 def default_roots(
     environment: Mapping[str, str] | None = None,
-    home: Pathlike | None = None,
+    home: StrPath | None = None,
     *,
-    ollama_service: Pathlike = OLLAMA_SERVICE,
+    ollama_service: StrPath = OLLAMA_SERVICE,
 ) -> tuple[StoreRoot, ...]:
     """
     Where each program of this user keeps its models, whether there are any or not.
@@ -48,7 +48,7 @@ def default_roots(
     those is passed over, as LM Studio does.
     """
     variables = os.environ if environment is None else environment
-    place = _Place(variables, os.path.expanduser("~") if home is None else os.fspath(home))
+    place = _Environment(variables, os.path.expanduser("~") if home is None else os.fspath(home))
     seen: set[str] = set()
     found = []
     for root in (
@@ -65,7 +65,7 @@ def default_roots(
 
 
 @dataclass(frozen=True, slots=True)
-class _Place:
+class _Environment:
     variables: Mapping[str, str]
     home: str
 
@@ -97,7 +97,7 @@ class _Place:
         return None
 
 
-def _huggingface(place: _Place) -> StoreRoot:
+def _huggingface(place: _Environment) -> StoreRoot:
     return place.first(
         "huggingface",
         ("HF_HUB_CACHE", ()),
@@ -107,16 +107,16 @@ def _huggingface(place: _Place) -> StoreRoot:
     ) or StoreRoot("huggingface", place.below_home(".cache", "huggingface", "hub"), "default")
 
 
-def _ollama(place: _Place, service: str) -> Iterator[StoreRoot]:
+def _ollama(place: _Environment, service: str) -> Iterator[StoreRoot]:
     own = place.first("ollama", ("OLLAMA_MODELS", ()))
     yield own or StoreRoot("ollama", place.below_home(".ollama", "models"), "default")
     if sys.platform == "linux":
         yield StoreRoot("ollama", service, "default")
 
 
-def _lmstudio(place: _Place) -> Iterator[StoreRoot]:
-    pointer = place.below_home(_POINTER)
-    pointed = place.expanded(_line(pointer))
+def _lmstudio(place: _Environment) -> Iterator[StoreRoot]:
+    pointer = place.below_home(_POINTER_NAME)
+    pointed = place.expanded(_read_first_line(pointer))
     if os.path.isabs(pointed) and os.path.isdir(pointed):
         homes = [(os.path.abspath(pointed), pointer)]
     else:
@@ -126,14 +126,14 @@ def _lmstudio(place: _Place) -> Iterator[StoreRoot]:
         ]
     for home, source in homes:
         settings = f"{home}/settings.json"
-        moved = place.expanded(_downloads(settings))
+        moved = place.expanded(_read_downloads_folder(settings))
         if os.path.isabs(moved):
             yield StoreRoot("lmstudio", os.path.abspath(moved), settings)
         else:
             yield StoreRoot("lmstudio", f"{home}/models", source)
 
 
-def _llamacpp(place: _Place) -> Iterator[StoreRoot]:
+def _llamacpp(place: _Environment) -> Iterator[StoreRoot]:
     if (root := place.first("llamacpp", ("LLAMA_CACHE", ()))) is not None:
         yield root
     elif sys.platform == "darwin":
@@ -144,25 +144,25 @@ def _llamacpp(place: _Place) -> Iterator[StoreRoot]:
         )
 
 
-def _line(path: str) -> str:
+def _read_first_line(path: str) -> str:
     """The first line of a short file, or nothing."""
     try:
-        with open_regular(path) as file:
-            text = file.read_at(0, _POINTER_BYTES).decode()
+        with open_regular_file(path) as file:
+            text = file.read_at(0, _MAX_POINTER_BYTES).decode()
     except (CatalogError, OSError, ValueError):
         return ""
     return text.strip().partition("\n")[0].strip()
 
 
-def _downloads(path: str) -> str:
+def _read_downloads_folder(path: str) -> str:
     """The folder for downloads in LM Studio's settings, or nothing."""
     found: object = None
     try:
-        with open_regular(path) as file:
-            if file.size_bytes > _SETTINGS_BYTES:
+        with open_regular_file(path) as file:
+            if file.size_bytes > _MAX_SETTINGS_BYTES:
                 return ""
             stream = JsonStream(file, 0, file.size_bytes)
-            for name in stream.members(_SETTINGS):
+            for name in stream.members(_MAX_SETTINGS):
                 value = stream.value()
                 if name == "downloadsFolder":
                     found = value

@@ -12,7 +12,7 @@ from typing import Any, Final
 from model_catalog.domain.model_ref import ModelRef
 from model_catalog.errors import StoppedError
 from model_catalog.files.fingerprint import fingerprint_text
-from model_catalog.files.safe_open import identity, kind, status
+from model_catalog.files.safe_open import file_identity, non_regular_kind, stat_path
 from model_catalog.mapping.column_types import decode_path
 from model_catalog.repository.model_catalog import ModelCatalog
 from model_catalog.repository.operations.model_files import DUPLICATE_COLUMNS
@@ -104,14 +104,14 @@ def _duplicate(digest: str, rows: Iterable[Sequence[Any]]) -> DuplicateSet | Non
         values = dict(zip(DUPLICATE_COLUMNS, row, strict=True))
         path = _path_of(values)
         try:
-            seen = status(path)
+            seen = stat_path(path)
         except OSError:
             continue
-        if kind(seen) is not None or not _is_recorded(seen, values):
+        if non_regular_kind(seen) is not None or not _is_recorded(seen, values):
             continue
         ref = ModelRef(values["provider"], values["reference"], values["version"])
-        places.setdefault(identity(seen), []).append(CopyLocation(ref, path, values["store"]))
-        statuses[identity(seen)] = seen
+        places.setdefault(file_identity(seen), []).append(CopyLocation(ref, path, values["store"]))
+        statuses[file_identity(seen)] = seen
     models = {place.ref for those in places.values() for place in those}
     size_bytes = max((seen.st_size for seen in statuses.values()), default=0)
     # Two files of one model that are the same are both a part of it.

@@ -12,10 +12,10 @@ from model_catalog.domain import fields, validation
 from model_catalog.domain.file_record import FileRecord, FileState, expected_digest
 from model_catalog.errors import FileChangedError, StoppedError
 from model_catalog.files.digest import HashedFile, hash_file
-from model_catalog.files.layout import ModelFile
 from model_catalog.files.model_description import ModelDescription, describe_model
+from model_catalog.files.model_files import ModelFile
 from model_catalog.files.mounts import mount_point
-from model_catalog.files.safe_open import Forbidden
+from model_catalog.files.safe_open import ProtectedFiles
 from model_catalog.mapping.tables import Model
 from model_catalog.repository.model_catalog import ModelCatalog
 from model_catalog.upkeep.worker_threads import (
@@ -72,13 +72,13 @@ async def inspect_path(
         )
 
 
-def inspect_files(path: str, stop: Stop, forbidden: Forbidden) -> InspectedFiles:
+def inspect_files(path: str, stop: Stop, protected: ProtectedFiles) -> InspectedFiles:
     """
     Look at a file or a folder and read its headers; no more of it is read.
 
     Raises what `describe` raises.
     """
-    described = describe_model(path, stop, forbidden=forbidden)
+    described = describe_model(path, stop, protected=protected)
     now = datetime.now(UTC).replace(microsecond=0)
     files = [
         FileRecord(
@@ -124,7 +124,7 @@ def join_reasons(reasons: Sequence[str]) -> str | None:
 def hash_all(
     inspected: InspectedFiles,
     stop: Stop,
-    forbidden: Forbidden,
+    protected: ProtectedFiles,
     counter: Callable[[str], Callable[[int], None] | None],
 ) -> InspectedFiles:
     """
@@ -142,7 +142,7 @@ def hash_all(
         bytes_of = members[file.path].identity or file.path
         if bytes_of not in read:
             path = os.path.join(root, file.path)
-            read[bytes_of] = hash_file(path, counter(file.path), stop, forbidden=forbidden)
+            read[bytes_of] = hash_file(path, counter(file.path), stop, protected=protected)
             if str(read[bytes_of].fingerprint) != (file.fingerprint or ""):
                 # Its header and its size are those of other bytes than its digest.
                 raise FileChangedError(path, "it was written to")
@@ -166,4 +166,4 @@ def with_reading(file: FileRecord, reading: HashedFile) -> FileRecord:
 
 def read_time(reading: HashedFile) -> datetime:
     """When the reading of a file began, in whole seconds."""
-    return datetime.fromtimestamp(reading.began_at_ns // 1_000_000_000, UTC)
+    return datetime.fromtimestamp(reading.started_at_ns // 1_000_000_000, UTC)

@@ -16,9 +16,9 @@ from model_catalog.errors import (
     NotAFileError,
     ProtectedFileError,
 )
-from model_catalog.files.digest import sha256
-from model_catalog.files.file_names import is_partial
-from model_catalog.files.safe_open import Forbidden, identity, kind, status
+from model_catalog.files.digest import file_digest
+from model_catalog.files.file_names import is_partial_download
+from model_catalog.files.safe_open import ProtectedFiles, file_identity, non_regular_kind, stat_path
 from model_catalog.mapping.tables import Model
 from model_catalog.repository.model_catalog import ModelCatalog
 from model_catalog.upkeep.inspection import RegisteredPath, inspect_path
@@ -127,8 +127,8 @@ def _digests(files: Iterable[FileRecord]) -> dict[str, str | None]:
 class _Search:
     """One search: what lies below the roots by its size, and the digests that were read of it."""
 
-    def __init__(self, forbidden: Forbidden, meter: Meter) -> None:
-        self._forbidden = forbidden
+    def __init__(self, protected: ProtectedFiles, meter: Meter) -> None:
+        self._protected = protected
         self._meter = meter
         self._digests: dict[tuple[int, int], str | None] = {}
 
@@ -175,11 +175,11 @@ class _Search:
     def _digest(self, path: str, stop: Stop) -> str | None:
         """The digest of a file, read once whatever it is called; None where it cannot be read."""
         try:
-            bytes_of = identity(status(path))
+            bytes_of = file_identity(stat_path(path))
             if bytes_of not in self._digests:
                 self._digests[bytes_of] = None
                 counter = self._meter.of(path)
-                digest = sha256(path, counter, stop, forbidden=self._forbidden)
+                digest = file_digest(path, counter, stop, protected=self._protected)
                 self._digests[bytes_of] = digest
             return self._digests[bytes_of]
         except (OSError, FileChangedError, NotAFileError, ProtectedFileError):
@@ -199,7 +199,7 @@ def _files_below(root: str, stop: Stop) -> Iterator[tuple[str, int]]:
                 raise
             continue
         for entry in entries:
-            if entry.name.startswith(".") or is_partial(entry.name):
+            if entry.name.startswith(".") or is_partial_download(entry.name):
                 continue
             if entry.is_dir(follow_symlinks=False):
                 folders.append(entry.path)
@@ -212,4 +212,4 @@ def _size_of(entry: os.DirEntry[str]) -> int | None:
         found = entry.stat()
     except OSError:
         return None
-    return found.st_size if kind(found) is None else None
+    return found.st_size if non_regular_kind(found) is None else None

@@ -9,12 +9,12 @@ from datetime import UTC, datetime
 
 from model_catalog.domain.file_record import FileRecord
 from model_catalog.errors import BadSignatureError, FileChangedError
-from model_catalog.files.digest import sha256
-from model_catalog.files.file_names import shard_info
+from model_catalog.files.digest import file_digest
+from model_catalog.files.file_names import parse_shard_name
 from model_catalog.files.fingerprint import Fingerprint, is_settled
-from model_catalog.files.safe_open import Forbidden, status
-from model_catalog.files.signing.public_key import read_key
-from model_catalog.files.signing.required_files import files_to_sign
+from model_catalog.files.safe_open import ProtectedFiles, stat_path
+from model_catalog.files.signing.public_key import read_public_key
+from model_catalog.files.signing.required_files import required_file_paths
 from model_catalog.files.signing.signature import require_matching_files, verify_bundle
 from model_catalog.mapping.tables import Model
 from model_catalog.repository.model_catalog import ModelCatalog
@@ -76,12 +76,14 @@ async def verify_signature(
     path = await run_in_thread(lambda _: _signed_path(model.local_path, files))
 
     def hold(stop: Stop) -> tuple[str, str | None]:
-        forbidden = file_identities(database)
-        public = read_key(os.path.abspath(key) if not isinstance(key, bytes) else key)
+        protected = file_identities(database)
+        public = read_public_key(os.path.abspath(key) if not isinstance(key, bytes) else key)
         try:
-            signed = verify_bundle(bundle or _bundle_of(path), public, forbidden=forbidden)
-            names = files_to_sign(path, signed, follow_links=follow_links, forbidden=forbidden)
-            reading = _Reading(path, files, meter, forbidden)
+            signed = verify_bundle(bundle or _bundle_of(path), public, protected=protected)
+            names = required_file_paths(
+                path, signed, follow_links=follow_links, protected=protected
+            )
+            reading = _Reading(path, files, meter, protected)
             # Not the model's size: the bundle and what was left out are no part of it.
             meter.expect(sum(reading.size_bytes(name) for name in names), path)
             require_matching_files(signed, {name: reading.digest(name, stop) for name in names})
@@ -105,15 +107,15 @@ async def verify_signature(
 
 def _signed_path(local_path: str, files: list[FileRecord]) -> str:
     """The folder of a set, which is recorded by one of its shards; else what is recorded."""
-    shard = shard_info(os.path.basename(local_path))
+    shard = parse_shard_name(os.path.basename(local_path))
     is_set = len(files) > 1 or (shard is not None and shard[1].count > 1)
-    if is_set and not stat.S_ISDIR(status(local_path).st_mode):
+    if is_set and not stat.S_ISDIR(stat_path(local_path).st_mode):
         return os.path.dirname(local_path) or "."
     return local_path
 
 
 def _bundle_of(local_path: str) -> str:
-    if stat.S_ISDIR(status(local_path).st_mode):
+    if stat.S_ISDIR(stat_path(local_path).st_mode):
         return os.path.join(local_path, BUNDLE_NAME)
     return f"{local_path}.sig"
 
@@ -122,25 +124,25 @@ class _Reading:
     """The digests of a model's files, read where what is recorded of them is not enough."""
 
     def __init__(
-        self, local_path: str, files: list[FileRecord], meter: Meter, forbidden: Forbidden
+        self, local_path: str, files: list[FileRecord], meter: Meter, protected: ProtectedFiles
     ) -> None:
-        is_folder = stat.S_ISDIR(status(local_path).st_mode)
+        is_folder = stat.S_ISDIR(stat_path(local_path).st_mode)
         self._root = local_path if is_folder else os.path.dirname(local_path)
         self._known = {file.path: file for file in files}
         self._meter = meter
-        self._forbidden = forbidden
+        self._protected = protected
 
     def size_bytes(self, name: str) -> int:
-        return status(os.path.join(self._root, name)).st_size
+        return stat_path(os.path.join(self._root, name)).st_size
 
     def digest(self, name: str, stop: Stop) -> str:
         path = os.path.join(self._root, name)
         known = self._known.get(name)
         # Of damaged files the fingerprint of the bytes that were found is not kept.
         if known is not None and not known.is_damaged and known.digest and known.hashed_at:
-            found = Fingerprint.of(status(path))
+            found = Fingerprint.from_stat(stat_path(path))
             read_at_ns = int(known.hashed_at.timestamp()) * 1_000_000_000
             if str(found) == known.fingerprint and is_settled(found, read_at_ns):
                 self._meter.add(found.size_bytes, path)
                 return known.digest
-        return sha256(path, self._meter.of(path), stop, forbidden=self._forbidden)
+        return file_digest(path, self._meter.of(path), stop, protected=self._protected)

@@ -15,7 +15,7 @@ from typing import Final, TypeAlias, TypeVar
 from weakref import WeakKeyDictionary
 
 from model_catalog.concurrency.threads import to_thread
-from model_catalog.files.safe_open import identity
+from model_catalog.files.safe_open import file_identity
 
 T = TypeVar("T")
 
@@ -69,7 +69,7 @@ def file_identities(paths: Iterable[Path]) -> set[tuple[int, int]]:
     found = set()
     for path in paths:
         with contextlib.suppress(FileNotFoundError):
-            found.add(identity(path.stat()))
+            found.add(file_identity(path.stat()))
     return found
 
 

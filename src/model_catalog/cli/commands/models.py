@@ -30,7 +30,7 @@ from model_catalog.cli.output import (
 from model_catalog.domain.model_ref import ModelRef
 from model_catalog.domain.ndjson import iso_time
 from model_catalog.errors import ModelNotFoundError
-from model_catalog.files.safe_open import kind
+from model_catalog.files.safe_open import non_regular_kind
 from model_catalog.mapping.tables import Model
 from model_catalog.opening import open_catalog
 from model_catalog.repository.model_catalog import CatalogStats, ModelCatalog, ModelTotals
@@ -87,7 +87,7 @@ async def add(options: Namespace) -> int:
     path = Path(options.path)
     try:
         # Before a catalog is made for it.
-        if (found := kind(path.stat())) not in (None, "a directory"):
+        if (found := non_regular_kind(path.stat())) not in (None, "a directory"):
             print_error(f"error: {os.fspath(path)!r} is {found} and neither a file nor a folder")
             return FAILED
         async with open_catalog(options.db) as catalog:

@@ -86,22 +86,22 @@ _FILE_TYPES: Final[Mapping[int, str]] = {
     39: "NVFP4",
     40: "Q1_0",
 }
-_GUESSED: Final = 1024
+_GUESSED_FLAG: Final = 1024
 """Added to a file's type by a converter that was not told it."""
 
 
-def file_type(number: int) -> str:
+def file_type_name(number: int) -> str:
     """The name that people know a quantization by; `ftype 99` for a number without one."""
-    number &= ~_GUESSED
+    number &= ~_GUESSED_FLAG
     return _FILE_TYPES.get(number, f"ftype {number}")
 
 
-def tensor_type(number: int) -> str:
+def tensor_type_name(number: int) -> str:
     """The name of a tensor's type; `type 99` for a number without one."""
     return TENSOR_TYPES[number][0] if number in TENSOR_TYPES else f"type {number}"
 
 
-def size_bytes(number: int, elements: int) -> int | None:
+def tensor_size_bytes(number: int, elements: int) -> int | None:
     """How many bytes a tensor of that type and so many elements takes, if the type is known."""
     if number not in TENSOR_TYPES:
         return None

@@ -24,7 +24,7 @@ _BOOL: Final = 7
 _STRING: Final = 8
 _ARRAY: Final = 9
 _U64: Final = 10
-_CODES: Final = {
+_FORMAT_CODES: Final = {
     0: "B",
     1: "b",
     2: "H",
@@ -54,16 +54,16 @@ class GgufStream:
         self._start = 0
         self._at = 0
         self._items_left = MAX_ITEMS
-        self._forms = _forms("<")
+        self._forms = _structs("<")
         self.skip(len(MAGIC))
         version = self.u32()
         # Nobody has written version 65536: these are the bytes of a small number turned round.
         if version & 0xFFFF == 0:
-            self._forms = _forms(">")
+            self._forms = _structs(">")
             self.skip(-4)
             version = self.u32()
         if version not in {1, 2, 3}:
-            raise file.refuse(f"it is of GGUF version {version}, and 1 to 3 are known")
+            raise file.header_error(f"it is of GGUF version {version}, and 1 to 3 are known")
         self._length = self._forms[_U32 if version == 1 else _U64]
 
     @property
@@ -84,7 +84,7 @@ class GgufStream:
     def name(self) -> bytes:
         size_bytes = self.length()
         if size_bytes > MAX_NAME_BYTES:
-            raise self.file.refuse(f"a name in it is {size_bytes} bytes long")
+            raise self.file.header_error(f"a name in it is {size_bytes} bytes long")
         return self._bytes(size_bytes)
 
     def value(self, kept_bytes: int) -> Value:
@@ -97,10 +97,10 @@ class GgufStream:
             if size_bytes <= kept_bytes:
                 return self._bytes(size_bytes)
             self.skip(size_bytes)
-        elif kind in _CODES:
+        elif kind in _FORMAT_CODES:
             return self._number(self._forms[kind])
         else:
-            raise self.file.refuse(f"a value in it is of the type {kind}, which is not known")
+            raise self.file.header_error(f"a value in it is of the type {kind}, which is not known")
         return None
 
     def skip(self, size_bytes: int) -> None:
@@ -124,8 +124,8 @@ class GgufStream:
         if self.position + size_bytes <= self._end:
             return
         if self._end < self.file.size_bytes:
-            raise self.file.refuse(f"it is longer than {MAX_HEADER_BYTES >> 20} MiB")
-        raise self.file.refuse("the file ends in the middle of it")
+            raise self.file.header_error(f"it is longer than {MAX_HEADER_BYTES >> 20} MiB")
+        raise self.file.header_error("the file ends in the middle of it")
 
     def _fill(self, size_bytes: int) -> None:
         self._require(size_bytes)
@@ -133,11 +133,11 @@ class GgufStream:
         wanted = min(max(size_bytes, _WINDOW_BYTES), self._end - self._start)
         self._window = self.file.read_at(self._start, wanted)
         if len(self._window) < size_bytes:
-            raise self.file.refuse("the file was cut short while it was read")
+            raise self.file.header_error("the file was cut short while it was read")
 
     def _skip_array(self, depth: int) -> None:
         kind, count = self.u32(), self.length()
-        if kind in _CODES:
+        if kind in _FORMAT_CODES:
             self.skip(count * self._forms[kind].size)
         elif kind == _STRING:
             self._spend(count)
@@ -149,12 +149,12 @@ class GgufStream:
             for _ in range(count):
                 self._skip_array(depth + 1)
         else:
-            raise self.file.refuse(f"an array in it is of the type {kind}, or lies too deep")
+            raise self.file.header_error(f"an array in it is of the type {kind}, or lies too deep")
 
     def _spend(self, items: int) -> None:
         self._items_left -= items
         if self._items_left < 0:
-            raise self.file.refuse(f"it lists more than {MAX_ITEMS:,} texts")
+            raise self.file.header_error(f"it lists more than {MAX_ITEMS:,} texts")
 
     def _skip_strings(self, count: int) -> None:
         # The loop that a vocabulary makes long: with a call for each string it takes five times
@@ -171,5 +171,5 @@ class GgufStream:
             self._require(0)
 
 
-def _forms(order: str) -> dict[int, struct.Struct]:
-    return {kind: struct.Struct(order + code) for kind, code in _CODES.items()}
+def _structs(order: str) -> dict[int, struct.Struct]:
+    return {kind: struct.Struct(order + code) for kind, code in _FORMAT_CODES.items()}

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, TypeGuard
 
-MAX_CLAIM: Final = 128
+MAX_TEXT_LENGTH: Final = 128
 """Characters in a text that is believed to be a name."""
-MAX_CONTEXT: Final = 2**31 - 1
+MAX_CONTEXT_LENGTH: Final = 2**31 - 1
 """Tokens; more than that is how tokenizers write "no limit"."""
 MAX_PARAMETERS: Final = 2**53
 """Beyond it a count of tensors' elements is nobody's, and multiplies out of every integer."""
@@ -39,7 +39,7 @@ class Header:
     unsafe: bool = False
 
 
-def text(value: object) -> str | None:
+def printable_text(value: object) -> str | None:
     """
     A short text that can be printed, from a str or from UTF-8; None for anything else.
 
@@ -50,23 +50,23 @@ def text(value: object) -> str | None:
             value = value.decode()
         except UnicodeDecodeError:
             return None
-    if not isinstance(value, str) or len(value) > MAX_CLAIM or not value.isprintable():
+    if not isinstance(value, str) or len(value) > MAX_TEXT_LENGTH or not value.isprintable():
         return None
     return value if value.strip() else None
 
 
-def context_length(value: object) -> int | None:
+def valid_context_length(value: object) -> int | None:
     """A number of tokens, or None for what cannot be one."""
-    return value if _is_whole(value) and 0 < value <= MAX_CONTEXT else None
+    return value if _is_integer(value) and 0 < value <= MAX_CONTEXT_LENGTH else None
 
 
-def shard(index: object, count: object) -> tuple[int, int] | tuple[None, None]:
+def valid_shard(index: object, count: object) -> tuple[int, int] | tuple[None, None]:
     """Which of how many, from 1, told by an index from 0; (None, None) for what cannot be."""
-    if _is_whole(index) and _is_whole(count) and 0 <= index < count <= MAX_SHARDS:
+    if _is_integer(index) and _is_integer(count) and 0 <= index < count <= MAX_SHARDS:
         return index + 1, count
     return None, None
 
 
-def _is_whole(value: object) -> TypeGuard[int]:
+def _is_integer(value: object) -> TypeGuard[int]:
     # A bool is an int to Python; in a header it is a yes or a no.
     return type(value) is int

@@ -7,14 +7,14 @@ from typing import Final
 from model_catalog.errors import UnknownFormatError
 from model_catalog.files.formats import gguf, gguf_stream, pickle_format, safetensors
 from model_catalog.files.formats.header import Header
-from model_catalog.files.safe_open import Forbidden, Pathlike, open_regular
+from model_catalog.files.safe_open import ProtectedFiles, StrPath, open_regular_file
 
 __all__ = ["Header", "read_header"]
 
 _MAGIC_BYTES: Final = 9
 
 
-def read_header(path: Pathlike, *, forbidden: Forbidden = ()) -> Header:
+def read_header(path: StrPath, *, protected: ProtectedFiles = ()) -> Header:
     """
     The header of a GGUF file, a safetensors file or pickled weights, by the first bytes.
 
@@ -22,7 +22,7 @@ def read_header(path: Pathlike, *, forbidden: Forbidden = ()) -> Header:
     hostile, and its subclass UnknownFormatError for what begins like none of the three, an empty
     file among it; NotAFileError, ProtectedFileError, and OSError as the system gave it.
     """
-    with open_regular(path, forbidden) as file:
+    with open_regular_file(path, protected) as file:
         head = file.read_at(0, _MAGIC_BYTES)
         if head.startswith(gguf_stream.MAGIC):
             return gguf.read_gguf(file)
@@ -31,8 +31,8 @@ def read_header(path: Pathlike, *, forbidden: Forbidden = ()) -> Header:
         if pickle_format.is_pickle(head):
             return Header(format="pickle", unsafe=True)
         if (
-            head.startswith(pickle_format.ZIP)
-            and (found := pickle_format.read_zip(file)) is not None
+            head.startswith(pickle_format.ZIP_MAGIC)
+            and (found := pickle_format.read_pickle_zip(file)) is not None
         ):
             return found
     raise UnknownFormatError(
@@ -47,5 +47,5 @@ def _is_safetensors(head: bytes) -> bool:
     # nothing that a pickle has there is as small.
     return (
         not pickle_format.is_pickle(head)
-        or safetensors.header_bytes(head) <= safetensors.MAX_HEADER_BYTES
+        or safetensors.header_size_bytes(head) <= safetensors.MAX_HEADER_BYTES
     )

@@ -10,13 +10,13 @@ from typing import Any, Final
 
 from model_catalog.files.safe_open import OpenFile
 
-MAX_VALUE: Final = 1024 * 1024
+MAX_VALUE_CHARACTERS: Final = 1024 * 1024
 """Characters in a value that is taken whole; a MiB of `[],` makes 25 of lists."""
-MAX_VALUES: Final = 8 * MAX_VALUE
+MAX_TOTAL_CHARACTERS: Final = 8 * MAX_VALUE_CHARACTERS
 """Characters in all of them: twice what the values of as many tensors as may be take."""
 
 _WINDOW_BYTES: Final = 64 * 1024
-_BLANKS: Final = re.compile(r"[ \t\n\r]*")
+_WHITESPACE: Final = re.compile(r"[ \t\n\r]*")
 _MAX_DIGITS: Final = 20
 
 
@@ -36,7 +36,7 @@ class JsonStream:
         self._text = ""
         self._start = 0
         self._at = 0
-        self._left = MAX_VALUES
+        self._left = MAX_TOTAL_CHARACTERS
 
     def members(self, limit: int) -> Iterator[str]:
         """
@@ -54,14 +54,14 @@ class JsonStream:
             name = self.text()
             seen.add(hash(name))
             if len(seen) < number:
-                raise self.file.refuse(f"it has the name {name[:80]!r} twice")
+                raise self.file.header_error(f"it has the name {name[:80]!r} twice")
             self._expect(":")
             yield name
             if self._peek() == "}":
                 self._at += 1
                 return
             self._expect(",")
-        raise self.file.refuse(f"an object in it has more than {limit:,} members")
+        raise self.file.header_error(f"an object in it has more than {limit:,} members")
 
     def text(self) -> str:
         """The text that follows, of at most MAX_VALUE characters."""
@@ -76,7 +76,9 @@ class JsonStream:
         value = self._take()
         self._left -= self._position() - before
         if self._left < 0:
-            raise self.file.refuse(f"its values are longer than {MAX_VALUES:,} characters")
+            raise self.file.header_error(
+                f"its values are longer than {MAX_TOTAL_CHARACTERS:,} characters"
+            )
         return value
 
     def finish(self) -> None:
@@ -95,11 +97,11 @@ class JsonStream:
                 # It may be that the rest of it lies outside of the window.
                 if self._more():
                     continue
-                raise self.file.refuse(f"it is no JSON: {error.msg}") from None
+                raise self.file.header_error(f"it is no JSON: {error.msg}") from None
             except RecursionError:
-                raise self.file.refuse("it is nested too deep") from None
-            except _RefusedError as error:
-                raise self.file.refuse(str(error)) from None
+                raise self.file.header_error("it is nested too deep") from None
+            except _InvalidJsonError as error:
+                raise self.file.header_error(str(error)) from None
             # A number that ends with the window may go on after it.
             if end == len(self._text) and self._more():
                 continue
@@ -109,7 +111,7 @@ class JsonStream:
     def _peek(self) -> str:
         """The next character that is not blank, or nothing at the end."""
         while True:
-            self._at = _BLANKS.match(self._text, self._at).end()  # type: ignore[union-attr]
+            self._at = _WHITESPACE.match(self._text, self._at).end()  # type: ignore[union-attr]
             if self._at < len(self._text):
                 return self._text[self._at]
             if not self._more():
@@ -122,30 +124,32 @@ class JsonStream:
 
     def _unexpected(self) -> Exception:
         found = self._text[self._at : self._at + 1]
-        return self.file.refuse(f"it is no JSON: {found!r}" if found else "it ends too early")
+        return self.file.header_error(f"it is no JSON: {found!r}" if found else "it ends too early")
 
     def _more(self) -> bool:
         """Move the window on; return whether there was anything left to read."""
         rest = self._text[self._at :]
-        if len(rest) > MAX_VALUE:
-            raise self.file.refuse(f"a value in it is longer than {MAX_VALUE:,} characters")
+        if len(rest) > MAX_VALUE_CHARACTERS:
+            raise self.file.header_error(
+                f"a value in it is longer than {MAX_VALUE_CHARACTERS:,} characters"
+            )
         if self._offset == self._end:
             return False
         # Twice as much each time: a long value is looked at again from its beginning.
-        wanted = min(max(_WINDOW_BYTES, len(rest)), MAX_VALUE + 1 - len(rest))
+        wanted = min(max(_WINDOW_BYTES, len(rest)), MAX_VALUE_CHARACTERS + 1 - len(rest))
         raw = self.file.read_at(self._offset, min(wanted, self._end - self._offset))
         if not raw:
-            raise self.file.refuse("the file was cut short while it was read")
+            raise self.file.header_error("the file was cut short while it was read")
         self._offset += len(raw)
         try:
             self._text = rest + self._decode(raw, self._offset == self._end)
         except UnicodeDecodeError:
-            raise self.file.refuse("it is not UTF-8") from None
+            raise self.file.header_error("it is not UTF-8") from None
         self._start, self._at = self._position(), 0
         return True
 
 
-def parse(raw: bytes, limit: int) -> Any:
+def parse_json(raw: bytes, limit: int) -> Any:
     """
     The one value that these bytes are, by the same rules; ValueError says what is wrong.
 
@@ -161,30 +165,32 @@ def parse(raw: bytes, limit: int) -> Any:
         raise ValueError(f"it is no JSON: {error.msg}") from None
     except RecursionError:
         raise ValueError("it is nested too deep") from None
-    except _RefusedError as error:
+    except _InvalidJsonError as error:
         raise ValueError(str(error)) from None
 
 
-class _RefusedError(Exception):
+class _InvalidJsonError(Exception):
     """What a hook of the decoder finds, which knows of no file."""
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _reject_duplicate_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     members = dict(pairs)
     if len(members) < len(pairs):
-        raise _RefusedError("an object in it has a name twice")
+        raise _InvalidJsonError("an object in it has a name twice")
     return members
 
 
-def _no_constant(name: str) -> None:
-    raise _RefusedError(f"{name} in it is no JSON")
+def _reject_constant(name: str) -> None:
+    raise _InvalidJsonError(f"{name} in it is no JSON")
 
 
-def _whole(digits: str) -> int | None:
+def _parse_integer(digits: str) -> int | None:
     # int() takes the square of their number in time, and refuses 4,301 with a ValueError.
     return int(digits) if len(digits) <= _MAX_DIGITS else None
 
 
 _DECODER: Final = json.JSONDecoder(
-    object_pairs_hook=_unique, parse_constant=_no_constant, parse_int=_whole
+    object_pairs_hook=_reject_duplicate_names,
+    parse_constant=_reject_constant,
+    parse_int=_parse_integer,
 )

@@ -17,7 +17,7 @@ MAX_TENSORS: Final = 65_536
 MAX_METADATA: Final = 65_536
 MAX_DIMENSIONS: Final = 64
 
-_BITS: Final = {
+_BITS_PER_ELEMENT: Final = {
     "BOOL": 8,
     "F4": 4,
     "F6_E2M3": 6,
@@ -45,7 +45,7 @@ _PREFIX_BYTES: Final = 8
 _MAX_OFFSET: Final = 2**63 - 1
 
 
-def header_bytes(prefix: bytes) -> int:
+def header_size_bytes(prefix: bytes) -> int:
     """How long the header is said to be by the eight bytes before it."""
     return int.from_bytes(prefix[:_PREFIX_BYTES], "little")
 
@@ -57,14 +57,14 @@ def read_safetensors(file: OpenFile) -> Header:
     The quantization is the type that most of the weights have. What `__metadata__` says of the
     model is read by the names that ModelSpec gives it, and as `license`.
     """
-    length = header_bytes(file.read_at(0, _PREFIX_BYTES))
+    length = header_size_bytes(file.read_at(0, _PREFIX_BYTES))
     start = _PREFIX_BYTES + length
     if length > MAX_HEADER_BYTES:
-        raise file.refuse(
+        raise file.header_error(
             f"it is said to be {length} bytes long: at most {MAX_HEADER_BYTES} may be"
         )
     if start > file.size_bytes:
-        raise file.refuse("the file ends in the middle of it")
+        raise file.header_error("the file ends in the middle of it")
 
     stream = JsonStream(file, _PREFIX_BYTES, start)
     metadata: dict[str, str] = {}
@@ -72,31 +72,31 @@ def read_safetensors(file: OpenFile) -> Header:
     spans: list[tuple[int, int]] = []
     for name in stream.members(MAX_TENSORS):
         if name == "__metadata__":
-            metadata = _metadata(stream)
+            metadata = _read_metadata(stream)
             continue
-        dtype, count, span = _tensor(file, name, stream.value())
+        dtype, count, span = _parse_tensor(file, name, stream.value())
         elements[dtype] += count
         spans.append(span)
     stream.finish()
 
     parameters = elements.total()
     if parameters > header.MAX_PARAMETERS:
-        raise file.refuse("its tensors are larger than any can be")
-    needed_bytes = start + _end(file, spans)
+        raise file.header_error("its tensors are larger than any can be")
+    needed_bytes = start + _data_size_bytes(file, spans)
     most = max(sorted(elements), key=lambda dtype: elements[dtype], default=None)
     return Header(
         format="safetensors",
-        architecture=header.text(metadata.get("modelspec.architecture")),
-        quantization=header.text(most),
+        architecture=header.printable_text(metadata.get("modelspec.architecture")),
+        quantization=header.printable_text(most),
         parameter_count=parameters,
-        license=header.text(metadata.get("modelspec.license", metadata.get("license"))),
-        name=header.text(metadata.get("modelspec.title")),
+        license=header.printable_text(metadata.get("modelspec.license", metadata.get("license"))),
+        name=header.printable_text(metadata.get("modelspec.title")),
         expected_size_bytes=needed_bytes,
         is_complete=file.size_bytes >= needed_bytes,
     )
 
 
-def _metadata(stream: JsonStream) -> dict[str, str]:
+def _read_metadata(stream: JsonStream) -> dict[str, str]:
     kept = {}
     for name in stream.members(MAX_METADATA):
         value = stream.text()
@@ -105,30 +105,32 @@ def _metadata(stream: JsonStream) -> dict[str, str]:
     return kept
 
 
-def _tensor(file: OpenFile, name: str, entry: object) -> tuple[str, int, tuple[int, int]]:
+def _parse_tensor(file: OpenFile, name: str, entry: object) -> tuple[str, int, tuple[int, int]]:
     """The type of a tensor, how many elements it has, and where its bytes begin and end."""
     match entry:
         case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [begin, end]}:
             numbers = [*shape, begin, end]
         case _:
-            raise file.refuse(f"the tensor {name[:80]!r} has no dtype, shape and data_offsets")
+            raise file.header_error(
+                f"the tensor {name[:80]!r} has no dtype, shape and data_offsets"
+            )
     if len(shape) > MAX_DIMENSIONS or not all(
         type(number) is int and 0 <= number <= _MAX_OFFSET for number in numbers
     ):
-        raise file.refuse(f"the tensor {name[:80]!r} has a shape or a place that cannot be")
+        raise file.header_error(f"the tensor {name[:80]!r} has a shape or a place that cannot be")
     count = math.prod(shape)
     # A type that came later is of a size that is not known.
-    bits = _BITS.get(dtype)
+    bits = _BITS_PER_ELEMENT.get(dtype)
     if begin > end or (bits is not None and count * bits != 8 * (end - begin)):
-        raise file.refuse(f"the tensor {name[:80]!r} is of another size than its shape")
+        raise file.header_error(f"the tensor {name[:80]!r} is of another size than its shape")
     return dtype, count, (begin, end)
 
 
-def _end(file: OpenFile, spans: list[tuple[int, int]]) -> int:
+def _data_size_bytes(file: OpenFile, spans: list[tuple[int, int]]) -> int:
     """Where the last tensor ends; they have to lie one behind the other."""
     end = 0
     for begin, following in sorted(spans):
         if begin != end:
-            raise file.refuse("its tensors overlap, or leave a hole")
+            raise file.header_error("its tensors overlap, or leave a hole")
         end = following
     return end

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from model_catalog.errors import InvalidKeyError, NotInstalledError
-from model_catalog.files.safe_open import Forbidden, Pathlike, open_regular
+from model_catalog.files.safe_open import ProtectedFiles, StrPath, open_regular_file
 
 # cryptography takes its time to import and may not be there: no module of ours imports it.
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 MAX_KEY_BYTES: Final = 64 * 1024
 
-_HASHES: Final = {"secp256r1": "SHA256", "secp384r1": "SHA384", "secp521r1": "SHA512"}
+_CURVE_HASHES: Final = {"secp256r1": "SHA256", "secp384r1": "SHA384", "secp521r1": "SHA512"}
 """What model-signing hashes for a key on each curve, as cryptography calls both."""
 
 
@@ -34,13 +34,13 @@ class PublicKey:
     hint: str
     _key: EllipticCurvePublicKey = field(compare=False, repr=False)
 
-    def has_signed(self, message: bytes, signature: bytes) -> bool:
+    def is_valid_signature(self, message: bytes, signature: bytes) -> bool:
         """Whether this is the key's ECDSA signature, with the hash that belongs to its curve."""
         from cryptography.exceptions import InvalidSignature  # noqa: PLC0415 - see above
         from cryptography.hazmat.primitives import hashes  # noqa: PLC0415 - see above
         from cryptography.hazmat.primitives.asymmetric import ec  # noqa: PLC0415 - see above
 
-        algorithm: hashes.HashAlgorithm = getattr(hashes, _HASHES[self._key.curve.name])()
+        algorithm: hashes.HashAlgorithm = getattr(hashes, _CURVE_HASHES[self._key.curve.name])()
         try:
             self._key.verify(signature, message, ec.ECDSA(algorithm))
         except InvalidSignature:
@@ -48,7 +48,7 @@ class PublicKey:
         return True
 
 
-def read_key(pem: bytes | Pathlike, *, forbidden: Forbidden = ()) -> PublicKey:
+def read_public_key(pem: bytes | StrPath, *, protected: ProtectedFiles = ()) -> PublicKey:
     """
     The public key in a PEM file, or in PEM given as bytes.
 
@@ -57,12 +57,12 @@ def read_key(pem: bytes | Pathlike, *, forbidden: Forbidden = ()) -> PublicKey:
     gave it.
     """
     if isinstance(pem, bytes):
-        return _load(pem, "what was given")
-    with open_regular(pem, forbidden) as file:
-        return _load(file.read_at(0, MAX_KEY_BYTES + 1), repr(os.fspath(pem)))
+        return _load_pem(pem, "what was given")
+    with open_regular_file(pem, protected) as file:
+        return _load_pem(file.read_at(0, MAX_KEY_BYTES + 1), repr(os.fspath(pem)))
 
 
-def _load(pem: bytes, source: str) -> PublicKey:
+def _load_pem(pem: bytes, source: str) -> PublicKey:
     try:
         from cryptography.exceptions import UnsupportedAlgorithm  # noqa: PLC0415 - see above
         from cryptography.hazmat.primitives import serialization  # noqa: PLC0415 - see above
@@ -80,7 +80,7 @@ def _load(pem: bytes, source: str) -> PublicKey:
         raise InvalidKeyError(source, "there is no public key in it that can be read") from None
     if not isinstance(key, ec.EllipticCurvePublicKey):
         raise InvalidKeyError(source, "it is of another kind than EC")
-    if key.curve.name not in _HASHES:
+    if key.curve.name not in _CURVE_HASHES:
         raise InvalidKeyError(source, f"it is on the curve {key.curve.name}")
 
     form = serialization.PublicFormat.SubjectPublicKeyInfo

@@ -7,23 +7,27 @@ import stat
 from typing import Final
 
 from model_catalog.errors import BadLayoutError, BadSignatureError, NotAFileError, shown
-from model_catalog.files.layout import MAX_ENTRIES
+from model_catalog.files.model_files import MAX_ENTRIES
 from model_catalog.files.safe_open import (
-    Forbidden,
-    Pathlike,
-    identity,
-    kind,
-    require_regular,
-    status,
+    ProtectedFiles,
+    StrPath,
+    file_identity,
+    non_regular_kind,
+    require_regular_file,
+    stat_path,
 )
 from model_catalog.files.signing.signature import SignedManifest
 
-_LINK: Final = "a link, which can be turned to another file: have links followed on purpose"
-_LINK_TO_FOLDER: Final = "a link to a folder, over which there is no signature"
+_LINK_REASON: Final = "a link, which can be turned to another file: have links followed on purpose"
+_FOLDER_LINK_REASON: Final = "a link to a folder, over which there is no signature"
 
 
-def files_to_sign(
-    path: Pathlike, signed: SignedManifest, *, follow_links: bool = False, forbidden: Forbidden = ()
+def required_file_paths(
+    path: StrPath,
+    signed: SignedManifest,
+    *,
+    follow_links: bool = False,
+    protected: ProtectedFiles = (),
 ) -> tuple[str, ...]:
     """
     The paths inside a model whose digests `require_same` is to be given, in their bytes' order.
@@ -37,9 +41,9 @@ def files_to_sign(
     """
     root = os.fspath(path)
     if not follow_links and stat.S_ISLNK(os.lstat(root).st_mode):
-        raise BadSignatureError(signed.path, f"{shown(root)} is {_LINK}")
-    if kind(status(root)) != "a directory":
-        _require_file(root, root, signed, forbidden)
+        raise BadSignatureError(signed.path, f"{shown(root)} is {_LINK_REASON}")
+    if non_regular_kind(stat_path(root)) != "a directory":
+        _require_file(root, root, signed, protected)
         return (os.path.basename(root),)
     names = []
     folders = [""]
@@ -52,14 +56,14 @@ def files_to_sign(
                 if entries > MAX_ENTRIES:
                     raise BadLayoutError(root, f"it holds more than {MAX_ENTRIES:,} files")
                 name = f"{folder}/{entry.name}" if folder else entry.name
-                if signed.leaves_out(name):
+                if signed.is_ignored(name):
                     continue
                 if entry.is_symlink():
                     _require_link_to_file(entry, name, signed, follow_links=follow_links)
                 if entry.is_dir():
                     folders.append(name)
-                elif name in signed.digests or identity(entry.stat()) != signed.identity:
-                    _require_file(entry.path, name, signed, forbidden)
+                elif name in signed.digests or file_identity(entry.stat()) != signed.identity:
+                    _require_file(entry.path, name, signed, protected)
                     names.append(name)
     return tuple(sorted(names, key=os.fsencode))
 
@@ -68,13 +72,13 @@ def _require_link_to_file(
     entry: os.DirEntry[str], name: str, signed: SignedManifest, *, follow_links: bool
 ) -> None:
     if not follow_links:
-        raise BadSignatureError(signed.path, f"{shown(name)} is {_LINK}")
+        raise BadSignatureError(signed.path, f"{shown(name)} is {_LINK_REASON}")
     if entry.is_dir():
-        raise BadSignatureError(signed.path, f"{shown(name)} is {_LINK_TO_FOLDER}")
+        raise BadSignatureError(signed.path, f"{shown(name)} is {_FOLDER_LINK_REASON}")
 
 
-def _require_file(path: str, name: str, signed: SignedManifest, forbidden: Forbidden) -> None:
+def _require_file(path: str, name: str, signed: SignedManifest, protected: ProtectedFiles) -> None:
     try:
-        require_regular(path, forbidden)
+        require_regular_file(path, protected)
     except NotAFileError as error:
         raise BadSignatureError(signed.path, f"{shown(name)} is {error.found}") from None

@@ -6,19 +6,19 @@ import os
 from collections.abc import Callable
 from typing import Final
 
-from model_catalog.files.safe_open import Forbidden, Pathlike
-from model_catalog.stores.completeness import format_of, newest_mtime
+from model_catalog.files.safe_open import ProtectedFiles, StrPath
+from model_catalog.stores.completeness import detect_format, newest_mtime
 from model_catalog.stores.file_grouping import group_files
 from model_catalog.stores.scan_result import Claims, FoundModel, Scan
-from model_catalog.stores.store_access import StoreWalk
+from model_catalog.stores.store_walk import StoreWalk
 
 PROVIDER: Final = "local"
 
 
 def scan(
-    root: Pathlike,
+    root: StrPath,
     *,
-    forbidden: Forbidden = (),
+    protected: ProtectedFiles = (),
     stop: Callable[[], bool] | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Scan:
@@ -28,21 +28,21 @@ def scan(
     The reference of a model is its path below the root, and the root's own name where that is the
     model; it has no version.
     """
-    visit = StoreWalk.begin("directory", root, forbidden, stop, progress)
-    for group in group_files(visit, visit.root, is_one_kind=False):
-        below = os.path.relpath(group.local_path, visit.root)
-        visit.add(
+    walk = StoreWalk.start("directory", root, protected, stop, progress)
+    for group in group_files(walk, walk.root, share_projectors=False):
+        below = os.path.relpath(group.local_path, walk.root)
+        walk.add_model(
             FoundModel(
                 store="directory",
                 provider=PROVIDER,
-                reference=below if below != "." else os.path.basename(visit.root),
+                reference=below if below != "." else os.path.basename(walk.root),
                 local_path=group.local_path,
                 folder=group.folder,
                 files=group.files,
                 downloaded_at=newest_mtime(group.files),
-                claims=Claims(format=format_of(group.files)),
+                claims=Claims(format=detect_format(group.files)),
                 reasons=group.reasons,
             ),
             group.local_path,
         )
-    return visit.result()
+    return walk.result()

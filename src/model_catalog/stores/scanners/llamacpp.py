@@ -14,32 +14,32 @@ from typing import Final
 
 from model_catalog.files.file_names import Role
 from model_catalog.files.formats.json_stream import JsonStream
-from model_catalog.files.safe_open import Forbidden, Pathlike
-from model_catalog.stores.completeness import format_of, newest_mtime
+from model_catalog.files.safe_open import ProtectedFiles, StrPath
+from model_catalog.stores.completeness import detect_format, newest_mtime
 from model_catalog.stores.file_grouping import FileGroup, group_entries
 from model_catalog.stores.scan_result import Claims, FoundModel, Scan, StoreFile
 from model_catalog.stores.scanners.huggingface import PREFIX, scan_repository
-from model_catalog.stores.store_access import (
-    UNREADABLE,
+from model_catalog.stores.store_walk import (
+    READ_ERRORS,
     SkippedError,
     StoreWalk,
     error_reason,
-    is_readable,
+    is_valid_name,
 )
 
 PROVIDER: Final = "llamacpp"
-MAX_NOTE_BYTES: Final = 64 * 1024
+MAX_METADATA_BYTES: Final = 64 * 1024
 
 _SUFFIX: Final = ".gguf"
 _PROJECTOR: Final = "mmproj"
-_MEMBERS: Final = 100
+_MAX_MEMBERS: Final = 100
 _URL: Final = re.compile(r"(https?://[^/@?#]+/([^/@?#]+/[^/@?#]+)/resolve/[^/?#]+/([^?#]+))")
 
 
 def scan(
-    root: Pathlike,
+    root: StrPath,
     *,
-    forbidden: Forbidden = (),
+    protected: ProtectedFiles = (),
     stop: Callable[[], bool] | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Scan:
@@ -51,14 +51,14 @@ def scan(
     own name, for where in it the repository ends cannot be told. Of the other layout they are the
     repository and the commit.
     """
-    visit = StoreWalk.begin("llamacpp", root, forbidden, stop, progress)
+    walk = StoreWalk.start("llamacpp", root, protected, stop, progress)
     files = []
-    for entry in visit.entries(visit.root):
+    for entry in walk.list_entries(walk.root):
         if entry.name.startswith(PREFIX):
-            scan_repository(visit, entry, PROVIDER)
+            scan_repository(walk, entry, PROVIDER)
         elif entry.name.endswith(_SUFFIX):
             files.append(entry)
-    found = [(group, _origin(visit, group)) for group in group_entries(visit, visit.root, files)]
+    found = [(group, _read_origin(walk, group)) for group in group_entries(walk, walk.root, files)]
     models = {origin.repository for _, origin in found if not origin.is_projector}
     projectors: dict[str, list[StoreFile]] = {}
     for group, origin in found:
@@ -69,8 +69,8 @@ def scan(
         beside = projectors.get(origin.repository, [])
         if beside and origin.is_projector:
             continue
-        _add(visit, group, origin, beside)
-    return visit.result()
+        _add_model(walk, group, origin, beside)
+    return walk.result()
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,33 +91,33 @@ class _Origin:
         return "projector" if self.is_projector else "weights"
 
 
-def _origin(visit: StoreWalk, group: FileGroup) -> _Origin:
+def _read_origin(walk: StoreWalk, group: FileGroup) -> _Origin:
     """What the note beside a model's first file says, where that is how the file got its name."""
     name = group.local_path[len(group.folder) + 1 :]
     unknown = _Origin(name.removesuffix(_SUFFIX), "", None)
     note = f"{group.local_path}.json"
     try:
-        with visit.open(visit.follow(note), MAX_NOTE_BYTES) as file:
+        with walk.open_file(walk.follow_links(note), MAX_METADATA_BYTES) as file:
             stream = JsonStream(file, 0, file.size_bytes)
-            members = {member: stream.value() for member in stream.members(_MEMBERS)}
+            members = {member: stream.value() for member in stream.members(_MAX_MEMBERS)}
             stream.finish()
         match = _URL.fullmatch(str(members.get("url")))
-        if match is None or not is_readable(match[1]):
+        if match is None or not is_valid_name(match[1]):
             raise SkippedError("it names no file of a repository")
         if f"{match[2]}_{match[3]}".replace("/", "_") != name:
             raise SkippedError("it names another file than it lies beside")
     except FileNotFoundError:
         return unknown
-    except UNREADABLE as error:
-        visit.blame(note, error_reason(error))
+    except READ_ERRORS as error:
+        walk.add_problem(note, error_reason(error))
         return unknown
     return _Origin(match[2], match[3], match[1])
 
 
-def _add(visit: StoreWalk, group: FileGroup, origin: _Origin, beside: list[StoreFile]) -> None:
+def _add_model(walk: StoreWalk, group: FileGroup, origin: _Origin, beside: list[StoreFile]) -> None:
     files = [replace(file, role=origin.role) for file in group.files]
     files = sorted([*files, *beside], key=lambda file: file.path)
-    visit.add(
+    walk.add_model(
         FoundModel(
             store="llamacpp",
             provider=PROVIDER,
@@ -127,7 +127,7 @@ def _add(visit: StoreWalk, group: FileGroup, origin: _Origin, beside: list[Store
             folder=group.folder,
             files=tuple(files),
             downloaded_at=newest_mtime(files),
-            claims=Claims(format=format_of(files)),
+            claims=Claims(format=detect_format(files)),
             source_url=origin.url,
             reasons=group.reasons,
         ),

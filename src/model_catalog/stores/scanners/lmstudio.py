@@ -10,19 +10,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from model_catalog.files.safe_open import Forbidden, Pathlike
-from model_catalog.stores.completeness import format_of, newest_mtime
+from model_catalog.files.safe_open import ProtectedFiles, StrPath
+from model_catalog.stores.completeness import detect_format, newest_mtime
 from model_catalog.stores.file_grouping import group_files
 from model_catalog.stores.scan_result import Claims, FoundModel, Scan
-from model_catalog.stores.store_access import StoreWalk
+from model_catalog.stores.store_walk import StoreWalk
 
 PROVIDER: Final = "lmstudio"
 
 
 def scan(
-    root: Pathlike,
+    root: StrPath,
     *,
-    forbidden: Forbidden = (),
+    protected: ProtectedFiles = (),
     stop: Callable[[], bool] | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Scan:
@@ -32,11 +32,11 @@ def scan(
     A reference is `publisher/repository`. The version is the path in the repository of the file
     that is the model, of a set of shards the first, and "" where the repository is.
     """
-    visit = StoreWalk.begin("lmstudio", root, forbidden, stop, progress)
-    for publisher in visit.folders(visit.root):
-        for repository in visit.folders(publisher.path):
-            for group in group_files(visit, repository.path, is_one_kind=True):
-                visit.add(
+    walk = StoreWalk.start("lmstudio", root, protected, stop, progress)
+    for publisher in walk.list_folders(walk.root):
+        for repository in walk.list_folders(publisher.path):
+            for group in group_files(walk, repository.path, share_projectors=True):
+                walk.add_model(
                     FoundModel(
                         store="lmstudio",
                         provider=PROVIDER,
@@ -46,9 +46,9 @@ def scan(
                         folder=group.folder,
                         files=group.files,
                         downloaded_at=newest_mtime(group.files),
-                        claims=Claims(format=format_of(group.files)),
+                        claims=Claims(format=detect_format(group.files)),
                         reasons=group.reasons,
                     ),
                     group.local_path,
                 )
-    return visit.result()
+    return walk.result()

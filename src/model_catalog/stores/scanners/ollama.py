@@ -19,16 +19,16 @@ from typing import Any, Final
 from model_catalog.files.file_names import Role, file_role
 from model_catalog.files.formats import header
 from model_catalog.files.formats.json_stream import JsonStream
-from model_catalog.files.safe_open import Forbidden, Pathlike
+from model_catalog.files.safe_open import ProtectedFiles, StrPath
 from model_catalog.stores.scan_result import Claims, FoundModel, Scan, StoreFile, mtime_to_datetime
-from model_catalog.stores.store_access import (
-    UNREADABLE,
+from model_catalog.stores.store_walk import (
+    READ_ERRORS,
     LinkTarget,
     SkippedError,
     StoreWalk,
     error_reason,
-    is_readable,
-    not_a_folder,
+    is_valid_name,
+    non_folder_reason,
     shorten_list,
 )
 
@@ -36,14 +36,14 @@ PROVIDER: Final = "ollama"
 MAX_MANIFEST_BYTES: Final = 4 * 1024 * 1024
 MAX_CONFIG_BYTES: Final = 1024 * 1024
 
-_HOST: Final = "registry.ollama.ai"
-_NAMESPACE: Final = "library"
-_PART: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,79}")
+_DEFAULT_HOST: Final = "registry.ollama.ai"
+_DEFAULT_NAMESPACE: Final = "library"
+_NAME_PART: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,79}")
 _HOST_PART: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,349}")
 _DIGEST: Final = re.compile(r"sha256[:-]([0-9a-fA-F]{64})")
-_SIZE: Final = re.compile(r"([0-9]{1,6}(?:\.[0-9]{1,3})?)([KMBT])")
+_SIZE_TEXT: Final = re.compile(r"([0-9]{1,6}(?:\.[0-9]{1,3})?)([KMBT])")
 _UNITS: Final = {"K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
-_MEDIA: Final = "application/vnd.ollama.image."
+_MEDIA_TYPE_PREFIX: Final = "application/vnd.ollama.image."
 _ROLES: Final[Mapping[str, Role]] = {
     "model": "weights",
     "tensor": "weights",
@@ -53,14 +53,14 @@ _ROLES: Final[Mapping[str, Role]] = {
     "license": "license",
     "params": "config",
 }
-_MEMBERS: Final = 100
-_VERSION: Final = 2
+_MAX_MEMBERS: Final = 100
+_SCHEMA_VERSION: Final = 2
 
 
 def scan(
-    root: Pathlike,
+    root: StrPath,
     *,
-    forbidden: Forbidden = (),
+    protected: ProtectedFiles = (),
     stop: Callable[[], bool] | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Scan:
@@ -71,31 +71,31 @@ def scan(
     own registry is called by its name alone. The path of a model is that of its weights, or of the
     first of them.
     """
-    visit = StoreWalk.begin("ollama", root, forbidden, stop, progress)
+    walk = StoreWalk.start("ollama", root, protected, stop, progress)
     parts = {}
-    for entry in visit.entries(visit.root, ""):
+    for entry in walk.list_entries(walk.root, ""):
         if entry.name in {"manifests", "blobs"}:
-            if (what := not_a_folder(entry)) is None:
+            if (what := non_folder_reason(entry)) is None:
                 parts[entry.name] = entry.path
             else:
-                visit.blame(entry.path, what, "")
+                walk.add_problem(entry.path, what, "")
     if "manifests" in parts:
-        _Store(visit, parts).look_through()
-    return visit.result()
+        _StoreScan(walk, parts).scan()
+    return walk.result()
 
 
 @dataclass(frozen=True, slots=True)
-class _Name:
+class _ManifestName:
     """What a manifest's path says of its model."""
 
     reference: str
     tag: str
 
     @classmethod
-    def of(cls, host: str, namespace: str, model: str, tag: str) -> _Name:
-        if host != _HOST:
+    def of(cls, host: str, namespace: str, model: str, tag: str) -> _ManifestName:
+        if host != _DEFAULT_HOST:
             return cls(f"{host}/{namespace}/{model}", tag)
-        return cls(model if namespace == _NAMESPACE else f"{namespace}/{model}", tag)
+        return cls(model if namespace == _DEFAULT_NAMESPACE else f"{namespace}/{model}", tag)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +121,7 @@ class _Layer:
 
     @staticmethod
     def _role(value: Mapping[str, object]) -> Role:
-        kind = str(value.get("mediaType")).removeprefix(_MEDIA)
+        kind = str(value.get("mediaType")).removeprefix(_MEDIA_TYPE_PREFIX)
         name = value.get("name")
         if kind == "json" and isinstance(name, str):
             return file_role(name)
@@ -137,7 +137,7 @@ class _Layer:
 
 
 @dataclass(frozen=True, slots=True)
-class _Details:
+class _ModelDetails:
     """What the config of a model says of it, and why it could not be read."""
 
     claims: Claims
@@ -145,17 +145,17 @@ class _Details:
     reasons: tuple[str, ...] = ()
 
 
-class _Store:
+class _StoreScan:
     """A store, as it is looked through."""
 
-    def __init__(self, visit: StoreWalk, parts: Mapping[str, str]) -> None:
-        self._visit = visit
+    def __init__(self, walk: StoreWalk, parts: Mapping[str, str]) -> None:
+        self._walk = walk
         self._manifests = parts["manifests"]
-        self._folder = parts.get("blobs", f"{visit.root}/blobs")
+        self._folder = parts.get("blobs", f"{walk.root}/blobs")
         # Of a store whose blobs cannot be listed it is not known what is there.
-        problems = visit.problem_count
-        listing = visit.entries(self._folder, "") if "blobs" in parts else []
-        self._is_listed = visit.problem_count == problems
+        problems = walk.problem_count
+        listing = walk.list_entries(self._folder, "") if "blobs" in parts else []
+        self._is_listed = walk.problem_count == problems
         # Where a blob is there by both spellings, the first in order is the one of this day.
         self._blobs = {entry.name.replace(":", "-", 1): entry for entry in reversed(listing)}
         self._unfinished = {
@@ -163,15 +163,15 @@ class _Store:
         }
         self._targets: dict[str, LinkTarget] = {}
 
-    def look_through(self) -> None:
-        for host in self._named(self._visit.folders(self._manifests, ""), _HOST_PART):
-            for namespace in self._named(self._visit.folders(host.path, ""), _PART):
-                for model in self._named(self._visit.folders(namespace.path, ""), _PART):
+    def scan(self) -> None:
+        for host in self._named(self._walk.list_folders(self._manifests, ""), _HOST_PART):
+            for namespace in self._named(self._walk.list_folders(host.path, ""), _NAME_PART):
+                for model in self._named(self._walk.list_folders(namespace.path, ""), _NAME_PART):
                     parts = (host.name, namespace.name, model.name)
-                    reference = _Name.of(*parts, "").reference
-                    tags = self._visit.entries(model.path, reference)
-                    for tag in self._named(tags, _PART):
-                        self._look_at(tag, _Name.of(*parts, tag.name))
+                    reference = _ManifestName.of(*parts, "").reference
+                    tags = self._walk.list_entries(model.path, reference)
+                    for tag in self._named(tags, _NAME_PART):
+                        self._scan_manifest(tag, _ManifestName.of(*parts, tag.name))
 
     def _named(
         self, entries: Iterable[os.DirEntry[str]], pattern: re.Pattern[str]
@@ -181,56 +181,56 @@ class _Store:
         for entry in entries:
             if pattern.fullmatch(entry.name):
                 found.append(entry)
-            elif not (entry.name.startswith(".") and is_readable(entry.name)):
-                self._visit.blame(entry.path, "its name is that of no model")
+            elif not (entry.name.startswith(".") and is_valid_name(entry.name)):
+                self._walk.add_problem(entry.path, "its name is that of no model")
         return found
 
-    def _look_at(self, entry: os.DirEntry[str], name: _Name) -> None:
+    def _scan_manifest(self, entry: os.DirEntry[str], name: _ManifestName) -> None:
         try:
-            manifest = self._visit.target(entry)
+            manifest = self._walk.resolve_entry(entry)
             config, layers = self._read_manifest(manifest)
             details = self._read_details(config)
             if any(layer.role == "weights" for layer in layers):
                 if self._is_listed:
                     model = self._model(name, manifest, (*layers, config), details)
-                    self._visit.add(model, entry.path)
+                    self._walk.add_model(model, entry.path)
             elif not details.is_remote:
                 raise SkippedError("it names no weights")
-        except UNREADABLE as error:
-            self._visit.blame(entry.path, error_reason(error), name.reference, name.tag)
+        except READ_ERRORS as error:
+            self._walk.add_problem(entry.path, error_reason(error), name.reference, name.tag)
 
     def _read_manifest(self, manifest: LinkTarget) -> tuple[_Layer, list[_Layer]]:
         members = self._members(manifest, MAX_MANIFEST_BYTES)
-        if members.get("schemaVersion") != _VERSION:
-            raise SkippedError(f"it is no manifest of version {_VERSION}")
+        if members.get("schemaVersion") != _SCHEMA_VERSION:
+            raise SkippedError(f"it is no manifest of version {_SCHEMA_VERSION}")
         layers = members.get("layers")
         if not isinstance(layers, list):
             raise SkippedError("it has no list of layers")
         return _Layer.read(members.get("config"), "config"), [_Layer.read(item) for item in layers]
 
     def _members(self, target: LinkTarget, limit_bytes: int) -> dict[str, Any]:
-        with self._visit.open(target, limit_bytes) as file:
+        with self._walk.open_file(target, limit_bytes) as file:
             stream = JsonStream(file, 0, file.size_bytes)
-            members = {name: stream.value() for name in stream.members(_MEMBERS)}
+            members = {name: stream.value() for name in stream.members(_MAX_MEMBERS)}
             stream.finish()
         return members
 
-    def _read_details(self, config: _Layer) -> _Details:
+    def _read_details(self, config: _Layer) -> _ModelDetails:
         try:
             members = self._members(self._target(config), MAX_CONFIG_BYTES)
         except FileNotFoundError:
             # The blob is told to be missing as every other is.
-            return _Details(Claims())
-        except UNREADABLE as error:
-            return _Details(Claims(), reasons=(f"{config.blob!r}: {error_reason(error)}",))
+            return _ModelDetails(Claims())
+        except READ_ERRORS as error:
+            return _ModelDetails(Claims(), reasons=(f"{config.blob!r}: {error_reason(error)}",))
         found = Claims(
-            format=header.text(members.get("model_format")),
-            architecture=header.text(members.get("model_family")),
+            format=header.printable_text(members.get("model_format")),
+            architecture=header.printable_text(members.get("model_family")),
             quantization=_quantization(members.get("file_type")),
-            context_length=header.context_length(members.get("context_length")),
-            parameter_count=parameter_count(members.get("model_type")),
+            context_length=header.valid_context_length(members.get("context_length")),
+            parameter_count=parse_parameter_count(members.get("model_type")),
         )
-        return _Details(found, is_remote=bool(members.get("remote_host")))
+        return _ModelDetails(found, is_remote=bool(members.get("remote_host")))
 
     def _target(self, layer: _Layer) -> LinkTarget:
         """Where the bytes of a layer are; FileNotFoundError where they are not."""
@@ -238,11 +238,15 @@ class _Store:
         if (target := self._targets.get(name)) is None:
             if (entry := self._blobs.get(name)) is None:
                 raise FileNotFoundError
-            target = self._targets[name] = self._visit.target(entry)
+            target = self._targets[name] = self._walk.resolve_entry(entry)
         return target
 
     def _model(
-        self, name: _Name, manifest: LinkTarget, layers: Iterable[_Layer], details: _Details
+        self,
+        name: _ManifestName,
+        manifest: LinkTarget,
+        layers: Iterable[_Layer],
+        details: _ModelDetails,
     ) -> FoundModel:
         files: dict[str, StoreFile] = {}
         weights = ""
@@ -255,7 +259,7 @@ class _Store:
                 path = layer.blob
             else:
                 path = self._blobs[layer.blob].name
-                files.setdefault(path, target.as_file(path, layer.role, layer.digest))
+                files.setdefault(path, target.to_store_file(path, layer.role, layer.digest))
                 if target.status.st_size != layer.size_bytes:
                     reasons.append(
                         f"{path!r} has {target.status.st_size} bytes: {layer.size_bytes} are needed"
@@ -280,9 +284,9 @@ class _Store:
         )
 
 
-def parameter_count(value: object) -> int | None:
+def parse_parameter_count(value: object) -> int | None:
     """How many "8.0B" are, or None for what is no such text; as exact as it is written."""
-    match = _SIZE.fullmatch(value) if isinstance(value, str) else None
+    match = _SIZE_TEXT.fullmatch(value) if isinstance(value, str) else None
     if match is None:
         return None
     count = round(float(match[1]) * _UNITS[match[2]])
@@ -291,4 +295,4 @@ def parameter_count(value: object) -> int | None:
 
 def _quantization(value: object) -> str | None:
     # What Ollama calls a type of weights that it does not know.
-    return None if value == "unknown" else header.text(value)
+    return None if value == "unknown" else header.printable_text(value)

@@ -11,8 +11,8 @@ from typing import Final
 
 from model_catalog.domain.file_record import LEFT_STORE, FileState
 from model_catalog.files.fingerprint import fingerprint_text
-from model_catalog.files.mounts import is_mounted, mount_point
-from model_catalog.files.safe_open import errno_name, kind, status
+from model_catalog.files.mounts import is_mount_point, mount_point
+from model_catalog.files.safe_open import errno_name, non_regular_kind, stat_path
 from model_catalog.repository.operations.check_queries import CheckedModel, CheckResult, Row
 from model_catalog.upkeep.worker_threads import Stop
 
@@ -81,7 +81,7 @@ class MountCache:
 
     def _is_mounted(self, mount: str) -> bool:
         if mount not in self._mounted:
-            self._mounted[mount] = is_mounted(mount)
+            self._mounted[mount] = is_mount_point(mount)
         return self._mounted[mount]
 
 
@@ -168,10 +168,10 @@ def _findings(holding: CheckedModel) -> list[tuple[FileState, str]]:
     """What is not as it is recorded, file by file."""
     path = holding.local_path
     try:
-        found = status(path)
+        found = stat_path(path)
     except OSError as error:
         return [_trouble(path, error)]
-    what = kind(found)
+    what = non_regular_kind(found)
     if what not in (None, "a directory"):
         return [(FileState.CHANGED, f"{path!r} is {what}")]
     if not holding.files:
@@ -183,7 +183,7 @@ def _findings(holding: CheckedModel) -> list[tuple[FileState, str]]:
     for name, size_bytes, fingerprint in holding.files:
         place = f"{root}/{name}"
         try:
-            inner = found if place == path else status(place)
+            inner = found if place == path else stat_path(place)
         except OSError as error:
             findings.append(_trouble(name, error))
         else:
@@ -196,7 +196,7 @@ def _differences(
 ) -> list[tuple[FileState, str]]:
     if fingerprint_text(found) == fingerprint:
         return []
-    if (what := kind(found)) is not None:
+    if (what := non_regular_kind(found)) is not None:
         return [(FileState.CHANGED, f"{name!r} is {what}")]
     if found.st_size != size_bytes:
         return [(FileState.CHANGED, _sizes(name, found.st_size, size_bytes))]

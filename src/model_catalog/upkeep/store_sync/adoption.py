@@ -12,7 +12,7 @@ from functools import partial
 from typing import Final
 
 from model_catalog.domain.model_ref import ModelRef
-from model_catalog.files.safe_open import Pathlike
+from model_catalog.files.safe_open import StrPath
 from model_catalog.repository.model_catalog import ModelCatalog
 from model_catalog.repository.operations.store_sync_queries import AliasChanges
 from model_catalog.stores.scan_result import Scan, ScanProblem, StoreName
@@ -48,7 +48,7 @@ class StoreSyncReport:
 async def scan_store(
     catalog: ModelCatalog,
     store: StoreName,
-    root: Pathlike,
+    root: StrPath,
     *,
     on_progress: Callable[[int], object] | None = None,
 ) -> Scan:
@@ -62,7 +62,7 @@ async def scan_store(
     progress = None if on_progress is None else _Ticker(on_progress)
     return await run_in_thread(
         lambda stop: SCANNERS[store](
-            root, forbidden=file_identities(files), stop=stop, progress=progress
+            root, protected=file_identities(files), stop=stop, progress=progress
         )
     )
 

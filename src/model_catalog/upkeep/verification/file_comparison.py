@@ -10,7 +10,7 @@ from typing import Final
 from model_catalog.domain.file_record import FileRecord
 from model_catalog.files.digest import HashedFile
 from model_catalog.files.fingerprint import Fingerprint, is_settled
-from model_catalog.files.safe_open import status
+from model_catalog.files.safe_open import stat_path
 from model_catalog.upkeep.inspection import InspectedFiles, read_time
 
 NOT_COMPARED: Final = (
@@ -34,7 +34,7 @@ def _was_read_since(file: FileRecord, verified_at: datetime | None, root: str) -
     if file.hashed_at is None or (verified_at is not None and file.hashed_at <= verified_at):
         return False
     try:
-        now = Fingerprint.of(status(os.path.join(root, file.path)))
+        now = Fingerprint.from_stat(stat_path(os.path.join(root, file.path)))
     except OSError:
         return False
     # Of other bytes than the expected ones no fingerprint is kept: their age has to tell.

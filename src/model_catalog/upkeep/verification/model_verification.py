@@ -24,7 +24,7 @@ from model_catalog.errors import (
 )
 from model_catalog.files.digest import HashedFile, hash_file
 from model_catalog.files.fingerprint import Fingerprint
-from model_catalog.files.safe_open import errno_name, identity, status
+from model_catalog.files.safe_open import errno_name, file_identity, stat_path
 from model_catalog.mapping.tables import Model
 from model_catalog.repository.model_catalog import ModelCatalog
 from model_catalog.repository.operations.check_queries import CheckedModel
@@ -297,7 +297,7 @@ class _Verification:
         path = f"{root}/{file.path}"
         is_known = file.digest is not None or model.digest is not None
         try:
-            found = await run_in_thread(lambda _: status(path))
+            found = await run_in_thread(lambda _: stat_path(path))
             if found.st_size == file.size_bytes or is_known:
                 return await self._read_once(path, found, reading)
         except (FileChangedError, NotAFileError) as error:
@@ -312,7 +312,7 @@ class _Verification:
         self, path: str, found: os.stat_result, reading: _Reading
     ) -> HashedFile | None:
         """A file that has several names is read by one of them."""
-        bytes_of, expected = identity(found), Fingerprint.of(found)
+        bytes_of, expected = file_identity(found), Fingerprint.from_stat(found)
         again = reading.of.get(bytes_of)
         if again is not None and again.fingerprint == expected:
             return again
@@ -338,7 +338,7 @@ class _Verification:
                 if tell is not None:
                     tell(read_bytes)
 
-            return hash_file(path, count, stop, forbidden=file_identities(database))
+            return hash_file(path, count, stop, protected=file_identities(database))
 
         found = await run_in_thread(work)
         if found.fingerprint != expected:

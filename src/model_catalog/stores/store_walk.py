@@ -22,13 +22,13 @@ from model_catalog.errors import (
 from model_catalog.files.file_names import Role
 from model_catalog.files.fingerprint import Fingerprint
 from model_catalog.files.safe_open import (
-    Forbidden,
     OpenFile,
-    Pathlike,
+    ProtectedFiles,
+    StrPath,
     errno_name,
-    identity,
-    kind,
-    open_regular,
+    file_identity,
+    non_regular_kind,
+    open_regular_file,
 )
 from model_catalog.stores.scan_result import FoundModel, Scan, ScanProblem, StoreFile, StoreName
 
@@ -37,11 +37,11 @@ MAX_FILES: Final = 10_000
 MAX_LINKS: Final = 40
 """Links on the way to a file: as many as Linux follows."""
 
-IGNORED: Final = (".DS_Store", "Thumbs.db", "desktop.ini")
+IGNORED_NAMES: Final = (".DS_Store", "Thumbs.db", "desktop.ini")
 """What the browsers of files leave behind wherever they look."""
 
 
-NO_TEXT: Final = "its name is no text that can be shown"
+UNPRINTABLE_NAME: Final = "its name is no text that can be shown"
 
 
 class SkippedError(Exception):
@@ -55,15 +55,15 @@ class LinkTarget:
     path: str
     status: os.stat_result
 
-    def as_file(self, path: str, role: Role, digest: str | None) -> StoreFile:
+    def to_store_file(self, path: str, role: Role, digest: str | None) -> StoreFile:
         """The file as one of a model's, where it has another path."""
         return StoreFile(
             path,
             self.status.st_size,
             role,
             digest,
-            Fingerprint.of(self.status),
-            identity(self.status),
+            Fingerprint.from_stat(self.status),
+            file_identity(self.status),
         )
 
 
@@ -73,30 +73,30 @@ class StoreWalk:
 
     store: StoreName
     root: str
-    forbidden: Forbidden
+    protected: ProtectedFiles
     stop: Callable[[], bool] | None
     progress: Callable[[int], None] | None
-    given: str
+    given_root: str
     _found: dict[tuple[str, str, str], FoundModel] = field(default_factory=dict)
     _problems: list[ScanProblem] = field(default_factory=list)
 
     @classmethod
-    def begin(
+    def start(
         cls,
         store: StoreName,
-        root: Pathlike,
-        forbidden: Forbidden,
+        root: StrPath,
+        protected: ProtectedFiles,
         stop: Callable[[], bool] | None,
         progress: Callable[[int], None] | None,
     ) -> StoreWalk:
-        """A visit to a root, which may itself be reached by links: the caller has named it."""
-        given = os.path.abspath(root)
+        """A walk to a root, which may itself be reached by links: the caller has named it."""
+        given_root = os.path.abspath(root)
         try:
-            real = os.path.realpath(given)
+            real = os.path.realpath(given_root)
         except ValueError:
             # A NUL in it: the system is never asked, and the listing below says so.
-            real = given
-        return cls(store, real, forbidden, stop, progress, given)
+            real = given_root
+        return cls(store, real, protected, stop, progress, given_root)
 
     def result(self) -> Scan:
         return Scan(
@@ -110,13 +110,13 @@ class StoreWalk:
     def problem_count(self) -> int:
         return len(self._problems)
 
-    def blame(
+    def add_problem(
         self, path: str, reason: str, reference: str | None = None, version: str | None = None
     ) -> None:
         """Note what is wrong with an entry."""
         self._problems.append(ScanProblem(path, reason, reference, version))
 
-    def add(self, model: FoundModel, entry: str) -> None:
+    def add_model(self, model: FoundModel, entry: str) -> None:
         """Note a model, or what keeps a catalog from taking it; `entry` is where it was read."""
         key = (model.provider, model.reference, model.version)
         try:
@@ -129,60 +129,60 @@ class StoreWalk:
                 }
             )
         except InvalidModelError as error:
-            self.blame(entry, f"{error.field} {error.reason}")
+            self.add_problem(entry, f"{error.field} {error.reason}")
             return
         if key in self._found:
             other = self._found[key].local_path
-            self.blame(entry, f"it has the name of what lies at {other!r}")
+            self.add_problem(entry, f"it has the name of what lies at {other!r}")
             return
         self._found[key] = model
         if self.progress is not None:
             self.progress(len(self._found))
 
-    def entries(self, folder: str, reference: str | None = None) -> list[os.DirEntry[str]]:
+    def list_entries(self, folder: str, reference: str | None = None) -> list[os.DirEntry[str]]:
         """What lies in a folder, by name; nothing, and a problem, where it cannot be read."""
         if self.stop is not None and self.stop():
             raise StoppedError(f"the scan of {self.root!r} was stopped")
         try:
             with os.scandir(folder) as listing:
-                found = [entry for entry in listing if entry.name not in IGNORED]
+                found = [entry for entry in listing if entry.name not in IGNORED_NAMES]
         except (OSError, ValueError) as error:
-            self.blame(folder, error_reason(error), reference)
+            self.add_problem(folder, error_reason(error), reference)
             return []
         found.sort(key=lambda entry: entry.name)
         return found
 
-    def folders(self, folder: str, reference: str | None = None) -> list[os.DirEntry[str]]:
+    def list_folders(self, folder: str, reference: str | None = None) -> list[os.DirEntry[str]]:
         """The folders in a folder; all else in it is a problem, but for what is hidden."""
         found = []
-        for entry in self.entries(folder, reference):
+        for entry in self.list_entries(folder, reference):
             if entry.name.startswith("."):
                 continue
-            if (what := not_a_folder(entry)) is None:
+            if (what := non_folder_reason(entry)) is None:
                 found.append(entry)
             else:
-                self.blame(entry.path, what)
+                self.add_problem(entry.path, what)
         return found
 
-    def target(self, entry: os.DirEntry[str]) -> LinkTarget:
+    def resolve_entry(self, entry: os.DirEntry[str]) -> LinkTarget:
         """
         The regular file that an entry is, or that it leads to inside of the store.
 
         Raises LeftOutError with the reason, and OSError as the system gave it.
         """
         if is_link(entry):
-            return self.follow(entry.path)
-        return self.regular(entry.path, entry.stat(follow_symlinks=False))
+            return self.follow_links(entry.path)
+        return self.require_regular_file(entry.path, entry.stat(follow_symlinks=False))
 
-    def regular(self, path: str, found: os.stat_result) -> LinkTarget:
+    def require_regular_file(self, path: str, found: os.stat_result) -> LinkTarget:
         """What was looked at, if it is a file that may be opened; LeftOutError if not."""
-        if (what := kind(found)) is not None:
+        if (what := non_regular_kind(found)) is not None:
             raise SkippedError(f"it is {what}")
-        if self.forbidden and identity(found) in self.forbidden:
+        if self.protected and file_identity(found) in self.protected:
             raise SkippedError("it is the catalog's own database")
         return LinkTarget(path, found)
 
-    def follow(self, path: str) -> LinkTarget:
+    def follow_links(self, path: str) -> LinkTarget:
         """
         The regular file that a path in the store leads to, by links that never leave it.
 
@@ -211,21 +211,21 @@ class StoreWalk:
                 raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
             to = os.readlink(step)
             if to.startswith("/"):
-                to, here = self._inside(to), self.root
+                to, here = self._path_below_root(to), self.root
             parts += to.split("/")[::-1]
         if found is None:
             raise SkippedError("it leads to the store itself")
         # The last step may have been one up, to a folder that was looked at before.
-        return self.regular(here, os.lstat(here))
+        return self.require_regular_file(here, os.lstat(here))
 
-    def _inside(self, path: str) -> str:
-        for root in (self.root, self.given):
+    def _path_below_root(self, path: str) -> str:
+        for root in (self.root, self.given_root):
             if path.startswith(root.rstrip("/") + "/"):
                 return path[len(root) :]
         raise SkippedError("it leads out of the store")
 
     @contextmanager
-    def open(self, target: LinkTarget, limit_bytes: int) -> Iterator[OpenFile]:
+    def open_file(self, target: LinkTarget, limit_bytes: int) -> Iterator[OpenFile]:
         """
         A file of the store that is not a model's, open for reading.
 
@@ -234,13 +234,13 @@ class StoreWalk:
         """
         if target.status.st_size > limit_bytes:
             raise SkippedError(f"it is longer than {limit_bytes:,} bytes")
-        with open_regular(target.path, self.forbidden) as file:
-            if identity(file.status) != identity(target.status):
+        with open_regular_file(target.path, self.protected) as file:
+            if file_identity(file.status) != file_identity(target.status):
                 raise SkippedError("it was replaced while it was read")
             yield file
 
 
-UNREADABLE: Final = (SkippedError, CatalogError, OSError, ValueError)
+READ_ERRORS: Final = (SkippedError, CatalogError, OSError, ValueError)
 """What a look at an entry may raise; a path that the system cannot be given is a ValueError."""
 
 
@@ -273,19 +273,20 @@ def is_link(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def not_a_folder(entry: os.DirEntry[str]) -> str | None:
+def non_folder_reason(entry: os.DirEntry[str]) -> str | None:
     """In words what an entry is, where it is no folder; links are not followed."""
     if is_folder(entry):
         return None
     if is_link(entry):
         return "it is a link, which is not followed to a folder"
     try:
-        return f"it is {kind(entry.stat(follow_symlinks=False)) or 'a file'} and not a folder"
+        kind = non_regular_kind(entry.stat(follow_symlinks=False))
     except OSError as error:
         return error_reason(error)
+    return f"it is {kind or 'a file'} and not a folder"
 
 
-def is_readable(name: str) -> bool:
+def is_valid_name(name: str) -> bool:
     """Whether a name is text that a catalog may hold, and steers no terminal."""
     # Nearly every name is printable as it is; the rest is looked at letter by letter.
     if name.isprintable():

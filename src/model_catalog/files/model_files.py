@@ -9,17 +9,23 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from model_catalog.errors import BadLayoutError, CatalogError, shown
-from model_catalog.files.file_names import Role, ShardSet, file_role, is_partial, shard_info
+from model_catalog.files.file_names import (
+    Role,
+    ShardSet,
+    file_role,
+    is_partial_download,
+    parse_shard_name,
+)
 from model_catalog.files.fingerprint import Fingerprint
 from model_catalog.files.model_config import read_index
 from model_catalog.files.safe_open import (
-    Forbidden,
-    Pathlike,
+    ProtectedFiles,
+    StrPath,
     errno_name,
-    identity,
-    kind,
-    require_regular,
-    status,
+    file_identity,
+    non_regular_kind,
+    require_regular_file,
+    stat_path,
 )
 
 MAX_ENTRIES: Final = 10_000
@@ -75,7 +81,7 @@ class ModelFiles:
         return not self.missing and not self.problems
 
 
-def find_model_files(path: Pathlike, *, forbidden: Forbidden = ()) -> ModelFiles:
+def find_model_files(path: StrPath, *, protected: ProtectedFiles = ()) -> ModelFiles:
     """
     The files of a model: the one that is named, its whole set if it is a shard, or a folder's.
 
@@ -85,42 +91,42 @@ def find_model_files(path: Pathlike, *, forbidden: Forbidden = ()) -> ModelFiles
     ProtectedFileError, and OSError as the system gave it.
     """
     text = os.fspath(path)
-    if kind(status(path)) == "a directory":
-        return _of_folder(text, forbidden)
-    found = require_regular(path, forbidden)
+    if non_regular_kind(stat_path(path)) == "a directory":
+        return _find_in_folder(text, protected)
+    found = require_regular_file(path, protected)
     root, name = os.path.split(text)
-    shard = shard_info(name)
+    shard = parse_shard_name(name)
     if shard is not None:
-        walk = _Walk(root or ".", forbidden)
+        walk = _FolderWalk(root or ".", protected)
         walk.take_set(shard[1])
         return walk.result()
     # A blob of a cache has no name that tells, and is what was asked for.
     role = file_role(name) if file_role(name) != "other" else "weights"
-    return ModelFiles(root or ".", (_member(name, found, role),))
+    return ModelFiles(root or ".", (_model_file(name, found, role),))
 
 
-def _of_folder(root: str, forbidden: Forbidden) -> ModelFiles:
-    walk = _Walk(root, forbidden)
+def _find_in_folder(root: str, protected: ProtectedFiles) -> ModelFiles:
+    walk = _FolderWalk(root, protected)
     walk.look_through()
     there = {file.path for file in walk.files}
     for folder, shards in {
         (folder, shard[1])
         for folder, _, name in (path.rpartition("/") for path in there | walk.missing)
-        if (shard := shard_info(name)) is not None
+        if (shard := parse_shard_name(name)) is not None
     }:
-        walk.expect(folder, shards.names(), there)
+        walk.expect(folder, shards.file_names(), there)
     for path in there:
         if path.endswith(_INDEX):
             walk.follow_index(path, there)
     return walk.result()
 
 
-class _Walk:
+class _FolderWalk:
     """What is found below a folder, as it is found."""
 
-    def __init__(self, root: str, forbidden: Forbidden) -> None:
+    def __init__(self, root: str, protected: ProtectedFiles) -> None:
         self._root = root
-        self._forbidden = forbidden
+        self._protected = protected
         self.files: list[ModelFile] = []
         self.missing: set[str] = set()
         self.problems: set[str] = set()
@@ -130,19 +136,19 @@ class _Walk:
     def result(self) -> ModelFiles:
         return ModelFiles(
             self._root,
-            tuple(sorted(self.files, key=lambda file: _in_bytes(file.path))),
-            tuple(sorted(self.missing, key=_in_bytes)),
-            tuple(sorted(self._skipped, key=lambda skipped: _in_bytes(skipped.path))),
+            tuple(sorted(self.files, key=lambda file: _path_bytes(file.path))),
+            tuple(sorted(self.missing, key=_path_bytes)),
+            tuple(sorted(self._skipped, key=lambda skipped: _path_bytes(skipped.path))),
             tuple(sorted(self.problems)),
-            tuple(sorted(self._indexed, key=_in_bytes)),
+            tuple(sorted(self._indexed, key=_path_bytes)),
         )
 
     def take_set(self, shards: ShardSet) -> None:
         """Look at each of a set's files beside one another in the root."""
-        for name in shards.names():
+        for name in shards.file_names():
             self._take(name)
             self._require_few()
-        self.expect("", shards.names(), {file.path for file in self.files})
+        self.expect("", shards.file_names(), {file.path for file in self.files})
 
     def look_through(self) -> None:
         """Look at each file in the root and below it."""
@@ -159,7 +165,7 @@ class _Walk:
                     continue
                 if entry.is_dir(follow_symlinks=False):
                     folders.append(name)
-                elif is_partial(entry.name):
+                elif is_partial_download(entry.name):
                     self._skip(name, "a download that has not ended")
                 else:
                     self._take(name)
@@ -167,7 +173,7 @@ class _Walk:
     def expect(self, folder: str, names: Iterable[str], there: set[str]) -> None:
         """Note those of a folder's files that are not there."""
         for name in names:
-            if (path := _join(folder, name)) not in there:
+            if (path := _join_path(folder, name)) not in there:
                 self.missing.add(path)
                 self._require_few()
 
@@ -175,13 +181,13 @@ class _Walk:
         """Note what an index says of the files beside it."""
         folder = path.rpartition("/")[0]
         try:
-            index = read_index(_join(self._root, path), forbidden=self._forbidden)
+            index = read_index(_join_path(self._root, path), protected=self._protected)
         except (CatalogError, OSError) as error:
             self.problems.add(f"the index {path!r} cannot be read: {error}")
             return
         for refused in index.refused:
             self.problems.add(f"the index {path!r} names {shown(refused)}, which is no file's name")
-        self._indexed |= {_join(folder, plain) for plain in index.names}
+        self._indexed |= {_join_path(folder, plain) for plain in index.names}
         self.expect(folder, index.names, there)
 
     def _require_few(self) -> None:
@@ -192,7 +198,7 @@ class _Walk:
 
     def _entries(self, folder: str) -> Iterator[os.DirEntry[str]]:
         try:
-            with os.scandir(_join(self._root, folder)) as entries:
+            with os.scandir(_join_path(self._root, folder)) as entries:
                 yield from entries
         except OSError as error:
             if not folder:
@@ -202,7 +208,7 @@ class _Walk:
 
     def _take(self, name: str) -> None:
         try:
-            found = status(_join(self._root, name))
+            found = stat_path(_join_path(self._root, name))
         except OSError as error:
             # A link into a cache that somebody has tidied up leads nowhere.
             if error.errno == errno.ENOENT:
@@ -211,24 +217,24 @@ class _Walk:
                 self._skip(name, errno_name(error))
                 self.problems.add(f"{name!r} cannot be looked at: {errno_name(error)}")
             return
-        if identity(found) in self._forbidden:
+        if file_identity(found) in self._protected:
             self._skip(name, "the catalog's own database")
-        elif (what := kind(found)) is not None:
+        elif (what := non_regular_kind(found)) is not None:
             self._skip(name, what if what != "a directory" else "a link to a directory")
         else:
-            self.files.append(_member(name, found, file_role(name)))
+            self.files.append(_model_file(name, found, file_role(name)))
 
     def _skip(self, name: str, reason: str) -> None:
         self._skipped.append(SkippedFile(name, reason))
 
 
-def _member(name: str, found: os.stat_result, role: Role) -> ModelFile:
-    return ModelFile(name, found.st_size, role, identity(found), Fingerprint.of(found))
+def _model_file(name: str, found: os.stat_result, role: Role) -> ModelFile:
+    return ModelFile(name, found.st_size, role, file_identity(found), Fingerprint.from_stat(found))
 
 
-def _join(folder: str, name: str) -> str:
+def _join_path(folder: str, name: str) -> str:
     return f"{folder}/{name}" if folder and name else folder or name
 
 
-def _in_bytes(path: str) -> bytes:
+def _path_bytes(path: str) -> bytes:
     return path.encode("utf-8", "surrogateescape")

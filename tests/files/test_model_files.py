@@ -25,11 +25,11 @@ from model_catalog import (
     ProtectedFileError,
     StoppedError,
 )
-from model_catalog.files import layout, safe_open
-from model_catalog.files.file_names import file_role, shard_info
-from model_catalog.files.layout import ModelFile, SkippedFile, find_model_files
+from model_catalog.files import model_files, safe_open
+from model_catalog.files.file_names import file_role, parse_shard_name
 from model_catalog.files.model_config import ModelConfig, read_config, read_index
 from model_catalog.files.model_description import describe_model
+from model_catalog.files.model_files import ModelFile, SkippedFile, find_model_files
 
 
 def fill(folder, **files):
@@ -90,7 +90,7 @@ def test_not_every_name_with_numbers_is_a_shard(name):
     """
     Only what gguf-split and transformers write.
     """
-    assert shard_info(name) is None
+    assert parse_shard_name(name) is None
 
 
 def test_a_single_file_is_a_model(tmp_path):
@@ -639,21 +639,21 @@ def test_the_catalogs_own_database_is_no_part_of_a_model(tmp_path):
     """
     model = fill(tmp_path, m__gguf=gguf(), catalog__db=b"x")
     (model / "link.gguf").symlink_to("catalog.db")
-    forbidden = {safe_open.identity((model / "catalog.db").stat())}
+    protected = {safe_open.file_identity((model / "catalog.db").stat())}
 
-    found = describe_model(model, forbidden=forbidden)
+    found = describe_model(model, protected=protected)
 
     assert paths(found.files.files) == ["m.gguf"]
     assert paths(found.files.skipped) == ["catalog.db", "link.gguf"]
     with pytest.raises(ProtectedFileError):
-        find_model_files(model / "catalog.db", forbidden=forbidden)
+        find_model_files(model / "catalog.db", protected=protected)
 
 
 def test_a_model_has_a_bounded_number_of_files(tmp_path, monkeypatch):
     """
     Whoever names the root of a disk is told so, and the disk is not walked.
     """
-    monkeypatch.setattr(layout, "MAX_ENTRIES", 20)
+    monkeypatch.setattr(model_files, "MAX_ENTRIES", 20)
     fill(tmp_path / "many", **{f"f{i}": b"" for i in range(21)})
     fill(tmp_path / "few", **{f"f{i}": b"" for i in range(20)})
     (tmp_path / "deep" / "/".join("d" * 21)).mkdir(parents=True)
