@@ -9,17 +9,20 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks import chart, growth, markdown, report
-from benchmarks.contenders import ENTRANTS, Entrant, entrant, installed
-from benchmarks.parts import Bench, Terms
-from benchmarks.program import chosen
-from benchmarks.rounds import Result
-from benchmarks.server import Server, servers
-from benchmarks.stock import Stock
-from benchmarks.table import DURABILITIES
-from benchmarks.targets import TARGETS, judge
+from benchmarks.cases import growth
+from benchmarks.contenders import CONTENDERS, ContenderSpec, available_contenders, contender_spec
+from benchmarks.harness.benchmark import Environment, Settings
+from benchmarks.harness.database_files import DatabaseFiles
+from benchmarks.harness.models_table import DURABILITIES
+from benchmarks.harness.postgres_server import PostgresServer, postgres_server
+from benchmarks.harness.rounds import Result
+from benchmarks.reports import charts as chart
+from benchmarks.reports import markdown
+from benchmarks.reports import text as report
+from benchmarks.suite import select_benchmarks
+from benchmarks.targets import TARGETS, evaluate
 
-_OURS = [each.name for each in ENTRANTS if each.kind == "ours"]
+_OURS = [each.name for each in CONTENDERS if each.kind == "ours"]
 
 
 def options_of(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -59,8 +62,8 @@ def options_of(arguments: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def terms_of(options: argparse.Namespace) -> Terms:
-    return Terms(
+def terms_of(options: argparse.Namespace) -> Settings:
+    return Settings(
         rounds=options.rounds or (6 if options.quick else 40),
         budget_s=0.15 if options.quick else 2.0,
         durability=options.durability,
@@ -68,12 +71,14 @@ def terms_of(options: argparse.Namespace) -> Terms:
     )
 
 
-def gathered(who: list[str], server: Server | None) -> tuple[dict[str, list[Entrant]], list[str]]:
+def gathered(
+    who: list[str], server: PostgresServer | None
+) -> tuple[dict[str, list[ContenderSpec]], list[str]]:
     """The contenders on each database, and in words who is left out."""
-    there: dict[str, list[Entrant]] = {}
+    there: dict[str, list[ContenderSpec]] = {}
     absent: list[str] = []
     for database in ("sqlite", "postgresql"):
-        present, lacking = installed(database)
+        present, lacking = available_contenders(database)
         absent += lacking
         # The first is the base, without which there are no ratios.
         there[database] = present[:1] + [
@@ -85,20 +90,20 @@ def gathered(who: list[str], server: Server | None) -> tuple[dict[str, list[Entr
     return there, absent
 
 
-async def measure(bench: Bench, options: argparse.Namespace, absent: list[str]) -> int:
+async def measure(bench: Environment, options: argparse.Namespace, absent: list[str]) -> int:
     results: dict[str, Result] = {}
-    for part in chosen(options.only, quick=options.quick):
+    for part in select_benchmarks(options.only, quick=options.quick):
         for title, result in (await part.play(bench)).items():
             results[title] = result
-            print(f"\n{report.section(title, result)}", flush=True)
-    judged = judge(results)
+            print(f"\n{report.format_result(title, result)}", flush=True)
+    judged = evaluate(results)
     if judged:
-        print(f"\n{report.verdicts(judged)}")
+        print(f"\n{report.format_verdicts(judged)}")
     if options.json:
-        found = report.as_json(results, judged, vars(bench.terms), absent)
+        found = report.to_json(results, judged, vars(bench.terms), absent)
         options.json.write_text(json.dumps(found, indent=1))
     if options.markdown:
-        options.markdown.write_text(markdown.of(results, judged, bench.terms, absent))
+        options.markdown.write_text(markdown.to_markdown(results, judged, bench.terms, absent))
     if options.svg:
         titles = list(dict.fromkeys(target.work for target in TARGETS if target.by in _OURS))
         drawn = [title for title in titles if title in results and not _is_a_limit(results[title])]
@@ -112,13 +117,15 @@ def _is_a_limit(result: Result) -> bool:
     return len(result.samples) < 3
 
 
-async def measure_growth(bench: Bench, options: argparse.Namespace) -> int:
+async def measure_growth(bench: Environment, options: argparse.Namespace) -> int:
     found = {}
     for each in bench.entrants["sqlite"]:
         if each.name in ("ours", "aiosqlite"):
             largest = 10**5 if options.quick else 10**6
-            found[each.name] = await growth.grow(bench, entrant(each.name).name, largest)
-            print(f"\n{growth.described(each.name, found[each.name])}", flush=True)
+            found[each.name] = await growth.measure_growth(
+                bench, contender_spec(each.name).name, largest
+            )
+            print(f"\n{growth.format_growth(each.name, found[each.name])}", flush=True)
     if options.json:
         text = {
             name: {
@@ -126,18 +133,18 @@ async def measure_growth(bench: Bench, options: argparse.Namespace) -> int:
             }
             for name, of in found.items()
         }
-        options.json.write_text(json.dumps({"machine": report.machine(), **text}, indent=1))
+        options.json.write_text(json.dumps({"machine": report.machine_info(), **text}, indent=1))
     if options.markdown:
-        options.markdown.write_text(markdown.of_growth(found))
+        options.markdown.write_text(markdown.growth_to_markdown(found))
     if options.svg:
         heading = "What a call costs as the catalog grows"
         options.svg.write_text(chart.growths(found["ours"], heading))
     return 0
 
 
-async def run(options: argparse.Namespace, folder: Path, server: Server | None) -> int:
+async def run(options: argparse.Namespace, folder: Path, server: PostgresServer | None) -> int:
     there, absent = gathered(options.who, server)
-    bench = Bench(there, Stock(folder, server), folder, terms_of(options))
+    bench = Environment(there, DatabaseFiles(folder, server), folder, terms_of(options))
     safety = [] if server is None else [server.safety]
     print(report.heading(bench.terms.durability), *safety, *absent, sep="\n")
     if options.growth:
@@ -149,7 +156,7 @@ def main() -> int:
     options = options_of()
     with (
         tempfile.TemporaryDirectory(prefix="model-catalog-benchmark-") as folder,
-        servers() as server,
+        postgres_server() as server,
     ):
         return asyncio.run(run(options, Path(folder), server))
 

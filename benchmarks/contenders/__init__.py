@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
-from benchmarks.table import Entry
+from benchmarks.harness.models_table import Registration
 
 
 class Contender(Protocol):
@@ -24,8 +24,8 @@ class Contender(Protocol):
     async def find(self, reference: str, provider: str) -> Any:
         """The model of this reference that has no version, with all its columns, or None."""
 
-    async def register(self, entry: Entry) -> None: ...
-    async def register_many(self, entries: list[Entry]) -> None:
+    async def register(self, entry: Registration) -> None: ...
+    async def register_many(self, entries: list[Registration]) -> None:
         """All in one transaction."""
 
     async def list(self) -> Any:
@@ -39,7 +39,7 @@ class Contender(Protocol):
 
 
 @dataclass(frozen=True)
-class Entrant:
+class ContenderSpec:
     """A contender by name: where its class is, what has to be installed, and what kind it is."""
 
     name: str
@@ -81,59 +81,83 @@ class Entrant:
         return getattr(importlib.import_module(f"benchmarks.contenders.{module}"), name)
 
 
-BASE: Final = "aiosqlite"
+SQLITE_BASELINE: Final = "aiosqlite"
 """What everything on SQLite is held against: one connection, as its documentation shows it."""
-PG_BASE: Final = "asyncpg"
+POSTGRES_BASELINE: Final = "asyncpg"
 
-ENTRANTS: Final = (
-    Entrant(BASE, "drivers:Aiosqlite", kind="limit"),
-    Entrant("sqlite3", "drivers:Sqlite3", kind="limit", blocks=True),
-    Entrant("aiosqlite, a connection a call", "drivers:AiosqlitePerCall", kind="limit"),
-    Entrant("ours", "ours:Ours", kind="ours"),
-    Entrant("ours, inline reads", "ours:OursInline", kind="ours", only=("find", "mixed")),
-    Entrant("ours, host's sessions", "ours:OursInHost", kind="ours"),
-    Entrant(
+CONTENDERS: Final = (
+    ContenderSpec(SQLITE_BASELINE, "sqlite_drivers:Aiosqlite", kind="limit"),
+    ContenderSpec("sqlite3", "sqlite_drivers:Sqlite3", kind="limit", blocks=True),
+    ContenderSpec(
+        "aiosqlite, a connection a call", "sqlite_drivers:AiosqlitePerCall", kind="limit"
+    ),
+    ContenderSpec("ours", "model_catalog:Ours", kind="ours"),
+    ContenderSpec(
+        "ours, inline reads", "model_catalog:OursInline", kind="ours", only=("find", "mixed")
+    ),
+    ContenderSpec("ours, host's sessions", "model_catalog:OursInHost", kind="ours"),
+    ContenderSpec(
         "ours, plain rows",
-        "ours:OursRows",
+        "model_catalog:OursRows",
         kind="ours",
         only=("list", "stream", "memory", "10k in bulk"),
     ),
-    Entrant("SQLAlchemy Core", "alchemy:Core"),
-    Entrant("SQLAlchemy ORM", "alchemy:Orm"),
-    Entrant("SQLAlchemy ORM and Alembic", "migrated:OrmAndAlembic", only=("open",)),
-    Entrant("Advanced Alchemy", "advanced:AdvancedAlchemy", needs=("advanced_alchemy",)),
-    Entrant("SQLModel", "sqlmodels:SqlModel", needs=("sqlmodel",)),
-    Entrant("Tortoise", "tortoises:Tortoises", needs=("tortoise",)),
-    Entrant("Piccolo", "piccolos:Piccolos", needs=("piccolo",)),
-    Entrant("peewee", "peewees:Peewees", needs=("peewee",), blocks=True),
-    Entrant(PG_BASE, "asyncpgs:Asyncpg", needs=("asyncpg",), kind="limit", database="postgresql"),
-    Entrant(
-        "psycopg", "psycopgs:Psycopg", needs=("psycopg_pool",), kind="limit", database="postgresql"
+    ContenderSpec("SQLAlchemy Core", "sqlalchemy:Core"),
+    ContenderSpec("SQLAlchemy ORM", "sqlalchemy:Orm"),
+    ContenderSpec("SQLAlchemy ORM and Alembic", "alembic_upgrade:OrmAndAlembic", only=("open",)),
+    ContenderSpec(
+        "Advanced Alchemy", "advanced_alchemy:AdvancedAlchemy", needs=("advanced_alchemy",)
     ),
-    Entrant("ours, asyncpg", "ours:Ours", needs=("asyncpg",), kind="ours", database="postgresql"),
-    Entrant(
-        "ours, psycopg", "ours:OursPsycopg", needs=("psycopg",), kind="ours", database="postgresql"
+    ContenderSpec("SQLModel", "sqlmodel:SqlModel", needs=("sqlmodel",)),
+    ContenderSpec("Tortoise", "tortoise:Tortoises", needs=("tortoise",)),
+    ContenderSpec("Piccolo", "piccolo:Piccolos", needs=("piccolo",)),
+    ContenderSpec("peewee", "peewee:Peewees", needs=("peewee",), blocks=True),
+    ContenderSpec(
+        POSTGRES_BASELINE,
+        "asyncpg:Asyncpg",
+        needs=("asyncpg",),
+        kind="limit",
+        database="postgresql",
     ),
-    Entrant("SQLAlchemy ORM, asyncpg", "alchemy:Orm", needs=("asyncpg",), database="postgresql"),
-    Entrant(
+    ContenderSpec(
+        "psycopg", "psycopg:Psycopg", needs=("psycopg_pool",), kind="limit", database="postgresql"
+    ),
+    ContenderSpec(
+        "ours, asyncpg",
+        "model_catalog:Ours",
+        needs=("asyncpg",),
+        kind="ours",
+        database="postgresql",
+    ),
+    ContenderSpec(
+        "ours, psycopg",
+        "model_catalog:OursPsycopg",
+        needs=("psycopg",),
+        kind="ours",
+        database="postgresql",
+    ),
+    ContenderSpec(
+        "SQLAlchemy ORM, asyncpg", "sqlalchemy:Orm", needs=("asyncpg",), database="postgresql"
+    ),
+    ContenderSpec(
         "Advanced Alchemy, asyncpg",
-        "advanced:AdvancedAlchemy",
+        "advanced_alchemy:AdvancedAlchemy",
         needs=("advanced_alchemy", "asyncpg"),
         database="postgresql",
     ),
 )
 
 
-def entrant(name: str) -> Entrant:
+def contender_spec(name: str) -> ContenderSpec:
     """The one of this name."""
-    return next(each for each in ENTRANTS if each.name == name)
+    return next(each for each in CONTENDERS if each.name == name)
 
 
-def installed(database: str) -> tuple[list[Entrant], list[str]]:
+def available_contenders(database: str) -> tuple[list[ContenderSpec], list[str]]:
     """Who can run on a database, and why the others cannot, in words."""
-    present: list[Entrant] = []
+    present: list[ContenderSpec] = []
     absent: list[str] = []
-    for each in ENTRANTS:
+    for each in CONTENDERS:
         if each.database != database:
             continue
         missing = each.missing
@@ -144,5 +168,5 @@ def installed(database: str) -> tuple[list[Entrant], list[str]]:
     return present, absent
 
 
-def names(entrants: Iterable[Entrant]) -> list[str]:
+def names(entrants: Iterable[ContenderSpec]) -> list[str]:
     return [each.name for each in entrants]

@@ -18,23 +18,29 @@ ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks import __main__ as command
-from benchmarks import chart, disk, growth, hive, report, rounds, table
-from benchmarks.adoption import fill
-from benchmarks.contenders import ENTRANTS
-from benchmarks.match import part_of
-from benchmarks.parts import ALLOWED, Bench, Terms
-from benchmarks.program import PARTS, chosen
-from benchmarks.rounds import Result, Sample
-from benchmarks.stock import Stock
-from benchmarks.targets import TARGETS, Target, Verdict, judge, members
-from benchmarks.works import WORKS, Work, require
+from benchmarks.cases import growth
+from benchmarks.cases import hive_upgrade as hive
+from benchmarks.cases import model_files as disk
+from benchmarks.cases.adoption import create_cache
+from benchmarks.contenders import CONTENDERS
+from benchmarks.harness import models_table as table
+from benchmarks.harness import rounds
+from benchmarks.harness.benchmark import ALLOWED, Environment, Settings
+from benchmarks.harness.call_benchmarks import call_benchmark
+from benchmarks.harness.database_files import DatabaseFiles
+from benchmarks.harness.rounds import Result, Sample
+from benchmarks.harness.workloads import WORKLOADS, Workload, require_correct
+from benchmarks.reports import charts as chart
+from benchmarks.reports import text as report
+from benchmarks.suite import BENCHMARKS, select_benchmarks
+from benchmarks.targets import TARGETS, Target, Verdict, evaluate, group_members
 
 from model_catalog.schema.migrate import upgrade
 from model_catalog.stores.scanners.huggingface import scan
 
 pytestmark = pytest.mark.slow
 
-HURRY = Terms(rounds=1, budget_s=0.0, quick=True)
+HURRY = Settings(rounds=1, budget_s=0.0, quick=True)
 
 
 @pytest.fixture(autouse=True)
@@ -66,7 +72,7 @@ async def test_the_ratio_is_of_the_same_round(monkeypatch):
 
         return contender
 
-    found = await rounds.in_turns({"base": taking(1.0), "twice": taking(2.0)}, 3)
+    found = await rounds.run_rounds({"base": taking(1.0), "twice": taking(2.0)}, 3)
 
     assert found.ratios == {"base": 1.0, "twice": 2.0}
     assert found.medians == {"base": 1.0, "twice": 2.0}
@@ -87,7 +93,7 @@ async def test_a_slow_contender_has_fewer_rounds_and_the_base_has_all():
 
         return one
 
-    found = await rounds.in_turns(
+    found = await rounds.run_rounds(
         {"base": contender("base", 0.02), "slow": contender("slow", 0.02), "fast": lambda: None},
         8,
         budget_s=0.03,
@@ -104,7 +110,7 @@ async def test_the_first_round_only_warms_up():
     """
     takes = iter([100.0, 1.0, 1.0])
 
-    found = await rounds.in_turns({"base": lambda: Sample(next(takes))}, 2, warm_up=True)
+    found = await rounds.run_rounds({"base": lambda: Sample(next(takes))}, 2, warm_up=True)
 
     assert found.medians == {"base": 1.0}
 
@@ -117,12 +123,12 @@ async def test_one_that_breaks_is_named_and_the_others_go_on():
     def breaks():
         raise LookupError("no such row")
 
-    found = await rounds.in_turns({"base": lambda: None, "breaks": breaks, "holds": int}, 2)
+    found = await rounds.run_rounds({"base": lambda: None, "breaks": breaks, "holds": int}, 2)
 
     assert found.broken == {"breaks": "LookupError: no such row"}
     assert set(found.ratios) == {"base", "holds"}
     assert math.isnan(found.ratio("breaks", "base"))
-    assert "breaks" in report.section("x", found)
+    assert "breaks" in report.format_result("x", found)
 
 
 async def test_each_contender_runs_in_each_round_in_another_order():
@@ -132,7 +138,7 @@ async def test_each_contender_runs_in_each_round_in_another_order():
     ran = []
     names = "abcdef"
 
-    await rounds.in_turns({name: lambda name=name: ran.append(name) for name in names}, 10)
+    await rounds.run_rounds({name: lambda name=name: ran.append(name) for name in names}, 10)
 
     orders = [tuple(ran[first : first + 6]) for first in range(0, 60, 6)]
     assert all(sorted(order) == list(names) for order in orders)
@@ -149,7 +155,7 @@ def test_a_target_is_met_up_to_its_limit():
     assert Verdict(target, 0.8, "aiosqlite").met
     assert not Verdict(target, 0.81, "aiosqlite").met
     assert not Verdict(target, math.nan, "aiosqlite").judged
-    assert "not measured" in report.verdicts([Verdict(target, math.nan, "aiosqlite")])
+    assert "not measured" in report.format_verdicts([Verdict(target, math.nan, "aiosqlite")])
 
 
 def test_to_be_ahead_of_all_is_to_be_ahead_of_the_fastest():
@@ -158,8 +164,8 @@ def test_to_be_ahead_of_all_is_to_be_ahead_of_the_fastest():
     """
     found = result(aiosqlite=1.0, ours=2.0, Tortoise=3.0, Piccolo=8.0, peewee=1.0)
 
-    (behind,) = judge({"x": found}, [Target("x", "ours", "peers", 1.0)])
-    (ahead,) = judge({"x": found}, [Target("x", "ours", "async peers", 1.0)])
+    (behind,) = evaluate({"x": found}, [Target("x", "ours", "peers", 1.0)])
+    (ahead,) = evaluate({"x": found}, [Target("x", "ours", "async peers", 1.0)])
 
     assert (behind.rival, behind.ratio, behind.met) == ("peewee", 2.0, False)
     assert (ahead.rival, ahead.ratio, ahead.met) == ("Tortoise", 2 / 3, True)
@@ -172,7 +178,7 @@ def test_what_is_to_be_nothing_is_met_by_nothing_alone():
     none = Target("x", "ours", ALLOWED, 1.0)
 
     def met(count):
-        return judge({"x": result(**{ALLOWED: 0.0, "ours": count})}, [none])[0].met
+        return evaluate({"x": result(**{ALLOWED: 0.0, "ours": count})}, [none])[0].met
 
     assert met(0.0)
     assert not met(1.0)
@@ -182,46 +188,46 @@ def test_every_target_is_of_something_that_is_measured():
     """
     A work or a contender that is called otherwise would be judged by nobody.
     """
-    names = {each.name for each in ENTRANTS} | {ALLOWED, "gguf", "hashlib", "scan_cache_dir"}
-    beginnings = tuple(part.name for part in PARTS)
+    names = {each.name for each in CONTENDERS} | {ALLOWED, "gguf", "hashlib", "scan_cache_dir"}
+    beginnings = tuple(part.name for part in BENCHMARKS)
 
     for target in TARGETS:
         assert target.by in names
-        assert set(members(target.against)) <= names
+        assert set(group_members(target.against)) <= names
         assert target.work.removeprefix("PostgreSQL: ").startswith((*beginnings, "adoption"))
-    of_calls = {target.work for target in TARGETS} & {work.name for work in WORKS}
-    assert of_calls == {work.name for work in WORKS if work.in_table}
+    of_calls = {target.work for target in TARGETS} & {work.name for work in WORKLOADS}
+    assert of_calls == {work.name for work in WORKLOADS if work.in_table}
 
 
 def test_a_run_is_narrowed_by_words_and_by_hurry():
     """
     `--only table` is what a target is set for; in a hurry nothing has a million rows.
     """
-    assert [part.name for part in chosen(["list 1k", "remove"], quick=True)] == [
+    assert [part.name for part in select_benchmarks(["list 1k", "remove"], quick=True)] == [
         "list 1k",
         "remove",
     ]
-    assert all(part.in_table for part in chosen(["table"], quick=False))
-    assert len(chosen([], quick=False)) == len(PARTS)
-    assert not [part.name for part in chosen([], quick=True) if "1M" in part.name]
+    assert all(part.in_table for part in select_benchmarks(["table"], quick=False))
+    assert len(select_benchmarks([], quick=False)) == len(BENCHMARKS)
+    assert not [part.name for part in select_benchmarks([], quick=True) if "1M" in part.name]
 
 
 @pytest.fixture
 def bench(tmp_path):
-    base = [each for each in ENTRANTS if each.name in ("aiosqlite", "sqlite3", "ours")]
-    return Bench({"sqlite": base, "postgresql": []}, Stock(tmp_path), tmp_path, HURRY)
+    base = [each for each in CONTENDERS if each.name in ("aiosqlite", "sqlite3", "ours")]
+    return Environment({"sqlite": base, "postgresql": []}, DatabaseFiles(tmp_path), tmp_path, HURRY)
 
 
 def thousand(folder, migrated):
     """What the stock would make by all migrations, which takes longer."""
     shutil.copy(migrated, folder / "1000-rows.db")
     with closing(sqlite3.connect(folder / "1000-rows.db")) as raw, raw:
-        raw.executemany(table.UPSERT, table.stored(1000))
+        raw.executemany(table.UPSERT, table.initial_rows(1000))
 
 
 SMALL = [
     work
-    for work in WORKS
+    for work in WORKLOADS
     if work.rows == 1000 and work.name not in ("10k in bulk", "find beside a busy loop, p90")
 ]
 
@@ -233,7 +239,7 @@ async def test_every_work_can_be_done(work, bench, sqlite_migrated):
     """
     thousand(bench.folder, sqlite_migrated)
 
-    (found,) = (await part_of(work).play(bench)).values()
+    (found,) = (await call_benchmark(work).play(bench)).values()
 
     assert found.broken == {}
     assert {"aiosqlite", "ours"} <= set(found.medians)
@@ -247,9 +253,9 @@ async def test_one_that_answers_wrongly_breaks(bench):
     """
 
     async def wrong(turn):
-        require(turn.who is None)
+        require_correct(turn.who is None)
 
-    (found,) = (await part_of(Work("wrong", wrong, rows=1)).play(bench)).values()
+    (found,) = (await call_benchmark(Workload("wrong", wrong, rows=1)).play(bench)).values()
 
     assert found.broken["ours"].startswith("WrongAnswerError")
     assert found.medians == {}
@@ -327,7 +333,7 @@ def test_growth_is_flat_where_it_is_no_faster_than_an_index():
     assert scanned.per_tenfold == pytest.approx(10.0)
     drawn = chart.growths([index, scanned], "growth")
     assert len(circles(drawn)) == 2 * 2 + 2
-    assert "NOT FLAT" in growth.described("ours", [scanned])
+    assert "NOT FLAT" in growth.format_growth("ours", [scanned])
 
 
 @pytest.mark.slow
@@ -335,11 +341,11 @@ async def test_growth_is_measured_at_each_size(tmp_path):
     """
     From a hundred rows, tenfold each time.
     """
-    bench = Bench({"sqlite": [], "postgresql": []}, Stock(tmp_path), tmp_path, HURRY)
+    bench = Environment({"sqlite": [], "postgresql": []}, DatabaseFiles(tmp_path), tmp_path, HURRY)
 
-    found = await growth.grow(bench, "ours", 1000)
+    found = await growth.measure_growth(bench, "ours", 1000)
 
-    assert [each.call for each in found] == [*growth.FLAT, "page, filtered and sorted"]
+    assert [each.call for each in found] == [*growth.CONSTANT_CALLS, "page, filtered and sorted"]
     assert all(list(each.seconds) == [100, 1000] for each in found)
 
 
@@ -347,7 +353,7 @@ async def test_the_hive_database_is_one_that_is_adopted(tmp_path):
     """
     What is upgraded, and what is copied by hand to compare with, hold the same rows.
     """
-    hive.write_hive(tmp_path / "hive.db", 50)
+    hive.create_hive_database(tmp_path / "hive.db", 50)
     await upgrade(tmp_path / "head.db")
     await hive.copy_rows(tmp_path / "hive.db", tmp_path / "head.db", "full")
 
@@ -357,14 +363,16 @@ async def test_the_hive_database_is_one_that_is_adopted(tmp_path):
         with closing(sqlite3.connect(tmp_path / name)) as raw:
             return raw.execute("SELECT reference, size_bytes FROM models ORDER BY 1").fetchall()
 
-    assert rows("hive.db") == rows("head.db") == sorted((e[1], e[4]) for e in table.stored(50))
+    assert (
+        rows("hive.db") == rows("head.db") == sorted((e[1], e[4]) for e in table.initial_rows(50))
+    )
 
 
 def test_the_cache_is_one_that_is_scanned_whole(tmp_path):
     """
     Ten files a repository, three of them weights, and nothing missing.
     """
-    scanned = scan(fill(tmp_path, 3))
+    scanned = scan(create_cache(tmp_path, 3))
 
     assert [len(model.files) for model in scanned.found] == [10, 10, 10]
     assert all(model.is_complete for model in scanned.found)
@@ -380,7 +388,7 @@ async def test_what_is_read_from_the_disk_is_measured(tmp_path):
     for measure in (disk.headers, disk.digests, disk.all_checks):
         found |= await measure(tmp_path, tiny)
 
-    assert set(disk.titles(tiny).values()) - set(found) <= {disk.titles(tiny)["header"]}
+    assert set(disk.row_titles(tiny).values()) - set(found) <= {disk.row_titles(tiny)["header"]}
     assert all(each.medians["ours"] > 0 for each in found.values())
     check = found["check of 1,000 files, 1 a model"].medians
     assert check[ALLOWED] == pytest.approx(3 * check["stat"] + check["writes"])

@@ -13,8 +13,8 @@ import pytest
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks import table
-from benchmarks.contenders import ENTRANTS
+from benchmarks.contenders import CONTENDERS
+from benchmarks.harness import models_table as table
 
 from model_catalog.connection.sqlite_pragmas import connection_pragmas
 from model_catalog.repository.statements.filters import MODELS
@@ -44,7 +44,7 @@ def entrants(database):
             if each.kind == "peer"
             else [],
         )
-        for each in ENTRANTS
+        for each in CONTENDERS
         if each.database == database
     ]
 
@@ -54,7 +54,7 @@ async def answers(entrant, target):
     if entrant.missing:
         pytest.skip(f"there is no {entrant.missing}")
     who = entrant.make()
-    known, new = table.entry(3), table.entry(10**6)
+    known, new = table.registration(3), table.registration(10**6)
     await who.open(target, "full")
     try:
         found = await who.find(known.reference, known.provider)
@@ -65,7 +65,7 @@ async def answers(entrant, target):
         await who.register(new)
         assert await who.find(new.reference, new.provider) is not None
         assert await who.total() == before + new.size_bytes
-        many = list(table.entries(40, first=2 * 10**6))
+        many = list(table.registrations(40, first=2 * 10**6))
         await who.register_many(many)
         assert len(await who.list()) == 141
         assert len(await who.page("llama", 5)) == 5
@@ -81,7 +81,7 @@ def hundred(sqlite_migrated, tmp_path):
     path = tmp_path / "catalog.db"
     shutil.copy(sqlite_migrated, path)
     with closing(sqlite3.connect(path)) as raw, raw:
-        raw.executemany(table.UPSERT, table.stored(100))
+        raw.executemany(table.UPSERT, table.initial_rows(100))
     return path
 
 
@@ -90,7 +90,9 @@ async def test_all_contenders_answer_alike(entrant, hundred):
     """
     Who forgets a row, or does not count what was registered again, has won nothing.
     """
-    assert await answers(entrant, str(hundred)) == sum(e.size_bytes for e in table.stored(100))
+    assert await answers(entrant, str(hundred)) == sum(
+        e.size_bytes for e in table.initial_rows(100)
+    )
 
     with closing(sqlite3.connect(hundred)) as raw:
         ((one,),) = raw.execute("SELECT count(*) FROM models WHERE state = 'unchecked' AND id = 4")
@@ -107,12 +109,12 @@ async def test_all_contenders_answer_alike_on_postgresql(entrant, pg_migrated):
 
     with psycopg.connect(postgres.dsn(pg_migrated), autocommit=True) as raw:
         raw.execute("DELETE FROM models")
-        raw.cursor().executemany(table.UPSERT.replace("?", "%s"), list(table.stored(100)))
+        raw.cursor().executemany(table.UPSERT.replace("?", "%s"), list(table.initial_rows(100)))
     target = pg_migrated.set(drivername="postgresql+asyncpg")
 
     told = await answers(entrant, target.render_as_string(hide_password=False))
 
-    assert told == sum(each.size_bytes for each in table.stored(100))
+    assert told == sum(each.size_bytes for each in table.initial_rows(100))
 
 
 @pytest.mark.parametrize("mode", ["cold", "memory", "register"])
@@ -121,9 +123,18 @@ def test_a_child_says_what_it_has_measured(mode, hundred):
     A process of its own opens, works and closes; how much memory it took is its own peak.
     """
     with closing(sqlite3.connect(hundred)) as raw, raw:
-        raw.executemany(table.UPSERT, table.stored(1000))
+        raw.executemany(table.UPSERT, table.initial_rows(1000))
     more = ["5000000", "3"] if mode == "register" else []
-    words = [sys.executable, "-m", "benchmarks.child", mode, "aiosqlite", hundred, "full", *more]
+    words = [
+        sys.executable,
+        "-m",
+        "benchmarks.harness.child",
+        mode,
+        "aiosqlite",
+        hundred,
+        "full",
+        *more,
+    ]
 
     done = subprocess.run(words, input="go\n", capture_output=True, text=True, cwd=ROOT, check=True)
 

@@ -11,7 +11,7 @@ from layouts import C1, HuggingFace
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from benchmarks.disk import held
+from benchmarks.cases.model_files import longest_block
 
 from model_catalog import open_catalog
 from model_catalog.files.fingerprint import Fingerprint
@@ -27,7 +27,7 @@ async def test_the_loop_is_free_while_very_much_is_adopted(tmp_path):
     # What the other tests hold on to would be looked through at each collection, in any thread.
     gc.collect()
     gc.freeze()
-    async with open_catalog(tmp_path / "catalog.db") as catalog, held() as longest:
+    async with open_catalog(tmp_path / "catalog.db") as catalog, longest_block() as longest:
         await asyncio.sleep(0.01)
         longest[0] = 0.0
         first = await adopt(catalog, found)

@@ -1,0 +1,62 @@
+"""A large cache of another program's, found and recorded: beside what its own library takes."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import importlib.util
+from collections.abc import Awaitable, Callable, Mapping
+from itertools import count
+from pathlib import Path
+from typing import Any, Final
+
+from tests.stores.layouts import HuggingFace
+
+from benchmarks.harness.benchmark import Benchmark, Environment
+from benchmarks.harness.rounds import Result, run_rounds
+from model_catalog import open_catalog
+from model_catalog.stores.scanners.huggingface import scan
+
+_FILES_PER_REPOSITORY: Final = 10
+
+
+async def adoptions(bench: Environment) -> Mapping[str, Result]:
+    """Scanned and adopted into an empty catalog, and once more when there is nothing new."""
+    adopt = adopt_function()
+    repositories = 100 if bench.terms.quick else 1000
+    root = create_cache(bench.folder / "hub", repositories)
+    contenders: dict[str, Callable[[], Awaitable[object] | object]] = {}
+    if importlib.util.find_spec("huggingface_hub"):
+        library: Any = importlib.import_module("huggingface_hub")
+        contenders["scan_cache_dir"] = lambda: library.scan_cache_dir(root)
+    contenders["ours, the scan alone"] = lambda: scan(root)
+    if adopt is not None:
+        names = count()
+        known = bench.folder / "adopted.db"
+
+        async def record(path: Path) -> None:
+            async with open_catalog(path) as catalog:
+                await adopt(catalog, await asyncio.to_thread(scan, root))
+
+        await record(known)
+        contenders["ours"] = lambda: record(bench.folder / f"adopting-{next(names)}.db")
+        contenders["ours, nothing new"] = lambda: record(known)
+    result = await run_rounds(contenders, 2 if bench.terms.quick else 5)
+    return {f"adoption of a {repositories:,}-repo cache": result}
+
+
+BENCHMARKS: Final = (Benchmark("adoption of a cache", adoptions),)
+
+
+def adopt_function() -> Any:
+    """The operation, where this version of the package has it."""
+    return getattr(importlib.import_module("model_catalog.upkeep"), "adopt", None)
+
+
+def create_cache(root: Path, repositories: int) -> Path:
+    cache = HuggingFace(root)
+    for number in range(repositories):
+        files = {f"m-{n + 1:05}-of-00003.gguf": f"{number}/{n}".encode() for n in range(3)}
+        files |= {f"sub/{n}.txt": f"{number}/{n}".encode() for n in range(3, _FILES_PER_REPOSITORY)}
+        cache.revision(f"org/m{number}", f"{number:040x}", files, tree=files)
+    return cache.root

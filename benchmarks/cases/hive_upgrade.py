@@ -1,0 +1,81 @@
+"""What is done to a catalog as a whole: a database of the Rust hive's brought to head."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import closing
+from functools import partial
+from itertools import count
+from pathlib import Path
+from typing import Final
+
+from benchmarks.harness.benchmark import Benchmark, Environment
+from benchmarks.harness.models_table import initial_rows, pragmas
+from benchmarks.harness.rounds import Result, Sample, run_rounds
+from model_catalog import upgrade
+
+_HIVE_SCHEMA: Final = """CREATE TABLE models (
+    reference TEXT NOT NULL, provider TEXT NOT NULL, local_path TEXT NOT NULL,
+    size_bytes INTEGER, downloaded_at INTEGER, PRIMARY KEY (reference, provider)
+)"""
+_COPY: Final = (
+    "INSERT INTO models (reference, provider, local_path, size_bytes, downloaded_at)"
+    " SELECT reference, provider, local_path, size_bytes, downloaded_at FROM hive.models"
+)
+
+
+async def upgrades(bench: Environment) -> Mapping[str, Result]:
+    """Beside the least that it takes: one INSERT ... SELECT of the rows into a database at head."""
+    rows = 10_000 if bench.terms.quick else 100_000
+    written = bench.folder / "hive.db"
+    create_hive_database(written, rows)
+    head = await bench.stock.shared(0)
+    names = count()
+
+    async def ours() -> Sample:
+        path = bench.folder / f"hive-{next(names)}.db"
+        shutil.copyfile(written, path)
+        return await _timed(partial(upgrade, path))
+
+    async def by_hand() -> Sample:
+        path = bench.folder / f"hive-{next(names)}.db"
+        shutil.copyfile(head, path)
+        return await _timed(partial(copy_rows, written, path, bench.terms.durability))
+
+    result = await run_rounds(
+        {"INSERT ... SELECT": by_hand, "ours": ours}, 2 if bench.terms.quick else 5
+    )
+    return {f"upgrade of a {rows // 1000}k-row hive database": result}
+
+
+BENCHMARKS: Final = (Benchmark("upgrade of a hive database", upgrades),)
+
+
+def create_hive_database(path: Path, rows: int) -> None:
+    with closing(sqlite3.connect(path)) as raw, raw:
+        raw.execute(_HIVE_SCHEMA)
+        raw.executemany(
+            "INSERT INTO models VALUES (?, ?, ?, ?, ?)",
+            (
+                (each.reference, each.provider, each.local_path, each.size_bytes, 1_700_000_000)
+                for each in initial_rows(rows)
+            ),
+        )
+
+
+async def copy_rows(hive: Path, path: Path, durability: str) -> None:
+    with closing(sqlite3.connect(path)) as raw:
+        for name, value in pragmas(durability).items():
+            raw.execute(f"PRAGMA {name} = {value}")
+        raw.execute("ATTACH ? AS hive", (str(hive),))
+        with raw:
+            raw.execute(_COPY)
+
+
+async def _timed(do: Callable[[], Awaitable[object]]) -> Sample:
+    began = time.perf_counter()
+    await do()
+    return Sample(time.perf_counter() - began)

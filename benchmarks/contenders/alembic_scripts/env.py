@@ -1,0 +1,16 @@
+"""Alembic as its template writes it, for a program that has the same table."""
+
+from alembic import context
+from benchmarks.contenders.sqlalchemy import Base
+from sqlalchemy import create_engine, pool
+
+engine = create_engine(context.config.get_main_option("sqlalchemy.url"), poolclass=pool.NullPool)
+
+with engine.connect() as connection:
+    context.configure(
+        connection=connection,
+        target_metadata=Base.metadata,
+        version_table=context.config.get_main_option("version_table"),
+    )
+    with context.begin_transaction():
+        context.run_migrations()

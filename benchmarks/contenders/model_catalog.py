@@ -1,0 +1,155 @@
+"""The catalog, in the ways in which a program may have it."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from typing import Any, ClassVar
+
+from sqlalchemy import event
+from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
+
+from benchmarks.harness.models_table import Registration
+from model_catalog import Model, ModelCatalog, Sort, open_catalog, prepare_engine
+
+
+def model_of(entry: Registration) -> Model:
+    """What a caller writes down; the moment and the text to search in are the catalog's to set."""
+    return Model(
+        provider=entry.provider,
+        reference=entry.reference,
+        local_path=entry.local_path,
+        size_bytes=entry.size_bytes,
+        format=entry.format,
+        architecture=entry.architecture,
+        quantization=entry.quantization,
+        license=entry.license,
+        context_length=entry.context_length,
+        parameter_count=entry.parameter_count,
+    )
+
+
+class Ours:
+    """`open_catalog`, as it is."""
+
+    options: ClassVar[dict[str, Any]] = {}
+
+    async def open(self, target: str, durability: str) -> None:
+        self._stack = AsyncExitStack()
+        opening: Any = open_catalog
+        self.catalog: ModelCatalog = await self._stack.enter_async_context(
+            opening(self.target(target), durability=durability, **self.options)
+        )
+
+    def target(self, target: str) -> str:
+        return target
+
+    async def close(self) -> None:
+        await self._stack.aclose()
+
+    async def find(self, reference: str, provider: str) -> Any:
+        return await self.catalog.find_model(reference, provider)
+
+    async def register(self, entry: Registration) -> None:
+        await self.catalog.register_model(model_of(entry))
+
+    async def register_many(self, entries: list[Registration]) -> None:
+        await self.catalog.register_models(model_of(entry) for entry in entries)
+
+    async def list(self) -> Any:
+        return await self.catalog.list_models()
+
+    async def stream(self) -> AsyncIterator[Any]:
+        async for model in self.catalog.iter_models():
+            yield model
+
+    async def page(self, architecture: str, limit: int) -> Any:
+        return await self.catalog.list_models(
+            sort=Sort.SIZE_BYTES, limit=limit, architecture=architecture
+        )
+
+    async def newest(self, limit: int) -> Any:
+        return await self.catalog.list_models(limit=limit)
+
+    async def total(self) -> int:
+        return await self.catalog.get_total_size()
+
+    async def stats(self) -> Any:
+        return await self.catalog.stats()
+
+    async def remove(self, reference: str, provider: str) -> bool:
+        return await self.catalog.remove_model(reference, provider)
+
+    async def use(self, entry: Registration) -> None:
+        await self.catalog.record_use(entry.reference, entry.provider)
+
+
+class OursPsycopg(Ours):
+    """On PostgreSQL by the other driver."""
+
+    def target(self, target: str) -> str:
+        return target.replace("+asyncpg", "+psycopg")
+
+
+class OursInline(Ours):
+    """With point reads on the event loop's own thread."""
+
+    options: ClassVar[dict[str, Any]] = {"reads": "inline"}
+
+    @staticmethod
+    def available() -> bool:
+        return "reads" in inspect.signature(open_catalog).parameters
+
+
+class OursInHost(Ours):
+    """Over the sessions of a host that has an engine of its own."""
+
+    async def open(self, target: str, durability: str) -> None:
+        self._engine = create_async_engine(f"sqlite+aiosqlite:///{target}")
+        prepare_engine(self._engine)
+
+        # FULL is what a host's connections are told; one that wants less says so afterwards.
+        @event.listens_for(self._engine.sync_engine, "connect")
+        def tell(connection: Any, _record: Any) -> None:
+            connection.cursor().execute(f"PRAGMA synchronous = {durability.upper()}")
+
+        self.catalog = ModelCatalog(async_sessionmaker(self._engine))
+
+    async def close(self) -> None:
+        await self._engine.dispose()
+
+
+class OursRows(Ours):
+    """What is listed comes as plain rows, and what is registered as dicts."""
+
+    @staticmethod
+    def available() -> bool:
+        return hasattr(ModelCatalog, "list_rows")
+
+    async def register_many(self, entries: list[Registration]) -> None:
+        catalog: Any = self.catalog
+        await catalog.register_models(
+            {
+                "provider": entry.provider,
+                "reference": entry.reference,
+                "local_path": entry.local_path,
+                "size_bytes": entry.size_bytes,
+                "format": entry.format,
+                "architecture": entry.architecture,
+                "quantization": entry.quantization,
+                "license": entry.license,
+                "context_length": entry.context_length,
+                "parameter_count": entry.parameter_count,
+            }
+            for entry in entries
+        )
+
+    async def list(self) -> Any:
+        catalog: Any = self.catalog
+        return await catalog.list_rows()
+
+    async def stream(self) -> AsyncIterator[Any]:
+        catalog: Any = self.catalog
+        async for row in catalog.iter_rows():
+            yield row

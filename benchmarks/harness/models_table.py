@@ -1,0 +1,169 @@
+"""
+The table that all contenders share, and the rows in it.
+
+Nothing but sqlite3 is imported here: a process that is timed from its start imports this as well.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from typing import Final, NamedTuple
+
+COLUMNS: Final[dict[str, type]] = {
+    "id": int,
+    "reference": str,
+    "provider": str,
+    "local_path": str,
+    "size_bytes": int,
+    "downloaded_at": int,
+    "version": str,
+    "format": str,
+    "architecture": str,
+    "quantization": str,
+    "license": str,
+    "context_length": int,
+    "parameter_count": int,
+    "source_url": str,
+    "claimed_format": str,
+    "claimed_architecture": str,
+    "claimed_quantization": str,
+    "claimed_license": str,
+    "claimed_context_length": int,
+    "claimed_parameter_count": int,
+    "description": str,
+    "download_count": int,
+    "use_count": int,
+    "last_used_at": int,
+    "pinned_at": int,
+    "pin_reason": str,
+    "reference_folded": str,
+    "description_folded": str,
+    "state": str,
+    "state_detail": str,
+    "checked_at": int,
+    "missing_since": int,
+    "mount_point": str,
+    "digest": str,
+    "found_digest": str,
+    "verified_at": int,
+    "inventoried_at": int,
+    "incomplete_reason": str,
+    "signed_by": str,
+    "signature_verdict": str,
+    "signature_detail": str,
+    "signature_checked_at": int,
+    "store": str,
+    "store_root": str,
+}
+"""The columns of `models` at head, and what is in them; whoever maps them maps all of them."""
+
+DEFAULTS: Final = {"version": "", "download_count": 1, "use_count": 0, "state": "unchecked"}
+"""What the columns hold that are never NULL and that a registration leaves to the table."""
+
+KEY: Final = ("provider", "reference", "version")
+
+
+class Registration(NamedTuple):
+    """What a registration writes, in the order in which it is written."""
+
+    provider: str
+    reference: str
+    version: str
+    local_path: str
+    size_bytes: int
+    downloaded_at: int
+    format: str
+    architecture: str
+    quantization: str
+    license: str
+    context_length: int
+    parameter_count: int
+    reference_folded: str
+
+
+UPDATED: Final = tuple(name for name in Registration._fields if name not in KEY)
+"""What a registration changes of a row that is there, beside one more in `download_count`."""
+
+SELECTED: Final = tuple(name for name in COLUMNS if not name.endswith("_folded"))
+"""What a caller is shown of a model."""
+
+_SELECTED = ", ".join(SELECTED)
+FIND: Final = (
+    f"SELECT {_SELECTED} FROM models WHERE provider = ? AND reference = ? AND version = ''"
+)
+LIST: Final = (
+    f"SELECT {_SELECTED} FROM models"
+    " ORDER BY downloaded_at DESC NULLS LAST, provider, reference, version"
+)
+NEWEST: Final = f"{LIST} LIMIT ?"
+PAGE: Final = (
+    f"SELECT {_SELECTED} FROM models WHERE architecture = ?"
+    " ORDER BY size_bytes DESC NULLS LAST, provider, reference, version LIMIT ?"
+)
+TOTAL: Final = "SELECT coalesce(sum(size_bytes), 0) FROM models"
+STATS: Final = (
+    "SELECT provider, format, architecture, quantization, count(*), sum(size_bytes)"
+    " FROM models GROUP BY 1, 2, 3, 4"
+)
+REMOVE: Final = "DELETE FROM models WHERE provider = ? AND reference = ?"
+UPSERT: Final = (
+    f"INSERT INTO models ({', '.join(Registration._fields)})"
+    f" VALUES ({', '.join('?' for _ in Registration._fields)})"
+    " ON CONFLICT (provider, reference, version) DO UPDATE SET "
+    + ", ".join(f"{name} = excluded.{name}" for name in UPDATED)
+    + ", download_count = models.download_count + 1"
+)
+USE: Final = (
+    "UPDATE models SET use_count = use_count + 1, last_used_at = ?"
+    " WHERE provider = ? AND reference = ? AND version = ''"
+)
+
+DURABILITIES: Final = ("full", "normal")
+BUSY_TIMEOUT_S: Final = 60
+"""How long a contender waits for another's lock: with less, those that fight for it would fail."""
+
+
+def pragmas(durability: str) -> dict[str, str]:
+    """What every contender's connections are told: what ours are, so that none is safer."""
+    return {
+        "journal_mode": "WAL",
+        "foreign_keys": "ON",
+        "cell_size_check": "ON",
+        "synchronous": durability.upper(),
+    }
+
+
+def registration(number: int, path_version: int = 0) -> Registration:
+    """The entry of a number, the same each time; neighbours in number lie far apart in the key."""
+    spread = number * 2654435761 % 2**32
+    reference = f"org-{spread % 977:03d}/model-{number:08d}-{spread:010d}-Instruct-GGUF"
+    provider = "hf" if number % 10 else "local"
+    return Registration(
+        provider=provider,
+        reference=reference,
+        version="",
+        local_path=f"/var/lib/models/{provider}/{reference}/v{path_version}.gguf",
+        size_bytes=10**8 + spread * 7,
+        downloaded_at=1_700_000_000 + number,
+        format="gguf",
+        architecture=("llama", "qwen2", "gemma3", "phi3", "mistral")[spread % 5],
+        quantization=("Q4_K_M", "Q5_K_M", "Q8_0")[spread % 3],
+        license="apache-2.0",
+        context_length=4096 << spread % 6,
+        parameter_count=10**9 * (1 + spread % 70),
+        reference_folded=reference.casefold(),
+    )
+
+
+def registrations(count: int, first: int = 0) -> Iterator[Registration]:
+    """Entries that are registered: as of this moment."""
+    now = int(time.time())
+    return (
+        registration(number)._replace(downloaded_at=now) for number in range(first, first + count)
+    )
+
+
+def initial_rows(count: int) -> Iterable[Registration]:
+    """Entries that are there from the beginning."""
+    return (registration(number) for number in range(count))
