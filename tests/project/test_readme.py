@@ -1,4 +1,4 @@
-"""The README's code runs, and its commands are the ones that work."""
+"""The README: its Python examples run, its commands parse, its lists of names are complete."""
 
 import re
 import subprocess
@@ -11,21 +11,24 @@ from model_catalog import CatalogError, errors
 from model_catalog.cli.parser import make_parser
 
 README = Path(__file__).parents[2].joinpath("README.md").read_text()
-BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-TYPED = re.findall(r"^\$ model-catalog (.*)$", README, re.MULTILINE)
-
-
-NAMES = [
-    *("in a service", "what is known", "against the disk", "in one table", "in a host", "copies"),
+PYTHON_BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+SHELL_COMMANDS = re.findall(r"^\$ model-catalog (.*)$", README, re.MULTILINE)
+BLOCK_IDS = [
+    "use from python",
+    "filter and sort",
+    "check files",
+    "scan stores",
+    "embed in a service",
+    "backup and restore",
 ]
 
 
-@pytest.mark.parametrize("block", BLOCKS, ids=NAMES)
-def test_its_code_runs(block, tmp_path):
+@pytest.mark.parametrize("block", PYTHON_BLOCKS, ids=BLOCK_IDS)
+def test_python_example_runs(block, tmp_path):
     """
-    Each block is a whole program.
+    Each Python block is a complete program that runs without a warning and prints something.
     """
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-W", "error", "-c", block],
         capture_output=True,
         text=True,
@@ -33,26 +36,26 @@ def test_its_code_runs(block, tmp_path):
         check=False,
     )
 
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout
+    assert (process.returncode, process.stderr) == (0, "")
+    assert process.stdout
 
 
-@pytest.mark.parametrize("typed", TYPED)
-def test_its_commands_are_understood(typed):
+@pytest.mark.parametrize("command", SHELL_COMMANDS)
+def test_shell_command_parses(command):
     """
-    What the README types, the parser takes.
+    The argument parser accepts each command that the README shows.
     """
-    assert make_parser().parse_args(typed.split())
+    assert make_parser().parse_args(command.split())
 
 
-def test_it_names_every_error():
+def test_every_error_is_listed():
     """
-    The table of errors is complete.
+    The table of errors names every subclass of CatalogError.
     """
-    raised = {
+    error_names = {
         name
         for name, value in vars(errors).items()
         if isinstance(value, type) and issubclass(value, CatalogError)
     }
 
-    assert {name for name in raised if f"`{name}`" not in README} == set()
+    assert {name for name in error_names if f"`{name}`" not in README} == set()
