@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from model_catalog.connection.engines import prepare_engine
     from model_catalog.connection.sqlite_pragmas import Durability
     from model_catalog.connection.target import Target
+    from model_catalog.domain.fields import ModelChanges, ModelRow
     from model_catalog.domain.file_record import FileRecord, FileState
     from model_catalog.domain.model_ref import ModelRef
-    from model_catalog.domain.model_row import ModelRow
     from model_catalog.errors import (
         BadHeaderError,
         BadLayoutError,
@@ -56,7 +56,6 @@ if TYPE_CHECKING:
     from model_catalog.repository.model_catalog import (
         CatalogStats,
         ModelCatalog,
-        ModelChanges,
         ModelTotals,
     )
     from model_catalog.repository.operations.export_import import ImportResult
@@ -139,7 +138,7 @@ __all__ = [
 
 _MODULES = {
     "Alias": "repository.operations.labels",
-    "ModelChanges": "repository.model_catalog",
+    "ModelChanges": "domain.fields",
     "Durability": "connection.sqlite_pragmas",
     "FileRecord": "domain.file_record",
     "FileState": "domain.file_record",
@@ -148,7 +147,7 @@ _MODULES = {
     "Model": "mapping.tables",
     "ModelCatalog": "repository.model_catalog",
     "ModelRef": "domain.model_ref",
-    "ModelRow": "domain.model_row",
+    "ModelRow": "domain.fields",
     "ReadMode": "execution.sqlite_threads.inline_reader",
     "RepairReport": "backups.salvage",
     "RestoreResult": "backups.restore",

@@ -277,8 +277,11 @@ def test_looking_makes_no_file(cli):
     ("arguments", "said"),
     [
         (["show", "noprovider"], "names no provider"),
-        (["rm", "-y", "hf:"], "reference '' is blank"),
-        (["add", "tiny.bin", "--provider", " ", "--reference", "m"], "provider ' ' is blank"),
+        (["rm", "-y", "hf:"], "reference '' must not be blank"),
+        (
+            ["add", "tiny.bin", "--provider", " ", "--reference", "m"],
+            "provider ' ' must not be blank",
+        ),
         (["add", "tiny.bin", "--provider", "hf", "--reference", "a\x1bb"], "control character"),
         (["ls", "--db", "mysql://u:hunter2@h/d"], "mysql://u:***@h/d"),
         (["ls", "--db", ""], "names no file"),

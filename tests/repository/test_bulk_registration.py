@@ -199,7 +199,7 @@ async def test_the_first_that_is_wrong_is_named(catalog, values, message):
     for others in ([], [worse]):
         with pytest.raises(InvalidModelError, match=message):
             await catalog.register_models([*good, values, *others])
-    with pytest.raises(InvalidModelError, match="reference '' is blank"):
+    with pytest.raises(InvalidModelError, match="reference '' must not be blank"):
         await catalog.register_models([*good, worse, values])
 
     assert await catalog.count_models() == 0

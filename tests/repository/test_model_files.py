@@ -222,7 +222,7 @@ async def test_models_are_found_by_what_was_found_of_them(catalog):
     assert await found(digest=TWO) == await found(digest=shards.digest) == ["shards"]
     assert await found(damaged=True) == await found(incomplete=True) == ["shards"]
     assert await found(damaged=False) == await found(incomplete=False) == ["other"]
-    with pytest.raises(InvalidModelError, match="is no state of files"):
+    with pytest.raises(InvalidModelError, match="is not a FileState"):
         await found(state="gone")
 
 

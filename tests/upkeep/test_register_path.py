@@ -130,7 +130,7 @@ async def test_a_bad_name_is_refused(catalog, tmp_path):
     """
     (tmp_path / "m.bin").write_bytes(b"m")
 
-    with pytest.raises(InvalidModelError, match="provider ' ' is blank"):
+    with pytest.raises(InvalidModelError, match="provider ' ' must not be blank"):
         await register_path(catalog, tmp_path / "m.bin", provider=" ", reference="m")
 
 

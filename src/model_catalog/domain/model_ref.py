@@ -25,7 +25,7 @@ class ModelRef:
             text = validation.lookup_text(field, value)
             if not text.strip():
                 raise InvalidModelError(
-                    field, value, "is blank: write provider:reference, as in hf:org/repo"
+                    field, value, "must not be blank: write provider:reference, as in hf:org/repo"
                 )
             object.__setattr__(self, field, text)
         if self.version is not None:

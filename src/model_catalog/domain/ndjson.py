@@ -1,4 +1,4 @@
-"""What a model looks like as a line of JSON, and what such a line says: no database."""
+"""The NDJSON format of an export: writes a model as a line and parses the lines of an import."""
 
 from __future__ import annotations
 
@@ -8,32 +8,22 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any, Final, NoReturn
 
-from model_catalog.domain import fields, validation
+from model_catalog.domain import validation
+from model_catalog.domain.fields import TIMESTAMP_FIELDS, validate_import
 from model_catalog.domain.file_record import FileRecord, sorted_by_path
+from model_catalog.domain.file_validation import validate_files
 from model_catalog.errors import InvalidModelError, shown
 
 HEADER: Final = json.dumps({"format": "model-catalog", "version": 1}) + "\n"
-"""The first line. A reader of this version refuses any other."""
+"""The first line of an export. This version refuses a stream with another first line."""
 
 MAX_LINE: Final = 16 * 2**20
-"""Characters in a line: more than a model of as many files as it may have takes."""
-
-_MOMENTS: Final = (
-    "checked_at",
-    "downloaded_at",
-    "hashed_at",
-    "inventoried_at",
-    "last_used_at",
-    "missing_since",
-    "pinned_at",
-    "signature_checked_at",
-    "verified_at",
-)
+"""Maximum length of a line, in characters. A model with the most files allowed needs less."""
 
 
 @dataclass(frozen=True, slots=True)
 class LineError:
-    """A line that cannot be read, and why."""
+    """A line that cannot be imported, and the reason."""
 
     line: int
     reason: str
@@ -41,14 +31,15 @@ class LineError:
 
 @dataclass(frozen=True, slots=True)
 class ImportLine:
-    """A line that could be read: a whole row, and what hangs on it."""
+    """A parsed line of an import: the complete row of a model, its tags, aliases and files."""
 
     line: int
     row: dict[str, Any]
     tags: tuple[str, ...]
     aliases: tuple[str, ...]
+    """The aliases that the user set."""
     store_aliases: tuple[str, ...]
-    """Those that its store made."""
+    """The aliases that the model's store set."""
     files: tuple[FileRecord, ...]
 
     @property
@@ -57,13 +48,13 @@ class ImportLine:
         return self.row["provider"], self.row["reference"], self.row["version"]
 
 
-def iso_time(moment: datetime) -> str:
-    """A time as ISO 8601 in UTC, as in `2026-11-23T14:05:09Z`; the year has four digits."""
-    return moment.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+def iso_time(timestamp: datetime) -> str:
+    """Format a time as ISO 8601 in UTC with a four-digit year, as in `2026-11-23T14:05:09Z`."""
+    return timestamp.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 def to_line(row: Mapping[str, Any]) -> str:
-    """The line of a model, with its end; what is None is left out, and so is an empty list."""
+    """Format a model as a line with its line break. Omits None and empty tuples."""
     return json.dumps(_to_json(row), sort_keys=True) + "\n"
 
 
@@ -86,70 +77,74 @@ def _to_json(value: Any) -> Any:
 
 
 def parse(line: str | bytes, number: int) -> ImportLine | LineError | None:
-    """What a line says; None for an empty one, and for the first where it is a catalog's."""
+    """Parse and validate a line. Returns None for an empty line and for a valid first line."""
     try:
         text = (line.decode() if isinstance(line, bytes) else line).strip()
         if len(text) > MAX_LINE:
             return LineError(number, f"it is longer than {MAX_LINE} characters")
         if not text and number > 1:
             return None
-        found = json.loads(text, object_pairs_hook=_object, parse_constant=_no_constant)
-        return _head(found) if number == 1 else _entry(found, number)
+        value = json.loads(text, object_pairs_hook=_object, parse_constant=_refuse_constant)
+        return _check_header(value) if number == 1 else _import_line(value, number)
     except (InvalidModelError, ValueError) as error:
-        # ValueError is JSON's and UTF-8's own complaint.
+        # json.loads and bytes.decode raise ValueError.
         return LineError(number, str(error))
     except RecursionError:
         return LineError(number, "it is nested too deeply")
 
 
-def _head(found: object) -> LineError | None:
-    if found == json.loads(HEADER):
+def _check_header(value: object) -> LineError | None:
+    if value == json.loads(HEADER):
         return None
-    return LineError(
-        1, f"it is {shown(found)} and not {HEADER.strip()}, which a catalog begins with"
-    )
+    return LineError(1, f"it is {shown(value)}: an export begins with {HEADER.strip()}")
 
 
-def _entry(found: object, number: int) -> ImportLine:
-    if not isinstance(found, dict):
-        raise ValueError("it is no JSON object")  # noqa: TRY004 - of the line, not of a caller
-    tags = validation.tags("tags", found.pop("tags", []))
-    aliases = validation.tags("aliases", found.pop("aliases", []))
-    store_aliases = validation.tags("store_aliases", found.pop("store_aliases", []))
-    listed = found.pop("files", [])
+def _import_line(value: object, number: int) -> ImportLine:
+    if not isinstance(value, dict):
+        raise ValueError("it is not a JSON object")  # noqa: TRY004 - a fault of the line
+    tags = validation.tags("tags", value.pop("tags", []))
+    aliases = validation.tags("aliases", value.pop("aliases", []))
+    store_aliases = validation.tags("store_aliases", value.pop("store_aliases", []))
+    listed = value.pop("files", [])
     if isinstance(listed, list):
-        listed = [_parse_timestamps(each) if isinstance(each, dict) else each for each in listed]
-    files = tuple(sorted_by_path(validation.files("files", listed)))
-    row = fields.validate_import(_parse_timestamps(found))
+        listed = [
+            _parse_timestamps(each, _FILE_TIMESTAMPS) if isinstance(each, dict) else each
+            for each in listed
+        ]
+    files = tuple(sorted_by_path(validate_files("files", listed)))
+    row = validate_import(_parse_timestamps(value, TIMESTAMP_FIELDS))
     if store_aliases and row["store"] is None:
-        raise InvalidModelError("store_aliases", store_aliases, "are those of a store: name it")
+        raise InvalidModelError("store_aliases", store_aliases, "need a store: set the field store")
     return ImportLine(number, row, tuple(tags), tuple(aliases), tuple(store_aliases), files)
 
 
-def _parse_timestamps(found: dict[str, Any]) -> dict[str, Any]:
-    """The same with its times, where they are written as text."""
-    for name in _MOMENTS:
-        if isinstance(found.get(name), str):
-            moment = _moment(name, found[name])
-            found[name] = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-    return found
+_FILE_TIMESTAMPS: Final = ("hashed_at",)
 
 
-def _moment(name: str, text: str) -> datetime:
+def _parse_timestamps(values: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+    """Replace the texts of timestamps by datetimes. A time without a zone is taken as UTC."""
+    for name in names:
+        if isinstance(values.get(name), str):
+            timestamp = _parse_timestamp(name, values[name])
+            values[name] = timestamp if timestamp.tzinfo else timestamp.replace(tzinfo=UTC)
+    return values
+
+
+def _parse_timestamp(name: str, text: str) -> datetime:
     try:
         return datetime.fromisoformat(text)
     except ValueError:
         raise InvalidModelError(
-            name, text, "is no time: write one as in 2026-11-23T14:05:09Z"
+            name, text, "is not a time: write one as in 2026-11-23T14:05:09Z"
         ) from None
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("it says the same thing twice")
-    return found
+    values = dict(pairs)
+    if len(values) != len(pairs):
+        raise ValueError("it has the same key twice")
+    return values
 
 
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"it has {name} in it, which is not JSON")
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"it contains {name}, which is not JSON")

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final, Self, TypedDict, Unpack
+from typing import Any, Final, Self, Unpack
 from weakref import WeakKeyDictionary
 
 from sqlalchemy import Connection, func, literal, select
@@ -15,6 +15,7 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 from model_catalog.domain import fields
+from model_catalog.domain.fields import ModelChanges
 from model_catalog.domain.file_record import FileRecord
 from model_catalog.errors import ModelNotFoundError
 from model_catalog.execution.executor import Executor, Joint
@@ -56,29 +57,6 @@ _SIZE_SUMS: Final = (
     func.sum(model_columns.size_bytes // _SPLIT),
     func.sum(model_columns.size_bytes % _SPLIT),
 )
-
-
-class ModelChanges(TypedDict, total=False):
-    """The fields that `update_model` sets; None clears, where a field may be None."""
-
-    local_path: str
-    size_bytes: int | None
-    downloaded_at: datetime | None
-    format: str | None
-    architecture: str | None
-    quantization: str | None
-    license: str | None
-    context_length: int | None
-    parameter_count: int | None
-    source_url: str | None
-    digest: str | None
-    description: str | None
-    claimed_format: str | None
-    claimed_architecture: str | None
-    claimed_quantization: str | None
-    claimed_license: str | None
-    claimed_context_length: int | None
-    claimed_parameter_count: int | None
 
 
 @dataclass(frozen=True, slots=True)

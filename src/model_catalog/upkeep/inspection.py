@@ -90,18 +90,12 @@ def inspect_files(path: str, stop: Stop, protected: ProtectedFiles) -> Inspected
         for file in described.files.files
     ]
     found = {
+        **dict.fromkeys(fields.INSPECTION_FIELDS),
         "state": FileState.PRESENT,
-        "state_detail": None,
         "checked_at": now,
-        "missing_since": None,
         "mount_point": mount_point(path),
-        "found_digest": None,
-        "verified_at": None,
         "inventoried_at": now,
         "incomplete_reason": join_reasons(described.reasons),
-        **dict.fromkeys(
-            ("signed_by", "signature_verdict", "signature_detail", "signature_checked_at")
-        ),
     }
     return InspectedFiles(described, files, _claims(described), found)
 

@@ -27,6 +27,7 @@ from model_catalog.cli.output import (
     print_tsv,
     text_bar,
 )
+from model_catalog.domain.fields import SHOWN_FIELDS
 from model_catalog.domain.model_ref import ModelRef
 from model_catalog.domain.ndjson import iso_time
 from model_catalog.errors import ModelNotFoundError
@@ -36,7 +37,7 @@ from model_catalog.opening import open_catalog
 from model_catalog.repository.model_catalog import CatalogStats, ModelCatalog, ModelTotals
 from model_catalog.upkeep import register_path
 
-_FIELDS: Final = (
+_FIRST_FIELDS: Final = (
     "provider",
     "reference",
     "version",
@@ -62,16 +63,9 @@ _FIELDS: Final = (
     "checked_at",
     "missing_since",
     "incomplete_reason",
-    "digest",
-    "found_digest",
-    "verified_at",
-    "signed_by",
-    "signature_verdict",
-    "signature_detail",
-    "signature_checked_at",
-    "store",
-    "store_root",
 )
+# The other fields follow in the order of the field table, so that a new field is shown last.
+_FIELDS: Final = (*_FIRST_FIELDS, *(name for name in SHOWN_FIELDS if name not in _FIRST_FIELDS))
 
 
 _NAMES_WIDTH: Final = 17

@@ -9,8 +9,8 @@ from typing import Any, Final, TypeAlias, TypeVar, Unpack
 
 from sqlalchemy import Connection, Text, bindparam, case, func, literal, select, type_coerce
 
-from model_catalog.domain import validation
 from model_catalog.domain.file_record import FileState
+from model_catalog.domain.file_validation import MAX_FILES
 from model_catalog.domain.model_ref import ModelRef
 from model_catalog.mapping.column_types import decode_path, decode_state
 from model_catalog.repository.statements.filters import (
@@ -125,7 +125,7 @@ class Holdings(Records):
 
         rows = await at_most(limit + 1)
         if len(rows) > limit and rows[0][0] == rows[-1][0]:
-            limit = max(limit, validation.MAX_FILES)
+            limit = max(limit, MAX_FILES)
             rows = await at_most(limit + 1)
         if len(rows) <= limit:
             return rows

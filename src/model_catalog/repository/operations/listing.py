@@ -8,7 +8,7 @@ from typing import Final, TypeAlias, TypeVar, Unpack
 
 from sqlalchemy import ColumnElement, Connection
 
-from model_catalog.domain.model_row import ModelRow
+from model_catalog.domain.fields import ModelRow
 from model_catalog.execution.prepared_statement import PreparedStatement, Row
 from model_catalog.mapping.tables import Model
 from model_catalog.repository.operations.gc_pause import gc_paused

@@ -20,8 +20,7 @@ from sqlalchemy import (
     union_all,
 )
 
-from model_catalog.domain import validation
-from model_catalog.domain.fields import KEY_FIELDS
+from model_catalog.domain.fields import KEY_FIELDS, VERIFICATION_FIELDS
 from model_catalog.domain.file_record import (
     FileRecord,
     FileState,
@@ -29,6 +28,7 @@ from model_catalog.domain.file_record import (
     merge_file_record,
     sorted_by_path,
 )
+from model_catalog.domain.file_validation import validate_files
 from model_catalog.domain.model_ref import ModelRef
 from model_catalog.mapping.tables import Model
 from model_catalog.repository.operations.registration import UpsertRow
@@ -43,14 +43,6 @@ from model_catalog.repository.statements.models import Key, Records
 
 F: Final = FILES.c
 _FILE_COLUMNS: Final = tuple(column for column in F if column.key != "model_id")
-_OF_THE_BYTES: Final = (
-    "found_digest",
-    "verified_at",
-    "signed_by",
-    "signature_verdict",
-    "signature_detail",
-    "signature_checked_at",
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,9 +228,9 @@ class Contents(Records):
         """
         registration = UpsertRow.of(model, found)
         again = UpsertRow.of(
-            model, {name: found[name] for name in found if name not in _OF_THE_BYTES}
+            model, {name: found[name] for name in found if name not in VERIFICATION_FIELDS}
         )
-        listed = sorted_by_path(validation.files("files", files))
+        listed = sorted_by_path(validate_files("files", files))
         of_key = (model_columns[name] == registration.row[name] for name in KEY_FIELDS)
         known = select(model_columns.id, model_columns.digest).where(
             *of_key, model_columns.inventoried_at.is_not(None)

@@ -26,15 +26,14 @@ FILES: Final = cast("Table", ModelFile.__table__)
 model_columns: Final = MODELS.c
 
 EFFECTIVE_COLUMNS: Final[Mapping[str, ColumnElement[Any]]] = {
-    column.key: (
-        func.coalesce(column, model_columns[f"claimed_{column.key}"])
-        if column.key in fields.HEADER_FIELDS
-        else column
+    name: (
+        func.coalesce(model_columns[name], model_columns[f"claimed_{name}"])
+        if name in fields.HEADER_FIELDS
+        else model_columns[name]
     )
-    for column in model_columns
-    if not column.key.endswith("_folded")
+    for name in fields.FIELDS
 }
-"""What is known of a model: the user's word, or else what its header claims."""
+"""The value of each field: the user's, or the value that the header states if that is NULL."""
 
 
 class Filters(TypedDict, total=False):
@@ -133,11 +132,15 @@ def _tagged(wanted: Collection[str], at_least: int) -> ColumnElement[bool]:
 
 
 def _at_least(name: str) -> Condition:
-    return lambda field, value, _: EFFECTIVE_COLUMNS[name] >= validation.size_bytes(field, value)
+    return lambda field, value, _: (
+        EFFECTIVE_COLUMNS[name] >= validation.non_negative_int(field, value)
+    )
 
 
 def _at_most(name: str) -> Condition:
-    return lambda field, value, _: EFFECTIVE_COLUMNS[name] <= validation.size_bytes(field, value)
+    return lambda field, value, _: (
+        EFFECTIVE_COLUMNS[name] <= validation.non_negative_int(field, value)
+    )
 
 
 def _later(column: ColumnElement[datetime]) -> Condition:

@@ -21,7 +21,7 @@ from sqlalchemy import (
 )
 
 from model_catalog.domain import validation
-from model_catalog.domain.model_row import ModelRow
+from model_catalog.domain.fields import ModelRow
 from model_catalog.errors import InvalidModelError
 from model_catalog.mapping.column_types import UnixTimestamp
 from model_catalog.mapping.tables import Model
@@ -188,5 +188,5 @@ def _checked(name: str, value: object) -> Any:
     if isinstance(model_columns[name].type, UnixTimestamp):
         return validation.timestamp(name, value)
     if isinstance(model_columns[name].type, Integer | BigInteger):
-        return validation.size_bytes(name, value)
+        return validation.non_negative_int(name, value)
     return validation.lookup_text(name, value)

@@ -7,9 +7,7 @@ from typing import Any, Final
 
 from sqlalchemy import ColumnElement, ScalarSelect, Select, func, select
 
-from model_catalog.domain.fields import HEADER_FIELDS
-from model_catalog.domain.file_record import FileState
-from model_catalog.domain.model_row import ModelRow
+from model_catalog.domain.fields import COLUMN_DEFAULTS, HEADER_FIELDS, ModelRow
 from model_catalog.execution.prepared_statement import Row, raw_column
 from model_catalog.mapping.column_types import (
     PathText,
@@ -36,14 +34,6 @@ _MOMENTS: Final = tuple(at for at, kind in enumerate(_TYPES) if kind is UnixTime
 _PATHS: Final = tuple(at for at, kind in enumerate(_TYPES) if kind is PathText)
 _STATE: Final = _TYPES.index(StateText)
 _NAMES: Final = tuple(EFFECTIVE_COLUMNS)
-_COLUMN_DEFAULTS: Final = {
-    **dict.fromkeys(EFFECTIVE_COLUMNS),
-    "version": "",
-    "download_count": 1,
-    "use_count": 0,
-    "state": FileState.UNCHECKED,
-}
-"""What is known of a model of which nothing was said, but for its key and its id."""
 _INTERNAL_COLUMNS: Final = [
     column.key for column in model_columns if column.key not in EFFECTIVE_COLUMNS
 ]
@@ -87,7 +77,7 @@ def to_model(row: Row) -> Model:
 
 def model_from_insert(model_id: int, row: Mapping[str, Any]) -> Model:
     """The model in a row that was written this moment, as it would be read."""
-    values = {**_COLUMN_DEFAULTS, **row, "id": model_id}
+    values = {**COLUMN_DEFAULTS, **row, "id": model_id}
     for name in _INTERNAL_COLUMNS:
         del values[name]
     for name in HEADER_FIELDS:

@@ -7,8 +7,8 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, TypeAlias
 
-from model_catalog.domain import validation
 from model_catalog.domain.file_record import FileRecord, FileState, merge_file_record
+from model_catalog.domain.file_validation import validate_files
 from model_catalog.mapping.column_types import decode_path
 from model_catalog.repository.operations.store_sync_queries import FILE_COLUMNS
 from model_catalog.stores.scan_result import FoundModel, StoreFile
@@ -58,7 +58,7 @@ def merge_file_list(found: FoundModel, known: Rows | None) -> tuple[list[FileRec
     """The files as they are to be recorded, and which were touched. Raises InvalidModelError."""
     new = [_record(file) for file in found.files]
     old = known or {}
-    files = validation.files("files", [_kept(file, _recorded(old.get(file.path))) for file in new])
+    files = validate_files("files", [_kept(file, _recorded(old.get(file.path))) for file in new])
     pairs = zip(files, new, strict=True)
     return files, [file.path for file, now in pairs if file.fingerprint != now.fingerprint]
 

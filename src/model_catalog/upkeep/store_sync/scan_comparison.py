@@ -37,8 +37,6 @@ from model_catalog.upkeep.worker_threads import Stop
 
 AGAIN: Final = "there again"
 
-_SIGNED: Final = ("signed_by", "signature_verdict", "signature_detail", "signature_checked_at")
-
 
 @dataclass(frozen=True, slots=True)
 class StoreFinding:
@@ -313,7 +311,7 @@ class _Comparison:
             "verified_at": None,
             "inventoried_at": self._now,
             "incomplete_reason": join_reasons(found.reasons),
-            **dict.fromkeys(_SIGNED),
+            **dict.fromkeys(fields.SIGNATURE_FIELDS),
             "store": self._scan.store,
             "store_root": validation.path("store_root", self._scan.root),
         }

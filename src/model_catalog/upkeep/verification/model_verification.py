@@ -115,7 +115,7 @@ async def verify_models(
     before = None if not_since is None else datetime.now(UTC) - not_since
     due = await catalog.due(before, **filters)
     budget = ReadBudget(
-        validation.size_bytes("max_bytes", max_bytes),
+        validation.non_negative_int("max_bytes", max_bytes),
         None if max_seconds is None else validation.seconds("max_seconds", max_seconds),
     )
     verification = _Verification(catalog, level, budget, Meter(on_progress, _to_read(due, level)))
