@@ -136,7 +136,7 @@ async def test_what_no_ref_could_name_is_refused(catalog, field, register):
     await catalog.register_model(a_model("m"))
 
     with pytest.raises(
-        InvalidModelError, match="must not contain '[:@]', which separates"
+        InvalidModelError, match=r"must not contain '[:@]', which separates"
     ) as caught:
         await register(catalog)
 
