@@ -1,4 +1,4 @@
-"""The fuzzers find what is there to be found, and write it down so that it can be seen again."""
+"""The fuzzers find a failing input, save it, and can repeat it."""
 
 import sys
 from contextlib import contextmanager
@@ -14,12 +14,12 @@ from fuzz import blind, findings
 
 
 @pytest.fixture
-def target(monkeypatch):
-    """A target of a few lines, which fails on whatever has two capitals; and what it was asked."""
-    asked = []
+def tried_inputs(monkeypatch):
+    """Install the fuzz target `example`, which fails on two capitals; list the inputs it gets."""
+    inputs = []
 
     def check(raw):
-        asked.append(raw)
+        inputs.append(raw)
         assert sum(byte in b"ABC" for byte in raw) < 2, "two capitals"
         return "fine"
 
@@ -27,37 +27,37 @@ def target(monkeypatch):
     def checking():
         yield check
 
-    made_up = ModuleType("fuzz.made_up")
-    made_up.INPUTS = st.text("abcABC").map(str.encode)
-    made_up.checking = checking
-    monkeypatch.setitem(sys.modules, "fuzz.made_up", made_up)
-    return asked
+    example = ModuleType("fuzz.example")
+    example.INPUTS = st.text("abcABC").map(str.encode)
+    example.checking = checking
+    monkeypatch.setitem(sys.modules, "fuzz.example", example)
+    return inputs
 
 
-def test_a_finding_is_shrunk_and_written_and_repeated(target, tmp_path, monkeypatch):
+def test_failing_input_is_shrunk_saved_and_repeatable(tried_inputs, tmp_path, monkeypatch):
     """
-    The smallest input that fails lies in a file, and the report says how to try it again.
+    The smallest failing input is saved to a file, and the report has the command that repeats it.
     """
     monkeypatch.setattr(findings, "FOLDER", tmp_path)
 
-    report = blind.run("made_up", 30, seed=1)
+    report = blind.run("example", 30, seed=1)
 
     assert report.finding.read_bytes() == b"AA"
-    assert f"python -m fuzz made_up --repeat {report.finding}" in str(report)
+    assert f"python -m fuzz example --repeat {report.finding}" in str(report)
     with pytest.raises(AssertionError, match="two capitals"):
-        findings.repeat("made_up", report.finding)
+        findings.repeat("example", report.finding)
 
 
-def test_one_seed_gives_the_same_inputs(target, tmp_path, monkeypatch):
+def test_same_seed_gives_same_inputs(tried_inputs, tmp_path, monkeypatch):
     """
-    What was found is found again; with another seed other inputs are tried.
+    A seed determines the inputs; another seed gives other inputs.
     """
     monkeypatch.setattr(findings, "FOLDER", tmp_path)
-    tried = []
+    runs = []
 
     for seed in (1, 1, 2):
-        target.clear()
-        blind.run("made_up", 30, seed)
-        tried.append(list(target))
+        tried_inputs.clear()
+        blind.run("example", 30, seed)
+        runs.append(list(tried_inputs))
 
-    assert tried[0] == tried[1] != tried[2]
+    assert runs[0] == runs[1] != runs[2]
