@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _SHOWN = 80
 
@@ -108,7 +111,9 @@ class CatalogReplacedError(CatalogUnavailableError):
 class CatalogBusyError(CatalogError):
     """Somebody else held the database for longer than the call would wait; try again."""
 
-    def __init__(self, target: str, reason: str, waited_s: float = 0.0) -> None:
+    def __init__(
+        self, target: str, reason: str, waited_s: float = 0.0, *, is_interrupted: bool = False
+    ) -> None:
         super().__init__(
             f"the catalog at {target} is busy: {reason} (waited {waited_s:.1f} s): try again, "
             f"or allow more with timeout_s"
@@ -116,6 +121,8 @@ class CatalogBusyError(CatalogError):
         self.target = target
         self.reason = reason
         self.waited_s = waited_s
+        self.is_interrupted = is_interrupted
+        """Whether a running statement was stopped, rather than a lock not obtained."""
 
 
 class CatalogInUseError(CatalogBusyError):
@@ -128,6 +135,7 @@ class CatalogInUseError(CatalogBusyError):
         self.target = target
         self.reason = reason
         self.waited_s = 0.0
+        self.is_interrupted = False
 
 
 class CatalogClosedError(CatalogError, RuntimeError):
@@ -154,26 +162,43 @@ class WrongLoopError(CatalogError, RuntimeError):
 
 class CatalogCorruptError(CatalogError):
     """
-    The file is not a database, or is a damaged one. It is left as it is.
+    The file is not a database, or it is damaged. It was left unchanged.
 
-    `copy` is the newest copy beside it that is whole, or None.
+    The message names the newest valid backup only if that has been looked up: `open_catalog` and
+    the command line look it up in a thread. Over a host's sessions, `copy` looks it up.
     """
 
-    def __init__(self, target: str, reason: str, copy: str | None = None) -> None:
-        way_out = (
-            "restore a copy, name another file, or save what can be read with "
-            f"`model-catalog db repair --db {target}`"
-            if copy is None
-            else f"the newest good copy is {copy!r}, and "
-            f"`model-catalog db restore {copy!r} --db {target}` puts it in its place"
-        )
-        super().__init__(
-            f"the catalog at {target} is damaged or not a database: {reason}. "
-            f"It was left as it is: {way_out}"
-        )
+    def __init__(
+        self, target: str, reason: str, copy: str | Callable[[], str | None] | None = None
+    ) -> None:
+        super().__init__(f"the catalog at {target} is damaged or not a database: {reason}")
         self.target = target
         self.reason = reason
-        self.copy = copy
+        self._copy = copy
+
+    @property
+    def copy(self) -> str | None:
+        """
+        The path of the newest valid backup beside the file, or None if there is no valid backup.
+
+        The first access may read every backup from the disk. In an event loop, read it in a thread.
+        """
+        if callable(self._copy):
+            self._copy = self._copy()
+        return self._copy
+
+    def __str__(self) -> str:
+        if isinstance(self._copy, str):
+            way_out = (
+                f"The newest valid backup is {self._copy!r}: "
+                f"run `model-catalog db restore {self._copy!r} --db {self.target}`"
+            )
+        else:
+            way_out = (
+                "Restore a backup, name another file, or save what can be read with "
+                f"`model-catalog db repair --db {self.target}`"
+            )
+        return f"{self.args[0]}. It was left unchanged. {way_out}"
 
 
 class CatalogReadOnlyError(CatalogError):

@@ -68,7 +68,7 @@ async def open_catalog(
             await require_current_schema(database)
         home = LoopOwner(database.name)
         work: SessionExecutor | ThreadExecutor
-        if database.threads is None:
+        if database.sync_engine is None:
             work = (
                 SessionExecutor(async_sessionmaker(database.engine), timeout_s, home)
                 if isinstance(target, AsyncEngine)
@@ -77,7 +77,7 @@ async def open_catalog(
         else:
             # What has migrated it is of no more use.
             await database.dispose()
-            work = ThreadExecutor(database.threads, timeout_s, home, reads)
+            work = ThreadExecutor(database.sync_engine, timeout_s, home, reads)
         try:
             if isinstance(work, ThreadExecutor):
                 await work.open()

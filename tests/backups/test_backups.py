@@ -110,7 +110,7 @@ async def test_a_copy_replaces_nothing(filled, tmp_path, kind):
         taken.mkdir()
     before = listing(folder)
 
-    with pytest.raises(InvalidTargetError, match=r"has that name|is a directory"):
+    with pytest.raises(InvalidTargetError, match=r"already exists|is a directory"):
         await backup(filled, taken)
 
     assert listing(folder) == before
@@ -302,7 +302,7 @@ async def test_a_catalog_in_use_is_not_replaced(filled, tmp_path, who):
                 from model_catalog.connection import database_file
 
                 with pytest.MonkeyPatch.context() as patch:
-                    patch.setattr(database_file, "PROCESSES", tmp_path)
+                    patch.setattr(database_file, "PROC", tmp_path)
                     await restore(copy, filled)
             else:
                 await restore(copy, filled)

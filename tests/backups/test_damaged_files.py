@@ -4,12 +4,16 @@ import asyncio
 import random
 import shutil
 import sqlite3
+import sys
+import threading
 from contextlib import closing
+from functools import cache
 from pathlib import Path
 
 import pytest
 from bad_files import damage
 from conftest import moment
+from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
 
 from model_catalog import (
     CatalogCorruptError,
@@ -17,6 +21,8 @@ from model_catalog import (
     CatalogInUseError,
     InvalidTargetError,
     Model,
+    ModelCatalog,
+    backup,
     check_schema,
     open_catalog,
     repair,
@@ -282,7 +288,7 @@ async def test_what_cannot_be_repaired_is_refused(filled, tmp_path):
 
     with pytest.raises(CatalogCorruptError, match="nothing in it can be read"):
         await repair(tmp_path / "text.db")
-    with pytest.raises(CatalogError, match="no such file"):
+    with pytest.raises(CatalogError, match="the file does not exist"):
         await repair(tmp_path / "none.db")
     with pytest.raises(InvalidTargetError, match="on a server"):
         await repair("postgresql+psycopg://u@127.0.0.1:1/db")
@@ -323,7 +329,7 @@ async def test_a_text_that_is_none_is_damage(filled, tmp_path):
     )
 
     for path in (filled, tmp_path / "schema.db"):
-        with pytest.raises(CatalogCorruptError, match=r"no UTF-8") as caught:
+        with pytest.raises(CatalogCorruptError, match="not valid UTF-8") as caught:
             async with open_catalog(path) as catalog:
                 await catalog.list_models()
         assert "secret" not in str(caught.value)
@@ -345,3 +351,80 @@ async def test_a_check_finds_an_index_that_has_not_heard_of_a_row(filled):
         raw.commit()
 
     assert "missing from index ix_model_tags_folded" in " ".join(await check_schema(filled))
+
+
+OPENED_FILES: list[tuple[str, int]] = []
+
+
+@cache
+def install_audit_hook() -> None:
+    """Record every file that this process opens. Python cannot remove an audit hook."""
+
+    def record(event: str, arguments: tuple) -> None:
+        if event in ("open", "sqlite3.connect"):
+            OPENED_FILES.append((str(arguments[0]), threading.get_ident()))
+
+    sys.addaudithook(record)
+
+
+def threads_that_opened(path: Path) -> set[int]:
+    """Return the threads that have opened a file since `OPENED_FILES` was cleared."""
+    return {thread for name, thread in OPENED_FILES if path.name in name}
+
+
+@pytest.fixture
+def audited() -> None:
+    install_audit_hook()
+    OPENED_FILES.clear()
+
+
+async def test_a_corrupt_host_database_does_not_block_the_event_loop(filled, audited):
+    """No backup is opened in the event loop's thread, neither by the call nor by str(error)."""
+    good = await backup(filled)
+    damage(filled)
+    engine = create_async_engine(f"sqlite+aiosqlite:///{filled}")
+    catalog = ModelCatalog(async_sessionmaker(engine))
+    OPENED_FILES.clear()
+
+    with pytest.raises(CatalogCorruptError, match="damaged") as caught:
+        await catalog.list_models()
+    readers_before = threads_that_opened(good)
+    named = await asyncio.to_thread(lambda: caught.value.copy)
+    await engine.dispose()
+
+    assert readers_before == set()
+    assert named == str(good)
+    assert str(good) in str(caught.value)
+    assert threading.get_ident() not in threads_that_opened(good)
+
+
+async def test_an_error_of_an_open_catalog_names_the_newest_valid_backup(filled, audited):
+    """The worker thread that meets the damage looks for the backup, and not the event loop."""
+    good = await backup(filled)
+
+    async with open_catalog(filled) as catalog:
+        damage(filled)
+        OPENED_FILES.clear()
+        with pytest.raises(CatalogCorruptError) as caught:
+            await catalog.list_models()
+        message = str(caught.value)
+
+    assert f"db restore {str(good)!r}" in message
+    assert threads_that_opened(good)
+    assert threading.get_ident() not in threads_that_opened(good)
+
+
+async def test_an_error_while_opening_names_the_newest_valid_backup(filled, audited):
+    """A host's engine meets the damage in the event loop, and the backup is read in a thread."""
+    good = await backup(filled)
+    damage(filled)
+    engine = create_async_engine(f"sqlite+aiosqlite:///{filled}")
+    OPENED_FILES.clear()
+
+    with pytest.raises(CatalogCorruptError) as caught:
+        async with open_catalog(engine) as catalog:
+            await catalog.list_models()
+    await engine.dispose()
+
+    assert f"db restore {str(good)!r}" in str(caught.value)
+    assert threading.get_ident() not in threads_that_opened(good)

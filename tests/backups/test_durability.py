@@ -78,7 +78,7 @@ def test_a_power_cut_costs_what_was_agreed(sqlite_migrated, tmp_path, durability
         raw = apsw.Connection(str(folder / "catalog.db"), vfs=disk.name)
         for habit in connection_pragmas(durability):
             raw.execute(habit).fetchall()
-        JournalMode(folder / "catalog.db", "it", durability).prepare(
+        JournalMode(folder / "catalog.db", "it", durability).apply(
             lambda statement: next(iter(raw.execute(statement).fetchone() or ()), None)  # noqa: B023
         )
         # A log that is written back often is one that may be cut while it is.

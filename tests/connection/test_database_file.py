@@ -74,7 +74,7 @@ def test_a_network_file_system_is_known_by_its_mount(tmp_path, monkeypatch, kind
     """
     table = tmp_path / "mountinfo"
     table.write_text(MOUNTS.format(tmp=tmp_path, kind=kind))
-    monkeypatch.setattr(database_file, "MOUNTS", table)
+    monkeypatch.setattr(database_file, "MOUNT_TABLE", table)
     (tmp_path / "link.db").symlink_to(tmp_path / "far away" / "c.db")
 
     found = {
@@ -99,7 +99,7 @@ def test_a_network_file_system_is_known_by_its_mount(tmp_path, monkeypatch, kind
 def over_the_network(tmp_path, monkeypatch) -> None:
     table = tmp_path / "mountinfo"
     table.write_text(f"1 0 0:1 / / rw - ext4 x rw\n2 1 0:2 / {tmp_path} rw - nfs4 server:/ rw\n")
-    monkeypatch.setattr(database_file, "MOUNTS", table)
+    monkeypatch.setattr(database_file, "MOUNT_TABLE", table)
     sqlite_pragmas._warn.cache_clear()
 
 
@@ -184,7 +184,7 @@ def test_a_version_with_the_reset_race_is_known(version, raced):
     """
     SQLite's WAL-reset race was there from 3.7.0 to 3.51.2, and was mended on two older branches.
     """
-    assert sqlite_pragmas.has_reset_race(version) is raced
+    assert sqlite_pragmas.has_wal_reset_bug(version) is raced
 
 
 async def test_the_version_of_sqlite_is_told_once(tmp_path, caplog):
@@ -268,7 +268,7 @@ async def test_a_file_that_came_back_is_worked_with_again(sqlite_migrated, tmp_p
 
 
 def read_once(caplog) -> bool:
-    return "was not closed by its last user" in caplog.text
+    return "was not closed cleanly" in caplog.text
 
 
 def stopped(path) -> None:

@@ -402,7 +402,7 @@ def test_looking_from_the_shell_makes_no_file(file, command):
     """
     said = alembic(*command, url=str(file.path), fails=True)
 
-    assert "there is no such file" in said
+    assert "the file does not exist" in said
     assert len(said.strip().splitlines()) <= 2
     assert list(file.path.parent.iterdir()) == []
 

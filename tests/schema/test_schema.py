@@ -114,7 +114,7 @@ async def test_looking_makes_no_file(file, look):
     """
     Asked about a file that is not there, the answer is CatalogUnavailableError, and no file.
     """
-    with pytest.raises(CatalogUnavailableError, match="there is no such file"):
+    with pytest.raises(CatalogUnavailableError, match="the file does not exist"):
         await look(file.path)
 
     assert list(file.path.parent.iterdir()) == []

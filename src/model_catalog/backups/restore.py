@@ -24,9 +24,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
 
 from model_catalog.concurrency.completion import run_to_completion
 from model_catalog.concurrency.threads import to_thread
-from model_catalog.connection.backup_files import free_backup_path, integrity_error, uri_of
-from model_catalog.connection.database_file import processes_using, sidecar_paths
-from model_catalog.connection.error_mapping import corrupt_error, map_errors
+from model_catalog.connection.backup_files import free_backup_path, integrity_error, sqlite_uri
+from model_catalog.connection.database_file import corrupt_error, processes_using, sidecar_paths
+from model_catalog.connection.error_mapping import map_errors
 from model_catalog.connection.online_backup import atomic_file, fsync_path, online_backup
 from model_catalog.connection.open_database import open_database
 from model_catalog.connection.target import Target, display_name, resolve_target
@@ -210,10 +210,10 @@ def _close_log(path: Path) -> None:
     """Write the log of a database that was not closed into it; of a damaged one nothing changes."""
     with contextlib.suppress(sqlite3.Error):
         # A connection that may write would write the log when it closes, whatever it has read.
-        with closing(sqlite3.connect(uri_of(path, "ro"), uri=True, timeout=0)) as raw:
+        with closing(sqlite3.connect(sqlite_uri(path, "ro"), uri=True, timeout=0)) as raw:
             is_sound = raw.execute("PRAGMA quick_check(1)").fetchone() == ("ok",)
         if is_sound:
-            with closing(sqlite3.connect(uri_of(path, "rw"), uri=True, timeout=0)) as raw:
+            with closing(sqlite3.connect(sqlite_uri(path, "rw"), uri=True, timeout=0)) as raw:
                 raw.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
 
 
@@ -243,8 +243,8 @@ def _locked(path: Path, name: str) -> Iterator[int]:
 def _copy_pages(copy: Path, to: Path) -> None:
     # By SQLite, because a part of the copy may be in a log of its own.
     with (
-        closing(sqlite3.connect(uri_of(copy, "ro"), uri=True)) as source,
-        closing(sqlite3.connect(uri_of(to, "rw"), uri=True)) as target,
+        closing(sqlite3.connect(sqlite_uri(copy, "ro"), uri=True)) as source,
+        closing(sqlite3.connect(sqlite_uri(to, "rw"), uri=True)) as target,
     ):
         source.backup(target)
     if fault := integrity_error(to):

@@ -15,9 +15,9 @@ from typing import Any, Final, TypeAlias
 from model_catalog.backups.restore import absolute, file_of_target, refuse_users
 from model_catalog.concurrency.completion import run_to_completion
 from model_catalog.concurrency.threads import to_thread
-from model_catalog.connection.backup_files import free_backup_path, integrity_error, uri_of
-from model_catalog.connection.database_file import sidecar_paths
-from model_catalog.connection.error_mapping import corrupt_error, map_errors
+from model_catalog.connection.backup_files import free_backup_path, integrity_error, sqlite_uri
+from model_catalog.connection.database_file import corrupt_error, sidecar_paths
+from model_catalog.connection.error_mapping import map_errors
 from model_catalog.connection.online_backup import atomic_file
 from model_catalog.connection.target import Target
 from model_catalog.errors import CatalogUnavailableError
@@ -75,7 +75,7 @@ async def repair(
     """
     damaged, name = file_of_target(target)
     if not damaged.is_file():
-        raise CatalogUnavailableError(name, "there is no such file")
+        raise CatalogUnavailableError(name, "the file does not exist")
     refuse_users(damaged, name)
     to = free_backup_path(damaged, "repaired") if path is None else absolute(path)
 
@@ -110,7 +110,7 @@ class _Text(bytes):
 
 
 def _connected(path: Path) -> sqlite3.Connection:
-    raw = sqlite3.connect(uri_of(path, "rw"), uri=True, isolation_level=None)
+    raw = sqlite3.connect(sqlite_uri(path, "rw"), uri=True, isolation_level=None)
     raw.text_factory = _Text
     # Without it some damaged pages are read as rows that were never written.
     raw.execute("PRAGMA cell_size_check = ON")

@@ -1,4 +1,4 @@
-"""The copies that lie beside a database: how they are called, and which of them are good."""
+"""Backup files beside a SQLite database: their names, a list of them, and integrity checks."""
 
 from __future__ import annotations
 
@@ -11,77 +11,80 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import quote_from_bytes
 
-KEPT: Final = 3
-"""How many of the copies that are made by themselves stay."""
+MAX_AUTOMATIC_BACKUPS: Final = 3
+"""How many of the backups that were made before migrations are kept."""
 
-_STAMP: Final = r"\d{8}T\d{6}Z"
+_TIMESTAMP: Final = r"\d{8}T\d{6}Z"
 
 
-def uri_of(path: Path, mode: str) -> str:
-    """A file's name as SQLite takes it with parameters, whatever bytes it is made of."""
-    # Percent-encoded, because the name of a file may hold `?`, `#`, `%20` and bytes that are no
-    # text.
+def sqlite_uri(path: Path, mode: str) -> str:
+    """Return the `file:` URI of a path, for `sqlite3.connect(uri=True)`; `mode` is `ro` or `rw`."""
+    # Percent-encoded, because a file name may contain `?`, `#`, `%20` and bytes that are not UTF-8.
     return f"file:{quote_from_bytes(os.fsencode(path))}?mode={mode}"
 
 
-def free_backup_path(path: Path, why: str, before: str | None = None) -> Path:
+def free_backup_path(path: Path, kind: str, before: str | None = None) -> Path:
     """
-    A name that is free, beside a database: as `catalog.db.backup-20261123T140509Z`.
+    Return an unused path beside a database, for example `catalog.db.backup-20261123T140509Z`.
 
-    `why` is `backup`, `repaired` or `replaced`. What is made before a migration says to which
-    revision, as in `...Z-before-0010`, and the second of one second ends with `-2`.
+    `kind` is `backup`, `repaired` or `replaced`. The name of a backup made before a migration ends
+    with the new revision: `...Z-before-0010`. A second backup in the same second ends with `-2`.
     """
-    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
-    ending = f".{why}-{stamp}"
+    timestamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+    suffix = f".{kind}-{timestamp}"
     if before is not None:
-        ending += "-before-" + re.sub(r"\W", "_", before)
-    free = _beside(path, ending)
+        suffix += "-before-" + re.sub(r"\W", "_", before)
+    free = _append_to_name(path, suffix)
     number = 1
     while os.path.lexists(free):
         number += 1
-        free = _beside(path, f"{ending}-{number}")
+        free = _append_to_name(path, f"{suffix}-{number}")
     return free
 
 
-def _beside(path: Path, ending: str) -> Path:
+def _append_to_name(path: Path, suffix: str) -> Path:
     real = Path(os.path.realpath(path))
-    return real.with_name(real.name + ending)
+    return real.with_name(real.name + suffix)
 
 
 def automatic_backups(path: Path) -> list[Path]:
-    """The copies that were made by themselves before migrations, oldest first."""
-    return _listed(path, rf"\.backup-{_STAMP}-before-\w+(-\d+)?")
+    """List the backups that were made before migrations, oldest first."""
+    return _list_backups(path, rf"\.backup-{_TIMESTAMP}-before-\w+(-\d+)?")
 
 
 def unfinished_backups(path: Path) -> list[Path]:
-    """What is left of automatic copies whose making was killed."""
-    return _listed(path, rf"\.backup-{_STAMP}-before-\w+\.\w+\.part", prefix=".")
+    """List the partial files of automatic backups whose process was killed."""
+    return _list_backups(path, rf"\.backup-{_TIMESTAMP}-before-\w+\.\w+\.part", prefix=".")
 
 
-def _listed(path: Path, ending: str, prefix: str = "") -> list[Path]:
+def _list_backups(path: Path, suffix_pattern: str, prefix: str = "") -> list[Path]:
     real = Path(os.path.realpath(path))
-    pattern = re.compile(re.escape(prefix + real.name) + ending)
+    pattern = re.compile(re.escape(prefix + real.name) + suffix_pattern)
     try:
-        # The names begin alike, and then comes the time.
-        return sorted(each for each in real.parent.iterdir() if pattern.fullmatch(each.name))
+        # The names have a common prefix and then the time, so they sort by time.
+        return sorted(entry for entry in real.parent.iterdir() if pattern.fullmatch(entry.name))
     except OSError:
         return []
 
 
 def newest_valid_backup(path: Path) -> Path | None:
-    """The newest copy of a database beside it that is a whole catalog; reads it from the disk."""
-    found = reversed(_listed(path, rf"\.backup-{_STAMP}(-before-\w+)?(-\d+)?"))
-    return next((copy for copy in found if integrity_error(copy) is None), None)
-
-
-def integrity_error(copy: Path) -> str | None:
     """
-    Why a copy that nobody writes to is no whole catalog; None where it is one.
+    Return the newest backup of a database that passes an integrity check, or None.
 
-    Never of a database that this process has open.
+    Reads whole backups from the disk, newest first, until one passes.
+    """
+    newest_first = reversed(_list_backups(path, rf"\.backup-{_TIMESTAMP}(-before-\w+)?(-\d+)?"))
+    return next((backup for backup in newest_first if integrity_error(backup) is None), None)
+
+
+def integrity_error(backup: Path) -> str | None:
+    """
+    Return why a backup is not a complete catalog, or None if it is one. Reads the whole file.
+
+    The file must not be written to meanwhile, and this process must not have it open.
     """
     try:
-        with closing(sqlite3.connect(f"{uri_of(copy, 'ro')}&immutable=1", uri=True)) as raw:
+        with closing(sqlite3.connect(f"{sqlite_uri(backup, 'ro')}&immutable=1", uri=True)) as raw:
             answer: str = raw.execute("PRAGMA quick_check(1)").fetchone()[0]
             if answer != "ok":
                 return answer

@@ -1,25 +1,29 @@
-"""What the system tells of a SQLite database's file, which is not opened for it."""
+"""Facts about a SQLite database file, without opening it: its disk, locks, users and identity."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import os
 import re
+from functools import partial
 from pathlib import Path
 from typing import Final
 
-from model_catalog.errors import CatalogReplacedError
+from model_catalog.connection.backup_files import newest_valid_backup
+from model_catalog.connection.target import database_file_of
+from model_catalog.errors import CatalogCorruptError, CatalogReplacedError
 
-MOUNTS: Final = Path("/proc/self/mountinfo")
-"""Linux's list of what is mounted where: https://man7.org/linux/man-pages/man5/proc.5.html"""
-LOCKS: Final = Path("/proc/locks")
-"""Linux's list of who holds which lock."""
-PROCESSES: Final = Path("/proc")
+MOUNT_TABLE: Final = Path("/proc/self/mountinfo")
+"""Linux's list of mounts: https://man7.org/linux/man-pages/man5/proc_pid_mountinfo.5.html"""
+LOCK_TABLE: Final = Path("/proc/locks")
+"""Linux's list of file locks."""
+PROC: Final = Path("/proc")
 
-# Between two machines the memory that a write-ahead log's readers share is not shared:
+# The readers of a write-ahead log share memory, which two machines cannot do:
 # https://www.sqlite.org/wal.html#overview
-_NETWORK: Final = frozenset(
+_NETWORK_FILE_SYSTEMS: Final = frozenset(
     (
         "9p",
         "afs",
@@ -49,38 +53,44 @@ _NETWORK: Final = frozenset(
 
 
 def sidecar_paths(path: Path) -> tuple[Path, Path, Path]:
-    """The write-ahead log, its index and the rollback journal, which may lie beside a database."""
-    # Of a link SQLite takes what it leads to.
+    """Return the paths of a database's write-ahead log, its index and its rollback journal."""
+    # SQLite follows a symbolic link before it names these files.
     real = os.path.realpath(path)
     return Path(f"{real}-wal"), Path(f"{real}-shm"), Path(f"{real}-journal")
 
 
 def network_file_system(path: Path) -> str | None:
-    """The kind of network file system that a file lies on; None on a disk, or where none knows."""
+    """
+    Return the type of the network file system that contains a file, for example `nfs4`.
+
+    Returns None for a local disk, and on systems without `/proc/self/mountinfo`.
+    """
     try:
-        table = MOUNTS.read_text(errors="surrogateescape")
+        mounts = MOUNT_TABLE.read_text(errors="surrogateescape")
     except OSError:
         return None
     real = os.path.realpath(path)
     longest, found = "", ""
-    for line in table.splitlines():
+    for line in mounts.splitlines():
         before, _, after = line.partition(" - ")
-        # Blanks, tabs, line breaks and backslashes are written as three octal digits.
-        where = re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), before.split(" ")[4])
-        inside = real == where or real.startswith(where.rstrip("/") + "/")
-        # Of several on one place the last is the one that is seen.
-        if inside and len(where) >= len(longest):
-            longest, found = where, after.split(" ")[0]
-    return found if found in _NETWORK else None
+        # Spaces, tabs, line breaks and backslashes are written as three octal digits.
+        mount_point = re.sub(
+            r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), before.split(" ")[4]
+        )
+        inside = real == mount_point or real.startswith(mount_point.rstrip("/") + "/")
+        # When a mount point is listed twice, the last mount hides the earlier ones.
+        if inside and len(mount_point) >= len(longest):
+            longest, found = mount_point, after.split(" ")[0]
+    return found if found in _NETWORK_FILE_SYSTEMS else None
 
 
 def was_shut_down_uncleanly(path: Path) -> bool:
     """
-    Whether the last to use a database was stopped before it could close it.
+    Return whether the last process to use a database was killed before it closed the database.
 
-    A log that is not empty says so, unless somebody holds a lock on the file and so uses it still.
-    Whoever cannot be seen, on another machine or in another container, counts as stopped: the
-    file is then looked at once more than need be.
+    True if the log or the journal is not empty and no process has a lock on the file. Processes on
+    another machine or in another container are not visible, so their database counts as unclean:
+    the caller then checks the file once more than necessary.
     """
     log, _, journal = sidecar_paths(path)
     return (_size_bytes(log) > 0 or _size_bytes(journal) > 0) and not _is_locked(path)
@@ -96,41 +106,41 @@ def _size_bytes(path: Path) -> int:
 def _is_locked(path: Path) -> bool:
     try:
         status = path.stat()
-        table = LOCKS.read_text()
+        locks = LOCK_TABLE.read_text()
     except OSError:
         return False
     device = status.st_dev
-    name = f"{os.major(device):02x}:{os.minor(device):02x}:{status.st_ino}"
-    return any(name in line.split() for line in table.splitlines())
+    inode = f"{os.major(device):02x}:{os.minor(device):02x}:{status.st_ino}"
+    return any(inode in line.split() for line in locks.splitlines())
 
 
 def processes_using(path: Path) -> list[int]:
     """
-    The processes that have a file open, as far as this one may see them; this one among them.
+    Return the ids of the processes that have a file open, ascending, including this process.
 
-    Without /proc it sees itself alone.
+    Processes of other users may be invisible. Without `/proc` only this process is looked at.
     """
     try:
         identity = _identity(path.stat())
     except FileNotFoundError:
         return []
-    found = {int(entry.name) for entry in _processes() if _has_open(entry / "fd", identity)}
+    found = {int(entry.name) for entry in _process_folders() if _has_open(entry / "fd", identity)}
     if _has_open(Path("/dev/fd"), identity):
         found.add(os.getpid())
     return sorted(found)
 
 
-def _processes() -> list[Path]:
+def _process_folders() -> list[Path]:
     try:
-        return [entry for entry in PROCESSES.iterdir() if entry.name.isdigit()]
+        return [entry for entry in PROC.iterdir() if entry.name.isdigit()]
     except OSError:
         return []
 
 
-def _has_open(folder: Path, identity: tuple[int, int]) -> bool:
-    # Somebody else's may not be looked into, and what is open may be closed meanwhile.
+def _has_open(descriptors: Path, identity: tuple[int, int]) -> bool:
+    # Another user's process cannot be inspected, and a file may be closed while we look.
     with contextlib.suppress(OSError):
-        for entry in folder.iterdir():
+        for entry in descriptors.iterdir():
             with contextlib.suppress(OSError):
                 if _identity(entry.stat()) == identity:
                     return True
@@ -143,10 +153,9 @@ def _identity(status: os.stat_result) -> tuple[int, int]:
 
 class FileIdentityGuard:
     """
-    That a path still leads to the file that was opened by it.
+    Checks that a path still leads to the file that was opened (same device and inode).
 
-    SQLite writes on into a file that was removed, or that another took the place of, and says that
-    all is well.
+    SQLite keeps writing to a file that was removed or replaced, and reports success.
     """
 
     def __init__(self, path: Path, name: str) -> None:
@@ -155,24 +164,46 @@ class FileIdentityGuard:
         self._name = name
         self._opened: tuple[int, int] | None = None
 
-    def begin(self) -> None:
-        """Remember the file before it is opened for the first time; before another, compare."""
+    def remember(self) -> None:
+        """Record the file's identity before its first opening; check it before later ones."""
         if self._opened is not None:
-            self.require_same()
+            self.check_unchanged()
             return
-        # What is not there yet cannot be opened either.
+        # If the file does not exist, opening it will fail as well.
         with contextlib.suppress(OSError):
             self._opened = _identity(self._path.stat())
 
-    def require_same(self) -> None:
-        """Raise CatalogReplacedError where the path leads to no file, or to another one."""
+    def check_unchanged(self) -> None:
+        """Raise CatalogReplacedError if the path leads to no file or to another file."""
         try:
-            # To a Path the question takes as long again as to the system.
+            # Path.stat() would take twice as long.
             found = _identity(os.stat(self._text))  # noqa: PTH116
         except OSError as error:
-            # A disk that gives no answer is no news of the file.
+            # An unresponsive disk does not mean that the file was removed.
             if error.errno not in (errno.ENOENT, errno.ENOTDIR):
                 return
-            raise CatalogReplacedError(self._name, "its file was removed, or moved away") from error
+            raise CatalogReplacedError(self._name, "its file was removed or moved away") from error
         if self._opened is not None and found != self._opened:
-            raise CatalogReplacedError(self._name, "another file has taken the place of its own")
+            raise CatalogReplacedError(self._name, "another file has replaced its file")
+
+
+def corrupt_error(target: str, reason: str) -> CatalogCorruptError:
+    """
+    Return the error for a damaged database, with a way to find its newest valid backup.
+
+    In a worker thread the backups are read at once. In an event loop they are read when the
+    caller asks for `error.copy`, because reading them may take seconds.
+    """
+    path = database_file_of(target)
+    find_backup = None if path is None else partial(_newest_backup_name, path)
+    error = CatalogCorruptError(target, reason, find_backup)
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        _ = error.copy
+    return error
+
+
+def _newest_backup_name(path: Path) -> str | None:
+    backup = newest_valid_backup(path)
+    return None if backup is None else os.fspath(backup)

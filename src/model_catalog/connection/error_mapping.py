@@ -1,17 +1,15 @@
-"""What an error of a driver means to a caller of the catalog."""
+"""Maps SQLAlchemy, driver and operating system errors to CatalogError, by error code."""
 
 from __future__ import annotations
 
 import errno
-import os
 import sqlite3
 from types import TracebackType
 from typing import Final
 
 from sqlalchemy import exc
 
-from model_catalog.connection.backup_files import newest_valid_backup
-from model_catalog.connection.target import database_file_of
+from model_catalog.connection.database_file import corrupt_error
 from model_catalog.errors import (
     CatalogBusyError,
     CatalogCorruptError,
@@ -23,14 +21,13 @@ from model_catalog.errors import (
 )
 from model_catalog.mapping.tables import REVISION
 
-# SQLite's extended result codes begin with the primary one: https://www.sqlite.org/rescode.html
-_SQLITE: Final = {
+# An extended result code begins with its primary code: https://www.sqlite.org/rescode.html
+_SQLITE_ERRORS: Final = {
     "SQLITE_BUSY": CatalogBusyError,
     "SQLITE_LOCKED": CatalogBusyError,
-    "SQLITE_INTERRUPT": CatalogBusyError,
     "SQLITE_READONLY": CatalogReadOnlyError,
     "SQLITE_FULL": StorageFullError,
-    # A quota and a file size limit are met in the middle of a write, not asked for before it.
+    # SQLite reports an exceeded quota or file size limit as a failed write.
     "SQLITE_IOERR_WRITE": StorageFullError,
     "SQLITE_IOERR_SHMSIZE": StorageFullError,
     "SQLITE_IOERR": CatalogUnavailableError,
@@ -42,9 +39,9 @@ _SQLITE: Final = {
     "SQLITE_NOTADB": CatalogCorruptError,
 }
 
-# https://www.postgresql.org/docs/current/errcodes-appendix.html: five characters, the first two
-# of which are the class.
-_POSTGRESQL: Final = {
+# Five characters; the first two are the class:
+# https://www.postgresql.org/docs/current/errcodes-appendix.html
+_POSTGRESQL_ERRORS: Final = {
     "08": CatalogUnavailableError,
     "25006": CatalogReadOnlyError,
     "28": CatalogUnavailableError,
@@ -56,19 +53,57 @@ _POSTGRESQL: Final = {
     "53300": CatalogBusyError,
     "55P03": CatalogBusyError,
     "57": CatalogUnavailableError,
-    "57014": CatalogBusyError,
     "XX001": CatalogCorruptError,
     "XX002": CatalogCorruptError,
 }
 
-_NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# A running statement was stopped: by sqlite3_interrupt(), a cancellation or statement_timeout.
+_INTERRUPTED: Final = frozenset(("SQLITE_INTERRUPT", "57014"))
 
-# sqlite3's own words where bytes of a text column are none: it gives them no code.
-_NO_UTF_8: Final = "a text in it is no UTF-8"
-_NO_TEXT: Final = "Could not decode to UTF-8"
+# Undefined table, column and schema. SQLite has no code of its own for them, only a message.
+_NO_SUCH_TABLE: Final = frozenset(("42P01", "42703", "3F000"))
 
-# A table or a column is not there. SQLite has no code of its own for that, only words.
-_NO_SUCH_TABLE: Final = {"42P01", "42703", "3F000"}
+_DISK_FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+# The beginning of sqlite3's message for invalid UTF-8 in a text column. It has no error code.
+_SQLITE3_INVALID_UTF_8: Final = "Could not decode to UTF-8"
+_INVALID_UTF_8: Final = "a text in it is not valid UTF-8"
+
+
+def to_catalog_error(error: Exception, target: str) -> CatalogError:
+    """Return the CatalogError for an error of SQLAlchemy, a driver or the operating system."""
+    if isinstance(error, exc.TimeoutError):
+        return CatalogBusyError(target, "every connection of the pool is in use")
+    if isinstance(error, OSError):
+        # asyncpg passes on the errors of its socket.
+        kind = StorageFullError if error.errno in _DISK_FULL else CatalogUnavailableError
+        return kind(target, error.strerror or str(error) or "no answer in time")
+    if isinstance(error, exc.DBAPIError):
+        return _from_driver_error(
+            error.driver_exception, target, connection_lost=error.connection_invalidated
+        )
+    if isinstance(error, sqlite3.Error):
+        return _from_driver_error(error, target, connection_lost=False)
+    return CatalogError(f"the catalog at {target} failed: {error}")
+
+
+def _from_driver_error(error: BaseException, target: str, *, connection_lost: bool) -> CatalogError:
+    code = getattr(error, "sqlite_errorname", None) or getattr(error, "sqlstate", None) or ""
+    reason = f"{error}".strip() or type(error).__name__
+    if code in _NO_SUCH_TABLE or (code == "SQLITE_ERROR" and reason.startswith("no such ")):
+        return SchemaOutOfDateError(target, None, REVISION)
+    if code in _INTERRUPTED:
+        return CatalogBusyError(target, reason, is_interrupted=True)
+    kind = _match_code(_SQLITE_ERRORS if code.startswith("SQLITE") else _POSTGRESQL_ERRORS, code)
+    if not code and reason.startswith(_SQLITE3_INVALID_UTF_8):
+        # The full message contains the value, which may be private.
+        kind, reason = CatalogCorruptError, _INVALID_UTF_8
+    if kind is None and (connection_lost or not code):
+        # An error without a code means that the connection failed or was lost.
+        kind = CatalogUnavailableError
+    if kind is None:
+        return CatalogError(f"the catalog at {target} refused the statement: {reason} ({code})")
+    return corrupt_error(target, reason) if kind is CatalogCorruptError else kind(target, reason)
 
 
 def _match_code(codes: dict[str, type[CatalogError]], code: str) -> type[CatalogError] | None:
@@ -76,52 +111,14 @@ def _match_code(codes: dict[str, type[CatalogError]], code: str) -> type[Catalog
     return None if known is None else codes[known]
 
 
-def to_catalog_error(error: Exception, target: str) -> CatalogError:
-    """The catalog's own error for one of SQLAlchemy's, a driver's or the operating system's."""
-    if isinstance(error, exc.TimeoutError):
-        return CatalogBusyError(target, "every connection of the pool is in use")
-    if isinstance(error, OSError):
-        # asyncpg hands on what the socket said, as it is.
-        kind = StorageFullError if error.errno in _NO_ROOM else CatalogUnavailableError
-        return kind(target, error.strerror or str(error) or "no answer in time")
-    if isinstance(error, exc.DBAPIError):
-        return _of_a_driver(error.driver_exception, target, is_lost=error.connection_invalidated)
-    if isinstance(error, sqlite3.Error):
-        return _of_a_driver(error, target, is_lost=False)
-    return CatalogError(f"the catalog at {target} failed: {error}")
-
-
-def _of_a_driver(driver: BaseException, target: str, *, is_lost: bool) -> CatalogError:
-    code = getattr(driver, "sqlite_errorname", None) or getattr(driver, "sqlstate", None) or ""
-    reason = f"{driver}".strip() or type(driver).__name__
-    if code in _NO_SUCH_TABLE or (code == "SQLITE_ERROR" and reason.startswith("no such ")):
-        return SchemaOutOfDateError(target, None, REVISION)
-    kind = _match_code(_SQLITE if code.startswith("SQLITE") else _POSTGRESQL, code)
-    if not code and reason.startswith(_NO_TEXT):
-        # The rest of what sqlite3 says is what stands in the row.
-        kind, reason = CatalogCorruptError, _NO_UTF_8
-    if kind is None and (is_lost or not code):
-        # No code at all is a connection that was never made, or is gone.
-        kind = CatalogUnavailableError
-    if kind is None:
-        return CatalogError(f"the catalog at {target} refused the statement: {reason} ({code})")
-    return corrupt_error(target, reason) if kind is CatalogCorruptError else kind(target, reason)
-
-
-def corrupt_error(target: str, reason: str) -> CatalogCorruptError:
-    """That a database is damaged, and which copy of it is not; looks at those beside it."""
-    path = database_file_of(target)
-    copy = None if path is None else newest_valid_backup(path)
-    return CatalogCorruptError(target, reason, None if copy is None else os.fspath(copy))
-
-
-class map_errors:  # noqa: N801 - as contextlib's are
+class map_errors:  # noqa: N801 - lower case like the context managers of contextlib
     """
-    A block that lets no exception of SQLAlchemy, a driver or a socket out: only the catalog's own.
+    Context manager that raises the matching CatalogError for SQLAlchemy, driver and OS errors.
 
-    No generator, which would take as long as SQLite takes to find a row.
+    `target` is the database's name in the messages.
     """
 
+    # A class, because a generator's overhead is as long as a SELECT by key.
     __slots__ = ("_target",)
 
     def __init__(self, target: str) -> None:
@@ -138,5 +135,5 @@ class map_errors:  # noqa: N801 - as contextlib's are
         if isinstance(error, exc.SQLAlchemyError | sqlite3.Error | OSError):
             raise to_catalog_error(error, self._target) from error
         if isinstance(error, UnicodeDecodeError):
-            # sqlite3 cannot even read SQLite's own words about a damaged schema: they quote it.
-            raise corrupt_error(self._target, _NO_UTF_8) from error
+            # SQLite's own message quotes a damaged schema, and sqlite3 cannot decode it.
+            raise corrupt_error(self._target, _INVALID_UTF_8) from error

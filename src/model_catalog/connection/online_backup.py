@@ -1,4 +1,4 @@
-"""A consistent copy of a SQLite database, made while others read and write it."""
+"""Online backup of a SQLite database with VACUUM INTO, and atomic creation of files."""
 
 from __future__ import annotations
 
@@ -15,111 +15,117 @@ from typing import Final
 from model_catalog.concurrency.completion import DEFAULT_OPEN_TIMEOUT_S, Backoff, run_to_completion
 from model_catalog.concurrency.threads import to_thread
 from model_catalog.connection.backup_files import (
-    KEPT,
+    MAX_AUTOMATIC_BACKUPS,
     automatic_backups,
     free_backup_path,
     integrity_error,
+    sqlite_uri,
     unfinished_backups,
-    uri_of,
 )
-from model_catalog.connection.error_mapping import corrupt_error, map_errors
+from model_catalog.connection.database_file import corrupt_error
+from model_catalog.connection.error_mapping import map_errors
+from model_catalog.connection.timeouts import LOCK_WAIT_S
 from model_catalog.errors import CatalogBusyError, InvalidTargetError
 
-_LOCK_WAIT_S: Final = 0.1
-# How much of a copy SQLite makes before it looks whether anybody still wants it.
-_STEPS: Final = 1000
-# Some file systems of sticks and of other systems have no second name for a file.
-_NO_LINKS: Final = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV)
+# SQLite calls the progress handler after this many instructions of its virtual machine.
+_PROGRESS_STEPS: Final = 1000
+# The errors of link() on file systems without hard links, for example FAT.
+_NO_HARD_LINKS: Final = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV)
 
 
-async def online_backup(source: Path, name: str, to: Path) -> Path:
+async def online_backup(source: Path, name: str, destination: Path) -> Path:
     """
-    Copy the state of one moment to a file that is not there yet; return where it is.
+    Copy a snapshot of a SQLite database to a new file, and return the file's path.
 
-    The copy is its owner's alone, on the disk when this returns, whole or not there at all, and was
-    read once. Others write meanwhile. Raises InvalidTargetError where something has its name,
-    CatalogCorruptError of a database that cannot be read to its end, and StorageFullError.
+    Other processes may write meanwhile. The backup is readable only by its owner, passes an
+    integrity check, and has been flushed to the disk. If the copy fails, no file remains.
+
+    Raises InvalidTargetError if the file exists, CatalogCorruptError if the database cannot be read
+    completely, CatalogBusyError and StorageFullError.
     """
-    patience = Backoff(DEFAULT_OPEN_TIMEOUT_S)
+    backoff = Backoff(DEFAULT_OPEN_TIMEOUT_S)
     while True:
-        work = _BackupTask(source, name)
+        task = _BackupTask(source, name)
         try:
-            return await run_to_completion(to_thread(work.copy_to, to), on_cancel=work.stop)
+            return await run_to_completion(
+                to_thread(task.copy_to, destination), on_cancel=task.cancel
+            )
         except CatalogBusyError as error:
-            await patience.after(error)
+            await backoff.after(error)
 
 
 async def backup_before_migration(source: Path, name: str, revision: str) -> Path:
     """
-    Copy a database that is about to be migrated, and let the oldest of such copies go.
+    Back up a database before its migration to `revision`, and delete the oldest such backups.
 
-    For whoever holds the write lock and has written nothing yet: the copy is what the migration
-    begins with, and nobody else is making one.
+    The caller must hold the write lock and must not have written yet. So the backup is the state
+    from which the migration starts, and no other process makes one at the same time.
     """
-    for rest in await to_thread(unfinished_backups, source):
-        rest.unlink(missing_ok=True)
-    copy = await online_backup(source, name, free_backup_path(source, "backup", revision))
-    for old in (await to_thread(automatic_backups, source))[:-KEPT]:
+    for unfinished in await to_thread(unfinished_backups, source):
+        unfinished.unlink(missing_ok=True)
+    backup = await online_backup(source, name, free_backup_path(source, "backup", revision))
+    for old in (await to_thread(automatic_backups, source))[:-MAX_AUTOMATIC_BACKUPS]:
         old.unlink(missing_ok=True)
-    return copy
+    return backup
 
 
 class _BackupTask:
-    """One try of a copy; its thread can be told to stop."""
+    """One attempt to copy a database in a worker thread. It can be cancelled from another."""
 
     def __init__(self, source: Path, name: str) -> None:
         self._source = source
         self._name = name
-        self._stopped = False
+        self._is_cancelled = False
 
-    def stop(self) -> None:
-        self._stopped = True
+    def cancel(self) -> None:
+        self._is_cancelled = True
 
-    def copy_to(self, to: Path) -> Path:
-        with atomic_file(to) as part:
-            # A connection of its own: VACUUM is no part of a transaction.
-            with map_errors(self._name), closing(self._connected()) as raw:
-                raw.set_progress_handler(lambda: self._stopped, _STEPS)
-                # As bytes, because a path need not be text.
-                raw.execute("VACUUM INTO CAST(? AS TEXT)", (os.fsencode(part),))
-            if fault := integrity_error(part):
-                raise corrupt_error(self._name, f"its copy is not whole: {fault}")
-        return to
+    def copy_to(self, destination: Path) -> Path:
+        with atomic_file(destination) as partial:
+            # A new connection, because VACUUM cannot run in a transaction.
+            with map_errors(self._name), closing(self._connect()) as raw:
+                raw.set_progress_handler(lambda: self._is_cancelled, _PROGRESS_STEPS)
+                # Bound as bytes, because a path need not be valid UTF-8.
+                raw.execute("VACUUM INTO CAST(? AS TEXT)", (os.fsencode(partial),))
+            if problem := integrity_error(partial):
+                raise corrupt_error(self._name, f"its backup fails the integrity check: {problem}")
+        return destination
 
-    def _connected(self) -> sqlite3.Connection:
+    def _connect(self) -> sqlite3.Connection:
         return sqlite3.connect(
-            uri_of(self._source, "rw"),
+            sqlite_uri(self._source, "rw"),
             uri=True,
-            timeout=_LOCK_WAIT_S,
+            timeout=LOCK_WAIT_S,
             isolation_level=None,
         )
 
 
 @contextmanager
-def atomic_file(to: Path) -> Iterator[Path]:
+def atomic_file(path: Path) -> Iterator[Path]:
     """
-    An empty file to fill, of its owner alone, that gets its name when the block ends well.
+    Create a file that appears under its name only when the block ends without an error.
 
-    By then it is on the disk. Raises InvalidTargetError where something has that name already.
+    Yields the path of an empty temporary file in the same folder, which only its owner can read.
+    At the end it is flushed to the disk and renamed. Raises InvalidTargetError if `path` exists.
     """
-    with map_errors(repr(os.fspath(to))):
-        if os.path.lexists(to):
-            raise _taken(to)
-        descriptor, name = mkstemp(prefix=f".{to.name}.", suffix=".part", dir=to.parent)
+    with map_errors(repr(os.fspath(path))):
+        if os.path.lexists(path):
+            raise _already_exists(path)
+        descriptor, name = mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
         os.close(descriptor)
-        part = Path(name)
+        partial = Path(name)
         try:
-            yield part
-            fsync_path(part)
-            _give_name(part, to)
-            fsync_path(to.parent)
+            yield partial
+            fsync_path(partial)
+            _publish(partial, path)
+            fsync_path(path.parent)
         finally:
-            for rest in (part, part.with_name(f"{part.name}-journal")):
-                rest.unlink(missing_ok=True)
+            for leftover in (partial, partial.with_name(f"{partial.name}-journal")):
+                leftover.unlink(missing_ok=True)
 
 
 def fsync_path(path: Path) -> None:
-    """Have the system write a file, or the names in a folder, to the disk."""
+    """Flush a file's content, or a folder's entries, to the disk."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
@@ -127,23 +133,24 @@ def fsync_path(path: Path) -> None:
         os.close(descriptor)
 
 
-def _give_name(part: Path, to: Path) -> None:
+def _publish(partial: Path, path: Path) -> None:
+    """Give a finished file its name, unless another file has that name."""
     try:
-        # Unlike a renaming it takes nobody's place.
-        os.link(part, to)
+        # Unlike rename(), link() does not replace an existing file.
+        os.link(partial, path)
     except FileExistsError:
-        raise _taken(to) from None
+        raise _already_exists(path) from None
     except OSError as error:
-        if error.errno not in _NO_LINKS:
+        if error.errno not in _NO_HARD_LINKS:
             raise
         with contextlib.suppress(FileExistsError):
-            os.close(os.open(to, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
-            part.replace(to)
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+            partial.replace(path)
             return
-        raise _taken(to) from None
+        raise _already_exists(path) from None
 
 
-def _taken(to: Path) -> InvalidTargetError:
+def _already_exists(path: Path) -> InvalidTargetError:
     return InvalidTargetError(
-        repr(os.fspath(to)), "something has that name, and a copy replaces nothing"
+        repr(os.fspath(path)), "the path already exists, and a backup never replaces a file"
     )

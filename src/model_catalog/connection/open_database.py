@@ -1,4 +1,4 @@
-"""A database that is open: what its target names, found fit to be worked with."""
+"""Opens a database: resolves its target, creates or checks the file, and owns the engines."""
 
 from __future__ import annotations
 
@@ -18,61 +18,62 @@ from model_catalog.concurrency.completion import (
     run_to_completion,
 )
 from model_catalog.concurrency.threads import thread_working, to_thread
-from model_catalog.connection.database_file import was_shut_down_uncleanly
+from model_catalog.connection.database_file import corrupt_error, was_shut_down_uncleanly
 from model_catalog.connection.engines import (
     abandon_pool_after_fork,
     create_engine,
     create_sync_sqlite_engine,
     ensure_database_file,
 )
-from model_catalog.connection.error_mapping import corrupt_error, map_errors
+from model_catalog.connection.error_mapping import map_errors
 from model_catalog.connection.sqlite_pragmas import Durability
 from model_catalog.connection.target import DatabaseLocation, Target, display_name, resolve_target
+from model_catalog.errors import CatalogCorruptError
 
 log = logging.getLogger(__name__)
 
 
 class OpenDatabase:
     """
-    A database that is open: its engines, its name in messages, and whether a host shares it.
+    An open database: its engines, its name in messages, and whether a host shares it.
 
-    `path` is that of a SQLite file of our own, which has an engine for `threads` as well, and
-    `wait_s` how long its opening waits for others.
+    `path` and `sync_engine` are set only for a SQLite file of our own. `wait_s` is how long opening
+    and migrating wait for locks, in seconds.
     """
 
     def __init__(
         self,
         name: str,
-        make: Callable[[], AsyncEngine],
+        make_engine: Callable[[], AsyncEngine],
         *,
         shared: bool,
         path: Path | None = None,
-        threads: Engine | None = None,
+        sync_engine: Engine | None = None,
         wait_s: float = DEFAULT_OPEN_TIMEOUT_S,
     ) -> None:
         self.name: Final = name
         self.shared: Final = shared
         self.path: Final = path
-        self.threads: Final = threads
+        self.sync_engine: Final = sync_engine
         self.wait_s: Final = wait_s
-        self._make = make
+        self._make_engine = make_engine
         self._engine: AsyncEngine | None = None
 
     @property
     def engine(self) -> AsyncEngine:
-        """Made when it is first asked for: whoever opens a file that is up to date needs none."""
+        """The async engine, created on first use: a file that needs no migration needs none."""
         if self._engine is None:
-            self._engine = self._make()
+            self._engine = self._make_engine()
         return self._engine
 
     async def dispose(self) -> None:
-        """Close the connections of its engine, if it has one."""
+        """Close the connections of the async engine, if it was created."""
         if self._engine is not None:
             with thread_working():
                 await run_to_completion(self._engine.dispose())
 
-    def leave(self) -> None:
-        """Leave the connections to the parent of this process."""
+    def abandon_after_fork(self) -> None:
+        """Leave the connections to the parent process, without closing them."""
         if self._engine is not None:
             abandon_pool_after_fork(self._engine.sync_engine)
 
@@ -85,21 +86,22 @@ def open_database(
     wait_s: float = DEFAULT_OPEN_TIMEOUT_S,
 ) -> AbstractAsyncContextManager[OpenDatabase]:
     """
-    The database a target names. An engine of our own is disposed of again, a host's is not.
+    Open the database that a target names. At the end our own engine is disposed, a host's is not.
 
-    A SQLite file whose last user was killed is read once from its first page to its last: raises
-    CatalogCorruptError.
+    A SQLite file that was not shut down cleanly is read once completely; if that finds damage, it
+    raises CatalogCorruptError. A CatalogCorruptError that leaves the block names the newest valid
+    backup.
     """
     return _Opening(target, create, durability, wait_s)
 
 
-# No generator: a loop that ends closes those that are left all at once, the inner one perhaps
-# before the one that waits for it.
+# Not a generator: at shutdown, a loop closes all its async generators at once, possibly an inner
+# one before the outer one that uses it.
 class _Opening(AbstractAsyncContextManager[OpenDatabase]):
     def __init__(
         self,
         target: Target | None,
-        create: bool,  # noqa: FBT001 - nobody else makes one
+        create: bool,  # noqa: FBT001 - called only by open_database()
         durability: Durability,
         wait_s: float,
     ) -> None:
@@ -107,7 +109,7 @@ class _Opening(AbstractAsyncContextManager[OpenDatabase]):
         self._create = create
         self._durability: Durability = durability
         self._wait_s = wait_s
-        self._process = os.getpid()
+        self._process_id = os.getpid()
         self._own: OpenDatabase | None = None
 
     async def __aenter__(self) -> OpenDatabase:
@@ -115,49 +117,56 @@ class _Opening(AbstractAsyncContextManager[OpenDatabase]):
         if isinstance(target, AsyncEngine):
             name = display_name(target.url)
             return OpenDatabase(name, lambda: target, shared=True, wait_s=self._wait_s)
-        place = resolve_target(target)
-        path = place.path
-        left_open = await to_thread(_look_at, place, create=self._create)
-        threads = None if path is None else create_sync_sqlite_engine(place, path, self._durability)
+        location = resolve_target(target)
+        path = location.path
+        is_unclean = await to_thread(_prepare_file, location, create=self._create)
+        sync_engine = (
+            None if path is None else create_sync_sqlite_engine(location, path, self._durability)
+        )
         database = self._own = OpenDatabase(
-            place.name,
-            lambda: create_engine(place, threads),
-            # On a server it is usual that several programs share a database, in a file it is not.
+            location.name,
+            lambda: create_engine(location, sync_engine),
+            # Programs commonly share a database on a server, but not a SQLite file.
             shared=path is None,
             path=path,
-            threads=threads,
+            sync_engine=sync_engine,
             wait_s=self._wait_s,
         )
-        if left_open:
+        if is_unclean:
             try:
-                await _require_whole_pages(database)
-            except BaseException:
-                await self.__aexit__()
+                await _check_pages(database)
+            except BaseException as error:
+                await self.__aexit__(type(error), error)
                 raise
         return database
 
-    async def __aexit__(self, *_: object) -> None:
-        if self._own is None:
+    async def __aexit__(
+        self, _kind: object = None, error: BaseException | None = None, _traceback: object = None
+    ) -> None:
+        if self._own is not None and os.getpid() != self._process_id:
+            self._own.abandon_after_fork()
             return
-        if os.getpid() == self._process:
+        if self._own is not None:
             await self._own.dispose()
-        else:
-            self._own.leave()
+        if isinstance(error, CatalogCorruptError):
+            # The lookup reads backups, which must not block the event loop.
+            await run_to_completion(to_thread(getattr, error, "copy"))
 
 
-def _look_at(place: DatabaseLocation, *, create: bool) -> bool:
-    ensure_database_file(place, create=create)
-    # The first connection that reads makes the log an ordinary one.
-    return place.path is not None and was_shut_down_uncleanly(place.path)
+def _prepare_file(location: DatabaseLocation, *, create: bool) -> bool:
+    """Create or check the file, and return whether it was shut down uncleanly."""
+    ensure_database_file(location, create=create)
+    # Checked before the first connection, because a reader may recover and shorten the log.
+    return location.path is not None and was_shut_down_uncleanly(location.path)
 
 
-async def _require_whole_pages(database: OpenDatabase) -> None:
-    async def once() -> list[str]:
+async def _check_pages(database: OpenDatabase) -> None:
+    async def check_once() -> list[str]:
         with map_errors(database.name):
             async with database.engine.connect() as connection:
                 return list((await connection.exec_driver_sql("PRAGMA quick_check(3)")).scalars())
 
-    log.info("the catalog at %s was not closed by its last user: reading it once", database.name)
-    found = await retry_while_busy(once, database.wait_s)
-    if found != ["ok"]:
-        raise corrupt_error(database.name, "; ".join(found))
+    log.info("the catalog at %s was not closed cleanly: checking all of its pages", database.name)
+    problems = await retry_while_busy(check_once, database.wait_s)
+    if problems != ["ok"]:
+        raise corrupt_error(database.name, "; ".join(problems))

@@ -1,4 +1,4 @@
-"""How SQLite keeps what is written: in which journal, and how surely before it is acknowledged."""
+"""SQLite's journal mode and `synchronous` setting, and versions with a known bug."""
 
 from __future__ import annotations
 
@@ -14,32 +14,32 @@ from model_catalog.errors import InvalidModelError
 
 Durability: TypeAlias = Literal["full", "normal"]
 """
-What a power cut may cost: with `full` nothing that was acknowledged, with `normal` the last of it.
+Which committed transactions a power failure may lose: `full` none, `normal` the latest ones.
 
-Neither damages the database, and a killed process loses nothing with either.
+With either setting the database stays intact, and a killed process loses nothing.
 """
 
-Ask: TypeAlias = Callable[[str], Any]
-"""Runs one statement outside a transaction, and returns the first value of its answer."""
+ExecutePragma: TypeAlias = Callable[[str], Any]
+"""Executes one statement outside a transaction and returns the first value of its result."""
 
-# Two connections that write or checkpoint in the same moment may damage the database:
-# https://www.sqlite.org/releaselog/3_51_3.html
-_RACE_FIXED: Final = ((3, 51, 3), (3, 50, 7), (3, 44, 6))
-_RACE_BEGAN: Final = (3, 7, 0)
+# The WAL-reset bug: two connections that write or checkpoint at the same moment may corrupt the
+# database: https://www.sqlite.org/releaselog/3_51_3.html
+_WAL_RESET_BUG_SINCE: Final = (3, 7, 0)
+_WAL_RESET_BUG_FIXED: Final = ((3, 51, 3), (3, 50, 7), (3, 44, 6))
 
 log = logging.getLogger(__name__)
 
 
 def validate_durability(value: str) -> None:
-    """Raise InvalidModelError for what is no Durability."""
+    """Raise InvalidModelError for a value that is not a Durability."""
     if value not in ("full", "normal"):
-        raise InvalidModelError("durability", value, "is none of full, normal")
+        raise InvalidModelError("durability", value, "must be one of full, normal")
 
 
 def connection_pragmas(durability: Durability) -> tuple[str, ...]:
-    """What every connection is told when it is made."""
-    # Cells are held against the size of their page when it is read: a damaged page is then an
-    # error, and not a row that was never written.
+    """Return the PRAGMA statements for a new connection."""
+    # cell_size_check compares cell sizes with their page when the page is read. A corrupt page then
+    # raises an error; without it the page may be read as rows that were never written.
     return (
         "PRAGMA foreign_keys = ON",
         "PRAGMA cell_size_check = ON",
@@ -48,43 +48,43 @@ def connection_pragmas(durability: Durability) -> tuple[str, ...]:
 
 
 class JournalMode:
-    """The journal of one database; what kind it is depends on where the file lies."""
+    """Chooses the journal mode of a file: WAL on a local disk, DELETE on a network file system."""
 
     def __init__(self, path: Path, name: str, durability: Durability) -> None:
         self._path = path
         self._name = name
         self._durability = durability
         self._network: str | None = None
-        self._looked = False
+        self._is_known = False
 
-    def prepare(self, ask: Ask) -> None:
-        """Have a connection that is going to write use the journal that is right for the file."""
-        if not self._looked:
+    def apply(self, execute: ExecutePragma) -> None:
+        """Set the journal mode on a connection. Call it outside a transaction, before a write."""
+        if not self._is_known:
             self._network = network_file_system(self._path)
-            self._looked = True
-        kind = ask(f"PRAGMA journal_mode = {'DELETE' if self._network else 'WAL'}")
-        if kind == "wal":
+            self._is_known = True
+        mode = execute(f"PRAGMA journal_mode = {'DELETE' if self._network else 'WAL'}")
+        if mode == "wal":
             return
-        # Such a journal ends a transaction by being removed, and with less than this a power cut
-        # may bring it back. What is less than FULL could damage the database.
-        ask(f"PRAGMA synchronous = {'EXTRA' if self._durability == 'full' else 'FULL'}")
-        _warn(self._name, self._network, kind)
+        # A rollback journal ends a transaction by its deletion. With a weaker setting, a power
+        # failure may undo the deletion, and below FULL it may corrupt the database.
+        execute(f"PRAGMA synchronous = {'EXTRA' if self._durability == 'full' else 'FULL'}")
+        _warn(self._name, self._network, mode)
 
 
 @cache
-def _warn(name: str, network: str | None, kind: str) -> None:
-    """Say once in a process that a catalog has no write-ahead log."""
+def _warn(name: str, network: str | None, mode: str) -> None:
+    """Log that a database has no write-ahead log, once per process."""
     if network is None:
         log.warning(
-            "the catalog at %s cannot have a write-ahead log here, and has a journal of the kind "
-            "%s: readers and a writer wait for each other",
+            "SQLite could not create a write-ahead log for the catalog at %s and uses journal mode "
+            "%s: readers and writers block each other",
             name,
-            kind,
+            mode,
         )
     else:
         log.warning(
-            "the catalog at %s lies on a network file system (%s), where SQLite's locks may fail: "
-            "it has no write-ahead log there; use it from one machine at a time, or use PostgreSQL",
+            "the catalog at %s is on a network file system (%s), where SQLite's locks may fail, so "
+            "it has no write-ahead log: use it from one machine at a time, or use PostgreSQL",
             name,
             network,
         )
@@ -92,22 +92,21 @@ def _warn(name: str, network: str | None, kind: str) -> None:
 
 @cache
 def log_sqlite_version() -> None:
-    """Say once in a process which SQLite it has, and what is known to be wrong with it."""
-    found = sqlite3.sqlite_version_info
+    """Log the version of SQLite and whether it has the WAL-reset bug, once per process."""
     log.info(
         "SQLite is %s%s",
         sqlite3.sqlite_version,
-        ", in which two processes that write at once may, very rarely, damage a write-ahead log "
-        "(WAL-reset race, fixed in 3.51.3): keep copies"
-        if has_reset_race(found)
+        ", in which two processes that write at the same moment may, very rarely, corrupt a "
+        "write-ahead log (WAL-reset bug, fixed in 3.51.3): keep backups"
+        if has_wal_reset_bug(sqlite3.sqlite_version_info)
         else "",
     )
 
 
-def has_reset_race(version: tuple[int, ...]) -> bool:
-    """Whether a version of SQLite has the WAL-reset race, or is a branch's that had it mended."""
-    newest = _RACE_FIXED[0]
-    mended = version >= newest or any(
-        version[:2] == fixed[:2] and version >= fixed for fixed in _RACE_FIXED
+def has_wal_reset_bug(version: tuple[int, ...]) -> bool:
+    """Return whether a version of SQLite has the WAL-reset bug; two older branches have the fix."""
+    newest = _WAL_RESET_BUG_FIXED[0]
+    is_fixed = version >= newest or any(
+        version[:2] == fixed[:2] and version >= fixed for fixed in _WAL_RESET_BUG_FIXED
     )
-    return version >= _RACE_BEGAN and not mended
+    return version >= _WAL_RESET_BUG_SINCE and not is_fixed

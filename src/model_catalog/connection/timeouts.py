@@ -1,4 +1,4 @@
-"""How long a connection waits for a lock, and that it goes back to its pool without one."""
+"""Lock and statement timeouts of a connection, and restoring a host's timeout at check-in."""
 
 from __future__ import annotations
 
@@ -9,25 +9,27 @@ from sqlalchemy import Connection, Engine, event
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.pool import PoolResetState
 
+from model_catalog.connection.database_info import driver_connection
+
 LOCK_WAIT_S: Final = 0.1
 """
-How long a database waits for somebody else's lock.
+How long the database waits for a lock before it raises, in seconds.
 
-A statement that waits cannot be called back, so it waits briefly and the caller's task tries again.
+A statement that waits for a lock cannot be interrupted, so it waits briefly and the caller retries.
 """
-# PostgreSQL counts the milliseconds in 31 bits.
-_LONGEST_WAIT_S: Final = 2_000_000
-# What of a host's connection has to be put back, and whether it waits as long as ours.
-_HOSTS_WAIT: Final = "model_catalog_busy_timeout"
-_IS_BRIEF: Final = "model_catalog_is_brief"
+# PostgreSQL stores the milliseconds in a 32-bit signed integer.
+_MAX_WAIT_S: Final = 2_000_000
+# Keys of Connection.info: the host's busy_timeout, and whether our short one is set.
+_HOST_TIMEOUT: Final = "model_catalog_host_busy_timeout"
+_IS_SHORT: Final = "model_catalog_short_busy_timeout"
 
 
 async def ensure_write_transaction(connection: AsyncConnection) -> None:
     """
-    Hold SQLite's write lock from here on; PostgreSQL needs nothing.
+    Take SQLite's write lock if the connection is not in a transaction; does nothing on PostgreSQL.
 
-    An engine with our habits has sent BEGIN IMMEDIATE already. On a host's own, sqlite3 would begin
-    at the first INSERT, and a lock that is wanted after a read is refused at once.
+    A prepared engine has sent BEGIN IMMEDIATE already. On other engines of a host, sqlite3 would
+    begin at the first INSERT; SQLite refuses a write lock at once if the transaction began to read.
     """
     if not await is_in_transaction(connection):
         await connection.run_sync(use_short_busy_timeout)
@@ -35,21 +37,21 @@ async def ensure_write_transaction(connection: AsyncConnection) -> None:
 
 
 async def is_in_transaction(connection: AsyncConnection) -> bool:
-    """Whether SQLite is in a transaction; on PostgreSQL a connection that has begun always is."""
+    """Return whether SQLite has a transaction open; always True for PostgreSQL."""
     if connection.dialect.name != "sqlite":
         return True
-    raw = await connection.get_raw_connection()
-    return bool(raw.driver_connection.in_transaction)  # type: ignore[union-attr]
+    return bool(driver_connection(connection).in_transaction)
 
 
 async def set_timeouts(
     connection: AsyncConnection, lock_wait_s: float, statement_s: float | None = None
 ) -> None:
     """
-    How long a statement of this transaction waits for somebody else's lock, and how long it runs.
+    Set the lock timeout and the statement timeout of the current transaction, in seconds.
 
-    Without a limit a server waits for ever, and works on for a caller who is long gone. SQLite has
-    one lock, which a transaction that writes holds: its connection is only told to be brief.
+    Without a limit PostgreSQL waits for locks forever, and keeps running a statement after its
+    caller has given up. On SQLite only the short lock timeout is set: a transaction that writes
+    already has the only lock.
     """
     if connection.dialect.name == "postgresql":
         limits = f"set_config('lock_timeout', '{_milliseconds(lock_wait_s)}', true)"
@@ -61,71 +63,72 @@ async def set_timeouts(
 
 
 def busy_timeout(wait_s: float) -> str:
-    """The statement that tells SQLite how long to try a lock again and again."""
+    """Return the PRAGMA that sets how long SQLite retries to get a lock."""
     return f"PRAGMA busy_timeout = {_milliseconds(wait_s)}"
 
 
 def use_commit_timeout(connection: Connection, wait_s: float) -> None:
     """
-    Have SQLite's COMMIT wait for readers, as it has to without a write-ahead log.
+    Let SQLite's COMMIT wait up to `wait_s` seconds for readers; does nothing on PostgreSQL.
 
-    What was done before it cannot be tried again.
+    With a rollback journal COMMIT waits for all readers. The transaction of a caller cannot be
+    retried from its start.
     """
     if connection.dialect.name == "sqlite":
         _query_pragma(connection.connection.dbapi_connection, busy_timeout(wait_s))
-        connection.info[_IS_BRIEF] = False
+        connection.info[_IS_SHORT] = False
 
 
 def restore_timeout_on_checkin(engine: Engine) -> None:
-    """Have a host's SQLite connections go back to its pool as they came; does nothing twice."""
+    """Restore a host's SQLite connections when they return to the pool. Safe to call twice."""
     if engine.dialect.name == "sqlite" and not event.contains(engine, "reset", on_reset):
         event.listen(engine, "reset", on_reset)
 
 
 def on_reset(connection: Any, record: Any, state: PoolResetState) -> None:
-    """Put back what `spare_the_host` changed, and undo a transaction that is open still."""
+    """Restore the host's busy_timeout, and roll back a transaction that is still open."""
     if not state.asyncio_safe:
         return
-    # SQLAlchemy takes a transaction whose COMMIT was refused for one that is over. In SQLite it is
-    # open, with its lock, and whoever has the connection next would commit it.
-    if getattr(connection, "driver_connection", connection).in_transaction:
+    # After a refused COMMIT SQLAlchemy considers the transaction ended. SQLite still has it open,
+    # with its lock, and the next user of the connection would commit it.
+    if driver_connection(connection).in_transaction:
         connection.rollback()
-    wait_ms = record.info.pop(_HOSTS_WAIT, None)
-    record.info.pop(_IS_BRIEF, None)
+    wait_ms = record.info.pop(_HOST_TIMEOUT, None)
+    record.info.pop(_IS_SHORT, None)
     if wait_ms is not None:
         _query_pragma(connection, f"PRAGMA busy_timeout = {wait_ms}")
 
 
 def _milliseconds(seconds: float) -> int:
-    # No time at all is written as 0, and means for ever.
-    return max(1, int(min(seconds, _LONGEST_WAIT_S) * 1000))
+    # To PostgreSQL 0 means no limit.
+    return max(1, int(min(seconds, _MAX_WAIT_S) * 1000))
 
 
 def use_short_busy_timeout(connection: Connection) -> None:
-    """Have a SQLite connection wait briefly, and remember for how long it waited before."""
-    # In SQLite's own wait a statement is deaf: it cannot be interrupted.
+    """Set a short busy_timeout on a SQLite connection, and remember the previous one."""
+    # While SQLite waits for a lock, its statement cannot be interrupted.
     info = connection.info
-    if info.get(_IS_BRIEF):
+    if info.get(_IS_SHORT):
         return
-    driver = connection.connection.dbapi_connection
-    if _HOSTS_WAIT not in info:
-        info[_HOSTS_WAIT] = _query_pragma(driver, "PRAGMA busy_timeout")
-    _query_pragma(driver, busy_timeout(LOCK_WAIT_S))
-    info[_IS_BRIEF] = True
+    dbapi_connection = connection.connection.dbapi_connection
+    if _HOST_TIMEOUT not in info:
+        info[_HOST_TIMEOUT] = _query_pragma(dbapi_connection, "PRAGMA busy_timeout")
+    _query_pragma(dbapi_connection, busy_timeout(LOCK_WAIT_S))
+    info[_IS_SHORT] = True
 
 
-def _query_pragma(connection: Any, statement: str) -> Any:
+def _query_pragma(dbapi_connection: Any, pragma: str) -> Any:
     """
-    What SQLite says to a statement of its own that says one thing.
+    Execute a PRAGMA that returns one value, and return the value.
 
-    Asked of the driver that is one step to its thread and back, and by way of a cursor four.
+    `execute_fetchall` of aiosqlite takes one trip to its thread; a cursor takes four.
     """
-    if not hasattr(connection, "run_async"):
-        ((said,),) = connection.execute(statement).fetchall()
-        return said
+    if not hasattr(dbapi_connection, "run_async"):
+        ((value,),) = dbapi_connection.execute(pragma).fetchall()
+        return value
     try:
-        ((said,),) = connection.run_async(lambda driver: driver.execute_fetchall(statement))
+        ((value,),) = dbapi_connection.run_async(lambda driver: driver.execute_fetchall(pragma))
     except ValueError as error:
-        # So aiosqlite calls a connection that somebody has closed.
+        # aiosqlite raises ValueError if the connection was closed.
         raise sqlite3.OperationalError(f"{error}") from error
-    return said
+    return value

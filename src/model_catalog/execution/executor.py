@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final, Generic, Protocol, TypeAlias, TypeVar
 
 from sqlalchemy import Connection
 
+from model_catalog.connection.database_info import DatabaseInfo as DatabaseInfo  # noqa: PLC0414 - also exported here
 from model_catalog.errors import TransactionError
 from model_catalog.execution.prepared_statement import PreparedStatement, Row
 
@@ -86,18 +86,6 @@ def write(
 def write_alone(run_one: Callable[[Connection, I], T], value: I) -> Operation[I, T]:
     """Return an operation of several writes: all of them are kept or none."""
     return Operation(run_one, value, writes=True, exclusive=True)
-
-
-@dataclass(frozen=True, slots=True)
-class DatabaseInfo:
-    """What an executor knows about its database."""
-
-    dialect: str
-    """`sqlite` or `postgresql`."""
-    cascades: bool
-    """Whether the database itself deletes rows that refer to a deleted row."""
-    files: tuple[Path, ...]
-    """The files of a SQLite database; empty for PostgreSQL and for a database in memory."""
 
 
 class Executor(Protocol):

@@ -12,6 +12,7 @@ from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from sqlalchemy.orm import Session
 
+from model_catalog.connection.database_info import driver_connection
 from model_catalog.connection.error_mapping import map_errors
 from model_catalog.errors import CatalogBusyError, CatalogUnavailableError
 
@@ -119,5 +120,4 @@ class InterruptibleRun:
 async def _interrupt(connection: AsyncConnection) -> None:
     # It may be closed by now, and then nothing runs in it.
     with contextlib.suppress(Exception):
-        raw = await connection.get_raw_connection()
-        await raw.driver_connection.interrupt()  # type: ignore[union-attr]
+        await driver_connection(connection).interrupt()

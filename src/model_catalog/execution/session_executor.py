@@ -26,8 +26,7 @@ from model_catalog.concurrency.threads import thread_working
 from model_catalog.connection.engines import (
     WRITE,
     abandon_pool_after_fork,
-    database_files,
-    enforces_foreign_keys,
+    database_info,
 )
 from model_catalog.connection.error_mapping import map_errors
 from model_catalog.connection.target import display_name
@@ -42,7 +41,6 @@ from model_catalog.connection.timeouts import (
 from model_catalog.domain import validation
 from model_catalog.errors import CatalogBusyError
 from model_catalog.execution.executor import (
-    DatabaseInfo,
     Executor,
     Joint,
     Operation,
@@ -89,11 +87,7 @@ class SessionExecutor:
         self._engine = _engine_of(sessions())
         restore_timeout_on_checkin(self._engine)
         self._target = display_name(self._engine.url)
-        self.database = DatabaseInfo(
-            self._engine.dialect.name,
-            cascades=enforces_foreign_keys(self._engine),
-            files=database_files(self._engine),
-        )
+        self.database = database_info(self._engine)
         self._grace_s = _grace_s(self.database.dialect)
         self._open: dict[TransactionExecutor, SessionTransaction] = {}
 
@@ -325,11 +319,7 @@ class SessionTransaction:
         engine = _engine_of(session)
         restore_timeout_on_checkin(engine)
         self.target = display_name(engine.url)
-        self.database = DatabaseInfo(
-            engine.dialect.name,
-            cascades=enforces_foreign_keys(engine),
-            files=database_files(engine),
-        )
+        self.database = database_info(engine)
 
     async def run(self, unit: Unit[T]) -> T:
         async def step(connection: AsyncConnection) -> T:

@@ -111,7 +111,7 @@ async def downgrade(target: Target | None, revision: str) -> None:
 
 async def current_revision(database: OpenDatabase) -> str | None:
     """The revision a database is at. Raises ForeignDatabaseError."""
-    threads = database.threads
+    threads = database.sync_engine
 
     def look(threads: sa.Engine) -> str | None:
         with map_errors(database.name), threads.connect() as connection:

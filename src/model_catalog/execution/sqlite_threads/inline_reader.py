@@ -8,6 +8,7 @@ from typing import Any, Final, Literal, TypeAlias, TypeVar
 
 from sqlalchemy import Connection, Engine
 
+from model_catalog.connection.database_info import driver_connection
 from model_catalog.connection.engines import file_guard_of
 from model_catalog.connection.error_mapping import map_errors
 from model_catalog.errors import CatalogBusyError, InvalidModelError
@@ -37,7 +38,7 @@ class InlineReader:
     def __init__(self, engine: Engine, name: str) -> None:
         self._engine: Final = engine
         self._name: Final = name
-        self._require_same_file = file_guard_of(engine).require_same
+        self._check_file_unchanged = file_guard_of(engine).check_unchanged
         self._connection: Connection | None = None
 
     def rows(self, statement: PreparedStatement, values: Mapping[str, Any]) -> Sequence[Row] | None:
@@ -45,7 +46,7 @@ class InlineReader:
         try:
             with map_errors(self._name):
                 connection = self._connection or self._connect()
-                self._require_same_file()
+                self._check_file_unchanged()
                 return statement.rows(connection, values)
         except CatalogBusyError:
             return None
@@ -55,15 +56,14 @@ class InlineReader:
         try:
             with map_errors(self._name):
                 connection = self._connection or self._connect()
-                self._require_same_file()
+                self._check_file_unchanged()
                 return (operation.run_one(connection, operation.value),)
         except CatalogBusyError:
             return None
 
     def _connect(self) -> Connection:
         connection = self._engine.connect()
-        driver: Any = connection.connection.driver_connection
-        driver.execute("PRAGMA busy_timeout = 0")
+        driver_connection(connection).execute("PRAGMA busy_timeout = 0")
         self._connection = connection
         return connection
 

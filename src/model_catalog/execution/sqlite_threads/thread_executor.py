@@ -13,12 +13,12 @@ from sqlalchemy import Connection, Engine, NestedTransaction
 from model_catalog.concurrency.ownership import LoopOwner
 from model_catalog.concurrency.threads import to_thread
 from model_catalog.connection.database_file import network_file_system
-from model_catalog.connection.engines import database_files
+from model_catalog.connection.database_info import driver_connection
+from model_catalog.connection.engines import database_info
 from model_catalog.connection.target import display_name
 from model_catalog.domain import validation
 from model_catalog.errors import CatalogReadOnlyError
 from model_catalog.execution.executor import (
-    DatabaseInfo,
     Executor,
     Joint,
     Operation,
@@ -58,7 +58,7 @@ class ThreadExecutor:
         self._readers = [ConnectionThread(self._engine, self.target, writes=False)]
         self._inline = InlineReader(self._engine, self.target) if reads == "inline" else None
         self._open: dict[TransactionExecutor, TransactionHandle] = {}
-        self.database = DatabaseInfo("sqlite", cascades=True, files=database_files(self._engine))
+        self.database = database_info(self._engine)
 
     async def open(self) -> None:
         """Open the file, which is in use from here on."""
@@ -190,4 +190,4 @@ class _Savepoint:
 
 
 def _is_in_transaction(connection: Connection) -> bool:
-    return bool(connection.connection.driver_connection.in_transaction)  # type: ignore[union-attr]
+    return bool(driver_connection(connection).in_transaction)

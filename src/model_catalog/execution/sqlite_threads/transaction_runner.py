@@ -9,10 +9,11 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Final, TypeAlias, cast
+from typing import Any, Final, TypeAlias
 
 from sqlalchemy import Connection, Engine, RootTransaction
 
+from model_catalog.connection.database_info import driver_connection
 from model_catalog.connection.engines import WRITE, file_guard_of
 from model_catalog.connection.error_mapping import map_errors
 from model_catalog.connection.timeouts import LOCK_WAIT_S, busy_timeout
@@ -25,7 +26,6 @@ _FIRST_PAUSE_S: Final = 0.001
 _LONGEST_PAUSE_S: Final = 0.02
 # A deadline undoes all that shares its transaction: it is not to be many calls' work.
 _LONGEST_BATCH_S: Final = 0.05
-_INTERRUPTED: Final = "interrupted"
 _OTHERS: Final = "another task of this process is writing"
 _SLOW: Final = "its statements took longer than they were given"
 
@@ -42,7 +42,7 @@ class TransactionRunner:
         self, engine: Engine, name: str, *, writes: bool, tell: Callable[[Requests], object]
     ) -> None:
         self._engine = engine
-        self._require_same_file = file_guard_of(engine).require_same
+        self._check_file_unchanged = file_guard_of(engine).check_unchanged
         self._name = name
         self._writes = writes
         self._tell = tell
@@ -78,7 +78,7 @@ class TransactionRunner:
                 with map_errors(self._name):
                     self._transact(begun)
             except CatalogBusyError as error:
-                if error.reason == _INTERRUPTED:
+                if error.is_interrupted:
                     calls = self._without_late(begun)
                 else:
                     calls = self._wait_for_lock(begun, error, pause_s)
@@ -120,7 +120,7 @@ class TransactionRunner:
 
     def _require_in_time(self, calls: Requests) -> None:
         if any(call.is_late for call in calls):
-            raise CatalogBusyError(self._name, _INTERRUPTED)
+            raise CatalogBusyError(self._name, _SLOW, is_interrupted=True)
 
     def _without_late(self, calls: Requests) -> Requests:
         """Those that are to be begun again. The others are told: not to be stopped once more."""
@@ -149,7 +149,7 @@ class TransactionRunner:
                     self._look(left)
             except CatalogBusyError as error:
                 # One that is over may be stopped a moment too late.
-                if error.reason != _INTERRUPTED:
+                if not error.is_interrupted:
                     left = deque(self._wait_for_lock(left, error, pause_s))
                     pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 
@@ -158,7 +158,7 @@ class TransactionRunner:
         if len(left) == 1 and left[0].is_one_statement:
             # To SQLite it is a snapshot by itself. To SQLAlchemy nothing has begun: what the driver
             # is given directly does not pass by there.
-            self._require_same_file()
+            self._check_file_unchanged()
             snapshot: AbstractContextManager[object] = contextlib.nullcontext()
         else:
             snapshot = connection.begin()
@@ -175,7 +175,7 @@ class TransactionRunner:
             with map_errors(self._name):
                 call.result = call.unit(connection)
         except CatalogBusyError as error:
-            if not call.is_late or error.reason != _INTERRUPTED:
+            if not call.is_late or not error.is_interrupted:
                 raise
             call.error = self._busy(call, _SLOW)
         except Exception as error:  # noqa: BLE001 - it belongs to the one who caused it
@@ -189,7 +189,7 @@ class TransactionRunner:
                     with map_errors(self._name):
                         call.result = call.unit(self._connected())
                 except CatalogBusyError as error:
-                    is_slow = error.reason == _INTERRUPTED
+                    is_slow = error.is_interrupted
                     call.error = self._busy(call, _SLOW) if is_slow else error
 
     def keep(self, wait_s: float) -> None:
@@ -217,7 +217,7 @@ class TransactionRunner:
         if connection is None:
             connection = self._engine.connect().execution_options(**{WRITE: self._writes})
             self._connection = connection
-            self._driver = cast("sqlite3.Connection", connection.connection.driver_connection)
+            self._driver = driver_connection(connection)
         return connection
 
     def _wait_for_lock(self, calls: Requests, error: CatalogBusyError, pause_s: float) -> Requests:
