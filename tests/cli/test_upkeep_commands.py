@@ -73,7 +73,7 @@ def test_other_bytes_are_told_and_can_be_taken(cli):
     taken = cli("accept", "local:m")
 
     assert code == 3
-    assert out == "mismatch    local:m: 'm.gguf' has other bytes than were recorded\n"
+    assert out == "mismatch    local:m: 'm.gguf' does not match its recorded digest\n"
     assert (row["verdict"], row["model"]) == ("mismatch", "local:m@")
     assert row["found_digest"] != row["digest"]
     assert listed.splitlines()[1].endswith("damaged")

@@ -148,7 +148,7 @@ async def test_what_vanished_becomes_missing_and_is_never_deleted(catalog, hub):
     assert (missing.state, missing.missing_since is None) == (FileState.MISSING, False)
     assert (once_more.gone, once_more.changed, once_more.new) == ((), (), ())
     assert [(each.ref.reference, each.detail) for each in back.changed] == [
-        ("org/b", "there again")
+        ("org/b", "present again")
     ]
     model = await catalog.get_model("org/b", "hf")
     assert (model.state, model.missing_since) == (FileState.PRESENT, None)
@@ -228,7 +228,7 @@ async def test_an_alias_moves_as_its_ref_does(catalog, hub):
 
     done = await adopted(catalog, hub)
 
-    assert sorted(each.detail for each in done.changed) == ["alias main", "no alias v1"]
+    assert sorted(each.detail for each in done.changed) == ["alias main set", "alias v1 removed"]
     pointed = {each.alias: each.version for each in await catalog.list_aliases("org/a", "hf")}
     assert pointed == {"main": C2, "next": C2}
     assert (await adopted(catalog, hub)).changed == ()
@@ -331,7 +331,9 @@ async def test_files_that_came_later_are_listed(catalog, hub):
 
     done = await adopted(catalog, hub)
 
-    assert [(each.ref.reference, each.detail) for each in done.changed] == [("org/b", "its files")]
+    assert [(each.ref.reference, each.detail) for each in done.changed] == [
+        ("org/b", "its files changed")
+    ]
     model = await catalog.get_model("org/b", "hf")
     assert (model.size_bytes, model.verified_at, model.tags) == (208, None, ("Chat",))
     files = await catalog.list_files("org/b", "hf")
@@ -553,7 +555,7 @@ async def test_what_is_removed_while_it_is_adopted_is_told(catalog, hub, monkeyp
     assert done.changed == ()
     assert not (await catalog.get_model("org/z", "hf")).foreign
     assert [problem.reason for problem in done.problems] == [
-        "it was recorded or forgotten meanwhile: scan again"
+        "the model was registered or removed during the scan; scan again"
     ]
     assert await catalog.find_model("org/b", "hf") is None
 

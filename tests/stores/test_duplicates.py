@@ -152,7 +152,7 @@ async def test_all_pages_are_looked_at(catalog, tmp_path, monkeypatch):
     """
     However many digests are repeated, each is told of once, the most redundant first.
     """
-    monkeypatch.setattr("model_catalog.upkeep.duplicates._DIGESTS", 2)
+    monkeypatch.setattr("model_catalog.upkeep.duplicates._BATCH_SIZE", 2)
     for number in range(5):
         for copy in "ab":
             path = tmp_path / f"{copy}{number}"

@@ -99,7 +99,7 @@ def test_what_is_gone_changed_or_a_problem_is_told(cli, home):
     ]
     assert json.loads(cli("show", "ollama:llama3@8b", "--json")[1])["state"] == "missing"
     (manifests / "llama3/70b").rename(manifests / "llama3/8b")
-    assert "there again" in cli("scan")[1]
+    assert "present again" in cli("scan")[1]
 
 
 @pytest.mark.parametrize("path", ["nowhere", "file"])

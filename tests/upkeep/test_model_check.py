@@ -106,11 +106,11 @@ def become_a_folder(path):
 @pytest.mark.parametrize(
     ("change", "state", "detail"),
     [
-        (Path.unlink, "missing", "is not there"),
-        (lambda path: os.truncate(path, 10), "changed", "has 10 bytes, and"),
-        (append, "changed", "bytes, and"),
-        (replace, "changed", "was written to, replaced or touched"),
-        (lambda path: os.utime(path, ns=(0, 0)), "changed", "written to, replaced or touched"),
+        (Path.unlink, "missing", "does not exist"),
+        (lambda path: os.truncate(path, 10), "changed", "has 10 bytes, but"),
+        (append, "changed", "bytes, but"),
+        (replace, "changed", "was modified, replaced or touched"),
+        (lambda path: os.utime(path, ns=(0, 0)), "changed", "modified, replaced or touched"),
         (become_a_fifo, "changed", "is a FIFO"),
         (become_a_loop, "unreadable", "ELOOP"),
         (become_a_folder, "changed", "is a directory"),
@@ -145,7 +145,7 @@ async def test_what_is_not_as_recorded_is_told_and_comes_back(
 
     if kind == "file" and change is become_a_folder:
         # A folder is a model as well: what is missing is the file in it.
-        state, detail = "missing", "is not there"
+        state, detail = "missing", "does not exist"
     (finding,) = checked.findings
     assert (finding.state, finding.before) == (state, FileState.PRESENT)
     assert detail in finding.detail
@@ -639,7 +639,7 @@ async def test_a_check_that_cannot_be_recorded_says_so_and_leaves_nothing(
     """
     However many batches were looked at by then; no task goes on behind the caller's back.
     """
-    monkeypatch.setattr(model_check, "BATCH", batch)
+    monkeypatch.setattr(model_check, "BATCH_SIZE", batch)
     async with open_catalog(tmp_path / "catalog.db") as catalog:
         await many(catalog, tmp_path, 45)
         with closing(sqlite3.connect(tmp_path / "catalog.db")) as raw:
@@ -659,7 +659,7 @@ async def test_every_batch_is_recorded_when_a_check_returns(tmp_path, monkeypatc
     """
     The last one too, which is recorded while nothing more is looked at.
     """
-    monkeypatch.setattr(model_check, "BATCH", 10)
+    monkeypatch.setattr(model_check, "BATCH_SIZE", 10)
     async with open_catalog(tmp_path / "catalog.db") as catalog:
         await catalog.register_models(
             a_model(f"{number}", local_path=str(tmp_path)) for number in range(35)

@@ -183,7 +183,7 @@ async def test_a_mismatch_is_recorded_beside_what_is_expected(catalog, tmp_path)
     with_other_bytes(path)
     (wrong,) = await verified(catalog)
     assert wrong.verdict is Verdict.MISMATCH
-    assert "'m.gguf' has other bytes" in wrong.detail
+    assert "'m.gguf' does not match" in wrong.detail
     assert wrong.model.digest == before.digest
     assert wrong.model.found_digest not in (None, before.digest)
     assert await catalog.count_models(damaged=True) == 1
@@ -287,7 +287,7 @@ async def test_a_level_that_there_is_not_is_refused(catalog):
     """
     The error lists those that there are.
     """
-    with pytest.raises(InvalidModelError, match="none of quick, structure, full"):
+    with pytest.raises(InvalidModelError, match="not one of quick, structure, full"):
         await verified(catalog, "deep")
 
 

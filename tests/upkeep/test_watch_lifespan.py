@@ -95,8 +95,8 @@ async def test_it_survives_what_fails(catalog, tmp_path, caplog):
 
     assert seen.failure_count >= 2
     assert seen.last.counts == {FileState.MISSING: 1}
-    assert "the watch goes on after: the catalog at" in caplog.text
-    assert "'/nowhere' is not there" in caplog.text
+    assert "the watch continues: the catalog at" in caplog.text
+    assert "'/nowhere' does not exist" in caplog.text
 
 
 def rename(path, old, new):

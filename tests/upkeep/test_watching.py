@@ -153,7 +153,7 @@ async def test_errors_are_survived_logged_and_told(on_sqlite, tmp_path, store, c
     assert watching.failure_count >= 3
     assert watching.last.counts == {FileState.PRESENT: 1}
     messages = [record.getMessage() for record in caplog.records]
-    assert any("the watch goes on after" in message for message in messages)
+    assert any("the watch continues" in message for message in messages)
 
 
 async def test_what_is_not_as_recorded_is_a_warning(on_sqlite, store, caplog):
@@ -189,7 +189,7 @@ async def test_a_callback_that_raises_ends_nothing(on_sqlite, caplog):
 
     (first, *_) = (record for record in caplog.records if record.exc_info)
     assert first.exc_info[0] is ZeroDivisionError
-    assert "on_event failed" in first.getMessage()
+    assert "on_event raised an error" in first.getMessage()
 
 
 async def test_damage_is_found_by_the_scrub(catalog, store):
@@ -241,14 +241,14 @@ async def test_the_scrub_reads_its_part_of_each_day_and_no_more(on_sqlite, store
     by_hour = []
     for _ in range(72):
         # An hour that went by, for the only clock it has is how long ago the last scrub was.
-        watcher._since -= _DAY_S / 24
+        watcher._allowance_at -= _DAY_S / 24
         before = seen.verified_bytes
         await watcher._scrub()
         by_hour.append(seen.verified_bytes - before)
 
     assert 3 * 1000 - 100 <= seen.verified_bytes <= 3 * 1000 + 100
     assert max(by_hour) <= 200
-    watcher._since -= 7 * _DAY_S
+    watcher._allowance_at -= 7 * _DAY_S
     before = seen.verified_bytes
     await watcher._scrub()
     assert seen.verified_bytes - before <= 1000

@@ -1,5 +1,7 @@
 """
-The catalog and the disk: whatever looks at files, hashes them or waits for them takes a catalog.
+Compare a catalog with the disk: register, check, verify, scan and relink model files.
+
+Every function takes a catalog and reads files in worker threads.
 
     from model_catalog.upkeep import check_models, register_path, verify_models
 """
@@ -16,12 +18,9 @@ from model_catalog.upkeep.registration import accept_model, register_path
 from model_catalog.upkeep.relinking import MovedModel, find_moved, relink_model
 from model_catalog.upkeep.signature_check import Signature, verify_signature
 from model_catalog.upkeep.store_sync.adoption import StoreSyncReport, adopt, scan_store
-from model_catalog.upkeep.store_sync.scan_comparison import StoreFinding
-from model_catalog.upkeep.verification.model_verification import (
-    Verdict,
-    VerifiedModel,
-    verify_models,
-)
+from model_catalog.upkeep.store_sync.scan_changes import StoreFinding
+from model_catalog.upkeep.verification.model_verification import verify_models
+from model_catalog.upkeep.verification.results import Verdict, VerifiedModel
 from model_catalog.upkeep.watcher import WatchReport, watch
 from model_catalog.upkeep.worker_threads import Progress
 

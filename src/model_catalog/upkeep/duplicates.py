@@ -1,4 +1,4 @@
-"""Which bytes lie on this machine several times, and what could be had back of them."""
+"""Find model files that are on this machine more than once, and the space they use."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from model_catalog.repository.model_catalog import ModelCatalog
 from model_catalog.repository.operations.model_files import DUPLICATE_COLUMNS
 from model_catalog.upkeep.worker_threads import Stop, run_in_thread
 
-_DIGESTS: Final = 500
-"""Digests that are looked at together."""
+_BATCH_SIZE: Final = 500
+"""Digests in a batch."""
 
 
 @dataclass(frozen=True, slots=True)
 class CopyLocation:
-    """A file under the name that it has in a model; `store` is whose it is, None the user's own."""
+    """A path of a copy, the model it belongs to, and that model's store (None: the user's own)."""
 
     ref: ModelRef
     path: str
@@ -34,10 +34,10 @@ class CopyLocation:
 @dataclass(frozen=True, slots=True)
 class DuplicateCopy:
     """
-    Bytes that are on a disk once, under all the names that are recorded of them.
+    One file on a disk, with all its recorded paths.
 
-    `unknown_links` counts the hard links to them that are not recorded: as long as there are any,
-    nothing is had back by removing those that are.
+    `unknown_links` counts the hard links to it that are not recorded. While there are any, removing
+    the recorded paths frees no space.
     """
 
     places: tuple[CopyLocation, ...]
@@ -45,13 +45,13 @@ class DuplicateCopy:
 
     @property
     def is_reclaimable(self) -> bool:
-        """Whether all of its names are the user's own, and no other is left when they have gone."""
+        """Whether all paths are the user's own, so that removing them frees the space."""
         return not self.unknown_links and all(place.store is None for place in self.places)
 
 
 @dataclass(frozen=True, slots=True)
 class DuplicateSet:
-    """Several copies of the same bytes, by the digest that they should have."""
+    """Copies of the same content, which have the same expected digest."""
 
     digest: str
     size_bytes: int
@@ -59,76 +59,79 @@ class DuplicateSet:
 
     @property
     def redundant_bytes(self) -> int:
-        """What all copies but one take, whoever they belong to."""
+        """The size of all copies but one, including copies in stores."""
         return (len(self.copies) - 1) * self.size_bytes
 
     @property
     def reclaimable_bytes(self) -> int:
-        """What may be had back without touching any store; one copy always stays."""
-        free = sum(each.is_reclaimable for each in self.copies)
-        return min(free, len(self.copies) - 1) * self.size_bytes
+        """The space that the user's own copies can free; one copy always stays."""
+        reclaimable_count = sum(copy.is_reclaimable for copy in self.copies)
+        return min(reclaimable_count, len(self.copies) - 1) * self.size_bytes
 
 
 async def find_duplicates(catalog: ModelCatalog) -> tuple[DuplicateSet, ...]:
     """
-    The bytes that several models have, each with a copy of its own; the most redundant first.
+    Find content that several models have on disk more than once, sorted by redundant bytes.
 
-    Names that lead to one file, as hard links and symbolic links do, are one copy. Only the status
-    of files is asked, in a thread: the digests are the expected ones, those that a store knows or
-    a verification has read, and a file that is not there, or is not the one that was recorded, is
-    no copy. Nothing is written. Raises nothing of the disk's.
+    The largest sum of redundant bytes comes first; ties are sorted by digest. Paths that lead to
+    one file, such as hard links and symbolic links, are one copy.
+
+    Compares expected digests, which a store recorded or a verification read. Reads only the status
+    of files, in a thread. A file that does not exist, or that differs from its record, is ignored.
+    Writes nothing, and raises no OSError.
     """
     found: list[DuplicateSet] = []
-    last: str | None = None
-    while rows := await catalog.repeated(last, _DIGESTS):
-        last = rows[-1][0]
-        found += await run_in_thread(partial(_duplicates, rows))
+    last_digest: str | None = None
+    while rows := await catalog.repeated(last_digest, _BATCH_SIZE):
+        last_digest = rows[-1][0]
+        found += await run_in_thread(partial(_find_in_rows, rows))
     return tuple(sorted(found, key=lambda each: (-each.redundant_bytes, each.digest)))
 
 
-def _duplicates(rows: Sequence[Sequence[Any]], stop: Stop) -> list[DuplicateSet]:
+def _find_in_rows(rows: Sequence[Sequence[Any]], stop: Stop) -> list[DuplicateSet]:
     found = []
     for digest, group in groupby(rows, lambda row: row[0]):
         if stop():
             raise StoppedError("the search for duplicates was stopped")
-        duplicate = _duplicate(digest, group)
+        duplicate = _duplicate_set(digest, group)
         if duplicate is not None:
             found.append(duplicate)
     return found
 
 
-def _duplicate(digest: str, rows: Iterable[Sequence[Any]]) -> DuplicateSet | None:
-    places: dict[tuple[int, int], list[CopyLocation]] = {}
+def _duplicate_set(digest: str, rows: Iterable[Sequence[Any]]) -> DuplicateSet | None:
+    locations: dict[tuple[int, int], list[CopyLocation]] = {}
     statuses: dict[tuple[int, int], os.stat_result] = {}
     for row in rows:
         values = dict(zip(DUPLICATE_COLUMNS, row, strict=True))
         path = _path_of(values)
         try:
-            seen = stat_path(path)
+            found = stat_path(path)
         except OSError:
             continue
-        if non_regular_kind(seen) is not None or not _is_recorded(seen, values):
+        if non_regular_kind(found) is not None or not _is_recorded(found, values):
             continue
         ref = ModelRef(values["provider"], values["reference"], values["version"])
-        places.setdefault(file_identity(seen), []).append(CopyLocation(ref, path, values["store"]))
-        statuses[file_identity(seen)] = seen
-    models = {place.ref for those in places.values() for place in those}
-    size_bytes = max((seen.st_size for seen in statuses.values()), default=0)
-    # Two files of one model that are the same are both a part of it.
-    if len(places) < 2 or len(models) < 2 or not size_bytes:  # noqa: PLR2004 - several
+        location = CopyLocation(ref, path, values["store"])
+        locations.setdefault(file_identity(found), []).append(location)
+        statuses[file_identity(found)] = found
+    models = {location.ref for group in locations.values() for location in group}
+    size_bytes = max((found.st_size for found in statuses.values()), default=0)
+    # Two identical files inside one model are not duplicates: the model needs both.
+    if len(locations) < 2 or len(models) < 2 or not size_bytes:  # noqa: PLR2004 - two copies
         return None
-    copies = (_copy(those, statuses[bytes_of]) for bytes_of, those in places.items())
-    return DuplicateSet(digest, size_bytes, tuple(sorted(copies, key=_order)))
+    copies = (_copy(group, statuses[file_id]) for file_id, group in locations.items())
+    return DuplicateSet(digest, size_bytes, tuple(sorted(copies, key=_sort_key)))
 
 
-def _order(copy: DuplicateCopy) -> tuple[str, str]:
+def _sort_key(copy: DuplicateCopy) -> tuple[str, str]:
     return str(copy.places[0].ref), copy.places[0].path
 
 
-def _copy(places: list[CopyLocation], seen: os.stat_result) -> DuplicateCopy:
-    known = {os.path.realpath(place.path) for place in places}
-    ordered = sorted(places, key=lambda place: (str(place.ref), place.path))
-    return DuplicateCopy(tuple(ordered), max(0, seen.st_nlink - len(known)))
+def _copy(locations: list[CopyLocation], found: os.stat_result) -> DuplicateCopy:
+    known_paths = {os.path.realpath(location.path) for location in locations}
+    ordered = sorted(locations, key=lambda location: (str(location.ref), location.path))
+    return DuplicateCopy(tuple(ordered), max(0, found.st_nlink - len(known_paths)))
 
 
 def _path_of(values: dict[str, Any]) -> str:
@@ -139,7 +142,8 @@ def _path_of(values: dict[str, Any]) -> str:
     return os.path.join(folder, name)
 
 
-def _is_recorded(seen: os.stat_result, values: dict[str, Any]) -> bool:
+def _is_recorded(found: os.stat_result, values: dict[str, Any]) -> bool:
+    """Whether a file is the recorded one, by its fingerprint; without one, by its size."""
     if values["fingerprint"] is not None:
-        return bool(fingerprint_text(seen) == values["fingerprint"])
-    return values["size_bytes"] in (None, seen.st_size)
+        return bool(fingerprint_text(found) == values["fingerprint"])
+    return values["size_bytes"] in (None, found.st_size)

@@ -1,4 +1,4 @@
-"""What lies at a path, as it is recorded of a model: its files, its claims, its digests."""
+"""Read the files of a model: describe them, take the metadata of their headers, hash them."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from model_catalog.files.safe_open import ProtectedFiles
 from model_catalog.mapping.tables import Model
 from model_catalog.repository.model_catalog import ModelCatalog
 from model_catalog.upkeep.worker_threads import (
-    Meter,
     OnProgress,
+    ProgressMeter,
     Stop,
     device_lock,
     device_of,
@@ -31,52 +31,60 @@ from model_catalog.upkeep.worker_threads import (
 
 @dataclass(frozen=True, slots=True)
 class RegisteredPath:
-    """A model as it is recorded, and what was found at its path."""
+    """A model as it is recorded, and the description of the files at its path."""
 
     model: Model
     described: ModelDescription
 
     @property
     def reasons(self) -> tuple[str, ...]:
-        """Why it is not whole: a shard is missing, a file is shorter than it says. Often none."""
+        """Why the model is incomplete (a missing shard, a truncated file); empty if complete."""
         return self.described.reasons
 
 
 @dataclass(frozen=True, slots=True)
 class InspectedFiles:
-    """What was found at a path: described, and as it is stored."""
+    """The files at a path: their description, and the values to record of them."""
 
     described: ModelDescription
     files: list[FileRecord]
     claims: Mapping[str, Any]
+    """The columns `claimed_...` with the metadata of the headers."""
     found: Mapping[str, Any]
+    """The other columns that an inspection sets."""
 
     @property
     def digest(self) -> str | None:
-        """The digest of all files together; None where they were not hashed."""
+        """The digest of all files; None if they were not hashed."""
         return expected_digest(self.files)
 
 
 async def inspect_path(
     catalog: ModelCatalog, path: str, *, digest: bool, on_progress: OnProgress | None = None
 ) -> InspectedFiles:
-    """What lies at a path, read in a thread; with its digests one disk is read by one at a time."""
-    files = catalog.database_files
-    inspected = await run_in_thread(lambda stop: inspect_files(path, stop, file_identities(files)))
+    """
+    Inspect the files at a path in a thread; with `digest` also hash them.
+
+    The hashing holds the lock of the disk. Raises what `inspect_files` and `hash_files` raise.
+    """
+    database_files = catalog.database_files
+    inspected = await run_in_thread(
+        lambda stop: inspect_files(path, stop, file_identities(database_files))
+    )
     if not digest:
         return inspected
-    meter = Meter(on_progress, inspected.described.size_bytes)
+    meter = ProgressMeter(on_progress, inspected.described.size_bytes)
     async with device_lock(await run_in_thread(lambda _: device_of(path))):
         return await run_in_thread(
-            lambda stop: hash_all(inspected, stop, file_identities(files), meter.of)
+            lambda stop: hash_files(inspected, stop, file_identities(database_files), meter.counter)
         )
 
 
 def inspect_files(path: str, stop: Stop, protected: ProtectedFiles) -> InspectedFiles:
     """
-    Look at a file or a folder and read its headers; no more of it is read.
+    Describe a file or a folder from the status and the headers of its files.
 
-    Raises what `describe` raises.
+    Raises what `describe_model` raises.
     """
     described = describe_model(path, stop, protected=protected)
     now = datetime.now(UTC).replace(microsecond=0)
@@ -97,67 +105,70 @@ def inspect_files(path: str, stop: Stop, protected: ProtectedFiles) -> Inspected
         "inventoried_at": now,
         "incomplete_reason": join_reasons(described.reasons),
     }
-    return InspectedFiles(described, files, _claims(described), found)
+    return InspectedFiles(described, files, _header_claims(described), found)
 
 
-def _claims(described: ModelDescription) -> dict[str, Any]:
+def _header_claims(described: ModelDescription) -> dict[str, Any]:
     return {
         f"claimed_{name}": getattr(described.header, name, None) for name in fields.HEADER_FIELDS
     }
 
 
 def join_reasons(reasons: Sequence[str]) -> str | None:
-    """The reasons why a model is not whole in one text, cut where it is too long to store."""
+    """Join the reasons why a model is incomplete, cut to the stored length; None without any."""
     if not reasons:
         return None
-    # A name that is no UTF-8 may be among them.
+    # A reason may contain a file name that is not valid UTF-8.
     text = "; ".join(reasons).encode("utf-8", "backslashreplace")
     return text[: validation.MAX_DETAIL_BYTES].decode("utf-8", "ignore")
 
 
-def hash_all(
+def hash_files(
     inspected: InspectedFiles,
     stop: Stop,
     protected: ProtectedFiles,
     counter: Callable[[str], Callable[[int], None] | None],
 ) -> InspectedFiles:
     """
-    The same with the digest of each file, read now; one file under several names is read once.
+    Hash every file of an inspection, and return the inspection with the digests.
 
-    Raises what `hashed` raises.
+    A file that has several names is read once. Raises StoppedError, FileChangedError if a file
+    was modified since the inspection, and what `hash_file` raises.
     """
-    read: dict[object, HashedFile] = {}
+    hashed: dict[object, HashedFile] = {}
     files = []
-    members: dict[str, ModelFile] = {file.path: file for file in inspected.described.files.files}
+    model_files: dict[str, ModelFile] = {
+        file.path: file for file in inspected.described.files.files
+    }
     root = inspected.described.files.root
     for file in inspected.files:
         if stop():
-            raise StoppedError(f"the hashing of {root!r} was stopped")
-        bytes_of = members[file.path].identity or file.path
-        if bytes_of not in read:
+            raise StoppedError(f"hashing the files of {root!r} was stopped")
+        file_id = model_files[file.path].identity or file.path
+        if file_id not in hashed:
             path = os.path.join(root, file.path)
-            read[bytes_of] = hash_file(path, counter(file.path), stop, protected=protected)
-            if str(read[bytes_of].fingerprint) != (file.fingerprint or ""):
-                # Its header and its size are those of other bytes than its digest.
-                raise FileChangedError(path, "it was written to")
-        files.append(with_reading(file, read[bytes_of]))
-    # The last of the readings is when all of it was known to be so.
+            hashed[file_id] = hash_file(path, counter(file.path), stop, protected=protected)
+            if str(hashed[file_id].fingerprint) != (file.fingerprint or ""):
+                # The header and the size were read from other content than the digest.
+                raise FileChangedError(path, "its content was modified")
+        files.append(record_hash(file, hashed[file_id]))
+    # The time of the newest hash: only since then were all files known to be as recorded.
     verified_at = max((file.hashed_at for file in files if file.hashed_at), default=None)
     return replace(inspected, files=files, found={**inspected.found, "verified_at": verified_at})
 
 
-def with_reading(file: FileRecord, reading: HashedFile) -> FileRecord:
-    """A file of which the bytes were read, whatever they should have been."""
+def record_hash(file: FileRecord, hashed: HashedFile) -> FileRecord:
+    """Return a file record with the digest that was read as the expected digest."""
     return replace(
         file,
-        size_bytes=reading.fingerprint.size_bytes,
-        digest=reading.digest,
+        size_bytes=hashed.fingerprint.size_bytes,
+        digest=hashed.digest,
         found_digest=None,
-        fingerprint=str(reading.fingerprint),
-        hashed_at=read_time(reading),
+        fingerprint=str(hashed.fingerprint),
+        hashed_at=hash_time(hashed),
     )
 
 
-def read_time(reading: HashedFile) -> datetime:
-    """When the reading of a file began, in whole seconds."""
-    return datetime.fromtimestamp(reading.started_at_ns // 1_000_000_000, UTC)
+def hash_time(hashed: HashedFile) -> datetime:
+    """Return when the hashing of a file began, in UTC and whole seconds."""
+    return datetime.fromtimestamp(hashed.started_at_ns // 1_000_000_000, UTC)

@@ -1,4 +1,4 @@
-"""How what lies on the disk gets into the catalog: it is looked at, and then recorded."""
+"""Register the model at a path, and accept changed files as the new content of a model."""
 
 from __future__ import annotations
 
@@ -23,19 +23,21 @@ async def register_path(
     on_progress: OnProgress | None = None,
 ) -> RegisteredPath:
     """
-    Look at a file or a folder, and record it as a model with its files and what its headers claim.
+    Register a file or a folder as a model, with its files and the metadata of their headers.
 
-    A folder, or a file that is one shard of a set, is one model; one that is not whole is recorded
-    all the same, and the reasons are told. With `digest` every byte is read, and the SHA-256 of
-    each file recorded. What the headers claimed before is replaced, and what the user said is not.
-    The disk is read in a thread, before the one short transaction; the catalog's own database is
-    never opened, wherever it lies.
+    A folder is one model, and so is a set of shards if `path` names one shard. An incomplete model
+    is registered too; the result gives the reasons. With `digest` every byte is read, and the
+    SHA-256 of each file is recorded. Header metadata of an earlier registration is replaced;
+    fields that the user has set stay.
 
-    Raises what `register_model` raises, NotAFileError for a FIFO or a device, ProtectedFileError
-    for the database, BadLayoutError for a folder of too many files, FileChangedError for a file
-    that is written to meanwhile, and OSError for a path that is not there or cannot be read.
+    The disk is read in a thread, before one short transaction. The catalog's own database is never
+    opened, even if it is in the folder.
+
+    Raises what `register_model` raises; NotAFileError for a FIFO or a device; ProtectedFileError
+    for the database; BadLayoutError for a folder with too many files; FileChangedError if a file
+    was modified in the meantime; and OSError if the path does not exist or cannot be read.
     """
-    full = os.fspath(Path(path).absolute())  # noqa: ASYNC240 - it asks for the working directory alone
+    full = os.fspath(Path(path).absolute())  # noqa: ASYNC240 - reads only the working directory
     inspected = await inspect_path(catalog, full, digest=digest, on_progress=on_progress)
     model = Model(
         reference=reference,
@@ -60,11 +62,11 @@ async def accept_model(
     on_progress: OnProgress | None = None,
 ) -> RegisteredPath:
     """
-    Take what lies at a model's path for what it should be: every byte is read and recorded anew.
+    Accept the files at a model's path as its expected content: read and record all of them again.
 
-    It is the only call that puts another digest in the place of an expected one. It is no download:
-    `download_count` and what the user said stay. Raises ModelNotFoundError, FileChangedError, and
-    what `register_path` raises of the disk.
+    No other function replaces an expected digest. `download_count` and the fields that the user
+    has set stay. Raises ModelNotFoundError, FileChangedError, and what `register_path` raises for
+    the disk.
     """
     model = await catalog.get_model(reference, provider, version)
     inspected = await inspect_path(catalog, model.local_path, digest=True, on_progress=on_progress)
@@ -76,5 +78,5 @@ async def accept_model(
     }
     stored = await catalog.store_found(model, values, inspected.files)
     if stored is None:
-        raise FileChangedError(model.local_path, "its model was recorded anew")
+        raise FileChangedError(model.local_path, "its record in the catalog was changed")
     return RegisteredPath(stored, inspected.described)

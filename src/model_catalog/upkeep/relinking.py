@@ -1,4 +1,4 @@
-"""Models that lie elsewhere than they are recorded: found by their bytes, and recorded there."""
+"""Find models that were moved by their content, and record their new paths."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from model_catalog.mapping.tables import Model
 from model_catalog.repository.model_catalog import ModelCatalog
 from model_catalog.upkeep.inspection import RegisteredPath, inspect_path
 from model_catalog.upkeep.worker_threads import (
-    Meter,
     OnProgress,
+    ProgressMeter,
     Stop,
     device_lock,
     device_of,
@@ -35,7 +35,7 @@ from model_catalog.upkeep.worker_threads import (
 
 @dataclass(frozen=True, slots=True)
 class MovedModel:
-    """A missing model, and where its bytes were found."""
+    """A missing model, and the path at which its content was found."""
 
     model: Model
     path: str
@@ -51,30 +51,30 @@ async def relink_model(
     on_progress: OnProgress | None = None,
 ) -> RegisteredPath:
     """
-    Record that a model lies at another path, once its bytes there are shown to be the same.
+    Record another path for a model, after comparing the content at that path with the record.
 
-    Every byte is read where its digest is known; else its size has to be the same. Whatever else is
-    known of it stays. Raises ModelNotFoundError, DigestMismatchError for other bytes, and then
-    nothing was changed; FileChangedError, and what `register_path` raises of the disk.
+    Reads every byte if the model has a digest; otherwise the size must be the same. All other
+    fields of the model stay. Raises ModelNotFoundError; DigestMismatchError for other content, and
+    then changes nothing; FileChangedError; and what `register_path` raises for the disk.
     """
     model = await catalog.get_model(reference, provider, version)
     files = await catalog.list_files(model.reference, model.provider, model.version)
-    # Of names that sha256sum escapes there is no digest of all files, and one of each.
+    # File names that sha256sum escapes have no combined digest. Then each file is compared.
     by_file = model.digest is None and bool(files) and all(file.digest for file in files)
-    known = by_file or model.digest is not None
+    has_digest = by_file or model.digest is not None
     full = _absolute(path)
-    inspected = await inspect_path(catalog, full, digest=known, on_progress=on_progress)
+    inspected = await inspect_path(catalog, full, digest=has_digest, on_progress=on_progress)
     if by_file and _digests(files) != _digests(inspected.files):
-        raise DigestMismatchError(full, "the digests of its files", "others")
+        raise DigestMismatchError(full, "the recorded digests of its files", "other digests")
     if model.digest is not None and inspected.digest != model.digest:
         raise DigestMismatchError(full, f"{model.digest}", f"{inspected.digest}")
     size_bytes = inspected.described.size_bytes
-    if not known and model.size_bytes not in (None, size_bytes):
+    if not has_digest and model.size_bytes not in (None, size_bytes):
         raise DigestMismatchError(full, f"{model.size_bytes} bytes", f"{size_bytes} bytes")
     values = {**inspected.found, **inspected.claims, "local_path": full, "size_bytes": size_bytes}
     stored = await catalog.store_found(model, values, inspected.files)
     if stored is None:
-        raise FileChangedError(full, "its model was recorded anew")
+        raise FileChangedError(full, "its record in the catalog was changed")
     return RegisteredPath(stored, inspected.described)
 
 
@@ -85,13 +85,13 @@ async def find_moved(
     on_progress: OnProgress | None = None,
 ) -> list[MovedModel]:
     """
-    Look below some folders for the models that a check found missing; by their names.
+    Search folders for the models that a check found missing; sorted as `list_models` sorts them.
 
-    A file of the right size is hashed, and of several that belong together each; the first place by
-    its path is told. Nothing is recorded: `relink_model` does that. A model of which no digest is
-    known cannot be told from another, and is not looked for. Hidden folders, unfinished downloads
-    and links to folders are passed over, and so is what cannot be read. Raises OSError for a root
-    that cannot be listed.
+    Hashes the files of a matching size; a model with several files is found if all of them match.
+    If a model is found at more than one path, the first path in sort order is returned. Nothing is
+    recorded; `relink_model` does that. A model without digests cannot be identified, and is
+    skipped. Hidden folders, unfinished downloads, links to folders and unreadable files are skipped
+    too. Raises OSError for a root that cannot be listed.
     """
     wanted = []
     for model in await catalog.list_models(state=FileState.MISSING):
@@ -106,17 +106,17 @@ async def find_moved(
             wanted.append((model, files))
     if not wanted:
         return []
-    places = list(dict.fromkeys(_absolute(root) for root in roots))
-    search = _Search(file_identities(catalog.database_files), Meter(on_progress, 0))
-    async with AsyncExitStack() as turns:
-        # In one order, for two searches are not to wait for each other.
-        for device in sorted(await run_in_thread(lambda _: set(map(device_of, places)))):
-            await turns.enter_async_context(device_lock(device))
-        return await run_in_thread(lambda stop: search.run(wanted, places, stop))
+    paths = list(dict.fromkeys(_absolute(root) for root in roots))
+    search = _Search(file_identities(catalog.database_files), ProgressMeter(on_progress, 0))
+    async with AsyncExitStack() as locks:
+        # Sorted, so that two searches that lock the same disks cannot deadlock.
+        for device in sorted(await run_in_thread(lambda _: set(map(device_of, paths)))):
+            await locks.enter_async_context(device_lock(device))
+        return await run_in_thread(lambda stop: search.run(wanted, paths, stop))
 
 
 def _absolute(path: str | os.PathLike[str]) -> str:
-    # As it is recorded elsewhere: what `..` leads to is for the system to say, links followed.
+    # Not resolved: as in register_path, the system resolves `..`, after following links.
     return os.fspath(Path(path).absolute())
 
 
@@ -125,9 +125,9 @@ def _digests(files: Iterable[FileRecord]) -> dict[str, str | None]:
 
 
 class _Search:
-    """One search: what lies below the roots by its size, and the digests that were read of it."""
+    """One search below some roots. Each file is hashed at most once."""
 
-    def __init__(self, protected: ProtectedFiles, meter: Meter) -> None:
+    def __init__(self, protected: ProtectedFiles, meter: ProgressMeter) -> None:
         self._protected = protected
         self._meter = meter
         self._digests: dict[tuple[int, int], str | None] = {}
@@ -136,30 +136,30 @@ class _Search:
         self, wanted: list[tuple[Model, list[FileRecord]]], roots: list[str], stop: Stop
     ) -> list[MovedModel]:
         sizes = {file.size_bytes for _, files in wanted for file in files}
-        by_size: dict[int, set[str]] = {}
+        paths_by_size: dict[int, set[str]] = {}
         for root in roots:
             for path, size_bytes in _files_below(root, stop):
                 if size_bytes in sizes:
-                    by_size.setdefault(size_bytes, set()).add(path)
-        self._meter.total_bytes = sum(size * len(paths) for size, paths in by_size.items())
+                    paths_by_size.setdefault(size_bytes, set()).add(path)
+        self._meter.total_bytes = sum(size * len(paths) for size, paths in paths_by_size.items())
         found = []
         for model, files in wanted:
-            place = self._place_of(model, files, by_size, stop)
-            if place is not None:
-                found.append(MovedModel(model, place))
+            new_path = self._find_path(model, files, paths_by_size, stop)
+            if new_path is not None:
+                found.append(MovedModel(model, new_path))
         return found
 
-    def _place_of(
+    def _find_path(
         self,
         model: Model,
         files: list[FileRecord],
-        by_size: Mapping[int, set[str]],
+        paths_by_size: Mapping[int, set[str]],
         stop: Stop,
     ) -> str | None:
-        # The largest is the one of which there are the fewest others of its size.
+        # The fewest other files have the size of the largest file.
         largest = max(files, key=lambda file: file.size_bytes)
         name = os.path.basename(model.local_path)
-        for path in sorted(by_size.get(largest.size_bytes, ())):
+        for path in sorted(paths_by_size.get(largest.size_bytes, ())):
             if self._digest(path, stop) != largest.digest:
                 continue
             if len(files) == 1 and files[0].path == name:
@@ -168,26 +168,25 @@ class _Search:
                 continue
             root = path[: -len(largest.path) - 1]
             if all(self._digest(f"{root}/{file.path}", stop) == file.digest for file in files):
-                # Of a set of shards one is named, of a folder the folder.
+                # A set of shards is recorded by one shard, a folder by its own path.
                 return f"{root}/{name}" if any(file.path == name for file in files) else root
         return None
 
     def _digest(self, path: str, stop: Stop) -> str | None:
-        """The digest of a file, read once whatever it is called; None where it cannot be read."""
+        """Return the digest of a file; None if it cannot be read."""
         try:
-            bytes_of = file_identity(stat_path(path))
-            if bytes_of not in self._digests:
-                self._digests[bytes_of] = None
-                counter = self._meter.of(path)
-                digest = file_digest(path, counter, stop, protected=self._protected)
-                self._digests[bytes_of] = digest
-            return self._digests[bytes_of]
+            file_id = file_identity(stat_path(path))
+            if file_id not in self._digests:
+                self._digests[file_id] = None
+                counter = self._meter.counter(path)
+                self._digests[file_id] = file_digest(path, counter, stop, protected=self._protected)
+            return self._digests[file_id]
         except (OSError, FileChangedError, NotAFileError, ProtectedFileError):
             return None
 
 
 def _files_below(root: str, stop: Stop) -> Iterator[tuple[str, int]]:
-    """The regular files below a folder that may be a model's, and their sizes, links followed."""
+    """Yield path and size of the regular files below a folder; links to files are followed."""
     folders = [root]
     while folders and not stop():
         folder = folders.pop()
@@ -203,11 +202,11 @@ def _files_below(root: str, stop: Stop) -> Iterator[tuple[str, int]]:
                 continue
             if entry.is_dir(follow_symlinks=False):
                 folders.append(entry.path)
-            elif (size_bytes := _size_of(entry)) is not None:
+            elif (size_bytes := _file_size(entry)) is not None:
                 yield entry.path, size_bytes
 
 
-def _size_of(entry: os.DirEntry[str]) -> int | None:
+def _file_size(entry: os.DirEntry[str]) -> int | None:
     try:
         found = entry.stat()
     except OSError:

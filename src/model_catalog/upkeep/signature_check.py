@@ -1,4 +1,4 @@
-"""Who signed a model: its bundle held against a key of the caller's, and what came of it."""
+"""Verify the signature of a model with the signer's public key, and record the result."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import stat
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any, Final
 
 from model_catalog.domain.file_record import FileRecord
 from model_catalog.errors import BadSignatureError, FileChangedError
@@ -19,8 +20,8 @@ from model_catalog.files.signing.signature import require_matching_files, verify
 from model_catalog.mapping.tables import Model
 from model_catalog.repository.model_catalog import ModelCatalog
 from model_catalog.upkeep.worker_threads import (
-    Meter,
     OnProgress,
+    ProgressMeter,
     Stop,
     device_lock,
     device_of,
@@ -28,20 +29,21 @@ from model_catalog.upkeep.worker_threads import (
     run_in_thread,
 )
 
-BUNDLE_NAME = "model.sig"
-"""What model-signing calls the bundle in a folder; of a file it is the file's name and `.sig`."""
+_BUNDLE_NAME: Final = "model.sig"
+"""The name that model-signing gives a folder's bundle. A file's bundle is its name and `.sig`."""
+_MAX_DETAIL_CHARACTERS: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """A model as it is recorded now, and whether its signature is the key's and over its files."""
+    """A model as it is recorded now, and whether its signature is valid for a key."""
 
     model: Model
     is_valid: bool
     key_fingerprint: str
-    """Of the key that it was held against: `sha256:` and 64 digits, of the DER of the key."""
+    """The fingerprint of the key: `sha256:` and 64 hexadecimal digits, of the key in DER."""
     reason: str | None
-    """Why the signature was refused."""
+    """Why the signature was refused; None if it is valid."""
 
 
 async def verify_signature(
@@ -56,57 +58,62 @@ async def verify_signature(
     on_progress: OnProgress | None = None,
 ) -> Signature:
     """
-    Hold a model against a bundle of OpenSSF model-signing, offline, and record what came of it.
+    Verify a model's OpenSSF model-signing bundle with a public key, offline, and record the result.
 
-    `key` is the signer's public key, a PEM file or its bytes: it comes from the caller, and none
-    that lies beside a model is looked at. The bundle is `model.sig` in the model's folder, or the
-    file's name and `.sig`, unless another is named; of a set of shards it is the folder's, for what
-    is signed is all of them. A file that was read before and is the same
-    still is not read again. Links are refused as the signing of them is, unless `follow_links`.
+    `key` is the signer's public key: the path of a PEM file, or its bytes. A key beside the model
+    is never used. The default bundle is `model.sig` in the model's folder; for a file it is the
+    file's name and `.sig`. A set of shards is signed as a whole, so its bundle is the folder's. A
+    file that was hashed before and has not changed is not read again. Symbolic links are refused,
+    as model-signing refuses them when it signs, unless `follow_links` is set.
 
-    What is altered, missing, renamed, unsigned, or signed by another key is refused: that is a
-    result, and recorded. Raises ModelNotFoundError, InvalidKeyError, NotInstalledError without the
-    extra `signing`, FileChangedError, BadLayoutError, ProtectedFileError, and OSError where there
-    is no bundle or a file cannot be read.
+    A signature is refused, and this result is recorded, if a file was altered, is missing, was
+    renamed, is not signed, or if another key signed it. Raises ModelNotFoundError, InvalidKeyError,
+    NotInstalledError without the extra `signing`, FileChangedError, BadLayoutError,
+    ProtectedFileError, and OSError if the bundle does not exist or a file cannot be read.
     """
     model = await catalog.get_model(reference, provider, version)
     files = await catalog.list_files(model.reference, model.provider, model.version)
-    database = catalog.database_files
-    meter = Meter(on_progress, 0)
+    database_files = catalog.database_files
+    meter = ProgressMeter(on_progress, 0)
     path = await run_in_thread(lambda _: _signed_path(model.local_path, files))
 
-    def hold(stop: Stop) -> tuple[str, str | None]:
-        protected = file_identities(database)
-        public = read_public_key(os.path.abspath(key) if not isinstance(key, bytes) else key)
+    def work(stop: Stop) -> tuple[str, str | None]:
+        protected = file_identities(database_files)
+        public_key = read_public_key(os.path.abspath(key) if not isinstance(key, bytes) else key)
         try:
-            signed = verify_bundle(bundle or _bundle_of(path), public, protected=protected)
+            signed = verify_bundle(bundle or _default_bundle(path), public_key, protected=protected)
             names = required_file_paths(
                 path, signed, follow_links=follow_links, protected=protected
             )
-            reading = _Reading(path, files, meter, protected)
-            # Not the model's size: the bundle and what was left out are no part of it.
-            meter.expect(sum(reading.size_bytes(name) for name in names), path)
-            require_matching_files(signed, {name: reading.digest(name, stop) for name in names})
+            digests = _FileDigests(path, files, meter, protected)
+            # Not the model's size: the bundle and the excluded files are not signed.
+            meter.adjust_total(sum(digests.size_bytes(name) for name in names), path)
+            require_matching_files(signed, {name: digests.digest(name, stop) for name in names})
         except BadSignatureError as error:
-            return public.fingerprint, error.reason
-        return public.fingerprint, None
+            return public_key.fingerprint, error.reason
+        return public_key.fingerprint, None
 
     async with device_lock(await run_in_thread(lambda _: device_of(model.local_path))):
-        fingerprint, reason = await run_in_thread(hold)
-    values = {
-        "signed_by": fingerprint if reason is None else None,
-        "signature_verdict": "valid" if reason is None else "refused",
-        "signature_detail": reason and reason[:1000].encode("utf-8", "backslashreplace").decode(),
-        "signature_checked_at": datetime.now(UTC),
-    }
-    stored = await catalog.store_found(model, values)
+        fingerprint, reason = await run_in_thread(work)
+    stored = await catalog.store_found(model, _result_columns(fingerprint, reason))
     if stored is None:
-        raise FileChangedError(model.local_path, "its model was recorded anew")
+        raise FileChangedError(model.local_path, "its record in the catalog was changed")
     return Signature(stored, reason is None, fingerprint, reason)
 
 
+def _result_columns(fingerprint: str, reason: str | None) -> dict[str, Any]:
+    # A reason may contain a file name that is not valid UTF-8.
+    detail = reason and reason[:_MAX_DETAIL_CHARACTERS].encode("utf-8", "backslashreplace").decode()
+    return {
+        "signed_by": fingerprint if reason is None else None,
+        "signature_verdict": "valid" if reason is None else "refused",
+        "signature_detail": detail,
+        "signature_checked_at": datetime.now(UTC),
+    }
+
+
 def _signed_path(local_path: str, files: list[FileRecord]) -> str:
-    """The folder of a set, which is recorded by one of its shards; else what is recorded."""
+    """Return the folder of a set of shards, which is recorded by one shard; else the path."""
     shard = parse_shard_name(os.path.basename(local_path))
     is_set = len(files) > 1 or (shard is not None and shard[1].count > 1)
     if is_set and not stat.S_ISDIR(stat_path(local_path).st_mode):
@@ -114,21 +121,25 @@ def _signed_path(local_path: str, files: list[FileRecord]) -> str:
     return local_path
 
 
-def _bundle_of(local_path: str) -> str:
+def _default_bundle(local_path: str) -> str:
     if stat.S_ISDIR(stat_path(local_path).st_mode):
-        return os.path.join(local_path, BUNDLE_NAME)
+        return os.path.join(local_path, _BUNDLE_NAME)
     return f"{local_path}.sig"
 
 
-class _Reading:
-    """The digests of a model's files, read where what is recorded of them is not enough."""
+class _FileDigests:
+    """The digests of a model's files: the recorded ones if still valid, else read from the disk."""
 
     def __init__(
-        self, local_path: str, files: list[FileRecord], meter: Meter, protected: ProtectedFiles
+        self,
+        local_path: str,
+        files: list[FileRecord],
+        meter: ProgressMeter,
+        protected: ProtectedFiles,
     ) -> None:
         is_folder = stat.S_ISDIR(stat_path(local_path).st_mode)
         self._root = local_path if is_folder else os.path.dirname(local_path)
-        self._known = {file.path: file for file in files}
+        self._recorded = {file.path: file for file in files}
         self._meter = meter
         self._protected = protected
 
@@ -137,12 +148,12 @@ class _Reading:
 
     def digest(self, name: str, stop: Stop) -> str:
         path = os.path.join(self._root, name)
-        known = self._known.get(name)
-        # Of damaged files the fingerprint of the bytes that were found is not kept.
-        if known is not None and not known.is_damaged and known.digest and known.hashed_at:
+        file = self._recorded.get(name)
+        # The recorded fingerprint of a damaged file is not that of its present content.
+        if file is not None and not file.is_damaged and file.digest and file.hashed_at:
             found = Fingerprint.from_stat(stat_path(path))
-            read_at_ns = int(known.hashed_at.timestamp()) * 1_000_000_000
-            if str(found) == known.fingerprint and is_settled(found, read_at_ns):
+            hashed_at_ns = int(file.hashed_at.timestamp()) * 1_000_000_000
+            if str(found) == file.fingerprint and is_settled(found, hashed_at_ns):
                 self._meter.add(found.size_bytes, path)
-                return known.digest
-        return file_digest(path, self._meter.of(path), stop, protected=self._protected)
+                return file.digest
+        return file_digest(path, self._meter.counter(path), stop, protected=self._protected)

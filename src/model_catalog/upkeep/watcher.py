@@ -1,4 +1,4 @@
-"""The periodic look after a catalog that a service runs beside its work."""
+"""Check and verify a catalog periodically, as a background task of a service."""
 
 from __future__ import annotations
 
@@ -17,11 +17,8 @@ from model_catalog.domain import validation
 from model_catalog.errors import CatalogError, InvalidModelError
 from model_catalog.repository.model_catalog import ModelCatalog
 from model_catalog.upkeep.checks.model_check import CheckReport, check_models
-from model_catalog.upkeep.verification.model_verification import (
-    Verdict,
-    VerifiedModel,
-    verify_models,
-)
+from model_catalog.upkeep.verification.model_verification import verify_models
+from model_catalog.upkeep.verification.results import Verdict, VerifiedModel
 
 log = logging.getLogger(__name__)
 
@@ -29,12 +26,12 @@ OnEvent: TypeAlias = Callable[["CheckReport | VerifiedModel | Exception"], objec
 
 _DAY_S: Final = 86_400.0
 _JITTER: Final = 0.1
-"""Of the interval, more or less: services that were started together do not stay together."""
+"""Random part of the interval, added or subtracted: services started at once spread out."""
 
 
 @dataclass(slots=True)
 class WatchReport:
-    """How a watch went so far: what was done, what failed, and the last result of a check."""
+    """Counters of a running watch, and the report of its last check."""
 
     check_count: int = 0
     failure_count: int = 0
@@ -52,17 +49,18 @@ async def watch(
     on_event: OnEvent | None = None,
 ) -> AsyncIterator[WatchReport]:
     """
-    Check a catalog now and every `interval_s` seconds, for as long as the block runs.
+    Check a catalog now and every `interval_s` seconds, while the block runs.
 
-    After each check the models that were verified longest ago are read again, as many bytes as are
-    `scrub_per_day` of the catalog for each day that has gone by: 1/30 reads all of it in a month,
-    0 reads nothing. A file is read whole, and what it was too long is not read the next time.
+    After each check it verifies the models that were verified longest ago. `scrub_per_day` is the
+    part of the catalog's bytes to read in a day: 1/30 reads all of it in a month, 0 reads nothing.
+    A file is always read completely. Bytes read beyond the allowance are subtracted from the next.
 
-    `on_event` is called in the loop with each `Checked`, with each `Verified`, and with each error,
-    which is logged and survived: a missing disk or a busy database ends no watch. What is not as
-    recorded is logged as a warning. At the end of the block it stops at once.
+    Calls `on_event` in the event loop with each `CheckReport`, each `VerifiedModel` and each error.
+    An error is logged and does not end the watch: a disk may be missing, or the database busy.
+    Models that differ from the catalog are logged as warnings. The watch is cancelled at the end of
+    the block.
 
-    Raises InvalidModelError for an interval or a part that is none.
+    Raises InvalidModelError for an `interval_s` or a `scrub_per_day` that is out of range.
     """
     interval_s = validation.seconds("interval_s", interval_s)
     if (
@@ -72,23 +70,24 @@ async def watch(
         raise InvalidModelError(
             "interval_s, scrub_per_day",
             (interval_s, scrub_per_day),
-            "are out of range: give seconds, more than 0, and a part between 0 and 1",
+            "are out of range: interval_s must be greater than 0 and finite, "
+            "scrub_per_day must be between 0 and 1",
         )
-    seen = WatchReport()
-    watcher = _Watcher(catalog, list(roots), scrub_per_day, on_event, seen)
+    report = WatchReport()
+    watcher = _Watcher(catalog, list(roots), scrub_per_day, on_event, report)
     task = asyncio.create_task(watcher.run(interval_s))
     try:
-        yield seen
+        yield report
     finally:
         task.cancel()
-        # Not `await task`: who cancels this block meanwhile is to be heard.
+        # `await task` could not tell a cancellation of this block from that of the watch.
         await asyncio.wait([task])
         if not task.cancelled():
             task.result()
 
 
 class _Watcher:
-    """One watch: what it looks after, and how many bytes it may read."""
+    """One watch: its options, its report, and the number of bytes it may read."""
 
     def __init__(
         self,
@@ -96,48 +95,48 @@ class _Watcher:
         roots: list[str | PathLike[str]],
         scrub_per_day: float,
         on_event: OnEvent | None,
-        seen: WatchReport,
+        report: WatchReport,
     ) -> None:
         self._catalog = catalog
         self._roots = roots
         self._scrub_per_day = scrub_per_day
         self._on_event = on_event
-        self._seen = seen
+        self._report = report
         self._allowed_bytes = 0.0
-        self._since = time.monotonic()
+        self._allowance_at = time.monotonic()
 
     async def run(self, interval_s: float) -> None:
         while True:
-            await self._surviving(self._check)
+            await self._run_step(self._check)
             if self._scrub_per_day:
-                await self._surviving(self._scrub)
-            spread = interval_s * _JITTER
-            await asyncio.sleep(interval_s + random.uniform(-spread, spread))  # noqa: S311
+                await self._run_step(self._scrub)
+            spread_s = interval_s * _JITTER
+            await asyncio.sleep(interval_s + random.uniform(-spread_s, spread_s))  # noqa: S311
 
-    async def _surviving(self, step: Callable[[], Awaitable[None]]) -> None:
+    async def _run_step(self, step: Callable[[], Awaitable[None]]) -> None:
         try:
             await step()
         except (CatalogError, OSError) as error:
-            self._seen.failure_count += 1
-            log.warning("the watch goes on after: %s", error)
-            self._tell(error)
+            self._report.failure_count += 1
+            log.warning("a step of the watch failed; the watch continues: %s", error)
+            self._emit(error)
 
     async def _check(self) -> None:
         checked = await check_models(self._catalog, roots=self._roots)
         for finding in checked.findings:
             if not finding.is_as_recorded:
                 log.warning("%s is %s: %s", finding.ref, finding.state, finding.detail)
-        self._seen.check_count += 1
-        self._seen.last = checked
-        self._tell(checked)
+        self._report.check_count += 1
+        self._report.last = checked
+        self._emit(checked)
 
     async def _scrub(self) -> None:
         now = time.monotonic()
-        per_day = await self._catalog.get_total_size() * self._scrub_per_day
-        # A debt is paid off by waiting; a credit of more than a day is not saved up.
-        earned = per_day * (now - self._since) / _DAY_S
-        self._allowed_bytes = min(self._allowed_bytes + earned, per_day)
-        self._since = now
+        bytes_per_day = await self._catalog.get_total_size() * self._scrub_per_day
+        # A negative allowance is made up for by waiting. At most a day's allowance is saved up.
+        earned_bytes = bytes_per_day * (now - self._allowance_at) / _DAY_S
+        self._allowed_bytes = min(self._allowed_bytes + earned_bytes, bytes_per_day)
+        self._allowance_at = now
         if self._allowed_bytes <= 0:
             return
         async with aclosing(
@@ -145,16 +144,16 @@ class _Watcher:
         ) as results:
             async for result in results:
                 self._allowed_bytes -= result.read_bytes
-                self._seen.verified_bytes += result.read_bytes
+                self._report.verified_bytes += result.read_bytes
                 if result.verdict not in (Verdict.OK, Verdict.UNFINISHED):
                     log.warning("%s is %s: %s", result.model.ref, result.verdict, result.detail)
-                self._tell(result)
+                self._emit(result)
 
-    def _tell(self, event: CheckReport | VerifiedModel | Exception) -> None:
+    def _emit(self, event: CheckReport | VerifiedModel | Exception) -> None:
         if self._on_event is None:
             return
         try:
             self._on_event(event)
         except Exception:
-            # The host's own code: what it does wrong is not to end the watch.
-            log.exception("the watch goes on after its on_event failed")
+            # An error in the host's own callback must not end the watch.
+            log.exception("on_event raised an error; the watch continues")

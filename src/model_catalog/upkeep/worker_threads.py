@@ -1,4 +1,4 @@
-"""How work on the disk is kept off the event loop: in threads that stop when they are asked to."""
+"""Run disk work in threads that can be stopped, with progress reports and a lock per disk."""
 
 from __future__ import annotations
 
@@ -20,15 +20,19 @@ from model_catalog.files.safe_open import file_identity
 T = TypeVar("T")
 
 Stop: TypeAlias = Callable[[], bool]
+"""Returns True once the caller was cancelled; the work in the thread should then end."""
 
-_BETWEEN_S: Final = 0.1
+REPORT_INTERVAL_S: Final = 0.1
+"""The minimum time between two progress reports."""
 
-_turns: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[int, asyncio.Lock]] = WeakKeyDictionary()
+_device_locks: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[int, asyncio.Lock]] = (
+    WeakKeyDictionary()
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far the reading of bytes has come: of all that is to be read, and in which file."""
+    """How many bytes were read, how many there are in total, and which file is being read."""
 
     path: str
     done_bytes: int
@@ -39,25 +43,33 @@ OnProgress: TypeAlias = Callable[[Progress], object]
 
 
 async def run_in_thread(work: Callable[[Stop], T]) -> T:
-    """What `work` returns, from a thread; it is given a function that tells whether to stop."""
+    """
+    Run `work` in a thread and return its result.
+
+    `work` gets a function that returns True when the waiting task was cancelled.
+    """
     cancelled = threading.Event()
     try:
         return await to_thread(work, cancelled.is_set)
     finally:
-        # A thread cannot be cancelled: it is asked to stop.
+        # A thread cannot be cancelled; the event asks it to stop.
         cancelled.set()
 
 
 @asynccontextmanager
 async def device_lock(device: int) -> AsyncIterator[None]:
-    """One reader of whole files on a disk at a time: two read no faster, and a hard disk slower."""
-    turns = _turns.setdefault(asyncio.get_running_loop(), {})
-    async with turns.setdefault(device, asyncio.Lock()):
+    """
+    Lock a disk, so that one task of this event loop at a time reads whole files from it.
+
+    Two parallel readers are not faster than one, and slower on a hard disk.
+    """
+    locks = _device_locks.setdefault(asyncio.get_running_loop(), {})
+    async with locks.setdefault(device, asyncio.Lock()):
         yield
 
 
 def device_of(path: str) -> int:
-    """The number of the disk on which a path lies, links followed; -1 for what is not there."""
+    """Return the device number of a path (`st_dev`), following links; -1 if it does not exist."""
     try:
         return os.stat(path).st_dev
     except (OSError, ValueError):
@@ -65,7 +77,7 @@ def device_of(path: str) -> int:
 
 
 def file_identities(paths: Iterable[Path]) -> set[tuple[int, int]]:
-    """What the files that are there are told by, links followed."""
+    """Return the device and inode numbers of the files that exist, following links."""
     found = set()
     for path in paths:
         with contextlib.suppress(FileNotFoundError):
@@ -73,52 +85,59 @@ def file_identities(paths: Iterable[Path]) -> set[tuple[int, int]]:
     return found
 
 
-class Meter:
-    """Counts bytes in threads, and tells the event loop of them ten times a second."""
+class ProgressMeter:
+    """
+    Count bytes in worker threads, and report the count to the event loop ten times a second.
+
+    Several threads may use one meter, because several disks are read at the same time.
+    """
 
     def __init__(self, on_progress: OnProgress | None, total_bytes: int) -> None:
         self._on_progress = on_progress
         self._loop = asyncio.get_running_loop()
-        self._told_at = 0.0
-        # Several disks are read at the same time, by a thread each.
+        self._reported_at = 0.0
         self._lock = threading.Lock()
         self.total_bytes = total_bytes
         self.done_bytes = 0
 
-    def of(self, path: str) -> Callable[[int], None] | None:
-        """The counter of one file, which is told how many of its bytes were read."""
+    def counter(self, path: str) -> Callable[[int], None] | None:
+        """
+        Return a function that takes the number of bytes of one file that were read so far.
+
+        None if the caller did not pass `on_progress`.
+        """
         if self._on_progress is None:
             return None
-        counted = 0
+        counted_bytes = 0
 
         def count(read_bytes: int) -> None:
-            nonlocal counted
-            more, counted = read_bytes - counted, read_bytes
-            self.add(more, path)
+            nonlocal counted_bytes
+            more_bytes, counted_bytes = read_bytes - counted_bytes, read_bytes
+            self.add(more_bytes, path)
 
         return count
 
     def add(self, size_bytes: int, path: str) -> None:
-        """Count bytes of a file that were read, or need not be."""
+        """Count bytes of a file as done: they were read, or do not have to be read."""
         with self._lock:
             self.done_bytes += size_bytes
-            self._tell(path)
+            self._report(path)
 
-    def expect(self, more_bytes: int, path: str) -> None:
-        """Count on so many bytes more than before, or less where the number is negative."""
+    def adjust_total(self, more_bytes: int, path: str) -> None:
+        """Add a number of bytes to the total; a negative number reduces it."""
         with self._lock:
             self.total_bytes += more_bytes
             if more_bytes:
-                self._tell(path)
+                self._report(path)
 
-    def _tell(self, path: str) -> None:
+    def _report(self, path: str) -> None:
         if self._on_progress is None:
             return
         now = time.monotonic()
-        if now - self._told_at < _BETWEEN_S and self.done_bytes != self.total_bytes:
+        if now - self._reported_at < REPORT_INTERVAL_S and self.done_bytes != self.total_bytes:
             return
-        self._told_at = now
+        self._reported_at = now
         progress = Progress(path, self.done_bytes, max(self.total_bytes, self.done_bytes))
-        # A loop that is closed has nobody left who would want to know.
+        # RuntimeError: the event loop is closed, so no task is waiting for the report.
         with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._on_progress, progress)

@@ -1,1 +1,1 @@
-"""Compare the catalog with the status of files."""
+"""Check the status of model files against the catalog."""

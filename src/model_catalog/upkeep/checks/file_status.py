@@ -1,4 +1,4 @@
-"""What the status of a model's files tells, against what is recorded of them; nothing is opened."""
+"""Compare the status of model files (`stat`) with the catalog. No file is opened."""
 
 from __future__ import annotations
 
@@ -16,12 +16,18 @@ from model_catalog.files.safe_open import errno_name, non_regular_kind, stat_pat
 from model_catalog.repository.operations.check_queries import CheckedModel, CheckResult, Row
 from model_catalog.upkeep.worker_threads import Stop
 
-_ABSENT: Final = {errno.ENOENT, errno.ENOTDIR}
-# What a system says of a disk, or of the server of one, that has gone away.
-_GONE: Final = {errno.ENOTCONN, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENODEV, errno.ENXIO}
+_ABSENT_ERRORS: Final = {errno.ENOENT, errno.ENOTDIR}
+# What the system reports of a disk that was removed, or of a file server that is down.
+_OFFLINE_ERRORS: Final = {
+    errno.ENOTCONN,
+    errno.EHOSTDOWN,
+    errno.EHOSTUNREACH,
+    errno.ENODEV,
+    errno.ENXIO,
+}
 
-# Of several files the first of these is what is said of the model.
-_WORST: Final = (
+# A model gets the first of these states that one of its files has.
+_STATE_PRIORITY: Final = (
     FileState.OFFLINE,
     FileState.MISSING,
     FileState.UNREADABLE,
@@ -30,35 +36,35 @@ _WORST: Final = (
 
 
 class MountCache:
-    """What a pass over many models learns of their disks, each asked once."""
+    """Caches facts about mount points and root folders for one pass over many models."""
 
     def __init__(self, roots: Iterable[str] = ()) -> None:
-        # The longest first: of a folder inside another the inner one decides.
+        # Longest first: if one root is inside another, the inner one counts.
         self._roots = sorted({root.rstrip("/") or "/" for root in roots}, key=len, reverse=True)
-        self._unreachable: dict[str, str | None] = {}
+        self._unreachable_reasons: dict[str, str | None] = {}
         self._mount_points: dict[str, str] = {}
         self._mounted: dict[str, bool] = {}
         self.has_roots = bool(self._roots)
 
-    def mount_of(self, path: str) -> str:
-        """Where the disk is mounted on which a path lies."""
+    def mount_point_of(self, path: str) -> str:
+        """Return the mount point of the disk that a path is on."""
         folder = os.path.dirname(path)
         if folder not in self._mount_points:
             self._mount_points[folder] = mount_point(folder)
         return self._mount_points[folder]
 
-    def group_of(self, holding: CheckedModel) -> str:
-        """The root or the mount point that holds a model."""
-        return self._root_of(holding.local_path) or (
-            holding.mount_point or self.mount_of(holding.local_path)
+    def group_of(self, model: CheckedModel) -> str:
+        """Return the root that contains a model; without one, the mount point of its disk."""
+        return self._root_of(model.local_path) or (
+            model.mount_point or self.mount_point_of(model.local_path)
         )
 
-    def reason_offline(self, holding: CheckedModel) -> str | None:
-        """Why what is not there may well be there; None where its disk is."""
-        root = self._root_of(holding.local_path)
-        if root is not None and (reason := self._reason_unreachable(root)) is not None:
+    def offline_reason(self, model: CheckedModel) -> str | None:
+        """Return why absent files may still exist on a disk that is offline; None if it is not."""
+        root = self._root_of(model.local_path)
+        if root is not None and (reason := self._unreachable_reason(root)) is not None:
             return reason
-        mount = holding.mount_point
+        mount = model.mount_point
         if mount is not None and not self._is_mounted(mount):
             return f"nothing is mounted at {mount!r}"
         return None
@@ -69,15 +75,15 @@ class MountCache:
                 return root
         return None
 
-    def _reason_unreachable(self, root: str) -> str | None:
-        if root not in self._unreachable:
+    def _unreachable_reason(self, root: str) -> str | None:
+        if root not in self._unreachable_reasons:
             try:
                 with os.scandir(root) as entries:
-                    reason = None if any(True for _ in entries) else f"{root!r} is empty"
+                    reason = None if any(True for _ in entries) else f"the root {root!r} is empty"
             except OSError as error:
-                reason = f"{root!r} cannot be listed: {errno_name(error)}"
-            self._unreachable[root] = reason
-        return self._unreachable[root]
+                reason = f"the root {root!r} cannot be listed: {errno_name(error)}"
+            self._unreachable_reasons[root] = reason
+        return self._unreachable_reasons[root]
 
     def _is_mounted(self, mount: str) -> bool:
         if mount not in self._mounted:
@@ -87,56 +93,60 @@ class MountCache:
 
 @dataclass(frozen=True, slots=True)
 class StatusSummary:
-    """What was seen of many models: which are as they were, what is to be said of the others."""
+    """The result of `check_statuses`: ids of unchanged models, and the results of the others."""
 
     present_ids: list[int]
-    looks: list[CheckResult]
+    results: list[CheckResult]
     groups: list[str]
-    """The root or the mount point of each look."""
-    held: Counter[str]
-    """How many models each root and mount point held, those left out that were missing before."""
+    """The root or the mount point of each result."""
+    group_sizes: Counter[str]
+    """How many models each root and mount point has, without those already recorded as missing."""
 
 
-def check_statuses(rows: Sequence[Row], disks: MountCache, stop: Stop) -> StatusSummary:
-    """What is to be recorded of the models of these rows; of fewer if it is stopped."""
-    seen = StatusSummary([], [], [], Counter())
-    # Tuples, for of each row all values are asked for.
-    plain = [tuple(row) for row in rows]
-    at = 0
-    while at < len(plain) and not stop():
-        first = plain[at]
-        end = at + 1
-        while end < len(plain) and plain[end][0] == first[0]:
+def check_statuses(rows: Sequence[Row], mounts: MountCache, stop: Stop) -> StatusSummary:
+    """
+    Check the models of these rows, which are sorted by model.
+
+    Stops early when `stop()` returns True; the summary then contains fewer models.
+    """
+    summary = StatusSummary([], [], [], Counter())
+    # Tuples are faster than SQLAlchemy rows, because every value of a row is read.
+    plain_rows = [tuple(row) for row in rows]
+    start = 0
+    while start < len(plain_rows) and not stop():
+        first = plain_rows[start]
+        end = start + 1
+        while end < len(plain_rows) and plain_rows[end][0] == first[0]:
             end += 1
-        if not disks.has_roots and _are_as_they_were(plain, at, end):
-            seen.present_ids.append(first[0])
-            seen.held[first[5]] += 1
+        if not mounts.has_roots and _is_unchanged(plain_rows, start, end):
+            summary.present_ids.append(first[0])
+            summary.group_sizes[first[5]] += 1
         else:
-            found = check_status(CheckedModel.of(plain[at:end]), disks)
-            group = disks.group_of(found.holding)
-            seen.looks.append(found)
-            seen.groups.append(group)
-            if found.holding.state is not FileState.MISSING:
-                seen.held[group] += 1
-        at = end
-    return seen
+            result = check_status(CheckedModel.of(plain_rows[start:end]), mounts)
+            group = mounts.group_of(result.holding)
+            summary.results.append(result)
+            summary.groups.append(group)
+            if result.holding.state is not FileState.MISSING:
+                summary.group_sizes[group] += 1
+        start = end
+    return summary
 
 
-def _are_as_they_were(rows: Sequence[Row], at: int, end: int) -> bool:
+def _is_unchanged(rows: Sequence[Row], start: int, end: int) -> bool:
     """
-    Whether a model was present, and is with all of its files: what nearly all of them are.
+    Whether a model was present and all its files are unchanged, as in nearly all models.
 
-    It is here for its speed alone: what it does not know of, `look` finds out.
+    This is only a fast path. If it returns False, `check_status` finds out the state.
     """
-    _, path, _, state, detail, mount, found_digest, name, _, fingerprint = rows[at]
+    _, path, _, state, detail, mount, found_digest, name, _, fingerprint = rows[start]
     if state != "present" or detail or found_digest or mount is None or name is None:
         return False
     try:
         if fingerprint_text(os.stat(path)) == fingerprint:
-            return end == at + 1
+            return end == start + 1
         root = path.rpartition("/")[0] if path.endswith(f"/{name}") else path
-        for number in range(at, end):
-            row = rows[number]
+        for index in range(start, end):
+            row = rows[index]
             if fingerprint_text(os.stat(f"{root}/{row[7]}")) != row[9]:
                 return False
     except (OSError, ValueError, AttributeError):
@@ -144,73 +154,85 @@ def _are_as_they_were(rows: Sequence[Row], at: int, end: int) -> bool:
     return True
 
 
-def check_status(holding: CheckedModel, disks: MountCache) -> CheckResult:
-    """What is to be recorded of a model as it lies there at this moment."""
-    findings = _findings(holding)
-    if not findings:
-        if holding.state is FileState.MISSING and holding.state_detail == LEFT_STORE:
-            # The bytes may be those of another model, and their store alone can tell.
-            return CheckResult(holding, FileState.MISSING, LEFT_STORE)
+def check_status(model: CheckedModel, mounts: MountCache) -> CheckResult:
+    """Compare the current status of a model's files with the catalog."""
+    problems = _find_problems(model)
+    if not problems:
+        if model.state is FileState.MISSING and model.state_detail == LEFT_STORE:
+            # The files may belong to another model of the store. Only a scan can tell.
+            return CheckResult(model, FileState.MISSING, LEFT_STORE)
         return CheckResult(
-            holding,
+            model,
             FileState.PRESENT,
-            mount_point=holding.mount_point or disks.mount_of(holding.local_path),
+            mount_point=model.mount_point or mounts.mount_point_of(model.local_path),
         )
-    state = min((found for found, _ in findings), key=_WORST.index)
-    if state is FileState.MISSING and (reason := disks.reason_offline(holding)) is not None:
-        return CheckResult(holding, FileState.OFFLINE, reason)
-    details = [detail for found, detail in findings if found is state]
+    state = min((found for found, _ in problems), key=_STATE_PRIORITY.index)
+    if state is FileState.MISSING and (reason := mounts.offline_reason(model)) is not None:
+        return CheckResult(model, FileState.OFFLINE, reason)
+    details = [detail for found, detail in problems if found is state]
     more = f" and {len(details) - 1} more" if len(details) > 1 else ""
-    return CheckResult(holding, state, details[0] + more)
+    return CheckResult(model, state, details[0] + more)
 
 
-def _findings(holding: CheckedModel) -> list[tuple[FileState, str]]:
-    """What is not as it is recorded, file by file."""
-    path = holding.local_path
+def _find_problems(model: CheckedModel) -> list[tuple[FileState, str]]:
+    """Return the state and the detail of each file that differs from its record."""
+    path = model.local_path
     try:
         found = stat_path(path)
     except OSError as error:
-        return [_trouble(path, error)]
-    what = non_regular_kind(found)
-    if what not in (None, "a directory"):
-        return [(FileState.CHANGED, f"{path!r} is {what}")]
-    if not holding.files:
-        if what is None and holding.size_bytes not in (None, found.st_size):
-            return [(FileState.CHANGED, _sizes(path, found.st_size, holding.size_bytes))]
+        return [_describe_error(path, error)]
+    file_kind = non_regular_kind(found)
+    if file_kind not in (None, "a directory"):
+        return [(FileState.CHANGED, f"{path!r} is {file_kind}")]
+    if not model.files:
+        if file_kind is None and model.size_bytes not in (None, found.st_size):
+            return [(FileState.CHANGED, describe_sizes(path, found.st_size, model.size_bytes))]
         return []
-    root = path if what == "a directory" else os.path.dirname(path) or "."
-    findings = []
-    for name, size_bytes, fingerprint in holding.files:
-        place = f"{root}/{name}"
+    root = path if file_kind == "a directory" else os.path.dirname(path) or "."
+    problems = []
+    for name, size_bytes, fingerprint in model.files:
+        file_path = f"{root}/{name}"
         try:
-            inner = found if place == path else stat_path(place)
+            file_status = found if file_path == path else stat_path(file_path)
         except OSError as error:
-            findings.append(_trouble(name, error))
+            problems.append(_describe_error(name, error))
         else:
-            findings += _differences(name, inner, size_bytes, fingerprint)
-    return findings
+            problems += _compare_file(name, file_status, size_bytes, fingerprint)
+    return problems
 
 
-def _differences(
+def _compare_file(
     name: str, found: os.stat_result, size_bytes: int, fingerprint: str | None
 ) -> list[tuple[FileState, str]]:
     if fingerprint_text(found) == fingerprint:
         return []
-    if (what := non_regular_kind(found)) is not None:
-        return [(FileState.CHANGED, f"{name!r} is {what}")]
+    if (file_kind := non_regular_kind(found)) is not None:
+        return [(FileState.CHANGED, f"{name!r} is {file_kind}")]
     if found.st_size != size_bytes:
-        return [(FileState.CHANGED, _sizes(name, found.st_size, size_bytes))]
+        return [(FileState.CHANGED, describe_sizes(name, found.st_size, size_bytes))]
     if fingerprint is None:
         return []
-    return [(FileState.CHANGED, f"{name!r} was written to, replaced or touched")]
+    return [(FileState.CHANGED, describe_changed_files([name]))]
 
 
-def _trouble(name: str, error: OSError) -> tuple[FileState, str]:
-    if error.errno in _ABSENT:
-        return FileState.MISSING, f"{name!r} is not there"
-    state = FileState.OFFLINE if error.errno in _GONE else FileState.UNREADABLE
-    return state, f"{name!r} cannot be looked at: {errno_name(error)}"
+def describe_changed_files(names: Sequence[str]) -> str:
+    """Return the detail for files whose fingerprint has changed; the first one is named."""
+    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    return f"{names[0]!r} was modified, replaced or touched{more}"
 
 
-def _sizes(name: str, size_bytes: int, recorded: int | None) -> str:
-    return f"{name!r} has {size_bytes} bytes, and {recorded} are recorded"
+def describe_absence(name: str) -> str:
+    """Return the detail for a path that does not exist."""
+    return f"{name!r} does not exist"
+
+
+def _describe_error(name: str, error: OSError) -> tuple[FileState, str]:
+    if error.errno in _ABSENT_ERRORS:
+        return FileState.MISSING, describe_absence(name)
+    state = FileState.OFFLINE if error.errno in _OFFLINE_ERRORS else FileState.UNREADABLE
+    return state, f"the status of {name!r} cannot be read: {errno_name(error)}"
+
+
+def describe_sizes(name: str, size_bytes: int, recorded: int | None) -> str:
+    """Return the detail for a file whose size differs from the recorded one."""
+    return f"{name!r} has {size_bytes} bytes, but {recorded} bytes are recorded"

@@ -1,10 +1,18 @@
-"""The catalog against the disk, by the status of files alone: what is there, and what is not."""
+"""Check the catalog against the disk by the status of files: which are missing or changed."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Iterable,
+    Mapping,
+    Sequence,
+)
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -21,45 +29,46 @@ from model_catalog.repository.statements.filters import Filters
 from model_catalog.upkeep.checks.file_status import MountCache, check_statuses
 from model_catalog.upkeep.worker_threads import run_in_thread
 
-BATCH: Final = 8000
-"""Files that are looked at together: their rows are made in the event loop, which is to be free."""
-_FEW: Final = 10
-"""As many may go missing at once, whatever part of a disk they are."""
+BATCH_SIZE: Final = 8000
+"""Rows of files in a batch. The event loop builds the rows, so a larger batch would block it."""
+_MISSING_TOLERANCE: Final = 10
+"""Up to this many models of one root or mount point may go missing in any check."""
 
 
 @dataclass(frozen=True, slots=True)
 class CheckFinding:
-    """A model that is not as it is recorded, or whose state is another than before."""
+    """A model that differs from the catalog, or whose state has changed since the last check."""
 
     ref: ModelRef
     local_path: str
     before: FileState
+    """The state that was recorded before this check."""
     state: FileState
     detail: str | None
     is_damaged: bool
 
     @property
     def is_as_recorded(self) -> bool:
-        """Whether nothing is wrong with it, and it is told of because that is news."""
+        """Whether the files match the catalog, so that only the change of state is reported."""
         return self.state.is_as_recorded and not self.is_damaged
 
 
 @dataclass(frozen=True, slots=True)
 class CheckReport:
-    """What a check found: how many models in each state, and those that are to be told of."""
+    """The result of a check: the number of models in each state, and the findings."""
 
     counts: Mapping[FileState, int]
     findings: tuple[CheckFinding, ...]
-    """Those that are not as recorded, and those whose state has changed, in the order of ids."""
+    """Models that differ from the catalog or whose state has changed, sorted by id."""
 
     @property
     def model_count(self) -> int:
-        """How many models were looked at."""
+        """The number of models that were checked."""
         return sum(self.counts.values())
 
     @property
     def is_as_recorded(self) -> bool:
-        """Whether nothing is wrong with any of them."""
+        """Whether every checked model matches the catalog."""
         return all(finding.is_as_recorded for finding in self.findings)
 
 
@@ -71,103 +80,126 @@ async def check_models(
     **filters: Unpack[Filters],
 ) -> CheckReport:
     """
-    Look whether the files of all models, or of those that pass the filters, are as recorded.
+    Check whether the files of all models, or of the filtered models, match the catalog.
 
-    Only their status is asked, in a thread; nothing is opened. What was found is recorded a batch
-    at a time: `present`, `missing` (since when), `changed`, `unreadable`, or `offline` where the
-    disk on which they were last seen is not mounted, or one of the `roots` they lie below is not
-    there, not to be listed, or empty. A model that is back is present again. No row is deleted,
-    and no digest is touched.
+    Reads only the status of the files, in a thread, and opens no file. Records the states batch by
+    batch: `present`, `missing` (with the time), `changed`, `unreadable` or `offline`. A model is
+    `offline` if the disk it was last seen on is not mounted. It is also `offline` if the one of
+    `roots` above it does not exist, cannot be listed, or is empty. A model that exists again
+    becomes `present`. No row is deleted, and no digest is changed.
 
-    If more than half of what a root or a mount point held, and more than ten, would go missing at
-    once, they are not recorded as missing, and TooManyMissingError says so, unless `force` is set.
+    Raises TooManyMissingError if more than ten models, and more than half of the models below one
+    root or mount point, would become `missing` at once. Those are then not recorded as missing.
+    `force` turns this protection off.
     """
-    disks = MountCache(fspath(root) for root in roots)
+    mounts = MountCache(fspath(root) for root in roots)
     now = datetime.now(UTC).replace(microsecond=0)
     counts: Counter[FileState] = Counter()
-    told: list[CheckResult] = []
-    held: Counter[str] = Counter()
-    leaving: dict[str, list[CheckResult]] = {}
-    last: int | None = None
-    async with _storing() as store:
-        while rows := await catalog.holdings(last, BATCH, **filters):
-            last = rows[-1][0]
-            seen = await run_in_thread(partial(check_statuses, rows, disks))
-            held += seen.held
-            counts[FileState.PRESENT] += len(seen.present_ids)
-            counts.update(found.state for found in seen.looks)
-            told += filter(_is_to_be_told, seen.looks)
-            stored = []
-            for found, group in zip(seen.looks, seen.groups, strict=True):
-                if found.state is FileState.MISSING and found.is_news:
-                    leaving.setdefault(group, []).append(found)
+    reported: list[CheckResult] = []
+    group_sizes: Counter[str] = Counter()
+    newly_missing: dict[str, list[CheckResult]] = {}
+    last_id: int | None = None
+    async with _background_writes() as write_in_background:
+        while rows := await catalog.holdings(last_id, BATCH_SIZE, **filters):
+            last_id = rows[-1][0]
+            summary = await run_in_thread(partial(check_statuses, rows, mounts))
+            group_sizes += summary.group_sizes
+            counts[FileState.PRESENT] += len(summary.present_ids)
+            counts.update(result.state for result in summary.results)
+            reported += filter(_is_reported, summary.results)
+            to_store = []
+            for result, group in zip(summary.results, summary.groups, strict=True):
+                if result.state is FileState.MISSING and result.is_news:
+                    newly_missing.setdefault(group, []).append(result)
                 else:
-                    stored.append(found)
-            await store(partial(catalog.store_checks, stored, now, seen.present_ids))
-    too_many = [
-        group
-        for group, looks in leaving.items()
-        if not force and (news := _newly(looks)) > _FEW and news > held[group] / 2
-    ]
-    for group, looks in leaving.items():
-        if group not in too_many:
-            for at in range(0, len(looks), BATCH):
-                await catalog.store_checks(looks[at : at + BATCH], now)
-    if too_many:
-        first = too_many[0]
-        raise TooManyMissingError(first, _newly(leaving[first]), held[first])
-    refs = await catalog.refs([found.holding.id for found in told])
-    findings = (_finding(found, refs) for found in told if found.holding.id in refs)
+                    to_store.append(result)
+            await write_in_background(
+                partial(catalog.store_checks, to_store, now, summary.present_ids)
+            )
+    await _store_missing(catalog, newly_missing, group_sizes, now, force=force)
+    refs = await catalog.refs([result.holding.id for result in reported])
+    findings = (_finding(result, refs) for result in reported if result.holding.id in refs)
     return CheckReport({state: count for state, count in counts.items() if count}, tuple(findings))
 
 
-Step: TypeAlias = Callable[[], Coroutine[Any, Any, None]]
+async def _store_missing(
+    catalog: ModelCatalog,
+    newly_missing: Mapping[str, Sequence[CheckResult]],
+    group_sizes: Mapping[str, int],
+    now: datetime,
+    *,
+    force: bool,
+) -> None:
+    """Record missing models group by group. Raises TooManyMissingError for a suspicious group."""
+    suspicious = [
+        group
+        for group, results in newly_missing.items()
+        if not force
+        and (count := _count_newly_missing(results)) > _MISSING_TOLERANCE
+        and count > group_sizes[group] / 2
+    ]
+    for group, results in newly_missing.items():
+        if group not in suspicious:
+            for start in range(0, len(results), BATCH_SIZE):
+                await catalog.store_checks(results[start : start + BATCH_SIZE], now)
+    if suspicious:
+        first = suspicious[0]
+        missing_count = _count_newly_missing(newly_missing[first])
+        raise TooManyMissingError(first, missing_count, group_sizes[first])
+
+
+_Write: TypeAlias = Callable[[], Coroutine[Any, Any, None]]
 
 
 @asynccontextmanager
-async def _storing() -> AsyncIterator[Callable[[Step], Awaitable[None]]]:
+async def _background_writes() -> AsyncIterator[Callable[[_Write], Awaitable[None]]]:
     """
-    Record each batch while the next is looked at; when the block ends the last one is recorded.
+    Write each batch while the next one is checked; the last write ends with the block.
 
-    Of this process the database wants no more meanwhile than a thread that waits for it.
+    At most one write runs at a time: a new one waits for the one before it.
     """
-    storing: asyncio.Task[None] | None = None
+    # During a write this process only waits for the database, so it can check the next batch.
+    running: asyncio.Task[None] | None = None
 
-    async def store(step: Step) -> None:
-        nonlocal storing
-        if storing is not None:
-            await storing
-        storing = asyncio.create_task(step())
+    async def write_in_background(write: _Write) -> None:
+        nonlocal running
+        if running is not None:
+            await running
+        running = asyncio.create_task(write())
 
     try:
-        yield store
-        if storing is not None:
-            await storing
+        yield write_in_background
+        if running is not None:
+            await running
     finally:
-        if storing is not None:
-            storing.cancel()
-            await asyncio.gather(storing, return_exceptions=True)
+        if running is not None:
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
 
 
-def _newly(looks: Iterable[CheckResult]) -> int:
-    """How many of them were not missing before."""
-    return sum(found.holding.state is not FileState.MISSING for found in looks)
+def _count_newly_missing(results: Iterable[CheckResult]) -> int:
+    """Return how many of the models were not missing before."""
+    return sum(result.holding.state is not FileState.MISSING for result in results)
 
 
-# That a model is there for the first time somebody looks is no news.
-_QUIET: Final = {FileState.UNCHECKED, FileState.PRESENT}
+# A change from UNCHECKED to PRESENT is not reported: it is the first check of an unchanged model.
+_UNREPORTED_BEFORE: Final = {FileState.UNCHECKED, FileState.PRESENT}
 
 
-def _is_to_be_told(found: CheckResult) -> bool:
-    held = found.holding
-    return found.state is not FileState.PRESENT or held.is_damaged or held.state not in _QUIET
+def _is_reported(result: CheckResult) -> bool:
+    before = result.holding
+    return (
+        result.state is not FileState.PRESENT
+        or before.is_damaged
+        or before.state not in _UNREPORTED_BEFORE
+    )
 
 
-def _finding(found: CheckResult, refs: Mapping[int, ModelRef]) -> CheckFinding:
-    held = found.holding
-    detail = found.detail
-    if held.is_damaged and detail is None:
-        detail = "its bytes were not the expected ones when they were last read"
+def _finding(result: CheckResult, refs: Mapping[int, ModelRef]) -> CheckFinding:
+    before = result.holding
+    detail = result.detail
+    if before.is_damaged and detail is None:
+        detail = "its content did not match the recorded digest when it was last read"
     return CheckFinding(
-        refs[held.id], held.local_path, held.state, found.state, detail, held.is_damaged
+        refs[before.id], before.local_path, before.state, result.state, detail, before.is_damaged
     )

@@ -1,1 +1,1 @@
-"""Record what other programs' stores contain."""
+"""Record the models in other programs' stores."""

@@ -1,4 +1,4 @@
-"""How the models in another program's store get into the catalog: in place, and as its own."""
+"""Scan the store of another program, and record its models in the catalog."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from typing import Final
 
 from model_catalog.domain.model_ref import ModelRef
 from model_catalog.files.safe_open import StrPath
@@ -17,18 +16,18 @@ from model_catalog.repository.model_catalog import ModelCatalog
 from model_catalog.repository.operations.store_sync_queries import AliasChanges
 from model_catalog.stores.scan_result import Scan, ScanProblem, StoreName
 from model_catalog.stores.store_kinds import SCANNERS
-from model_catalog.upkeep.store_sync.scan_comparison import ScanChanges, StoreFinding, compare_scan
-from model_catalog.upkeep.worker_threads import file_identities, run_in_thread
-
-_BETWEEN_S: Final = 0.1
+from model_catalog.upkeep.store_sync.scan_changes import ScanChanges, StoreFinding
+from model_catalog.upkeep.store_sync.scan_comparison import compare_scan
+from model_catalog.upkeep.worker_threads import REPORT_INTERVAL_S, file_identities, run_in_thread
 
 
 @dataclass(frozen=True, slots=True)
 class StoreSyncReport:
     """
-    What the adoption of a store has recorded, or would; each in the order of the scan.
+    The changes that `adopt` has recorded, or would record in a dry run.
 
-    `problems` are those of the scan, and those of recording what it found.
+    New, changed and unchanged models are in the order of the scan. `problems` are those of the scan
+    and those of recording its models, sorted by path.
     """
 
     store: StoreName
@@ -41,7 +40,7 @@ class StoreSyncReport:
 
     @property
     def model_count(self) -> int:
-        """How many models the store holds, as far as they are recorded."""
+        """The number of models in the store that are recorded."""
         return len(self.new) + len(self.changed) + len(self.unchanged)
 
 
@@ -53,79 +52,80 @@ async def scan_store(
     on_progress: Callable[[int], object] | None = None,
 ) -> Scan:
     """
-    Look through a store of another program, in a thread; nothing is written anywhere.
+    Scan another program's model store in a thread. Nothing is written.
 
-    The catalog's own database is not opened, wherever it lies. `on_progress` is told how many
-    models were found so far. Raises nothing of the disk's: a root that is not there is a problem.
+    Never opens the catalog's own database, even if it is in the store. Calls `on_progress` in the
+    event loop with the number of models found so far. Raises no OSError: a root that does not exist
+    is a problem in the result.
     """
-    files = catalog.database_files
-    progress = None if on_progress is None else _Ticker(on_progress)
+    database_files = catalog.database_files
+    progress = None if on_progress is None else _CountReporter(on_progress)
     return await run_in_thread(
         lambda stop: SCANNERS[store](
-            root, protected=file_identities(files), stop=stop, progress=progress
+            root, protected=file_identities(database_files), stop=stop, progress=progress
         )
     )
 
 
-class _Ticker:
-    """Hands a count from a thread to the event loop, ten times a second."""
+class _CountReporter:
+    """Reports a count from a thread to the event loop, at most ten times a second."""
 
     def __init__(self, on_progress: Callable[[int], object]) -> None:
         self._on_progress = on_progress
         self._loop = asyncio.get_running_loop()
-        self._told_at = 0.0
+        self._reported_at = 0.0
 
     def __call__(self, count: int) -> None:
         now = time.monotonic()
-        if now - self._told_at >= _BETWEEN_S:
-            self._told_at = now
-            # A loop that is closed has nobody left who would want to know.
+        if now - self._reported_at >= REPORT_INTERVAL_S:
+            self._reported_at = now
+            # RuntimeError: the event loop is closed, so no task is waiting for the report.
             with contextlib.suppress(RuntimeError):
                 self._loop.call_soon_threadsafe(self._on_progress, count)
 
 
 async def adopt(catalog: ModelCatalog, scan: Scan, *, dry_run: bool = False) -> StoreSyncReport:
     """
-    Record what a scan has found, where it lies: nothing is copied, moved, linked or hashed.
+    Record the models that a scan has found, in place. No file is copied, moved, linked or hashed.
 
-    Each model belongs to its store from then on, and nobody is offered to delete it. What was in
-    the store and is no more becomes missing, unless a problem of the scan hides it; no row is
-    deleted, and tags, notes, pins and uses stay. The refs of a store become aliases, and move as
-    they do; an alias that the user has set stays, and is a problem. A file that has an expected
-    digest and was touched makes its model `changed`, until a verification has read it.
+    Each model belongs to its store from then on, and the catalog never offers to delete it. A model
+    that has left the store becomes `missing`, unless a problem of the scan may hide it. No row is
+    deleted; tags, notes, pins and use counts stay. The refs of a store become aliases, and follow
+    them when they move. An alias that the user has set stays, and is reported as a problem. If a
+    file with an expected digest was touched, its model is `changed` until a verification reads it.
 
-    Of two models of one name the second is called by the path of its store as well; one that is
-    where it was recorded no more, and is found in another place, is recorded there.
+    If two models have the same name, the reference of the second one gets the path of its store as
+    a prefix. A model that is no longer at its recorded path, but is found at another one, gets the
+    new path.
 
-    All of it is one transaction, after one read; where nothing differs nothing is written. With
-    `dry_run` the same is returned, and nothing is written.
+    Reads the catalog once, then writes everything in one transaction. Without differences nothing
+    is written. With `dry_run` the result is the same, and nothing is written.
     """
     names = dict.fromkeys((found.provider, found.reference) for found in scan.found)
-    stored = await catalog.stored(scan.store, scan.root, names)
-    made = await run_in_thread(partial(compare_scan, scan, stored))
-    if not dry_run and not made.is_empty:
-        await _record(catalog, scan, made)
+    rows = await catalog.stored(scan.store, scan.root, names)
+    changes = await run_in_thread(partial(compare_scan, scan, rows))
+    if not dry_run and not changes.is_empty:
+        await _record(catalog, scan, changes)
     return StoreSyncReport(
         scan.store,
         scan.root,
-        tuple(made.new),
-        tuple(made.changed),
-        tuple(made.gone),
-        tuple(made.unchanged),
-        tuple(made.problems),
+        tuple(changes.new),
+        tuple(changes.changed),
+        tuple(changes.gone),
+        tuple(changes.unchanged),
+        tuple(changes.problems),
     )
 
 
-async def _record(catalog: ModelCatalog, scan: Scan, made: ScanChanges) -> None:
-    pointers = AliasChanges(scan.store, made.moved, made.removed)
+async def _record(catalog: ModelCatalog, scan: Scan, changes: ScanChanges) -> None:
+    """Write the changes. A model that another task has changed becomes a problem of the report."""
+    aliases = AliasChanges(scan.store, changes.alias_targets, changes.removed_aliases)
+    now = datetime.now(UTC).replace(microsecond=0)
     async with catalog.transaction() as inner:
-        lost = await inner.store_adoption(made.adoptees.values(), pointers)
-        await inner.store_checks(made.looks, datetime.now(UTC).replace(microsecond=0))
-    for sightings in (made.new, made.changed):
-        for sighting in [each for each in sightings if each.key in lost]:
-            sightings.remove(sighting)
-            made.problems.append(
-                ScanProblem(
-                    sighting.local_path, "it was recorded or forgotten meanwhile: scan again"
-                )
-            )
+        not_stored = await inner.store_adoption(changes.models_to_store.values(), aliases)
+        await inner.store_checks(changes.check_results, now)
+    for findings in (changes.new, changes.changed):
+        for finding in [each for each in findings if each.key in not_stored]:
+            findings.remove(finding)
+            reason = "the model was registered or removed during the scan; scan again"
+            changes.problems.append(ScanProblem(finding.local_path, reason))

@@ -1,378 +1,253 @@
-"""What a scan of a store says that the catalog does not: compared, and nothing written."""
+"""Compare the scan of a store with the catalog, and plan the changes. Nothing is written."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from model_catalog.domain import fields, validation
-from model_catalog.domain.fields import KEY_FIELDS
-from model_catalog.domain.file_record import LEFT_STORE, FileRecord, FileState, expected_digest
+from model_catalog.domain import validation
+from model_catalog.domain.file_record import LEFT_STORE, FileState
 from model_catalog.domain.model_ref import ModelRef
 from model_catalog.errors import InvalidModelError, StoppedError
 from model_catalog.files.mounts import mount_point
-from model_catalog.mapping.column_types import decode_path, decode_state
-from model_catalog.mapping.tables import fold_case
-from model_catalog.repository.operations.check_queries import CheckedModel, CheckResult
+from model_catalog.mapping.column_types import decode_path
+from model_catalog.repository.operations.check_queries import CheckResult
 from model_catalog.repository.operations.store_sync_queries import (
-    MODEL_COLUMNS,
     AliasKey,
     ModelKey,
     ModelToStore,
     StoreRows,
 )
 from model_catalog.stores.scan_result import FoundModel, Scan, ScanProblem
-from model_catalog.upkeep.checks.file_status import MountCache
+from model_catalog.upkeep.checks.file_status import MountCache, describe_absence
 from model_catalog.upkeep.inspection import join_reasons
-from model_catalog.upkeep.store_sync.file_listing import (
-    compare_files,
-    merge_file_list,
-    stored_state,
-)
-from model_catalog.upkeep.verification.file_comparison import actual_model_digest
+from model_catalog.upkeep.store_sync.file_list_comparison import compare_files, state_of_found
+from model_catalog.upkeep.store_sync.model_values import ScanContext
+from model_catalog.upkeep.store_sync.scan_changes import RecordedModel, ScanChanges, StoreFinding
 from model_catalog.upkeep.worker_threads import Stop
 
-AGAIN: Final = "there again"
+_PRESENT_AGAIN: Final = "present again"
+"""The detail of a model that was missing, offline, unreadable or changed."""
 
 
-@dataclass(frozen=True, slots=True)
-class StoreFinding:
+def compare_scan(scan: Scan, rows: StoreRows, stop: Stop) -> ScanChanges:
     """
-    A model of a store as an adoption met it.
+    Return the changes that bring the catalog in line with a scan.
 
-    `detail` says what of it has changed, and of a new one why it is not whole.
-    """
-
-    ref: ModelRef
-    local_path: str
-    size_bytes: int | None
-    detail: str = ""
-
-    @property
-    def key(self) -> ModelKey:
-        """Provider, reference and version."""
-        return self.ref.provider, self.ref.reference, self.ref.version or ""
-
-
-@dataclass(slots=True)
-class ScanChanges:
-    """What is to be written, and what is to be told; nothing of the one without the other."""
-
-    adoptees: dict[ModelKey, ModelToStore] = field(default_factory=dict)
-    looks: list[CheckResult] = field(default_factory=list)
-    moved: dict[AliasKey, ModelKey] = field(default_factory=dict)
-    removed: list[AliasKey] = field(default_factory=list)
-    new: list[StoreFinding] = field(default_factory=list)
-    changed: list[StoreFinding] = field(default_factory=list)
-    gone: list[StoreFinding] = field(default_factory=list)
-    unchanged: list[ModelRef] = field(default_factory=list)
-    problems: list[ScanProblem] = field(default_factory=list)
-
-    @property
-    def is_empty(self) -> bool:
-        """Whether there is nothing to write."""
-        return not (self.adoptees or self.looks or self.removed)
-
-
-@dataclass(slots=True)
-class _Known:
-    """A model that is recorded, with its files by their paths; None where they are not known."""
-
-    id: int
-    provider: str
-    reference: str
-    version: str
-    local_path: str
-    size_bytes: int | None
-    state: str
-    state_detail: str | None
-    mount_point: str | None
-    digest: str | None
-    found_digest: str | None
-    incomplete_reason: str | None
-    verified_at: datetime | None
-    inventoried_at: datetime | None
-    store: str | None
-    store_root: str | None
-    files: dict[str, Sequence[Any]] | None = None
-
-    @classmethod
-    def of(cls, row: Sequence[Any]) -> _Known:
-        values = dict(zip(MODEL_COLUMNS, row, strict=True))
-        for name in ("local_path", "mount_point", "store_root"):
-            values[name] = decode_path(values[name])
-        values["local_path"] = values["local_path"] or ""
-        return cls(**values, files=None if values["inventoried_at"] is None else {})
-
-    @property
-    def key(self) -> ModelKey:
-        return self.provider, self.reference, self.version
-
-    @property
-    def holding(self) -> CheckedModel:
-        return CheckedModel(
-            self.id,
-            self.local_path,
-            self.size_bytes,
-            decode_state(self.state),
-            self.state_detail,
-            self.mount_point,
-            self.found_digest is not None,
-        )
-
-    @property
-    def sighting(self) -> StoreFinding:
-        return StoreFinding(ModelRef(*self.key), self.local_path, self.size_bytes)
-
-
-def compare_scan(scan: Scan, stored: StoreRows, stop: Stop) -> ScanChanges:
-    """
-    What is to be written so that the catalog says what the scan does.
-
-    The disk is asked only whether what was recorded, and was not found, is still there. Raises
+    Accesses the disk only to see whether a recorded model that was not found still exists. Raises
     StoppedError.
     """
-    return _Comparison(scan, stored).compare(stop)
+    return _Comparison(scan, rows).compare(stop)
 
 
 class _Comparison:
-    def __init__(self, scan: Scan, stored: StoreRows) -> None:
+    def __init__(self, scan: Scan, rows: StoreRows) -> None:
         self._scan = scan
-        self._now = datetime.now(UTC).replace(microsecond=0)
-        self._mount_point = mount_point(scan.root)
-        self._disks = MountCache()
-        self._known = {known.key: known for known in map(_Known.of, stored.models)}
-        self._by_id = {known.id: known for known in self._known.values()}
-        for row in stored.files:
-            if (files := self._by_id[row[0]].files) is not None:
+        now = datetime.now(UTC).replace(microsecond=0)
+        self._context = ScanContext(scan.store, scan.root, mount_point(scan.root), now)
+        self._mounts = MountCache()
+        self._recorded = {model.key: model for model in map(RecordedModel.from_row, rows.models)}
+        by_id = {model.id: model for model in self._recorded.values()}
+        for row in rows.files:
+            if (files := by_id[row[0]].files) is not None:
                 files[decode_path(row[1]) or ""] = row
-        self._aliases = stored.aliases
-        self._made_here: dict[int, list[AliasKey]] = {}
-        for alias, (model_id, store) in stored.aliases.items():
+        self._aliases = rows.aliases
+        self._aliases_of_store: dict[int, list[AliasKey]] = {}
+        for alias, (model_id, store) in rows.aliases.items():
             if store == scan.store:
-                self._made_here.setdefault(model_id, []).append(alias)
-        self._pointed = {
+                self._aliases_of_store.setdefault(model_id, []).append(alias)
+        self._found_aliases = {
             (found.provider, found.reference, alias)
             for found in scan.found
             for alias in found.aliases
         }
-        self._met: set[ModelKey] = set()
-        self._made = ScanChanges()
+        self._found_keys: set[ModelKey] = set()
+        self._changes = ScanChanges()
 
     def compare(self, stop: Stop) -> ScanChanges:
         for found in self._scan.found:
             if stop():
-                raise StoppedError(f"the adoption of {self._scan.root!r} was stopped")
+                raise StoppedError(f"adopting the store {self._scan.root!r} was stopped")
             try:
-                self._meet(found)
+                self._compare_model(found)
             except InvalidModelError as error:
-                self._blame(found.local_path, f"{error.field} {error.reason}", found)
+                self._add_problem(found, f"{error.field} {error.reason}")
         self._find_gone()
-        self._made.problems += self._scan.problems
-        self._made.problems.sort(key=lambda problem: (problem.path, problem.reason))
-        return self._made
+        self._changes.problems += self._scan.problems
+        self._changes.problems.sort(key=lambda problem: (problem.path, problem.reason))
+        return self._changes
 
-    def _blame(self, path: str, reason: str, found: FoundModel) -> None:
-        self._made.problems.append(ScanProblem(path, reason, found.reference, found.version))
+    def _add_problem(self, found: FoundModel, reason: str) -> None:
+        problem = ScanProblem(found.local_path, reason, found.reference, found.version)
+        self._changes.problems.append(problem)
 
-    def _meet(self, found: FoundModel) -> None:
-        key, known = self._place_of(found)
-        # What cannot be recorded is there all the same: the row that it has is not said to be gone.
-        self._met.add(key)
+    def _compare_model(self, found: FoundModel) -> None:
+        key, recorded = self._find_recorded(found)
+        # Before the validation: a model that cannot be recorded still exists, so its row must not
+        # be reported as gone.
+        self._found_keys.add(key)
         for alias in found.aliases:
             validation.alias("alias", alias)
-        if known is None:
-            self._made.adoptees[key] = ModelToStore(key, None, *self._whole(key, found, None))
-            pointed = self._point(found, key)
-            self._made.new.append(_sighting(key, found, *pointed, *found.reasons))
+        to_store = self._changes.models_to_store
+        if recorded is None:
+            to_store[key] = ModelToStore(key, None, *self._context.all_values(key, found, None))
+            alias_details = self._compare_aliases(found, key)
+            self._changes.new.append(_finding(key, found, *alias_details, *found.reasons))
             return
-        details = self._differ(found, known)
-        pointed = self._point(found, key)
-        if pointed and key not in self._made.adoptees:
-            self._made.adoptees[key] = ModelToStore(key, known.id, {}, None)
-        if details or pointed:
-            self._made.changed.append(_sighting(key, found, *details, *pointed))
+        details = self._compare_recorded(found, recorded)
+        alias_details = self._compare_aliases(found, key)
+        if alias_details and key not in to_store:
+            to_store[key] = ModelToStore(key, recorded.id, {}, None)
+        if details or alias_details:
+            self._changes.changed.append(_finding(key, found, *details, *alias_details))
         else:
-            self._made.unchanged.append(ModelRef(*key))
+            self._changes.unchanged.append(ModelRef(*key))
 
-    def _place_of(self, found: FoundModel) -> tuple[ModelKey, _Known | None]:
+    def _find_recorded(self, found: FoundModel) -> tuple[ModelKey, RecordedModel | None]:
         """
-        The name under which a model is recorded, and the row of that name.
+        Return the key under which to record a model, and the recorded model with that key.
 
-        Two stores may hold a model of one name, or the user has recorded one that lies elsewhere:
-        then the one that came second is called by the path of its store as well.
+        The key may belong to a model of another store, or to one that the user has recorded at
+        another path. Then the reference of the second model gets the path of its store as a prefix.
         """
         key = (found.provider, found.reference, found.version)
-        apart = (found.provider, f"{self._scan.root}/{found.reference}", found.version)
-        known = self._known.get(apart)
-        if known is not None and self._is_here(known):
-            return apart, known
-        known = self._known.get(key)
-        if known is None or self._is_here(known) or self._is_taken_over(known, found):
-            return key, known
-        if apart in self._known:
-            raise InvalidModelError("reference", apart[1], "is that of another model")
-        validation.non_blank_text("reference", apart[1], validation.MAX_REFERENCE)
-        return apart, None
+        prefixed = (found.provider, f"{self._scan.root}/{found.reference}", found.version)
+        recorded = self._recorded.get(prefixed)
+        if recorded is not None and self._is_in_store(recorded):
+            return prefixed, recorded
+        recorded = self._recorded.get(key)
+        if recorded is None or self._is_in_store(recorded) or self._is_same(recorded, found):
+            return key, recorded
+        if prefixed in self._recorded:
+            raise InvalidModelError("reference", prefixed[1], "is already used by another model")
+        validation.non_blank_text("reference", prefixed[1], validation.MAX_REFERENCE)
+        return prefixed, None
 
-    def _is_here(self, known: _Known) -> bool:
+    def _is_in_store(self, recorded: RecordedModel) -> bool:
         root = self._scan.root
         return (
-            known.store == self._scan.store
-            and known.store_root == root
-            # One that was found elsewhere by its bytes is not the store's to lose.
-            and f"{known.local_path}/".startswith(root.rstrip("/") + "/")
+            recorded.store == self._scan.store
+            and recorded.store_root == root
+            # A model that was relinked to a path outside the store no longer belongs to it.
+            and f"{recorded.local_path}/".startswith(root.rstrip("/") + "/")
         )
 
-    def _is_taken_over(self, known: _Known, found: FoundModel) -> bool:
-        """Whether a row of the same name is of the same model, which was recorded otherwise."""
-        if known.local_path == found.local_path:
+    def _is_same(self, recorded: RecordedModel, found: FoundModel) -> bool:
+        """Whether a recorded model outside the store is the found one, recorded differently."""
+        if recorded.local_path == found.local_path:
             return True
-        if known.store is None and known.local_path.startswith(f"{found.local_path}/"):
+        if recorded.store is None and recorded.local_path.startswith(f"{found.local_path}/"):
             return True
-        # A store that was moved: the same model is no longer where it was.
+        # A store that was moved: the same model no longer exists at its recorded path.
         return (
-            known.size_bytes in {None, found.size_bytes}
-            and _is_gone(known.local_path)
-            and self._disks.reason_offline(known.holding) is None
+            recorded.size_bytes in {None, found.size_bytes}
+            and _is_absent(recorded.local_path)
+            and self._mounts.offline_reason(recorded.checked_model) is None
         )
 
-    def _differ(self, found: FoundModel, known: _Known) -> list[str]:
-        """Note what is to be written of a known model; return it in words."""
-        touched, same = compare_files(found, known.files)
-        if not same or known.size_bytes != found.size_bytes:
-            values, files = self._whole(known.key, found, known)
-            self._made.adoptees[known.key] = ModelToStore(known.key, known.id, values, files)
-            return ["its files"]
-        values, details = {}, []
-        if known.local_path != found.local_path:
-            values["local_path"] = validation.path("local_path", found.local_path)
-            details.append(f"lay at {known.local_path}")
-        if not self._is_here(known):
-            values |= {"store": self._scan.store, "store_root": self._scan.root}
-            details.append(f"in a store of {self._scan.store}")
-        reason = join_reasons(found.reasons)
-        # What a verification has found of it is not taken back by a look at the names.
-        if reason != known.incomplete_reason and (reason or known.verified_at is None):
-            values["incomplete_reason"] = reason
-            details.append(reason or "whole")
-        look = self._look(found, known, touched)
-        if look.state is not look.holding.state:
-            details.append(str(look.state) if look.state is not FileState.PRESENT else AGAIN)
+    def _compare_recorded(self, found: FoundModel, recorded: RecordedModel) -> list[str]:
+        """Plan the changes of a recorded model, and return a description of each."""
+        key = recorded.key
+        changed, is_same_list = compare_files(found, recorded.files)
+        if not is_same_list or recorded.size_bytes != found.size_bytes:
+            values, files = self._context.all_values(key, found, recorded)
+            self._changes.models_to_store[key] = ModelToStore(key, recorded.id, values, files)
+            return ["its files changed"]
+        values, details = self._compare_columns(found, recorded)
+        result = self._check_result(found, recorded, changed)
+        if result.state is not result.holding.state:
+            is_present = result.state is FileState.PRESENT
+            details.append(_PRESENT_AGAIN if is_present else str(result.state))
             if not values:
-                self._made.looks.append(look)
+                self._changes.check_results.append(result)
             else:
-                values |= self._state_values(look)
+                values |= self._context.state_values(result.state, result.detail)
         if values:
-            self._made.adoptees[known.key] = ModelToStore(known.key, known.id, values, None)
+            self._changes.models_to_store[key] = ModelToStore(key, recorded.id, values, None)
         return details
 
-    def _look(self, found: FoundModel, known: _Known, touched: Sequence[str]) -> CheckResult:
-        state, detail = stored_state(found, touched)
-        if state is FileState.PRESENT and known.state == FileState.UNCHECKED:
-            # Of one at which nobody has looked it is no news that it is there.
+    def _compare_columns(
+        self, found: FoundModel, recorded: RecordedModel
+    ) -> tuple[dict[str, Any], list[str]]:
+        """Return the changed columns of a model, without its state, and descriptions of them."""
+        values: dict[str, Any] = {}
+        details = []
+        if recorded.local_path != found.local_path:
+            values["local_path"] = validation.path("local_path", found.local_path)
+            details.append(f"moved from {recorded.local_path}")
+        if not self._is_in_store(recorded):
+            values |= {"store": self._scan.store, "store_root": self._scan.root}
+            details.append(f"now in a store of {self._scan.store}")
+        reason = join_reasons(found.reasons)
+        # A scan only compares names. It does not clear a reason that a verification has recorded.
+        if reason != recorded.incomplete_reason and (reason or recorded.verified_at is None):
+            values["incomplete_reason"] = reason
+            details.append(reason or "complete")
+        return values, details
+
+    def _check_result(
+        self, found: FoundModel, recorded: RecordedModel, changed: Sequence[str]
+    ) -> CheckResult:
+        state, detail = state_of_found(found, changed)
+        if state is FileState.PRESENT and recorded.state == FileState.UNCHECKED:
+            # The first scan of an unchecked, unchanged model does not report it as changed.
             state = FileState.UNCHECKED
-        return CheckResult(known.holding, state, detail, self._mount_point)
+        return CheckResult(recorded.checked_model, state, detail, self._context.mount_point)
 
-    def _state_values(self, look: CheckResult) -> dict[str, Any]:
-        missing = look.state is FileState.MISSING
-        return {
-            "state": look.state,
-            "state_detail": look.detail,
-            "checked_at": self._now,
-            "missing_since": self._now if missing else None,
-            "mount_point": self._mount_point,
-        }
-
-    def _whole(
-        self, key: ModelKey, found: FoundModel, known: _Known | None
-    ) -> tuple[dict[str, Any], list[FileRecord]]:
-        """All that a scan tells of a model. Raises InvalidModelError."""
-        files, touched = merge_file_list(found, None if known is None else known.files)
-        digest = expected_digest(files)
-        damaged = any(file.is_damaged for file in files)
-        if digest is None and known is not None and known.size_bytes == found.size_bytes:
-            digest = known.digest
-        claimed = {f"claimed_{name}": getattr(found.claims, name) for name in fields.HEADER_FIELDS}
-        said = {
-            "local_path": found.local_path,
-            "size_bytes": found.size_bytes,
-            "downloaded_at": found.downloaded_at or self._now,
-            "digest": digest,
-            **claimed,
-        }
-        values = {name: fields.UPDATABLE_FIELDS[name](name, value) for name, value in said.items()}
-        values |= {
-            **self._state_values(CheckResult(_NOTHING, *stored_state(found, touched))),
-            "found_digest": actual_model_digest(None, files) if damaged else None,
-            "verified_at": None,
-            "inventoried_at": self._now,
-            "incomplete_reason": join_reasons(found.reasons),
-            **dict.fromkeys(fields.SIGNATURE_FIELDS),
-            "store": self._scan.store,
-            "store_root": validation.path("store_root", self._scan.root),
-        }
-        if known is None:
-            fields.validate_model(
-                {**dict(zip(KEY_FIELDS, key, strict=True)), "local_path": found.local_path}
-            )
-            values["reference_folded"] = fold_case(key[1])
-            values["source_url"] = validation.url("source_url", found.source_url)
-        return values, files
-
-    def _point(self, found: FoundModel, key: ModelKey) -> list[str]:
-        """Note which aliases are to point at a model, and which are no more; in words."""
-        known = self._known.get(key)
-        told = []
+    def _compare_aliases(self, found: FoundModel, key: ModelKey) -> list[str]:
+        """Plan the changes of a model's aliases, and return a description of each."""
+        recorded = self._recorded.get(key)
+        details = []
         for alias in found.aliases:
-            at, store = self._aliases.get((*key[:2], alias), (None, self._scan.store))
-            if known is not None and at == known.id:
+            target_id, store = self._aliases.get((*key[:2], alias), (None, self._scan.store))
+            if recorded is not None and target_id == recorded.id:
                 continue
             if store is None:
-                self._blame(
-                    found.local_path,
-                    f"the alias {alias!r} is your own and points at another version",
-                    found,
+                self._add_problem(
+                    found, f"the alias {alias!r} was set by the user and points to another version"
                 )
                 continue
-            self._made.moved[*key[:2], alias] = key
-            if known is not None:
-                told.append(f"alias {alias}")
-        for alias_key in [] if known is None else self._made_here.get(known.id, []):
-            if (found.provider, found.reference, alias_key[2]) not in self._pointed:
-                if self._is_unsure(found):
+            self._changes.alias_targets[*key[:2], alias] = key
+            if recorded is not None:
+                details.append(f"alias {alias} set")
+        for alias_key in [] if recorded is None else self._aliases_of_store.get(recorded.id, []):
+            if (found.provider, found.reference, alias_key[2]) not in self._found_aliases:
+                if self._has_problem_in_folder(found):
                     continue
-                self._made.removed.append(alias_key)
-                told.append(f"no alias {alias_key[2]}")
-        return told
+                self._changes.removed_aliases.append(alias_key)
+                details.append(f"alias {alias_key[2]} removed")
+        return details
 
     def _find_gone(self) -> None:
-        offline: set[str] = set()
-        for key, known in self._known.items():
-            if key in self._met or not self._is_here(known):
+        """Plan the state of the store's models that the scan did not find."""
+        offline_reasons: set[str] = set()
+        for key, recorded in self._recorded.items():
+            if key in self._found_keys or not self._is_in_store(recorded):
                 continue
-            reference = known.reference.removeprefix(f"{self._scan.root}/")
-            if self._scan.may_hide(reference, known.version, known.local_path):
+            reference = recorded.reference.removeprefix(f"{self._scan.root}/")
+            if self._scan.may_hide(reference, recorded.version, recorded.local_path):
                 continue
-            held = known.holding
-            if held.state is FileState.MISSING:
+            model = recorded.checked_model
+            if model.state is FileState.MISSING:
                 continue
-            if (reason := self._disks.reason_offline(held)) is not None:
-                if held.state is not FileState.OFFLINE:
-                    self._made.looks.append(CheckResult(held, FileState.OFFLINE, reason))
-                offline.add(reason)
+            if (reason := self._mounts.offline_reason(model)) is not None:
+                if model.state is not FileState.OFFLINE:
+                    result = CheckResult(model, FileState.OFFLINE, reason)
+                    self._changes.check_results.append(result)
+                offline_reasons.add(reason)
                 continue
-            gone = _is_gone(known.local_path)
-            detail = f"{known.local_path!r} is not there" if gone else LEFT_STORE
-            self._made.looks.append(CheckResult(held, FileState.MISSING, detail))
-            self._made.gone.append(known.sighting)
-        self._made.problems += [ScanProblem(self._scan.root, reason) for reason in sorted(offline)]
+            path = recorded.local_path
+            detail = describe_absence(path) if _is_absent(path) else LEFT_STORE
+            self._changes.check_results.append(CheckResult(model, FileState.MISSING, detail))
+            self._changes.gone.append(recorded.finding)
+        self._changes.problems += [
+            ScanProblem(self._scan.root, reason) for reason in sorted(offline_reasons)
+        ]
 
-    def _is_unsure(self, found: FoundModel) -> bool:
-        """Whether a problem lies in the folder of the store in which a model lies."""
+    def _has_problem_in_folder(self, found: FoundModel) -> bool:
+        """Whether the scan had a problem in the model's top-level folder of the store."""
         root = self._scan.root.rstrip("/") + "/"
         folder = root + found.local_path.removeprefix(root).partition("/")[0]
         return any(
@@ -381,8 +256,8 @@ class _Comparison:
         )
 
 
-def _is_gone(path: str) -> bool:
-    """Whether nothing is at a path; of one that may not be looked at that is not known."""
+def _is_absent(path: str) -> bool:
+    """Whether a path is known not to exist; False if its status cannot be read."""
     try:
         os.lstat(path)
     except (FileNotFoundError, NotADirectoryError):
@@ -392,8 +267,5 @@ def _is_gone(path: str) -> bool:
     return False
 
 
-_NOTHING: Final = CheckedModel(0, "", None, FileState.UNCHECKED, None, None, is_damaged=False)
-
-
-def _sighting(key: ModelKey, found: FoundModel, *details: str) -> StoreFinding:
+def _finding(key: ModelKey, found: FoundModel, *details: str) -> StoreFinding:
     return StoreFinding(ModelRef(*key), found.local_path, found.size_bytes, ", ".join(details))

@@ -1,1 +1,1 @@
-"""Compare model files with their recorded digests."""
+"""Verify model files against their recorded digests."""

@@ -1,4 +1,4 @@
-"""How much of the disk a verification may read, and for how long."""
+"""Limit how many bytes a verification reads, and for how long."""
 
 from __future__ import annotations
 
@@ -6,36 +6,40 @@ import time
 
 
 class ReadBudget:
-    """Bytes and seconds that are left; None where there is no end to them."""
+    """The bytes and seconds that remain for reading. None means no limit."""
 
     def __init__(self, max_bytes: int | None, max_seconds: float | None) -> None:
-        self._left_bytes = max_bytes
-        self._until = None if max_seconds is None else time.monotonic() + max_seconds
-        self._began = False
-        self.is_over = False
+        self._remaining_bytes = max_bytes
+        self._deadline = None if max_seconds is None else time.monotonic() + max_seconds
+        self._has_started = False
+        self.is_exhausted = False
 
     def take(self, size_bytes: int) -> bool:
-        """Whether so many bytes may still be read; the first file may in any case."""
-        if self._began and not self._allows(size_bytes):
-            self.is_over = True
+        """
+        Take the bytes of a file from the budget, and return whether the file may be read.
+
+        The first file may always be read.
+        """
+        if self._has_started and not self._allows(size_bytes):
+            self.is_exhausted = True
             return False
-        self._began = True
-        if self._left_bytes is not None:
-            self._left_bytes -= size_bytes
+        self._has_started = True
+        if self._remaining_bytes is not None:
+            self._remaining_bytes -= size_bytes
         return True
 
     def give_back(self, size_bytes: int) -> None:
         """
-        Bytes that were taken for a file that could not be read to its end, and were not read.
+        Return the unread bytes of a file that could not be read completely.
 
-        Such a file is no first one: else the same would be tried first by each pass, and nothing
-        behind it would ever be read.
+        Such a file does not count as the first one. Otherwise every pass would try the same
+        unreadable file first, and never read the files after it.
         """
-        self._began = False
-        if self._left_bytes is not None:
-            self._left_bytes += size_bytes
+        self._has_started = False
+        if self._remaining_bytes is not None:
+            self._remaining_bytes += size_bytes
 
     def _allows(self, size_bytes: int) -> bool:
-        if self._until is not None and time.monotonic() >= self._until:
+        if self._deadline is not None and time.monotonic() >= self._deadline:
             return False
-        return self._left_bytes is None or size_bytes <= self._left_bytes
+        return self._remaining_bytes is None or size_bytes <= self._remaining_bytes

@@ -1,0 +1,114 @@
+"""Compare the files that a scan found in a store with the recorded files. No file is read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any, Final, TypeAlias
+
+from model_catalog.domain.file_record import FileRecord, FileState, merge_file_record
+from model_catalog.domain.file_validation import validate_files
+from model_catalog.mapping.column_types import decode_path
+from model_catalog.repository.operations.store_sync_queries import FILE_COLUMNS
+from model_catalog.stores.scan_result import FoundModel, StoreFile
+from model_catalog.upkeep.checks.file_status import describe_absence, describe_changed_files
+
+FileRows: TypeAlias = Mapping[str, Sequence[Any]]
+"""The recorded files of a model by path: FILE_COLUMNS of each, as raw column values."""
+
+_SIZE: Final = FILE_COLUMNS.index("size_bytes")
+_ROLE: Final = FILE_COLUMNS.index("role")
+_DIGEST: Final = FILE_COLUMNS.index("digest")
+_FINGERPRINT: Final = FILE_COLUMNS.index("fingerprint")
+
+
+def state_of_found(found: FoundModel, changed: Sequence[str]) -> tuple[FileState, str | None]:
+    """Return the state and detail that a check would record; `changed` are the changed files."""
+    if found.local_path != found.folder and not any(
+        f"{found.folder}/{file.path}" == found.local_path for file in found.files
+    ):
+        return FileState.MISSING, describe_absence(found.local_path)
+    if changed:
+        return FileState.CHANGED, describe_changed_files(changed)
+    return FileState.PRESENT, None
+
+
+def compare_files(found: FoundModel, recorded: FileRows | None) -> tuple[list[str], bool]:
+    """
+    Return the files whose fingerprint has changed, and whether everything else is the same.
+
+    If that is False, the list of files is to be recorded again, and the names are incomplete.
+    """
+    changed: list[str] = []
+    if recorded is None or len(found.files) != len(recorded):
+        return changed, False
+    for file in found.files:
+        row = recorded.get(file.path)
+        if row is None or row[_SIZE] != file.size_bytes or row[_ROLE] != file.role:
+            return changed, False
+        digest = row[_DIGEST]
+        if file.digest is not None and file.digest != digest:
+            return changed, False
+        if row[_FINGERPRINT] != str(file.fingerprint):
+            if digest is None or row[_FINGERPRINT] is None:
+                return changed, False
+            changed.append(file.path)
+    return changed, True
+
+
+def merge_file_list(
+    found: FoundModel, recorded: FileRows | None
+) -> tuple[list[FileRecord], list[str]]:
+    """
+    Return the files to record, and the paths of those that keep an older fingerprint.
+
+    Raises InvalidModelError.
+    """
+    new_files = [_new_record(file) for file in found.files]
+    rows = recorded or {}
+    files = validate_files(
+        "files", [_merge(file, _recorded_file(rows.get(file.path))) for file in new_files]
+    )
+    pairs = zip(files, new_files, strict=True)
+    return files, [file.path for file, new in pairs if file.fingerprint != new.fingerprint]
+
+
+def _new_record(file: StoreFile) -> FileRecord:
+    return FileRecord(
+        file.path, file.size_bytes, file.role, file.digest, fingerprint=str(file.fingerprint)
+    )
+
+
+def _recorded_file(row: Sequence[Any] | None) -> FileRecord | None:
+    if row is None:
+        return None
+    values: Mapping[str, Any] = dict(zip(FILE_COLUMNS, row, strict=True))
+    hashed_at = values["hashed_at"]
+    return FileRecord(
+        decode_path(values["path"]) or "",
+        values["size_bytes"],
+        values["role"],
+        values["digest"],
+        values["found_digest"],
+        values["fingerprint"],
+        None if hashed_at is None else datetime.fromtimestamp(hashed_at, UTC),
+    )
+
+
+def _merge(new: FileRecord, old: FileRecord | None) -> FileRecord:
+    """
+    Return the record of a file that was found again.
+
+    If a file with an expected digest has another fingerprint, its content may have changed. The old
+    fingerprint then stays, so that checks report the file as changed until it is read again.
+    """
+    if (
+        old is None
+        or old.digest is None
+        or old.fingerprint in {None, new.fingerprint}
+        or old.size_bytes != new.size_bytes
+        or new.digest not in {None, old.digest}
+    ):
+        return merge_file_record(new, old)
+    return replace(old, role=new.role)

@@ -1,0 +1,113 @@
+"""Values of a comparison of a scan with the catalog: recorded models, findings, changes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from model_catalog.domain.model_ref import ModelRef
+from model_catalog.mapping.column_types import decode_path, decode_state
+from model_catalog.repository.operations.check_queries import CheckedModel, CheckResult
+from model_catalog.repository.operations.store_sync_queries import (
+    MODEL_COLUMNS,
+    AliasKey,
+    ModelKey,
+    ModelToStore,
+)
+from model_catalog.stores.scan_result import ScanProblem
+
+
+@dataclass(frozen=True, slots=True)
+class StoreFinding:
+    """
+    A model of a store that is new, has changed, or is gone.
+
+    `detail` says what has changed; for a new model, why it is incomplete.
+    """
+
+    ref: ModelRef
+    local_path: str
+    size_bytes: int | None
+    detail: str = ""
+
+    @property
+    def key(self) -> ModelKey:
+        """Provider, reference and version."""
+        return self.ref.provider, self.ref.reference, self.ref.version or ""
+
+
+@dataclass(slots=True)
+class ScanChanges:
+    """The rows to write for a scan, and the findings to report about them."""
+
+    models_to_store: dict[ModelKey, ModelToStore] = field(default_factory=dict)
+    check_results: list[CheckResult] = field(default_factory=list)
+    alias_targets: dict[AliasKey, ModelKey] = field(default_factory=dict)
+    removed_aliases: list[AliasKey] = field(default_factory=list)
+    new: list[StoreFinding] = field(default_factory=list)
+    changed: list[StoreFinding] = field(default_factory=list)
+    gone: list[StoreFinding] = field(default_factory=list)
+    unchanged: list[ModelRef] = field(default_factory=list)
+    problems: list[ScanProblem] = field(default_factory=list)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to write."""
+        return not (self.models_to_store or self.check_results or self.removed_aliases)
+
+
+@dataclass(slots=True)
+class RecordedModel:
+    """A recorded model with its files by path; `files` is None if they were never listed."""
+
+    id: int
+    provider: str
+    reference: str
+    version: str
+    local_path: str
+    size_bytes: int | None
+    state: str
+    state_detail: str | None
+    mount_point: str | None
+    digest: str | None
+    found_digest: str | None
+    incomplete_reason: str | None
+    verified_at: datetime | None
+    inventoried_at: datetime | None
+    store: str | None
+    store_root: str | None
+    files: dict[str, Sequence[Any]] | None = None
+
+    @classmethod
+    def from_row(cls, row: Sequence[Any]) -> RecordedModel:
+        """Convert a row of MODEL_COLUMNS, which has raw column values."""
+        values = dict(zip(MODEL_COLUMNS, row, strict=True))
+        for name in ("local_path", "mount_point", "store_root"):
+            values[name] = decode_path(values[name])
+        values["local_path"] = values["local_path"] or ""
+        return cls(**values, files=None if values["inventoried_at"] is None else {})
+
+    @property
+    def key(self) -> ModelKey:
+        """Provider, reference and version."""
+        return self.provider, self.reference, self.version
+
+    @property
+    def checked_model(self) -> CheckedModel:
+        """The values that a check needs, without the files."""
+        return CheckedModel(
+            self.id,
+            self.local_path,
+            self.size_bytes,
+            decode_state(self.state),
+            self.state_detail,
+            self.mount_point,
+            self.found_digest is not None,
+        )
+
+    @property
+    def finding(self) -> StoreFinding:
+        """A finding about this model, without a detail."""
+        return StoreFinding(ModelRef(*self.key), self.local_path, self.size_bytes)
