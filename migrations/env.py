@@ -13,15 +13,10 @@ from model_catalog.connection.open_database import open_database
 from model_catalog.connection.target import ENVIRONMENT, resolve_target
 from model_catalog.errors import CatalogError
 from model_catalog.mapping.tables import Base
-from model_catalog.schema.migrate import (
-    VERSION_TABLE,
-    autogenerate_options,
-    backup_if_needed,
-    current_revision,
-    detect_revision,
-    set_application_id,
-)
+from model_catalog.schema.check import autogenerate_options
+from model_catalog.schema.migrate import backup_if_needed, set_application_id
 from model_catalog.schema.migration_lock import migration_transaction
+from model_catalog.schema.revision import VERSION_TABLE, current_revision, detect_revision
 
 config = context.config
 
@@ -75,7 +70,7 @@ def print_sql() -> None:
         **options(dialect),
     )
     if dialect == "sqlite":
-        # See exclusive.py: within the transaction it would do nothing.
+        # Inside the transaction it would have no effect: see migration_lock.py.
         context.execute("PRAGMA foreign_keys = OFF")
     with context.begin_transaction():
         context.run_migrations()

@@ -62,7 +62,9 @@ if TYPE_CHECKING:
     from model_catalog.repository.operations.labels import Alias, TagCount
     from model_catalog.repository.statements.filters import Filters
     from model_catalog.repository.statements.pagination import Sort
-    from model_catalog.schema.migrate import check_schema, downgrade, schema_state, upgrade
+    from model_catalog.schema.check import check_schema
+    from model_catalog.schema.migrate import downgrade, upgrade
+    from model_catalog.schema.revision import schema_state
 
     Changes = ModelChanges
     Imported = ImportResult
@@ -158,13 +160,13 @@ _MODULES = {
     "ModelTotals": "repository.model_catalog",
     "Target": "connection.target",
     "backup": "backups.restore",
-    "check_schema": "schema.migrate",
+    "check_schema": "schema.check",
     "downgrade": "schema.migrate",
     "open_catalog": "opening",
     "prepare_engine": "connection.engines",
     "repair": "backups.salvage",
     "restore": "backups.restore",
-    "schema_state": "schema.migrate",
+    "schema_state": "schema.revision",
     "upgrade": "schema.migrate",
 }
 

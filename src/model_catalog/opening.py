@@ -18,7 +18,8 @@ from model_catalog.execution.session_executor import SessionExecutor
 from model_catalog.execution.sqlite_threads.inline_reader import ReadMode, validate_read_mode
 from model_catalog.execution.sqlite_threads.thread_executor import ThreadExecutor
 from model_catalog.repository.model_catalog import ModelCatalog
-from model_catalog.schema.migrate import migrate_to, require_current_schema
+from model_catalog.schema.migrate import migrate_to
+from model_catalog.schema.revision import require_current_schema
 
 
 @asynccontextmanager

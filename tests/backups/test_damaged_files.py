@@ -168,9 +168,9 @@ def test_a_check_finds_what_no_catalog_has_written(small, tmp_path):
         raw.execute("UPDATE models SET use_count = 'many' WHERE id IN (3, 4)")
 
     assert sorted(asyncio.run(check_schema(path))) == [
-        "values: 1 in models.description are no text",
-        "values: 1 in models.license are no text",
-        "values: 2 in models.use_count are no integer",
+        "values: 1 in models.description are not text",
+        "values: 1 in models.license are not text",
+        "values: 2 in models.use_count are not integer",
     ]
 
 

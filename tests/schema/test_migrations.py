@@ -32,7 +32,8 @@ from model_catalog import (
 )
 from model_catalog.mapping.tables import REVISION as HEAD
 from model_catalog.mapping.tables import Base
-from model_catalog.schema.migrate import VERSION_TABLE, configuration, revisions
+from model_catalog.schema.migrate import alembic_config
+from model_catalog.schema.revision import VERSION_TABLE, known_revisions
 
 ROOT = Path(__file__).parents[2]
 REVISIONS = sorted((ROOT / "migrations" / "versions").glob("[0-9]*.py"))
@@ -274,7 +275,7 @@ async def test_a_fresh_database_equals_one_carried_through_every_revision(empty)
     empty.run(f"DROP TABLE {VERSION_TABLE}")
 
     await hive_files.fill(empty)
-    for revision in revisions():
+    for revision in known_revisions():
         await upgrade(empty.target, revision)
 
     assert shape(empty) == at_once
@@ -304,12 +305,12 @@ def test_the_revisions_are_alembics_own():
     """
     What the package reads off the names of the files is what Alembic finds in them.
     """
-    scripts = ScriptDirectory.from_config(configuration())
+    scripts = ScriptDirectory.from_config(alembic_config())
 
     chain = [script.revision for script in scripts.walk_revisions()]
 
-    assert revisions() == chain[::-1]
-    assert scripts.get_heads() == [HEAD] == revisions()[-1:]
+    assert known_revisions() == chain[::-1]
+    assert scripts.get_heads() == [HEAD] == known_revisions()[-1:]
 
 
 @pytest.mark.parametrize("path", REVISIONS, ids=lambda path: path.stem)
@@ -527,7 +528,7 @@ async def test_a_catalog_of_every_revision_comes_to_head_with_nothing_lost(empty
         "0012": "INSERT INTO model_files (model_id, path, role, size_bytes, digest)"
         f" SELECT id, 'm.gguf', 'weights', 7, 'sha256:{4:064x}' FROM models",
     }
-    for stop in revisions()[1:]:
+    for stop in known_revisions()[1:]:
         await upgrade(empty.target, stop)
         row = {"provider": "hf", "reference": f"At {stop}", "version": "v1", "local_path": "/m"}
         for revision, more in values.items():
@@ -543,9 +544,9 @@ async def test_a_catalog_of_every_revision_comes_to_head_with_nothing_lost(empty
         files = await catalog.list_files("At 0012", "hf")
         aliased = await catalog.get_model("At 0008", "hf", "main")
 
-    assert sorted(found) == [f"At {stop}" for stop in revisions()[1:]]
+    assert sorted(found) == [f"At {stop}" for stop in known_revisions()[1:]]
     # What a plain driver writes at a later revision has no text to search in.
-    assert len(searched) == len([stop for stop in revisions()[1:] if stop < "0009"])
+    assert len(searched) == len([stop for stop in known_revisions()[1:] if stop < "0009"])
     assert aliased.pin_reason == "mine"
     assert files == [FileRecord("m.gguf", 7, digest=f"sha256:{4:064x}")]
     for reference, model in found.items():

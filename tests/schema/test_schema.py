@@ -41,7 +41,7 @@ from model_catalog import (
 from model_catalog.mapping.tables import REVISION as HEAD
 from model_catalog.mapping.tables import Base
 from model_catalog.schema import migration_lock
-from model_catalog.schema.migrate import APPLICATION_ID, VERSION_TABLE
+from model_catalog.schema.revision import APPLICATION_ID, VERSION_TABLE
 
 ADVISORY_LOCK = 0x4D436174616C6F67
 
@@ -236,7 +236,7 @@ async def test_who_comes_late_does_not_go_back(empty):
 
     with (
         meanwhile(engine, "checkin", empty.target),
-        pytest.raises(UpgradeFailedError, match=r"downgrade\(\) goes that way"),
+        pytest.raises(UpgradeFailedError, match=r"use downgrade\(\) instead"),
     ):
         await upgrade(engine, "0001")
     await engine.dispose()
@@ -260,12 +260,12 @@ async def test_who_looks_while_another_migrates_takes_no_fright(empty):
 @pytest.mark.parametrize(
     ("revision", "way", "says"),
     [
-        ("0042", upgrade, "no such revision"),
-        ("heads", upgrade, "no such revision"),
-        ("", upgrade, "no such revision"),
-        ("0001", upgrade, r"downgrade\(\) goes that way"),
-        ("+1", downgrade, "no such revision"),
-        ("base", upgrade, r"downgrade\(\) goes that way"),
+        ("0042", upgrade, "does not exist"),
+        ("heads", upgrade, "does not exist"),
+        ("", upgrade, "does not exist"),
+        ("0001", upgrade, r"use downgrade\(\) instead"),
+        ("+1", downgrade, "does not exist"),
+        ("base", upgrade, r"use downgrade\(\) instead"),
     ],
     ids=["unknown", "heads", "empty", "older", "relative", "base"],
 )

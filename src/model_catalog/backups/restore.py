@@ -37,7 +37,7 @@ from model_catalog.errors import (
     InvalidTargetError,
 )
 from model_catalog.repository.model_catalog import ModelCatalog
-from model_catalog.schema.migrate import current_revision, require_known_revision
+from model_catalog.schema.revision import current_revision, require_known_revision
 
 T = TypeVar("T")
 

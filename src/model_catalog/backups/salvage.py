@@ -22,7 +22,8 @@ from model_catalog.connection.online_backup import atomic_file
 from model_catalog.connection.target import Target
 from model_catalog.errors import CatalogUnavailableError
 from model_catalog.mapping.tables import REVISION, Base
-from model_catalog.schema.migrate import VERSION_TABLE, require_known_revision, upgrade
+from model_catalog.schema.migrate import upgrade
+from model_catalog.schema.revision import VERSION_TABLE, require_known_revision
 
 _Row: TypeAlias = tuple[Any, ...]
 

@@ -1,4 +1,4 @@
-"""A transaction that changes a schema, which no other migrator has at the same time."""
+"""The transaction of a migration, with a lock that only one migration can hold at a time."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from model_catalog.concurrency.completion import DEFAULT_OPEN_TIMEOUT_S, MIN_TIMEOUT_S, Backoff
 from model_catalog.concurrency.threads import thread_working
+from model_catalog.connection.database_info import driver_connection
 from model_catalog.connection.engines import WRITE
 from model_catalog.connection.error_mapping import map_errors
 from model_catalog.connection.timeouts import (
@@ -22,7 +23,7 @@ from model_catalog.connection.timeouts import (
 )
 from model_catalog.errors import CatalogBusyError, UpgradeFailedError
 
-# Any number will do that nobody else takes for a lock: `MCatalog`.
+# `MCatalog` in ASCII: an arbitrary number that no other program should use.
 _ADVISORY_LOCK: Final = 0x4D436174616C6F67
 
 
@@ -35,13 +36,16 @@ async def migration_transaction(
     wait_s: float = DEFAULT_OPEN_TIMEOUT_S,
 ) -> AsyncIterator[AsyncConnection]:
     """
-    A connection in a transaction that is committed when the block ends well.
+    Open a transaction with the migration lock: SQLite's write lock or an advisory lock.
 
-    The lock comes before anything is read: who decides by what he read before it may find it
-    changed. Raises CatalogBusyError after `wait_s`, and CancelledError once `cancelled` is set.
+    It commits when the block ends without an error, and rolls back otherwise. The caller reads the
+    revision only inside the block, because another migration may change it before.
+
+    Raises CatalogBusyError if the lock is not free within `wait_s` seconds, CancelledError once
+    `cancelled` is set, and UpgradeFailedError if rows would refer to missing rows.
     """
-    async with _connected(engine, name) as connection:
-        patience = Backoff(wait_s)
+    async with _connect(engine, name) as connection:
+        backoff = Backoff(wait_s)
         while True:
             if cancelled is not None and cancelled.is_set():
                 raise asyncio.CancelledError
@@ -49,25 +53,25 @@ async def migration_transaction(
                 with map_errors(name):
                     await connection.begin()
                     await _lock(connection, name)
-                    # A change of a table that waits for a reader holds up everybody behind it.
-                    await set_timeouts(connection, max(patience.left_s, MIN_TIMEOUT_S))
+                    # ALTER TABLE that waits for a reader blocks all statements queued behind it.
+                    await set_timeouts(connection, max(backoff.left_s, MIN_TIMEOUT_S))
                 break
             except CatalogBusyError as error:
                 await connection.rollback()
-                await patience.after(error)
+                await backoff.after(error)
         try:
-            broken = await _broken_references(connection)
+            broken_before = await _broken_references(connection)
             yield connection
-            if more := await _broken_references(connection) - broken:
-                tables = ", ".join(sorted({table for table, *_ in more}))
+            if broken := await _broken_references(connection) - broken_before:
+                tables = ", ".join(sorted({table for table, *_ in broken}))
                 raise UpgradeFailedError(
                     name,
                     "that revision",
-                    f"{len(more)} rows of {tables} would refer to rows that are not there",
+                    f"{len(broken)} rows of {tables} would refer to rows that do not exist",
                 )
             await connection.commit()
         finally:
-            # Does nothing after the commit.
+            # Has no effect after the commit.
             await connection.rollback()
 
 
@@ -75,7 +79,7 @@ async def _lock(connection: AsyncConnection, name: str) -> None:
     if connection.dialect.name == "sqlite":
         await ensure_write_transaction(connection)
         return
-    # Trying, because a wait for the lock in the server could be neither cancelled nor limited.
+    # The "try" function, because a wait in the server could be neither cancelled nor limited.
     locked = await connection.scalar(
         sa.text("SELECT pg_try_advisory_xact_lock(:lock)"), {"lock": _ADVISORY_LOCK}
     )
@@ -84,8 +88,8 @@ async def _lock(connection: AsyncConnection, name: str) -> None:
 
 
 @asynccontextmanager
-async def _connected(engine: AsyncEngine, name: str) -> AsyncIterator[AsyncConnection]:
-    """A connection of the engine; a host's own SQLite connection goes back as it was."""
+async def _connect(engine: AsyncEngine, name: str) -> AsyncIterator[AsyncConnection]:
+    """Open a connection for a migration, and restore its settings before it is released."""
     with thread_working():
         restore_timeout_on_checkin(engine.sync_engine)
         connection = engine.connect()
@@ -93,19 +97,17 @@ async def _connected(engine: AsyncEngine, name: str) -> AsyncIterator[AsyncConne
             await connection.start()
         try:
             if engine.dialect.name != "sqlite":
-                # Above it the statement that takes the lock would see the tables as they were
-                # before the lock was given back; AUTOCOMMIT, which a host may have set, would keep
-                # none.
+                # In a stricter isolation level the transaction would keep the snapshot from before
+                # it got the lock, without the changes of the previous migration. In AUTOCOMMIT,
+                # which a host may have set, nothing could be rolled back.
                 yield await connection.execution_options(isolation_level="READ COMMITTED")
                 return
-            driver = (await connection.get_raw_connection()).driver_connection
-            assert driver is not None  # noqa: S101 - a connection that was just opened has one
+            driver = driver_connection(connection)
             with map_errors(name):
                 async with driver.execute("PRAGMA foreign_keys") as cursor:
                     (foreign_keys,) = await cursor.fetchone()
-                # Writing a table anew drops the old one, and with foreign keys on that empties the
-                # tables that refer to it. In a transaction the pragma does nothing: it comes
-                # before.
+                # Rebuilding a table drops the old table. With foreign keys on, that would delete
+                # the rows that refer to it. Inside a transaction the PRAGMA has no effect.
                 await driver.execute("PRAGMA foreign_keys = OFF")
             try:
                 yield await connection.execution_options(**{WRITE: True})
@@ -117,7 +119,8 @@ async def _connected(engine: AsyncEngine, name: str) -> AsyncIterator[AsyncConne
 
 
 async def _broken_references(connection: AsyncConnection) -> set[tuple[Any, ...]]:
-    """The rows that refer to nothing; a host may have some of its own. PostgreSQL lets none be."""
+    """Return the rows of SQLite that refer to missing rows. A host's tables may have some."""
+    # PostgreSQL always enforces foreign keys.
     if connection.dialect.name != "sqlite":
         return set()
     return {tuple(row) for row in await connection.exec_driver_sql("PRAGMA foreign_key_check")}

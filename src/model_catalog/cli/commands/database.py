@@ -19,7 +19,9 @@ from model_catalog.cli.output import pluralize, print_error, print_line, print_n
 from model_catalog.domain.ndjson import HEADER
 from model_catalog.opening import open_catalog
 from model_catalog.repository.model_catalog import ModelCatalog
-from model_catalog.schema.migrate import check_schema, schema_state, upgrade
+from model_catalog.schema.check import check_schema
+from model_catalog.schema.migrate import upgrade
+from model_catalog.schema.revision import schema_state
 
 _SHOWN: Final = 20
 

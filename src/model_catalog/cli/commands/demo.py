@@ -10,7 +10,7 @@ from model_catalog.cli.output import human_size, pluralize, print_line
 from model_catalog.mapping.tables import Model
 from model_catalog.opening import open_catalog
 from model_catalog.repository.model_catalog import ModelCatalog
-from model_catalog.schema.migrate import schema_state
+from model_catalog.schema.revision import schema_state
 from model_catalog.stores.scan_result import StoreName
 from model_catalog.upkeep import adopt, find_duplicates, scan_store
 

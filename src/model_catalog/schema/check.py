@@ -1,0 +1,103 @@
+"""Checks a catalog database: its revision, its tables, its pages and its stored values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import sqlalchemy as sa
+
+from model_catalog.concurrency.completion import run_to_completion
+from model_catalog.connection.error_mapping import map_errors
+from model_catalog.connection.open_database import OpenDatabase, open_database
+from model_catalog.connection.target import Target
+from model_catalog.errors import SchemaOutOfDateError
+from model_catalog.mapping.column_types import UnixTimestamp
+from model_catalog.mapping.tables import Base
+from model_catalog.schema.revision import VERSION_TABLE, require_current_schema
+
+
+async def check_schema(target: Target | None = None) -> list[str]:
+    """
+    Check a catalog database and return its problems, one sentence each; empty if there are none.
+
+    It compares the revision and the tables with those of this package. On SQLite it also checks
+    the integrity of the pages, the foreign keys and the types of the values, which reads the whole
+    file. It changes nothing.
+
+    Raises CatalogCorruptError, ForeignDatabaseError, SchemaTooNewError and the errors of opening.
+    """
+    async with open_database(target, create=False) as database:
+        try:
+            await require_current_schema(database)
+        except SchemaOutOfDateError as error:
+            return [str(error)]
+        return await run_to_completion(_all_problems(database))
+
+
+async def _all_problems(database: OpenDatabase) -> list[str]:
+    with map_errors(database.name):
+        async with database.engine.connect() as connection:
+            return await connection.run_sync(_find_problems)
+
+
+def _find_problems(connection: sa.Connection) -> list[str]:
+    # Imported here, because importing Alembic takes a quarter of a second.
+    from alembic.autogenerate import compare_metadata  # noqa: PLC0415
+    from alembic.migration import MigrationContext  # noqa: PLC0415
+
+    problems: list[str] = []
+    if connection.dialect.name == "sqlite":
+        for pragma in ("integrity_check", "foreign_key_check"):
+            rows = connection.exec_driver_sql(f"PRAGMA {pragma}").all()
+            problems += [f"{pragma}: {row[0]}" for row in rows if row[0] != "ok"]
+        problems += _wrong_values(connection)
+    context = MigrationContext.configure(
+        connection,
+        opts={"version_table": VERSION_TABLE, **autogenerate_options(connection.dialect.name)},
+    )
+    differences = compare_metadata(context, Base.metadata)
+    return problems + [f"schema: {difference}" for difference in differences]
+
+
+def _wrong_values(connection: sa.Connection) -> list[str]:
+    """Count the values of a wrong type and the texts with a NUL. SQLite itself accepts both."""
+    problems = []
+    for table in Base.metadata.sorted_tables:
+        for column in table.columns:
+            is_number = isinstance(column.type, sa.Integer | UnixTimestamp)
+            kind = "integer" if is_number else "text"
+            value: sa.ColumnElement[Any] = sa.literal_column(f'"{column.name}"')
+            wrong = sa.or_(
+                sa.func.typeof(value).not_in((kind, "null")),
+                # SQLite's text functions ignore everything after a NUL.
+                sa.func.instr(value, sa.func.char(0)) > 0,
+            )
+            count = connection.execute(sa.select(sa.func.count()).select_from(table).where(wrong))
+            if number := count.scalar_one():
+                problems.append(f"values: {number} in {table.name}.{column.name} are not {kind}")
+    return problems
+
+
+def autogenerate_options(dialect: str) -> dict[str, Any]:
+    """
+    Return the options for Alembic's comparison of a database with the mapping.
+
+    It compares only our tables, their server defaults and the names of their check constraints.
+    """
+
+    def is_ours(name: str | None, kind: str, _parents: dict[str, str | None]) -> bool:
+        return kind != "table" or name in Base.metadata.tables
+
+    def compare_sqlite_default(*arguments: Any) -> bool | None:
+        # SQLite has no IDENTITY: such a column is an alias of the rowid.
+        return False if arguments[2].identity is not None else None
+
+    compare: bool | Callable[..., bool | None] = (
+        compare_sqlite_default if dialect == "sqlite" else True
+    )
+    return {
+        "include_name": is_ours,
+        "compare_server_default": compare,
+        "autogenerate_plugins": ["alembic.autogenerate.*", "alembic.ext.checkconstraint_byname"],
+    }
