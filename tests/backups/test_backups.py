@@ -31,7 +31,9 @@ from model_catalog import (
 )
 from model_catalog.cli import main
 from model_catalog.connection import backup_files
-from model_catalog.mapping.tables import REVISION
+from model_catalog.mapping.revisions import head_revision
+
+HEAD = head_revision()
 
 
 async def references(target) -> list[str]:
@@ -394,7 +396,7 @@ async def test_a_migration_copies_a_file_with_models_first(tmp_path):
 
     (copy,) = beside(path)
     assert copy.startswith("catalog.db.backup-20")
-    assert copy.endswith(f"Z-before-{REVISION}")
+    assert copy.endswith(f"Z-before-{HEAD}")
     assert stat.S_IMODE((tmp_path / copy).stat().st_mode) == 0o600
     with closing(sqlite3.connect(tmp_path / copy)) as raw:
         assert raw.execute("SELECT * FROM models ORDER BY 1, 2").fetchall() == rows

@@ -33,7 +33,9 @@ from model_catalog import (
     schema_state,
     upgrade,
 )
-from model_catalog.mapping.tables import REVISION
+from model_catalog.mapping.revisions import head_revision
+
+HEAD = head_revision()
 
 SECRET = "hunter2"
 
@@ -97,7 +99,7 @@ async def test_a_catalog_may_be_called_anything(tmp_path, name):
 
     assert [each.name for each in tmp_path.iterdir()] == [name]
     assert [each.name for each in folder.iterdir()] == [name]
-    assert await schema_state(path) == (REVISION, REVISION)
+    assert await schema_state(path) == (HEAD, HEAD)
 
 
 async def test_a_long_path_is_named_whole(tmp_path):
@@ -164,7 +166,7 @@ async def test_without_a_target_the_catalog_is_below_the_working_directory(tmp_p
     async with open_catalog() as catalog:
         await catalog.register_model(a_model("m"))
 
-    assert await schema_state() == (REVISION, REVISION)
+    assert await schema_state() == (HEAD, HEAD)
     assert (tmp_path / ".rbee/models/catalog.db").is_file()
     assert stat.S_IMODE((tmp_path / ".rbee/models").stat().st_mode) == 0o700
 
@@ -267,10 +269,10 @@ async def test_an_empty_file_is_an_empty_catalog_and_looking_keeps_it_empty(tmp_
     path = tmp_path / "catalog.db"
     path.touch()
 
-    assert await schema_state(path) == (None, REVISION)
+    assert await schema_state(path) == (None, HEAD)
     assert path.stat().st_size == 0
     await upgrade(path)
-    assert await schema_state(path) == (REVISION, REVISION)
+    assert await schema_state(path) == (HEAD, HEAD)
 
 
 def no_folder(path):
@@ -600,7 +602,7 @@ async def test_a_hosts_engine_is_used_and_left_open(empty):
 
     assert pooled > 0
     assert count == 1
-    assert state == (REVISION, REVISION)
+    assert state == (HEAD, HEAD)
 
 
 async def test_a_table_of_another_program_is_not_taken_for_ours(empty):
@@ -624,13 +626,13 @@ async def test_a_text_without_a_driver_is_psycopgs(pg_migrated):
     plain = postgres.dsn(pg_migrated)
 
     for target in (plain, plain.replace("postgresql://", "postgres://")):
-        assert await schema_state(target) == (REVISION, REVISION)
+        assert await schema_state(target) == (HEAD, HEAD)
     database.assert_nothing_left()
 
 
 MODES = {
     "file, read": (0o444, 0o777, "read", ["m"]),
-    "file, state": (0o444, 0o777, "state", [REVISION, REVISION]),
+    "file, state": (0o444, 0o777, "state", [HEAD, HEAD]),
     "file, upgrade": (0o444, 0o777, "upgrade", None),
     "file, write": (0o444, 0o777, "write", "CatalogReadOnlyError"),
     "folder, read": (0o666, 0o555, "read", "CatalogReadOnlyError"),
@@ -640,7 +642,7 @@ MODES = {
     "unreadable file": (0o000, 0o777, "read", "CatalogUnavailableError"),
     "unreadable folder": (0o666, 0o000, "read", "CatalogUnavailableError"),
     "no file": (None, 0o555, "read", "CatalogReadOnlyError"),
-    "old file, state": ("0001", 0o777, "state", ["0001", REVISION]),
+    "old file, state": ("0001", 0o777, "state", ["0001", HEAD]),
     "old file, read": ("0001", 0o777, "read", "CatalogReadOnlyError"),
     "old file, upgrade": ("0001", 0o777, "upgrade", "CatalogReadOnlyError"),
 }

@@ -30,10 +30,12 @@ from model_catalog import (
     schema_state,
     upgrade,
 )
-from model_catalog.mapping.tables import REVISION as HEAD
+from model_catalog.mapping.revisions import head_revision, known_revisions
 from model_catalog.mapping.tables import Base
 from model_catalog.schema.migrate import alembic_config
-from model_catalog.schema.revision import VERSION_TABLE, known_revisions
+from model_catalog.schema.revision import VERSION_TABLE
+
+HEAD = head_revision()
 
 ROOT = Path(__file__).parents[2]
 REVISIONS = sorted((ROOT / "migrations" / "versions").glob("[0-9]*.py"))

@@ -38,10 +38,12 @@ from model_catalog import (
     schema_state,
     upgrade,
 )
-from model_catalog.mapping.tables import REVISION as HEAD
+from model_catalog.mapping.revisions import head_revision
 from model_catalog.mapping.tables import Base
 from model_catalog.schema import migration_lock
 from model_catalog.schema.revision import APPLICATION_ID, VERSION_TABLE
+
+HEAD = head_revision()
 
 ADVISORY_LOCK = 0x4D436174616C6F67
 

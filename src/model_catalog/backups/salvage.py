@@ -21,7 +21,8 @@ from model_catalog.connection.error_mapping import map_errors
 from model_catalog.connection.online_backup import atomic_file
 from model_catalog.connection.target import Target
 from model_catalog.errors import CatalogUnavailableError
-from model_catalog.mapping.tables import REVISION, Base
+from model_catalog.mapping.revisions import head_revision
+from model_catalog.mapping.tables import Base
 from model_catalog.schema.migrate import upgrade
 from model_catalog.schema.revision import VERSION_TABLE, require_known_revision
 
@@ -133,7 +134,7 @@ def _revision_of(work: Path, name: str) -> str:
             found = raw.execute(f"SELECT version_num FROM {VERSION_TABLE}").fetchone()  # noqa: S608
             revision: str = found[0].decode()
         except (sqlite3.Error, UnicodeDecodeError, TypeError):
-            return REVISION
+            return head_revision()
     require_known_revision(revision, name)
     return revision
 

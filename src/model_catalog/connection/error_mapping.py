@@ -19,7 +19,7 @@ from model_catalog.errors import (
     SchemaOutOfDateError,
     StorageFullError,
 )
-from model_catalog.mapping.tables import REVISION
+from model_catalog.mapping.revisions import head_revision
 
 # An extended result code begins with its primary code: https://www.sqlite.org/rescode.html
 _SQLITE_ERRORS: Final = {
@@ -91,7 +91,7 @@ def _from_driver_error(error: BaseException, target: str, *, connection_lost: bo
     code = getattr(error, "sqlite_errorname", None) or getattr(error, "sqlstate", None) or ""
     reason = f"{error}".strip() or type(error).__name__
     if code in _NO_SUCH_TABLE or (code == "SQLITE_ERROR" and reason.startswith("no such ")):
-        return SchemaOutOfDateError(target, None, REVISION)
+        return SchemaOutOfDateError(target, None, head_revision())
     if code in _INTERRUPTED:
         return CatalogBusyError(target, reason, is_interrupted=True)
     kind = _match_code(_SQLITE_ERRORS if code.startswith("SQLITE") else _POSTGRESQL_ERRORS, code)

@@ -1,4 +1,4 @@
-"""How values are stored in columns, the same on every database."""
+"""The column types: how Python values are stored, the same on SQLite and PostgreSQL."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from sqlalchemy.types import TypeDecorator, TypeEngine
 
 from model_catalog.domain.file_record import FileState
 
-# SQLite numbers rows by itself only in a column that is an INTEGER to the letter.
+# SQLite assigns row ids only to a column whose type is spelled INTEGER.
 BigInt: Final = BigInteger().with_variant(Integer(), "sqlite")
 
-# PostgreSQL would order by the server's locale: the same listing would come in another order on
-# another machine. SQLite compares bytes; so does "C".
+# PostgreSQL would sort by the server's locale, so the order of a listing would depend on the
+# server. SQLite compares bytes, and so does the collation "C".
 KeyText: Final = Text().with_variant(postgresql.TEXT(collation="C"), "postgresql")
 
 
 class UnixTimestamp(TypeDecorator[datetime]):
-    """A UTC datetime in Python; whole seconds since 1970 in the database, as the hive had it."""
+    """A datetime in UTC, stored as whole seconds since 1970 as the Rust hive stored it."""
 
     impl = BigInt
     cache_ok = True
@@ -37,51 +37,52 @@ class UnixTimestamp(TypeDecorator[datetime]):
 
 
 def decode_timestamp(stored: int) -> datetime:
-    """A moment of the number that it was stored as."""
+    """Convert the stored form of a UnixTimestamp to a datetime in UTC."""
     return datetime.fromtimestamp(stored, UTC)
 
 
-_MARK: Final = "bytes:"
+BYTES_PREFIX: Final = "bytes:"
+"""Marks a stored path as percent-encoded bytes."""
 
 
 def decode_path(stored: str | bytes | None) -> str | None:
-    """A path of the bytes that it had when it was stored as a PathText."""
+    """Convert the stored form of a PathText to the path as `os.fsdecode` returns it."""
     if isinstance(stored, bytes):
-        # A text to SQLite's mind: an old file may hold a path as the bytes it is.
+        # SQLite accepts a blob in a text column, and an old file may contain a path as a blob.
         return stored.decode("utf-8", "surrogateescape")
-    if stored is None or not stored.startswith(_MARK):
+    if stored is None or not stored.startswith(BYTES_PREFIX):
         return stored
-    return unquote_to_bytes(stored[len(_MARK) :]).decode("utf-8", "surrogateescape")
+    return unquote_to_bytes(stored[len(BYTES_PREFIX) :]).decode("utf-8", "surrogateescape")
 
 
 class PathText(TypeDecorator[str]):
     """
-    A path as text, whatever its bytes.
+    A path of any bytes, stored as text.
 
-    A path that is UTF-8 is stored as it is. One that is not (or that begins like one that is not)
-    is stored as `bytes:` and its percent-encoded bytes: neither database takes the surrogates
-    that `os.fsdecode` makes of such bytes.
+    A UTF-8 path is stored unchanged. A path that is not UTF-8, or that begins with `bytes:`, is
+    stored as `bytes:` and its percent-encoded bytes. `os.fsdecode` turns bytes that are not UTF-8
+    into surrogates, which neither database accepts.
     """
 
     impl = Text
     cache_ok = True
 
     def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:  # noqa: ARG002
-        if value is None or (value.isascii() and not value.startswith(_MARK)):
+        if value is None or (value.isascii() and not value.startswith(BYTES_PREFIX)):
             return value
         raw = value.encode("utf-8", "surrogateescape")
         try:
             raw.decode()
         except UnicodeDecodeError:
-            return _MARK + quote_from_bytes(raw)
-        return _MARK + quote_from_bytes(raw) if value.startswith(_MARK) else value
+            return BYTES_PREFIX + quote_from_bytes(raw)
+        return BYTES_PREFIX + quote_from_bytes(raw) if value.startswith(BYTES_PREFIX) else value
 
     def process_result_value(self, value: str | bytes | None, dialect: Dialect) -> str | None:  # noqa: ARG002
         return decode_path(value)
 
 
 class FileNameText(PathText):
-    """A path inside a model, in a key: compared by its bytes on every database."""
+    """A path inside a model, as part of a key: both databases compare it by its bytes."""
 
     cache_ok = True
 
@@ -90,7 +91,7 @@ class FileNameText(PathText):
 
 
 class StateText(TypeDecorator[FileState]):
-    """A FileState by its name; a name that nobody knows says as much as that nobody looked."""
+    """A FileState, stored by its value. An unknown value is read as `unchecked`."""
 
     impl = KeyText
     cache_ok = True
@@ -106,15 +107,17 @@ _STATES: Final = {state.value: state for state in FileState}
 
 
 def decode_state(stored: str) -> FileState:
-    """A state of the text that it was stored as."""
+    """Convert the stored form of a StateText to a FileState."""
     return _STATES.get(stored, FileState.UNCHECKED)
 
 
+# Alembic unwraps a UnaryExpression to find the column of an index. It takes any other class for an
+# expression, and on SQLite it skips the comparison of such an index with a warning.
 class NullsLast(UnaryExpression[Any]):
     """
-    Numbers from the greatest down and NULL behind them, in an index.
+    `NULLS LAST` for a descending column of an index.
 
-    It is what SQLite does anyway with a descending order, and what it refuses to be told there.
+    SQLite rejects these words in an index, and sorts NULL last in descending order without them.
     """
 
     inherit_cache = True
@@ -125,11 +128,11 @@ class NullsLast(UnaryExpression[Any]):
 
 
 @compiles(NullsLast)
-def _say(element: NullsLast, compiler: SQLCompiler, **more: Any) -> str:
-    return f"{_leave_unsaid(element, compiler, **more)} NULLS LAST"
+def _compile_nulls_last(element: NullsLast, compiler: SQLCompiler, **options: Any) -> str:
+    return f"{_compile_without_nulls_last(element, compiler, **options)} NULLS LAST"
 
 
 @compiles(NullsLast, "sqlite")
-def _leave_unsaid(element: NullsLast, compiler: SQLCompiler, **more: Any) -> str:
-    text: str = compiler.process(element.element, **more)
+def _compile_without_nulls_last(element: NullsLast, compiler: SQLCompiler, **options: Any) -> str:
+    text: str = compiler.process(element.element, **options)
     return text

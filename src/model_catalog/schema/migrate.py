@@ -19,14 +19,14 @@ from model_catalog.connection.online_backup import backup_before_migration
 from model_catalog.connection.open_database import OpenDatabase, open_database
 from model_catalog.connection.target import Target
 from model_catalog.errors import CatalogError, SchemaOutOfDateError, UpgradeFailedError
-from model_catalog.mapping.tables import REVISION, Base
+from model_catalog.mapping.revisions import head_revision, known_revisions
+from model_catalog.mapping.tables import Base
 from model_catalog.schema.migration_lock import migration_transaction
 from model_catalog.schema.revision import (
     APPLICATION_ID,
     VERSION_TABLE,
     current_revision,
     detect_revision,
-    known_revisions,
     require_known_revision,
 )
 
@@ -78,7 +78,7 @@ async def downgrade(target: Target | None, revision: str) -> None:
 async def migrate_to(database: OpenDatabase, revision: str, *, down: bool = False) -> None:
     """Run the migrations from the database's revision to another; see `upgrade`."""
     known = ["base", *known_revisions()]
-    goal = REVISION if revision == "head" else revision
+    goal = head_revision() if revision == "head" else revision
     if goal not in known:
         raise UpgradeFailedError(
             database.name, revision, f"this revision does not exist; known are {', '.join(known)}"

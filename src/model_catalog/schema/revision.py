@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from functools import cache
-from importlib import resources
 from typing import Final
 
 import sqlalchemy as sa
@@ -16,7 +13,7 @@ from model_catalog.connection.open_database import OpenDatabase, open_database
 from model_catalog.connection.target import Target
 from model_catalog.connection.timeouts import LOCK_WAIT_S, set_timeouts
 from model_catalog.errors import ForeignDatabaseError, SchemaOutOfDateError, SchemaTooNewError
-from model_catalog.mapping.tables import REVISION
+from model_catalog.mapping.revisions import head_revision, known_revisions
 
 VERSION_TABLE: Final = "model_catalog_version"
 """The table with the revision. It is not `alembic_version`, which a host may use itself."""
@@ -35,14 +32,6 @@ _REVISION_0001_COLUMNS: Final = {
 _HIVE_KEYS: Final = (["reference", "provider"], ["reference"])
 
 
-@cache
-def known_revisions() -> list[str]:
-    """Return the revisions that this package contains, oldest first. Does not import Alembic."""
-    # Importing Alembic takes a quarter of a second, and opening a catalog rarely needs it.
-    names = (entry.name for entry in resources.files("model_catalog.migrations.versions").iterdir())
-    return sorted(match[1] for name in names if (match := re.fullmatch(r"(\d{4})_\w+\.py", name)))
-
-
 async def schema_state(target: Target | None = None) -> tuple[str | None, str]:
     """
     Return the revision of a catalog database, and the newest revision that this package knows.
@@ -51,7 +40,7 @@ async def schema_state(target: Target | None = None) -> tuple[str | None, str]:
     write lock and changes nothing. Raises ForeignDatabaseError for another program's database.
     """
     async with open_database(target, create=False) as database:
-        return await current_revision(database), REVISION
+        return await current_revision(database), head_revision()
 
 
 async def current_revision(database: OpenDatabase) -> str | None:
@@ -127,12 +116,12 @@ def _foreign_content(connection: sa.Connection, *, shared: bool) -> str | None:
 def require_known_revision(current: str | None, name: str) -> None:
     """Raise SchemaTooNewError if this package does not contain the revision."""
     if current is not None and current not in known_revisions():
-        raise SchemaTooNewError(name, current, REVISION)
+        raise SchemaTooNewError(name, current, head_revision())
 
 
 async def require_current_schema(database: OpenDatabase) -> None:
-    """Raise SchemaOutOfDateError or SchemaTooNewError unless the database is at REVISION."""
+    """Raise SchemaOutOfDateError or SchemaTooNewError unless it is at the head revision."""
     current = await current_revision(database)
     require_known_revision(current, database.name)
-    if current != REVISION:
-        raise SchemaOutOfDateError(database.name, current, REVISION)
+    if current != head_revision():
+        raise SchemaOutOfDateError(database.name, current, head_revision())

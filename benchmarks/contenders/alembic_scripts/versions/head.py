@@ -1,8 +1,8 @@
 """The revision that the databases are at; there is nothing left to do."""
 
-from model_catalog.mapping.tables import REVISION
+from model_catalog.mapping.revisions import head_revision
 
-revision = REVISION
+revision = head_revision()
 down_revision = None
 branch_labels = None
 depends_on = None

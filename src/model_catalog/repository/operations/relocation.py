@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import Final
 from urllib.parse import quote_from_bytes
 
 from sqlalchemy import ColumnElement, Connection, Text, case, func, literal, or_, select
@@ -13,10 +12,9 @@ from model_catalog.domain import validation
 from model_catalog.domain.file_record import FileState
 from model_catalog.domain.model_ref import ModelRef
 from model_catalog.errors import InvalidModelError
+from model_catalog.mapping.column_types import BYTES_PREFIX
 from model_catalog.repository.statements.filters import MODELS, model_columns
 from model_catalog.repository.statements.models import Records
-
-_MARK: Final = "bytes:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,8 +97,8 @@ def _prefix_expressions(
     path = model_columns.local_path
     # As PathText stores it: what is no UTF-8 stands percent-encoded behind a mark.
     raw = func.coalesce(path, "", type_=Text)
-    encoded_old = _MARK + quote_from_bytes(old.encode("utf-8", "surrogateescape"))
-    encoded_new = _MARK + quote_from_bytes(new.encode())
+    encoded_old = BYTES_PREFIX + quote_from_bytes(old.encode("utf-8", "surrogateescape"))
+    encoded_new = BYTES_PREFIX + quote_from_bytes(new.encode())
     pairs = [(encoded_old, encoded_new)]
     if _is_utf8(old):
         pairs.insert(0, (old, new))

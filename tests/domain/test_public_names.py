@@ -1,0 +1,178 @@
+"""The public names of the package, and the older names that stay valid."""
+
+import importlib
+import subprocess
+import sys
+
+import pytest
+
+import model_catalog
+import model_catalog.upkeep
+
+RELEASE_0_1_0 = {
+    "model_catalog": [
+        "Alias",
+        "BadHeaderError",
+        "BadLayoutError",
+        "BadSignatureError",
+        "CatalogBusyError",
+        "CatalogClosedError",
+        "CatalogCorruptError",
+        "CatalogError",
+        "CatalogInUseError",
+        "CatalogReadOnlyError",
+        "CatalogReplacedError",
+        "CatalogUnavailableError",
+        "Changes",
+        "DigestMismatchError",
+        "Durability",
+        "FileChangedError",
+        "FileRecord",
+        "FileState",
+        "Filters",
+        "ForeignDatabaseError",
+        "Imported",
+        "InvalidImportError",
+        "InvalidKeyError",
+        "InvalidModelError",
+        "InvalidTargetError",
+        "Model",
+        "ModelCatalog",
+        "ModelNotFoundError",
+        "ModelRef",
+        "ModelRow",
+        "NotAFileError",
+        "NotInstalledError",
+        "ProtectedFileError",
+        "Reads",
+        "Repaired",
+        "Restored",
+        "Saved",
+        "SchemaOutOfDateError",
+        "SchemaTooNewError",
+        "Sort",
+        "Stats",
+        "StoppedError",
+        "StorageFullError",
+        "TagCount",
+        "Tally",
+        "Target",
+        "TooManyMissingError",
+        "TransactionError",
+        "UnknownFormatError",
+        "UpgradeFailedError",
+        "WrongLoopError",
+        "backup",
+        "check_schema",
+        "downgrade",
+        "open_catalog",
+        "prepare_engine",
+        "repair",
+        "restore",
+        "schema_state",
+        "upgrade",
+    ],
+    "model_catalog.upkeep": [
+        "Adopted",
+        "Checked",
+        "Copy",
+        "Duplicate",
+        "Finding",
+        "Moved",
+        "Place",
+        "Progress",
+        "Recorded",
+        "Sighting",
+        "Signature",
+        "Verdict",
+        "Verified",
+        "Watch",
+        "accept_model",
+        "adopt",
+        "check_models",
+        "find_duplicates",
+        "find_moved",
+        "register_path",
+        "relink_model",
+        "scan_store",
+        "verify_models",
+        "verify_signature",
+        "watch",
+    ],
+}
+RENAMED = {
+    "model_catalog": {
+        "Changes": "ModelChanges",
+        "Imported": "ImportResult",
+        "Reads": "ReadMode",
+        "Repaired": "RepairReport",
+        "Restored": "RestoreResult",
+        "Saved": "RepairedTable",
+        "Stats": "CatalogStats",
+        "Tally": "ModelTotals",
+    },
+    "model_catalog.upkeep": {
+        "Adopted": "StoreSyncReport",
+        "Checked": "CheckReport",
+        "Copy": "DuplicateCopy",
+        "Duplicate": "DuplicateSet",
+        "Finding": "CheckFinding",
+        "Moved": "MovedModel",
+        "Place": "CopyLocation",
+        "Recorded": "RegisteredPath",
+        "Sighting": "StoreFinding",
+        "Verified": "VerifiedModel",
+        "Watch": "WatchReport",
+    },
+}
+
+
+@pytest.mark.parametrize("module", RELEASE_0_1_0)
+def test_every_name_of_release_0_1_0_can_be_imported(module):
+    """A program that was written for 0.1.0 finds each name, under its old or its new meaning."""
+    imported = importlib.import_module(module)
+
+    for name in RELEASE_0_1_0[module]:
+        assert getattr(imported, name) is not None, name
+
+
+@pytest.mark.parametrize("module", RENAMED)
+def test_an_old_name_is_the_same_object_as_the_new_name(module):
+    """A renamed class is one class, so that `isinstance` accepts both names."""
+    imported = importlib.import_module(module)
+
+    for old, new in RENAMED[module].items():
+        assert getattr(imported, old) is getattr(imported, new), old
+
+
+@pytest.mark.parametrize("module", RENAMED)
+def test_only_the_new_names_are_listed(module):
+    """`__all__` and completion show each object once; every listed name can be imported."""
+    imported = importlib.import_module(module)
+
+    assert not set(RENAMED[module]) & set(imported.__all__)
+    assert set(RELEASE_0_1_0[module]) - set(RENAMED[module]) <= set(imported.__all__)
+    assert dir(model_catalog) == sorted(model_catalog.__all__)
+    for name in imported.__all__:
+        getattr(imported, name)
+
+
+def test_an_unknown_name_raises_attribute_error():
+    """The lazy import behaves like a module without that attribute."""
+    with pytest.raises(AttributeError, match=r"module 'model_catalog' has no attribute 'Modle'"):
+        model_catalog.Modle  # noqa: B018
+
+
+def test_importing_the_package_does_not_import_sqlalchemy():
+    """SQLAlchemy takes half a second to import; `model-catalog --help` does not need it."""
+    program = (
+        "import sys, model_catalog\n"
+        "from model_catalog import CatalogError, FileState, ModelRef, ModelRow\n"
+        "print(sorted({'sqlalchemy', 'alembic', 'aiosqlite'} & sys.modules.keys()))"
+    )
+
+    done = subprocess.run(
+        [sys.executable, "-c", program], check=False, capture_output=True, text=True
+    )
+
+    assert (done.stdout, done.stderr) == ("[]\n", "")

@@ -1,0 +1,164 @@
+"""Models that this package constructs itself equal those that SQLAlchemy constructs."""
+
+import copy
+import dataclasses
+import inspect
+import pickle
+import pydoc
+import typing
+from datetime import datetime
+
+import pytest
+import sqlalchemy
+from conftest import moment
+from sqlalchemy.orm import DeclarativeBase, Mapped, make_transient_to_detached, mapped_column
+
+from model_catalog import Model
+from model_catalog.domain.fields import COLUMN_DEFAULTS
+from model_catalog.mapping.model_construction import require_state_slot
+from model_catalog.mapping.tables import Base, new_detached_model
+
+GIVEN = {"reference": "m", "provider": "hf", "local_path": "/m", "size_bytes": 7, "license": None}
+READ = {**COLUMN_DEFAULTS, **GIVEN, "id": 3, "downloaded_at": moment(1)}
+
+
+def construct_with_sqlalchemy(values: dict) -> Model:
+    """Construct a model with the default constructor of SQLAlchemy's registry."""
+    model = Model.__mapper__.class_manager.new_instance()
+    Base.registry.constructor(model, **values)
+    return model
+
+
+def detach_with_sqlalchemy(values: dict) -> Model:
+    """Construct a model that was read with SQLAlchemy's public function."""
+    model = Model.__mapper__.class_manager.new_instance()
+    model.__dict__.update(values)
+    make_transient_to_detached(model)
+    return model
+
+
+CONSTRUCTORS = {
+    "new": (lambda: Model(**GIVEN), lambda: construct_with_sqlalchemy(GIVEN)),
+    "detached": (lambda: new_detached_model(dict(READ), ()), lambda: detach_with_sqlalchemy(READ)),
+}
+
+
+@pytest.fixture(params=CONSTRUCTORS)
+def pair(request):
+    """A model that this package constructed, and an equal one that SQLAlchemy constructed."""
+    return tuple(construct() for construct in CONSTRUCTORS[request.param])
+
+
+def description_of(model: Model) -> dict:
+    """Everything that SQLAlchemy's public inspection tells about an instance."""
+    state = sqlalchemy.inspect(model)
+    return {
+        "values": dict(vars(model)),
+        "key": state.key,
+        "flags": (state.transient, state.pending, state.persistent, state.detached),
+        "modified": state.modified,
+        "unmodified": state.unmodified,
+        "unloaded": state.unloaded,
+        "history": {attribute.key: attribute.history for attribute in state.attrs},
+    }
+
+
+def test_the_state_of_a_model_is_that_of_sqlalchemys_constructor(pair):
+    """Values, identity, flags and the history of each attribute are equal."""
+    ours, plain = pair
+
+    assert description_of(ours) == description_of(plain)
+
+
+def test_a_change_is_recorded_as_on_a_model_of_sqlalchemys_constructor(pair):
+    """The history of an attribute that is set later, and of one that is deleted, is equal."""
+    for model in pair:
+        model.size_bytes = 8
+        model.format = "gguf"
+        del model.license
+
+    ours, plain = pair
+
+    assert description_of(ours) == description_of(plain)
+
+
+@pytest.mark.parametrize(
+    "copied",
+    [copy.copy, copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))],
+    ids=["copy", "deepcopy", "pickle"],
+)
+def test_a_copy_is_that_of_a_model_of_sqlalchemys_constructor(pair, copied):
+    """Copies and pickles have the same values and the same identity."""
+    ours, plain = map(copied, pair)
+
+    assert description_of(ours) == description_of(plain)
+
+
+def test_a_model_that_was_read_takes_over_the_dict_of_values():
+    """The values are not copied, because a copy of 42 names takes longer than the construction."""
+    values = dict(READ)
+
+    assert vars(new_detached_model(values, ())) is values
+
+
+class _OtherBase(DeclarativeBase):
+    pass
+
+
+class _WithoutSlot(_OtherBase):
+    __tablename__ = "without_slot"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+
+
+def test_an_import_fails_if_sqlalchemy_keeps_its_state_outside_the_slot():
+    """The error names the version of SQLAlchemy. Without it, each model would lose its state."""
+    require_state_slot(Model)
+
+    with pytest.raises(RuntimeError, match=f"SQLAlchemy {sqlalchemy.__version__} does not store"):
+        require_state_slot(_WithoutSlot)
+
+
+def test_a_pickle_names_the_public_module():
+    """Pickles stay readable when the mapping moves to another module."""
+    assert Model.__module__ == "model_catalog"
+    assert b"model_catalog.mapping" not in pickle.dumps(Model)
+    assert pickle.loads(pickle.dumps(Model)) is Model
+
+
+def test_the_annotations_of_a_model_can_be_resolved():
+    """`typing.get_type_hints` works although the class names another module as its own."""
+    assert typing.get_type_hints(Model)["size_bytes"] == Mapped[int | None]
+
+
+def test_the_signature_shows_the_keywords_of_the_constructor():
+    """Each input field is a keyword with its type and its default; three have no default."""
+    parameters = inspect.signature(Model).parameters
+
+    assert {each.kind for each in parameters.values()} == {inspect.Parameter.KEYWORD_ONLY}
+    assert parameters["reference"].annotation is str
+    assert parameters["reference"].default is inspect.Parameter.empty
+    assert parameters["version"].default == ""
+    assert parameters["downloaded_at"].annotation == datetime | None
+    assert parameters["downloaded_at"].default is None
+    assert "id" not in parameters
+    assert "download_count" not in parameters
+
+
+def test_the_signature_is_that_of_the_dataclass():
+    """Type checkers see the constructor of a dataclass. It has the same keywords, in that order."""
+    fields = [field for field in dataclasses.fields(Model) if field.init]
+    parameters = inspect.signature(Model).parameters
+
+    assert list(parameters) == [field.name for field in fields]
+    assert [parameters[field.name].default is inspect.Parameter.empty for field in fields] == [
+        field.default is dataclasses.MISSING for field in fields
+    ]
+
+
+def test_help_shows_the_keywords_of_the_constructor():
+    """`help(Model)` prints the keywords instead of `**values`."""
+    text = pydoc.render_doc(Model, renderer=pydoc.plaintext)
+
+    assert "Model(*, reference: str, provider: str, local_path: str" in text
+    assert "size_bytes: int | None = None" in text
