@@ -1,4 +1,8 @@
-"""Every public call of a catalog, made on a model `m` of `hf` that has a tag and an alias."""
+"""
+Every method of a catalog and the queries of upkeep, as functions of a catalog.
+
+`fill` records the model that they work on: `m` of `hf`, with a file, a tag and an alias.
+"""
 
 import io
 import json
@@ -7,16 +11,36 @@ from conftest import a_model, moment
 
 from model_catalog import FileRecord, ModelCatalog
 from model_catalog.domain.ndjson import HEADER
+from model_catalog.upkeep.queries.check_queries import (
+    load_check_rows,
+    refs_by_id,
+    save_check_results,
+)
+from model_catalog.upkeep.queries.duplicate_queries import duplicate_digest_rows
+from model_catalog.upkeep.queries.store_sync_queries import (
+    AliasChanges,
+    load_store_rows,
+    save_store_sync,
+)
+from model_catalog.upkeep.queries.verification_queries import (
+    register_inspected,
+    save_file_digest,
+    save_inspection,
+    verification_candidates,
+)
 
-FILE = FileRecord(path="m.gguf", size_bytes=1)
+FILE = FileRecord(path="m.gguf", size_bytes=1, digest="sha256:" + 64 * "0")
+RECORDED = a_model("m")
+RECORDED.id = 1
 LINES = HEADER + json.dumps({"reference": "m", "provider": "hf", "local_path": "/imported"})
+NO_ALIASES = AliasChanges("ollama", {}, ())
 
 
 async def iterate(catalog: ModelCatalog) -> list:
     return [model async for model in catalog.iter_models()]
 
 
-async def together(catalog: ModelCatalog) -> None:
+async def open_transaction(catalog: ModelCatalog) -> None:
     async with catalog.transaction() as inner:
         await inner.register_model(a_model("m"))
 
@@ -25,14 +49,12 @@ async def iterate_rows(catalog: ModelCatalog) -> list:
     return [row async for row in catalog.iter_rows()]
 
 
-READS = {
+PUBLIC_READS = {
     "count_models": lambda catalog: catalog.count_models(),
-    "due": lambda catalog: catalog.due(None),
     "export_catalog": lambda catalog: catalog.export_catalog(io.StringIO()),
     "find_model": lambda catalog: catalog.find_model("m", "hf"),
     "get_model": lambda catalog: catalog.get_model("m", "hf"),
     "get_total_size": lambda catalog: catalog.get_total_size(),
-    "holdings": lambda catalog: catalog.holdings(None, 1),
     "iter_models": iterate,
     "iter_rows": iterate_rows,
     "list_aliases": lambda catalog: catalog.list_aliases(),
@@ -40,44 +62,54 @@ READS = {
     "list_models": lambda catalog: catalog.list_models(),
     "list_rows": lambda catalog: catalog.list_rows(),
     "list_tags": lambda catalog: catalog.list_tags(),
-    "refs": lambda catalog: catalog.refs([1]),
     "stats": lambda catalog: catalog.stats(),
 }
 
-WRITES = {
+UPKEEP_READS = {
+    "duplicate_digest_rows": lambda catalog: duplicate_digest_rows(catalog, None, 1),
+    "load_check_rows": lambda catalog: load_check_rows(catalog, None, 1),
+    "load_store_rows": lambda catalog: load_store_rows(catalog, "ollama", "/o", [("hf", "m")]),
+    "refs_by_id": lambda catalog: refs_by_id(catalog, [1]),
+    "verification_candidates": lambda catalog: verification_candidates(catalog, None),
+}
+
+READS = PUBLIC_READS | UPKEEP_READS
+
+PUBLIC_WRITES = {
     "import_catalog": lambda catalog: catalog.import_catalog(io.StringIO(LINES), "replace"),
     "pin_model": lambda catalog: catalog.pin_model("m", "hf"),
     "record_use": lambda catalog: catalog.record_use("m", "hf"),
-    "register_found": lambda catalog: catalog.register_found(
-        a_model("m"), {"inventoried_at": moment(0)}, [FILE]
-    ),
     "register_model": lambda catalog: catalog.register_model(a_model("m")),
     "register_models": lambda catalog: catalog.register_models([a_model("m")]),
     "relocate": lambda catalog: catalog.relocate("/models", "/elsewhere"),
     "set_alias": lambda catalog: catalog.set_alias("m", "hf", "latest"),
     "tag_model": lambda catalog: catalog.tag_model("m", "hf", "coding"),
-    "transaction": together,
+    "transaction": open_transaction,
     "unpin_model": lambda catalog: catalog.unpin_model("m", "hf"),
     "untag_model": lambda catalog: catalog.untag_model("m", "hf", "chat"),
     "update_model": lambda catalog: catalog.update_model("m", "hf", license="mit"),
-    # The others need what these take away.
+    # Last: the other calls need what these delete.
     "remove_alias": lambda catalog: catalog.remove_alias("m", "hf", "latest"),
     "remove_model": lambda catalog: catalog.remove_model("m", "hf"),
 }
 
-# What the upkeep calls, on the roads that the calls above take.
-OF_THE_UPKEEP = {
-    "repeated",
-    "store_adoption",
-    "store_checks",
-    "store_found",
-    "store_reading",
-    "stored",
+UPKEEP_WRITES = {
+    "register_inspected": lambda catalog: register_inspected(
+        catalog, a_model("m"), {"inventoried_at": moment(0)}, [FILE]
+    ),
+    "save_check_results": lambda catalog: save_check_results(catalog, [], moment(0), [1]),
+    "save_file_digest": lambda catalog: save_file_digest(catalog, RECORDED, FILE),
+    "save_inspection": lambda catalog: save_inspection(
+        catalog, RECORDED, {"verified_at": moment(0)}, [FILE]
+    ),
+    "save_store_sync": lambda catalog: save_store_sync(catalog, [], NO_ALIASES),
 }
+
+WRITES = UPKEEP_WRITES | PUBLIC_WRITES
 
 
 async def fill(catalog: ModelCatalog) -> None:
-    """What the calls are made on."""
+    """Record the model that the calls work on."""
     await catalog.register_model(a_model("m"), [FILE])
     await catalog.tag_model("m", "hf", "chat")
     await catalog.set_alias("m", "hf", "latest")

@@ -26,6 +26,7 @@ from model_catalog.files.formats.header_reader import read_header
 from model_catalog.upkeep import check_models, register_path
 from model_catalog.upkeep.checks.file_status import MountCache, StatusSummary, check_statuses
 from model_catalog.upkeep.checks.model_check import BATCH_SIZE
+from model_catalog.upkeep.queries.check_queries import load_check_rows, save_check_results
 
 MAX_BLOCK_S: Final = 0.05
 FILES_PER_MODEL: Final = (1, 10)
@@ -149,7 +150,7 @@ async def checks(folder: Path, sizes: Sizes, files_each: int) -> Mapping[str, Re
         async def writes() -> None:
             now = datetime.now(UTC)
             for seen in pages:
-                await catalog.store_checks(seen.results, now, seen.present_ids)
+                await save_check_results(catalog, seen.results, now, seen.present_ids)
 
         result = await run_rounds(
             {"stat": bare, "ours": lambda: check_models(catalog), "writes": writes}, sizes.rounds
@@ -211,7 +212,7 @@ async def record_models(
 async def all_pages(catalog: ModelCatalog) -> list[StatusSummary]:
     """What a check sees, a batch each."""
     disks, found, last = MountCache(), [], None
-    while rows := await catalog.holdings(last, BATCH_SIZE):
+    while rows := await load_check_rows(catalog, last, BATCH_SIZE):
         last = rows[-1][0]
         found.append(check_statuses(rows, disks, lambda: False))
     return found

@@ -53,13 +53,10 @@ if TYPE_CHECKING:
     from model_catalog.execution.sqlite_threads.inline_reader import ReadMode
     from model_catalog.mapping.tables import Model
     from model_catalog.opening import open_catalog
-    from model_catalog.repository.model_catalog import (
-        CatalogStats,
-        ModelCatalog,
-        ModelTotals,
-    )
+    from model_catalog.repository.model_catalog import ModelCatalog
     from model_catalog.repository.operations.export_import import ImportResult
     from model_catalog.repository.operations.labels import Alias, TagCount
+    from model_catalog.repository.operations.statistics import CatalogStats, ModelTotals
     from model_catalog.repository.statements.filters import Filters
     from model_catalog.repository.statements.pagination import Sort
     from model_catalog.schema.check import check_schema
@@ -155,9 +152,9 @@ _MODULES = {
     "RestoreResult": "backups.restore",
     "RepairedTable": "backups.salvage",
     "Sort": "repository.statements.pagination",
-    "CatalogStats": "repository.model_catalog",
+    "CatalogStats": "repository.operations.statistics",
     "TagCount": "repository.operations.labels",
-    "ModelTotals": "repository.model_catalog",
+    "ModelTotals": "repository.operations.statistics",
     "Target": "connection.target",
     "backup": "backups.restore",
     "check_schema": "schema.check",

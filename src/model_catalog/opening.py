@@ -82,7 +82,7 @@ async def open_catalog(
         try:
             if isinstance(work, ThreadExecutor):
                 await work.open()
-            yield ModelCatalog._over(work)  # noqa: SLF001 - no host has anything to give it
+            yield ModelCatalog(work)
         finally:
             home.is_closed = True
             # A child of the process has none of the threads and none of the connections.

@@ -22,8 +22,7 @@ from model_catalog import (
     open_catalog,
 )
 from model_catalog.concurrency.batching import Coalescer
-from model_catalog.repository.operations.registration import UpsertRow
-from model_catalog.repository.statements.models import _group_by_statement
+from model_catalog.repository.operations.registration import UpsertRow, group_by_statement
 
 ON_POSTGRESQL = pytest.mark.parametrize("backend", ["asyncpg", "psycopg"])
 SOON_S = 1.5
@@ -152,7 +151,7 @@ async def test_finds_that_come_together_are_one_query(database):
     """
     async with open_catalog(database.target) as catalog:
         await catalog.register_models(a_model(f"m{n}") for n in range(64))
-        with counted(catalog._work._engine) as (statements, _):
+        with counted(catalog._executor._engine) as (statements, _):
             found = await asyncio.gather(*(catalog.find_model(f"m{n}", "hf") for n in range(64)))
             await asyncio.gather(*(catalog.find_model(f"m{n}", "hf") for n in range(7)))
 
@@ -171,7 +170,7 @@ async def test_registrations_that_come_together_share_transactions(database):
     async with open_catalog(database.target) as catalog:
         await catalog.register_model(a_model("m7"))
         await catalog.tag_model("m7", "hf", "chat")
-        with counted(catalog._work._engine) as (_, commits):
+        with counted(catalog._executor._engine) as (_, commits):
             models = await asyncio.gather(
                 *(catalog.register_model(a_model(f"m{n}", size_bytes=n)) for n in range(64))
             )
@@ -500,15 +499,15 @@ def test_rows_are_taken_in_the_order_of_their_keys():
     """
     shapes = [{"license": "mit"}, {"size_bytes": 7}]
     models = [a_model(f"m{n % 7}", **shapes[n % 2]) for n in (5, 3, 6, 1, 12, 0, 2, 4, 10)]
-    registrations = [UpsertRow.of(model) for model in models]
+    registrations = [UpsertRow.from_model(model) for model in models]
 
     statements = [
-        [registrations[at] for at in batch] for batch in _group_by_statement(registrations)
+        [registrations[at] for at in batch] for batch in group_by_statement(registrations)
     ]
 
     taken = [each.row["reference"] for batch in statements for each in batch]
     assert taken == ["m0", "m1", "m2", "m3", "m4", "m5", "m6", "m3", "m5"]
-    assert all(len({each.shape for each in batch}) == 1 for batch in statements)
+    assert all(len({each.statement_key for each in batch}) == 1 for batch in statements)
     assert all(len({each.key for each in batch}) == len(batch) for batch in statements)
 
 

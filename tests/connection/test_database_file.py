@@ -31,7 +31,7 @@ async def asked(catalog: ModelCatalog, pragma: str) -> list[object]:
     def unit(connection):
         return connection.scalar(text(f"PRAGMA {pragma}"))
 
-    return await catalog._work.write(unit)
+    return await catalog._executor.write(unit)
 
 
 @pytest.mark.parametrize(("durability", "level"), [("full", 2), ("normal", 1)])

@@ -213,7 +213,7 @@ async def disturb(database, cancelled_by, *, seed: int, calls: int, at_a_time: i
 
 def in_use(catalog) -> int:
     """The connections of a server's pool that somebody has; those to a file are held anyway."""
-    pool = catalog._work._engine.pool
+    pool = catalog._executor._engine.pool
     return 0 if isinstance(pool, NullPool) else pool.checkedout()
 
 

@@ -11,7 +11,7 @@ import psycopg
 import pytest
 from child_programs import PROCESSES, hold_lock
 from conftest import a_model
-from public_calls import OF_THE_UPKEEP, READS, WRITES, fill, together
+from public_calls import PUBLIC_READS, PUBLIC_WRITES, READS, WRITES, fill, open_transaction
 from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
 
@@ -214,7 +214,7 @@ def test_every_public_call_is_looked_at():
     """
     public = {name for name in dir(ModelCatalog) if not name.startswith("_")}
 
-    assert public - {"database_files"} == READS.keys() | WRITES.keys() | OF_THE_UPKEEP
+    assert public - {"database_files"} == PUBLIC_READS.keys() | PUBLIC_WRITES.keys()
 
 
 async def test_no_write_outwaits_another_process(database):
@@ -276,7 +276,7 @@ async def test_no_commit_outlasts_its_deadline(database):
                 with pytest.raises(CatalogUnavailableError, match="not known"):
                     await write(catalog)
                 assert time.monotonic() - start < END_S
-        await answered(together, catalog)
+        await answered(open_transaction, catalog)
 
 
 @ON_POSTGRESQL
@@ -408,7 +408,7 @@ async def test_no_write_in_a_transaction_outlasts_its_deadline(database):
                 await all_end_busy(inner, {"tag_model": WRITES["tag_model"]})
         database.assert_no_lock()
         assert [model.reference for model in await catalog.list_models()] == ["m"]
-        await answered(together, catalog)
+        await answered(open_transaction, catalog)
 
 
 async def test_no_read_in_a_transaction_outlasts_its_deadline(database):
@@ -459,7 +459,7 @@ async def test_a_row_that_is_taken_holds_up_a_transaction_no_longer(database):
         assert TIMEOUT_S * 0.9 <= caught.value.waited_s < END_S
         database.assert_no_lock()
         assert [model.reference for model in await catalog.list_models()] == ["m"]
-        await answered(together, catalog)
+        await answered(open_transaction, catalog)
 
 
 async def test_a_call_in_a_hosts_own_transaction_has_an_end(database):

@@ -95,7 +95,7 @@ async def test_a_call_that_is_stopped_is_told_before_its_batch_has_ended(on_sqli
     One of several that share a transaction is too slow: it is told so in its time, and the others
     are done, though they take long as well.
     """
-    work = on_sqlite._work
+    work = on_sqlite._executor
 
     (slow, slow_s), (other, _), (third, _) = await asyncio.gather(
         timed(work.write(registering("slow", counting(FOR_EVER)), 0.2)),
@@ -115,7 +115,7 @@ async def test_a_call_that_is_done_is_told_though_its_batch_is_not(on_sqlite, sq
     Where one of a batch fails each is done by itself. At its deadline one that was kept returns,
     and those that are still done are not stopped in its place.
     """
-    work = on_sqlite._work
+    work = on_sqlite._executor
 
     (failed, _), (quick, quick_s), (other, _) = await asyncio.gather(
         timed(work.write(failing, 20)),
@@ -134,7 +134,7 @@ async def test_nobody_is_told_of_the_error_of_another(on_sqlite, sqlite_file):
     """
     A call whose time was up when another of its batch failed is told that, not of the failure.
     """
-    work = on_sqlite._work
+    work = on_sqlite._executor
 
     def late_failure(_connection: Connection) -> None:
         time.sleep(0.3)
@@ -153,7 +153,7 @@ async def test_what_takes_too_long_outside_the_database_is_not_kept_either(on_sq
     """
     No interrupt reaches it; its time is looked at before the commit.
     """
-    late = on_sqlite._work.write(registering("late", sleeping(0.4)), 0.1)
+    late = on_sqlite._executor.write(registering("late", sleeping(0.4)), 0.1)
 
     with pytest.raises(CatalogBusyError, match="took longer"):
         await late
@@ -165,7 +165,7 @@ async def test_what_is_committed_is_told_before_the_rest_of_its_batch(on_sqlite)
     """
     A batch that takes long is cut, and those of its first part return while the second is done.
     """
-    work = on_sqlite._work
+    work = on_sqlite._executor
     first = asyncio.create_task(work.write(registering("first", sleeping(0.1))))
     second = asyncio.create_task(work.write(registering("second", sleeping(1))))
 
@@ -179,7 +179,7 @@ async def test_what_waits_to_be_done_again_may_still_be_given_up(on_sqlite, sqli
     """
     After a failure in its batch a call that has not had its turn is let go at its deadline.
     """
-    work = on_sqlite._work
+    work = on_sqlite._executor
 
     (failed, _), (slow, _), (third, third_s) = await asyncio.gather(
         timed(work.write(failing, 20)),
@@ -207,7 +207,7 @@ async def test_a_refused_commit_leaves_nothing_open(on_sqlite, sqlite_file):
         )
 
     with pytest.raises(CatalogError, match="FOREIGN KEY"):
-        await on_sqlite._work.write(orphaning)
+        await on_sqlite._executor.write(orphaning)
 
     await on_sqlite.register_model(a_model("m"))
     with closing(sqlite3.connect(sqlite_file)) as raw:
@@ -219,7 +219,7 @@ async def test_one_of_a_batch_that_waits_for_a_lock_may_have_less_time(on_sqlite
     It is told when its time is up, and so is one that stands behind the batch: what they waited
     for is the lock. The others go on waiting, and get it.
     """
-    work = on_sqlite._work
+    work = on_sqlite._executor
     with closing(sqlite3.connect(sqlite_file, isolation_level=None)) as raw:
         raw.execute("BEGIN IMMEDIATE")
         patient = asyncio.create_task(timed(work.write(registering("patient"), 20)))
@@ -260,7 +260,7 @@ async def test_a_reader_that_gives_up_stops_no_other(on_sqlite):
     Looks that share a snapshot: of one that was cancelled, whether it is done already or under way,
     nothing is felt by the others.
     """
-    work = on_sqlite._work
+    work = on_sqlite._executor
     done = asyncio.create_task(together(work, at_once))
     first = asyncio.create_task(together(work, counting(A_WHILE)))
     slow = asyncio.create_task(together(work, counting(FOR_EVER)))
@@ -282,11 +282,11 @@ async def test_a_look_that_waits_behind_a_stopped_one_is_answered(on_sqlite):
     """
     The deadline of a slow look ends it, and what shares its snapshot goes on.
     """
-    on_sqlite._work.timeout_s = 0.3
-    slow = asyncio.create_task(timed(together(on_sqlite._work, counting(FOR_EVER))))
+    on_sqlite._executor.timeout_s = 0.3
+    slow = asyncio.create_task(timed(together(on_sqlite._executor, counting(FOR_EVER))))
     await asyncio.sleep(0)
-    on_sqlite._work.timeout_s = 20
-    other = asyncio.create_task(timed(together(on_sqlite._work, counting(A_WHILE))))
+    on_sqlite._executor.timeout_s = 20
+    other = asyncio.create_task(timed(together(on_sqlite._executor, counting(A_WHILE))))
 
     error, slow_s = await slow
     assert isinstance(error, CatalogBusyError)
@@ -301,10 +301,10 @@ async def test_too_many_calls_for_their_time_are_not_all_undone(sqlite_file):
     """
     async with open_catalog(sqlite_file, timeout_s=1.0) as catalog:
         # To open the file is no part of it.
-        await catalog._work.write(at_once)
+        await catalog._executor.write(at_once)
         found = await asyncio.gather(
             *(
-                timed(catalog._work.write(registering(f"m{number}", sleeping(0.01))))
+                timed(catalog._executor.write(registering(f"m{number}", sleeping(0.01))))
                 for number in range(200)
             )
         )
@@ -339,7 +339,7 @@ async def test_a_use_in_another_loop_is_refused_while_one_is_counted(on_sqlite):
     Uses are counted together within a loop, and not across two.
     """
     await on_sqlite.register_model(a_model("m"))
-    busy = asyncio.create_task(on_sqlite._work.write(sleeping(0.3)))
+    busy = asyncio.create_task(on_sqlite._executor.write(sleeping(0.3)))
     await asyncio.sleep(0.05)
     here = asyncio.create_task(on_sqlite.record_use("m", "hf"))
     await asyncio.sleep(0.05)
@@ -390,7 +390,7 @@ block = open_catalog(sys.argv[1])
 catalog = loop.run_until_complete(block.__aenter__())
 
 async def call():
-    task = asyncio.ensure_future(catalog._work.write(unit))
+    task = asyncio.ensure_future(catalog._executor.write(unit))
     await asyncio.to_thread(begun.wait, 20)
     return task
 

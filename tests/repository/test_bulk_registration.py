@@ -178,10 +178,10 @@ async def test_rows_come_in_the_order_of_their_keys_whatever_they_set():
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({**VALUES, "refrence": "m"}, "refrence 'm' is no field that a model is given"),
-        ({**VALUES, "id": 1}, "id 1 is no field"),
-        ({**VALUES, "_sa_instance_state": 1}, "_sa_instance_state 1 is no field"),
-        ({**VALUES, 7: 1}, "7 1 is no field"),
+        ({**VALUES, "refrence": "m"}, "refrence 'm' is not a field of Model"),
+        ({**VALUES, "id": 1}, "id 1 is not a field"),
+        ({**VALUES, "_sa_instance_state": 1}, "_sa_instance_state 1 is not a field"),
+        ({**VALUES, 7: 1}, "7 1 is not a field"),
         ({"reference": "m", "provider": "hf"}, "local_path None is missing"),
         ({**VALUES, "reference": None}, "reference None is a NoneType"),
         ({**VALUES, "size_bytes": True}, "size_bytes True"),

@@ -424,13 +424,13 @@ async def test_the_longest_search_is_as_right_as_any(catalog, text, matched):
         ({"provider": 1}, "int"),
         ({"reference": "\ud800"}, "surrogate"),
         ({"architecture": ["llama"]}, "list"),
-        ({"tags": "abc"}, "give several tags, or a list of one"),
-        ({"any_tags": "abc"}, "give several tags, or a list of one"),
+        ({"tags": "abc"}, "give a list of str"),
+        ({"any_tags": "abc"}, "give a list of str"),
         ({"tags": [1]}, "int"),
         ({"tags": [" "]}, "blank"),
-        ({"tags": 5}, "no list"),
-        ({"tags": list(map(str, range(1001)))}, "at most 1000 at once"),
-        ({"any_tags": list(map(str, range(100_000)))}, "at most 1000 at once"),
+        ({"tags": 5}, "not a list"),
+        ({"tags": list(map(str, range(1001)))}, "at most 1000"),
+        ({"any_tags": list(map(str, range(100_000)))}, "at most 1000"),
         ({"min_size_bytes": -1}, "out of range"),
         ({"max_size_bytes": 2**63}, "out of range"),
         ({"max_size_bytes": 1.5}, "float"),
@@ -700,15 +700,15 @@ def test_a_page_of_the_default_order_is_read_from_its_index(database, where):
         " SELECT 'hf', 'm' || n, '/m', CASE WHEN n % 3 > 0 THEN n / 7 END FROM numbers"
     )
     database.run("ANALYZE models")
-    order = SortOrder.of(Sort.DOWNLOADED_AT, None)
+    order = SortOrder.validated(Sort.DOWNLOADED_AT, None)
     last = {
         "at the front": None,
         "in the middle": a_model("m2500", version="", downloaded_at=moment(357)),
         "among the undated": a_model("m2501", version="", downloaded_at=None),
     }[where]
-    window, values = Page.of(order, last, 50)
+    window, values = Page.validated(order, last, 50)
     dialect = database.target_url.get_dialect()()
-    query = window.of_those(select_models(dialect.name)).params(values)
+    query = window.apply_to(select_models(dialect.name)).params(values)
     sql = query.compile(dialect=dialect, compile_kwargs={"literal_binds": True})
 
     if database.path is not None:

@@ -10,6 +10,7 @@ from model_catalog import (
     ModelNotFoundError,
     Sort,
 )
+from model_catalog.upkeep.queries.verification_queries import save_inspection
 
 ONE = f"sha256:{1:064x}"
 TWO = f"sha256:{2:064x}"
@@ -76,7 +77,8 @@ async def test_other_bytes_are_known_by_nothing_that_was_found(catalog, again, d
     have another digest.
     """
     first = await catalog.register_model(a_model(size_bytes=12), files=SHARDS)
-    await catalog.store_found(
+    await save_inspection(
+        catalog,
         first,
         {
             "state": FileState.PRESENT,
@@ -114,7 +116,7 @@ async def test_the_same_bytes_stay_verified(catalog, again):
     """
     first = await catalog.register_model(a_model(size_bytes=12), files=SHARDS)
     found = {"state": FileState.PRESENT, "verified_at": moment(5), "checked_at": moment(6)}
-    await catalog.store_found(first, found)
+    await save_inspection(catalog, first, found)
     again = {**again} if "digest" not in again else {"description": "mine"}
 
     await catalog.register_model(a_model(**again))
@@ -210,7 +212,8 @@ async def test_models_are_found_by_what_was_found_of_them(catalog):
     """
     shards = await catalog.register_model(a_model("shards", size_bytes=12), files=SHARDS)
     await catalog.register_model(a_model("other"))
-    await catalog.store_found(
+    await save_inspection(
+        catalog,
         shards,
         {"state": FileState.MISSING, "found_digest": ONE, "incomplete_reason": "missing: n"},
     )
@@ -233,7 +236,7 @@ async def test_what_was_found_of_another_is_not_recorded(catalog):
     old = await catalog.register_model(a_model())
     await catalog.update_model(*NAME, local_path="/elsewhere")
 
-    stored = await catalog.store_found(old, {"state": FileState.MISSING})
+    stored = await save_inspection(catalog, old, {"state": FileState.MISSING})
 
     assert stored is None
     assert (await catalog.get_model(*NAME)).state is FileState.UNCHECKED

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from model_catalog import FileState, Model, ModelRow, Sort, open_catalog
 from model_catalog.execution.prepared_statement import PreparedStatement, raw_column
-from model_catalog.repository.operations.gc_pause import gc_paused
+from model_catalog.repository.operations.listing import gc_paused
 from model_catalog.repository.statements.filters import MODELS
 
 FOLDED = ("reference_folded", "description_folded")
@@ -120,7 +120,7 @@ def test_what_the_driver_is_given_is_what_sqlalchemy_would_give_it(odd_file):
     values = {"path": "/m/\udcff", "of no use": 1}
 
     with create_engine(f"sqlite:///{odd_file}").connect() as connection:
-        direct = PreparedStatement(statement).rows(connection, values)
+        direct = PreparedStatement(statement).fetch_all(connection, values)
 
         assert [tuple(row) for row in connection.execute(statement, values)] == direct
     assert direct == [(7, "bytes:/m/%FF")]
@@ -138,7 +138,7 @@ def test_many_rows_are_written_as_sqlalchemy_would_write_them(sqlite_file):
         columns = {name: [value] * 4 for name, value in row.items()} | {"provider": [*"xyzz"]}
         columns["version"] = [*"xxxy"]
         columns["local_path"] = ["/m/\udcff", "/n", "/o", "/m/\udcff"]
-        PreparedStatement(insert(MODELS), row).run(connection, columns)
+        PreparedStatement(insert(MODELS), row).execute_many(connection, columns)
 
     with closing(sqlite3.connect(sqlite_file)) as raw:
         found = raw.execute(

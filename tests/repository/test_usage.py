@@ -61,7 +61,7 @@ async def test_a_thousand_tasks_count_exactly_in_few_transactions(database):
     async with open_catalog(database.target) as catalog:
         await catalog.register_models(a_model(f"m{n}") for n in range(3))
         commits = []
-        event.listen(catalog._work._engine, "commit", commits.append)
+        event.listen(catalog._executor._engine, "commit", commits.append)
 
         await asyncio.gather(*(catalog.record_use(f"m{n % 3}", "hf") for n in range(1000)))
 

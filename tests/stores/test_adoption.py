@@ -23,6 +23,7 @@ from model_catalog.upkeep import (
     scan_store,
     verify_models,
 )
+from model_catalog.upkeep.store_sync import adoption
 
 GGUF = b"GGUF" + bytes(100)
 OTHER = b"GGUF" + bytes(99) + b"1"
@@ -540,7 +541,7 @@ async def test_what_is_removed_while_it_is_adopted_is_told(catalog, hub, monkeyp
         hub.repository("org/b") / "snapshots" / C1, "c.gguf", hub.blob("org/b", "c.gguf", OTHER)
     )
     found = scan("huggingface", hub.root)
-    read = catalog.stored
+    read = adoption.load_store_rows
 
     async def stored(*arguments):
         rows = await read(*arguments)
@@ -549,7 +550,7 @@ async def test_what_is_removed_while_it_is_adopted_is_told(catalog, hub, monkeyp
         await catalog.register_model(a_model("org/z"))
         return rows
 
-    monkeypatch.setattr(catalog, "stored", stored)
+    monkeypatch.setattr(adoption, "load_store_rows", stored)
     done = await adopt(catalog, found)
 
     assert done.changed == ()
@@ -602,14 +603,14 @@ async def test_an_alias_that_the_user_sets_meanwhile_is_not_moved(catalog, hub, 
     It is the user's own from that moment, whatever was read before.
     """
     await catalog.register_model(a_model("org/a", version="mine"))
-    read = catalog.stored
+    read = adoption.load_store_rows
 
     async def stored(*arguments):
         rows = await read(*arguments)
         await catalog.set_alias("org/a", "hf", "main", "mine")
         return rows
 
-    monkeypatch.setattr(catalog, "stored", stored)
+    monkeypatch.setattr(adoption, "load_store_rows", stored)
     await adopted(catalog, hub)
 
     assert (await catalog.get_model("org/a", "hf", "main")).version == "mine"

@@ -25,10 +25,15 @@ from model_catalog import (
     upgrade,
 )
 from model_catalog.cli.commands.demo_files import make_gguf
-from model_catalog.repository.operations.check_queries import CheckedModel
 from model_catalog.upkeep import check_models, register_path
 from model_catalog.upkeep.checks import model_check
 from model_catalog.upkeep.checks.file_status import MountCache, check_status
+from model_catalog.upkeep.queries.check_queries import (
+    CheckedModel,
+    load_check_rows,
+    save_check_results,
+)
+from model_catalog.upkeep.queries.verification_queries import save_inspection
 
 NAME = ("m", "local")
 
@@ -200,7 +205,7 @@ async def test_what_is_missing_was_missing_since_the_first_time(catalog, tmp_pat
         await check_models(catalog)
         model = await catalog.get_model(*NAME)
         if path is paths[0]:
-            await catalog.store_found(model, {"missing_since": moment(1)})
+            await save_inspection(catalog, model, {"missing_since": moment(1)})
 
     assert "and 1 more" in model.state_detail
     assert model.missing_since == moment(1)
@@ -446,10 +451,12 @@ async def test_other_bytes_that_are_registered_during_a_check_are_not_overwritte
     path = a_file(tmp_path)
     await recorded(catalog, path)
     path.unlink()
-    found = check_status(CheckedModel.of(await catalog.holdings(None, 10)), MountCache())
+    found = check_status(
+        CheckedModel.from_rows(await load_check_rows(catalog, None, 10)), MountCache()
+    )
     await catalog.register_model(a_model("m", provider="local", local_path=str(path), size_bytes=9))
 
-    await catalog.store_checks([found], moment(1))
+    await save_check_results(catalog, [found], moment(1))
 
     assert found.state is FileState.MISSING
     assert await state_of(catalog) is FileState.UNCHECKED
@@ -460,11 +467,11 @@ async def test_a_model_that_is_registered_during_a_check_is_not_overwritten(cata
     What was found at the old path is not recorded of the new one.
     """
     await catalog.register_model(a_model(local_path="/nowhere"))
-    holding = CheckedModel.of(await catalog.holdings(None, 10))
+    holding = CheckedModel.from_rows(await load_check_rows(catalog, None, 10))
     await catalog.register_model(a_model(local_path=str(a_file(tmp_path))))
 
     found = check_status(holding, MountCache())
-    await catalog.store_checks([found], moment(1))
+    await save_check_results(catalog, [found], moment(1))
     model = await catalog.get_model("TinyLlama-1.1B-Chat-v1.0", "hf")
 
     assert found.state is FileState.MISSING
@@ -625,7 +632,7 @@ async def test_a_page_ends_with_a_whole_model(catalog):
 
     for limit in (1, 2, 3, 4, 9):
         seen, last = [], None
-        while rows := await catalog.holdings(last, limit):
+        while rows := await load_check_rows(catalog, last, limit):
             last = rows[-1][0]
             ids = [row[0] for row in rows]
             seen += [(each, ids.count(each)) for each in dict.fromkeys(ids)]

@@ -11,6 +11,7 @@ import signed_bundles
 
 from model_catalog import InvalidKeyError, ModelNotFoundError
 from model_catalog.upkeep import accept_model, register_path, verify_signature
+from model_catalog.upkeep.queries.verification_queries import save_file_digest
 
 NAME = ("m", "local")
 
@@ -179,8 +180,10 @@ async def test_what_was_read_already_is_not_read_again(catalog, signing, signed,
     ).model
     if settled:
         for file in await catalog.list_files(*NAME):
-            await catalog.store_reading(
-                model, dataclasses.replace(file, hashed_at=file.hashed_at + timedelta(hours=1))
+            await save_file_digest(
+                catalog,
+                model,
+                dataclasses.replace(file, hashed_at=file.hashed_at + timedelta(hours=1)),
             )
 
     _watched.append(str(folder))

@@ -18,6 +18,7 @@ from conftest import a_model, moment
 from model_catalog import FileRecord, FileState, InvalidModelError, open_catalog
 from model_catalog.cli.commands.demo_files import make_gguf
 from model_catalog.upkeep import accept_model, check_models, register_path, verify_models
+from model_catalog.upkeep.queries.verification_queries import save_file_digest, save_inspection
 
 NAME = ("m", "local")
 MIB = 1024 * 1024
@@ -474,11 +475,11 @@ async def test_the_longest_unread_come_first(catalog, store):
     times = {"old": 10, "new": 20, "changed": 30, "damaged": 15}
     for name, second in times.items():
         model = await catalog.get_model(name, "local")
-        await catalog.store_found(model, {"verified_at": moment(second)})
+        await save_inspection(catalog, model, {"verified_at": moment(second)})
     changed = {"state": FileState.CHANGED}
-    await catalog.store_found(await catalog.get_model("changed", "local"), changed)
+    await save_inspection(catalog, await catalog.get_model("changed", "local"), changed)
     damaged = {**changed, "found_digest": sha256(b"x")}
-    await catalog.store_found(await catalog.get_model("damaged", "local"), damaged)
+    await save_inspection(catalog, await catalog.get_model("damaged", "local"), damaged)
 
     found = [each.model.reference for each in await verified(catalog, "quick")]
 
@@ -795,9 +796,13 @@ async def test_a_digest_that_another_recorded_meanwhile_is_not_passed_by(catalog
     model = await recorded(catalog, path)
     (file,) = await catalog.list_files(*NAME)
     first, second = (sha256(content) for content in (b"first", b"second"))
-    await catalog.store_reading(model, FileRecord("m.bin", 20, digest=first, fingerprint="1:1:1:1"))
-    await catalog.store_reading(
-        model, FileRecord("m.bin", 20, digest=second, fingerprint="2:2:2:2", hashed_at=moment(9))
+    await save_file_digest(
+        catalog, model, FileRecord("m.bin", 20, digest=first, fingerprint="1:1:1:1")
+    )
+    await save_file_digest(
+        catalog,
+        model,
+        FileRecord("m.bin", 20, digest=second, fingerprint="2:2:2:2", hashed_at=moment(9)),
     )
 
     (after,) = await catalog.list_files(*NAME)

@@ -22,6 +22,7 @@ from model_catalog.upkeep import (
     register_path,
     verify_models,
 )
+from model_catalog.upkeep.queries.verification_queries import save_file_digest, save_inspection
 from model_catalog.upkeep.worker_threads import device_lock, device_of
 
 NAME = ("m", "local")
@@ -217,7 +218,8 @@ async def test_bytes_that_rot_are_found_though_the_status_is_the_same(catalog, t
     (file,) = await catalog.list_files(*NAME)
     found = path.stat()
     rotten = f"{found.st_size}:{found.st_mtime_ns}:{found.st_ctime_ns}:{found.st_ino}"
-    await catalog.store_reading(
+    await save_file_digest(
+        catalog,
         await catalog.get_model(*NAME),
         type(file)(file.path, file.size_bytes, file.role, file.digest, None, rotten, moment(1)),
     )
@@ -303,7 +305,7 @@ async def test_what_was_read_longest_ago_comes_first(catalog, tmp_path):
         model = await recorded(catalog, a_file(tmp_path, name), name, digest=name != "never")
         if name != "never":
             times = {"verified_at": moment({"new": 9, "old": 5, "changed": 7}[name])}
-            await catalog.store_found(model, times)
+            await save_inspection(catalog, model, times)
         assert number >= 0
     with_other_bytes(tmp_path / "changed")
     await check_models(catalog)
@@ -346,7 +348,7 @@ async def test_a_budget_ends_it_and_the_next_call_goes_on(catalog, tmp_path):
     # As if they had been written long before they were read.
     for file in (await catalog.list_files(*NAME))[:2]:
         later = dataclasses.replace(file, hashed_at=file.hashed_at + timedelta(hours=1))
-        await catalog.store_reading(before, later)
+        await save_file_digest(catalog, before, later)
     (last,) = await verified(catalog)
     assert (last.verdict, last.read_bytes) == (Verdict.OK, size)
     assert (await catalog.get_model(*NAME)).digest == sha256sum(folder)

@@ -1,185 +1,156 @@
-"""The catalog itself: a repository of statements over the rows of its tables."""
+"""`ModelCatalog`: the public methods of a catalog, each of which runs one operation."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final, Self, Unpack
-from weakref import WeakKeyDictionary
+from typing import IO, Self, Unpack
 
-from sqlalchemy import Connection, func, literal, select
-from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
-from model_catalog.domain import fields
-from model_catalog.domain.fields import ModelChanges
+from model_catalog.domain.fields import ModelChanges, ModelRow
 from model_catalog.domain.file_record import FileRecord
 from model_catalog.errors import ModelNotFoundError
-from model_catalog.execution.executor import Executor, Joint
+from model_catalog.execution.executor import Executor
 from model_catalog.execution.session_executor import SessionExecutor, SessionTransaction
 from model_catalog.execution.transaction import TransactionExecutor
 from model_catalog.mapping.tables import Model
-from model_catalog.repository.operations.bulk_registration import (
-    InsertBatch,
-    build_batches,
-    collect_rows,
+from model_catalog.repository.operations import (
+    bulk_registration,
+    export_import,
+    labels,
+    listing,
+    lookup,
+    model_files,
+    registration,
+    relocation,
+    statistics,
 )
-from model_catalog.repository.operations.check_queries import Holdings
-from model_catalog.repository.operations.export_import import Exchange
-from model_catalog.repository.operations.labels import Labels
-from model_catalog.repository.operations.listing import Listing
-from model_catalog.repository.operations.model_files import Contents
-from model_catalog.repository.operations.registration import UpsertRow, search_columns
-from model_catalog.repository.operations.relocation import Relocation
-from model_catalog.repository.operations.store_sync_queries import Adopting
-from model_catalog.repository.operations.usage import Usage
-from model_catalog.repository.statements.filters import (
-    EFFECTIVE_COLUMNS,
-    MODELS,
-    Filters,
-    model_columns,
-)
-from model_catalog.repository.statements.models import (
-    Key,
-    register_batch,
-    reset_stale_results,
-    select_by_key,
-)
-from model_catalog.repository.statements.row_conversion import to_model
-
-# SQLite refuses to sum beyond 2**63. Of two parts of 32 bits each neither sum can overflow.
-_OVERFLOW: Final = "integer overflow"
-_SPLIT: Final = 2**32
-_SIZE_SUMS: Final = (
-    func.sum(model_columns.size_bytes // _SPLIT),
-    func.sum(model_columns.size_bytes % _SPLIT),
-)
+from model_catalog.repository.operations.export_import import ImportResult, OnConflict
+from model_catalog.repository.operations.labels import Alias, TagCount
+from model_catalog.repository.operations.lookup import LookupKey
+from model_catalog.repository.operations.relocation import RelocatedModel
+from model_catalog.repository.operations.statistics import CatalogStats
+from model_catalog.repository.operations.usage import UseRecorder
+from model_catalog.repository.statements.filters import Filters
+from model_catalog.repository.statements.pagination import Sort
+from model_catalog.repository.statements.row_conversion import to_models, to_rows
 
 
-@dataclass(frozen=True, slots=True)
-class ModelTotals:
-    """How many models there are of a kind, and their bytes together; an unknown size counts 0."""
-
-    model_count: int
-    size_bytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class CatalogStats:
-    """The models of a catalog in numbers; what is not known of a model is counted under None."""
-
-    total: ModelTotals
-    by_provider: dict[str, ModelTotals]
-    by_format: dict[str | None, ModelTotals]
-    by_architecture: dict[str | None, ModelTotals]
-    by_quantization: dict[str | None, ModelTotals]
-
-
-class ModelCatalog(Listing, Labels, Usage, Contents, Holdings, Adopting, Relocation, Exchange):
+class ModelCatalog:
     """
-    What is known of the models on this machine.
+    A persistent record of the model files on this machine.
 
-    Made over a host's `async_sessionmaker`, every call is a transaction of its own, and waits up to
-    `timeout_s` seconds, for other writers or for its own statements, before it raises
-    CatalogBusyError; nothing of it is kept then. Made over a host's `AsyncSession`, every call is
-    part of that session's transaction, which is never committed nor closed here. A cancelled call
-    runs to its end before the cancellation is delivered.
+    Open one with `open_catalog`, or make one over a host's sessions:
 
-    A model is named by its reference, its provider, and perhaps a version or an alias of one;
-    `version=None` means the one downloaded last. No call looks at the disk, and none that only
-    reads writes. Models are handed out detached: to change one, update it or register it again.
+    - Over an `async_sessionmaker` each call runs in a transaction of its own. A call waits up to
+      `timeout_s` seconds for locks and for its own statements. After that it raises
+      CatalogBusyError and changes nothing.
+    - Over an `AsyncSession` each call is part of that session's transaction. The catalog never
+      commits or closes the session.
 
-    Every method raises CatalogError and what is derived from it, and nothing of a driver's.
+    A model is identified by reference, provider and version. In place of a version you can pass an
+    alias, or None for the model downloaded last. Names are compared exactly: case and whitespace
+    matter. No method accesses model files, and read methods never write to the database. Returned
+    models are detached from any session: to change one, update it or register it again.
+
+    If a task is cancelled during a call, the cancellation is delivered after the call's transaction
+    has ended.
+
+    Methods raise CatalogError and its subclasses, and no exception of SQLAlchemy or of a driver.
+
+    A subclass may have its own `__init__`, as long as it can be called with one argument:
+    `transaction()` makes an object of the subclass for the transaction.
     """
 
     def __init__(
         self,
-        sessions: async_sessionmaker[AsyncSession] | AsyncSession,
+        sessions: async_sessionmaker[AsyncSession] | AsyncSession | Executor,
         *,
         timeout_s: float = 30.0,
     ) -> None:
-        self._work_in(
-            TransactionExecutor(SessionTransaction(sessions, timeout_s))
-            if isinstance(sessions, AsyncSession)
-            else SessionExecutor(sessions, timeout_s)
-        )
+        """
+        Make a catalog over a host's session factory or over one session.
 
-    @classmethod
-    def _over(cls, work: Executor) -> Self:
-        """A catalog over another place of work than a host's sessions, as `open_catalog` has."""
-        catalog = object.__new__(cls)
-        catalog._work_in(work)
-        return catalog
+        `timeout_s` is the number of seconds that a call may take, 0 or more. An `Executor` is what
+        `open_catalog` and `transaction()` pass; it has a timeout of its own.
+        """
+        if isinstance(sessions, AsyncSession):
+            self._executor: Executor = TransactionExecutor(SessionTransaction(sessions, timeout_s))
+        elif isinstance(sessions, Executor):
+            self._executor = sessions
+        else:
+            self._executor = SessionExecutor(sessions, timeout_s)
+        self._uses = UseRecorder(self._executor)
 
-    def _work_in(self, work: Executor) -> None:
-        self._work = work
-        self._uses = WeakKeyDictionary()
+    def _with_executor(self, executor: Executor) -> Self:
+        """Make the object that `transaction()` yields; a subclass may pass more arguments."""
+        return type(self)(executor)
 
     @property
     def database_files(self) -> tuple[Path, ...]:
         """
-        The files of the catalog's own SQLite database, whether they are there or not; else none.
+        The paths of the SQLite database and its sidecar files, whether they exist or not.
 
-        A process that uses them may not open them otherwise: to close one drops SQLite's locks.
+        Empty for PostgreSQL and for a database in memory. Do not open these files in a process
+        that uses them: closing one drops the locks that SQLite holds.
         """
-        return self._work.database.files
+        return self._executor.database.files
+
+    @property
+    def _dialect(self) -> str:
+        return self._executor.database.dialect
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Self]:
         """
-        The same methods in one transaction: all of it is kept, or, if the block raises, none.
+        Open a transaction, and yield a catalog whose calls are part of it.
 
-        On SQLite it holds the write lock from its beginning: do nothing slow inside. Within a
-        transaction, or over a host's session, it is a savepoint.
+        If the block raises, all of it is rolled back. On SQLite it holds the write lock from the
+        start, so do nothing slow inside. Within a transaction, or over a host's session, it is a
+        savepoint.
         """
-        async with self._work.transaction() as work:
-            yield self._over(work)
+        async with self._executor.transaction() as executor:
+            yield self._with_executor(executor)
+
+    # Registration
 
     async def register_model(
         self, model: Model, files: Sequence[FileRecord] | None = None
     ) -> Model:
         """
-        Record a model, or record it again, and return it as it is recorded.
+        Record a model, or update its record, and return it as it is recorded.
 
-        Writes the fields that were set on `model`; of a known one the others keep their values, and
-        so do its tags, its pin, its aliases and its uses. `downloaded_at` is now unless it was
-        set, or read; `download_count` goes up by one. The key is (provider, reference, version),
-        where the version is no alias. A new path, size or digest resets what was verified.
+        Writes the fields that were set on `model`. An existing model keeps the values of its other
+        fields, and its tags, pin, aliases and use counts. `downloaded_at` is set to now if it was
+        neither set nor read from the catalog, and `download_count` is increased by one. The key is
+        (provider, reference, version); the version is not looked up as an alias. A new path, size
+        or digest resets the results of verification.
 
-        `files` take the place of those that are known of it; their digest is the model's, unless
-        that was set. Raises InvalidModelError, and then nothing was written.
+        `files` replaces the recorded list of the model's files. The model's digest is then computed
+        from theirs, unless it was set.
+
+        Raises InvalidModelError, and then writes nothing.
         """
         if files is not None:
-            return await self.register_found(model, {"inventoried_at": datetime.now(UTC)}, files)
-        registration = UpsertRow.of(model)
-        return await self._work.write(Joint(registration, self._store, register_batch))
+            return await self._executor.run(model_files.register_with_files(model, files))
+        return await self._executor.run(registration.register(model))
 
     async def register_models(self, models: Iterable[Model | Mapping[str, object]]) -> int:
         """
-        Record many models in one transaction, all or none; return how many different ones.
+        Record many models in one transaction, all or none; return the number of different models.
 
-        One may be given as the keywords of its `Model(...)`, as a dict: that takes less time. Where
-        one key comes several times the fields that were set last are written.
+        A model may be given as a dict with the keywords of `Model(...)`, which takes less time. If
+        the same key occurs several times, each field gets the value that was set last.
 
-        Other tasks have their turns meanwhile, also while `models` are taken. Raises
-        InvalidModelError for the first that may not be stored, and then none was.
+        Other tasks run in the meantime, also while `models` is iterated. Raises InvalidModelError
+        for the first invalid model, and then writes nothing.
         """
-        rows = await collect_rows(models)
-        batches: list[InsertBatch] = []
-
-        def unit(connection: Connection) -> None:
-            # In the thread that writes, where there is one, and not again where it has to wait.
-            if not batches:
-                batches.extend(build_batches(rows))
-            for batch in batches:
-                self._upsert(batch.shape, tells=False).run(connection, batch.columns)
-
-        if rows:
-            await self._work.write_all(unit)
-        return sum(batch.row_count for batch in batches)
+        rows = await bulk_registration.collect_rows(models)
+        if not rows:
+            return 0
+        return await self._executor.run(bulk_registration.register_rows(rows))
 
     async def update_model(
         self,
@@ -189,138 +160,323 @@ class ModelCatalog(Listing, Labels, Usage, Contents, Holdings, Adopting, Relocat
         **changes: Unpack[ModelChanges],
     ) -> Model:
         """
-        Set the named fields of a model and no others, and return it; None clears.
+        Set the named fields of one model, and return it; None clears a field.
 
-        A new path, size or digest resets what was verified. Clearing what the user said of a model
-        lets its header's claim be seen again. It is no download: `download_count` stays. Raises
-        ModelNotFoundError and InvalidModelError.
+        A new path, size or digest resets the results of verification. A cleared field shows the
+        value that the file's header claims. `download_count` stays: an update is not a download.
+        Raises ModelNotFoundError and InvalidModelError.
         """
-        key = Key.of(reference, provider, version)
-        values = fields.validate_update(changes)
-        if not values:
-            return await self.get_model(reference, provider, version)
-        new = {name: literal(value, model_columns[name].type) for name, value in values.items()}
-        return await self._change(
-            key, {**values, **search_columns(values), **reset_stale_results(new)}
+        return await self._executor.run(lookup.update(reference, provider, version, changes))
+
+    async def remove_model(self, reference: str, provider: str, version: str | None = None) -> bool:
+        """
+        Delete the record of a model, or of all its versions; return whether there was one.
+
+        `version=None` deletes all versions. Tags, aliases and the list of files are deleted too.
+        The model's files stay.
+        """
+        cascades = self._executor.database.cascades
+        return await self._executor.run(
+            lookup.remove(reference, provider, version, cascades=cascades)
         )
+
+    async def relocate(
+        self, old_prefix: str, new_prefix: str, *, dry_run: bool = False
+    ) -> list[RelocatedModel]:
+        """
+        Replace the folder `old_prefix` by `new_prefix` in the paths of all models below it.
+
+        Returns these models by provider, reference and version. With `dry_run` it changes nothing.
+        One statement changes all paths. The new paths are not looked at: run a check afterwards.
+        Digests and lists of files stay. Raises InvalidModelError for a prefix that is not absolute,
+        and for a new prefix that is not valid UTF-8.
+        """
+        return await self._executor.run(
+            relocation.relocate(old_prefix, new_prefix, dry_run=dry_run)
+        )
+
+    # Lookup
 
     async def find_model(
         self, reference: str, provider: str, version: str | None = None
     ) -> Model | None:
         """
-        The model of exactly this key, or None. Case counts, and so does every blank.
+        Return the model of exactly this key, or None.
 
-        `version` is an exact one, or else an alias. `version=None` means the one downloaded last;
-        of several in the same second, the one that was first recorded last.
+        `version` is an exact version or, if there is none, an alias. `version=None` means the model
+        downloaded last; of models downloaded in the same second, the one with the greatest id.
+        Raises InvalidModelError for arguments of a wrong type.
         """
-        key = Key.of(reference, provider, version)
-        statement = select_by_key(self._work.database.dialect, newest=version is None)
-        rows = await self._work.find(statement, key.values)
-        return to_model(rows[0]) if rows else None
+        return await self._executor.run(lookup.find(reference, provider, version))
 
     async def get_model(self, reference: str, provider: str, version: str | None = None) -> Model:
-        """As `find_model`, but raises ModelNotFoundError where that returns None."""
+        """Return a model as `find_model` does, but raise ModelNotFoundError if there is none."""
         model = await self.find_model(reference, provider, version)
         if model is None:
             raise ModelNotFoundError(reference, provider, version)
         return model
 
+    async def list_files(
+        self, reference: str, provider: str, version: str | None = None
+    ) -> list[FileRecord]:
+        """
+        Return the recorded files of a model, sorted by the bytes of their paths.
+
+        Empty if the files of the model are not known. Raises ModelNotFoundError.
+        """
+        key = LookupKey.validated(reference, provider, version)
+        return await self._executor.run(model_files.list_files(key))
+
+    # Lists and statistics
+
+    async def list_models(
+        self,
+        *,
+        sort: Sort = Sort.DOWNLOADED_AT,
+        descending: bool | None = None,
+        limit: int | None = None,
+        after: Model | ModelRow | None = None,
+        **filters: Unpack[Filters],
+    ) -> list[Model]:
+        """
+        Return the models that pass all filters.
+
+        Sorted by `downloaded_at`, newest first, NULL last; ties by provider, reference and version
+        in byte order. The order is total. With another `sort` numbers and times are sorted
+        descending and names ascending, unless `descending` says otherwise; NULL is always last.
+
+        `limit` and `after`, the last model of the page before, select a page. Models that are added
+        or removed between two pages do not shift the next page. A model whose sorted value changes
+        moves with it.
+
+        Raises InvalidModelError for an invalid filter or argument.
+        """
+        return await self._executor.run(
+            listing.list_page(
+                to_models,
+                self._dialect,
+                filters,
+                sort=sort,
+                descending=descending,
+                limit=limit,
+                after=after,
+            )
+        )
+
+    async def list_rows(
+        self,
+        *,
+        sort: Sort = Sort.DOWNLOADED_AT,
+        descending: bool | None = None,
+        limit: int | None = None,
+        after: Model | ModelRow | None = None,
+        **filters: Unpack[Filters],
+    ) -> list[ModelRow]:
+        """
+        Return the models that pass all filters as plain tuples.
+
+        As `list_models`, but it takes half of the time and a third of the memory.
+        """
+        return await self._executor.run(
+            listing.list_page(
+                to_rows,
+                self._dialect,
+                filters,
+                sort=sort,
+                descending=descending,
+                limit=limit,
+                after=after,
+            )
+        )
+
+    async def iter_models(
+        self,
+        *,
+        sort: Sort = Sort.DOWNLOADED_AT,
+        descending: bool | None = None,
+        **filters: Unpack[Filters],
+    ) -> AsyncIterator[Model]:
+        """
+        Yield the models of `list_models`, reading a page at a time to save memory.
+
+        No transaction is open between two models, so you may write in the meantime. A model whose
+        sorted value changes moves: in the default order a model that is registered again moves to
+        the front, and is not yielded a second time.
+        """
+        models = listing.iterate(
+            self._executor, to_models, filters, sort=sort, descending=descending
+        )
+        async for model in models:
+            yield model
+
+    async def iter_rows(
+        self,
+        *,
+        sort: Sort = Sort.DOWNLOADED_AT,
+        descending: bool | None = None,
+        **filters: Unpack[Filters],
+    ) -> AsyncIterator[ModelRow]:
+        """Yield models as `iter_models` does, but as plain tuples."""
+        rows = listing.iterate(self._executor, to_rows, filters, sort=sort, descending=descending)
+        async for row in rows:
+            yield row
+
     async def count_models(self, **filters: Unpack[Filters]) -> int:
-        """How many models pass all filters, which are those of `list_models`."""
-        statement = select(func.count()).select_from(MODELS).where(*self._where(filters))
-
-        def unit(connection: Connection) -> int:
-            return connection.execute(statement).scalar_one()
-
-        return await self._work.read(unit)
+        """Return the number of models that pass all filters, which are those of `list_models`."""
+        return await self._executor.run(statistics.count(filters, self._dialect))
 
     async def get_total_size(self, **filters: Unpack[Filters]) -> int:
         """
-        The bytes of all models that pass the filters, which are those of `list_models`.
+        Return the sum of the sizes of all models that pass the filters, in bytes.
 
-        0 when there are none. An unknown size counts 0. Exact, also beyond 2**63.
+        0 if there are none. An unknown size counts 0. The sum is exact beyond 2**63.
         """
-        where = self._where(filters)
-
-        def unit(connection: Connection) -> int:
-            # One sum takes a fifth less than two.
-            try:
-                return int(
-                    connection.scalar(select(func.sum(model_columns.size_bytes)).where(*where)) or 0
-                )
-            except OperationalError as error:
-                if _OVERFLOW not in str(error.orig):
-                    raise
-            return _total(*connection.execute(select(*_SIZE_SUMS).where(*where)).one())
-
-        return await self._work.read(unit)
+        return await self._executor.run(statistics.total_size(filters, self._dialect))
 
     async def stats(self, **filters: Unpack[Filters]) -> CatalogStats:
         """
-        How many models there are and how large, together and of each kind, the largest kind first.
+        Return the number and size of the models that pass the filters: in total and by kind.
 
-        The filters are those of `list_models`.
+        The kinds are provider, format, architecture and quantization. The largest is first.
         """
-        # One statement: PostgreSQL shows the next one what others have committed since.
-        kinds = [
-            EFFECTIVE_COLUMNS[kind]
-            for kind in ("provider", "format", "architecture", "quantization")
-        ]
-        statement = select(*kinds, func.count(), *_SIZE_SUMS).select_from(MODELS)
-        statement = statement.where(*self._where(filters)).group_by(*kinds)
+        return await self._executor.run(statistics.stats(filters, self._dialect))
 
-        def unit(connection: Connection) -> CatalogStats:
-            rows = [
-                (row[:-3], ModelTotals(row[-3], _total(row[-2], row[-1])))
-                for row in connection.execute(statement).all()
-            ]
-            return CatalogStats(
-                _sum_totals(tally for _, tally in rows),
-                *(_group_by_size((kinds[n], tally) for kinds, tally in rows) for n in range(4)),
-            )
+    # Tags, pins, aliases and uses
 
-        return await self._work.read(unit)
-
-    async def remove_model(self, reference: str, provider: str, version: str | None = None) -> bool:
+    async def tag_model(
+        self, reference: str, provider: str, *tags: str, version: str | None = None
+    ) -> Model:
         """
-        Forget a model, or with `version=None` every version of it; True if it was known.
+        Add tags to a model, and return it; tags that it has keep their spelling.
 
-        Its tags, its aliases and the list of its files go with it. The file stays.
+        Tags keep their case, but two tags that differ only in case are the same tag. A tag has at
+        most 128 characters. Raises ModelNotFoundError and InvalidModelError.
         """
-        key = Key.of(reference, provider, version)
-        which = (
-            key.every_version
-            if version is None
-            else [model_columns.id == key.model_id.scalar_subquery()]
+        key = LookupKey.validated(reference, provider, version)
+        return await self._executor.run(labels.tag(key, tags))
+
+    async def untag_model(
+        self, reference: str, provider: str, *tags: str, version: str | None = None
+    ) -> Model:
+        """
+        Remove tags from a model regardless of case, and return it; absent tags are ignored.
+
+        Raises ModelNotFoundError and InvalidModelError.
+        """
+        key = LookupKey.validated(reference, provider, version)
+        return await self._executor.run(labels.untag(key, tags))
+
+    async def list_tags(self, **filters: Unpack[Filters]) -> list[TagCount]:
+        """Return the tags of the models that pass all filters, sorted by case-folded tag."""
+        return await self._executor.run(labels.list_tags(filters, self._dialect))
+
+    async def pin_model(
+        self,
+        reference: str,
+        provider: str,
+        version: str | None = None,
+        *,
+        reason: str | None = None,
+    ) -> Model:
+        """
+        Protect a model from eviction, and return it.
+
+        A model that is pinned keeps the time of its pin; a new reason replaces the old one. Raises
+        ModelNotFoundError, and InvalidModelError for a reason longer than 1 KiB.
+        """
+        key = LookupKey.validated(reference, provider, version)
+        return await self._executor.run(labels.pin(key, reason))
+
+    async def unpin_model(self, reference: str, provider: str, version: str | None = None) -> Model:
+        """Remove the pin of a model, and return the model. Raises ModelNotFoundError."""
+        key = LookupKey.validated(reference, provider, version)
+        return await self._executor.run(labels.unpin(key))
+
+    async def set_alias(
+        self, reference: str, provider: str, alias: str, version: str | None = None
+    ) -> Alias:
+        """
+        Create an alias for one version of a reference, or move it there; return the alias.
+
+        An alias can be passed in place of a version; an exact version of the same name has
+        priority. It is deleted with its model. `version=None` is the model downloaded last.
+
+        Raises ModelNotFoundError and InvalidModelError.
+        """
+        key = LookupKey.validated(reference, provider, version)
+        return await self._executor.run(labels.set_alias(key, alias))
+
+    async def remove_alias(self, reference: str, provider: str, alias: str) -> bool:
+        """Delete an alias; return whether it existed. The model it points at stays."""
+        key = LookupKey.validated(reference, provider, alias)
+        return await self._executor.run(labels.remove_alias(key))
+
+    async def list_aliases(
+        self, reference: str | None = None, provider: str | None = None
+    ) -> list[Alias]:
+        """
+        Return all aliases, or those of a reference or a provider.
+
+        Sorted by provider, reference and alias.
+        """
+        return await self._executor.run(labels.list_aliases(reference, provider))
+
+    async def record_use(
+        self, reference: str, provider: str, version: str | None = None, count: int = 1
+    ) -> None:
+        """
+        Add `count` uses to a model and set `last_used_at` to now; return when it is committed.
+
+        Concurrent calls share one transaction, and no use is lost. `last_used_at` never goes back,
+        even if the clock does. Raises ModelNotFoundError and InvalidModelError.
+        """
+        await self._uses.record(LookupKey.validated(reference, provider, version), count)
+
+    # Export and import
+
+    async def export_catalog(self, stream: IO[str] | IO[bytes]) -> int:
+        """
+        Write the whole catalog to a stream as NDJSON, and return the number of models.
+
+        The first line has the name and version of the format. Each other line is one model with its
+        tags, aliases and files, sorted by provider, reference and version. Equal catalogs give
+        equal bytes on every database. The text is ASCII, and times are ISO 8601 in UTC.
+
+        The catalog is read in one snapshot before the first line is written. The stream is written
+        in a thread, and is not closed.
+        """
+        rows = await self._executor.run(export_import.export_rows())
+        await export_import.write_export(rows, stream)
+        return len(rows)
+
+    async def import_catalog(
+        self,
+        stream: IO[str] | IO[bytes],
+        on_conflict: OnConflict = "keep",
+        *,
+        skip_broken: bool = False,
+    ) -> ImportResult:
+        """
+        Record the models of an `export_catalog`, in one transaction: all of them or none.
+
+        A model that exists is kept unchanged (`keep`), replaced with its tags, aliases and files
+        (`replace`), or replaced if the line's `downloaded_at` is later (`newer`). The aliases of a
+        replaced model are moved here, even if they pointed at another model.
+
+        An invalid line raises InvalidImportError with its number; with `skip_broken` it is skipped
+        and reported. A stream without the header line is always refused. The stream is read in a
+        thread, and is not closed.
+        """
+        export_import.validate_on_conflict(on_conflict)
+        lines, problems = await export_import.read_import(
+            stream, self._dialect, skip_broken=skip_broken
         )
-
-        def unit(connection: Connection) -> bool:
-            return self._forget(connection, *which) > 0
-
-        return await self._work.write(unit)
-
-
-def _sum_totals(tallies: Iterable[ModelTotals]) -> ModelTotals:
-    models = sizes = 0
-    for tally in tallies:
-        models += tally.model_count
-        sizes += tally.size_bytes
-    return ModelTotals(models, sizes)
+        written = 0
+        if lines:
+            written = await self._executor.run(export_import.import_lines(lines, on_conflict))
+        return ImportResult(written, len(lines) - written, tuple(problems))
 
 
-def _group_by_size(tallies: Iterable[tuple[Any, ModelTotals]]) -> dict[Any, ModelTotals]:
-    """Those of one kind together, the largest kind first; of equal ones the unknown is last."""
-    found: dict[Any, list[ModelTotals]] = {}
-    for kind, tally in tallies:
-        found.setdefault(kind, []).append(tally)
-    sums = [(kind, _sum_totals(own)) for kind, own in found.items()]
-    sums.sort(key=lambda each: (-each[1].size_bytes, -each[1].model_count, _last(each[0])))
-    return dict(sums)
-
-
-def _last(kind: str | None) -> tuple[bool, str]:
-    return kind is None, kind or ""
-
-
-def _total(high: int | None, low: int | None) -> int:
-    return int(high or 0) * _SPLIT + int(low or 0)
+def executor_of(catalog: ModelCatalog) -> Executor:
+    """Return the executor of a catalog, for packages with queries of their own."""
+    return catalog._executor  # noqa: SLF001 - hosts must not see it

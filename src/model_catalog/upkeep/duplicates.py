@@ -15,7 +15,7 @@ from model_catalog.files.fingerprint import fingerprint_text
 from model_catalog.files.safe_open import file_identity, non_regular_kind, stat_path
 from model_catalog.mapping.column_types import decode_path
 from model_catalog.repository.model_catalog import ModelCatalog
-from model_catalog.repository.operations.model_files import DUPLICATE_COLUMNS
+from model_catalog.upkeep.queries.duplicate_queries import DUPLICATE_COLUMNS, duplicate_digest_rows
 from model_catalog.upkeep.worker_threads import Stop, run_in_thread
 
 _BATCH_SIZE: Final = 500
@@ -82,7 +82,7 @@ async def find_duplicates(catalog: ModelCatalog) -> tuple[DuplicateSet, ...]:
     """
     found: list[DuplicateSet] = []
     last_digest: str | None = None
-    while rows := await catalog.repeated(last_digest, _BATCH_SIZE):
+    while rows := await duplicate_digest_rows(catalog, last_digest, _BATCH_SIZE):
         last_digest = rows[-1][0]
         found += await run_in_thread(partial(_find_in_rows, rows))
     return tuple(sorted(found, key=lambda each: (-each.redundant_bytes, each.digest)))

@@ -9,6 +9,7 @@ from model_catalog.errors import FileChangedError
 from model_catalog.mapping.tables import Model
 from model_catalog.repository.model_catalog import ModelCatalog
 from model_catalog.upkeep.inspection import RegisteredPath, inspect_path
+from model_catalog.upkeep.queries.verification_queries import register_inspected, save_inspection
 from model_catalog.upkeep.worker_threads import OnProgress
 
 
@@ -49,7 +50,7 @@ async def register_path(
     )
     if inspected.digest is not None:
         model.digest = inspected.digest
-    recorded = await catalog.register_found(model, inspected.found, inspected.files)
+    recorded = await register_inspected(catalog, model, inspected.found, inspected.files)
     return RegisteredPath(recorded, inspected.described)
 
 
@@ -76,7 +77,7 @@ async def accept_model(
         "size_bytes": inspected.described.size_bytes,
         "digest": inspected.digest,
     }
-    stored = await catalog.store_found(model, values, inspected.files)
+    stored = await save_inspection(catalog, model, values, inspected.files)
     if stored is None:
         raise FileChangedError(model.local_path, "its record in the catalog was changed")
     return RegisteredPath(stored, inspected.described)

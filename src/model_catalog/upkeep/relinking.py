@@ -22,6 +22,7 @@ from model_catalog.files.safe_open import ProtectedFiles, file_identity, non_reg
 from model_catalog.mapping.tables import Model
 from model_catalog.repository.model_catalog import ModelCatalog
 from model_catalog.upkeep.inspection import RegisteredPath, inspect_path
+from model_catalog.upkeep.queries.verification_queries import save_inspection
 from model_catalog.upkeep.worker_threads import (
     OnProgress,
     ProgressMeter,
@@ -72,7 +73,7 @@ async def relink_model(
     if not has_digest and model.size_bytes not in (None, size_bytes):
         raise DigestMismatchError(full, f"{model.size_bytes} bytes", f"{size_bytes} bytes")
     values = {**inspected.found, **inspected.claims, "local_path": full, "size_bytes": size_bytes}
-    stored = await catalog.store_found(model, values, inspected.files)
+    stored = await save_inspection(catalog, model, values, inspected.files)
     if stored is None:
         raise FileChangedError(full, "its record in the catalog was changed")
     return RegisteredPath(stored, inspected.described)

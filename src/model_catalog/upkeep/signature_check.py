@@ -19,6 +19,7 @@ from model_catalog.files.signing.required_files import required_file_paths
 from model_catalog.files.signing.signature import require_matching_files, verify_bundle
 from model_catalog.mapping.tables import Model
 from model_catalog.repository.model_catalog import ModelCatalog
+from model_catalog.upkeep.queries.verification_queries import save_inspection
 from model_catalog.upkeep.worker_threads import (
     OnProgress,
     ProgressMeter,
@@ -95,7 +96,7 @@ async def verify_signature(
 
     async with device_lock(await run_in_thread(lambda _: device_of(model.local_path))):
         fingerprint, reason = await run_in_thread(work)
-    stored = await catalog.store_found(model, _result_columns(fingerprint, reason))
+    stored = await save_inspection(catalog, model, _result_columns(fingerprint, reason))
     if stored is None:
         raise FileChangedError(model.local_path, "its record in the catalog was changed")
     return Signature(stored, reason is None, fingerprint, reason)

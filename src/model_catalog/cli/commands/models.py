@@ -34,7 +34,8 @@ from model_catalog.errors import ModelNotFoundError
 from model_catalog.files.safe_open import non_regular_kind
 from model_catalog.mapping.tables import Model
 from model_catalog.opening import open_catalog
-from model_catalog.repository.model_catalog import CatalogStats, ModelCatalog, ModelTotals
+from model_catalog.repository.model_catalog import ModelCatalog
+from model_catalog.repository.operations.statistics import CatalogStats, ModelTotals
 from model_catalog.upkeep import register_path
 
 _FIRST_FIELDS: Final = (

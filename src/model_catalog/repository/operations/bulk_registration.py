@@ -1,4 +1,4 @@
-"""Many registrations at once: what is the same in all of them is worked out once."""
+"""Register many models in one transaction: validated column by column, inserted in batches."""
 
 from __future__ import annotations
 
@@ -9,159 +9,191 @@ from itertools import groupby, islice, repeat
 from operator import itemgetter
 from typing import Any, Final, NamedTuple, TypeAlias
 
-from sqlalchemy.orm.attributes import instance_state
+from sqlalchemy import Connection, inspect
 
 from model_catalog.domain import fields
 from model_catalog.domain.fields import KEY_FIELDS
 from model_catalog.errors import InvalidModelError
+from model_catalog.execution.executor import Operation, write_alone
 from model_catalog.mapping.tables import Model, fold_case
 from model_catalog.repository.operations.registration import (
-    SEARCHED,
+    SEARCHED_FIELDS,
     StatementKey,
     UpsertRow,
     overwritten_columns,
     statement_key,
     utc_now,
 )
+from model_catalog.repository.statements.models import upsert_model
 
 ModelInput: TypeAlias = Model | Mapping[str, object]
 """A model, or the keywords of one."""
 
 RowTuple: TypeAlias = tuple[Any, ...]
-"""The values of a key, the shape, and the other values in the order of the shape's names."""
+"""A row to register: the values of the key, the statement key, then the values of the other columns
+in the order of `_column_names`."""
 
-_KEY_COUNT: Final = len(KEY_FIELDS)
-_key_of: Final = itemgetter(slice(_KEY_COUNT))
-_shape_of: Final = itemgetter(_KEY_COUNT)
+_KEY_LENGTH: Final = len(KEY_FIELDS)
+_key_of: Final = itemgetter(slice(_KEY_LENGTH))
+_statement_key_of: Final = itemgetter(_KEY_LENGTH)
 
-# Enough that what is done once for all of them is done seldom, and few enough to lie in a cache.
+# Large enough to amortise the work per chunk, small enough to stay in the CPU cache.
 _CHUNK_SIZE: Final = 250
 
 
 class InsertBatch(NamedTuple):
-    """Registrations of one statement: the values of each column, in the order of their keys."""
+    """Rows that one statement writes: the values of each column, sorted by key."""
 
-    shape: StatementKey
+    statement_key: StatementKey
     columns: dict[str, Sequence[Any]]
 
     @property
     def row_count(self) -> int:
-        """How many there are."""
+        """The number of rows."""
         return len(self.columns[KEY_FIELDS[0]])
+
+
+class BulkRows:
+    """The rows of a bulk registration, and the batches they are written in."""
+
+    def __init__(self, rows: list[RowTuple]) -> None:
+        self._rows: Final = rows
+        self._batches: list[InsertBatch] | None = None
+
+    @property
+    def batches(self) -> list[InsertBatch]:
+        """The batches; they are built on first use, and only once if a transaction is retried."""
+        if self._batches is None:
+            self._batches = build_batches(self._rows)
+        return self._batches
+
+
+def register_rows(rows: list[RowTuple]) -> Operation[BulkRows, int]:
+    """Return the operation that registers rows and returns the number of different models."""
+    return write_alone(write_batches, BulkRows(rows))
+
+
+def write_batches(connection: Connection, rows: BulkRows) -> int:
+    """Insert or update all rows; return the number of different models."""
+    for batch in rows.batches:
+        upsert = upsert_model(connection.dialect.name, *batch.statement_key, returning=False)
+        upsert.execute_many(connection, batch.columns)
+    return sum(batch.row_count for batch in rows.batches)
 
 
 async def collect_rows(models: Iterable[ModelInput]) -> list[RowTuple]:
     """
-    What registering many writes, in the order in which they came.
+    Validate models, and return their rows in the same order.
 
-    Other tasks have their turns in between. Raises InvalidModelError for the first that may not be
-    stored.
+    Other tasks run between two chunks. Raises InvalidModelError for the first invalid model.
     """
     models = iter(models)
     rows: list[RowTuple] = []
-    while some := list(islice(models, _CHUNK_SIZE)):
-        rows += _convert_by_column(some) or map(_row_of, map(_registration_of, some))
-        if len(some) == _CHUNK_SIZE:
+    while chunk := list(islice(models, _CHUNK_SIZE)):
+        rows += _convert_by_column(chunk) or map(_to_tuple, map(_to_upsert_row, chunk))
+        if len(chunk) == _CHUNK_SIZE:
             await asyncio.sleep(0)
     return rows
 
 
 def build_batches(rows: list[RowTuple]) -> list[InsertBatch]:
     """
-    Each key once, with the fields of it that were set last.
+    Merge rows of the same key, and group the rows of each statement.
 
-    By their keys, so that two processes lock rows in the same order; what is next to one another
-    and of one shape goes together.
+    Sorted by key: all writers lock rows in this order, which prevents deadlocks. Adjacent rows with
+    the same statement key form a batch.
     """
-    if not _are_different(rows):
+    if not _are_keys_unique(rows):
         rows = _merge_duplicates(rows)
-    # No two are equal in their keys: what is behind those is compared with nothing.
+    # Keys are unique, so that the sort compares no other value.
     rows = sorted(rows)
-    return [_batch(shape, same) for shape, same in groupby(rows, _shape_of)]
+    return [_to_batch(key, group) for key, group in groupby(rows, _statement_key_of)]
 
 
-def _batch(shape: StatementKey, rows: Iterable[RowTuple]) -> InsertBatch:
+def _to_batch(key: StatementKey, rows: Iterable[RowTuple]) -> InsertBatch:
     values = list(zip(*rows, strict=True))
-    del values[_KEY_COUNT]
-    return InsertBatch(shape, dict(zip(_names(shape), values, strict=True)))
+    del values[_KEY_LENGTH]
+    return InsertBatch(key, dict(zip(_column_names(key), values, strict=True)))
 
 
 @lru_cache(maxsize=256)
-def _names(shape: StatementKey) -> tuple[str, ...]:
-    """The columns of a row, without the shape."""
-    return (*KEY_FIELDS, *(name for name in shape[0] if name not in KEY_FIELDS))
+def _column_names(key: StatementKey) -> tuple[str, ...]:
+    """Return the columns of a row, those of the key first."""
+    return (*KEY_FIELDS, *(name for name in key[0] if name not in KEY_FIELDS))
 
 
-def _are_different(rows: Sequence[RowTuple]) -> bool:
+def _are_keys_unique(rows: Sequence[RowTuple]) -> bool:
     return len(set(map(_key_of, rows))) == len(rows)
 
 
-def _registration_of(model: ModelInput) -> UpsertRow:
+def _to_upsert_row(model: ModelInput) -> UpsertRow:
     if isinstance(model, Mapping):
-        return UpsertRow.of_values(model)
-    return UpsertRow.of(model)
+        return UpsertRow.from_dict(model)
+    return UpsertRow.from_model(model)
 
 
-def _row_of(registration: UpsertRow) -> RowTuple:
-    shape = registration.shape
-    values = [registration.row[name] for name in _names(shape)]
-    return (*values[:_KEY_COUNT], shape, *values[_KEY_COUNT:])
+def _to_tuple(row: UpsertRow) -> RowTuple:
+    key = row.statement_key
+    values = [row.row[name] for name in _column_names(key)]
+    return (*values[:_KEY_LENGTH], key, *values[_KEY_LENGTH:])
 
 
 def _merge_duplicates(rows: Iterable[RowTuple]) -> list[RowTuple]:
-    """Each key once."""
-    found: dict[RowTuple, UpsertRow] = {}
+    """Return one row for each key, with the fields that were set last."""
+    merged: dict[RowTuple, UpsertRow] = {}
     for row in rows:
-        shape = _shape_of(row)
-        values = (*row[:_KEY_COUNT], *row[_KEY_COUNT + 1 :])
-        registration = UpsertRow(dict(zip(_names(shape), values, strict=True)), frozenset(shape[1]))
-        known = found.get(_key_of(row))
-        found[_key_of(row)] = known.then(registration) if known else registration
-    return [_row_of(registration) for registration in found.values()]
+        key = _statement_key_of(row)
+        values = (*row[:_KEY_LENGTH], *row[_KEY_LENGTH + 1 :])
+        later = UpsertRow(dict(zip(_column_names(key), values, strict=True)), frozenset(key[1]))
+        earlier = merged.get(_key_of(row))
+        merged[_key_of(row)] = earlier.merged_with(later) if earlier else later
+    return [_to_tuple(row) for row in merged.values()]
 
 
 def _convert_by_column(models: Sequence[ModelInput]) -> list[RowTuple] | None:
     """
-    The rows of models, worked out column by column for those that have the same fields.
+    Validate models column by column, for all that set the same fields at once.
 
-    Column by column a value takes a third of the time. None where it has to be one by one: where
-    one was read from a catalog, where a key comes twice in several shapes, and where the first is
-    to be found that may not be stored.
+    That takes a third of the time per value. Returns None if they must be converted one by one:
+    if a model was read from a catalog, if the same key occurs with different fields, or if a model
+    is invalid, to find the first one.
     """
-    alike: dict[tuple[object, ...], list[Mapping[str, Any]]] = {}
+    by_fields: dict[tuple[object, ...], list[Mapping[str, Any]]] = {}
     for model in models:
-        if type(model) is Model and instance_state(model).key is None:
+        if type(model) is Model and inspect(model).key is None:
             values: Mapping[str, Any] = vars(model)
         elif type(model) is dict and model.keys() <= fields.INPUT_FIELDS:
             values = model
         else:
             return None
-        alike.setdefault(tuple(values), []).append(values)
+        by_fields.setdefault(tuple(values), []).append(values)
     try:
-        rows = [row for names, group in alike.items() for row in _rows(names, group)]
+        rows = [row for names, group in by_fields.items() for row in _convert_group(names, group)]
     except (InvalidModelError, KeyError):
         return None
-    # Those of one shape are in the order in which they came.
-    return rows if len(alike) == 1 or _are_different(rows) else None
+    # Rows of one group are in the order of the models; rows of several groups are not.
+    return rows if len(by_fields) == 1 or _are_keys_unique(rows) else None
 
 
-def _rows(names: Iterable[object], group: Sequence[Mapping[str, Any]]) -> Iterable[RowTuple]:
-    # A model may also have been set what is the catalog's to set.
+def _convert_group(
+    names: Iterable[object], group: Sequence[Mapping[str, Any]]
+) -> Iterable[RowTuple]:
+    # A model may also have attributes that only the catalog sets: they are left out.
     columns = {
         name: fields.validate_column(name, [values[name] for values in group])
         for name in fields.INPUT_FIELDS
-        # What is missing is not among the names, and is asked for nevertheless.
+        # A required field that is missing raises KeyError here.
         if name in names or name in fields.REQUIRED_FIELDS
     }
     columns.setdefault("version", [""] * len(group))
-    moments = columns.get("downloaded_at", [None] * len(group))
-    this_second = utc_now()
-    columns["downloaded_at"] = [this_second if each is None else each for each in moments]
+    downloaded_at = columns.get("downloaded_at", [None] * len(group))
+    now = utc_now()
+    columns["downloaded_at"] = [now if each is None else each for each in downloaded_at]
     columns["description_folded"] = [None] * len(group)
-    for name in SEARCHED:
+    for name in SEARCHED_FIELDS:
         if name in columns:
             columns[f"{name}_folded"] = [text and fold_case(text) for text in columns[name]]
-    there = tuple(columns)
-    shape = statement_key(there, overwritten_columns(there))
-    values = [columns[name] for name in _names(shape)]
-    return zip(*values[:_KEY_COUNT], repeat(shape), *values[_KEY_COUNT:], strict=False)
+    column_names = tuple(columns)
+    key = statement_key(column_names, overwritten_columns(column_names))
+    values = [columns[name] for name in _column_names(key)]
+    return zip(*values[:_KEY_LENGTH], repeat(key), *values[_KEY_LENGTH:], strict=False)

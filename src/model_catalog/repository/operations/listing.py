@@ -1,136 +1,133 @@
-"""The operations that list models, whole or in pages, as models or as plain rows."""
+"""List models in pages or whole, as `Model` objects or as plain rows."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable
+import gc
+import threading
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache
-from typing import Final, TypeAlias, TypeVar, Unpack
+from typing import Any, Final, Generic, TypeAlias, TypeVar
 
 from sqlalchemy import ColumnElement, Connection
 
 from model_catalog.domain.fields import ModelRow
+from model_catalog.execution.executor import Executor, Operation, read
 from model_catalog.execution.prepared_statement import PreparedStatement, Row
 from model_catalog.mapping.tables import Model
-from model_catalog.repository.operations.gc_pause import gc_paused
 from model_catalog.repository.statements.filters import Filters, build_where
-from model_catalog.repository.statements.models import Records
 from model_catalog.repository.statements.pagination import Page, Sort, SortOrder
-from model_catalog.repository.statements.row_conversion import select_models, to_models, to_rows
+from model_catalog.repository.statements.row_conversion import select_models
 
-_PAGE: Final = 500
+_PAGE_SIZE: Final = 500
 
 T = TypeVar("T", Model, ModelRow)
-# A list or a generator, as it comes from the driver, and what becomes of its rows.
-Make: TypeAlias = Callable[[Iterable[Row]], list[T]]
+RowConverter: TypeAlias = Callable[[Iterable[Row]], list[T]]
+"""Converts raw rows, as a list or an iterator, to models or to plain rows."""
+
+_gc_lock: Final = threading.Lock()
+_gc_pauses = 0
+_gc_was_enabled = False
 
 
-# There are twelve windows for each sort.
+@dataclass(frozen=True, slots=True)
+class PageQuery(Generic[T]):
+    """A page to read: its statement, its parameters, and what its rows are converted to."""
+
+    convert: RowConverter[T]
+    page: Page
+    values: dict[str, Any]
+    where: list[ColumnElement[bool]]
+
+
+def list_page(
+    convert: RowConverter[T],
+    dialect: str,
+    filters: Filters,
+    *,
+    sort: Sort,
+    descending: bool | None,
+    limit: int | None,
+    after: Model | ModelRow | None,
+) -> Operation[PageQuery[T], list[T]]:
+    """
+    Return the operation that lists the models that pass all filters.
+
+    `limit` and `after`, the last model of the page before, select a page.
+    """
+    order = SortOrder.validated(sort, descending)
+    page, values = Page.validated(order, after, limit)
+    return read(fetch_page, PageQuery(convert, page, values, build_where(filters, dialect)))
+
+
+def fetch_page(connection: Connection, query: PageQuery[T]) -> list[T]:
+    """Return the models of a page."""
+    dialect = connection.dialect.name
+    rows: Iterable[Row]
+    if query.where:
+        models = query.page.apply_to(select_models(dialect), query.where)
+        rows = connection.execute(models, query.values)
+    else:
+        rows = _prepared_page(query.page, dialect).iterate(connection, query.values)
+    # Not while a server is waited for: other tasks run during that time.
+    with gc_paused():
+        return query.convert(rows)
+
+
+# There are twelve pages for each sort.
 @cache
-def _all_in(window: Page, dialect: str) -> PreparedStatement:
-    return PreparedStatement(window.of_those(select_models(dialect)))
+def _prepared_page(page: Page, dialect: str) -> PreparedStatement:
+    return PreparedStatement(page.apply_to(select_models(dialect)))
 
 
-class Listing(Records):
-    """The listings."""
+async def iterate(
+    executor: Executor,
+    convert: RowConverter[T],
+    filters: Filters,
+    *,
+    sort: Sort,
+    descending: bool | None,
+) -> AsyncIterator[T]:
+    """Yield the models that pass all filters, reading a page at a time."""
+    last: T | None = None
+    while True:
+        operation = list_page(
+            convert,
+            executor.database.dialect,
+            filters,
+            sort=sort,
+            descending=descending,
+            limit=_PAGE_SIZE,
+            after=last,
+        )
+        models = await executor.run(operation)
+        for model in models:
+            yield model
+        if not models:
+            break
+        last = models[-1]
 
-    async def list_models(
-        self,
-        *,
-        sort: Sort = Sort.DOWNLOADED_AT,
-        descending: bool | None = None,
-        limit: int | None = None,
-        after: Model | ModelRow | None = None,
-        **filters: Unpack[Filters],
-    ) -> list[Model]:
-        """
-        The models that pass all filters; empty when there are none.
 
-        The newest `downloaded_at` first, those without one last; then by provider, reference and
-        version, by the bytes of their UTF-8. No two are equal in that. With another `sort` numbers
-        and times begin with the greatest and names with the first, unless `descending` says
-        otherwise; what has no value comes last both ways.
+@contextmanager
+def gc_paused() -> Iterator[None]:
+    """
+    Disable Python's garbage collector for the block, in all threads of the process.
 
-        `limit` and `after`, the last model of the page before, give a page. Rows that others write
-        or remove meanwhile shift nothing; one whose sorted value changes meanwhile moves with it.
-
-        Raises InvalidModelError for a filter that no model could pass or fail.
-        """
-        return await self._page(to_models, SortOrder.of(sort, descending), limit, after, filters)
-
-    async def list_rows(
-        self,
-        *,
-        sort: Sort = Sort.DOWNLOADED_AT,
-        descending: bool | None = None,
-        limit: int | None = None,
-        after: Model | ModelRow | None = None,
-        **filters: Unpack[Filters],
-    ) -> list[ModelRow]:
-        """As `list_models`, but plain tuples, which take half the time and a third of the room."""
-        return await self._page(to_rows, SortOrder.of(sort, descending), limit, after, filters)
-
-    async def iter_models(
-        self,
-        *,
-        sort: Sort = Sort.DOWNLOADED_AT,
-        descending: bool | None = None,
-        **filters: Unpack[Filters],
-    ) -> AsyncIterator[Model]:
-        """
-        As `list_models`, a page at a time, for a catalog that is not to be held in memory at once.
-
-        No transaction is open between two models, so the caller may write meanwhile. A model whose
-        sorted value changes meanwhile moves: one that is registered again goes to the front of the
-        default order, and is not met a second time.
-        """
-        async for page in self._pages(to_models, SortOrder.of(sort, descending), filters):
-            for model in page:
-                yield model
-
-    async def iter_rows(
-        self,
-        *,
-        sort: Sort = Sort.DOWNLOADED_AT,
-        descending: bool | None = None,
-        **filters: Unpack[Filters],
-    ) -> AsyncIterator[ModelRow]:
-        """As `iter_models`, but plain tuples."""
-        async for page in self._pages(to_rows, SortOrder.of(sort, descending), filters):
-            for row in page:
-                yield row
-
-    async def _pages(
-        self, make: Make[T], order: SortOrder, filters: Filters
-    ) -> AsyncIterator[list[T]]:
-        page = await self._page(make, order, _PAGE, None, filters)
-        while page:
-            yield page
-            page = await self._page(make, order, _PAGE, page[-1], filters)
-
-    async def _page(
-        self,
-        make: Make[T],
-        order: SortOrder,
-        limit: int | None,
-        after: Model | ModelRow | None,
-        filters: Filters,
-    ) -> list[T]:
-        window, values = Page.of(order, after, limit)
-        dialect = self._work.database.dialect
-        where = self._where(filters)
-        every = None if where else _all_in(window, dialect)
-
-        def unit(connection: Connection) -> list[T]:
-            found: Iterable[Row] = (
-                every.each(connection, values)
-                if every is not None
-                else connection.execute(window.of_those(select_models(dialect), where), values)
-            )
-            # Not while a server is waited for: other tasks have their turn then.
-            with gc_paused():
-                return make(found)
-
-        return await self._work.read(unit)
-
-    def _where(self, filters: Filters) -> list[ColumnElement[bool]]:
-        return build_where(filters, self._work.database.dialect)
+    Blocks may overlap: the collector is enabled again when the last one has ended.
+    """
+    # While a long list grows, the collector traverses all of it again and again. For a list of
+    # 100,000 models that is half of the time.
+    global _gc_pauses, _gc_was_enabled  # noqa: PLW0603 - gc is global to the process
+    with _gc_lock:
+        if _gc_pauses == 0:
+            _gc_was_enabled = gc.isenabled()
+            gc.disable()
+        _gc_pauses += 1
+    try:
+        yield
+    finally:
+        with _gc_lock:
+            _gc_pauses -= 1
+            if _gc_pauses == 0 and _gc_was_enabled:
+                gc.enable()

@@ -1,45 +1,63 @@
-"""What registering a model writes: a checked row, and which columns of one that is there."""
+"""Register one model, or several at once on PostgreSQL: validated rows, written by an upsert."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from datetime import UTC, datetime
 from functools import lru_cache
+from itertools import groupby
 from typing import Any, Final, NamedTuple, TypeAlias
 
-from sqlalchemy.orm.attributes import instance_state
+from sqlalchemy import Connection, inspect
 
 from model_catalog.domain import fields
 from model_catalog.domain.fields import KEY_FIELDS
 from model_catalog.errors import InvalidModelError
+from model_catalog.execution.executor import Operation, write
+from model_catalog.execution.prepared_statement import Row, sqlite_driver
 from model_catalog.mapping.tables import Model, fold_case
+from model_catalog.repository.statements.models import (
+    ID_INDEX,
+    KEY_INDEXES,
+    insert_if_absent,
+    select_tags,
+    upsert_arrays,
+    upsert_model,
+)
+from model_catalog.repository.statements.postgres_batches import array_parameters, fetch_tags
+from model_catalog.repository.statements.row_conversion import (
+    model_from_insert,
+    to_model,
+    to_models,
+)
 
 StatementKey: TypeAlias = tuple[tuple[str, ...], tuple[str, ...]]
-"""The columns of a row, and those of them that are written over what is there; both in order."""
+"""The columns of a row, and those of them that overwrite an existing row; both sorted."""
 
-SEARCHED: Final = ("reference", "description")
-"""The columns that are searched in; beside each its text is kept without regard to case."""
+SEARCHED_FIELDS: Final = ("reference", "description")
+"""The fields that the filter `search` looks in. Each has a case-folded copy in a second column."""
 
 
 class UpsertRow(NamedTuple):
-    """What registering a model writes: a whole row if it is new, and some columns if it is not."""
+    """A validated row to register: all columns if the model is new, and some if it exists."""
 
     row: dict[str, Any]
-    changed: frozenset[str]
+    overwritten: frozenset[str]
+    """The columns that overwrite those of an existing row."""
 
     @classmethod
-    def of(cls, model: Model, found: Mapping[str, Any] | None = None) -> UpsertRow:
+    def from_model(cls, model: Model, found: Mapping[str, Any] | None = None) -> UpsertRow:
         """
-        The fields that were set, checked, and what was `found` of its files.
+        Return the row of a model: the fields that were set, and `found`, the facts of its files.
 
-        Of a model that was read from the catalog those are the ones that were set since: what was
-        only claimed of it must not come back as the user's word.
+        For a model that was read from the catalog only the fields set since then overwrite the
+        row. Its other fields may be a header's claims, which must not become the user's values.
         """
         if not isinstance(model, Model):
-            raise InvalidModelError("model", model, f"is a {type(model).__name__}: give a Model")
-        state = instance_state(model)
+            raise InvalidModelError("model", model, f"is a {type(model).__name__}: pass a Model")
+        state = inspect(model)
         row = fields.validate_model(vars(model))
         kept: AbstractSet[str] = frozenset()
         if state.key is not None:
@@ -47,18 +65,22 @@ class UpsertRow(NamedTuple):
             for name in fields.HEADER_FIELDS:
                 if name in kept and row.get(name) == row.get(f"claimed_{name}"):
                     del row[name]
-        return cls._of(row, kept, found or {})
+        return cls._from_values(row, kept, found or {})
 
     @classmethod
-    def of_values(cls, values: Mapping[str, object]) -> UpsertRow:
-        """That of a model with these values. Raises InvalidModelError for a name it has not."""
+    def from_dict(cls, values: Mapping[str, object]) -> UpsertRow:
+        """
+        Return the row of a new model with these fields.
+
+        Raises InvalidModelError for an invalid value and for a name that `Model(...)` has not.
+        """
         for name, value in values.items():
             if name not in fields.INPUT_FIELDS:
-                raise InvalidModelError(f"{name}", value, "is no field that a model is given")
-        return cls._of(fields.validate_model(values), frozenset(), {})
+                raise InvalidModelError(f"{name}", value, "is not a field of Model(...)")
+        return cls._from_values(fields.validate_model(values), frozenset(), {})
 
     @classmethod
-    def _of(
+    def _from_values(
         cls, row: dict[str, Any], kept: AbstractSet[str], found: Mapping[str, Any]
     ) -> UpsertRow:
         row.setdefault("version", "")
@@ -72,56 +94,111 @@ class UpsertRow(NamedTuple):
 
     @property
     def key(self) -> tuple[str, ...]:
-        """What makes it the same model as another."""
+        """Provider, reference and version."""
         return tuple(self.row[name] for name in KEY_FIELDS)
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The columns of its row."""
+        """The columns of the row."""
         return tuple(self.row)
 
     @property
-    def shape(self) -> StatementKey:
-        """What makes it the same statement as another's."""
-        return statement_key(self.names, self.changed)
+    def statement_key(self) -> StatementKey:
+        """Rows with equal statement keys are written by the same statement."""
+        return statement_key(self.names, self.overwritten)
 
-    def then(self, later: UpsertRow) -> UpsertRow:
-        """Both, one after the other."""
+    def merged_with(self, later: UpsertRow) -> UpsertRow:
+        """Return the row that has the effect of registering this row and then `later`."""
         row = self.row | later.row
         sizes = {self.row.get("size_bytes"), later.row.get("size_bytes")} - {None}
         if "digest" in self.row and "digest" not in later.row and len(sizes) > 1:
-            # The bytes of another size have another digest.
+            # A file of another size has another digest.
             row["digest"] = None
-        # One that says nothing of a description has no text to search in either.
-        return UpsertRow(row | search_columns(row), self.changed | later.changed)
+        # `later` may not set a description, but its `description_folded` is NULL all the same.
+        return UpsertRow(row | search_columns(row), self.overwritten | later.overwritten)
 
 
-# A program's models have a handful of shapes; what follows from one takes longer to work out than
-# its values to check.
+# A program sets a handful of combinations of fields. Computing these results takes longer than
+# validating the values.
 @lru_cache(maxsize=256)
 def overwritten_columns(
     names: tuple[str, ...], kept: frozenset[str] = frozenset()
 ) -> frozenset[str]:
-    """Which columns of a row are written over those of one that is there."""
-    # Where SQL alone brought the table here, the text to search in is not what it should be.
-    changed = set(names).difference(kept, KEY_FIELDS)
-    if "description" not in changed:
-        changed.discard("description_folded")
-    return frozenset(changed)
+    """Return the columns of a row that overwrite those of an existing row."""
+    # The case-folded reference is overwritten although the key stays: in a table that was migrated
+    # with SQL alone it may differ from what Python computes.
+    overwritten = set(names).difference(kept, KEY_FIELDS)
+    if "description" not in overwritten:
+        overwritten.discard("description_folded")
+    return frozenset(overwritten)
 
 
 @lru_cache(maxsize=256)
-def statement_key(names: tuple[str, ...], changed: frozenset[str]) -> StatementKey:
-    """What rows have in common that are written by one statement."""
-    return tuple(sorted(names)), tuple(sorted(changed))
+def statement_key(names: tuple[str, ...], overwritten: frozenset[str]) -> StatementKey:
+    """Return the key by which rows share a statement."""
+    return tuple(sorted(names)), tuple(sorted(overwritten))
 
 
 def search_columns(row: Mapping[str, Any]) -> dict[str, str | None]:
-    """The texts to search in, of those in a row that is to be written."""
-    texts = {name: row[name] for name in SEARCHED if name in row}
+    """Return the case-folded columns of the searched fields that a row has."""
+    texts = {name: row[name] for name in SEARCHED_FIELDS if name in row}
     return {f"{name}_folded": text and fold_case(text) for name, text in texts.items()}
 
 
 def utc_now() -> datetime:
-    """This second."""
+    """Return the current time in UTC, in whole seconds."""
     return datetime.fromtimestamp(int(time.time()), UTC)
+
+
+def register(model: Model) -> Operation[UpsertRow, Model]:
+    """Return the operation that registers a model and returns the recorded one."""
+    return write(register_one, UpsertRow.from_model(model), register_many)
+
+
+def register_one(connection: Connection, row: UpsertRow) -> Model:
+    """Insert or update a model, and return it as it is recorded."""
+    dialect = connection.dialect
+    driver = sqlite_driver(connection)
+    if driver is not None:
+        # A new model need not be read back, and has no tags: that takes half the time. Reading the
+        # id from RETURNING instead of `lastrowid` would take as long as the INSERT.
+        insert = insert_if_absent(dialect.name, row.names)
+        new_id = insert.insert_on_driver(driver, dialect, row.row)
+        if new_id is not None:
+            return model_from_insert(new_id, row.row)
+    upsert = upsert_model(dialect.name, *row.statement_key, returning=True)
+    (stored,) = upsert.fetch_all(connection, row.row)
+    (tags,) = select_tags(dialect.name).fetch_all(connection, {"id": stored[ID_INDEX]})
+    return to_model([*stored, *tags])
+
+
+def register_many(connection: Connection, rows: Sequence[UpsertRow]) -> list[Model]:
+    """
+    Register models on PostgreSQL, in few statements; return each as it is recorded.
+
+    The effect is that of registering them one after the other, and the results are in this order.
+    Adjacent rows that set the same columns are written by one statement. All writers lock rows in
+    key order, which prevents deadlocks.
+    """
+    stored: dict[int, Row] = {}
+    for indexes in group_by_statement(rows):
+        batch = [rows[index] for index in indexes]
+        names, overwritten = batch[0].statement_key
+        values = array_parameters(names, [each.row for each in batch])
+        returned = upsert_arrays(names, overwritten).fetch_all(connection, values)
+        by_key = {tuple(row[index] for index in KEY_INDEXES): row for row in returned}
+        stored |= {index: by_key[each.key] for index, each in zip(indexes, batch, strict=True)}
+    tags = fetch_tags(connection, [row[ID_INDEX] for row in stored.values()])
+    ordered = (stored[index] for index in range(len(rows)))
+    return to_models([*row, tags.get(row[ID_INDEX])] for row in ordered)
+
+
+def group_by_statement(rows: Sequence[UpsertRow]) -> Iterator[list[int]]:
+    """Yield the indexes of the rows for each statement; no statement has the same key twice."""
+    remaining = sorted(range(len(rows)), key=lambda index: rows[index].key)
+    while remaining:
+        firsts = [next(same) for _, same in groupby(remaining, lambda index: rows[index].key)]
+        for _, alike in groupby(firsts, lambda index: rows[index].statement_key):
+            yield list(alike)
+        taken = set(firsts)
+        remaining = [index for index in remaining if index not in taken]

@@ -1,9 +1,10 @@
-"""How the paths of many models get another beginning: a folder of them has moved."""
+"""Replace the beginning of many paths, after a folder of models was moved."""
 
 from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from typing import Final, NamedTuple
 from urllib.parse import quote_from_bytes
 
 from sqlalchemy import ColumnElement, Connection, Text, case, func, literal, or_, select
@@ -12,14 +13,16 @@ from model_catalog.domain import validation
 from model_catalog.domain.file_record import FileState
 from model_catalog.domain.model_ref import ModelRef
 from model_catalog.errors import InvalidModelError
+from model_catalog.execution.executor import Operation, read, write
 from model_catalog.mapping.column_types import BYTES_PREFIX
 from model_catalog.repository.statements.filters import MODELS, model_columns
-from model_catalog.repository.statements.models import Records
+
+_KEY_COLUMNS: Final = (model_columns.provider, model_columns.reference, model_columns.version)
 
 
 @dataclass(frozen=True, slots=True)
 class RelocatedModel:
-    """A model whose path begins otherwise, or would."""
+    """A model whose path was changed, or would be in a dry run."""
 
     ref: ModelRef
     old_path: str
@@ -31,89 +34,88 @@ class RelocatedModel:
         return self.ref.provider, self.ref.reference, self.ref.version or ""
 
 
-class Relocation(Records):
-    """The operation on the paths of many models."""
+class _Prefixes(NamedTuple):
+    old: str
+    new: str
 
-    async def relocate(
-        self, old_prefix: str, new_prefix: str, *, dry_run: bool = False
-    ) -> list[RelocatedModel]:
-        """
-        Let every model below one folder lie below another: the models' directory has moved.
 
-        One statement; the disk is not asked, and a check tells afterwards what is there. Digests
-        and files stay as they are recorded. With `dry_run` nothing is written. Returns the models
-        by provider, reference and version. Raises InvalidModelError for a prefix that is not
-        absolute, and for a new one that is no UTF-8.
-        """
-        old, new = _folder("old_prefix", old_prefix), _folder("new_prefix", new_prefix)
-        path, moved, below = _prefix_expressions(old, new)
-        names = (model_columns.provider, model_columns.reference, model_columns.version)
-        look = select(*names, path).where(below).order_by(*names)
-        change = (
-            MODELS.update()
-            .where(below)
-            .values(
-                local_path=moved,
-                state=FileState.UNCHECKED,
-                **dict.fromkeys(("state_detail", "missing_since", "mount_point")),
-            )
-            .returning(*names, model_columns.local_path)
+def relocate(
+    old_prefix: str, new_prefix: str, *, dry_run: bool
+) -> Operation[_Prefixes, list[RelocatedModel]]:
+    """Return the operation that changes the paths below `old_prefix`, or only lists them."""
+    old = _absolute_folder("old_prefix", old_prefix)
+    new = _absolute_folder("new_prefix", new_prefix)
+    if not _is_utf8(new):
+        raise InvalidModelError(
+            "new_prefix", new, "is not valid UTF-8, so SQL cannot join it to a path: rename it"
         )
-
-        def read(connection: Connection) -> list[RelocatedModel]:
-            return [
-                RelocatedModel(ModelRef(*row[:3]), row[3], new + row[3][len(old) :])
-                for row in connection.execute(look)
-            ]
-
-        def write(connection: Connection) -> list[RelocatedModel]:
-            found = [
-                RelocatedModel(ModelRef(*row[:3]), old + row[3][len(new) :], row[3])
-                for row in connection.execute(change)
-            ]
-            return sorted(found, key=lambda each: each.key)
-
-        return await (self._work.read(read) if dry_run else self._work.write(write))
+    prefixes = _Prefixes(old, new)
+    return read(list_relocated, prefixes) if dry_run else write(relocate_paths, prefixes)
 
 
-def _folder(field_: str, value: object) -> str:
-    text = validation.path(field_, value)
+def list_relocated(connection: Connection, prefixes: _Prefixes) -> list[RelocatedModel]:
+    """Return the models whose paths would change, by provider, reference and version."""
+    old, new = prefixes
+    _, is_below = _path_expressions(old, new)
+    statement = (
+        select(*_KEY_COLUMNS, model_columns.local_path).where(is_below).order_by(*_KEY_COLUMNS)
+    )
+    return [
+        RelocatedModel(ModelRef(*key), path, new + path[len(old) :])
+        for *key, path in connection.execute(statement)
+    ]
+
+
+def relocate_paths(connection: Connection, prefixes: _Prefixes) -> list[RelocatedModel]:
+    """Change the paths, and return the models by provider, reference and version."""
+    old, new = prefixes
+    new_path, is_below = _path_expressions(old, new)
+    statement = (
+        MODELS.update()
+        .where(is_below)
+        .values(
+            local_path=new_path,
+            state=FileState.UNCHECKED,
+            **dict.fromkeys(("state_detail", "missing_since", "mount_point")),
+        )
+        .returning(*_KEY_COLUMNS, model_columns.local_path)
+    )
+    relocated = [
+        RelocatedModel(ModelRef(*key), old + path[len(new) :], path)
+        for *key, path in connection.execute(statement)
+    ]
+    return sorted(relocated, key=lambda model: model.key)
+
+
+def _absolute_folder(field: str, value: object) -> str:
+    """Validate a folder, and return it without trailing slashes; the root folder becomes ``."""
+    text = validation.path(field, value)
     if not text.startswith(os.sep):
-        raise InvalidModelError(field_, value, "is not absolute: paths are recorded whole")
-    # `/models/` and `/models` are one folder, and `/` is the folder of all.
+        raise InvalidModelError(field, value, "is not absolute: pass the full path")
     return text.rstrip("/")
 
 
-def _prefix_expressions(
-    old: str, new: str
-) -> tuple[ColumnElement[str], ColumnElement[str], ColumnElement[bool]]:
-    """The path of a row, the path it gets, and whether it lies below the old folder."""
-    try:
-        new.encode()
-    except UnicodeEncodeError as error:
-        raise InvalidModelError(
-            "new_prefix", new, "is no UTF-8, which no database appends to: name it otherwise"
-        ) from error
-    path = model_columns.local_path
-    # As PathText stores it: what is no UTF-8 stands percent-encoded behind a mark.
-    raw = func.coalesce(path, "", type_=Text)
+def _path_expressions(old: str, new: str) -> tuple[ColumnElement[str], ColumnElement[bool]]:
+    """Return the new path of a row, and whether its path is below the old folder."""
+    # PathText stores a path that is not UTF-8 percent-encoded, after a prefix.
+    raw = func.coalesce(model_columns.local_path, "", type_=Text)
     encoded_old = BYTES_PREFIX + quote_from_bytes(old.encode("utf-8", "surrogateescape"))
     encoded_new = BYTES_PREFIX + quote_from_bytes(new.encode())
     pairs = [(encoded_old, encoded_new)]
     if _is_utf8(old):
         pairs.insert(0, (old, new))
-    tests = [(raw == before) | _begins(raw, before + "/") for before, _ in pairs]
-    moved = case(
+    conditions = [(raw == before) | _starts_with(raw, before + "/") for before, _ in pairs]
+    new_path = case(
         *(
-            (test, literal(after, Text) + func.substr(raw, len(before) + 1))
-            for test, (before, after) in zip(tests, pairs, strict=True)
+            (condition, literal(after, Text) + func.substr(raw, len(before) + 1))
+            for condition, (before, after) in zip(conditions, pairs, strict=True)
         )
     )
-    return path, moved, or_(*tests)
+    return new_path, or_(*conditions)
 
 
-def _begins(text: ColumnElement[str], prefix: str) -> ColumnElement[bool]:
-    # Not LIKE, which has wildcards and an opinion on case.
+def _starts_with(text: ColumnElement[str], prefix: str) -> ColumnElement[bool]:
+    # LIKE has wildcards, and ignores the case of ASCII letters in SQLite.
     return func.substr(text, 1, len(prefix)) == literal(prefix, Text)
 
 

@@ -1,11 +1,12 @@
-"""How often and when a model was used: counted without loss, in few transactions."""
+"""Count uses of models; concurrent calls are written as one UPDATE for each model."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Sequence
-from datetime import UTC, datetime
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Final, NamedTuple
 from weakref import WeakKeyDictionary
 
 from sqlalchemy import Connection, case, literal, or_, update
@@ -13,63 +14,76 @@ from sqlalchemy.sql.dml import ReturningUpdate
 
 from model_catalog.concurrency.batching import Coalescer
 from model_catalog.domain import validation
-from model_catalog.errors import ModelNotFoundError
+from model_catalog.execution.executor import Executor, Operation, write
+from model_catalog.repository.operations.lookup import LookupKey
+from model_catalog.repository.operations.registration import utc_now
 from model_catalog.repository.statements.filters import MODELS, model_columns
-from model_catalog.repository.statements.models import Key, Records, saturating_add
+from model_catalog.repository.statements.models import saturating_add
 
 
-class Usage(Records):
-    """The operation that counts uses."""
+class UseCounts(NamedTuple):
+    """The number of uses of each model, and the time of the last one."""
 
-    _uses: WeakKeyDictionary[asyncio.AbstractEventLoop, Coalescer[tuple[Key, int], bool]]
+    counts: Mapping[LookupKey, int]
+    used_at: datetime
 
-    async def record_use(
-        self, reference: str, provider: str, version: str | None = None, count: int = 1
-    ) -> None:
-        """
-        Count a use of a model, and remember that it was now; return when it is stored.
 
-        Calls that come together share a transaction, and none is lost. `last_used_at` never goes
-        back, whatever the clock does. Raises ModelNotFoundError and InvalidModelError.
-        """
-        key = Key.of(reference, provider, version)
-        self._work.forbid_nested_write()
+class UseRecorder:
+    """Records uses of models: calls that are made at the same time share one transaction."""
+
+    def __init__(self, executor: Executor) -> None:
+        self._executor: Final = executor
+        # A coalescer belongs to one event loop, and a host's sessions may be used in several.
+        self._coalescers: WeakKeyDictionary[
+            asyncio.AbstractEventLoop, Coalescer[tuple[LookupKey, int], bool]
+        ] = WeakKeyDictionary()
+
+    async def record(self, key: LookupKey, count: int) -> None:
+        """Add a number of uses to a model. Raises ModelNotFoundError and InvalidModelError."""
+        self._executor.forbid_nested_write()
         use = (key, validation.count("count", count))
         loop = asyncio.get_running_loop()
-        together = self._uses.get(loop)
-        if together is None:
-            together = self._uses[loop] = Coalescer(self._record_uses)
-        if not await together.submit(use, self._work.timeout_s):
-            raise ModelNotFoundError(key.reference, key.provider, key.version)
+        coalescer = self._coalescers.get(loop)
+        if coalescer is None:
+            coalescer = self._coalescers[loop] = Coalescer(self._record_many)
+        if not await coalescer.submit(use, self._executor.timeout_s):
+            raise key.not_found()
 
-    async def _record_uses(self, uses: Sequence[tuple[Key, int]], timeout_s: float) -> list[bool]:
-        sums: Counter[Key] = Counter()
+    async def _record_many(
+        self, uses: Sequence[tuple[LookupKey, int]], timeout_s: float
+    ) -> list[bool]:
+        counts: Counter[LookupKey] = Counter()
         for key, count in uses:
-            sums[key] += count
-        now = datetime.now(UTC).replace(microsecond=0)
-
-        def unit(connection: Connection) -> dict[Key, bool]:
-            # Two processes that count the same models lock them in the same order.
-            return {
-                key: connection.scalar(_count(key, sums[key], now)) is not None
-                for key in sorted(
-                    sums, key=lambda key: (key.provider, key.reference, key.version or "")
-                )
-            }
-
-        known = await self._work.write(unit, timeout_s)
+            counts[key] += count
+        known = await self._executor.run(add_uses(UseCounts(counts, utc_now()), timeout_s))
         return [known[key] for key, _ in uses]
 
 
-def _count(key: Key, count: int, now: datetime) -> ReturningUpdate[tuple[int]]:
-    earlier = or_(model_columns.last_used_at.is_(None), model_columns.last_used_at < now)
+def add_uses(value: UseCounts, timeout_s: float) -> Operation[UseCounts, dict[LookupKey, bool]]:
+    """Return the operation that adds uses to models."""
+    return write(update_use_counts, value, timeout_s=timeout_s)
+
+
+def update_use_counts(connection: Connection, value: UseCounts) -> dict[LookupKey, bool]:
+    """Add uses to models; return for each key whether its model exists."""
+    # All processes lock the rows in the same order, which prevents deadlocks.
+    keys = sorted(value.counts, key=lambda key: (key.provider, key.reference, key.version or ""))
+    return {
+        key: connection.scalar(_add(key, value.counts[key], value.used_at)) is not None
+        for key in keys
+    }
+
+
+def _add(key: LookupKey, count: int, now: datetime) -> ReturningUpdate[tuple[int]]:
+    # A clock that was set back must not move `last_used_at` back.
+    is_later = or_(model_columns.last_used_at.is_(None), model_columns.last_used_at < now)
     used_at = literal(now, model_columns.last_used_at.type)
     return (
         update(MODELS)
         .where(model_columns.id == key.model_id.scalar_subquery())
         .values(
             use_count=saturating_add(model_columns.use_count, count),
-            last_used_at=case((earlier, used_at), else_=model_columns.last_used_at),
+            last_used_at=case((is_later, used_at), else_=model_columns.last_used_at),
         )
         .returning(model_columns.id)
     )

@@ -59,14 +59,14 @@ _NAMES: Final = {
 }
 _KEY_NAMES: Final = ("provider", "reference", "version")
 _KEY: Final = tuple(model_columns[name] for name in _KEY_NAMES)
-_KEY_BEHIND: Final = tuple(bindparam(f"after_{c.name}", type_=c.type) for c in _KEY)
+_KEY_AFTER: Final = tuple(bindparam(f"after_{c.name}", type_=c.type) for c in _KEY)
 _LIMIT: Final = bindparam("limit", type_=BigInteger)
 
 
 class _Start(Enum):
     FIRST = auto()
-    BEHIND_A_VALUE = auto()
-    BEHIND_NULL = auto()
+    AFTER_VALUE = auto()
+    AFTER_NULL = auto()
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,7 @@ class SortOrder:
     is_descending: bool
 
     @classmethod
-    def of(cls, sort: object, descending: object) -> SortOrder:
+    def validated(cls, sort: object, descending: object) -> SortOrder:
         """Raises InvalidModelError for what is none."""
         if not isinstance(sort, Sort):
             raise InvalidModelError("sort", sort, f"is no Sort: give one of {', '.join(Sort)}")
@@ -121,7 +121,7 @@ class Page:
     is_limited: bool
 
     @classmethod
-    def of(
+    def validated(
         cls, order: SortOrder, after: Model | ModelRow | None, limit: int | None
     ) -> tuple[Page, dict[str, Any]]:
         """One and its values. Raises InvalidModelError for what has no place in the order."""
@@ -133,7 +133,7 @@ class Page:
                 raise InvalidModelError("after", after, problem)
             name = order.sort.value
             value = _checked(name, getattr(after, name))
-            start = _Start.BEHIND_NULL if value is None else _Start.BEHIND_A_VALUE
+            start = _Start.AFTER_NULL if value is None else _Start.AFTER_VALUE
             if value is not None:
                 values["after_value"] = value
             for name in _KEY_NAMES:
@@ -142,15 +142,15 @@ class Page:
             values["limit"] = validation.limit("limit", limit)
         return cls(order, start, limit is not None), values
 
-    def of_those(
+    def apply_to(
         self, models: Select[Any], where: Sequence[ColumnElement[bool]] = ()
     ) -> Select[Any]:
         """Narrow a query to it, and to those that pass `where`."""
-        behind = [] if self.start is _Start.FIRST else [self._behind(where)]
+        behind = [] if self.start is _Start.FIRST else [self._after_cursor(where)]
         ordered = models.where(*where, *behind).order_by(*self.order.columns)
         return ordered.limit(_LIMIT) if self.is_limited else ordered
 
-    def _behind(self, where: Sequence[ColumnElement[bool]]) -> ColumnElement[bool]:
+    def _after_cursor(self, where: Sequence[ColumnElement[bool]]) -> ColumnElement[bool]:
         if not (self.is_limited and self.order.is_indexed):
             return or_(*self._parts)
         # Told by OR a database reads everything that comes before. Each part by itself begins where
@@ -171,8 +171,8 @@ class Page:
     def _parts(self) -> list[ColumnElement[bool]]:
         """What comes behind it, in the order of the listing; it need not be recorded any more."""
         column = self.order.column
-        later = tuple_(*_KEY) > tuple_(*_KEY_BEHIND)
-        if self.start is _Start.BEHIND_NULL:
+        later = tuple_(*_KEY) > tuple_(*_KEY_AFTER)
+        if self.start is _Start.AFTER_NULL:
             return [and_(column.is_(None), later)]
         value = bindparam("after_value", type_=column.type)
         further = column < value if self.order.is_descending else column > value

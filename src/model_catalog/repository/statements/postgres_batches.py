@@ -1,17 +1,15 @@
-"""One statement of PostgreSQL's for several models: what they are given comes as arrays."""
+"""PostgreSQL statements for many models at once; their parameters are arrays."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cache
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from sqlalchemy import (
     BigInteger,
     Column,
     Connection,
-    Select,
-    Table,
     TableValuedAlias,
     Text,
     any_,
@@ -25,19 +23,18 @@ from sqlalchemy.dialects.postgresql import ARRAY
 
 from model_catalog.domain.fields import KEY_FIELDS
 from model_catalog.execution.prepared_statement import PreparedStatement, Row, raw_column
-from model_catalog.mapping.tables import ModelAlias
 from model_catalog.repository.statements.filters import TAGS, model_columns
+from model_catalog.repository.statements.model_key import select_model_id_of_each
 from model_catalog.repository.statements.row_conversion import select_models, string_agg
 
-_ALIASES: Final = cast("Table", ModelAlias.__table__)
 _DIALECT: Final = "postgresql"
 
 
 def array_table(columns: Iterable[Column[Any]]) -> TableValuedAlias:
     """
-    The values of some columns for several rows, numbered from 1 in `n`, as a table.
+    Return a table of the values of some columns for many rows; `n` numbers the rows from 1.
 
-    As arrays, because then the text of the statement is the same however many rows there are.
+    The values are array parameters: the text of the statement does not depend on the row count.
     """
     columns = list(columns)
     arrays = (bindparam(f"all_{each.key}", type_=ARRAY(each.type)) for each in columns)
@@ -51,70 +48,44 @@ def array_table(columns: Iterable[Column[Any]]) -> TableValuedAlias:
 def array_parameters(
     names: Iterable[str], rows: Collection[Mapping[str, Any]]
 ) -> dict[str, list[Any]]:
-    """What is `given`."""
+    """Return the parameters of an `array_table` with these rows."""
     return {f"all_{name}": [row[name] for row in rows] for name in names}
 
 
-def find_many(connection: Connection, keys: Sequence[Mapping[str, Any]]) -> Sequence[Sequence[Row]]:
-    """For each key the row of the model that it means, or none; without a version the newest."""
-    found: list[list[Row]] = [[] for _ in keys]
-    for row in _each_by_key().rows(connection, array_parameters(KEY_FIELDS, keys)):
+def fetch_rows_by_keys(
+    connection: Connection, keys: Sequence[Mapping[str, Any]]
+) -> list[Row | None]:
+    """Return for each key the row of the model that it means, or None."""
+    rows: list[Row | None] = [None] * len(keys)
+    for row in _select_by_keys().fetch_all(connection, array_parameters(KEY_FIELDS, keys)):
         *fields, number = row
-        found[number - 1].append(fields)
-    return found
+        rows[number - 1] = fields
+    return rows
 
 
 @cache
-def _each_by_key() -> PreparedStatement:
-    wanted = array_table(Column(name, Text()) for name in KEY_FIELDS)
-    # The model is asked for by its id, as alone: what it is chosen by is read from an index.
-    meant = _meant(wanted).lateral("meant")
-    statement = select_models(_DIALECT).add_columns(raw_column(wanted.c.n))
+def _select_by_keys() -> PreparedStatement:
+    keys = array_table(Column(name, Text()) for name in KEY_FIELDS)
+    # The model is joined by its id, as in the statement for one key: PostgreSQL then reads the
+    # columns that choose it from an index.
+    chosen = select_model_id_of_each(keys).lateral("chosen")
+    models = select_models(_DIALECT).add_columns(raw_column(keys.c.n))
     return PreparedStatement(
-        statement.select_from(
-            wanted.join(meant, true()).join(model_columns.id.table, model_columns.id == meant.c.id)
+        models.select_from(
+            keys.join(chosen, true()).join(model_columns.id.table, model_columns.id == chosen.c.id)
         )
     )
 
 
-def _meant(wanted: TableValuedAlias) -> Select[int]:
-    # Where there is no version none is exact, and the newest is the first.
-    models = model_columns.id.table.alias("its")
-    its, key = models.c, wanted.c
-    aliased = (
-        select(_ALIASES.c.model_id)
-        .where(
-            _ALIASES.c.provider == key.provider,
-            _ALIASES.c.reference == key.reference,
-            _ALIASES.c.alias == key.version,
-        )
-        .correlate(wanted)
-    )
-    exact = its.version == key.version
-    return (
-        select(its.id)
-        .where(
-            its.provider == key.provider,
-            its.reference == key.reference,
-            key.version.is_(None) | exact | (its.id == aliased.scalar_subquery()),
-        )
-        .order_by(
-            func.coalesce(exact, False).desc(), its.downloaded_at.desc().nulls_last(), its.id.desc()
-        )
-        .limit(1)
-        .correlate(wanted)
-    )
-
-
-def load_tags(connection: Connection, ids: Sequence[int]) -> dict[int, str]:
-    """The tags of models in one text each, of those that have any."""
-    rows = _tags_of_each().rows(connection, {"ids": ids})
+def fetch_tags(connection: Connection, model_ids: Sequence[int]) -> dict[int, str]:
+    """Return the tags of models by id, as `split_aggregate` splits them; without tags, no entry."""
+    rows = _select_tags().fetch_all(connection, {"ids": model_ids})
     return dict(map(tuple, rows))
 
 
 @cache
-def _tags_of_each() -> PreparedStatement:
+def _select_tags() -> PreparedStatement:
     model_id = TAGS.c.model_id
-    among = model_id == any_(bindparam("ids", type_=ARRAY(BigInteger())))
+    selected = model_id == any_(bindparam("ids", type_=ARRAY(BigInteger())))
     tags = raw_column(string_agg(_DIALECT, TAGS.c.tag))
-    return PreparedStatement(select(raw_column(model_id), tags).where(among).group_by(model_id))
+    return PreparedStatement(select(raw_column(model_id), tags).where(selected).group_by(model_id))

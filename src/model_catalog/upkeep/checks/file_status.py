@@ -13,7 +13,7 @@ from model_catalog.domain.file_record import LEFT_STORE, FileState
 from model_catalog.files.fingerprint import fingerprint_text
 from model_catalog.files.mounts import is_mount_point, mount_point
 from model_catalog.files.safe_open import errno_name, non_regular_kind, stat_path
-from model_catalog.repository.operations.check_queries import CheckedModel, CheckResult, Row
+from model_catalog.upkeep.queries.check_queries import CheckedModel, CheckResult, Row
 from model_catalog.upkeep.worker_threads import Stop
 
 _ABSENT_ERRORS: Final = {errno.ENOENT, errno.ENOTDIR}
@@ -122,11 +122,11 @@ def check_statuses(rows: Sequence[Row], mounts: MountCache, stop: Stop) -> Statu
             summary.present_ids.append(first[0])
             summary.group_sizes[first[5]] += 1
         else:
-            result = check_status(CheckedModel.of(plain_rows[start:end]), mounts)
-            group = mounts.group_of(result.holding)
+            result = check_status(CheckedModel.from_rows(plain_rows[start:end]), mounts)
+            group = mounts.group_of(result.model)
             summary.results.append(result)
             summary.groups.append(group)
-            if result.holding.state is not FileState.MISSING:
+            if result.model.state is not FileState.MISSING:
                 summary.group_sizes[group] += 1
         start = end
     return summary

@@ -24,9 +24,14 @@ from model_catalog.domain.file_record import FileState
 from model_catalog.domain.model_ref import ModelRef
 from model_catalog.errors import TooManyMissingError
 from model_catalog.repository.model_catalog import ModelCatalog
-from model_catalog.repository.operations.check_queries import CheckResult
 from model_catalog.repository.statements.filters import Filters
 from model_catalog.upkeep.checks.file_status import MountCache, check_statuses
+from model_catalog.upkeep.queries.check_queries import (
+    CheckResult,
+    load_check_rows,
+    refs_by_id,
+    save_check_results,
+)
 from model_catalog.upkeep.worker_threads import run_in_thread
 
 BATCH_SIZE: Final = 8000
@@ -100,7 +105,7 @@ async def check_models(
     newly_missing: dict[str, list[CheckResult]] = {}
     last_id: int | None = None
     async with _background_writes() as write_in_background:
-        while rows := await catalog.holdings(last_id, BATCH_SIZE, **filters):
+        while rows := await load_check_rows(catalog, last_id, BATCH_SIZE, **filters):
             last_id = rows[-1][0]
             summary = await run_in_thread(partial(check_statuses, rows, mounts))
             group_sizes += summary.group_sizes
@@ -109,16 +114,16 @@ async def check_models(
             reported += filter(_is_reported, summary.results)
             to_store = []
             for result, group in zip(summary.results, summary.groups, strict=True):
-                if result.state is FileState.MISSING and result.is_news:
+                if result.state is FileState.MISSING and result.is_changed:
                     newly_missing.setdefault(group, []).append(result)
                 else:
                     to_store.append(result)
             await write_in_background(
-                partial(catalog.store_checks, to_store, now, summary.present_ids)
+                partial(save_check_results, catalog, to_store, now, summary.present_ids)
             )
     await _store_missing(catalog, newly_missing, group_sizes, now, force=force)
-    refs = await catalog.refs([result.holding.id for result in reported])
-    findings = (_finding(result, refs) for result in reported if result.holding.id in refs)
+    refs = await refs_by_id(catalog, [result.model.id for result in reported])
+    findings = (_finding(result, refs) for result in reported if result.model.id in refs)
     return CheckReport({state: count for state, count in counts.items() if count}, tuple(findings))
 
 
@@ -141,7 +146,7 @@ async def _store_missing(
     for group, results in newly_missing.items():
         if group not in suspicious:
             for start in range(0, len(results), BATCH_SIZE):
-                await catalog.store_checks(results[start : start + BATCH_SIZE], now)
+                await save_check_results(catalog, results[start : start + BATCH_SIZE], now)
     if suspicious:
         first = suspicious[0]
         missing_count = _count_newly_missing(newly_missing[first])
@@ -179,7 +184,7 @@ async def _background_writes() -> AsyncIterator[Callable[[_Write], Awaitable[Non
 
 def _count_newly_missing(results: Iterable[CheckResult]) -> int:
     """Return how many of the models were not missing before."""
-    return sum(result.holding.state is not FileState.MISSING for result in results)
+    return sum(result.model.state is not FileState.MISSING for result in results)
 
 
 # A change from UNCHECKED to PRESENT is not reported: it is the first check of an unchanged model.
@@ -187,7 +192,7 @@ _UNREPORTED_BEFORE: Final = {FileState.UNCHECKED, FileState.PRESENT}
 
 
 def _is_reported(result: CheckResult) -> bool:
-    before = result.holding
+    before = result.model
     return (
         result.state is not FileState.PRESENT
         or before.is_damaged
@@ -196,7 +201,7 @@ def _is_reported(result: CheckResult) -> bool:
 
 
 def _finding(result: CheckResult, refs: Mapping[int, ModelRef]) -> CheckFinding:
-    before = result.holding
+    before = result.model
     detail = result.detail
     if before.is_damaged and detail is None:
         detail = "its content did not match the recorded digest when it was last read"

@@ -13,9 +13,14 @@ from functools import partial
 from model_catalog.domain.model_ref import ModelRef
 from model_catalog.files.safe_open import StrPath
 from model_catalog.repository.model_catalog import ModelCatalog
-from model_catalog.repository.operations.store_sync_queries import AliasChanges
 from model_catalog.stores.scan_result import Scan, ScanProblem, StoreName
 from model_catalog.stores.store_kinds import SCANNERS
+from model_catalog.upkeep.queries.check_queries import save_check_results
+from model_catalog.upkeep.queries.store_sync_queries import (
+    AliasChanges,
+    load_store_rows,
+    save_store_sync,
+)
 from model_catalog.upkeep.store_sync.scan_changes import ScanChanges, StoreFinding
 from model_catalog.upkeep.store_sync.scan_comparison import compare_scan
 from model_catalog.upkeep.worker_threads import REPORT_INTERVAL_S, file_identities, run_in_thread
@@ -102,7 +107,7 @@ async def adopt(catalog: ModelCatalog, scan: Scan, *, dry_run: bool = False) -> 
     is written. With `dry_run` the result is the same, and nothing is written.
     """
     names = dict.fromkeys((found.provider, found.reference) for found in scan.found)
-    rows = await catalog.stored(scan.store, scan.root, names)
+    rows = await load_store_rows(catalog, scan.store, scan.root, names)
     changes = await run_in_thread(partial(compare_scan, scan, rows))
     if not dry_run and not changes.is_empty:
         await _record(catalog, scan, changes)
@@ -122,8 +127,8 @@ async def _record(catalog: ModelCatalog, scan: Scan, changes: ScanChanges) -> No
     aliases = AliasChanges(scan.store, changes.alias_targets, changes.removed_aliases)
     now = datetime.now(UTC).replace(microsecond=0)
     async with catalog.transaction() as inner:
-        not_stored = await inner.store_adoption(changes.models_to_store.values(), aliases)
-        await inner.store_checks(changes.check_results, now)
+        not_stored = await save_store_sync(inner, changes.models_to_store.values(), aliases)
+        await save_check_results(inner, changes.check_results, now)
     for findings in (changes.new, changes.changed):
         for finding in [each for each in findings if each.key in not_stored]:
             findings.remove(finding)

@@ -10,9 +10,9 @@ from typing import Any, Final, TypeAlias
 from model_catalog.domain.file_record import FileRecord, FileState, merge_file_record
 from model_catalog.domain.file_validation import validate_files
 from model_catalog.mapping.column_types import decode_path
-from model_catalog.repository.operations.store_sync_queries import FILE_COLUMNS
 from model_catalog.stores.scan_result import FoundModel, StoreFile
 from model_catalog.upkeep.checks.file_status import describe_absence, describe_changed_files
+from model_catalog.upkeep.queries.store_sync_queries import FILE_COLUMNS
 
 FileRows: TypeAlias = Mapping[str, Sequence[Any]]
 """The recorded files of a model by path: FILE_COLUMNS of each, as raw column values."""

@@ -10,9 +10,9 @@ from model_catalog.domain import fields, validation
 from model_catalog.domain.fields import KEY_FIELDS
 from model_catalog.domain.file_record import FileRecord, FileState, expected_digest
 from model_catalog.mapping.tables import fold_case
-from model_catalog.repository.operations.store_sync_queries import ModelKey
 from model_catalog.stores.scan_result import FoundModel
 from model_catalog.upkeep.inspection import join_reasons
+from model_catalog.upkeep.queries.store_sync_queries import ModelKey
 from model_catalog.upkeep.store_sync.file_list_comparison import merge_file_list, state_of_found
 from model_catalog.upkeep.store_sync.scan_changes import RecordedModel
 from model_catalog.upkeep.verification.digest_comparison import found_model_digest

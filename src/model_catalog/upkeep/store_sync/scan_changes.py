@@ -9,14 +9,14 @@ from typing import Any
 
 from model_catalog.domain.model_ref import ModelRef
 from model_catalog.mapping.column_types import decode_path, decode_state
-from model_catalog.repository.operations.check_queries import CheckedModel, CheckResult
-from model_catalog.repository.operations.store_sync_queries import (
+from model_catalog.stores.scan_result import ScanProblem
+from model_catalog.upkeep.queries.check_queries import CheckedModel, CheckResult
+from model_catalog.upkeep.queries.store_sync_queries import (
     MODEL_COLUMNS,
     AliasKey,
     ModelKey,
     ModelToStore,
 )
-from model_catalog.stores.scan_result import ScanProblem
 
 
 @dataclass(frozen=True, slots=True)

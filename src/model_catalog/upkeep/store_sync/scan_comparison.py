@@ -13,16 +13,16 @@ from model_catalog.domain.model_ref import ModelRef
 from model_catalog.errors import InvalidModelError, StoppedError
 from model_catalog.files.mounts import mount_point
 from model_catalog.mapping.column_types import decode_path
-from model_catalog.repository.operations.check_queries import CheckResult
-from model_catalog.repository.operations.store_sync_queries import (
+from model_catalog.stores.scan_result import FoundModel, Scan, ScanProblem
+from model_catalog.upkeep.checks.file_status import MountCache, describe_absence
+from model_catalog.upkeep.inspection import join_reasons
+from model_catalog.upkeep.queries.check_queries import CheckResult
+from model_catalog.upkeep.queries.store_sync_queries import (
     AliasKey,
     ModelKey,
     ModelToStore,
     StoreRows,
 )
-from model_catalog.stores.scan_result import FoundModel, Scan, ScanProblem
-from model_catalog.upkeep.checks.file_status import MountCache, describe_absence
-from model_catalog.upkeep.inspection import join_reasons
 from model_catalog.upkeep.store_sync.file_list_comparison import compare_files, state_of_found
 from model_catalog.upkeep.store_sync.model_values import ScanContext
 from model_catalog.upkeep.store_sync.scan_changes import RecordedModel, ScanChanges, StoreFinding
@@ -157,7 +157,7 @@ class _Comparison:
             return ["its files changed"]
         values, details = self._compare_columns(found, recorded)
         result = self._check_result(found, recorded, changed)
-        if result.state is not result.holding.state:
+        if result.state is not result.model.state:
             is_present = result.state is FileState.PRESENT
             details.append(_PRESENT_AGAIN if is_present else str(result.state))
             if not values:

@@ -11,8 +11,11 @@ from typing import Unpack
 from model_catalog.domain import validation
 from model_catalog.errors import InvalidModelError
 from model_catalog.repository.model_catalog import ModelCatalog
-from model_catalog.repository.operations.model_files import VerificationCandidate
 from model_catalog.repository.statements.filters import Filters
+from model_catalog.upkeep.queries.verification_queries import (
+    VerificationCandidate,
+    verification_candidates,
+)
 from model_catalog.upkeep.verification.model_verifier import ModelVerifier
 from model_catalog.upkeep.verification.read_budget import ReadBudget
 from model_catalog.upkeep.verification.results import LEVELS, Level, VerifiedModel
@@ -55,7 +58,7 @@ async def verify_models(
     if level not in LEVELS:
         raise InvalidModelError("level", level, f"is not one of {', '.join(LEVELS)}")
     before = None if not_since is None else datetime.now(UTC) - not_since
-    candidates = await catalog.due(before, **filters)
+    candidates = await verification_candidates(catalog, before, **filters)
     budget = ReadBudget(
         validation.non_negative_int("max_bytes", max_bytes),
         None if max_seconds is None else validation.seconds("max_seconds", max_seconds),

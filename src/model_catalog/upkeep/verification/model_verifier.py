@@ -17,10 +17,14 @@ from model_catalog.files.digest import HashedFile
 from model_catalog.files.safe_open import errno_name, stat_path
 from model_catalog.mapping.tables import Model
 from model_catalog.repository.model_catalog import ModelCatalog
-from model_catalog.repository.operations.check_queries import CheckedModel
-from model_catalog.repository.operations.model_files import VerificationCandidate
 from model_catalog.upkeep.checks.file_status import MountCache, check_status, describe_sizes
 from model_catalog.upkeep.inspection import InspectedFiles, inspect_files
+from model_catalog.upkeep.queries.check_queries import CheckedModel
+from model_catalog.upkeep.queries.verification_queries import (
+    VerificationCandidate,
+    save_file_digest,
+    save_inspection,
+)
 from model_catalog.upkeep.verification.digest_comparison import (
     NOT_COMPARED,
     compare_digest,
@@ -118,7 +122,7 @@ class ModelVerifier:
     ) -> VerifiedModel | None:
         reason = inspected.found["incomplete_reason"]
         values: dict[str, object] = {"incomplete_reason": reason}
-        stored = await self._catalog.store_found(by_status.model, values)
+        stored = await save_inspection(self._catalog, by_status.model, values)
         if stored is None:
             return None
         if reason is not None:
@@ -138,7 +142,7 @@ class ModelVerifier:
             values = {"inventoried_at": inspected.found["inventoried_at"]}
             if model.size_bytes is None:
                 values["size_bytes"] = inspected.described.size_bytes
-            stored = await self._catalog.store_found(model, values, files)
+            stored = await save_inspection(self._catalog, model, values, files)
             if stored is None:
                 return None
             model = stored
@@ -159,7 +163,7 @@ class ModelVerifier:
                 return VerifiedModel(model, *result, hasher.read_bytes)
             has_read_a_file = True
             compared[file.path] = compare_digest(file, result)
-            await self._catalog.store_reading(model, compared[file.path])
+            await save_file_digest(self._catalog, model, compared[file.path])
         return await self._record_digests(
             model, list(compared.values()), inspected, hasher.read_bytes
         )
@@ -212,7 +216,7 @@ class ModelVerifier:
                 "checked_at": now,
                 "mount_point": inspected.found["mount_point"],
             }
-        stored = await self._catalog.store_found(model, values, files)
+        stored = await save_inspection(self._catalog, model, values, files)
         if stored is None:
             return None
         if damaged:

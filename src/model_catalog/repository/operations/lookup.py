@@ -1,0 +1,179 @@
+"""Find, update and remove one model by its key."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from sqlalchemy import ColumnElement, Connection, Select, delete, literal, select
+
+from model_catalog.domain import fields, validation
+from model_catalog.errors import ModelNotFoundError
+from model_catalog.execution.executor import Operation, lookup, write
+from model_catalog.execution.prepared_statement import Row, sqlite_driver
+from model_catalog.mapping.tables import Model
+from model_catalog.repository.operations.registration import search_columns
+from model_catalog.repository.statements.filters import FILES, MODELS, TAGS, model_columns
+from model_catalog.repository.statements.model_key import ALIASES, select_model_id
+from model_catalog.repository.statements.models import (
+    reset_stale_results,
+    select_by_id,
+    select_by_key,
+    select_only_candidate,
+)
+from model_catalog.repository.statements.postgres_batches import fetch_rows_by_keys
+from model_catalog.repository.statements.row_conversion import to_model
+
+
+class LookupKey(NamedTuple):
+    """A validated key; `version` may be an alias, and None means the newest version."""
+
+    reference: str
+    provider: str
+    version: str | None
+
+    @classmethod
+    def validated(cls, reference: object, provider: object, version: object) -> LookupKey:
+        """Return a key. Raises InvalidModelError for a value that no model can have."""
+        return cls(
+            validation.lookup_text("reference", reference),
+            validation.lookup_text("provider", provider),
+            None if version is None else validation.lookup_text("version", version),
+        )
+
+    @property
+    def model_id(self) -> Select[int]:
+        """A SELECT of the id of the model that the key means."""
+        return select_model_id(self.provider, self.reference, self.version)
+
+    def not_found(self) -> ModelNotFoundError:
+        """Return the error for a key that no model has."""
+        return ModelNotFoundError(self.reference, self.provider, self.version)
+
+
+def find(reference: str, provider: str, version: str | None) -> Operation[Any, Model | None]:
+    """Return the operation that finds the model that a key means."""
+    return lookup(find_one, LookupKey.validated(reference, provider, version), find_many)
+
+
+def find_one(connection: Connection, key: LookupKey) -> Model | None:
+    """Return the model that a key means, or None."""
+    values = key._asdict()
+    newest = key.version is None
+    dialect = connection.dialect
+    driver = sqlite_driver(connection)
+    rows: Sequence[Row]
+    if driver is not None:
+        # A reference usually has one model, and a version is usually exact. The statement for that
+        # takes less time than the one for the whole rule. On other drivers it would cost one more
+        # round trip.
+        candidate = select_only_candidate(dialect.name, newest=newest)
+        rows = candidate.fetch_all_from_driver(driver, dialect, values)
+        if len(rows) == 1:
+            return to_model(rows[0])
+    rows = select_by_key(dialect.name, newest=newest).fetch_all(connection, values)
+    return to_model(rows[0]) if rows else None
+
+
+def find_many(connection: Connection, keys: Sequence[LookupKey]) -> list[Model | None]:
+    """Return the model that each key means, or None; one statement, on PostgreSQL."""
+    rows = fetch_rows_by_keys(connection, [key._asdict() for key in keys])
+    return [None if row is None else to_model(row) for row in rows]
+
+
+def update(
+    reference: str, provider: str, version: str | None, changes: Mapping[str, object]
+) -> Operation[Any, Model]:
+    """
+    Return the operation that sets fields of one model and returns it.
+
+    Without changes it only finds the model.
+    """
+    key = LookupKey.validated(reference, provider, version)
+    values = fields.validate_update(changes)
+    if not values:
+        return lookup(get_one, key)
+    new = {name: literal(value, model_columns[name].type) for name, value in values.items()}
+    return set_columns(key, {**values, **search_columns(values), **reset_stale_results(new)})
+
+
+def get_one(connection: Connection, key: LookupKey) -> Model:
+    """Return the model that a key means. Raises ModelNotFoundError."""
+    model = find_one(connection, key)
+    if model is None:
+        raise key.not_found()
+    return model
+
+
+def set_columns(key: LookupKey, values: Mapping[str, Any]) -> Operation[Any, Model]:
+    """Return the operation that sets columns of one model and returns it."""
+    return write(set_columns_of_one, (key, values))
+
+
+def set_columns_of_one(
+    connection: Connection, key_and_values: tuple[LookupKey, Mapping[str, Any]]
+) -> Model:
+    """Set columns of the model that a key means, and return it. Raises ModelNotFoundError."""
+    key, values = key_and_values
+    statement = (
+        MODELS.update()
+        .where(model_columns.id == key.model_id.scalar_subquery())
+        .values(values)
+        .returning(model_columns.id)
+    )
+    model_id = connection.scalar(statement)
+    if model_id is None:
+        raise key.not_found()
+    return load_model(connection, model_id)
+
+
+def remove(
+    reference: str, provider: str, version: str | None, *, cascades: bool
+) -> Operation[Any, bool]:
+    """
+    Return the operation that deletes one model, or with `version=None` all versions of it.
+
+    `cascades` says whether the database itself deletes the rows of child tables. The operation
+    returns whether there was a model.
+    """
+    key = LookupKey.validated(reference, provider, version)
+    which: ColumnElement[bool]
+    if version is None:
+        which = (model_columns.provider == key.provider) & (
+            model_columns.reference == key.reference
+        )
+    else:
+        which = model_columns.id == key.model_id.scalar_subquery()
+    return write(remove_models if cascades else remove_models_and_children, which)
+
+
+def remove_models(connection: Connection, which: ColumnElement[bool]) -> bool:
+    """Delete the models of a condition; return whether there was one."""
+    return bool(connection.execute(delete(MODELS).where(which).returning(model_columns.id)).all())
+
+
+def remove_models_and_children(connection: Connection, which: ColumnElement[bool]) -> bool:
+    """Delete as `remove_models` does, in a database that does not delete child rows by itself."""
+    removed = select(model_columns.id).where(which)
+    for table in (TAGS, ALIASES, FILES):
+        connection.execute(delete(table).where(table.c.model_id.in_(removed)))
+    return remove_models(connection, which)
+
+
+def get_model_id(connection: Connection, key: LookupKey, *, lock: bool = True) -> int:
+    """
+    Return the id of the model that a key means. Raises ModelNotFoundError.
+
+    With `lock` the row is locked until the transaction ends, so that it cannot be removed.
+    """
+    # SQLite has no FOR UPDATE, and SQLAlchemy leaves it out there: a write transaction is alone.
+    model_id = connection.scalar(key.model_id.with_for_update() if lock else key.model_id)
+    if model_id is None:
+        raise key.not_found()
+    return model_id
+
+
+def load_model(connection: Connection, model_id: int) -> Model:
+    """Return the model with an id that exists."""
+    (row,) = select_by_id(connection.dialect.name).fetch_all(connection, {"id": model_id})
+    return to_model(row)

@@ -1,0 +1,1 @@
+"""The bulk queries of upkeep: what checks, verifications and store scans read and write."""

@@ -1,0 +1,263 @@
+"""Bulk queries that synchronise one external model store with the catalog."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby, islice
+from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
+
+from sqlalchemy import Connection, Text, bindparam, delete, select, type_coerce
+
+from model_catalog.domain.fields import KEY_FIELDS
+from model_catalog.domain.file_record import FileRecord
+from model_catalog.execution.executor import read, write_alone
+from model_catalog.repository.model_catalog import ModelCatalog, executor_of
+from model_catalog.repository.statements.filters import FILES, MODELS, model_columns
+from model_catalog.repository.statements.model_key import ALIASES
+from model_catalog.repository.statements.models import insert_into
+
+F: Final = FILES.c
+A: Final = ALIASES.c
+
+T = TypeVar("T")
+
+Row: TypeAlias = Sequence[Any]
+ModelKey: TypeAlias = tuple[str, str, str]
+"""Provider, reference and version."""
+AliasKey: TypeAlias = tuple[str, str, str]
+"""Provider, reference and alias."""
+
+MODEL_COLUMNS: Final = (
+    "id",
+    *KEY_FIELDS,
+    "local_path",
+    "size_bytes",
+    "state",
+    "state_detail",
+    "mount_point",
+    "digest",
+    "found_digest",
+    "incomplete_reason",
+    "verified_at",
+    "inventoried_at",
+    "store",
+    "store_root",
+)
+FILE_COLUMNS: Final = (
+    "model_id",
+    *("path", "size_bytes", "role", "digest", "found_digest", "fingerprint", "hashed_at"),
+)
+# Type conversion of these takes longer than the rest of the query.
+_RAW_COLUMNS: Final = {"local_path", "mount_point", "store_root", "path", "state", "hashed_at"}
+
+# Over a host's sessions the event loop processes the rows; other tasks must run in between.
+_BATCH_SIZE: Final = 500
+"""Rows in one statement."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoreRows:
+    """The recorded rows that a scan of a store is compared with."""
+
+    models: Sequence[Row]
+    """The columns of MODEL_COLUMNS; paths as they are stored."""
+    files: Sequence[Row]
+    """The columns of FILE_COLUMNS, of all these models."""
+    aliases: Mapping[AliasKey, tuple[int, str | None]]
+    """The id of the model that each alias points at, and the store that made the alias."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelToStore:
+    """A model to write: its columns, and its files; None leaves the recorded files unchanged."""
+
+    key: ModelKey
+    id: int | None
+    """The id of the recorded model; None for a new one."""
+    values: Mapping[str, Any]
+    files: Sequence[FileRecord] | None
+
+
+@dataclass(frozen=True, slots=True)
+class AliasChanges:
+    """Changes of the aliases that a store makes."""
+
+    store: str
+    moved: Mapping[AliasKey, ModelKey]
+    """Aliases to create or to move, and the models they point at."""
+    removed: Collection[AliasKey]
+
+
+class _StoreNames(NamedTuple):
+    store: str
+    root: str
+    names: dict[str, list[str]]
+    """References by provider."""
+
+
+class _StoreSync(NamedTuple):
+    models: Sequence[ModelToStore]
+    aliases: AliasChanges
+
+
+async def load_store_rows(
+    catalog: ModelCatalog, store: str, root: str, names: Iterable[tuple[str, str]]
+) -> StoreRows:
+    """Return the models of a store, and all versions of the given (provider, reference) pairs."""
+    references: dict[str, list[str]] = {}
+    for provider, reference in names:
+        references.setdefault(provider, []).append(reference)
+    return await executor_of(catalog).run(
+        read(select_store_rows, _StoreNames(store, root, references))
+    )
+
+
+def select_store_rows(connection: Connection, wanted: _StoreNames) -> StoreRows:
+    """Return the rows of models, their files and their aliases."""
+    models = select(*(_raw(model_columns[name]) for name in MODEL_COLUMNS))
+    files = select(*(_raw(F[name]) for name in FILE_COLUMNS))
+    aliases = select(A.provider, A.reference, A.alias, A.model_id, A.store)
+    in_store = (model_columns.store == wanted.store) & (model_columns.store_root == wanted.root)
+
+    rows = {row[0]: row for row in connection.execute(models.where(in_store)).all()}
+    for provider, references in wanted.names.items():
+        for batch in _batches(references):
+            named = models.where(
+                model_columns.provider == provider, model_columns.reference.in_(batch)
+            )
+            rows |= {row[0]: row for row in connection.execute(named).all()}
+    file_rows: list[Row] = []
+    targets: dict[AliasKey, tuple[int, str | None]] = {}
+    for ids in _batches(sorted(rows)):
+        file_rows += connection.execute(files.where(F.model_id.in_(ids))).all()
+        targets |= {
+            (row[0], row[1], row[2]): (row[3], row[4])
+            for row in connection.execute(aliases.where(A.model_id.in_(ids))).all()
+        }
+    return StoreRows(list(rows.values()), file_rows, targets)
+
+
+async def save_store_sync(
+    catalog: ModelCatalog, models: Iterable[ModelToStore], aliases: AliasChanges
+) -> set[ModelKey]:
+    """
+    Write models of a store and their aliases, all or none; return the keys that were not written.
+
+    These are new models whose key was taken since the store rows were loaded, and known models that
+    were removed since. An alias that the user has set since is not moved.
+    """
+    # Sorted by key: all writers lock rows in this order, which prevents deadlocks.
+    ordered = sorted(models, key=lambda model: (sorted(model.values), model.key))
+    return await executor_of(catalog).run(write_alone(write_store, _StoreSync(ordered, aliases)))
+
+
+def write_store(connection: Connection, value: _StoreSync) -> set[ModelKey]:
+    """Write models and aliases of a store; return the keys of models that were not written."""
+    ids: dict[ModelKey, int] = {}
+    for _, alike in groupby(value.models, lambda model: sorted(model.values)):
+        for batch in _batches(list(alike)):
+            ids |= _insert_models(connection, batch)
+            ids |= _update_models(connection, batch)
+    _replace_files(connection, value.models, ids)
+    _update_aliases(connection, value.aliases, ids)
+    return {model.key for model in value.models if model.key not in ids}
+
+
+def _insert_models(connection: Connection, models: Sequence[ModelToStore]) -> dict[ModelKey, int]:
+    rows = [
+        {**model.values, **dict(zip(KEY_FIELDS, model.key, strict=True))}
+        for model in models
+        if model.id is None
+    ]
+    if not rows:
+        return {}
+    insert = insert_into(MODELS, connection.dialect.name)
+    insert = insert.on_conflict_do_nothing(index_elements=KEY_FIELDS)
+    inserted = connection.execute(
+        insert.returning(model_columns.id, *(model_columns[name] for name in KEY_FIELDS)), rows
+    )
+    return {(row[1], row[2], row[3]): row[0] for row in inserted}
+
+
+def _update_models(connection: Connection, models: Sequence[ModelToStore]) -> dict[ModelKey, int]:
+    known = {model.id: model for model in models if model.id is not None}
+    if not known:
+        return {}
+    keys = select(model_columns.id, *(model_columns[name] for name in KEY_FIELDS)).where(
+        model_columns.id.in_(known)
+    )
+    # The key is compared too: SQLite may give the id of a removed row to a new one.
+    existing = {
+        row[0]: (row[1], row[2], row[3])
+        for row in connection.execute(keys.order_by(model_columns.id).with_for_update())
+        if (row[1], row[2], row[3]) == known[row[0]].key
+    }
+    values = known[min(known)].values
+    if existing and values:
+        update = MODELS.update().where(model_columns.id == bindparam("of_id"))
+        update = update.values(
+            {name: bindparam(f"new_{name}", type_=model_columns[name].type) for name in values}
+        )
+        rows = [
+            {f"new_{name}": value for name, value in known[model_id].values.items()}
+            | {"of_id": model_id}
+            for model_id in existing
+        ]
+        connection.execute(update, rows)
+    return {key: model_id for model_id, key in existing.items()}
+
+
+def _replace_files(
+    connection: Connection, models: Sequence[ModelToStore], ids: Mapping[ModelKey, int]
+) -> None:
+    listed = [model for model in models if model.files is not None and model.key in ids]
+    for batch in _batches([ids[model.key] for model in listed if model.id is not None]):
+        connection.execute(delete(FILES).where(F.model_id.in_(batch)))
+    rows = (
+        {"model_id": ids[model.key]}
+        | {name: getattr(file, name) for name in FILE_COLUMNS if name != "model_id"}
+        for model in listed
+        for file in model.files or ()
+    )
+    insert = insert_into(FILES, connection.dialect.name)
+    # An iterator: the rows of a large store need not be in memory at once.
+    while part := list(islice(rows, _BATCH_SIZE)):
+        connection.execute(insert, part)
+
+
+def _update_aliases(
+    connection: Connection, changes: AliasChanges, ids: Mapping[ModelKey, int]
+) -> None:
+    names = ("provider", "reference", "alias")
+    statement = delete(ALIASES).where(
+        *(A[name] == bindparam(f"of_{name}", type_=A[name].type) for name in names),
+        A.store == changes.store,
+    )
+    for removed in _batches(sorted(changes.removed)):
+        connection.execute(
+            statement,
+            [dict(zip((f"of_{name}" for name in names), key, strict=True)) for key in removed],
+        )
+    insert = insert_into(ALIASES, connection.dialect.name)
+    upsert = insert.on_conflict_do_update(
+        index_elements=names,
+        set_={"model_id": insert.excluded.model_id, "store": insert.excluded.store},
+        where=A.store.is_not(None),
+    )
+    rows = [
+        {**dict(zip(names, alias, strict=True)), "model_id": ids[key], "store": changes.store}
+        for alias, key in sorted(changes.moved.items())
+        if key in ids
+    ]
+    for batch in _batches(rows):
+        connection.execute(upsert, batch)
+
+
+def _raw(column: Any) -> Any:
+    return type_coerce(column, Text) if column.key in _RAW_COLUMNS else column
+
+
+def _batches(items: Sequence[T]) -> Iterator[Sequence[T]]:
+    for start in range(0, len(items), _BATCH_SIZE):
+        yield items[start : start + _BATCH_SIZE]
