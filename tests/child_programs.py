@@ -1,4 +1,4 @@
-"""What the tests have processes of their own do."""
+"""Functions that tests run in processes of their own."""
 
 import asyncio
 import multiprocessing
@@ -15,7 +15,7 @@ from sqlalchemy import Engine, event
 
 from model_catalog import Model, downgrade, open_catalog, upgrade
 
-# A process that is forked from a server in which all is imported begins in ten milliseconds.
+# The fork server has imported everything, so a new process starts in ten milliseconds.
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(
     [
@@ -37,13 +37,13 @@ _gate: Barrier | None = None
 
 
 def stand_at(gate: Barrier) -> None:
-    """Where this process waits for the others before each thing it does."""
-    global _gate  # noqa: PLW0603 - what a pool's initializer knows has no other way to its tasks
+    """Set the barrier at which this process waits for the other processes before each call."""
+    global _gate  # noqa: PLW0603 - a pool's initializer can only pass values to its tasks by a global
     _gate = gate
 
 
 def open_and_register(target: str, reference: str) -> int:
-    """Open a catalog in the same moment as everybody else; return how many models were in it."""
+    """Open a catalog at the same time as other processes; return how many models it contains."""
 
     async def run() -> int:
         async with open_catalog(target) as catalog:
@@ -57,7 +57,7 @@ def open_and_register(target: str, reference: str) -> int:
 
 
 def register_again_and_again(target: str, times: int, size_bytes: int) -> set[int]:
-    """Register one and the same model `times` times; return the ids that were given to it."""
+    """Register the same model `times` times; return the set of ids it got."""
 
     async def run() -> set[int]:
         async with open_catalog(target) as catalog:
@@ -75,29 +75,30 @@ def register_again_and_again(target: str, times: int, size_bytes: int) -> set[in
 
 def migrate_and_die(target: str, where: int | str, revision: str | None) -> None:
     """
-    Migrate, and be killed on the way: at a statement's number or first words, or at "COMMIT".
+    Migrate, and kill this process at a statement: its number, its first words, or "COMMIT".
 
-    `revision` is where a downgrade goes; None is an upgrade. Ends well when the place is not met.
+    With `revision` it is a downgrade to that revision; with None it is an upgrade. Returns normally
+    if the statement is not reached.
     """
     count = 0
 
-    def die(*_) -> None:
+    def kill_self(*_) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
-    def look(_connection, _cursor, statement, *_) -> None:
+    def count_statement(_connection, _cursor, statement, *_) -> None:
         nonlocal count
         count += 1
         if where == count or (isinstance(where, str) and statement.lstrip().startswith(where)):
-            die()
+            kill_self()
 
-    event.listen(Engine, "before_cursor_execute", look)
+    event.listen(Engine, "before_cursor_execute", count_statement)
     if where == "COMMIT":
-        event.listen(Engine, "commit", die)
+        event.listen(Engine, "commit", kill_self)
     asyncio.run(upgrade(target) if revision is None else downgrade(target, revision))
 
 
 def killed(target: str, where: int | str, revision: str | None = None) -> bool:
-    """Migrate in a process that is killed at a place; False where it got to its end alive."""
+    """Run `migrate_and_die` in a process; return whether it was killed before the end."""
     process = PROCESSES.Process(target=migrate_and_die, args=(target, where, revision))
     process.start()
     process.join()
@@ -106,7 +107,7 @@ def killed(target: str, where: int | str, revision: str | None = None) -> bool:
 
 
 def leave_without_closing(target: str) -> None:
-    """Register a model, and be killed with the catalog open."""
+    """Register a model, and kill this process while the catalog is open."""
 
     async def run() -> None:
         async with open_catalog(target) as catalog:
@@ -117,7 +118,7 @@ def leave_without_closing(target: str) -> None:
 
 
 def hold_open(target: str, began: Event, stop: Event) -> None:
-    """Have a catalog open, idle, until told."""
+    """Keep a catalog open and idle until `stop` is set."""
 
     async def run() -> None:
         async with open_catalog(target) as catalog:
@@ -129,7 +130,7 @@ def hold_open(target: str, began: Event, stop: Event) -> None:
 
 
 def hold_lock(path: str, statements: list[str], began: Event, stop: Event) -> None:
-    """Take a lock of SQLite's, as another program does, and keep it until told."""
+    """Take a SQLite lock, as another program does, and keep it until `stop` is set."""
     with closing(sqlite3.connect(path, isolation_level=None)) as raw:
         for statement in statements:
             raw.execute(statement).fetchall()
@@ -138,7 +139,7 @@ def hold_lock(path: str, statements: list[str], began: Event, stop: Event) -> No
 
 
 def write_until_told(target: str, began: Event, stop: Event) -> None:
-    """Register pairs of models, each pair in one transaction."""
+    """Register pairs of models until `stop` is set, each pair in one transaction."""
 
     async def run() -> None:
         async with open_catalog(target) as catalog:
@@ -155,36 +156,36 @@ def write_until_told(target: str, began: Event, stop: Event) -> None:
 
 
 def write_for(target: str, number: int, seconds: float, pipe: Connection) -> None:
-    """Write as fast as one caller can; send how often each way was acknowledged, and how long."""
+    """Write as fast as one caller can; send the number of calls of each kind, and their times."""
 
-    every = Model(reference="shared", provider="hf", local_path="/m")
+    shared = Model(reference="shared", provider="hf", local_path="/m")
 
     async def run() -> tuple[dict[str, int], list[float]]:
         counts = dict.fromkeys(("registered", "registered again", "used", "updated"), 0)
-        took: list[float] = []
+        durations_s: list[float] = []
 
-        async def timed(what: str, call: Awaitable[object]) -> None:
+        async def timed(kind: str, call: Awaitable[object]) -> None:
             start = time.monotonic()
             await call
-            took.append(time.monotonic() - start)
-            counts[what] += 1
+            durations_s.append(time.monotonic() - start)
+            counts[kind] += 1
 
         async with open_catalog(target) as catalog:
             end = time.monotonic() + seconds
             while time.monotonic() < end:
                 name = f"p{number} {counts['registered']}"
-                mine = Model(reference=name, provider="hf", local_path="/m")
-                await timed("registered", catalog.register_model(mine))
-                await timed("registered again", catalog.register_model(every))
+                own = Model(reference=name, provider="hf", local_path="/m")
+                await timed("registered", catalog.register_model(own))
+                await timed("registered again", catalog.register_model(shared))
                 await timed("used", catalog.record_use("shared", "hf"))
                 await timed("updated", catalog.update_model(name, "hf", license=name))
-        return counts, took
+        return counts, durations_s
 
     pipe.send(asyncio.run(run()))
 
 
 def register_until_killed(target: str, number: int, pipe: Connection) -> None:
-    """Tell how many models of the round before are there and how the pages are; then write."""
+    """Send the number of models of the previous round and the page check; then write on."""
 
     async def run() -> None:
         async with open_catalog(target) as catalog:

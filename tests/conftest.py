@@ -25,14 +25,14 @@ BACKENDS = ("sqlite", "asyncpg", "psycopg")
 
 
 def pytest_configure(config):
-    # Of the machine that runs the tests nothing may reach them.
+    # The tests must not depend on the environment of the machine.
     os.environ.pop("MODEL_CATALOG_URL", None)
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
     for item in items:
-        # Through its second driver a server is mostly told what it was told through the first.
+        # The second driver mostly sends the same statements as the first, so its tests are slow.
         parameters = item.callspec.params if hasattr(item, "callspec") else {}
         if parameters.get("backend") == "psycopg":
             item.add_marker(pytest.mark.slow)
@@ -76,14 +76,14 @@ def sqlite_migrated(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def sqlite_file(sqlite_migrated, tmp_path) -> Path:
-    """A catalog file at the newest revision, with no rows in it, that nobody has open."""
-    # A copy: to migrate takes longer than most tests.
+    """A closed catalog file at the newest revision, without rows."""
+    # A copy, because a migration takes longer than most tests.
     return Path(shutil.copy(sqlite_migrated, tmp_path / "catalog.db"))
 
 
 @pytest.fixture
 def filled(sqlite_file) -> Path:
-    """A catalog of many pages, closed."""
+    """A closed catalog file of many pages."""
     with closing(sqlite3.connect(sqlite_file)) as raw, raw:
         raw.executemany(
             "INSERT INTO models (provider, reference, local_path) VALUES ('hf', ?, ?)",
@@ -94,13 +94,13 @@ def filled(sqlite_file) -> Path:
 
 @cache
 def looking_at(dsn: str) -> psycopg.Connection:
-    """One connection for all looks at a database: to make one takes longer than most tests."""
+    """Return the one connection that all tests share: connecting takes longer than most tests."""
     return psycopg.connect(dsn, autocommit=True)
 
 
 @dataclass(frozen=True)
 class Database:
-    """One database of one test: the target to open, and a look at it that takes no part of ours."""
+    """The database of a test: the target to open, and access by a plain driver."""
 
     backend: str
     target: str
@@ -109,7 +109,7 @@ class Database:
 
     @property
     def target_url(self) -> URL:
-        """The target as a URL, for an engine of a host's own."""
+        """Return the target as a URL, for a host's own engine."""
         if self.path is not None:
             return URL.create("sqlite+aiosqlite", database=str(self.path))
         return make_url(self.target)
@@ -124,20 +124,21 @@ class Database:
         return cursor.fetchall() if cursor.description else []
 
     def forget_rows(self) -> None:
-        """Have no model, and number new ones from 1."""
+        """Delete all models, and number new ones from 1."""
         tables = ("model_aliases", "model_tags", "model_files", "models")
         if self.path is not None:
             for table in tables:
                 self.run(f"DELETE FROM {table}")
             return
-        # Neither TRUNCATE nor ALTER SEQUENCE as a rule: they write files anew, and wait for the
-        # disk. But what was deleted stays in its file, which every test afterwards would read.
+        # TRUNCATE and ALTER SEQUENCE write new files and wait for the disk, so DELETE is faster.
+        # But deleted rows stay in the file, and every later test would read them. A table of more
+        # than 1 MiB is therefore truncated.
         ((size_bytes,),) = self.run("SELECT pg_relation_size('models')")
         if size_bytes > 2**20:
-            forget = f"TRUNCATE {', '.join(tables)}"
+            statements = f"TRUNCATE {', '.join(tables)}"
         else:
-            forget = "; ".join(f"DELETE FROM {table}" for table in tables)
-        self.run(f"{forget}; SELECT setval('models_id_seq', 1, false)")
+            statements = "; ".join(f"DELETE FROM {table}" for table in tables)
+        self.run(f"{statements}; SELECT setval('models_id_seq', 1, false)")
 
     @property
     def tables(self) -> set[str]:
@@ -151,7 +152,7 @@ class Database:
         }
 
     def assert_nothing_left(self) -> None:
-        """No connection, no thread of one, and no lock may outlive its catalog."""
+        """Assert that no connection, thread or lock is left after the catalog was closed."""
         deadline = time.monotonic() + 5
         while left := self._left():
             assert time.monotonic() < deadline, left
@@ -160,12 +161,12 @@ class Database:
                 raw.execute("BEGIN EXCLUSIVE")
 
     def assert_no_lock(self) -> None:
-        """Everybody may write at once, though the catalog is open."""
+        """Assert that another program can write at once while the catalog is open."""
         if self.path is not None:
             with closing(sqlite3.connect(self.path, timeout=0, isolation_level=None)) as raw:
                 raw.execute("BEGIN EXCLUSIVE")
             return
-        # A server notices a little later than its caller that nobody waits for it.
+        # The server notices a little later that its client has stopped waiting.
         end = time.monotonic() + 2
         while held := self.run(
             "SELECT state, query FROM pg_stat_activity WHERE datname = current_database()"
@@ -202,7 +203,7 @@ def backend(request) -> str:
 
 @pytest.fixture
 def empty(backend, request, tmp_path) -> Iterator[Database]:
-    """A database with nothing in it; on SQLite not even the file."""
+    """An empty database; on SQLite the file does not exist."""
     if backend == "sqlite":
         path = tmp_path / "catalog.db"
         found = Database(backend, str(path), path=path)
@@ -217,7 +218,7 @@ def empty(backend, request, tmp_path) -> Iterator[Database]:
 
 @pytest.fixture
 def database(backend, request) -> Iterator[Database]:
-    """A database at the newest revision, with no rows in it."""
+    """A database at the newest revision, without rows."""
     if backend == "sqlite":
         path = request.getfixturevalue("sqlite_file")
         found = Database(backend, str(path), path=path)
@@ -236,29 +237,29 @@ async def catalog(database) -> AsyncIterator[ModelCatalog]:
 
 @pytest.fixture
 async def on_sqlite(sqlite_file) -> AsyncIterator[ModelCatalog]:
-    """A catalog in a file, where the database does not matter."""
+    """An open catalog on SQLite, for tests that do not depend on the database."""
     async with open_catalog(sqlite_file) as found:
         yield found
 
 
 @pytest.fixture
 def disk(tmp_path):
-    """A disk of its own: a file system in memory, mounted below the temporary folder."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "model-catalog-test", place]
+    """A separate file system in memory, mounted below the temporary folder."""
+    mount_point = tmp_path / "disk"
+    mount_point.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "model-catalog-test", mount_point]
     if subprocess.run(mount, capture_output=True, check=False).returncode:
         pytest.skip("this process may not mount: run as root, or in `unshare -Urm`")
-    yield place
-    subprocess.run(["umount", place], capture_output=True, check=False)
+    yield mount_point
+    subprocess.run(["umount", mount_point], capture_output=True, check=False)
 
 
 def moment(second: int) -> datetime:
-    """A time, `second` seconds into 2026."""
+    """Return the time `second` seconds after the beginning of 2026."""
     return datetime.fromtimestamp(1767225600 + second, UTC)
 
 
 def a_model(reference: str = "TinyLlama-1.1B-Chat-v1.0", **fields) -> Model:
-    """A model of which only what a test speaks about is given."""
+    """Return a model with defaults for all fields that a test does not set."""
     fields = {"provider": "hf", "local_path": "/models/tinyllama.gguf", **fields}
     return Model(reference=reference, **fields)

@@ -1,4 +1,4 @@
-"""What processes do that fork while a catalog is open: each says how it, and its child, went."""
+"""Scenarios of a process that forks while a catalog is open: each returns both outcomes."""
 
 import asyncio
 import gc
@@ -20,14 +20,14 @@ from model_catalog import CatalogError, ModelCatalog, open_catalog, prepare_engi
 from model_catalog.connection.target import resolve_target
 
 WATCH_S = 8.0
-"""After this long without a word a child hangs. It is killed."""
+"""A child that has sent nothing for this long hangs, and is killed."""
 
 MANY = 1500
-"""Models of a page each: more than SQLite's cache holds, so that some are written at once."""
+"""Number of models of one page each: more than SQLite's cache, so some pages are written early."""
 
 
 class Child:
-    """A forked process, and what it has to say."""
+    """A forked process and the pipe that carries its result."""
 
     def __init__(self) -> None:
         reader, self._writer = os.pipe()
@@ -36,37 +36,37 @@ class Child:
             os.close(self._writer)
             self._reader = reader
 
-    def end(self, said: object) -> None:
-        """The child's last word."""
-        os.write(self._writer, json.dumps(said).encode())
+    def exit_with(self, result: object) -> None:
+        """Send the result and exit; called in the child."""
+        os.write(self._writer, json.dumps(result).encode())
         os._exit(0)
 
-    def said(self) -> object:
-        """What the child said; "hung" where it said nothing, "died" where it fell over."""
+    def result(self) -> object:
+        """Return the child's result; "hung" if it sent none in time, "died" if it ended without."""
         ready, _, _ = select.select([self._reader], [], [], WATCH_S)
         if not ready:
             os.kill(self.pid, signal.SIGKILL)
-        words = os.read(self._reader, 100_000)
+        data = os.read(self._reader, 100_000)
         os.close(self._reader)
         os.waitpid(self.pid, 0)
-        return json.loads(words) if words else "died" if ready else "hung"
+        return json.loads(data) if data else "died" if ready else "hung"
 
 
 def forked(act: Callable[[], object]) -> object:
-    """What a child that does something says of it."""
+    """Fork, call `act` in the child, and return its result or its error."""
     child = Child()
     if child.pid:
-        return child.said()
+        return child.result()
     try:
-        said = act()
-    except BaseException as error:  # noqa: BLE001 - the parent is to hear of it, whatever it is
-        said = [type(error).__name__, str(error)]
-    child.end(said)
+        result = act()
+    except BaseException as error:  # noqa: BLE001 - the parent reports any error
+        result = [type(error).__name__, str(error)]
+    child.exit_with(result)
     raise AssertionError
 
 
 async def outcome(call) -> list[str] | str:
-    """The class and the words of a call's error; "works" where there is none."""
+    """Return the class and the message of a call's error, or "works"."""
     try:
         await call
     except CatalogError as error:
@@ -75,7 +75,7 @@ async def outcome(call) -> list[str] | str:
 
 
 def all_outcomes(catalog: ModelCatalog) -> dict[str, object]:
-    """Every public call, in a loop of its own."""
+    """Return the outcome of every public call, in a new event loop."""
 
     async def run() -> dict[str, object]:
         return {
@@ -89,25 +89,25 @@ async def names(catalog: ModelCatalog) -> list[str]:
     return sorted(model.reference for model in await catalog.list_models())
 
 
-async def busy_with(catalog: ModelCatalog) -> None:
-    """Have every connection of the pool open."""
+async def open_all_connections(catalog: ModelCatalog) -> None:
+    """Open every connection of the pool."""
     await catalog.register_model(a_model("before"))
     await asyncio.gather(*(catalog.list_models() for _ in range(20)))
 
 
 async def use(target: str) -> object:
-    """The child calls the parent's catalog, and collects its garbage."""
+    """The child calls the parent's catalog and runs the garbage collector."""
 
     def act() -> object:
-        said = all_outcomes(catalog)
+        outcomes = all_outcomes(catalog)
         gc.collect()
-        return said
+        return outcomes
 
     async with open_catalog(target, timeout_s=5) as catalog:
-        await busy_with(catalog)
-        said = forked(act)
+        await open_all_connections(catalog)
+        result = forked(act)
         await catalog.register_model(a_model("after"))
-        return said, await names(catalog)
+        return result, await names(catalog)
 
 
 async def open_again(target: str) -> object:
@@ -120,23 +120,23 @@ async def open_again(target: str) -> object:
         return "works"
 
     async with open_catalog(target, timeout_s=5) as catalog:
-        await busy_with(catalog)
-        said = forked(lambda: asyncio.run(act()))
+        await open_all_connections(catalog)
+        result = forked(lambda: asyncio.run(act()))
         await catalog.register_model(a_model("after"))
-        return said, await names(catalog)
+        return result, await names(catalog)
 
 
 async def leave(target: str, *, inside: bool) -> object:
     """
-    The child leaves the blocks that it was forked in; `inside` a transaction, with much written.
+    The child leaves the blocks in which it was forked; `inside` means in a large transaction.
 
-    Not the loop: what a child does to it is done to the parent's, and none of our making.
+    It does not close the event loop: that would affect the parent's loop, which is not our concern.
     """
     child = None
     try:
         async with AsyncExitStack() as blocks:
             catalog = await blocks.enter_async_context(open_catalog(target, timeout_s=5))
-            await busy_with(catalog)
+            await open_all_connections(catalog)
             if inside:
                 catalog = await blocks.enter_async_context(catalog.transaction())
                 await catalog.register_models(
@@ -145,18 +145,18 @@ async def leave(target: str, *, inside: bool) -> object:
             child = Child()
             if child.pid == 0:
                 sys.exit()
-            said = child.said()
+            result = child.result()
             await catalog.register_model(a_model("after"))
     except BaseException as error:
         if child is None or child.pid:
             raise
-        how = type(error).__name__
+        error_name = type(error).__name__
     if child.pid == 0:
         del catalog, blocks
         gc.collect()
-        child.end(how)
+        child.exit_with(error_name)
     async with open_catalog(target) as catalog:
-        return said, await catalog.count_models()
+        return result, await catalog.count_models()
 
 
 async def leave_outside(target: str) -> object:
@@ -168,23 +168,23 @@ async def leave_inside(target: str) -> object:
 
 
 async def use_a_hosts(target: str) -> object:
-    """The child calls a catalog over the engine of a host, with all connections of its pool."""
+    """The child calls a catalog over a host's engine whose pool has all connections open."""
     url = make_url(target) if "://" in target else resolve_target(target).url
     engine = create_async_engine(url)
     prepare_engine(engine)
     catalog = ModelCatalog(async_sessionmaker(engine), timeout_s=1)
-    await busy_with(catalog)
+    await open_all_connections(catalog)
 
     def act() -> object:
-        said = all_outcomes(catalog)
+        outcomes = all_outcomes(catalog)
         gc.collect()
-        return said
+        return outcomes
 
-    said = forked(act)
+    result = forked(act)
     await catalog.register_model(a_model("after"))
     found = await names(catalog)
     await engine.dispose()
-    return said, found
+    return result, found
 
 
 SCENARIOS = {
@@ -193,5 +193,5 @@ SCENARIOS = {
 
 
 def run(scenario: str, target: str, pipe: Connection) -> None:
-    """Begin a process's life with this."""
+    """Run a scenario and send its result; the entry point of a process."""
     pipe.send(asyncio.run(SCENARIOS[scenario](target)))

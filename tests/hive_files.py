@@ -1,4 +1,4 @@
-"""Catalogs as the Rust hive wrote them: made with nothing but sqlite3."""
+"""Database files in the format of the Rust hive, written with sqlite3 alone."""
 
 import sqlite3
 from contextlib import closing
@@ -8,7 +8,7 @@ from conftest import Database
 
 from model_catalog import upgrade
 
-# What its document says, what its code said, and what its first release had for a key.
+# The table in the hive's documentation, in its code, and with the key of its first release.
 NULLABLE = """CREATE TABLE IF NOT EXISTS models (
     reference TEXT NOT NULL,
     provider TEXT NOT NULL,
@@ -69,7 +69,7 @@ ODD = [
 
 
 def rows_of(shape: str) -> list[tuple]:
-    """As many different rows as a shape holds, the odd ones left out."""
+    """Return all valid rows that a table of this shape can hold."""
     return (
         SOUND
         + (UNKNOWN if shape == "nullable" else [])
@@ -78,7 +78,7 @@ def rows_of(shape: str) -> list[tuple]:
 
 
 def read(row: tuple) -> tuple:
-    """A row as it is to be after the upgrade: with NULL for what was odd."""
+    """Return a row as the upgrade must leave it: with NULL for an invalid value."""
     reference, provider, local_path, size_bytes, downloaded_at = row
     return (
         reference,
@@ -90,18 +90,18 @@ def read(row: tuple) -> tuple:
 
 
 def write(path: Path, rows: list[tuple], ddl: str = NULLABLE) -> None:
-    """A catalog file, or more rows in one that is there."""
+    """Create a file, or add rows to an existing one."""
     with closing(sqlite3.connect(path)) as raw, raw:
         raw.execute(ddl)
         raw.executemany(REGISTER, rows)
 
 
-# PostgreSQL's index takes no reference as long as the longest.
+# PostgreSQL's index cannot hold the longest reference.
 SOME = [row for row in (*SOUND, *UNKNOWN, *TWICE) if len(row[0]) < 1000]
 
 
 async def fill(database: Database) -> None:
-    """The hive's table, with rows: its own file, and where it never was, revision 0001."""
+    """Create the hive's table with rows: a hive file on SQLite, revision 0001 on PostgreSQL."""
     if database.path is not None:
         write(database.path, SOME)
         return
@@ -115,7 +115,7 @@ async def fill(database: Database) -> None:
 
 
 async def start(database: Database, where: str) -> None:
-    """A database to upgrade: with nothing in it, or with the hive's table."""
+    """Prepare a database to upgrade: empty, or with the hive's table."""
     if where == "the hive's table":
         await fill(database)
 

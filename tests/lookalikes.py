@@ -1,8 +1,8 @@
-"""Objects that may stand for a number or a path without being one."""
+"""Objects that Python accepts as a number or a path although they are neither."""
 
 
 class Whole:
-    """An integer of somebody else's, as numpy has them."""
+    """An object with `__index__`, like the integers of numpy."""
 
     def __init__(self, number):
         self.number = number
@@ -12,7 +12,7 @@ class Whole:
 
 
 class Located:
-    """A path of somebody else's."""
+    """An object with `__fspath__` that is not a `Path`."""
 
     def __init__(self, path):
         self.path = path

@@ -1,4 +1,4 @@
-"""A PostgreSQL server for the tests: a given one, one that runs here, or a throwaway cluster."""
+"""A PostgreSQL server for the tests: a given one, a local one, or a temporary cluster."""
 
 import os
 import pwd
@@ -42,16 +42,16 @@ def binary(name: str) -> str | None:
 
 
 class Cluster:
-    """A cluster of local binaries in a temporary folder; as root it runs as somebody else."""
+    """A temporary cluster of local binaries; root runs it as the user postgres or nobody."""
 
     def __init__(self, *settings: str) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="model-catalog-pg-"))
-        self._who = {}
+        self._process_user = {}
         if os.geteuid() == 0:
             names = {entry.pw_name: entry for entry in pwd.getpwall()}
             user = names.get("postgres") or names["nobody"]
             os.chown(self._folder, user.pw_uid, user.pw_gid)
-            self._who = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
+            self._process_user = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
         with closing(socket.socket()) as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
@@ -64,7 +64,7 @@ class Cluster:
             check=True,
             stdout=subprocess.DEVNULL,
             cwd=self._folder,
-            **self._who,
+            **self._process_user,
         )
         self._command = [binary("postgres"), "-D", data, "-p", str(port), "-h", "127.0.0.1"]
         self._command += ["-k", self._folder]
@@ -73,11 +73,11 @@ class Cluster:
         self.url = LOCAL.set(port=port)
 
     def start(self) -> None:
-        """Start the server, and return when it answers."""
+        """Start the server and wait until it accepts connections."""
         log = self._folder / "log"
         with log.open("ab") as file:
             self._server = subprocess.Popen(
-                self._command, stdout=file, stderr=file, cwd=self._folder, **self._who
+                self._command, stdout=file, stderr=file, cwd=self._folder, **self._process_user
             )
         deadline = time.monotonic() + 30
         while not answers(self.url):
@@ -85,7 +85,7 @@ class Cluster:
                 raise RuntimeError(log.read_text())
 
     def stop(self, how: signal.Signals = signal.SIGINT) -> None:
-        """End it: SIGINT tells everybody who is connected, SIGQUIT drops them where they are."""
+        """Stop the server: SIGINT ends its connections with a message, SIGQUIT without one."""
         self._server.send_signal(how)
         self._server.wait(30)
 
@@ -95,7 +95,7 @@ class Cluster:
 
 @contextmanager
 def throwaway_cluster(*settings: str) -> Iterator[Cluster]:
-    """A server of the tests' own, running."""
+    """Run a temporary server and remove it afterwards."""
     cluster = Cluster(*settings)
     try:
         cluster.start()
@@ -107,7 +107,7 @@ def throwaway_cluster(*settings: str) -> Iterator[Cluster]:
 
 @contextmanager
 def server() -> Iterator[URL | None]:
-    """The URL of a server on which databases may be made, or None where there is none to be had."""
+    """Yield the URL of a server on which databases can be created, or None."""
     given = os.environ.get(ENVIRONMENT)
     if given:
         yield make_url(given)
@@ -122,12 +122,12 @@ def server() -> Iterator[URL | None]:
 
 @contextmanager
 def database(server: URL, name: str) -> Iterator[URL]:
-    """A new database on a server, dropped again with whatever is still connected to it."""
+    """Create a database on a server; drop it afterwards, with all connections to it."""
     name = f"model_catalog_{name}_{os.getpid()}"
     with psycopg.connect(dsn(server), autocommit=True) as admin:
         admin.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
         admin.execute(f'CREATE DATABASE "{name}" TEMPLATE template0')
-        # What a power cut would take is not what these tests are about.
+        # Faster, and these tests do not cut the power.
         admin.execute(f'ALTER DATABASE "{name}" SET synchronous_commit = off')
         try:
             yield server.set(database=name)
@@ -137,7 +137,7 @@ def database(server: URL, name: str) -> Iterator[URL]:
 
 @contextmanager
 def table_taken(url: URL) -> Iterator[None]:
-    """Somebody else's migration of the models: not even a reader gets by."""
+    """Lock the table `models` as another migration does: readers wait too."""
     with psycopg.connect(dsn(url)) as other:
         other.execute("LOCK TABLE models IN ACCESS EXCLUSIVE MODE")
         yield
@@ -145,10 +145,10 @@ def table_taken(url: URL) -> Iterator[None]:
 
 
 def main(arguments: list[str]) -> int:
-    """Run commands on a new database, `--` between them, with its URL in place of `@URL@`."""
+    """Run commands, separated by `--`, with the URL of a new database in place of `@URL@`."""
     with server() as found:
         if found is None:
-            print("no PostgreSQL to be had", file=sys.stderr)
+            print("no PostgreSQL server and no server binaries were found", file=sys.stderr)
             return 1
         with database(found, "main") as url:
             target = url.set(drivername="postgresql+asyncpg").render_as_string(hide_password=False)

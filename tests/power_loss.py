@@ -1,4 +1,4 @@
-"""A disk that loses its power: it keeps what was synced, and of the rest any sectors or none."""
+"""A simulated disk for power cuts: synced data survives, unsynced sectors may or may not."""
 
 import random
 from pathlib import Path
@@ -9,7 +9,7 @@ SECTOR_BYTES = 512
 
 
 class Disk(apsw.VFS):
-    """A file system that knows what of each of its files would outlive a power cut."""
+    """An SQLite VFS that records which data of each file would survive a power cut."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -17,7 +17,7 @@ class Disk(apsw.VFS):
         self.synced: dict[str, bytearray] = {}
         super().__init__(name, "")
 
-    def xOpen(self, name, flags):  # noqa: N802 - SQLite's name for it
+    def xOpen(self, name, flags):  # noqa: N802 - the name is SQLite's
         return File(self, name, flags)
 
     def xDelete(self, name, sync):  # noqa: N802
@@ -26,19 +26,19 @@ class Disk(apsw.VFS):
         self.synced.pop(name, None)
 
     def cut_power(self, folder: Path, chance: random.Random, *, torn: bool) -> None:
-        """Write what is left to a folder; with `torn` every sector not yet synced may be there."""
+        """Write the surviving data to a folder; with `torn`, unsynced sectors survive at random."""
         for name, kept in self.synced.items():
-            left = bytearray(kept)
+            survived = bytearray(kept)
             written = self.written[name]
             for at in range(0, len(written) if torn else 0, SECTOR_BYTES):
                 if chance.random() < 0.5:
-                    left.extend(bytes(max(0, at - len(left))))
-                    left[at : at + SECTOR_BYTES] = written[at : at + SECTOR_BYTES]
-            (folder / Path(name).name).write_bytes(left)
+                    survived.extend(bytes(max(0, at - len(survived))))
+                    survived[at : at + SECTOR_BYTES] = written[at : at + SECTOR_BYTES]
+            (folder / Path(name).name).write_bytes(survived)
 
 
 class File(apsw.VFSFile):
-    """A file whose writes reach the disk when they are synced."""
+    """A file whose writes reach the simulated disk when it is synced."""
 
     def __init__(self, disk: Disk, name, flags) -> None:
         super().__init__("", name, flags)

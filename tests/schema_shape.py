@@ -1,4 +1,4 @@
-"""What a database looks like to a plain driver, in a form that can be compared."""
+"""Schema and contents of a database as a plain driver reads them, in a comparable form."""
 
 import hashlib
 import re
@@ -29,7 +29,7 @@ _SEQUENCES = """
 
 
 def shape(database: Database, *, leave_out: str = "") -> dict[str, object]:
-    """Every table, column, constraint and index, by name; `leave_out` is a table of no interest."""
+    """Return every table, column, constraint and index by name, except the table `leave_out`."""
     if database.path is not None:
         with closing(sqlite3.connect(database.path)) as raw:
             return _sqlite_shape(raw, leave_out)
@@ -38,7 +38,7 @@ def shape(database: Database, *, leave_out: str = "") -> dict[str, object]:
 
 
 def dump(database: Database) -> dict[str, object]:
-    """The shape, and every row of every table."""
+    """Return the schema and every row of every table."""
     if database.path is not None:
         with closing(sqlite3.connect(database.path)) as raw:
             found = _sqlite_shape(raw, "")
@@ -81,13 +81,13 @@ def _sqlite_shape(raw: sqlite3.Connection, leave_out: str) -> dict[str, object]:
     ).fetchall():
         if leave_out in (table, name):
             continue
-        # A table that was renamed is quoted, and Alembic writes constraints in any order: it is the
-        # same for that. The order of its columns is in table_xinfo.
+        # A renamed table is quoted, and Alembic writes constraints in any order. Neither makes a
+        # difference. The order of the columns is compared by table_xinfo.
         plain = re.sub(r"\s+", " ", (sql or "").replace('"', ""))
         found[f"{kind} {name}"] = sorted(_items(plain))
         if kind == "table":
             found[f"columns of {name}"] = raw.execute(f'PRAGMA table_xinfo("{name}")').fetchall()
-            # By name: SQLAlchemy makes a table's indexes in any order.
+            # Sorted by name: SQLAlchemy creates a table's indexes in any order.
             found[f"indexes of {name}"] = sorted(
                 (index, raw.execute(f'PRAGMA index_xinfo("{index}")').fetchall(), kind)
                 for _, index, *kind in raw.execute(f'PRAGMA index_list("{name}")').fetchall()
@@ -99,7 +99,7 @@ def _sqlite_shape(raw: sqlite3.Connection, leave_out: str) -> dict[str, object]:
 
 
 def _items(sql: str) -> list[str]:
-    """What stands between the commas of a CREATE TABLE, and what stands around them."""
+    """Split a CREATE TABLE statement at its outer parentheses and the commas within them."""
     items, depth, item = [], 0, ""
     for character in sql:
         depth += {"(": 1, ")": -1}.get(character, 0)
@@ -112,7 +112,7 @@ def _items(sql: str) -> list[str]:
 
 
 def digest(database: Database) -> object:
-    """The bytes of a file and of what lies beside it; of a server's database, the dump."""
+    """Return digests of a SQLite file and its sidecar files, or a dump on PostgreSQL."""
     if database.path is None:
         return dump(database)
     return {

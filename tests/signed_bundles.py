@@ -1,4 +1,4 @@
-"""Signed bundles as model-signing writes them, made with `cryptography` alone, valid and others."""
+"""Signature bundles in the format of model-signing, valid and invalid, made with `cryptography`."""
 
 import base64
 import hashlib
@@ -8,7 +8,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
-LEFT_OUT = [".git", ".github", ".gitignore", ".gitattributes", "model.sig"]
+IGNORED_PATHS = [".git", ".github", ".gitignore", ".gitattributes", "model.sig"]
 HASHES = {256: hashes.SHA256, 384: hashes.SHA384, 521: hashes.SHA512}
 
 
@@ -35,7 +35,7 @@ def digest(content):
 
 
 def digests(**files):
-    """The digests of these contents by names with `__` for `.`."""
+    """Return the digests of contents by file name; `__` in a keyword stands for `.`."""
     return {name.replace("__", "."): digest(content) for name, content in files.items()}
 
 
@@ -49,7 +49,7 @@ def root_of(resources):
 
 
 def statement(found, *, resources=None, root=None, **serialization_changes):
-    """What model-signing states of files with these digests."""
+    """Return the statement that model-signing writes for files with these digests."""
     resources = [resource(*each) for each in found.items()] if resources is None else resources
     return {
         "_type": "https://in-toto.io/Statement/v1",
@@ -60,7 +60,7 @@ def statement(found, *, resources=None, root=None, **serialization_changes):
                 "method": "files",
                 "hash_type": "sha256",
                 "allow_symlinks": False,
-                "ignore_paths": LEFT_OUT,
+                "ignore_paths": IGNORED_PATHS,
                 **serialization_changes,
             },
             "resources": resources,
@@ -74,7 +74,7 @@ def sign(private, payload, algorithm=None, payload_type=PAYLOAD_TYPE):
 
 
 def envelope(private, payload, **signing):
-    """A bundle of these bytes, as what it is before it is JSON."""
+    """Return a bundle with this payload, before its conversion to JSON."""
     return {
         "mediaType": "application/vnd.dev.sigstore.bundle.v0.3+json",
         "verificationMaterial": {
@@ -92,6 +92,6 @@ def envelope(private, payload, **signing):
 
 
 def bundle(private, stated):
-    """The bytes of a bundle of a statement, or of a payload that is bytes."""
+    """Return the bytes of a bundle for a statement, or for a payload of bytes."""
     payload = stated if isinstance(stated, bytes) else json.dumps(stated).encode()
     return json.dumps(envelope(private, payload)).encode()

@@ -1,4 +1,4 @@
-"""Does one thing with a catalog that has no room, then makes room, and says how it went."""
+"""Run one operation on a catalog whose disk is full, then free space, and report both outcomes."""
 
 import asyncio
 import json
@@ -27,7 +27,7 @@ from model_catalog import (
 
 BIG = "/" + "x" * 4000
 
-# With its copies and its log, a database that is migrated takes some six times its size.
+# With its backups and its write-ahead log, a migration takes about six times the database's size.
 ROWS = 30
 
 
@@ -36,7 +36,7 @@ def big(reference: str) -> Model:
 
 
 class SmallDisk:
-    """A file system of 1 MiB, most of which a ballast takes when there is to be no room."""
+    """A file system of 1 MiB; a ballast file uses up its space."""
 
     def __init__(self, folder: Path) -> None:
         subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)], check=True)
@@ -54,7 +54,7 @@ class SmallDisk:
 
 
 class SmallFiles:
-    """A limit on how long a file may get."""
+    """A limit on the size of files."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -79,7 +79,7 @@ async def failure(step) -> str | None:
 
 
 async def until_full(catalog: ModelCatalog) -> tuple[str, int]:
-    """The error of the first call that finds no room, and how many were acknowledged."""
+    """Return the error of the first call that fails, and how many calls succeeded before it."""
     for number in range(2000):
         if error := await failure(catalog.register_model(big(f"until full {number}"))):
             return error, number
@@ -108,8 +108,8 @@ async def migration(path: Path, disk) -> dict:
             "INSERT INTO models (provider, reference, local_path) VALUES ('hf', ?, ?)",
             [(f"m{number}", BIG) for number in range(ROWS)],
         )
-    # No room for the copy, and then for that alone. The index of a log takes 32 KiB: without room
-    # for it not even SQLite reads.
+    # First no space for the backup, then space for the backup alone. The index of the write-ahead
+    # log takes 32 KiB; without space for it SQLite cannot even read.
     outcomes = []
     size = path.stat().st_size
     rooms = (40_000, size + 60_000) if isinstance(disk, SmallDisk) else (-100_000, 10_000)
@@ -131,7 +131,7 @@ async def migration(path: Path, disk) -> dict:
 
 
 async def checkpoint(path: Path, disk) -> dict:
-    # Pages that are in the log alone, and do not fit into the database when it is closed.
+    # Pages that are only in the write-ahead log, and do not fit into the database at the close.
     await upgrade(path)
     async with open_catalog(path) as catalog:
         await catalog.register_models(big(f"before {number}") for number in range(40))
@@ -158,7 +158,7 @@ async def copy(path: Path, disk) -> dict:
     async with open_catalog(path) as catalog:
         await catalog.register_models(big(f"before {number}") for number in range(60))
     async with open_catalog(path) as catalog:
-        # Of this file no more than its first pages.
+        # Space for only the first pages of this file.
         room = 50_000 if isinstance(disk, SmallDisk) else -150_000
         disk.fill(room)
         error = await failure(backup(catalog, path.with_name("copy.db")))
@@ -171,7 +171,7 @@ async def copy(path: Path, disk) -> dict:
 
 
 async def pages(path: Path, _disk) -> dict:
-    """A host that allows its file so many pages and no more."""
+    """A host limits its database file to 60 pages."""
     limit = 60
     engine = create_async_engine(f"sqlite+aiosqlite:///{path}")
     prepare_engine(engine)

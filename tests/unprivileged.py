@@ -1,4 +1,4 @@
-"""Opens a catalog as a user to whom the modes of files apply; root is told nothing by them."""
+"""Call a catalog as an unprivileged user, because file permissions do not restrict root."""
 
 import asyncio
 import json
@@ -31,7 +31,7 @@ def outcome(call, path):
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as folder:
-        # Whatever is imported late is imported now: it may lie where only root looks.
+        # Import everything that is imported on first use: only root may be able to read the files.
         outcome("write", f"{folder}/catalog.db")
     if os.geteuid() == 0:
         os.setgroups([])
