@@ -104,7 +104,7 @@ BAD_FILES = {
 }
 
 
-def everything_said(error: BaseException) -> str:
+def error_text(error: BaseException) -> str:
     """Return everything that may be printed of an error: traceback, attributes, causes."""
     text = "".join(traceback.format_exception(error)) + f"{vars(error)}"
     while error is not None:

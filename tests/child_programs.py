@@ -36,7 +36,7 @@ PROCESSES.set_forkserver_preload(
 _gate: Barrier | None = None
 
 
-def stand_at(gate: Barrier) -> None:
+def set_barrier(gate: Barrier) -> None:
     """Set the barrier at which this process waits for the other processes before each call."""
     global _gate  # noqa: PLW0603 - a pool's initializer can only pass values to its tasks by a global
     _gate = gate
@@ -56,7 +56,7 @@ def open_and_register(target: str, reference: str) -> int:
     return asyncio.run(run())
 
 
-def register_again_and_again(target: str, times: int, size_bytes: int) -> set[int]:
+def register_repeatedly(target: str, times: int, size_bytes: int) -> set[int]:
     """Register the same model `times` times; return the set of ids it got."""
 
     async def run() -> set[int]:
@@ -73,7 +73,7 @@ def register_again_and_again(target: str, times: int, size_bytes: int) -> set[in
     return asyncio.run(run())
 
 
-def migrate_and_die(target: str, where: int | str, revision: str | None) -> None:
+def migrate_and_kill_self(target: str, where: int | str, revision: str | None) -> None:
     """
     Migrate, and kill this process at a statement: its number, its first words, or "COMMIT".
 
@@ -97,16 +97,16 @@ def migrate_and_die(target: str, where: int | str, revision: str | None) -> None
     asyncio.run(upgrade(target) if revision is None else downgrade(target, revision))
 
 
-def killed(target: str, where: int | str, revision: str | None = None) -> bool:
-    """Run `migrate_and_die` in a process; return whether it was killed before the end."""
-    process = PROCESSES.Process(target=migrate_and_die, args=(target, where, revision))
+def migration_was_killed(target: str, where: int | str, revision: str | None = None) -> bool:
+    """Run `migrate_and_kill_self` in a process; return whether it was killed before the end."""
+    process = PROCESSES.Process(target=migrate_and_kill_self, args=(target, where, revision))
     process.start()
     process.join()
     assert process.exitcode in (0, -signal.SIGKILL), process.exitcode
     return process.exitcode != 0
 
 
-def leave_without_closing(target: str) -> None:
+def kill_with_open_catalog(target: str) -> None:
     """Register a model, and kill this process while the catalog is open."""
 
     async def run() -> None:
@@ -117,7 +117,7 @@ def leave_without_closing(target: str) -> None:
     asyncio.run(run())
 
 
-def hold_open(target: str, began: Event, stop: Event) -> None:
+def keep_catalog_open(target: str, began: Event, stop: Event) -> None:
     """Keep a catalog open and idle until `stop` is set."""
 
     async def run() -> None:
@@ -129,7 +129,7 @@ def hold_open(target: str, began: Event, stop: Event) -> None:
     asyncio.run(run())
 
 
-def hold_lock(path: str, statements: list[str], began: Event, stop: Event) -> None:
+def keep_sqlite_lock(path: str, statements: list[str], began: Event, stop: Event) -> None:
     """Take a SQLite lock, as another program does, and keep it until `stop` is set."""
     with closing(sqlite3.connect(path, isolation_level=None)) as raw:
         for statement in statements:
@@ -138,7 +138,7 @@ def hold_lock(path: str, statements: list[str], began: Event, stop: Event) -> No
         stop.wait()
 
 
-def write_until_told(target: str, began: Event, stop: Event) -> None:
+def write_until_stopped(target: str, began: Event, stop: Event) -> None:
     """Register pairs of models until `stop` is set, each pair in one transaction."""
 
     async def run() -> None:

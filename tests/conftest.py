@@ -56,7 +56,7 @@ def pg_server(request) -> Iterator[URL]:
 def pg_blank(pg_server) -> Iterator[URL]:
     with postgres.database(pg_server, "blank") as url:
         yield url
-        looking_at(postgres.dsn(url)).close()
+        shared_connection(postgres.dsn(url)).close()
 
 
 @pytest.fixture(scope="session")
@@ -64,7 +64,7 @@ def pg_migrated(pg_server) -> Iterator[URL]:
     with postgres.database(pg_server, "migrated") as url:
         asyncio.run(upgrade(url.set(drivername="postgresql+psycopg")))
         yield url
-        looking_at(postgres.dsn(url)).close()
+        shared_connection(postgres.dsn(url)).close()
 
 
 @pytest.fixture(scope="session")
@@ -93,7 +93,7 @@ def filled(sqlite_file) -> Path:
 
 
 @cache
-def looking_at(dsn: str) -> psycopg.Connection:
+def shared_connection(dsn: str) -> psycopg.Connection:
     """Return the one connection that all tests share: connecting takes longer than most tests."""
     return psycopg.connect(dsn, autocommit=True)
 
@@ -119,11 +119,11 @@ class Database:
         if self.path is not None:
             with closing(sqlite3.connect(self.path)) as raw, raw:
                 return raw.execute(sql, parameters).fetchall()
-        raw = looking_at(postgres.dsn(self.url))
+        raw = shared_connection(postgres.dsn(self.url))
         cursor = raw.execute(sql.replace("?", "%s") if parameters else sql, parameters or None)
         return cursor.fetchall() if cursor.description else []
 
-    def forget_rows(self) -> None:
+    def delete_rows(self) -> None:
         """Delete all models, and number new ones from 1."""
         tables = ("model_aliases", "model_tags", "model_files", "models")
         if self.path is not None:
@@ -191,7 +191,7 @@ class Database:
         )
 
 
-def on_postgresql(backend: str, url: URL) -> Database:
+def postgresql_database(backend: str, url: URL) -> Database:
     target = url.set(drivername=f"postgresql+{backend}").render_as_string(hide_password=False)
     return Database(backend, target, url=url)
 
@@ -208,7 +208,7 @@ def empty(backend, request, tmp_path) -> Iterator[Database]:
         path = tmp_path / "catalog.db"
         found = Database(backend, str(path), path=path)
     else:
-        found = on_postgresql(backend, request.getfixturevalue("pg_blank"))
+        found = postgresql_database(backend, request.getfixturevalue("pg_blank"))
         found.run("DROP SCHEMA IF EXISTS public CASCADE")
         found.run("CREATE SCHEMA public")
     yield found
@@ -223,8 +223,8 @@ def database(backend, request) -> Iterator[Database]:
         path = request.getfixturevalue("sqlite_file")
         found = Database(backend, str(path), path=path)
     else:
-        found = on_postgresql(backend, request.getfixturevalue("pg_migrated"))
-        found.forget_rows()
+        found = postgresql_database(backend, request.getfixturevalue("pg_migrated"))
+        found.delete_rows()
     yield found
     found.assert_nothing_left()
 

@@ -52,7 +52,7 @@ class Child:
         return json.loads(data) if data else "died" if ready else "hung"
 
 
-def forked(act: Callable[[], object]) -> object:
+def run_in_child(act: Callable[[], object]) -> object:
     """Fork, call `act` in the child, and return its result or its error."""
     child = Child()
     if child.pid:
@@ -105,7 +105,7 @@ async def use(target: str) -> object:
 
     async with open_catalog(target, timeout_s=5) as catalog:
         await open_all_connections(catalog)
-        result = forked(act)
+        result = run_in_child(act)
         await catalog.register_model(a_model("after"))
         return result, await names(catalog)
 
@@ -121,7 +121,7 @@ async def open_again(target: str) -> object:
 
     async with open_catalog(target, timeout_s=5) as catalog:
         await open_all_connections(catalog)
-        result = forked(lambda: asyncio.run(act()))
+        result = run_in_child(lambda: asyncio.run(act()))
         await catalog.register_model(a_model("after"))
         return result, await names(catalog)
 
@@ -167,7 +167,7 @@ async def leave_inside(target: str) -> object:
     return await leave(target, inside=True)
 
 
-async def use_a_hosts(target: str) -> object:
+async def use_host_engine(target: str) -> object:
     """The child calls a catalog over a host's engine whose pool has all connections open."""
     url = make_url(target) if "://" in target else resolve_target(target).url
     engine = create_async_engine(url)
@@ -180,7 +180,7 @@ async def use_a_hosts(target: str) -> object:
         gc.collect()
         return outcomes
 
-    result = forked(act)
+    result = run_in_child(act)
     await catalog.register_model(a_model("after"))
     found = await names(catalog)
     await engine.dispose()
@@ -188,7 +188,7 @@ async def use_a_hosts(target: str) -> object:
 
 
 SCENARIOS = {
-    each.__name__: each for each in (use, open_again, leave_outside, leave_inside, use_a_hosts)
+    each.__name__: each for each in (use, open_again, leave_outside, leave_inside, use_host_engine)
 }
 
 

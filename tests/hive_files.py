@@ -40,44 +40,44 @@ REGISTER = (
 )
 LIST = "SELECT reference, provider, local_path, size_bytes, downloaded_at FROM models"
 
-SOUND = [
+VALID_ROWS = [
     ("TinyLlama-1.1B", "hf", "/models/tiny.gguf", 669_000_000, 1_729_000_000),
     ("模型/\U0001f999 e\u0301", "hf", "/模型/\U0001f999.gguf", 0, 0),
     ("long/" + "x\u00e9" * 4997 + "y", "hf", "/long", 1, 253402300799),
     ("largest", "hf", "/largest", 2**63 - 1, -62135596800),
     ("as large", "ollama", "/as-large", 2**63 - 1, 1_729_000_000),
 ]
-UNKNOWN = [
+ROWS_WITH_NULLS = [
     ("no size", "hf", "/a", None, 1_729_000_000),
     ("no time", "hf", "/b", 5, None),
     ("neither", "hf", "/c", None, None),
 ]
-TWICE = [("TinyLlama-1.1B", "ollama", "/models/other.gguf", 7, 1_729_000_001)]
+ROWS_WITH_SAME_REFERENCE = [("TinyLlama-1.1B", "ollama", "/models/other.gguf", 7, 1_729_000_001)]
 
-NO_SIZES = {
+INVALID_SIZES = {
     "negative": -1,
     "most negative": -(2**63),
     "text": "about 4 GB",
     "real": 1.5,
     "blob": b"\x00\x01",
 }
-NO_TIMES = {"milliseconds": 1_729_000_000_000, "text": "yesterday", "real": 1.5, "blob": b"5"}
-ODD = [
-    *((f"size: {name}", "hf", "/odd", value, 5) for name, value in NO_SIZES.items()),
-    *((f"time: {name}", "hf", "/odd", 5, value) for name, value in NO_TIMES.items()),
+INVALID_TIMES = {"milliseconds": 1_729_000_000_000, "text": "yesterday", "real": 1.5, "blob": b"5"}
+INVALID_ROWS = [
+    *((f"size: {name}", "hf", "/odd", value, 5) for name, value in INVALID_SIZES.items()),
+    *((f"time: {name}", "hf", "/odd", 5, value) for name, value in INVALID_TIMES.items()),
 ]
 
 
-def rows_of(shape: str) -> list[tuple]:
+def valid_rows(shape: str) -> list[tuple]:
     """Return all valid rows that a table of this shape can hold."""
     return (
-        SOUND
-        + (UNKNOWN if shape == "nullable" else [])
-        + (TWICE if shape != "reference alone" else [])
+        VALID_ROWS
+        + (ROWS_WITH_NULLS if shape == "nullable" else [])
+        + (ROWS_WITH_SAME_REFERENCE if shape != "reference alone" else [])
     )
 
 
-def read(row: tuple) -> tuple:
+def upgraded_row(row: tuple) -> tuple:
     """Return a row as the upgrade must leave it: with NULL for an invalid value."""
     reference, provider, local_path, size_bytes, downloaded_at = row
     return (
@@ -89,7 +89,7 @@ def read(row: tuple) -> tuple:
     )
 
 
-def write(path: Path, rows: list[tuple], ddl: str = NULLABLE) -> None:
+def write_hive_file(path: Path, rows: list[tuple], ddl: str = NULLABLE) -> None:
     """Create a file, or add rows to an existing one."""
     with closing(sqlite3.connect(path)) as raw, raw:
         raw.execute(ddl)
@@ -97,16 +97,18 @@ def write(path: Path, rows: list[tuple], ddl: str = NULLABLE) -> None:
 
 
 # PostgreSQL's index cannot hold the longest reference.
-SOME = [row for row in (*SOUND, *UNKNOWN, *TWICE) if len(row[0]) < 1000]
+PORTABLE_ROWS = [
+    row for row in (*VALID_ROWS, *ROWS_WITH_NULLS, *ROWS_WITH_SAME_REFERENCE) if len(row[0]) < 1000
+]
 
 
-async def fill(database: Database) -> None:
+async def create_hive_table(database: Database) -> None:
     """Create the hive's table with rows: a hive file on SQLite, revision 0001 on PostgreSQL."""
     if database.path is not None:
-        write(database.path, SOME)
+        write_hive_file(database.path, PORTABLE_ROWS)
         return
     await upgrade(database.target, "0001")
-    for row in SOME:
+    for row in PORTABLE_ROWS:
         database.run(
             "INSERT INTO models (reference, provider, local_path, size_bytes, downloaded_at)"
             " VALUES (?, ?, ?, ?, ?)",
@@ -114,10 +116,10 @@ async def fill(database: Database) -> None:
         )
 
 
-async def start(database: Database, where: str) -> None:
+async def prepare_database(database: Database, where: str) -> None:
     """Prepare a database to upgrade: empty, or with the hive's table."""
     if where == "the hive's table":
-        await fill(database)
+        await create_hive_table(database)
 
 
-STARTS = ("nothing", "the hive's table")
+INITIAL_STATES = ("nothing", "the hive's table")

@@ -1,7 +1,7 @@
 """Objects that Python accepts as a number or a path although they are neither."""
 
 
-class Whole:
+class IndexObject:
     """An object with `__index__`, like the integers of numpy."""
 
     def __init__(self, number):
@@ -11,7 +11,7 @@ class Whole:
         return self.number
 
 
-class Located:
+class FsPathObject:
     """An object with `__fspath__` that is not a `Path`."""
 
     def __init__(self, path):

@@ -25,7 +25,7 @@ def dsn(url: URL) -> str:
     return url.set(drivername="postgresql").render_as_string(hide_password=False)
 
 
-def answers(url: URL) -> bool:
+def accepts_connections(url: URL) -> bool:
     try:
         psycopg.connect(dsn(url), connect_timeout=3).close()
     except psycopg.OperationalError:
@@ -33,7 +33,7 @@ def answers(url: URL) -> bool:
     return True
 
 
-def binary(name: str) -> str | None:
+def find_binary(name: str) -> str | None:
     folders = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
     return next(
         (found for folder in folders if (found := shutil.which(name, path=folder))),
@@ -58,7 +58,7 @@ class Cluster:
         data = self._folder / "data"
         subprocess.run(
             [
-                *(binary("initdb"), "-D", data, "-A", "trust", "-U", "postgres", "--no-sync"),
+                *(find_binary("initdb"), "-D", data, "-A", "trust", "-U", "postgres", "--no-sync"),
                 *("-E", "UTF8", "--locale=C.UTF-8"),
             ],
             check=True,
@@ -66,7 +66,7 @@ class Cluster:
             cwd=self._folder,
             **self._process_user,
         )
-        self._command = [binary("postgres"), "-D", data, "-p", str(port), "-h", "127.0.0.1"]
+        self._command = [find_binary("postgres"), "-D", data, "-p", str(port), "-h", "127.0.0.1"]
         self._command += ["-k", self._folder]
         for setting in ("fsync=off", "max_connections=200", *settings):
             self._command += ["-c", setting]
@@ -80,7 +80,7 @@ class Cluster:
                 self._command, stdout=file, stderr=file, cwd=self._folder, **self._process_user
             )
         deadline = time.monotonic() + 30
-        while not answers(self.url):
+        while not accepts_connections(self.url):
             if self._server.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(log.read_text())
 
@@ -111,9 +111,9 @@ def server() -> Iterator[URL | None]:
     given = os.environ.get(ENVIRONMENT)
     if given:
         yield make_url(given)
-    elif answers(LOCAL):
+    elif accepts_connections(LOCAL):
         yield LOCAL
-    elif binary("initdb") and binary("postgres"):
+    elif find_binary("initdb") and find_binary("postgres"):
         with throwaway_cluster() as cluster:
             yield cluster.url
     else:
@@ -136,7 +136,7 @@ def database(server: URL, name: str) -> Iterator[URL]:
 
 
 @contextmanager
-def table_taken(url: URL) -> Iterator[None]:
+def table_locked(url: URL) -> Iterator[None]:
     """Lock the table `models` as another migration does: readers wait too."""
     with psycopg.connect(dsn(url)) as other:
         other.execute("LOCK TABLE models IN ACCESS EXCLUSIVE MODE")

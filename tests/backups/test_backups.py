@@ -13,7 +13,7 @@ from pathlib import Path
 import hive_files
 import pytest
 from bad_files import BAD_FILES, damage, listing
-from child_programs import PROCESSES, hold_open, killed, write_until_told
+from child_programs import PROCESSES, keep_catalog_open, migration_was_killed, write_until_stopped
 from conftest import a_model
 from sqlalchemy.ext.asyncio import create_async_engine
 
@@ -124,7 +124,7 @@ async def test_copies_are_consistent_while_others_write(filled, tmp_path):
     """
     stop = PROCESSES.Event()
     began = PROCESSES.Event()
-    writer = PROCESSES.Process(target=write_until_told, args=(str(filled), began, stop))
+    writer = PROCESSES.Process(target=write_until_stopped, args=(str(filled), began, stop))
     writer.start()
     began.wait()
     counts = []
@@ -296,7 +296,7 @@ async def test_a_catalog_in_use_is_not_replaced(filled, tmp_path, who):
             await catalog.register_model(a_model("after"))
     else:
         began, stop = PROCESSES.Event(), PROCESSES.Event()
-        user = PROCESSES.Process(target=hold_open, args=(str(filled), began, stop))
+        user = PROCESSES.Process(target=keep_catalog_open, args=(str(filled), began, stop))
         user.start()
         began.wait()
         with pytest.raises(CatalogInUseError, match=f"process {user.pid} has it open|a lock"):
@@ -388,7 +388,7 @@ async def test_a_migration_copies_a_file_with_models_first(tmp_path):
     The copy is the file as it was, its owner's alone, and is named after the time and the goal.
     """
     path = tmp_path / "catalog.db"
-    hive_files.write(path, hive_files.SOUND)
+    hive_files.write_hive_file(path, hive_files.VALID_ROWS)
     with closing(sqlite3.connect(path)) as raw:
         rows = raw.execute("SELECT * FROM models ORDER BY 1, 2").fetchall()
 
@@ -410,7 +410,7 @@ async def test_without_models_nothing_is_copied(tmp_path):
     await upgrade(path, "0002")
     await upgrade(path)
     host = tmp_path / "host.db"
-    hive_files.write(host, hive_files.SOUND)
+    hive_files.write_hive_file(host, hive_files.VALID_ROWS)
     engine = create_async_engine(f"sqlite+aiosqlite:///{host}")
     await upgrade(engine)
     await engine.dispose()
@@ -423,7 +423,7 @@ async def test_the_last_three_copies_stay(tmp_path):
     The oldest of those that were made by themselves goes; what a user made or put there stays.
     """
     path = tmp_path / "catalog.db"
-    hive_files.write(path, hive_files.SOUND)
+    hive_files.write_hive_file(path, hive_files.VALID_ROWS)
     mine = await backup(path)
     other = tmp_path / "catalog.db.backup-mine"
     other.touch()
@@ -444,14 +444,16 @@ def test_a_killed_migration_leaves_a_copy_to_go_back_to(tmp_path):
     The copy is whole before the first statement of the migration.
     """
     path = tmp_path / "catalog.db"
-    hive_files.write(path, hive_files.SOUND)
+    hive_files.write_hive_file(path, hive_files.VALID_ROWS)
 
-    assert killed(str(path), "UPDATE models SET size_bytes")
+    assert migration_was_killed(str(path), "UPDATE models SET size_bytes")
 
     (copy,) = [name for name in beside(path) if "backup" in name]
     assert backup_files.integrity_error(tmp_path / copy) is None
     with closing(sqlite3.connect(tmp_path / copy)) as raw:
-        assert raw.execute("SELECT count(*) FROM models").fetchone() == (len(hive_files.SOUND),)
+        assert raw.execute("SELECT count(*) FROM models").fetchone() == (
+            len(hive_files.VALID_ROWS),
+        )
 
 
 def test_the_shell_keeps_a_copy_too(tmp_path):
@@ -459,7 +461,7 @@ def test_the_shell_keeps_a_copy_too(tmp_path):
     `alembic upgrade head` in a checkout is a migration like any other.
     """
     path = tmp_path / "catalog.db"
-    hive_files.write(path, hive_files.SOUND)
+    hive_files.write_hive_file(path, hive_files.VALID_ROWS)
 
     subprocess.run(
         [sys.executable, "-m", "alembic", "-x", f"url={path}", "upgrade", "head"],

@@ -271,13 +271,13 @@ async def test_an_older_catalog_is_saved_at_its_own_revision(tmp_path):
     import hive_files
 
     path = tmp_path / "catalog.db"
-    hive_files.write(path, hive_files.SOUND)
+    hive_files.write_hive_file(path, hive_files.VALID_ROWS)
 
     done = await repair(path)
 
     assert done.is_whole
     async with open_catalog(done.path) as catalog:
-        assert await catalog.count_models() == len(hive_files.SOUND)
+        assert await catalog.count_models() == len(hive_files.VALID_ROWS)
 
 
 async def test_what_cannot_be_repaired_is_refused(filled, tmp_path):

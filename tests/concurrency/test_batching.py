@@ -340,7 +340,7 @@ async def test_who_is_cancelled_takes_nobody_with_him(database, kind):
     """
     async with open_catalog(database.target) as catalog:
         await catalog.register_models(a_model(f"m{n}") for n in range(8))
-        with postgres.table_taken(database.url):
+        with postgres.table_locked(database.url):
             tasks = [
                 asyncio.create_task(
                     catalog.find_model(f"m{n}", "hf")
@@ -367,7 +367,7 @@ async def test_a_query_that_nobody_waits_for_is_ended(database):
     When the last of them is gone the server need not go on.
     """
     async with open_catalog(database.target) as catalog:
-        with postgres.table_taken(database.url):
+        with postgres.table_locked(database.url):
             tasks = [asyncio.create_task(catalog.find_model(f"m{n}", "hf")) for n in range(8)]
             await waits_for_a_lock(database)
             for task in tasks:
@@ -391,7 +391,7 @@ async def test_each_has_the_time_that_it_is_given(database):
     Who comes later to a server that does not answer gives up later; nobody is early or late.
     """
     async with open_catalog(database.target, timeout_s=0.6) as catalog:
-        with postgres.table_taken(database.url):
+        with postgres.table_locked(database.url):
             tasks = []
             for number in range(30):
                 tasks += [

@@ -7,7 +7,7 @@ import sqlite3
 from contextlib import closing
 
 import pytest
-from child_programs import PROCESSES, leave_without_closing
+from child_programs import PROCESSES, kill_with_open_catalog
 from conftest import a_model
 from sqlalchemy.ext.asyncio import create_async_engine
 
@@ -273,7 +273,7 @@ def read_once(caplog) -> bool:
 
 def stopped(path) -> None:
     """Have a process that writes to a catalog die without closing it."""
-    process = PROCESSES.Process(target=leave_without_closing, args=(str(path),))
+    process = PROCESSES.Process(target=kill_with_open_catalog, args=(str(path),))
     process.start()
     process.join()
     assert path.with_name("catalog.db-wal").stat().st_size > 0

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from bad_files import everything_said
+from bad_files import error_text
 from conftest import a_model
 from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
 
@@ -110,7 +110,7 @@ async def test_no_entrance_tells_a_secret(elsewhere, caplog, capfd, url, driver)
         expected = (CatalogError, TypeError) if "host" in name else CatalogError
         with pytest.raises(expected) as caught:
             await enter(target)
-        assert SECRET not in everything_said(caught.value), name
+        assert SECRET not in error_text(caught.value), name
 
     said = capfd.readouterr()
     assert SECRET not in said.out + said.err
@@ -219,4 +219,4 @@ async def test_a_value_is_in_no_error_of_a_statement(catalog, database):
     finally:
         database.run("ALTER TABLE models RENAME COLUMN elsewhere TO description")
 
-    assert SECRET not in everything_said(caught.value)
+    assert SECRET not in error_text(caught.value)

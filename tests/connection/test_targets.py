@@ -16,8 +16,8 @@ from pathlib import Path
 
 import postgres
 import pytest
-from bad_files import BAD_FILES, everything_said, listing
-from conftest import a_model, on_postgresql
+from bad_files import BAD_FILES, error_text, listing
+from conftest import a_model, postgresql_database
 from sqlalchemy import URL, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
@@ -549,7 +549,7 @@ async def test_no_password_is_ever_shown(tmp_path, monkeypatch, caplog, door, ta
     with pytest.raises(CatalogError) as caught:
         await door(target)
 
-    assert SECRET not in everything_said(caught.value)
+    assert SECRET not in error_text(caught.value)
     assert SECRET not in caplog.text
     assert listing(tmp_path) == {}
 
@@ -567,7 +567,7 @@ async def test_a_refused_password_is_not_shown(pg_server, caplog):
         with pytest.raises(CatalogUnavailableError) as caught:
             await only_open(url)
 
-        assert SECRET not in everything_said(caught.value)
+        assert SECRET not in error_text(caught.value)
     assert SECRET not in caplog.text
 
 
@@ -622,7 +622,7 @@ async def test_a_text_without_a_driver_is_psycopgs(pg_migrated):
     """
     `postgresql://` and `postgres://` are what servers' own tools write.
     """
-    database = on_postgresql("psycopg", pg_migrated)
+    database = postgresql_database("psycopg", pg_migrated)
     plain = postgres.dsn(pg_migrated)
 
     for target in (plain, plain.replace("postgresql://", "postgres://")):
@@ -707,7 +707,7 @@ async def test_a_server_that_takes_no_writes_is_read_only(pg_migrated):
     """
     A standby, or a database set read-only, is read like any other.
     """
-    database = on_postgresql("psycopg", pg_migrated)
+    database = postgresql_database("psycopg", pg_migrated)
     database.run("DELETE FROM models")
     target = f"{database.target}?options=-c%20default_transaction_read_only%3Don"
 

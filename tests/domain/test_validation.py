@@ -10,7 +10,7 @@ import pytest
 from conftest import a_model, moment
 from hypothesis import given
 from hypothesis import strategies as st
-from lookalikes import Located, Whole
+from lookalikes import FsPathObject, IndexObject
 from sqlalchemy.dialects import sqlite
 
 from model_catalog import InvalidModelError, Model
@@ -85,7 +85,7 @@ BAD = {
     "empty bytes for a path": ("local_path", b""),
     "no path": ("local_path", None),
     "number for a path": ("local_path", 3),
-    "number for the path of an object": ("local_path", Located(3)),
+    "number for the path of an object": ("local_path", FsPathObject(3)),
     "NUL in the path": ("local_path", "/a\0b"),
     "NUL in the bytes of a path": ("local_path", b"/a\0b"),
     "surrogate of no byte in the path": ("local_path", "/\ud800"),
@@ -97,8 +97,8 @@ BAD = {
     "size of 10**30": ("size_bytes", 10**30),
     "size of more digits than Python writes": ("size_bytes", 10**5000),
     "lists that lie too deep": ("size_bytes", deep(100_000)),
-    "digits for the number of an object": ("size_bytes", Whole("5")),
-    "negative whole number of another type": ("size_bytes", Whole(-1)),
+    "digits for the number of an object": ("size_bytes", IndexObject("5")),
+    "negative whole number of another type": ("size_bytes", IndexObject(-1)),
     "float": ("size_bytes", 1.0),
     "infinity": ("size_bytes", float("inf")),
     "not a number": ("size_bytes", float("nan")),
@@ -256,7 +256,7 @@ async def test_whole_numbers_of_another_type_are_whole_numbers(catalog, database
     """
     What has `__index__`, as numpy's integers have, is a size.
     """
-    model = await catalog.register_model(a_model(size_bytes=Whole(2**40)))
+    model = await catalog.register_model(a_model(size_bytes=IndexObject(2**40)))
 
     assert type(model.size_bytes) is int
     assert database.run("SELECT size_bytes FROM models") == [(2**40,)]

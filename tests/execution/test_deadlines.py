@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager, closing, contextmanager, suppress
 import postgres
 import psycopg
 import pytest
-from child_programs import PROCESSES, hold_lock
+from child_programs import PROCESSES, keep_sqlite_lock
 from conftest import a_model
 from public_calls import PUBLIC_READS, PUBLIC_WRITES, READS, WRITES, fill, open_transaction
 from sqlalchemy import event
@@ -45,7 +45,9 @@ TABLES = ("models", "model_tags", "model_aliases", "model_files")
 def another_process(path, *statements):
     """A lock that another process holds on a SQLite file."""
     began, stop = PROCESSES.Event(), PROCESSES.Event()
-    holder = PROCESSES.Process(target=hold_lock, args=(str(path), list(statements), began, stop))
+    holder = PROCESSES.Process(
+        target=keep_sqlite_lock, args=(str(path), list(statements), began, stop)
+    )
     holder.start()
     try:
         assert began.wait(20)

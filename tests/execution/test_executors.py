@@ -126,7 +126,7 @@ async def test_a_read_waits_no_longer_than_it_is_given(database):
     """
     async with open_catalog(database.target, timeout_s=0.3) as catalog:
         busy = pytest.raises(CatalogBusyError, match=r"waited 0\.[3-9] s")
-        with postgres.table_taken(database.url), busy:
+        with postgres.table_locked(database.url), busy:
             await catalog.find_model("m", "hf")
         assert await catalog.find_model("m", "hf") is None
 
@@ -138,7 +138,7 @@ async def test_a_look_that_is_held_up_can_be_cancelled(database, look):
     Whoever waits for somebody's lock in a server is let go when he no longer wants to.
     """
     async with open_catalog(database.target) as catalog:
-        with postgres.table_taken(database.url):
+        with postgres.table_locked(database.url):
             waiting = asyncio.create_task(
                 catalog.find_model("m", "hf") if look == "find" else schema_state(database.target)
             )

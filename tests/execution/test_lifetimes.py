@@ -92,7 +92,7 @@ def test_a_forked_child_of_a_host_does_not_hang(database):
     Over a host's engine a call in the child works or is refused in words of ours, and the parent's
     connections are its own.
     """
-    child, left = forking(database, "use_a_hosts")
+    child, left = forking(database, "use_host_engine")
 
     assert isinstance(child, dict), child
     assert all(said == "works" or "Error" in said[0] for said in child.values())

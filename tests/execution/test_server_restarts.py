@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager, contextmanager
 import postgres
 import psycopg
 import pytest
-from conftest import Database, a_model, on_postgresql
+from conftest import Database, a_model, postgresql_database
 from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
 
 from model_catalog import (
@@ -25,7 +25,7 @@ from model_catalog import (
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[postgres.Cluster]:
     """A server that belongs to these tests alone, and finds a deadlock quickly."""
-    if not (postgres.binary("initdb") and postgres.binary("postgres")):
+    if not (postgres.find_binary("initdb") and postgres.find_binary("postgres")):
         if os.environ.get("MODEL_CATALOG_TEST_PG_REQUIRED"):
             pytest.fail("no server binaries")
         pytest.skip("no server binaries: a server that is somebody else's is not to be restarted")
@@ -50,7 +50,7 @@ class Own(Database):
 
 @pytest.fixture
 def database(cluster, backend) -> Iterator[Own]:
-    found = on_postgresql(backend, cluster.url)
+    found = postgresql_database(backend, cluster.url)
     found = Own(found.backend, found.target, url=found.url)
     found.run("DELETE FROM models")
     yield found

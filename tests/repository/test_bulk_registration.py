@@ -65,7 +65,7 @@ async def test_many_are_what_each_of_them_would_be_alone(catalog, database, seed
     texts = "SELECT reference_folded, description_folded FROM models ORDER BY 1, 2"
     searched = database.run(texts)
     for makes in ([model_of], [dict], [model_of, dict, MappingProxyType]):
-        database.forget_rows()
+        database.delete_rows()
         await catalog.register_models(source.choice(makes)(values) for values in first)
         await catalog.register_models(source.choice(makes)(values) for values in second)
 

@@ -9,7 +9,7 @@ import hive_files
 import postgres
 import psycopg
 import pytest
-from conftest import a_model, moment, on_postgresql
+from conftest import a_model, moment, postgresql_database
 
 from model_catalog import InvalidImportError, InvalidModelError, open_catalog
 from model_catalog.domain.ndjson import HEADER
@@ -61,7 +61,7 @@ def line(**fields):
 def other(request, tmp_path, backend):
     """A second, empty catalog: on PostgreSQL for SQLite, and on SQLite for PostgreSQL."""
     if backend == "sqlite":
-        database = on_postgresql("asyncpg", request.getfixturevalue("pg_migrated"))
+        database = postgresql_database("asyncpg", request.getfixturevalue("pg_migrated"))
         database.run("DELETE FROM models")
         return database.target
     return str(tmp_path / "other.db")
@@ -366,7 +366,7 @@ async def test_what_the_hive_recorded_comes_back_from_an_export(tmp_path):
         ("tab\tbed", "a:b", "", 2, -62135596800),
         (" ", "hf", "/c", 3, -30578688000),
     ]
-    hive_files.write(tmp_path / "hive.db", rows)
+    hive_files.write_hive_file(tmp_path / "hive.db", rows)
     async with open_catalog(tmp_path / "hive.db") as catalog:
         text = await exported(catalog)
 

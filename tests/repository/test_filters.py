@@ -8,7 +8,7 @@ from itertools import product
 
 import postgres
 import pytest
-from conftest import Database, a_model, moment, on_postgresql
+from conftest import Database, a_model, moment, postgresql_database
 
 from model_catalog import InvalidModelError, ModelTotals, Sort, open_catalog, upgrade
 from model_catalog.repository.statements.pagination import Page, SortOrder
@@ -104,7 +104,7 @@ def corpus_on_sqlite(tmp_path_factory):
 @pytest.fixture(scope="module")
 def corpus_on_postgresql(pg_server):
     with postgres.database(pg_server, "corpus") as url:
-        asyncio.run(fill(on_postgresql("asyncpg", url)))
+        asyncio.run(fill(postgresql_database("asyncpg", url)))
         yield url
 
 
@@ -112,7 +112,7 @@ def corpus_on_postgresql(pg_server):
 def corpus_database(backend, request):
     if backend == "sqlite":
         return request.getfixturevalue("corpus_on_sqlite")
-    return on_postgresql(backend, request.getfixturevalue("corpus_on_postgresql"))
+    return postgresql_database(backend, request.getfixturevalue("corpus_on_postgresql"))
 
 
 @pytest.fixture

@@ -306,7 +306,7 @@ class Machine(RuleBasedStateMachine):
 
     def __init__(self, database):
         super().__init__()
-        database.forget_rows()
+        database.delete_rows()
         self.book = Book()
         self.exits = AsyncExitStack()
         self.runner = asyncio.Runner()

@@ -14,8 +14,8 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from uuid import UUID
 
 import pytest
-from conftest import BACKENDS, Database, moment, on_postgresql
-from lookalikes import Located, Whole
+from conftest import BACKENDS, Database, moment, postgresql_database
+from lookalikes import FsPathObject, IndexObject
 
 from model_catalog import (
     FileRecord,
@@ -96,8 +96,16 @@ TEXTS = [
 NUMBERS = [
     *(0, 1, -1, 2**31 - 1, 2**31, 2**32, 2**53 + 1, 2**63 - 1, 2**63, -(2**63) - 1, 2**64, 10**400),
     *(10**5000, True, False, 1.0, 0.5, -0.0, 1e308, float("nan"), float("inf"), 1j),
-    *(Decimal(1), Decimal("NaN"), Fraction(1), Level.ONE, Whole(5), Whole(-1), Whole(2**63)),
-    *(Whole("5"), Whole(None)),
+    *(
+        Decimal(1),
+        Decimal("NaN"),
+        Fraction(1),
+        Level.ONE,
+        IndexObject(5),
+        IndexObject(-1),
+        IndexObject(2**63),
+    ),
+    *(IndexObject("5"), IndexObject(None)),
 ]
 TIMES = [
     *(moment(0), moment(1).replace(microsecond=999_999), moment(0).astimezone(zone(-11))),
@@ -109,7 +117,7 @@ TIMES = [
 ]
 PATHS = [
     *(Path("/m"), PurePosixPath("a/b"), PureWindowsPath("C:\\m"), Path(os.fsdecode(b"/\xff"))),
-    *(Located("/m"), Located(b"/\xff"), Located(1), Located(Text("/m"))),
+    *(FsPathObject("/m"), FsPathObject(b"/\xff"), FsPathObject(1), FsPathObject(Text("/m"))),
     *(b"", b"m", b"/\xff", b"\0", bytearray(b"m"), memoryview(b"m")),
 ]
 OTHERS = [
@@ -300,7 +308,7 @@ def emptied(sqlite_migrated, pg_migrated, tmp_path):
         shutil.copy(sqlite_migrated, path)
         yield Database("sqlite", str(path), path=path)
         for backend in BACKENDS[1:]:
-            database = on_postgresql(backend, pg_migrated)
+            database = postgresql_database(backend, pg_migrated)
             database.run("DELETE FROM models")
             yield database
 

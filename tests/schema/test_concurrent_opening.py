@@ -8,7 +8,13 @@ from contextlib import closing
 
 import hive_files
 import pytest
-from child_programs import PROCESSES, killed, open_and_register, register_again_and_again, stand_at
+from child_programs import (
+    PROCESSES,
+    migration_was_killed,
+    open_and_register,
+    register_repeatedly,
+    set_barrier,
+)
 from conftest import Database
 from schema_shape import dump, shape
 
@@ -23,7 +29,7 @@ EIGHT = 8
 def starters() -> Iterator[ProcessPoolExecutor]:
     """Eight processes, which do everything in the same moment."""
     gate = PROCESSES.Barrier(EIGHT, timeout=60)
-    with ProcessPoolExecutor(EIGHT, PROCESSES, stand_at, (gate,)) as pool:
+    with ProcessPoolExecutor(EIGHT, PROCESSES, set_barrier, (gate,)) as pool:
         yield pool
 
 
@@ -43,7 +49,7 @@ def assert_sound(database: Database) -> None:
             assert raw.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
 
 
-@pytest.mark.parametrize("start", hive_files.STARTS)
+@pytest.mark.parametrize("start", hive_files.INITIAL_STATES)
 @pytest.mark.parametrize(
     "rounds", [1, pytest.param(50, marks=pytest.mark.slow)], ids=["once", "many times"]
 )
@@ -54,8 +60,8 @@ def test_eight_processes_open_one_catalog_at_once(empty, starters, start, rounds
     # PostgreSQL is here twice, by two drivers: it has half of the rounds with each.
     for _ in range(rounds if empty.path is not None else (rounds + 1) // 2):
         begin_anew(empty)
-        asyncio.run(hive_files.start(empty, start))
-        rows = [] if start == "nothing" else hive_files.SOME
+        asyncio.run(hive_files.prepare_database(empty, start))
+        rows = [] if start == "nothing" else hive_files.PORTABLE_ROWS
 
         counts = list(
             starters.map(open_and_register, [empty.target] * EIGHT, map(str, range(EIGHT)))
@@ -75,9 +81,7 @@ def test_eight_processes_register_one_model(database, starters):
     """
     The same key from eight processes, again and again, is one row and no error.
     """
-    ids = starters.map(
-        register_again_and_again, [database.target] * EIGHT, [10] * EIGHT, range(EIGHT)
-    )
+    ids = starters.map(register_repeatedly, [database.target] * EIGHT, [10] * EIGHT, range(EIGHT))
 
     assert set().union(*ids) == {1}
     ((reference, size),) = database.run("SELECT reference, size_bytes FROM models")
@@ -90,7 +94,7 @@ def test_eight_processes_that_never_opened_it_register_one_model(empty, starters
     """
     The same, where the catalog comes into being in that moment.
     """
-    ids = starters.map(register_again_and_again, [empty.target] * EIGHT, [5] * EIGHT, range(EIGHT))
+    ids = starters.map(register_repeatedly, [empty.target] * EIGHT, [5] * EIGHT, range(EIGHT))
 
     assert set().union(*ids) == {1}
     assert empty.run("SELECT count(*) FROM models") == [(1,)]
@@ -98,13 +102,13 @@ def test_eight_processes_that_never_opened_it_register_one_model(empty, starters
 
 
 def prepared(database: Database, start: str) -> dict[str, object]:
-    asyncio.run(hive_files.start(database, start))
+    asyncio.run(hive_files.prepare_database(database, start))
     if database.path is not None and start == "nothing":
         database.path.touch()
     return dump(database)
 
 
-@pytest.mark.parametrize("start", hive_files.STARTS)
+@pytest.mark.parametrize("start", hive_files.INITIAL_STATES)
 @pytest.mark.parametrize(
     "where",
     ["UPDATE models SET size_bytes", "UPDATE model_catalog_version", "COMMIT"],
@@ -116,7 +120,7 @@ def test_an_upgrade_that_is_killed_leaves_everything_as_it_was(empty, start, whe
     """
     before = prepared(empty, start)
 
-    assert killed(empty.target, where)
+    assert migration_was_killed(empty.target, where)
     empty.assert_nothing_left()
     after = dump(empty)
     asyncio.run(upgrade(empty.target))
@@ -124,7 +128,7 @@ def test_an_upgrade_that_is_killed_leaves_everything_as_it_was(empty, start, whe
     assert after == before
     assert_sound(empty)
     assert empty.run("SELECT count(*) FROM models") == [
-        (0 if start == "nothing" else len(hive_files.SOME),)
+        (0 if start == "nothing" else len(hive_files.PORTABLE_ROWS),)
     ]
 
 
@@ -133,23 +137,23 @@ def test_a_downgrade_that_is_killed_leaves_everything_as_it_was(empty, where):
     """
     After kill -9 in the midst of a downgrade the database is as it was, and the next one works.
     """
-    asyncio.run(hive_files.fill(empty))
+    asyncio.run(hive_files.create_hive_table(empty))
     old = shape(empty)
     asyncio.run(upgrade(empty.target))
     before = dump(empty)
 
-    assert killed(empty.target, where, "0001")
+    assert migration_was_killed(empty.target, where, "0001")
     empty.assert_nothing_left()
     after = dump(empty)
-    assert not killed(empty.target, "never", "0001")
+    assert not migration_was_killed(empty.target, "never", "0001")
 
     assert after == before
-    assert empty.run("SELECT count(*) FROM models") == [(len(hive_files.SOME),)]
+    assert empty.run("SELECT count(*) FROM models") == [(len(hive_files.PORTABLE_ROWS),)]
     assert empty.path is not None or shape(empty) == old
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("start", hive_files.STARTS)
+@pytest.mark.parametrize("start", hive_files.INITIAL_STATES)
 def test_an_upgrade_may_be_killed_at_any_statement(empty, start):
     """
     Killed at the first statement, at the second, and so on until one lives: never is anything half
@@ -158,7 +162,7 @@ def test_an_upgrade_may_be_killed_at_any_statement(empty, start):
     before = prepared(empty, start)
 
     number = 1
-    while killed(empty.target, number):
+    while migration_was_killed(empty.target, number):
         empty.assert_nothing_left()
         assert dump(empty) == before, number
         number += 1
@@ -166,7 +170,7 @@ def test_an_upgrade_may_be_killed_at_any_statement(empty, start):
     assert number > 10
     assert_sound(empty)
     assert empty.run("SELECT count(*) FROM models") == [
-        (0 if start == "nothing" else len(hive_files.SOME),)
+        (0 if start == "nothing" else len(hive_files.PORTABLE_ROWS),)
     ]
 
 
@@ -175,15 +179,15 @@ def test_a_downgrade_may_be_killed_at_any_statement(empty):
     """
     The same on the way back.
     """
-    asyncio.run(hive_files.fill(empty))
+    asyncio.run(hive_files.create_hive_table(empty))
     asyncio.run(upgrade(empty.target))
     before = dump(empty)
 
     number = 1
-    while killed(empty.target, number, "0001"):
+    while migration_was_killed(empty.target, number, "0001"):
         empty.assert_nothing_left()
         assert dump(empty) == before, number
         number += 1
 
     assert number > 10
-    assert empty.run("SELECT count(*) FROM models") == [(len(hive_files.SOME),)]
+    assert empty.run("SELECT count(*) FROM models") == [(len(hive_files.PORTABLE_ROWS),)]

@@ -58,8 +58,8 @@ async def test_a_file_of_the_hive_opens_and_keeps_every_row(file, kind):
     """
     Whichever hive wrote it, a file opens, is brought up to date, and lists every row it held.
     """
-    rows = hive_files.rows_of(kind)
-    hive_files.write(file.path, rows, hive_files.SHAPES[kind])
+    rows = hive_files.valid_rows(kind)
+    hive_files.write_hive_file(file.path, rows, hive_files.SHAPES[kind])
 
     async with open_catalog(file.path) as catalog:
         models = await catalog.list_models()
@@ -79,23 +79,27 @@ async def test_an_odd_value_becomes_null_and_is_counted(file, kind, caplog):
     """
     A value that is no size or no time is forgotten, its row is not, and the log says how many.
     """
-    hive_files.write(file.path, hive_files.rows_of(kind) + hive_files.ODD, hive_files.SHAPES[kind])
+    hive_files.write_hive_file(
+        file.path, hive_files.valid_rows(kind) + hive_files.INVALID_ROWS, hive_files.SHAPES[kind]
+    )
 
     async with open_catalog(file.path) as catalog:
         models = await catalog.list_models()
         total = await catalog.get_total_size()
 
-    assert len(models) == len(hive_files.rows_of(kind) + hive_files.ODD)
+    assert len(models) == len(hive_files.valid_rows(kind) + hive_files.INVALID_ROWS)
     assert sorted(map(repr, file.run(FIVE))) == sorted(
-        repr(hive_files.read(row)) for row in hive_files.rows_of(kind) + hive_files.ODD
+        repr(hive_files.upgraded_row(row))
+        for row in hive_files.valid_rows(kind) + hive_files.INVALID_ROWS
     )
     assert total == sum(
-        hive_files.read(row)[3] or 0 for row in hive_files.rows_of(kind) + hive_files.ODD
+        hive_files.upgraded_row(row)[3] or 0
+        for row in hive_files.valid_rows(kind) + hive_files.INVALID_ROWS
     )
     said = [record for record in caplog.records if record.name == "model_catalog.migrations"]
     assert [(record.levelno, record.args) for record in said] == [
-        (logging.WARNING, (len(hive_files.NO_SIZES), "size_bytes")),
-        (logging.WARNING, (len(hive_files.NO_TIMES), "downloaded_at")),
+        (logging.WARNING, (len(hive_files.INVALID_SIZES), "size_bytes")),
+        (logging.WARNING, (len(hive_files.INVALID_TIMES), "downloaded_at")),
     ]
 
 
@@ -103,7 +107,7 @@ async def test_texts_that_were_written_as_blobs_are_read(file):
     """
     SQLite keeps a blob in a column of text; such a row lists, is found and is named like any other.
     """
-    hive_files.write(
+    hive_files.write_hive_file(
         file.path, [(b"m", b"hf", b"/models/\xff.gguf", 5, 5), ("n", "hf", b"/n", 1, 1)]
     )
 
@@ -119,7 +123,7 @@ async def test_sound_values_are_nothing_to_speak_of(file, caplog):
     """
     An upgrade that forgot nothing warns of nothing.
     """
-    hive_files.write(file.path, hive_files.rows_of("nullable"))
+    hive_files.write_hive_file(file.path, hive_files.valid_rows("nullable"))
 
     with caplog.at_level(logging.WARNING):
         await upgrade(file.path)
@@ -151,7 +155,9 @@ async def test_a_second_upgrade_changes_no_byte(file, kind):
     """
     A file that is up to date is opened and upgraded again without a byte being written.
     """
-    hive_files.write(file.path, hive_files.rows_of(kind) + hive_files.ODD, hive_files.SHAPES[kind])
+    hive_files.write_hive_file(
+        file.path, hive_files.valid_rows(kind) + hive_files.INVALID_ROWS, hive_files.SHAPES[kind]
+    )
     await upgrade(file.path)
     before = digest(file)
 
@@ -203,7 +209,7 @@ async def test_up_down_and_up_again_keeps_the_rows(empty):
     """
     A catalog with one version of each model loses nothing on the way back to the hive and forth.
     """
-    await hive_files.fill(empty)
+    await hive_files.create_hive_table(empty)
     before = sorted(map(repr, empty.run(FIVE)))
 
     await upgrade(empty.target)
@@ -221,7 +227,7 @@ async def test_back_to_the_base_there_is_nothing(empty):
     """
     Downgraded to `base` no table of models is left, and the next upgrade begins anew.
     """
-    await hive_files.fill(empty)
+    await hive_files.create_hive_table(empty)
     await upgrade(empty.target)
 
     await downgrade(empty.target, "base")
@@ -236,17 +242,17 @@ async def test_the_hive_works_on_a_file_that_went_back(file):
     """
     On a downgraded file the hive registers, replaces, lists and removes as it always did.
     """
-    hive_files.write(file.path, hive_files.SOUND)
+    hive_files.write_hive_file(file.path, hive_files.VALID_ROWS)
     await upgrade(file.path)
     await downgrade(file.path, "0001")
 
-    hive_files.write(
+    hive_files.write_hive_file(
         file.path, [("TinyLlama-1.1B", "hf", "/moved", 1, 2), ("new", "hf", "/new", 3, 4)]
     )
     file.run("DELETE FROM models WHERE reference = ? AND provider = ?", "largest", "hf")
     rows = file.run(hive_files.LIST + " ORDER BY downloaded_at DESC")
 
-    assert len(rows) == len(hive_files.SOUND)
+    assert len(rows) == len(hive_files.VALID_ROWS)
     assert ("TinyLlama-1.1B", "hf", "/moved", 1, 2) in rows
     await upgrade(file.path)
     async with open_catalog(file.path) as catalog:
@@ -259,7 +265,7 @@ async def test_a_fresh_file_equals_one_carried_from_the_hive(file, tmp_path, kin
     Nothing in the schema tells where a database came from, to the last constraint.
     """
     fresh = Database("sqlite", "", path=tmp_path / "fresh.db")
-    hive_files.write(file.path, hive_files.rows_of(kind), hive_files.SHAPES[kind])
+    hive_files.write_hive_file(file.path, hive_files.valid_rows(kind), hive_files.SHAPES[kind])
 
     await upgrade(file.path)
     await upgrade(fresh.path)
@@ -276,7 +282,7 @@ async def test_a_fresh_database_equals_one_carried_through_every_revision(empty)
     await downgrade(empty.target, "base")
     empty.run(f"DROP TABLE {VERSION_TABLE}")
 
-    await hive_files.fill(empty)
+    await hive_files.create_hive_table(empty)
     for revision in known_revisions():
         await upgrade(empty.target, revision)
 
@@ -365,7 +371,7 @@ async def test_the_shell_does_what_the_package_does(empty):
     In a checkout `alembic upgrade`, `current`, `check` and `downgrade` work on the database that
     `-x url=` or MODEL_CATALOG_URL names.
     """
-    await hive_files.fill(empty)
+    await hive_files.create_hive_table(empty)
     rows = sorted(map(repr, empty.run(FIVE)))
 
     alembic("-x", f"url={empty.target}", "upgrade", "head", url="/nowhere/at/all.db")
@@ -461,8 +467,10 @@ async def test_the_printed_sql_adopts_a_file_of_the_hive(file, tmp_path, sqlite_
     """
     other = Database("sqlite", "", path=tmp_path / "online.db")
     for database in (file, other):
-        hive_files.write(
-            database.path, hive_files.rows_of(kind) + hive_files.ODD, hive_files.SHAPES[kind]
+        hive_files.write_hive_file(
+            database.path,
+            hive_files.valid_rows(kind) + hive_files.INVALID_ROWS,
+            hive_files.SHAPES[kind],
         )
     await upgrade(other.path)
 
@@ -478,7 +486,7 @@ async def test_the_printed_sql_adopts_a_file_of_the_hive(file, tmp_path, sqlite_
     assert await check_schema(file.path) == []
     async with open_catalog(file.path) as catalog:
         assert await catalog.count_models(search="tinyLLAMA") == len(
-            [row for row in hive_files.rows_of(kind) if row[0].startswith("TinyLlama")]
+            [row for row in hive_files.valid_rows(kind) if row[0].startswith("TinyLlama")]
         )
 
 
@@ -486,7 +494,7 @@ async def test_what_printed_sql_could_not_fold_is_folded_at_the_next_registratio
     """
     A search for letters beyond ASCII finds a model again once it is registered again.
     """
-    hive_files.write(file.path, [("ÄPFEL", "hf", "/m", 1, 1)])
+    hive_files.write_hive_file(file.path, [("ÄPFEL", "hf", "/m", 1, 1)])
     execute_script(file, sqlite_sql)
 
     async with open_catalog(file.path) as catalog:

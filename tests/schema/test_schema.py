@@ -18,7 +18,7 @@ import psycopg
 import pytest
 from alembic import op
 from alembic.operations import BatchOperations
-from child_programs import killed
+from child_programs import migration_was_killed
 from conftest import Database, a_model
 from schema_shape import digest, dump, shape
 from sqlalchemy import Engine, event, make_url, text
@@ -59,7 +59,7 @@ async def test_the_state_is_where_it_is_and_where_it_could_be(empty):
     """
     schema_state tells the revision of a database and the newest; None where no catalog is yet.
     """
-    await hive_files.fill(empty)
+    await hive_files.create_hive_table(empty)
     first = await schema_state(empty.target)
 
     await upgrade(empty.target, "0001")
@@ -126,7 +126,7 @@ async def test_looking_at_the_hives_file_leaves_it_to_the_hive(file):
     """
     schema_state and check_schema change no byte of a file that is still the hive's.
     """
-    hive_files.write(file.path, hive_files.SOUND)
+    hive_files.write_hive_file(file.path, hive_files.VALID_ROWS)
     before = digest(file)
 
     state = await schema_state(file.path)
@@ -163,7 +163,7 @@ async def test_six_databases_are_upgraded_at_once(tmp_path):
     """
     files = [Database("sqlite", "", path=tmp_path / f"{number}.db") for number in range(6)]
     for number, file in enumerate(files[:3]):
-        hive_files.write(file.path, [(f"m{number}", "hf", "/m", number, number)])
+        hive_files.write_hive_file(file.path, [(f"m{number}", "hf", "/m", number, number)])
 
     await asyncio.gather(*(upgrade(file.path) for file in files))
 
@@ -219,7 +219,7 @@ def meanwhile(engine, moment: str, target: str):
 
     def migrate(*_) -> None:
         if not done:
-            done.append(killed(target, "never"))
+            done.append(migration_was_killed(target, "never"))
 
     event.listen(engine.sync_engine, moment, migrate)
     try:
@@ -312,12 +312,12 @@ async def opening(target, **options) -> None:
         pass
 
 
-@pytest.mark.parametrize("start", hive_files.STARTS)
+@pytest.mark.parametrize("start", hive_files.INITIAL_STATES)
 async def test_without_leave_to_upgrade_an_old_database_is_refused(empty, start):
     """
     With upgrade=False a database that is not at the newest revision is refused, and not touched.
     """
-    await hive_files.start(empty, start)
+    await hive_files.prepare_database(empty, start)
     if empty.path is not None and start == "nothing":
         empty.run("PRAGMA user_version = 0")
     before = dump(empty)
@@ -426,7 +426,7 @@ async def test_a_file_of_its_own_is_marked(file):
     """
     `MCat` is the application_id of a SQLite file of our own.
     """
-    hive_files.write(file.path, hive_files.SOUND)
+    hive_files.write_hive_file(file.path, hive_files.VALID_ROWS)
 
     await upgrade(file.path)
 
@@ -505,7 +505,7 @@ async def test_writing_a_table_anew_empties_no_table_that_refers_to_it(file):
     """
     With foreign keys on, dropping the old table would delete what refers to it: they are off.
     """
-    hive_files.write(file.path, [("m", "hf", "/m", 1, 2)])
+    hive_files.write_hive_file(file.path, [("m", "hf", "/m", 1, 2)])
     file.run(
         "CREATE TABLE pins (reference TEXT, provider TEXT, FOREIGN KEY (reference, provider)"
         " REFERENCES models (reference, provider) ON DELETE CASCADE)"
@@ -645,12 +645,12 @@ async def test_a_hosts_logging_is_left_alone(empty):
     assert [(found.level, found.disabled, list(found.handlers)) for found in watched] == state
 
 
-@pytest.mark.parametrize("start", hive_files.STARTS)
+@pytest.mark.parametrize("start", hive_files.INITIAL_STATES)
 async def test_an_upgrade_that_raises_leaves_everything_as_it_was(empty, start, monkeypatch):
     """
     When the second migration fails, the first one's table is gone as well, and the next one works.
     """
-    await hive_files.start(empty, start)
+    await hive_files.prepare_database(empty, start)
     if empty.path is not None and start == "nothing":
         empty.path.touch()
     before = dump(empty)
@@ -671,7 +671,7 @@ async def test_an_upgrade_that_raises_leaves_everything_as_it_was(empty, start, 
     assert after == before
     assert await check_schema(empty.target) == []
     assert empty.run("SELECT count(*) FROM models") == [
-        (0 if start == "nothing" else len(hive_files.SOME),)
+        (0 if start == "nothing" else len(hive_files.PORTABLE_ROWS),)
     ]
 
 
@@ -679,7 +679,7 @@ async def test_a_migration_that_the_database_refuses_says_why(empty):
     """
     A view over the table that is to be changed is the administrator's: UpgradeFailedError.
     """
-    await hive_files.fill(empty)
+    await hive_files.create_hive_table(empty)
     empty.run(
         "CREATE VIEW paths AS SELECT reference, provider, local_path FROM models"
         " GROUP BY reference, provider"
@@ -698,7 +698,7 @@ async def test_a_migration_that_the_database_refuses_says_why(empty):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("start", hive_files.STARTS)
+@pytest.mark.parametrize("start", hive_files.INITIAL_STATES)
 @pytest.mark.parametrize(
     "step", [9, pytest.param(1, marks=pytest.mark.slow)], ids=["some statements", "every statement"]
 )
@@ -706,7 +706,7 @@ async def test_an_upgrade_that_is_cancelled_leaves_everything_as_it_was(empty, s
     """
     Cancelled at any statement the database is as it was, or all is done; the next one works.
     """
-    await hive_files.start(empty, start)
+    await hive_files.prepare_database(empty, start)
     if empty.path is not None and start == "nothing":
         empty.path.touch()
     before = dump(empty)
@@ -726,7 +726,7 @@ async def test_an_upgrade_that_is_cancelled_leaves_everything_as_it_was(empty, s
     assert number > 10
     assert await check_schema(empty.target) == []
     assert empty.run("SELECT count(*) FROM models") == [
-        (0 if start == "nothing" else len(hive_files.SOME),)
+        (0 if start == "nothing" else len(hive_files.PORTABLE_ROWS),)
     ]
 
 
@@ -745,13 +745,13 @@ def locked(database: Database):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("waits", [False, True], ids=["alone", "while another holds the lock"])
-@pytest.mark.parametrize("start", hive_files.STARTS)
+@pytest.mark.parametrize("start", hive_files.INITIAL_STATES)
 async def test_a_cancellation_at_any_turn_of_the_loop_is_clean(empty, start, waits):
     """
     Wherever a cancellation falls, also while waiting for a lock, nothing is half done and nothing
     left behind.
     """
-    await hive_files.start(empty, start)
+    await hive_files.prepare_database(empty, start)
     if empty.path is not None and start == "nothing":
         empty.path.touch()
     before = dump(empty)
@@ -773,7 +773,7 @@ async def test_a_cancellation_at_any_turn_of_the_loop_is_clean(empty, start, wai
 
     assert await check_schema(empty.target) == []
     assert empty.run("SELECT count(*) FROM models") == [
-        (0 if start == "nothing" else len(hive_files.SOME),)
+        (0 if start == "nothing" else len(hive_files.PORTABLE_ROWS),)
     ]
 
 
