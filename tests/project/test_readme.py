@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from model_catalog import CatalogError, errors
+from model_catalog import CatalogError, ModelCatalog, errors, upkeep
 from model_catalog.cli.parser import make_parser
 
 README = Path(__file__).parents[2].joinpath("README.md").read_text()
@@ -59,3 +59,13 @@ def test_every_error_is_listed():
     }
 
     assert {name for name in error_names if f"`{name}`" not in README} == set()
+
+
+def test_every_method_is_listed():
+    """
+    The README names every public method of ModelCatalog and every function of upkeep.
+    """
+    methods = {name for name in dir(ModelCatalog) if not name.startswith("_")}
+    functions = {name for name in upkeep.__all__ if name.islower()}
+
+    assert {name for name in methods | functions if f"`{name}" not in README} == set()
