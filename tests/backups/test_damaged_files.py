@@ -310,7 +310,7 @@ def test_the_command_line_says_what_was_lost(filled, capsys):
     said = capsys.readouterr()
     assert said.out.strip().startswith(f"{filled}.repaired-")
     assert "models: 4" in said.err
-    assert "lost, of the ids " in said.err
+    assert "lost: ids " in said.err
     assert main(["db", "check", "--db", said.out.strip()]) == 0
 
 

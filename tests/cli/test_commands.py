@@ -104,7 +104,7 @@ def test_what_a_header_claims_is_recorded(cli):
 
     code, _, err = cli("add", "cut.gguf", "--provider", "local", "--reference", "cut")
     assert code == 0
-    assert "warning: it is not whole" in err
+    assert "warning: the model is incomplete" in err
     assert cli("show", "local:cut")[0] == 0
 
 
@@ -441,8 +441,8 @@ def test_the_demo_walks_the_whole_life(cli, tmp_path):
         *("adopt", "find_duplicates"),
     ):
         assert f"> {call}(" in out
-    assert "2 copies, 224 B too many" in out
-    assert "is the file still there? True" in out
+    assert "2 copies, 224 B redundant" in out
+    assert "does the file still exist? True" in out
     assert set(tmp_path.iterdir()) == before
 
 
@@ -634,7 +634,7 @@ def test_a_catalog_travels_as_a_file(filled, tmp_path):
 
     assert filled("import", "out.ndjson", "--db", "other.db")[2] == "imported 3 models\n"
     assert filled("import", "--db", "other.db", answer=text)[2] == (
-        "imported 0 models, kept 3 that were there\n"
+        "imported 0 models, kept 3 existing\n"
     )
     assert filled("export", "--db", "other.db")[1] == text
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".out")] == []

@@ -157,7 +157,7 @@ def test_a_folder_that_was_moved_is_one_command(cli, tmp_path):
 
     assert missing[0] == 3
     assert dry[:2] == done[:2] == (0, f"local:m: {tmp_path}/new/m.gguf\n")
-    assert "would lie" in dry[2]
+    assert "would be recorded" in dry[2]
     assert cli("check") == (0, "", "1 model: 1 present\n")
     assert cli("relocate", "/nothing/here", "/new")[0] == 1
 
@@ -213,7 +213,7 @@ def test_a_pickle_is_warned_of(cli):
     code, _, err = cli("add", "w.bin", "--provider", "local", "--reference", "w")
 
     assert code == 0
-    assert "warning: its weights are pickled" in err
+    assert "warning: the weights are pickled" in err
 
 
 def test_a_bar_is_drawn_on_a_terminal_alone(cli, tmp_path):

@@ -112,7 +112,7 @@ def test_a_path_that_is_no_folder_is_told(cli, path):
     code, out, err = cli("scan", path)
 
     assert (code, out) == (1, "")
-    assert f"{path!r} is no folder that can be scanned" in err
+    assert f"{path!r} is not a folder that can be scanned" in err
     assert not Path(".rbee").exists()
 
 
@@ -161,7 +161,7 @@ def test_copies_are_told_with_their_owners(cli, home):
         ["yours", "local:mine", str(home / "mine.gguf")],
         ["ollama", "ollama:llama3@8b", out.splitlines()[-1].split()[-1]],
     ]
-    assert "1 file with copies: 208 B beside one of each, 104 B of it" in err
+    assert "1 duplicate file: 208 B redundant, 104 B of it" in err
     assert (found["redundant_bytes"], found["reclaimable_bytes"]) == (208, 104)
     assert cli("dupes", "--format", "quiet")[1] == "104\n"
 

@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+from model_catalog.cli.exit_codes import FAILED, INTERRUPTED, MISUSED, NOT_AS_RECORDED
 from model_catalog.cli.output import print_error
 from model_catalog.cli.parser import make_parser
 from model_catalog.errors import (
@@ -19,11 +20,9 @@ from model_catalog.errors import (
     TooManyMissingError,
 )
 
-DONE, FAILED, MISUSED, NOT_AS_RECORDED, INTERRUPTED = 0, 1, 2, 3, 130
 
-
-class _Words(logging.Handler):
-    """What the package has to say beside its results, on standard error."""
+class _StderrHandler(logging.Handler):
+    """Prints the package's log messages to standard error, like the messages of commands."""
 
     def emit(self, record: logging.LogRecord) -> None:
         print_error(record.getMessage())
@@ -31,29 +30,32 @@ class _Words(logging.Handler):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """
-    Run one command; return its exit code.
+    Run one command and return its exit code.
 
-    0 done, 1 not found, declined or not possible, 2 misuse, 3 not as it is recorded. Data goes to
-    standard output, words to standard error.
+    0: done. 1: not found, declined or not possible. 2: invalid arguments. 3: a file differs from
+    the catalog. 130: interrupted. Data goes to standard output, messages to standard error.
     """
     for stream in (sys.stdout, sys.stderr):
-        # None where the shell has closed it; and a name may hold what its encoding does not.
+        # None if the shell has closed the stream. A file name may contain characters that the
+        # encoding of the stream does not have; they are printed as escapes.
         if stream is not None:
             stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     options = make_parser().parse_args(arguments)
-    # Here, because the commands import SQLAlchemy: half a second that `--help` does not need.
-    from model_catalog.cli.commands import models  # noqa: PLC0415
+    # Imported here because the commands import SQLAlchemy, which takes half a second. `--help`
+    # does not need it.
+    from model_catalog.cli.dispatch import run_command  # noqa: PLC0415
 
-    words = _Words(logging.WARNING)
-    logging.getLogger("model_catalog").addHandler(words)
+    handler = _StderrHandler(logging.WARNING)
+    logging.getLogger("model_catalog").addHandler(handler)
     try:
-        code = asyncio.run(models.run(options))
+        code = asyncio.run(run_command(options))
         print(end="", flush=True)
     except CatalogError as error:
         print_error(f"error: {error}")
-        return _code_of(error)
+        return _exit_code(error)
     except BrokenPipeError:
-        # Whoever read has read enough. Python would complain once more when it flushes at exit.
+        # The reader of the pipe has closed it, as `head` does. Without this redirection Python
+        # would report another error when it flushes standard output at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     except OSError as error:
@@ -62,11 +64,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     finally:
-        logging.getLogger("model_catalog").removeHandler(words)
+        logging.getLogger("model_catalog").removeHandler(handler)
     return code
 
 
-def _code_of(error: CatalogError) -> int:
+def _exit_code(error: CatalogError) -> int:
     if isinstance(error, InvalidImportError | InvalidModelError | InvalidTargetError):
         return MISUSED
     if isinstance(error, DigestMismatchError | TooManyMissingError):

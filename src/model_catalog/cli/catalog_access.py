@@ -1,4 +1,4 @@
-"""How a command comes to its catalog and its model."""
+"""Open the catalog or find the model that a command names."""
 
 from __future__ import annotations
 
@@ -15,47 +15,54 @@ from model_catalog.repository.model_catalog import ModelCatalog
 
 T = TypeVar("T")
 
-DONE, FAILED = 0, 1
 
-
-async def existing_catalog(
-    options: Namespace, read: Callable[[ModelCatalog], Awaitable[T]], nothing: T
+async def use_existing_catalog(
+    options: Namespace, use: Callable[[ModelCatalog], Awaitable[T]], default: T
 ) -> T:
     """
-    What `read` makes of the catalog. Looking makes no file: a typo is to be an error.
+    Open the catalog without creating it, and return the result of `use`.
 
-    On a machine where the default catalog was never made there is nothing, and that is no error.
+    Returns `default` if the default catalog was never created. Raises CatalogUnavailableError if
+    the catalog that the user named does not exist, because that may be a typing error.
     """
-    place = resolve_target(options.db)
-    if place.is_default and place.path is not None and not place.path.exists():
-        return nothing
+    location = resolve_target(options.db)
+    if location.is_default and location.path is not None and not location.path.exists():
+        return default
     async with open_catalog(options.db, create=False) as catalog:
-        return await read(catalog)
+        return await use(catalog)
 
 
-async def existing_model(
-    options: Namespace, act: Callable[[ModelCatalog, ModelRef], Awaitable[T]]
+async def use_existing_model(
+    options: Namespace, use: Callable[[ModelCatalog, ModelRef], Awaitable[T]]
 ) -> T:
-    """What `act` makes of the model that was typed. Raises ModelNotFoundError."""
+    """
+    Return the result of `use` for the model that `options.ref` names.
+
+    Raises ModelNotFoundError if there is no catalog, and what `use` raises.
+    """
     ref = ModelRef.parse(options.ref)
-    found = await existing_catalog(options, lambda catalog: _kept(act(catalog, ref)), None)
-    if found is None:
+    result = await use_existing_catalog(options, lambda catalog: _in_tuple(use(catalog, ref)), None)
+    if result is None:
         raise ModelNotFoundError(ref.reference, ref.provider, ref.version)
-    return found[0]
+    return result[0]
 
 
-async def _kept(result: Awaitable[T]) -> tuple[T] | None:
+async def _in_tuple(result: Awaitable[T]) -> tuple[T] | None:
     return (await result,)
 
 
 def short_ref(ref: ModelRef) -> str:
-    """A name as people write it: without a version where there is none."""
+    """Return a ref as the user would type it: without `@` if it has no version."""
     version = ref.version or ("" if "@" in ref.reference else None)
     return str(ModelRef(ref.provider, ref.reference, version))
 
 
 def model_name(model: Model, *, exact: bool) -> str:
-    """How a model is named as a REF: shortly where that is enough, else with its version."""
+    """
+    Return the ref of a model.
+
+    Without a version, it ends with `@` only if `exact` is set or the reference contains an `@`.
+    """
     version = model.version or None
     if version is None and (exact or "@" in model.reference):
         version = ""

@@ -1,4 +1,4 @@
-"""What `--filter` and `--sort` are typed as, and which filters of the catalog they mean."""
+"""Parse the values of `--filter`, `--sort`, sizes and times."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from model_catalog.repository.statements.filters import Filters
 from model_catalog.repository.statements.pagination import Sort
 
 _SIZE: Final = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgtp]?)b?", re.IGNORECASE | re.ASCII)
-_THOUSANDS: Final = {unit: 1000**power for power, unit in enumerate(("", "k", "m", "g", "t", "p"))}
+_UNIT_BYTES: Final = {unit: 1000**power for power, unit in enumerate(("", "k", "m", "g", "t", "p"))}
 _AGE: Final = re.compile(r"(\d+)(s|mo|m|h|d|w|y)", re.ASCII)
-_SECONDS: Final = {
+_UNIT_SECONDS: Final = {
     "s": 1,
     "m": 60,
     "h": 3600,
@@ -27,7 +27,7 @@ _SECONDS: Final = {
 }
 _EXPRESSION: Final = re.compile(r"([a-z]+)\s*(<=|>=|!=|<|>|=)\s*(.*)", re.DOTALL)
 
-_WORDS: Final = {
+_TEXT_FILTERS: Final = {
     "provider": "provider",
     "reference": "reference",
     "search": "search",
@@ -42,15 +42,17 @@ _WORDS: Final = {
     "digest": "digest",
     "store": "store",
 }
-_FLAGS: Final = ("pinned", "damaged", "incomplete", "foreign")
+_BOOLEAN_FILTERS: Final = ("pinned", "damaged", "incomplete", "foreign")
 _YES_NO: Final = {"yes": True, "true": True, "no": False, "false": False}
 
 KEYS: Final = (
-    "size (> >= < <= =, as 1GB), context (>=, in tokens), downloaded and used (< or > an age, as "
-    "30d, or a date; used=never), tag (=), pinned, damaged, incomplete and "
-    "foreign (=yes or no), and with = provider, reference, version, search, format, arch, quant, "
-    "license, state (missing, changed, ...), digest, store (ollama, huggingface, ...)"
+    "size (> >= < <= =, for example size>1GB), context (>=, in tokens), downloaded and used "
+    "(< or >, an age such as 30d or a date; or used=never), tag (=), "
+    "pinned, damaged, incomplete and foreign (=yes or =no), and with =: provider, reference, "
+    "version, search, format, arch, quant, license, state (missing, changed, ...), digest, "
+    "store (ollama, huggingface, ...)"
 )
+"""The keys of a filter, for error messages."""
 
 _SORTS: Final = {
     "downloaded": Sort.DOWNLOADED_AT,
@@ -70,117 +72,124 @@ _SORTS: Final = {
 
 def parse_filters(expressions: Iterable[str], now: datetime) -> Filters:
     """
-    The filters that expressions mean; all are to hold, of two bounds the narrower.
+    Parse filter expressions. All of them must match; of two bounds the narrower one counts.
 
-    An age is counted back from `now`: `used<30d` was used less than thirty days ago.
-    Raises InvalidModelError, which lists what there is.
+    An age is counted back from `now`: `used<30d` means used within the last thirty days. Raises
+    InvalidModelError, whose message lists the keys.
     """
-    found: dict[str, Any] = {}
+    filters: dict[str, Any] = {}
     for expression in expressions:
         match = _EXPRESSION.fullmatch(expression.strip())
         if match is None:
-            raise _refused(expression, "is no filter")
+            raise _filter_error(expression, "is not a filter")
         key, operator, value = match.groups()
-        for name, meant in _meaning(expression, key, operator, value, now).items():
-            found[name] = _narrower(name, found[name], meant) if name in found else meant
-    return cast("Filters", found)
+        for name, parsed in _parse_filter(expression, key, operator, value, now).items():
+            filters[name] = _combine(name, filters[name], parsed) if name in filters else parsed
+    return cast("Filters", filters)
 
 
 def parse_size(text: str) -> int:
-    """A number of bytes, as in `20GB`. Raises InvalidModelError."""
-    return _bytes(text, text)
+    """Parse a size such as `20GB`, and return bytes. Raises InvalidModelError."""
+    return _parse_bytes(text, text)
 
 
 def parse_age(text: str) -> timedelta:
-    """A length of time, as in `30m`, `12h` or `7d`. Raises InvalidModelError."""
+    """Parse a duration such as `30m`, `12h` or `7d`. Raises InvalidModelError."""
     match = _AGE.fullmatch(text)
     try:
         if match is not None:
-            return timedelta(seconds=int(match[1]) * _SECONDS[match[2]])
+            return timedelta(seconds=int(match[1]) * _UNIT_SECONDS[match[2]])
     except OverflowError:
         pass
-    raise InvalidModelError("the time", text, "is no length of time: give one as 30m, 12h or 7d")
+    raise InvalidModelError("the time", text, "is not a duration: give one such as 30m, 12h or 7d")
 
 
 def parse_sort(text: str | None) -> tuple[Sort, bool | None]:
-    """What to sort by, and whether downwards, where that was said. Raises InvalidModelError."""
+    """
+    Return the sort key and whether to sort descending; None means the key's default direction.
+
+    Raises InvalidModelError.
+    """
     if text is None:
         return Sort.DOWNLOADED_AT, None
     key, colon, direction = text.partition(":")
     if key not in _SORTS or (colon and direction not in ("asc", "desc")):
         raise InvalidModelError(
-            "--sort", text, f"is no order: give one of {', '.join(_SORTS)}, and :asc or :desc"
+            "--sort",
+            text,
+            f"is not a sort order: give one of {', '.join(_SORTS)}, optionally with :asc or :desc",
         )
     return _SORTS[key], direction == "desc" if colon else None
 
 
-def _meaning(
+def _parse_filter(
     expression: str, key: str, operator: str, value: str, now: datetime
 ) -> dict[str, object]:
-    if operator == "=" and (same := _same(key, value)):
-        return same
+    if operator == "=" and (filters := _parse_equality(key, value)):
+        return filters
     if key == "size":
-        return _bounds(operator, _bytes(expression, value), "size_bytes", expression)
+        return _parse_bounds(operator, _parse_bytes(expression, value), "size_bytes", expression)
     if key == "context" and operator == ">=":
-        return {"min_context_length": _bytes(expression, value)}
+        return {"min_context_length": _parse_bytes(expression, value)}
     if key in ("downloaded", "used") and operator in ("<", ">"):
-        return _moment(expression, key, operator, value, now)
-    raise _refused(expression, "is no filter")
+        return _parse_time(expression, key, operator, value, now)
+    raise _filter_error(expression, "is not a filter")
 
 
-def _same(key: str, value: str) -> dict[str, object]:
-    if key in _WORDS:
-        return {_WORDS[key]: value}
+def _parse_equality(key: str, value: str) -> dict[str, object]:
+    if key in _TEXT_FILTERS:
+        return {_TEXT_FILTERS[key]: value}
     if key == "tag" and value.strip():
         return {"tags": [value]}
-    if key in _FLAGS and value in _YES_NO:
+    if key in _BOOLEAN_FILTERS and value in _YES_NO:
         return {key: _YES_NO[value]}
     return {"never_used": True} if (key, value) == ("used", "never") else {}
 
 
-def _bounds(operator: str, number: int, name: str, expression: str) -> dict[str, object]:
-    least, most = f"min_{name}", f"max_{name}"
+def _parse_bounds(operator: str, number: int, name: str, expression: str) -> dict[str, object]:
+    minimum, maximum = f"min_{name}", f"max_{name}"
     bounds: dict[str, Callable[[], dict[str, object]]] = {
-        "=": lambda: {least: number, most: number},
-        ">=": lambda: {least: number},
-        ">": lambda: {least: number + 1},
-        "<=": lambda: {most: number},
-        "<": lambda: {most: number - 1},
+        "=": lambda: {minimum: number, maximum: number},
+        ">=": lambda: {minimum: number},
+        ">": lambda: {minimum: number + 1},
+        "<=": lambda: {maximum: number},
+        "<": lambda: {maximum: number - 1},
     }
     if operator not in bounds or (operator == "<" and number == 0):
-        raise _refused(expression, "is no filter")
+        raise _filter_error(expression, "is not a filter")
     return bounds[operator]()
 
 
-def _bytes(expression: str, value: str) -> int:
+def _parse_bytes(expression: str, value: str) -> int:
     match = _SIZE.fullmatch(value)
     if match is None:
-        raise _refused(expression, "has no number such as 500MB or 1.5GB")
-    number = int(Decimal(match[1]) * _THOUSANDS[match[2].lower()])
+        raise _filter_error(expression, "does not contain a number such as 500MB or 1.5GB")
+    number = int(Decimal(match[1]) * _UNIT_BYTES[match[2].lower()])
     if number >= MAX_SIZE:
-        raise _refused(expression, "has a number that is too large")
+        raise _filter_error(expression, "contains a number that is too large")
     return number
 
 
-def _moment(
+def _parse_time(
     expression: str, key: str, operator: str, value: str, now: datetime
 ) -> dict[str, object]:
     age = _AGE.fullmatch(value)
     try:
         if age is not None:
-            moment = now - timedelta(seconds=int(age[1]) * _SECONDS[age[2]])
-            # What is less than an age ago is later than that.
-            later = operator == "<"
+            moment = now - timedelta(seconds=int(age[1]) * _UNIT_SECONDS[age[2]])
+            # A smaller age is a later time.
+            is_after = operator == "<"
         else:
             moment = datetime.fromisoformat(value)
             moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-            later = operator == ">"
+            is_after = operator == ">"
     except (ValueError, OverflowError) as error:
-        raise _refused(expression, "has neither an age such as 30d nor a date") from error
-    return {f"{key}_{'after' if later else 'before'}": moment}
+        reason = "contains neither an age such as 30d nor a date"
+        raise _filter_error(expression, reason) from error
+    return {f"{key}_{'after' if is_after else 'before'}": moment}
 
 
-def _narrower(name: str, first: Any, second: Any) -> Any:
+def _combine(name: str, first: Any, second: Any) -> Any:
     if name == "tags":
         return [*first, *second]
     if name.startswith("min_") or name.endswith("_after"):
@@ -188,9 +197,9 @@ def _narrower(name: str, first: Any, second: Any) -> Any:
     if name.startswith("max_") or name.endswith("_before"):
         return min(first, second)
     if first != second:
-        raise InvalidModelError("--filter", f"{name}={second}", f"cannot hold beside {first!r}")
+        raise InvalidModelError("--filter", f"{name}={second}", f"contradicts {name}={first}")
     return first
 
 
-def _refused(expression: str, why: str) -> InvalidModelError:
-    return InvalidModelError("--filter", expression, f"{why}: the keys are {KEYS}")
+def _filter_error(expression: str, reason: str) -> InvalidModelError:
+    return InvalidModelError("--filter", expression, f"{reason}: the keys are {KEYS}")

@@ -1,4 +1,4 @@
-"""What can be typed after `model-catalog`."""
+"""The argument parser of `model-catalog`. It imports no SQLAlchemy, so that `--help` is fast."""
 
 from __future__ import annotations
 
@@ -16,232 +16,287 @@ examples:
   model-catalog show local:tiny
   model-catalog rm local:tiny
 
-A REF is provider:reference, or provider:reference@version. Without a version it is the one
-downloaded last, and for `rm` every version; `provider:reference@` is the one without a version.
+A REF is provider:reference or provider:reference@version. A REF without a version names the
+version that was downloaded last; for `rm` it names every version. `provider:reference@` names
+the model without a version.
 """
 
 
-def _whole(text: str) -> int:
+def _non_negative_int(text: str) -> int:
     if not (text.isascii() and text.isdigit()):
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number: give 0 or more")
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a whole number: give a number of 0 or more"
+        )
     return int(text)
 
 
-class _Version(argparse.Action):
+class _VersionAction(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
-        from importlib.metadata import version  # noqa: PLC0415 - slower than all the rest of --help
+        # Imported here because this import takes longer than everything else that --help does.
+        from importlib.metadata import version  # noqa: PLC0415
 
         print(f"model-catalog {version('model-catalog')}")
         parser.exit()
 
 
-Command = Callable[..., argparse.ArgumentParser]
+_AddCommand = Callable[..., argparse.ArgumentParser]
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """The parser: `options.command` is the name of the command, as `ls` or `db upgrade`."""
+    """Build the parser. `options.command` is the name of the command, such as `db upgrade`."""
     parser = argparse.ArgumentParser(
         prog="model-catalog",
-        description="What models lie on this machine, where, and how large they are.",
+        description="Keep a catalog of the AI model files on this machine: path, size, metadata.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
+    parser.add_argument(
+        "--version", action=_VersionAction, nargs=0, help="show the version and exit"
+    )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    database = _database_options()
+    formats = _format_options()
 
-    database = argparse.ArgumentParser(add_help=False)
-    database.add_argument(
-        "--db",
-        metavar="TARGET",
-        help="a path or a URL; default: $MODEL_CATALOG_URL, or .rbee/models/catalog.db",
-    )
-    listing = argparse.ArgumentParser(add_help=False)
-    listing.add_argument(
-        "--format",
-        choices=FORMATS,
-        default="human",
-        help="json and tsv carry whole bytes and UTC times; quiet only names (default: human)",
-    )
-    listing.add_argument(
-        "--json", action="store_const", const="json", dest="format", help="as --format json"
-    )
-
-    def command(
-        name: str, summary: str, *parents: argparse.ArgumentParser, under: Any = commands
+    def add_command(
+        name: str, summary: str, *parents: argparse.ArgumentParser, group: Any = commands
     ) -> argparse.ArgumentParser:
-        made: argparse.ArgumentParser = under.add_parser(
+        command: argparse.ArgumentParser = group.add_parser(
             name.rpartition(" ")[2], help=summary, description=summary, parents=[database, *parents]
         )
-        made.set_defaults(command=name)
-        return made
+        command.set_defaults(command=name)
+        return command
 
-    _add_models(command, listing)
-    _add_labels(command, listing)
-    _add_upkeep(command, listing)
-    _add_databases(command)
-    db = commands.add_parser("db", help="Look after the database itself.")
-    under = db.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    upgrade = command("db upgrade", "Create the tables, or bring them up to date.", under=under)
-    upgrade.add_argument("revision", nargs="?", default="head")
-    command("db current", "Print the revision the database is at.", under=under)
-    command("db check", "Look for what is wrong with the database.", under=under)
-    backup = command("db backup", "Copy the database while it is used.", under=under)
-    backup.add_argument(
-        "file", metavar="FILE", nargs="?", help="default: beside it, named after the time"
-    )
-    restore = command("db restore", "Put a copy in the database's place.", under=under)
-    restore.add_argument("copy", metavar="COPY", help="what `db backup` made; it stays")
-    repair = command("db repair", "Save what can be read of a damaged file.", under=under)
-    repair.add_argument(
-        "file", metavar="FILE", nargs="?", help="the new file; default: beside the damaged one"
-    )
+    _add_model_commands(add_command, formats)
+    _add_label_commands(add_command, formats)
+    _add_upkeep_commands(add_command, formats)
+    _add_relinking_commands(add_command)
+    _add_export_commands(add_command)
+    _add_database_commands(add_command, commands)
 
-    demo = commands.add_parser(
-        "demo", help="Walk through the life of a catalog, in a temporary folder."
-    )
+    demo = commands.add_parser("demo", help="Show what a catalog does, in a temporary folder.")
     demo.set_defaults(command="demo")
     return parser
 
 
-def _add_models(command: Command, listing: argparse.ArgumentParser) -> None:
-    add = command("add", "Record a model file or folder; it stays where it is.")
-    add.add_argument("path", metavar="PATH", help="the file or the folder")
-    add.add_argument("--provider", required=True, help="where it is from, as in hf")
-    add.add_argument("--reference", required=True, help="what the provider calls it")
-    add.add_argument("--version", default="", help="a commit, a tag (default: none)")
-    add.add_argument("--digest", action="store_true", help="read all of it, and record its SHA-256")
+def _database_options() -> argparse.ArgumentParser:
+    parent = argparse.ArgumentParser(add_help=False)
+    parent.add_argument(
+        "--db",
+        metavar="TARGET",
+        help="the path or the URL of the catalog; default: $MODEL_CATALOG_URL, or "
+        ".rbee/models/catalog.db",
+    )
+    return parent
 
-    scan = command("scan", "Record what other programs keep on this machine.", listing)
+
+def _format_options() -> argparse.ArgumentParser:
+    parent = argparse.ArgumentParser(add_help=False)
+    parent.add_argument(
+        "--format",
+        choices=FORMATS,
+        default="human",
+        help="json and tsv have sizes in bytes and times in UTC; quiet prints only names "
+        "(default: human)",
+    )
+    parent.add_argument(
+        "--json",
+        action="store_const",
+        const="json",
+        dest="format",
+        help="the same as --format json",
+    )
+    return parent
+
+
+def _add_model_commands(add_command: _AddCommand, formats: argparse.ArgumentParser) -> None:
+    add = add_command("add", "Register a model file or folder. It stays at its path.")
+    add.add_argument("path", metavar="PATH", help="the file or the folder")
+    add.add_argument("--provider", required=True, help="the source of the model, for example hf")
+    add.add_argument("--reference", required=True, help="the provider's name of the model")
+    add.add_argument("--version", default="", help="a commit or a tag (default: none)")
+    add.add_argument("--digest", action="store_true", help="read all files and record the SHA-256")
+
+    scan = add_command("scan", "Register the models in other programs' stores.", formats)
     scan.add_argument(
         "paths",
         metavar="PATH",
         nargs="*",
-        help="a store, or any folder (default: where Hugging Face, Ollama, LM Studio and llama.cpp "
-        "keep their models)",
+        help="a store or any folder (default: the stores of Hugging Face, Ollama, LM Studio and "
+        "llama.cpp)",
     )
-    scan.add_argument("-n", "--dry-run", action="store_true", help="only tell what would change")
-    command("dupes", "List the files that lie here several times.", listing)
+    scan.add_argument("-n", "--dry-run", action="store_true", help="print the changes only")
+    add_command("dupes", "List duplicate files.", formats)
 
-    ls = command("ls", "List the recorded models, newest first.", listing)
-    ls.add_argument("--provider", help="only those of one provider")
+    ls = add_command("ls", "List the models, newest download first.", formats)
+    ls.add_argument("--provider", help="list only the models of this provider")
     ls.add_argument(
         "-f",
         "--filter",
         action="append",
         default=[],
         metavar="EXPR",
-        help="as size>1GB, used<30d, used=never, tag=chat, arch=llama; several are all to hold",
+        help="size>1GB, used<30d, used=never, tag=chat, arch=llama, ...; all filters must match; "
+        "an invalid key lists all of them",
     )
     ls.add_argument(
         "--sort",
         metavar="KEY[:asc|desc]",
-        help="downloaded (default), used, uses, size, reference, ... : see a wrong one's message",
+        help="downloaded (default), used, uses, size, reference, ...; an invalid key lists all of "
+        "them",
     )
-    ls.add_argument("--limit", type=_whole, metavar="N", help="at most N models")
-    ls.add_argument("--paths", action="store_true", help="show where they lie")
+    ls.add_argument("--limit", type=_non_negative_int, metavar="N", help="list at most N models")
+    ls.add_argument("--paths", action="store_true", help="show the paths")
 
-    show = command("show", "Show all that is recorded of one model.", listing)
+    show = add_command("show", "Show all fields of one model.", formats)
     show.add_argument("ref", metavar="REF")
 
-    rm = command("rm", "Forget models. Their files stay.")
+    rm = add_command("rm", "Remove models from the catalog. Their files stay.")
     rm.add_argument("refs", metavar="REF", nargs="+")
-    rm.add_argument("-y", "--yes", action="store_true", help="do not ask")
+    rm.add_argument("-y", "--yes", action="store_true", help="do not ask for confirmation")
 
-    command("du", "Add up the sizes, by provider.", listing)
+    add_command("du", "Show the number and total size of models by provider.", formats)
 
-    command("stats", "Count models and bytes by provider, format, architecture, ...", listing)
+    add_command("stats", "Count models and bytes by provider, format, architecture, ...", formats)
 
 
-def _add_labels(command: Command, listing: argparse.ArgumentParser) -> None:
-    for name, summary in (("tag", "Give a model tags."), ("untag", "Take tags from a model.")):
-        labels = command(name, summary)
+def _add_label_commands(add_command: _AddCommand, formats: argparse.ArgumentParser) -> None:
+    for name, summary in (
+        ("tag", "Add tags to a model."),
+        ("untag", "Remove tags from a model."),
+    ):
+        labels = add_command(name, summary)
         labels.add_argument("ref", metavar="REF")
         labels.add_argument("tags", metavar="TAG", nargs="+")
 
-    note = command("note", "Describe a model in your own words.")
+    note = add_command("note", "Set the description of a model.")
     note.add_argument("ref", metavar="REF")
-    note.add_argument("text", metavar="TEXT", help="`-` reads it from standard input; '' clears it")
-
-    pin = command("pin", "Protect a model from eviction.")
-    pin.add_argument("ref", metavar="REF")
-    pin.add_argument("--reason", help="why")
-    command("unpin", "Let a pinned model go again.").add_argument("ref", metavar="REF")
-
-    alias = command("alias", "Name a version of a model, move a name, or list the names.", listing)
-    alias.add_argument("ref", metavar="REF", nargs="?", help="the version; without one, list")
-    alias.add_argument("name", metavar="NAME", nargs="?", help="as in main or stable")
-    alias.add_argument("-d", "--delete", action="store_true", help="forget the name")
-
-
-def _add_upkeep(command: Command, listing: argparse.ArgumentParser) -> None:
-    only = argparse.ArgumentParser(add_help=False)
-    only.add_argument(
-        *("-f", "--filter"), action="append", default=[], metavar="EXPR", help="as those of `ls`"
+    note.add_argument(
+        "text", metavar="TEXT", help="`-` reads standard input; '' removes the description"
     )
-    check = command("check", "Look whether the files are as recorded.", listing, only)
+
+    pin = add_command("pin", "Protect a model from eviction.")
+    pin.add_argument("ref", metavar="REF")
+    pin.add_argument("--reason", help="why the model is pinned")
+    add_command("unpin", "Remove the pin of a model.").add_argument("ref", metavar="REF")
+
+    alias = add_command("alias", "Set, move, delete or list aliases of model versions.", formats)
+    alias.add_argument("ref", metavar="REF", nargs="?", help="the version; omit it to list aliases")
+    alias.add_argument("name", metavar="NAME", nargs="?", help="for example main or stable")
+    alias.add_argument("-d", "--delete", action="store_true", help="delete the alias")
+
+
+def _add_upkeep_commands(add_command: _AddCommand, formats: argparse.ArgumentParser) -> None:
+    filters = argparse.ArgumentParser(add_help=False)
+    filters.add_argument(
+        *("-f", "--filter"), action="append", default=[], metavar="EXPR", help="see `ls`"
+    )
+    check = add_command("check", "Check the status of files against the catalog.", formats, filters)
     check.add_argument(
         *("--root", "-r"),
         action="append",
         default=[],
         metavar="DIR",
-        help="a folder of models: if it is gone or empty, what it held is offline and not missing",
+        help="a folder of models; if it does not exist or is empty, its models are offline, "
+        "not missing",
     )
     check.add_argument(
-        "--force", action="store_true", help="also if most of a disk would go missing"
+        "--force",
+        action="store_true",
+        help="record missing models even if most of a disk is missing",
     )
 
-    verify = command("verify", "Read models and compare their bytes.", listing, only)
-    verify.add_argument("refs", metavar="REF", nargs="*", help="default: all, the oldest first")
+    verify = add_command("verify", "Read model files and compare their digests.", formats, filters)
+    verify.add_argument(
+        "refs", metavar="REF", nargs="*", help="default: all models, those read longest ago first"
+    )
     verify.add_argument(
         "--level",
         choices=("quick", "structure", "full"),
         default="full",
-        help="status alone, headers too, or every byte (default: full)",
+        help="quick: file status; structure: headers too; full: every byte (default: full)",
     )
-    verify.add_argument("--max-bytes", metavar="SIZE", help="stop before more is read, as 50GB")
-    verify.add_argument("--max-time", metavar="TIME", help="start no file after it, as 30m or 2h")
-    verify.add_argument("--not-since", metavar="TIME", help="not what was read within it, as 7d")
+    verify.add_argument(
+        "--max-bytes", metavar="SIZE", help="read at most this much, for example 50GB"
+    )
+    verify.add_argument(
+        "--max-time", metavar="TIME", help="start no file after this time, for example 30m or 2h"
+    )
+    verify.add_argument(
+        "--not-since",
+        metavar="TIME",
+        help="skip models verified within this time, for example 7d",
+    )
 
-    accept = command("accept", "Take what lies at a model's path for its bytes from now on.")
+    accept = add_command("accept", "Accept the current files of a model as its content.")
     accept.add_argument("ref", metavar="REF")
 
-    relink = command("relink", "Record where a model lies that was moved.")
+    sign = add_command("sign-verify", "Verify a model's signature with the signer's public key.")
+    sign.add_argument("ref", metavar="REF")
+    sign.add_argument("--key", required=True, metavar="PEM", help="the signer's public key")
+    sign.add_argument("--bundle", metavar="FILE", help="default: model.sig in the model's folder")
+    sign.add_argument(
+        "--follow-links", action="store_true", help="for a cache that consists of symbolic links"
+    )
+
+
+def _add_relinking_commands(add_command: _AddCommand) -> None:
+    relink = add_command("relink", "Record the new path of a model that was moved.")
     relink.add_argument("ref", metavar="REF", nargs="?")
-    relink.add_argument("path", metavar="PATH", nargs="?", help="where it lies")
+    relink.add_argument("path", metavar="PATH", nargs="?", help="the new path")
     relink.add_argument(
         "--search",
         metavar="DIR",
         nargs="+",
         default=[],
-        help="look below these folders for all that are missing, by their bytes",
+        help="search these folders for all missing models, by size and digest",
     )
-    relink.add_argument("-n", "--dry-run", action="store_true", help="with --search: only tell")
-
-    relocate = command("relocate", "Record that a folder of models lies elsewhere.")
-    relocate.add_argument("old", metavar="OLD", help="the folder as it is recorded")
-    relocate.add_argument("new", metavar="NEW", help="where it lies")
-    relocate.add_argument(
-        "-n", "--dry-run", action="store_true", help="only tell what would change"
+    relink.add_argument(
+        "-n", "--dry-run", action="store_true", help="with --search: print the new paths only"
     )
 
-    sign = command("sign-verify", "Hold a model against its signature and the signer's key.")
-    sign.add_argument("ref", metavar="REF")
-    sign.add_argument("--key", required=True, metavar="PEM", help="the signer's public key")
-    sign.add_argument("--bundle", metavar="FILE", help="default: model.sig in the model's folder")
-    sign.add_argument("--follow-links", action="store_true", help="for a cache that is all links")
+    relocate = add_command("relocate", "Record the new path of a folder of models.")
+    relocate.add_argument("old", metavar="OLD", help="the recorded path of the folder")
+    relocate.add_argument("new", metavar="NEW", help="the new path of the folder")
+    relocate.add_argument("-n", "--dry-run", action="store_true", help="print the changes only")
 
 
-def _add_databases(command: Command) -> None:
-    export = command("export", "Write the whole catalog as NDJSON.")
-    export.add_argument("file", metavar="FILE", nargs="?", default="-", help="default: -, stdout")
-    import_ = command("import", "Record what `export` wrote; all of it or nothing.")
-    import_.add_argument("file", metavar="FILE", nargs="?", default="-", help="default: -, stdin")
+def _add_export_commands(add_command: _AddCommand) -> None:
+    export = add_command("export", "Export the whole catalog as NDJSON.")
+    export.add_argument(
+        "file", metavar="FILE", nargs="?", default="-", help="default: -, standard output"
+    )
+    import_ = add_command("import", "Import a file of `export`, in one transaction.")
+    import_.add_argument(
+        "file", metavar="FILE", nargs="?", default="-", help="default: -, standard input"
+    )
     import_.add_argument(
         "--on-conflict",
         choices=("keep", "replace", "newer"),
         default="keep",
-        help="what becomes of a model that is there already (default: keep)",
+        help="what to do with a model that is already in the catalog (default: keep)",
     )
-    import_.add_argument(
-        "--skip-broken", action="store_true", help="leave out lines that cannot be read"
+    import_.add_argument("--skip-broken", action="store_true", help="skip lines that are not valid")
+
+
+def _add_database_commands(add_command: _AddCommand, commands: Any) -> None:
+    db = commands.add_parser("db", help="Manage the database: upgrade, check, back up, restore.")
+    group = db.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    upgrade = add_command("db upgrade", "Create the tables or upgrade them.", group=group)
+    upgrade.add_argument("revision", nargs="?", default="head")
+    add_command("db current", "Print the revision of the database.", group=group)
+    add_command("db check", "Check the database for errors.", group=group)
+    backup = add_command("db backup", "Back up the database while it is in use.", group=group)
+    backup.add_argument(
+        "file",
+        metavar="FILE",
+        nargs="?",
+        help="default: a file with the time in its name, next to the database",
+    )
+    restore = add_command("db restore", "Replace the database with a backup.", group=group)
+    restore.add_argument("copy", metavar="COPY", help="a file of `db backup`; it stays")
+    repair = add_command(
+        "db repair", "Copy the readable rows of a damaged database to a new file.", group=group
+    )
+    repair.add_argument(
+        "file", metavar="FILE", nargs="?", help="the new file; default: next to the damaged one"
     )

@@ -1,1 +1,1 @@
-"""The commands of `model-catalog`, by topic."""
+"""The commands of `model-catalog`, one module for each topic."""

@@ -1,4 +1,4 @@
-"""Small stores and files for a demonstration, in the layouts of the programs they are named for."""
+"""Build small model files and stores of other programs, for the demo and for tests."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _COMMIT: Final = "0123456789abcdef0123456789abcdef01234567"
 
 
 def huggingface_cache(root: Path, weights: bytes) -> Path:
-    """A cache of huggingface_hub with one revision of one repository, which is its `main`."""
+    """Create a huggingface_hub cache with one revision of one repository, and `main` as its ref."""
     repository = root / "models--demo--tiny"
     snapshot = repository / "snapshots" / _COMMIT
     for folder in (snapshot, repository / "blobs", repository / "refs"):
@@ -22,7 +22,7 @@ def huggingface_cache(root: Path, weights: bytes) -> Path:
     config = json.dumps({"model_type": "llama"}).encode()
     names = {
         "tiny.gguf": (hashlib.sha256(weights).hexdigest(), weights),
-        "config.json": (hashlib.sha1(b"blob %d\0" % len(config) + config).hexdigest(), config),  # noqa: S324 - git's
+        "config.json": (hashlib.sha1(b"blob %d\0" % len(config) + config).hexdigest(), config),  # noqa: S324 - git uses SHA-1
     }
     for name, (blob, content) in names.items():
         (repository / "blobs" / blob).write_bytes(content)
@@ -32,13 +32,13 @@ def huggingface_cache(root: Path, weights: bytes) -> Path:
 
 
 def ollama_store(root: Path, weights: bytes) -> Path:
-    """A store of Ollama with one model, `tiny:latest`."""
+    """Create an Ollama store with one model, `tiny:latest`."""
     (root / "blobs").mkdir(parents=True)
 
-    def layer(media: str, content: bytes) -> dict[str, Any]:
+    def layer(media_type: str, content: bytes) -> dict[str, Any]:
         digest = hashlib.sha256(content).hexdigest()
         (root / "blobs" / f"sha256-{digest}").write_bytes(content)
-        return {"mediaType": media, "digest": f"sha256:{digest}", "size": len(content)}
+        return {"mediaType": media_type, "digest": f"sha256:{digest}", "size": len(content)}
 
     details = {"model_format": "gguf", "model_family": "llama", "file_type": "F32"}
     manifest = {
@@ -59,7 +59,7 @@ def ollama_store(root: Path, weights: bytes) -> Path:
 
 
 def make_gguf(architecture: str, context_length: int) -> bytes:
-    """A GGUF file of version 3 with one tensor: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md."""
+    """Return a GGUF file of version 3 with one tensor: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md."""
 
     def text(value: str) -> bytes:
         return struct.pack("<Q", len(value)) + value.encode()

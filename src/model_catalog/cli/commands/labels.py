@@ -1,17 +1,12 @@
-"""The commands that attach something to a model: tags, a description, a pin, an alias."""
+"""Commands that label models: tags, descriptions, pins and aliases."""
 
 from __future__ import annotations
 
 import sys
 from argparse import Namespace
 
-from model_catalog.cli.catalog_access import (
-    DONE,
-    FAILED,
-    existing_catalog,
-    existing_model,
-    model_name,
-)
+from model_catalog.cli.catalog_access import model_name, use_existing_catalog, use_existing_model
+from model_catalog.cli.exit_codes import DONE, FAILED
 from model_catalog.cli.output import (
     pluralize,
     print_error,
@@ -27,7 +22,8 @@ from model_catalog.repository.operations.labels import Alias
 
 
 async def tag(options: Namespace) -> int:
-    model = await existing_model(
+    """Add tags to a model."""
+    model = await use_existing_model(
         options,
         lambda catalog, ref: catalog.tag_model(
             ref.reference, ref.provider, *options.tags, version=ref.version
@@ -38,45 +34,48 @@ async def tag(options: Namespace) -> int:
 
 
 async def untag(options: Namespace) -> int:
-    model = await existing_model(
+    """Remove tags from a model."""
+    model = await use_existing_model(
         options,
         lambda catalog, ref: catalog.untag_model(
             ref.reference, ref.provider, *options.tags, version=ref.version
         ),
     )
-    left = f"the tags {', '.join(model.tags)}" if model.tags else "no tags"
-    print_notice(f"{model_name(model, exact=False)} has {left}")
+    remaining = f"the tags {', '.join(model.tags)}" if model.tags else "no tags"
+    print_notice(f"{model_name(model, exact=False)} has {remaining}")
     return DONE
 
 
 async def note(options: Namespace) -> int:
+    """Set or remove the description of a model."""
     text = sys.stdin.read() if options.text == "-" else options.text
-    model = await existing_model(
+    model = await use_existing_model(
         options,
         lambda catalog, ref: catalog.update_model(
             ref.reference, ref.provider, ref.version, description=text or None
         ),
     )
-    print_notice(
-        f"{model_name(model, exact=False)} is {'described' if text else 'no longer described'}"
-    )
+    outcome = "has a new description" if text else "has no description now"
+    print_notice(f"{model_name(model, exact=False)} {outcome}")
     return DONE
 
 
 async def pin(options: Namespace) -> int:
-    model = await existing_model(
+    """Pin a model."""
+    model = await use_existing_model(
         options,
         lambda catalog, ref: catalog.pin_model(
             ref.reference, ref.provider, ref.version, reason=options.reason
         ),
     )
-    why = f": {model.pin_reason}" if model.pin_reason else ""
-    print_notice(f"{model_name(model, exact=False)} is pinned{why}")
+    reason = f": {model.pin_reason}" if model.pin_reason else ""
+    print_notice(f"{model_name(model, exact=False)} is pinned{reason}")
     return DONE
 
 
 async def unpin(options: Namespace) -> int:
-    model = await existing_model(
+    """Remove the pin of a model."""
+    model = await use_existing_model(
         options,
         lambda catalog, ref: catalog.unpin_model(ref.reference, ref.provider, ref.version),
     )
@@ -85,34 +84,42 @@ async def unpin(options: Namespace) -> int:
 
 
 async def alias(options: Namespace) -> int:
+    """Set, delete or list aliases."""
     if options.ref is None:
         return await _list_aliases(options)
     if options.name is None:
         raise InvalidModelError("NAME", None, "is missing: write alias REF NAME")
-    ref = ModelRef.parse(options.ref)
     if options.delete:
-        known = await existing_catalog(
-            options,
-            lambda catalog: catalog.remove_alias(ref.reference, ref.provider, options.name),
-            nothing=False,
-        )
-        if not known:
-            print_error(f"error: {ref.provider}:{ref.reference} has no alias {options.name!r}")
-            return FAILED
-        print_notice(f"{ref.provider}:{ref.reference} has no alias {options.name} any more")
-        return DONE
-    made = await existing_model(
+        return await _delete_alias(options)
+    new_alias = await use_existing_model(
         options,
         lambda catalog, ref: catalog.set_alias(
             ref.reference, ref.provider, options.name, ref.version
         ),
     )
-    print_notice(f"{_aliased(made)} is {made.version or 'the one without a version'}")
+    version = new_alias.version or "the model without a version"
+    print_notice(f"{_alias_ref(new_alias)} is {version}")
+    return DONE
+
+
+async def _delete_alias(options: Namespace) -> int:
+    ref = ModelRef.parse(options.ref)
+    was_deleted = await use_existing_catalog(
+        options,
+        lambda catalog: catalog.remove_alias(ref.reference, ref.provider, options.name),
+        default=False,
+    )
+    if not was_deleted:
+        print_error(f"error: {ref.provider}:{ref.reference} has no alias {options.name!r}")
+        return FAILED
+    print_notice(f"the alias {options.name} of {ref.provider}:{ref.reference} was deleted")
     return DONE
 
 
 async def _list_aliases(options: Namespace) -> int:
-    aliases = await existing_catalog(options, lambda catalog: catalog.list_aliases(), list[Alias]())
+    aliases = await use_existing_catalog(
+        options, lambda catalog: catalog.list_aliases(), list[Alias]()
+    )
     fields = ("provider", "reference", "alias", "version")
     rows = [[getattr(each, field) for field in fields] for each in aliases]
     if options.format == "json":
@@ -121,7 +128,7 @@ async def _list_aliases(options: Namespace) -> int:
         print_tsv(fields, rows)
     elif options.format == "quiet":
         for each in aliases:
-            print_line(_aliased(each))
+            print_line(_alias_ref(each))
     else:
         if rows:
             print_table([field.upper() for field in fields], rows, cut=["VERSION", "REFERENCE"])
@@ -129,5 +136,5 @@ async def _list_aliases(options: Namespace) -> int:
     return DONE
 
 
-def _aliased(made: Alias) -> str:
-    return str(ModelRef(made.provider, made.reference, made.alias))
+def _alias_ref(alias_: Alias) -> str:
+    return str(ModelRef(alias_.provider, alias_.reference, alias_.alias))

@@ -1,4 +1,4 @@
-"""The commands that look at what other programs keep on this machine."""
+"""Commands for other programs' model stores: `scan` and `dupes`."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
-from model_catalog.cli.catalog_access import DONE, FAILED, existing_catalog, short_ref
+from model_catalog.cli.catalog_access import short_ref, use_existing_catalog
+from model_catalog.cli.exit_codes import DONE, FAILED
 from model_catalog.cli.output import (
     ProgressBar,
     human_size,
@@ -39,76 +40,82 @@ from model_catalog.upkeep import (
     scan_store,
 )
 
-_OWN: Final = "yours"
-"""What stands where a model is in no store."""
+_NO_STORE: Final = "yours"
+"""The owner that a table shows for a model that is not in a store."""
+
+_ScanRow: TypeAlias = tuple[str, str, str, str, int | None, str]
+"""The values of `_SCAN_FIELDS`."""
+_SCAN_FIELDS: Final = ("store", "what", "model", "path", "size_bytes", "detail")
+_DUPLICATE_FIELDS: Final = ("digest", "size_bytes", "copy", "store", "model", "path")
 
 
 async def scan(options: Namespace) -> int:
-    roots = _roots(options.paths)
+    """Scan stores, and record their models."""
+    roots = _store_roots(options.paths)
     if roots is None:
         return FAILED
     scans: list[Scan] = []
-    done: list[StoreSyncReport] = []
-    async with _catalog(options) as catalog:
+    reports: list[StoreSyncReport] = []
+    async with _open_catalog(options) as catalog:
         with ProgressBar() as bar:
             for store, root in roots:
                 found = await scan_store(
                     catalog,
                     store,
                     root,
-                    on_progress=lambda count, store=store: bar.count(  # type: ignore[misc]
+                    on_progress=lambda count, store=store: bar.show_text(  # type: ignore[misc]
                         f"{store}: {pluralize(count, 'model')}"
                     ),
                 )
                 scans.append(found)
-                done.append(await adopt(catalog, found, dry_run=options.dry_run))
-    rows = [row for each in done for row in _rows(each)]
+                reports.append(await adopt(catalog, found, dry_run=options.dry_run))
+    rows = [row for report in reports for row in _scan_rows(report)]
     if options.format == "json":
         print_json(
             {
                 "dry_run": options.dry_run,
-                "size_bytes": _size_bytes(scans),
-                "stores": [_facts(each) for each in done],
+                "size_bytes": _total_bytes(scans),
+                "stores": [_report_json(report) for report in reports],
             }
         )
     elif options.format == "tsv":
-        print_tsv(_FIELDS, rows)
+        print_tsv(_SCAN_FIELDS, rows)
     elif options.format == "quiet":
-        for each in done:
-            for sighting in (*each.new, *each.changed, *each.gone):
-                print_line(str(sighting.ref))
+        for report in reports:
+            for finding in (*report.new, *report.changed, *report.gone):
+                print_line(str(finding.ref))
     else:
-        _print_changes(rows)
-    _tell_totals(done, scans, dry_run=options.dry_run)
+        _print_scan_table(rows)
+    _print_scan_totals(reports, scans, dry_run=options.dry_run)
     return DONE
 
 
-def _roots(paths: Sequence[str]) -> list[tuple[StoreName, str]] | None:
-    """What is to be scanned; None, and a word about it, where a path is no folder."""
-    known = default_roots()
+def _store_roots(paths: Sequence[str]) -> list[tuple[StoreName, str]] | None:
+    """Return the stores to scan. Prints an error and returns None if a path is not a folder."""
+    defaults = default_roots()
     if not paths:
-        return [(root.store, root.path) for root in known if os.path.lexists(root.path)]
-    by_path = {os.path.realpath(root.path): root.store for root in known}
-    found: list[tuple[StoreName, str]] = []
+        return [(root.store, root.path) for root in defaults if os.path.lexists(root.path)]
+    by_path = {os.path.realpath(root.path): root.store for root in defaults}
+    roots: list[tuple[StoreName, str]] = []
     for path in paths:
         try:
             store = by_path.get(os.path.realpath(path)) or detect_store(path)
         except (OSError, ValueError) as error:
-            why = errno_name(error) if isinstance(error, OSError) else str(error)
-            print_error(f"error: {path!r} is no folder that can be scanned: {why}")
+            reason = errno_name(error) if isinstance(error, OSError) else str(error)
+            print_error(f"error: {path!r} is not a folder that can be scanned: {reason}")
             return None
-        found.append((store, path))
-    return found
+        roots.append((store, path))
+    return roots
 
 
 @asynccontextmanager
-async def _catalog(options: Namespace) -> AsyncIterator[ModelCatalog]:
-    """The catalog; for a dry run on a machine that has none, one that is gone afterwards."""
-    place = resolve_target(options.db)
+async def _open_catalog(options: Namespace) -> AsyncIterator[ModelCatalog]:
+    """Open the catalog. A dry run without an existing catalog gets a temporary one."""
+    location = resolve_target(options.db)
     if not options.dry_run:
         async with open_catalog(options.db) as catalog:
             yield catalog
-    elif place.is_default and place.path is not None and not place.path.exists():
+    elif location.is_default and location.path is not None and not location.path.exists():
         with tempfile.TemporaryDirectory(prefix="model-catalog-") as folder:
             async with open_catalog(Path(folder) / "catalog.db") as catalog:
                 yield catalog
@@ -117,23 +124,25 @@ async def _catalog(options: Namespace) -> AsyncIterator[ModelCatalog]:
             yield catalog
 
 
-_FIELDS: Final = ("store", "what", "model", "path", "size_bytes", "detail")
+def _scan_rows(report: StoreSyncReport) -> Iterator[_ScanRow]:
+    for change, findings in (
+        ("new", report.new),
+        ("changed", report.changed),
+        ("gone", report.gone),
+    ):
+        for finding in findings:
+            model = short_ref(finding.ref)
+            path, size_bytes = finding.local_path, finding.size_bytes
+            yield report.store, change, model, path, size_bytes, finding.detail
+    for problem in report.problems:
+        yield report.store, "problem", "", problem.path, None, problem.reason
 
 
-def _rows(done: StoreSyncReport) -> Iterator[tuple[str, str, str, str, int | None, str]]:
-    for what, sightings in (("new", done.new), ("changed", done.changed), ("gone", done.gone)):
-        for each in sightings:
-            model = short_ref(each.ref)
-            yield done.store, what, model, each.local_path, each.size_bytes, each.detail
-    for problem in done.problems:
-        yield done.store, "problem", "", problem.path, None, problem.reason
-
-
-def _print_changes(rows: Sequence[tuple[str, str, str, str, int | None, str]]) -> None:
+def _print_scan_table(rows: Sequence[_ScanRow]) -> None:
     if rows:
         cells = [
-            [store, what, model or path, "" if size is None else human_size(size), detail]
-            for store, what, model, path, size, detail in rows
+            [store, change, model or path, "" if size is None else human_size(size), detail]
+            for store, change, model, path, size, detail in rows
         ]
         print_table(
             ["STORE", "WHAT", "MODEL", "SIZE", "DETAIL"],
@@ -143,33 +152,35 @@ def _print_changes(rows: Sequence[tuple[str, str, str, str, int | None, str]]) -
         )
 
 
-def _tell_totals(done: Sequence[StoreSyncReport], scans: Sequence[Scan], *, dry_run: bool) -> None:
-    for each in done:
-        print_notice(f"{each.store}, {each.root}: {_counts([each])}")
-    if not done:
-        print_notice("no store of a known program is here: give a folder to scan")
+def _print_scan_totals(
+    reports: Sequence[StoreSyncReport], scans: Sequence[Scan], *, dry_run: bool
+) -> None:
+    for report in reports:
+        print_notice(f"{report.store}, {report.root}: {_summarize([report])}")
+    if not reports:
+        print_notice("no store of a known program was found: give a folder to scan")
         return
-    models = sum(each.model_count for each in done)
-    total = f"{pluralize(models, 'model')}, {human_size(_size_bytes(scans))} on the disk"
-    print_notice(f"{total}: {_counts(done)}{'; nothing was written' if dry_run else ''}")
+    models = sum(report.model_count for report in reports)
+    total = f"{pluralize(models, 'model')}, {human_size(_total_bytes(scans))} on the disk"
+    print_notice(f"{total}: {_summarize(reports)}{'; nothing was written' if dry_run else ''}")
 
 
-def _counts(done: Sequence[StoreSyncReport]) -> str:
+def _summarize(reports: Sequence[StoreSyncReport]) -> str:
     counts = {
-        "new": sum(len(each.new) for each in done),
-        "changed": sum(len(each.changed) for each in done),
-        "gone": sum(len(each.gone) for each in done),
-        "unchanged": sum(len(each.unchanged) for each in done),
+        "new": sum(len(report.new) for report in reports),
+        "changed": sum(len(report.changed) for report in reports),
+        "gone": sum(len(report.gone) for report in reports),
+        "unchanged": sum(len(report.unchanged) for report in reports),
     }
-    problems = sum(len(each.problems) for each in done)
-    told = [f"{count:,} {what}" for what, count in counts.items() if count]
-    if problems:
-        told.append(pluralize(problems, "problem"))
-    return ", ".join(told) or "no models"
+    problem_count = sum(len(report.problems) for report in reports)
+    parts = [f"{count:,} {change}" for change, count in counts.items() if count]
+    if problem_count:
+        parts.append(pluralize(problem_count, "problem"))
+    return ", ".join(parts) or "no models"
 
 
-def _size_bytes(scans: Sequence[Scan]) -> int:
-    """Of all files that were found, each once, in however many models and stores it is."""
+def _total_bytes(scans: Sequence[Scan]) -> int:
+    """Return the size of all found files. A file in more than one model or store counts once."""
     sizes = {
         file.identity: file.size_bytes
         for scan in scans
@@ -179,92 +190,91 @@ def _size_bytes(scans: Sequence[Scan]) -> int:
     return sum(sizes.values())
 
 
-def _facts(done: StoreSyncReport) -> dict[str, Any]:
+def _report_json(report: StoreSyncReport) -> dict[str, Any]:
     return {
-        "store": done.store,
-        "root": done.root,
-        "new": [_told(each) for each in done.new],
-        "changed": [_told(each) for each in done.changed],
-        "gone": [_told(each) for each in done.gone],
-        "unchanged": [str(ref) for ref in done.unchanged],
+        "store": report.store,
+        "root": report.root,
+        "new": [_finding_json(finding) for finding in report.new],
+        "changed": [_finding_json(finding) for finding in report.changed],
+        "gone": [_finding_json(finding) for finding in report.gone],
+        "unchanged": [str(ref) for ref in report.unchanged],
         "problems": [
-            {name: value for name, value in asdict(each).items() if name in ("path", "reason")}
-            for each in done.problems
+            {"path": problem.path, "reason": problem.reason} for problem in report.problems
         ],
     }
 
 
-def _told(sighting: StoreFinding) -> dict[str, Any]:
+def _finding_json(finding: StoreFinding) -> dict[str, Any]:
     return {
-        "model": str(sighting.ref),
-        "local_path": sighting.local_path,
-        "size_bytes": sighting.size_bytes,
-        "detail": sighting.detail,
+        "model": str(finding.ref),
+        "local_path": finding.local_path,
+        "size_bytes": finding.size_bytes,
+        "detail": finding.detail,
     }
 
 
 async def dupes(options: Namespace) -> int:
-    found = await existing_catalog(options, find_duplicates, tuple[DuplicateSet, ...]())
-    redundant = sum(each.redundant_bytes for each in found)
-    reclaimable = sum(each.reclaimable_bytes for each in found)
-    fields = ("digest", "size_bytes", "copy", "store", "model", "path")
-    rows = [
-        (each.digest, each.size_bytes, number, place.store, str(place.ref), place.path)
-        for each in found
-        for number, copy in enumerate(each.copies, 1)
-        for place in copy.places
-    ]
+    """List duplicate files, and the space they use."""
+    found = await use_existing_catalog(options, find_duplicates, tuple[DuplicateSet, ...]())
+    redundant = sum(duplicate.redundant_bytes for duplicate in found)
+    reclaimable = sum(duplicate.reclaimable_bytes for duplicate in found)
     if options.format == "json":
         print_json(
             {
                 "redundant_bytes": redundant,
                 "reclaimable_bytes": reclaimable,
-                "duplicates": [
-                    {
-                        **asdict(each),
-                        "copies": [
-                            {
-                                "is_reclaimable": copy.is_reclaimable,
-                                "unknown_links": copy.unknown_links,
-                                "places": [
-                                    {**asdict(place), "ref": str(place.ref)}
-                                    for place in copy.places
-                                ],
-                            }
-                            for copy in each.copies
-                        ],
-                        "redundant_bytes": each.redundant_bytes,
-                        "reclaimable_bytes": each.reclaimable_bytes,
-                    }
-                    for each in found
-                ],
+                "duplicates": [_duplicate_json(duplicate) for duplicate in found],
             }
         )
     elif options.format == "tsv":
-        print_tsv(fields, rows)
+        print_tsv(_DUPLICATE_FIELDS, _duplicate_rows(found))
     elif options.format == "quiet":
         print_line(str(reclaimable))
     else:
         if found:
             print_table(
                 ["SIZE", "STORE", "MODEL", "PATH"],
-                [row for each in found for row in _lines(each)],
+                [row for duplicate in found for row in _duplicate_cells(duplicate)],
                 right=["SIZE"],
                 cut=["PATH", "MODEL"],
             )
         print_notice(
-            f"{pluralize(len(found), 'file')} with copies: {human_size(redundant)} beside one of "
-            f"each, {human_size(reclaimable)} of it in no store and yours to remove"
+            f"{pluralize(len(found), 'duplicate file')}: {human_size(redundant)} redundant, "
+            f"{human_size(reclaimable)} of it outside stores and yours to remove"
         )
     return DONE
 
 
-def _lines(duplicate: DuplicateSet) -> Iterator[list[str]]:
+def _duplicate_rows(found: Sequence[DuplicateSet]) -> Iterator[Sequence[object]]:
+    for duplicate in found:
+        for number, copy in enumerate(duplicate.copies, 1):
+            for place in copy.places:
+                size_bytes, ref = duplicate.size_bytes, str(place.ref)
+                yield duplicate.digest, size_bytes, number, place.store, ref, place.path
+
+
+def _duplicate_json(duplicate: DuplicateSet) -> dict[str, Any]:
+    return {
+        **asdict(duplicate),
+        "copies": [
+            {
+                "is_reclaimable": copy.is_reclaimable,
+                "unknown_links": copy.unknown_links,
+                "places": [{**asdict(place), "ref": str(place.ref)} for place in copy.places],
+            }
+            for copy in duplicate.copies
+        ],
+        "redundant_bytes": duplicate.redundant_bytes,
+        "reclaimable_bytes": duplicate.reclaimable_bytes,
+    }
+
+
+def _duplicate_cells(duplicate: DuplicateSet) -> Iterator[list[str]]:
     size = human_size(duplicate.size_bytes)
     for copy in duplicate.copies:
-        # Of several names of one file the first tells of them all.
+        # If a file has more than one path, only the first is shown.
         place = copy.places[0]
-        owners = sorted({each.store or _OWN for each in copy.places})
+        owners = sorted({each.store or _NO_STORE for each in copy.places})
         more = f" and {len(copy.places) - 1} more" if copy.places[1:] else ""
         yield [size, ", ".join(owners), short_ref(place.ref) + more, place.path]
         size = ""

@@ -1,14 +1,19 @@
-"""The commands that hold the catalog against the disk."""
+"""Commands that compare the catalog with the disk: check, verify, accept, sign-verify."""
 
 from __future__ import annotations
 
 from argparse import Namespace
-from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from datetime import UTC, datetime
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
-from model_catalog.cli.catalog_access import DONE, FAILED, existing_catalog, model_name, short_ref
+from model_catalog.cli.catalog_access import (
+    model_name,
+    short_ref,
+    use_existing_catalog,
+    use_existing_model,
+)
+from model_catalog.cli.exit_codes import DONE, NOT_AS_RECORDED
 from model_catalog.cli.filter_expressions import parse_age, parse_filters, parse_size
 from model_catalog.cli.output import (
     ProgressBar,
@@ -23,152 +28,158 @@ from model_catalog.cli.output import (
 )
 from model_catalog.domain.file_record import FileState
 from model_catalog.domain.model_ref import ModelRef
-from model_catalog.errors import ModelNotFoundError
 from model_catalog.mapping.tables import Model
 from model_catalog.repository.model_catalog import ModelCatalog
 from model_catalog.repository.statements.filters import Filters
 from model_catalog.upkeep import (
     CheckFinding,
     CheckReport,
+    Signature,
     Verdict,
     VerifiedModel,
     accept_model,
     check_models,
-    find_moved,
-    relink_model,
     verify_models,
     verify_signature,
 )
 
-T = TypeVar("T")
-
-NOT_AS_RECORDED: Final = 3
-"""The exit code where something is not as it is recorded."""
-
-_FINE: Final = {Verdict.OK, Verdict.UNFINISHED}
+_GOOD_VERDICTS: Final = {Verdict.OK, Verdict.UNFINISHED}
+_CHECK_FIELDS: Final = ("state", "model", "detail", "local_path", "before", "damaged")
+_VERIFY_FIELDS: Final = ("verdict", "model", "detail", "read_bytes", "digest", "found_digest")
 
 
 async def check(options: Namespace) -> int:
+    """Check the status of files."""
     filters = parse_filters(options.filter, datetime.now(UTC))
 
-    async def look(catalog: ModelCatalog) -> CheckReport:
+    async def run(catalog: ModelCatalog) -> CheckReport:
         return await check_models(catalog, roots=options.root, force=options.force, **filters)
 
-    checked = await existing_catalog(options, look, CheckReport({}, ()))
-    fields = ("state", "model", "detail", "local_path", "before", "damaged")
-    rows = [
-        (
-            str(each.state),
-            str(each.ref),
-            each.detail,
-            each.local_path,
-            str(each.before),
-            each.is_damaged,
-        )
-        for each in checked.findings
-    ]
+    report = await use_existing_catalog(options, run, CheckReport({}, ()))
     if options.format == "json":
-        counts = {str(state): count for state, count in checked.counts.items()}
-        findings = [dict(zip(fields, row, strict=True)) for row in rows]
-        print_json({"models": checked.model_count, "counts": counts, "findings": findings})
+        counts = {str(state): count for state, count in report.counts.items()}
+        findings = [
+            dict(zip(_CHECK_FIELDS, _check_row(finding), strict=True))
+            for finding in report.findings
+        ]
+        print_json({"models": report.model_count, "counts": counts, "findings": findings})
     elif options.format == "tsv":
-        print_tsv(fields, rows)
+        print_tsv(_CHECK_FIELDS, map(_check_row, report.findings))
     elif options.format == "quiet":
-        for each in checked.findings:
-            if not each.is_as_recorded:
-                print_line(str(each.ref))
+        for finding in report.findings:
+            if not finding.is_as_recorded:
+                print_line(str(finding.ref))
     else:
-        if rows:
-            cells = [
-                [_state(each), short_ref(each.ref), each.detail or ""] for each in checked.findings
-            ]
-            print_table(["STATE", "MODEL", "WHAT"], cells, cut=["WHAT", "MODEL"])
-        states = ", ".join(
-            f"{checked.counts[state]:,} {state}" for state in FileState if state in checked.counts
-        )
-        print_notice(f"{pluralize(checked.model_count, 'model')}{': ' if states else ''}{states}")
-    return DONE if checked.is_as_recorded else NOT_AS_RECORDED
+        _print_check_report(report)
+    return DONE if report.is_as_recorded else NOT_AS_RECORDED
 
 
-def _state(finding: CheckFinding) -> str:
+def _check_row(finding: CheckFinding) -> tuple[object, ...]:
+    return (
+        str(finding.state),
+        str(finding.ref),
+        finding.detail,
+        finding.local_path,
+        str(finding.before),
+        finding.is_damaged,
+    )
+
+
+def _print_check_report(report: CheckReport) -> None:
+    if report.findings:
+        cells = [
+            [_state_label(finding), short_ref(finding.ref), finding.detail or ""]
+            for finding in report.findings
+        ]
+        print_table(["STATE", "MODEL", "WHAT"], cells, cut=["WHAT", "MODEL"])
+    states = ", ".join(
+        f"{report.counts[state]:,} {state}" for state in FileState if state in report.counts
+    )
+    print_notice(f"{pluralize(report.model_count, 'model')}{': ' if states else ''}{states}")
+
+
+def _state_label(finding: CheckFinding) -> str:
     if finding.is_damaged and finding.state is FileState.PRESENT:
         return "damaged"
     return str(finding.state)
 
 
 async def verify(options: Namespace) -> int:
+    """Verify models."""
     filters = parse_filters(options.filter, datetime.now(UTC))
 
     async def run(catalog: ModelCatalog) -> list[VerifiedModel]:
-        wanted = [filters]
+        selections = [filters]
         if options.refs:
-            wanted = [
-                {**filters, **_only(await _meant(catalog, ModelRef.parse(ref)))}
+            selections = [
+                {**filters, **_filters_for(await _get_model(catalog, ModelRef.parse(ref)))}
                 for ref in options.refs
             ]
-        return [each for which in wanted for each in await _verify(catalog, options, which)]
+        return [
+            result
+            for selection in selections
+            for result in await _verify_selection(catalog, options, selection)
+        ]
 
-    results = await existing_catalog(options, run, list[VerifiedModel]())
+    results = await use_existing_catalog(options, run, list[VerifiedModel]())
     if options.format == "json":
-        print_json([_told(each) for each in results])
+        print_json([_verified_fields(result) for result in results])
     elif options.format == "tsv":
-        print_tsv(_VERIFIED, [list(_told(each).values()) for each in results])
+        print_tsv(_VERIFY_FIELDS, [list(_verified_fields(result).values()) for result in results])
     elif options.format == "quiet":
-        for each in results:
-            if each.verdict not in _FINE:
-                print_line(model_name(each.model, exact=True))
-    read = sum(each.read_bytes for each in results)
-    bad = sum(each.verdict not in _FINE for each in results)
+        for result in results:
+            if result.verdict not in _GOOD_VERDICTS:
+                print_line(model_name(result.model, exact=True))
+    read_bytes = sum(result.read_bytes for result in results)
+    bad_count = sum(result.verdict not in _GOOD_VERDICTS for result in results)
     print_notice(
-        f"{pluralize(len(results), 'model')}, {human_size(read)} read, "
-        f"{'all as recorded' if not bad else f'{bad:,} not as recorded'}"
+        f"{pluralize(len(results), 'model')}, {human_size(read_bytes)} read, "
+        f"{f'{bad_count:,} not as recorded' if bad_count else 'all as recorded'}"
     )
-    return NOT_AS_RECORDED if bad else DONE
+    return NOT_AS_RECORDED if bad_count else DONE
 
 
-async def _verify(
+async def _verify_selection(
     catalog: ModelCatalog, options: Namespace, filters: Filters
 ) -> list[VerifiedModel]:
+    """Verify the filtered models. In the human format, print each result when it is ready."""
     results = []
+    max_seconds = None if options.max_time is None else parse_age(options.max_time).total_seconds()
     with ProgressBar() as bar:
         verification = verify_models(
             catalog,
             options.level,
             max_bytes=None if options.max_bytes is None else parse_size(options.max_bytes),
-            max_seconds=None
-            if options.max_time is None
-            else parse_age(options.max_time).total_seconds(),
+            max_seconds=max_seconds,
             not_since=None if options.not_since is None else parse_age(options.not_since),
-            on_progress=lambda seen: bar.show(seen.done_bytes, seen.total_bytes, seen.path),
+            on_progress=bar.show,
             **filters,
         )
         async with aclosing(verification) as verified:
-            async for each in verified:
-                results.append(each)
+            async for result in verified:
+                results.append(result)
                 if options.format == "human":
                     bar.clear()
-                    detail = f": {each.detail}" if each.detail else ""
-                    print_line(f"{each.verdict:<11} {model_name(each.model, exact=False)}{detail}")
+                    detail = f": {result.detail}" if result.detail else ""
+                    name = model_name(result.model, exact=False)
+                    print_line(f"{result.verdict:<11} {name}{detail}")
     return results
 
 
-_VERIFIED: Final = ("verdict", "model", "detail", "read_bytes", "digest", "found_digest")
-
-
-def _told(each: VerifiedModel) -> dict[str, Any]:
-    model = each.model
+def _verified_fields(result: VerifiedModel) -> dict[str, Any]:
+    model = result.model
     values = (
-        str(each.verdict),
+        str(result.verdict),
         model_name(model, exact=True),
-        each.detail,
-        each.read_bytes,
+        result.detail,
+        result.read_bytes,
         model.digest,
         model.found_digest,
     )
-    return dict(zip(_VERIFIED, values, strict=True))
+    return dict(zip(_VERIFY_FIELDS, values, strict=True))
 
 
-def _only(model: Model) -> Filters:
+def _filters_for(model: Model) -> Filters:
     return {
         "provider": model.provider,
         "reference": model.reference,
@@ -176,110 +187,42 @@ def _only(model: Model) -> Filters:
     }
 
 
-async def _meant(catalog: ModelCatalog, ref: ModelRef) -> Model:
+async def _get_model(catalog: ModelCatalog, ref: ModelRef) -> Model:
     return await catalog.get_model(ref.reference, ref.provider, ref.version)
 
 
 async def accept(options: Namespace) -> int:
-    ref = ModelRef.parse(options.ref)
+    """Accept the current files of a model as its content."""
 
-    async def take(catalog: ModelCatalog) -> tuple[Model, Model]:
-        before = await _meant(catalog, ref)
+    async def run(catalog: ModelCatalog, ref: ModelRef) -> tuple[Model, Model]:
+        before = await _get_model(catalog, ref)
         with ProgressBar() as bar:
-            done = await accept_model(
+            accepted = await accept_model(
                 catalog,
                 before.reference,
                 before.provider,
                 before.version,
-                on_progress=lambda seen: bar.show(seen.done_bytes, seen.total_bytes, seen.path),
+                on_progress=bar.show,
             )
-        return before, done.model
+        return before, accepted.model
 
-    before, after = await _of_existing(options, ref, take)
+    before, after = await use_existing_model(options, run)
+    name = model_name(after, exact=False)
     if before.digest == after.digest:
-        print_notice(
-            f"{model_name(after, exact=False)} has the bytes that were recorded: {after.digest}"
-        )
+        print_notice(f"{name} has the recorded digest: {after.digest}")
     else:
-        print_notice(f"{model_name(after, exact=False)} is {after.digest} from now on")
+        print_notice(f"{name} has the new digest {after.digest}")
         print_notice(f"before: {before.digest or 'not known'}")
     return DONE
 
 
-async def relink(options: Namespace) -> int:
-    if options.search:
-        if options.ref is not None:
-            print_error("error: give either a REF and a PATH, or --search with folders")
-            return 2
-        return await _search(options)
-    if options.ref is None or options.path is None:
-        print_error("error: give a REF and the PATH where it lies, or --search with folders")
-        return 2
-    ref = ModelRef.parse(options.ref)
-
-    async def link(catalog: ModelCatalog) -> Model:
-        model = await _meant(catalog, ref)
-        return await _relinked(catalog, model, options.path)
-
-    model = await _of_existing(options, ref, link)
-    print_notice(f"{model_name(model, exact=False)} lies at {model.local_path}")
-    return DONE
-
-
-async def _relinked(catalog: ModelCatalog, model: Model, path: str) -> Model:
-    with ProgressBar() as bar:
-        done = await relink_model(
-            catalog,
-            model.reference,
-            model.provider,
-            model.version,
-            path=path,
-            on_progress=lambda seen: bar.show(seen.done_bytes, seen.total_bytes, seen.path),
-        )
-    return done.model
-
-
-async def _search(options: Namespace) -> int:
-    async def run(catalog: ModelCatalog) -> int:
-        missing = await catalog.count_models(state=FileState.MISSING)
-        with ProgressBar() as bar:
-            moved = await find_moved(
-                catalog,
-                options.search,
-                on_progress=lambda seen: bar.show(seen.done_bytes, seen.total_bytes, seen.path),
-            )
-        for each in moved:
-            print_line(f"{model_name(each.model, exact=False)}: {each.path}")
-            if not options.dry_run:
-                await _relinked(catalog, each.model, each.path)
-        verb = "would be relinked" if options.dry_run else "relinked"
-        print_notice(f"{len(moved):,} of {pluralize(missing, 'missing model')} {verb}")
-        return DONE if len(moved) == missing else FAILED
-
-    return await existing_catalog(options, run, DONE)
-
-
-async def relocate(options: Namespace) -> int:
-    async def move(catalog: ModelCatalog) -> int:
-        moved = await catalog.relocate(options.old, options.new, dry_run=options.dry_run)
-        for each in moved:
-            print_line(f"{short_ref(each.ref)}: {each.new_path}")
-        verb = "would lie" if options.dry_run else "recorded"
-        print_notice(f"{pluralize(len(moved), 'model')} {verb} below {options.new}")
-        if moved and not options.dry_run:
-            print_notice("`model-catalog check` tells which of them are there")
-        return DONE if moved else FAILED
-
-    return await existing_catalog(options, move, FAILED)
-
-
 async def sign_verify(options: Namespace) -> int:
-    ref = ModelRef.parse(options.ref)
+    """Verify the signature of a model."""
 
-    async def hold(catalog: ModelCatalog) -> int:
-        model = await _meant(catalog, ref)
+    async def run(catalog: ModelCatalog, ref: ModelRef) -> Signature:
+        model = await _get_model(catalog, ref)
         with ProgressBar() as bar:
-            found = await verify_signature(
+            return await verify_signature(
                 catalog,
                 model.reference,
                 model.provider,
@@ -287,28 +230,13 @@ async def sign_verify(options: Namespace) -> int:
                 key=options.key,
                 bundle=options.bundle,
                 follow_links=options.follow_links,
-                on_progress=lambda seen: bar.show(seen.done_bytes, seen.total_bytes, seen.path),
+                on_progress=bar.show,
             )
-        if found.is_valid:
-            print_notice(
-                f"{model_name(found.model, exact=False)} is signed by key {found.key_fingerprint}"
-            )
-            return DONE
-        print_error(
-            f"{model_name(found.model, exact=False)} is not as it was signed: {found.reason}"
-        )
-        return NOT_AS_RECORDED
 
-    return await _of_existing(options, ref, hold)
-
-
-async def _of_existing(
-    options: Namespace, ref: ModelRef, act: Callable[[ModelCatalog], Awaitable[T]]
-) -> T:
-    async def kept(catalog: ModelCatalog) -> tuple[T]:
-        return (await act(catalog),)
-
-    found = await existing_catalog(options, kept, None)
-    if found is None:
-        raise ModelNotFoundError(ref.reference, ref.provider, ref.version)
-    return found[0]
+    signature = await use_existing_model(options, run)
+    name = model_name(signature.model, exact=False)
+    if signature.is_valid:
+        print_notice(f"{name} is signed by the key {signature.key_fingerprint}")
+        return DONE
+    print_error(f"the signature of {name} was refused: {signature.reason}")
+    return NOT_AS_RECORDED

@@ -1,0 +1,87 @@
+"""Commands that export and import the whole catalog as NDJSON."""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+from typing import IO
+
+from model_catalog.cli.catalog_access import use_existing_catalog
+from model_catalog.cli.exit_codes import DONE, FAILED
+from model_catalog.cli.output import pluralize, print_error, print_notice
+from model_catalog.domain.ndjson import HEADER
+from model_catalog.opening import open_catalog
+from model_catalog.repository.model_catalog import ModelCatalog
+
+
+async def export(options: Namespace) -> int:
+    """Export the catalog to a file or to standard output."""
+    with _output_stream(options.file) as stream:
+
+        async def write(catalog: ModelCatalog) -> int:
+            return await catalog.export_catalog(stream)
+
+        model_count = await use_existing_catalog(options, write, None)
+        if model_count is None:
+            stream.write(HEADER)
+    print_notice(f"exported {pluralize(model_count or 0, 'model')}")
+    return DONE
+
+
+@contextmanager
+def _output_stream(name: str) -> Iterator[IO[str]]:
+    """
+    Open a file that replaces an existing file atomically; `-` is standard output.
+
+    If the block fails, for example because the disk is full, the earlier export stays. A device or
+    a FIFO is written to directly. A symbolic link is followed, and an existing file keeps its mode.
+    """
+    if name == "-":
+        yield sys.stdout
+        return
+    path = Path(name).resolve()
+    mode = path.stat().st_mode if path.exists() else None
+    if mode is not None and not stat.S_ISREG(mode):
+        with path.open("w") as device:
+            yield device
+        return
+    with NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+        try:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+            if mode is not None:
+                os.fchmod(file.fileno(), stat.S_IMODE(mode))
+            Path(file.name).replace(path)
+        except BaseException:
+            Path(file.name).unlink()
+            raise
+
+
+@contextmanager
+def _input_stream(name: str) -> Iterator[IO[bytes]]:
+    if name == "-":
+        yield sys.stdin.buffer
+    else:
+        with Path(name).open("rb") as file:
+            yield file
+
+
+async def import_(options: Namespace) -> int:
+    """Import an export from a file or from standard input."""
+    with _input_stream(options.file) as stream:
+        async with open_catalog(options.db) as catalog:
+            result = await catalog.import_catalog(
+                stream, options.on_conflict, skip_broken=options.skip_broken
+            )
+    for problem in result.problems:
+        print_error(f"line {problem.line} was skipped: {problem.reason}")
+    kept = f", kept {result.kept:,} existing" if result.kept else ""
+    print_notice(f"imported {pluralize(result.written, 'model')}{kept}")
+    return FAILED if result.problems else DONE
