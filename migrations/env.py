@@ -1,4 +1,4 @@
-"""How Alembic reaches a catalog: lent a connection by the package, or from the command line."""
+"""Alembic's environment: runs migrations on the package's connection, or from the command line."""
 
 import asyncio
 import os
@@ -10,7 +10,7 @@ from alembic.util import CommandError
 from sqlalchemy import Connection
 
 from model_catalog.connection.open_database import open_database
-from model_catalog.connection.target import ENVIRONMENT, resolve_target
+from model_catalog.connection.target import TARGET_VARIABLE, resolve_target
 from model_catalog.errors import CatalogError
 from model_catalog.mapping.tables import Base
 from model_catalog.schema.check import autogenerate_options
@@ -23,7 +23,7 @@ config = context.config
 
 def target() -> str | None:
     given = context.get_x_argument(as_dictionary=True).get("url")
-    return given or os.environ.get(ENVIRONMENT) or config.get_main_option("sqlalchemy.url")
+    return given or os.environ.get(TARGET_VARIABLE) or config.get_main_option("sqlalchemy.url")
 
 
 def options(dialect: str) -> dict[str, Any]:
@@ -42,11 +42,11 @@ def run(connection: Connection) -> None:
 
 
 async def run_from_the_shell() -> None:
-    # Only what is about to write a schema may make a file to write it in.
+    # Only a command that writes a schema may create the file.
     command = config.cmd_opts.cmd[0].__name__ if config.cmd_opts is not None else ""
     try:
         async with open_database(target(), create=command in ("upgrade", "stamp")) as database:
-            # The lock writes to a file; another program's is refused before that.
+            # Refuses another program's database before the lock writes to it.
             await current_revision(database)
             async with migration_transaction(database.engine, database.name) as connection:
                 await connection.run_sync(detect_revision, database)
@@ -81,7 +81,7 @@ if context.is_offline_mode():
 elif (lent := config.attributes.get("connection")) is not None:
     run(lent)
 else:
-    # A host that calls upgrade() has logging of its own, which fileConfig would take away.
+    # fileConfig would replace the logging configuration of a host that calls upgrade().
     if config.config_file_name is not None and config.file_config.has_section("loggers"):
         fileConfig(config.config_file_name, disable_existing_loggers=False)
     asyncio.run(run_from_the_shell())

@@ -4,11 +4,14 @@ ${message}.
 Revision ID: ${up_revision}
 """
 <%doc>
-The house rules of a revision. One concern; the file is named NNNN_verb_object.py and its id is the
-number. Written by hand: what autogenerate proposes is a draft. It imports sqlalchemy and op, never
-the package's mapping: it describes the past, and the mapping moves on. copy_from= in every batch,
-because reflection loses what it does not know. It touches no model file. Rows in its test, on both
-databases, up, down and up again. Once released it is never edited.
+Rules for a revision:
+- It has one concern. Its file is named NNNN_verb_object.py, and its id is the number.
+- It is written by hand; a draft by autogenerate is only a start.
+- It imports sqlalchemy and op, never the package's mapping, which will change after it.
+- Every batch has copy_from=, because reflection loses what it does not support.
+- It accesses no model files.
+- Its test has rows, on both databases, and migrates up, down and up again.
+- It is never edited once it has been released.
 </%doc>
 import sqlalchemy as sa
 from alembic import op

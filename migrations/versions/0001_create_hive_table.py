@@ -1,11 +1,11 @@
 """
-Create the hive's table, or adopt the one that is there.
+Create the table of the Rust hive, or adopt an existing one.
 
 Revision ID: 0001
 
-The Rust hive wrote `size_bytes` and `downloaded_at` as NOT NULL where its document has them
-nullable, and its first releases keyed the table by the reference alone. SQLite changes neither in
-place, so the table is written anew; on a new database it is empty and that costs nothing.
+The Rust hive declared `size_bytes` and `downloaded_at` NOT NULL, although its documentation calls
+them nullable. Its first releases had the reference alone as the primary key. SQLite cannot change
+either in place, so the table is rebuilt. In a new database the table is empty.
 """
 
 import sqlalchemy as sa
@@ -41,5 +41,5 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Drop the table: with it goes everything that was recorded."""
+    """Drop the table with all of its rows."""
     op.drop_table("models")

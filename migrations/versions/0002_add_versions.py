@@ -1,10 +1,10 @@
 """
-Let one reference have several versions.
+Add versions, so that a reference can have more than one model.
 
 Revision ID: 0002
 
-A value that is no size or no time (a negative one, a text, milliseconds) becomes NULL and is
-counted in the log; its row is kept.
+An invalid size or time (negative, text, or milliseconds) becomes NULL. Its row is kept, and the
+number of such rows is logged.
 """
 
 import logging
@@ -61,7 +61,7 @@ def versioned() -> sa.Table:
 
 
 def forget_odd(column: str, sound: str) -> None:
-    # To SQLite a column's type is a wish: a REAL or a BLOB in range would pass BETWEEN.
+    # SQLite does not enforce a column's type: a REAL or a BLOB could pass BETWEEN.
     whole = (
         f"typeof({column}) = 'integer' AND " if op.get_context().dialect.name == "sqlite" else ""
     )
@@ -71,11 +71,11 @@ def forget_odd(column: str, sound: str) -> None:
     if context.is_offline_mode():
         op.execute(statement)
     elif odd := op.get_bind().execute(statement).rowcount:
-        log.warning("%d rows held no usable %s: it is NULL in them", odd, column)
+        log.warning("%d rows had an invalid %s; it was set to NULL", odd, column)
 
 
 def read_blobs_as_text() -> None:
-    """In SQLite a column of text may hold a blob, which no lookup by text would find."""
+    """Convert BLOBs in SQLite's text columns to text, because a search for text finds no BLOB."""
     if op.get_context().dialect.name == "sqlite":
         for column in ("reference", "provider"):
             op.execute(
@@ -101,7 +101,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Give the hive's table back. Of several versions of one model only the newest stays."""
+    """Restore the table of the Rust hive. Only the newest version of each model is kept."""
     op.execute(
         "DELETE FROM models WHERE EXISTS (SELECT 1 FROM models AS newer"
         " WHERE newer.provider = models.provider AND newer.reference = models.reference"

@@ -1,9 +1,9 @@
 """
-Add what a model is.
+Add metadata: format, architecture, quantization, license, context length and more.
 
 Revision ID: 0003
 
-What a file's header claims has columns of its own: it never overwrites what a user said.
+Values from a file's header have their own columns, so that they never overwrite a user's values.
 """
 
 import sqlalchemy as sa
@@ -66,7 +66,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Take the table back to what it was; what was known of the models goes."""
+    """Drop the metadata columns and their values."""
     described = versioned()
     for column in columns():
         described.append_column(column)

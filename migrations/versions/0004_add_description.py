@@ -1,5 +1,5 @@
 """
-Add a description, in the user's own words.
+Add a description that the user writes.
 
 Revision ID: 0004
 """

@@ -3,8 +3,8 @@ Add tags.
 
 Revision ID: 0005
 
-A tag is kept as it was written, and is the same as another that differs in case alone: the key is
-its folded form.
+A tag is stored as the user wrote it. Tags that differ only in case are the same tag, so the primary
+key contains the case-folded text.
 """
 
 import sqlalchemy as sa

@@ -3,7 +3,7 @@ Count downloads and uses.
 
 Revision ID: 0006
 
-A model that is there was downloaded once.
+An existing model counts as downloaded once.
 """
 
 import sqlalchemy as sa

@@ -1,5 +1,5 @@
 """
-Let a model be pinned, since when and why.
+Add pins: when a model was pinned, and the reason.
 
 Revision ID: 0007
 """

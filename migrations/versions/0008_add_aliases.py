@@ -1,5 +1,5 @@
 """
-Add aliases: a name of a reference that points at one of its versions.
+Add aliases: names of a reference that each point to one of its versions.
 
 Revision ID: 0008
 """

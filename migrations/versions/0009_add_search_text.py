@@ -1,10 +1,11 @@
 """
-Add the text that is searched: the reference and the description without regard to case.
+Add case-folded copies of the reference and the description, for searching.
 
 Revision ID: 0009
 
-Neither database folds case as the other does, so Python does it once, here and at every write.
-Printed as SQL it can only be the database's own `lower`, which a later registration mends.
+SQLite and PostgreSQL fold case differently, so Python folds it, here and at every write. Printed
+SQL (`alembic upgrade --sql`) can only use the database's `lower`. The next registration of a model
+corrects its text.
 """
 
 import unicodedata
@@ -21,7 +22,7 @@ BATCH = 1000
 
 
 def folded(text: object) -> str | None:
-    # A blob in a column of text is SQLite's idea of a text; nobody searches it.
+    # SQLite allows a BLOB in a text column. It is not searched.
     if not isinstance(text, str):
         return None
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).casefold())

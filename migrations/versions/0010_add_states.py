@@ -1,9 +1,9 @@
 """
-Add what a look at the disk finds of a model: whether it is there, since when not, and where.
+Add the results of checks: a model's state, since when it is missing, and its mount point.
 
 Revision ID: 0010
 
-Nobody has looked yet at what is recorded already.
+Existing models have the state `unchecked`.
 """
 
 import sqlalchemy as sa

@@ -1,5 +1,5 @@
 """
-Add the digest of a model's bytes, what was found instead of it, and when they were compared.
+Add a model's expected digest, a different digest that was found, and the time of verification.
 
 Revision ID: 0011
 """

@@ -1,10 +1,11 @@
 """
-Add the files of a model, when they were listed, and why a model is not whole.
+Add the files of a model, when they were listed, and why a model is incomplete.
 
 Revision ID: 0012
 
-They are those of the model only while `inventoried_at` is set: a registration with another size, or
-another digest, takes that away in the one statement it is, and leaves the rows for the next list.
+The rows of `model_files` are valid only while `inventoried_at` is set. A registration with another
+size or digest is a single statement. It sets `inventoried_at` to NULL and leaves the rows for the
+next listing to replace.
 """
 
 import sqlalchemy as sa
@@ -45,7 +46,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Take the lists of files away; what lies on the disk is not touched."""
+    """Drop the lists of files. The files on the disk are not changed."""
     op.drop_table("model_files")
     for column in ("incomplete_reason", "inventoried_at"):
         op.drop_column("models", column)

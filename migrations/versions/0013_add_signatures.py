@@ -1,5 +1,5 @@
 """
-Add who signed a model, when that was looked at, and what came of it.
+Add the signer of a model, and the time, verdict and detail of the signature check.
 
 Revision ID: 0013
 """

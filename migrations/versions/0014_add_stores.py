@@ -1,9 +1,10 @@
 """
-Add in which other program's store a model lies, and which aliases the refs of a store have made.
+Add the external store that contains a model, and the store that created an alias.
 
 Revision ID: 0014
 
-What is recorded already was registered by hand and is in no store; its aliases are the user's own.
+Existing models were registered by a user and belong to no store. Existing aliases belong to the
+user.
 """
 
 import sqlalchemy as sa
@@ -25,7 +26,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Forget whose models they are; they stay recorded, and so do the aliases."""
+    """Drop the store columns. The models and the aliases stay."""
     op.drop_column("model_aliases", "store")
     for column in ("store_root", "store"):
         op.drop_column("models", column)

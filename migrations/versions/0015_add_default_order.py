@@ -1,9 +1,10 @@
 """
-Add the index that the default order of a listing is read from, one page as fast as another.
+Add an index for the default order of listings, so that every page is read equally fast.
 
 Revision ID: 0015
 
-NULL comes last: to SQLite, which cannot be told so here, it is the least of all values anyway.
+NULL sorts last. SQLite rejects NULLS LAST in an index, but there NULL is the smallest value, so it
+comes last in descending order.
 """
 
 import sqlalchemy as sa

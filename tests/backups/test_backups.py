@@ -1,4 +1,4 @@
-"""Copies of a catalog: made while it is used, put back, and made before a migration."""
+"""Backups: made while the catalog is in use, restored, and made before a migration."""
 
 import asyncio
 import os
@@ -41,18 +41,20 @@ async def references(target) -> list[str]:
         return sorted([model.reference for model in await catalog.list_models()])
 
 
-@pytest.mark.parametrize("of", ["an open catalog", "a target", "a host's engine"])
-async def test_a_copy_is_a_catalog_of_its_own(filled, tmp_path, of):
+@pytest.mark.parametrize("source_kind", ["an open catalog", "a target", "a host's engine"])
+async def test_a_backup_is_a_complete_catalog(filled, tmp_path, source_kind):
     """
-    Everything is in it, it is sound, one file, its owner's alone; nothing else is left behind.
+    A backup is one file with all rows, readable only by its owner, and nothing else is left behind.
     """
-    copy = tmp_path / "copies" / "c.db"
+    copy = tmp_path / "backups" / "c.db"
     copy.parent.mkdir()
 
     async with open_catalog(filled) as catalog:
         await catalog.tag_model("m1", "hf", "chat")
         engine = create_async_engine(f"sqlite+aiosqlite:///{filled}")
-        source = {"an open catalog": catalog, "a target": filled, "a host's engine": engine}[of]
+        source = {"an open catalog": catalog, "a target": filled, "a host's engine": engine}[
+            source_kind
+        ]
         assert await backup(source, copy) == copy
         await engine.dispose()
 
@@ -64,30 +66,26 @@ async def test_a_copy_is_a_catalog_of_its_own(filled, tmp_path, of):
         assert await catalog.count_models(tags=["chat"]) == 1
 
 
-async def test_a_copy_lies_beside_its_catalog_where_no_place_is_named(filled):
-    """
-    Two of one second have two names, and both are good.
-    """
-    made = [await backup(filled) for _ in range(2)]
+async def test_a_backup_without_a_path_is_created_beside_its_catalog(filled):
+    """Two backups of the same second get different names, and both are valid."""
+    backups = [await backup(filled) for _ in range(2)]
 
-    assert len(set(made)) == 2
-    assert all(copy.parent == filled.parent for copy in made)
-    assert all(copy.name.startswith("catalog.db.backup-20") for copy in made)
-    assert backup_files.newest_valid_backup(filled) == made[-1]
+    assert len(set(backups)) == 2
+    assert all(copy.parent == filled.parent for copy in backups)
+    assert all(copy.name.startswith("catalog.db.backup-20") for copy in backups)
+    assert backup_files.newest_valid_backup(filled) == backups[-1]
 
 
-async def test_a_copy_on_postgresql_is_an_export(catalog, database, tmp_path):
-    """
-    It is what export_catalog writes, its owner's alone; SQLite has a better one.
-    """
+async def test_a_backup_of_postgresql_is_an_export(catalog, database, tmp_path):
+    """Its content is that of export_catalog, and only its owner can read it."""
     if database.path is not None:
-        pytest.skip("of a file the copy is a database")
+        pytest.skip("the backup of a SQLite file is a database")
     await catalog.register_models([a_model("a"), a_model("b")])
     with (tmp_path / "export").open("wb") as stream:
         await catalog.export_catalog(stream)
 
     copy = await backup(database.target, tmp_path / "copy")
-    with pytest.raises(InvalidTargetError, match="names no file"):
+    with pytest.raises(InvalidTargetError, match="the path is empty"):
         await backup(catalog)
 
     assert copy.read_bytes() == (tmp_path / "export").read_bytes()
@@ -97,31 +95,27 @@ async def test_a_copy_on_postgresql_is_an_export(catalog, database, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["file", "link", "folder"])
-async def test_a_copy_replaces_nothing(filled, tmp_path, kind):
-    """
-    What has the name already stays, and nothing half made lies beside it.
-    """
-    folder = tmp_path / "copies"
+async def test_a_backup_never_replaces_a_file(filled, tmp_path, kind):
+    """An existing file, link or folder stays, and no partial file remains beside it."""
+    folder = tmp_path / "backups"
     folder.mkdir()
-    taken = folder / "c.db"
+    existing = folder / "c.db"
     if kind == "file":
-        taken.write_text("precious")
+        existing.write_text("precious")
     elif kind == "link":
-        taken.symlink_to("nowhere")
+        existing.symlink_to("nowhere")
     else:
-        taken.mkdir()
+        existing.mkdir()
     before = listing(folder)
 
     with pytest.raises(InvalidTargetError, match=r"already exists|is a directory"):
-        await backup(filled, taken)
+        await backup(filled, existing)
 
     assert listing(folder) == before
 
 
-async def test_copies_are_consistent_while_others_write(filled, tmp_path):
-    """
-    Two rows that are always written together are in every copy both or neither.
-    """
+async def test_backups_are_consistent_while_another_process_writes(filled, tmp_path):
+    """Two rows that are written in one transaction are both in a backup or both missing."""
     stop = PROCESSES.Event()
     began = PROCESSES.Event()
     writer = PROCESSES.Process(target=write_until_stopped, args=(str(filled), began, stop))
@@ -144,10 +138,8 @@ async def test_copies_are_consistent_while_others_write(filled, tmp_path):
     assert counts[-1]["twin1"] > counts[0].get("twin1", 0)
 
 
-async def test_a_copy_of_a_damaged_catalog_is_refused(filled, tmp_path):
-    """
-    A copy that would not be whole is not made.
-    """
+async def test_a_corrupt_catalog_is_not_backed_up(filled, tmp_path):
+    """The call raises CatalogCorruptError and leaves no file."""
     damage(filled)
 
     with pytest.raises(CatalogCorruptError):
@@ -157,10 +149,8 @@ async def test_a_copy_of_a_damaged_catalog_is_refused(filled, tmp_path):
     assert not list(tmp_path.glob(".*"))
 
 
-async def test_a_copy_is_put_back_and_what_it_replaced_is_kept(filled, tmp_path):
-    """
-    After a restoration there is what was in the copy; what was there before has another name.
-    """
+async def test_restore_replaces_the_catalog_and_keeps_the_old_one(filled, tmp_path):
+    """The catalog has the rows of the backup, and the old database has another name."""
     copy = await backup(filled, tmp_path / "copy.db")
     async with open_catalog(filled) as catalog:
         await catalog.register_model(a_model("later"))
@@ -180,10 +170,8 @@ async def test_a_copy_is_put_back_and_what_it_replaced_is_kept(filled, tmp_path)
     }
 
 
-async def test_a_copy_is_put_where_there_is_nothing(filled, tmp_path):
-    """
-    A catalog that was lost altogether is made again from its copy, for its owner alone.
-    """
+async def test_restore_creates_a_missing_catalog(filled, tmp_path):
+    """A deleted catalog is restored from its backup, readable only by its owner."""
     copy = await backup(filled, tmp_path / "copy.db")
     filled.unlink()
 
@@ -194,8 +182,8 @@ async def test_a_copy_is_put_where_there_is_nothing(filled, tmp_path):
     assert len(await references(filled)) == 500
 
 
-def without_its_log(path: Path) -> None:
-    """A killed writer's log beside the file."""
+def add_stale_log(path: Path) -> None:
+    """Put the write-ahead log of a killed process beside a database."""
     shutil.copy(path, path.with_name("log.db"))
     raw = sqlite3.connect(path.with_name("log.db"))
     raw.execute("PRAGMA journal_mode = WAL")
@@ -206,42 +194,38 @@ def without_its_log(path: Path) -> None:
     path.with_name("log.db").unlink()
 
 
-@pytest.mark.parametrize("state", ["sound", "damaged", "no database"])
-async def test_a_stale_log_is_not_taken_for_the_copys(filled, tmp_path, state):
-    """
-    The log of what is replaced goes with it, whatever state it is in.
-    """
+@pytest.mark.parametrize("state", ["valid", "corrupt", "not a database"])
+async def test_a_stale_log_is_not_applied_to_the_restored_file(filled, tmp_path, state):
+    """The log is kept with the replaced database, also if that is corrupt."""
     copy = await backup(filled, tmp_path / "copy.db")
-    without_its_log(filled)
-    if state == "damaged":
+    add_stale_log(filled)
+    if state == "corrupt":
         damage(filled)
-    if state == "no database":
-        filled.write_bytes(b"no database at all\n" * 1000)
+    if state == "not a database":
+        filled.write_bytes(b"not a database\n" * 1000)
 
     done = await restore(copy, filled)
 
     assert "log" not in await references(filled)
     assert await check_schema(filled) == []
-    if state == "sound":
+    if state == "valid":
         assert "log" in await references(done.replaced)
     else:
         assert done.replaced.with_name(f"{done.replaced.name}-wal").stat().st_size > 0
 
 
 def files(folder: Path) -> dict[str, object]:
-    return {name: found for name, found in listing(folder).items() if found[2] is not None}
+    return {name: entry for name, entry in listing(folder).items() if entry[2] is not None}
 
 
 @pytest.mark.parametrize("bad", BAD_FILES.values(), ids=BAD_FILES)
-async def test_what_is_no_catalog_is_not_put_in_the_place_of_one(
+async def test_restore_refuses_a_file_that_is_not_a_catalog(
     filled,
     tmp_path,
     monkeypatch,
     bad,
 ):
-    """
-    The copy is looked at before anything is replaced.
-    """
+    """The backup is checked before any file is replaced."""
     folder = tmp_path / "bad"
     folder.mkdir()
     monkeypatch.chdir(folder)
@@ -256,10 +240,8 @@ async def test_what_is_no_catalog_is_not_put_in_the_place_of_one(
     assert files(filled.parent) == before
 
 
-async def test_a_damaged_copy_and_a_newer_one_are_not_put_back(filled, tmp_path):
-    """
-    Neither a copy with a broken page nor one that this package does not know replaces anything.
-    """
+async def test_restore_refuses_a_corrupt_backup_and_a_newer_one(filled, tmp_path):
+    """A backup with a corrupt page or an unknown revision replaces nothing."""
     for name in ("broken.db", "newer.db", "empty.db"):
         if name == "empty.db":
             (tmp_path / name).touch()
@@ -276,31 +258,29 @@ async def test_a_damaged_copy_and_a_newer_one_are_not_put_back(filled, tmp_path)
         await restore(tmp_path / "newer.db", filled)
     with pytest.raises(CatalogError, match="no table 'models'"):
         await restore(tmp_path / "empty.db", filled)
-    with pytest.raises(InvalidTargetError, match="the copy itself"):
+    with pytest.raises(InvalidTargetError, match="are the same file"):
         await restore(filled, filled)
 
     assert filled.read_bytes() == before
 
 
-@pytest.mark.parametrize("who", ["this process", "another process", "a lock"])
-async def test_a_catalog_in_use_is_not_replaced(filled, tmp_path, who):
-    """
-    Nobody's file is taken from under him, and the user is named.
-    """
+@pytest.mark.parametrize("user", ["this process", "another process", "a lock"])
+async def test_restore_refuses_a_catalog_that_is_in_use(filled, tmp_path, user):
+    """The error names the process that has the file open."""
     copy = await backup(filled, tmp_path / "copy.db")
     before = filled.stat().st_ino
-    if who == "this process":
+    if user == "this process":
         async with open_catalog(filled) as catalog:
             with pytest.raises(CatalogInUseError, match="this process has it open"):
                 await restore(copy, filled)
             await catalog.register_model(a_model("after"))
     else:
         began, stop = PROCESSES.Event(), PROCESSES.Event()
-        user = PROCESSES.Process(target=keep_catalog_open, args=(str(filled), began, stop))
-        user.start()
+        process = PROCESSES.Process(target=keep_catalog_open, args=(str(filled), began, stop))
+        process.start()
         began.wait()
-        with pytest.raises(CatalogInUseError, match=f"process {user.pid} has it open|a lock"):
-            if who == "a lock":
+        with pytest.raises(CatalogInUseError, match=f"process {process.pid} has it open|a lock"):
+            if user == "a lock":
                 from model_catalog.connection import database_file
 
                 with pytest.MonkeyPatch.context() as patch:
@@ -309,33 +289,31 @@ async def test_a_catalog_in_use_is_not_replaced(filled, tmp_path, who):
             else:
                 await restore(copy, filled)
         stop.set()
-        user.join()
-        assert user.exitcode == 0
+        process.join()
+        assert process.exitcode == 0
 
     assert filled.stat().st_ino == before
     assert not list(tmp_path.glob("*replaced*"))
 
 
-@pytest.mark.parametrize("links", [True, False], ids=["links", "no links"])
-async def test_it_works_on_a_file_system_without_second_names(
+@pytest.mark.parametrize("links", [True, False], ids=["hard links", "no hard links"])
+async def test_backup_and_restore_work_without_hard_links(
     filled,
     tmp_path,
     monkeypatch,
     links,
 ):
-    """
-    A stick's file system knows one name a file: a copy is made there, and nothing is replaced.
-    """
+    """On a file system without hard links, a backup still never replaces a file."""
 
     def refuse(*_):
         raise PermissionError(1, "Operation not permitted")
 
     if not links:
         monkeypatch.setattr(os, "link", refuse)
-    without_its_log(filled)
+    add_stale_log(filled)
     damage(filled)
     kept = filled.read_bytes(), filled.with_name("catalog.db-wal").read_bytes()
-    shutil.copy(filled, tmp_path / "sound.db")
+    shutil.copy(filled, tmp_path / "untouched.db")
     source = tmp_path / "source.db"
     await upgrade(source)
     async with open_catalog(source) as catalog:
@@ -351,19 +329,17 @@ async def test_it_works_on_a_file_system_without_second_names(
     assert (done.replaced.read_bytes(), log.read_bytes()) == kept
 
 
-async def test_the_newest_good_copy_is_named_with_the_damage(filled, tmp_path, capsys):
-    """
-    Whoever meets damage is told which copy is whole and what to type; a damaged copy is passed by.
-    """
-    copies_made = [await backup(filled) for _ in range(3)]
-    damage(copies_made[-1])
-    copies_made[0].write_text("")
+async def test_a_corruption_error_names_the_newest_valid_backup(filled, tmp_path, capsys):
+    """The error contains the command that restores it, and skips corrupt backups."""
+    backups = [await backup(filled) for _ in range(3)]
+    damage(backups[-1])
+    backups[0].write_text("")
     damage(filled)
 
     with pytest.raises(CatalogCorruptError) as caught:
         await references(filled)
 
-    good = str(copies_made[1])
+    good = str(backups[1])
     command = f"model-catalog db restore {good!r} --db {str(filled)!r}"
     assert caught.value.copy == good
     assert command in str(caught.value)
@@ -379,13 +355,13 @@ async def test_the_newest_good_copy_is_named_with_the_damage(filled, tmp_path, c
     assert len(await references(filled)) == 500
 
 
-def beside(path: Path) -> list[str]:
+def other_files(path: Path) -> list[str]:
     return sorted(each.name for each in path.parent.iterdir() if each.name != path.name)
 
 
-async def test_a_migration_copies_a_file_with_models_first(tmp_path):
+async def test_a_file_with_models_is_backed_up_before_a_migration(tmp_path):
     """
-    The copy is the file as it was, its owner's alone, and is named after the time and the goal.
+    The backup has the old rows, only its owner can read it, and its name has the time and the goal.
     """
     path = tmp_path / "catalog.db"
     hive_files.write_hive_file(path, hive_files.VALID_ROWS)
@@ -394,7 +370,7 @@ async def test_a_migration_copies_a_file_with_models_first(tmp_path):
 
     await upgrade(path)
 
-    (copy,) = beside(path)
+    (copy,) = other_files(path)
     assert copy.startswith("catalog.db.backup-20")
     assert copy.endswith(f"Z-before-{HEAD}")
     assert stat.S_IMODE((tmp_path / copy).stat().st_mode) == 0o600
@@ -402,10 +378,8 @@ async def test_a_migration_copies_a_file_with_models_first(tmp_path):
         assert raw.execute("SELECT * FROM models ORDER BY 1, 2").fetchall() == rows
 
 
-async def test_without_models_nothing_is_copied(tmp_path):
-    """
-    A new catalog, an empty one, and one that a host shares leave no copies about.
-    """
+async def test_a_database_without_models_is_not_backed_up(tmp_path):
+    """A new catalog, an empty one, and one that a host shares get no backup."""
     path = tmp_path / "catalog.db"
     await upgrade(path, "0002")
     await upgrade(path)
@@ -415,40 +389,36 @@ async def test_without_models_nothing_is_copied(tmp_path):
     await upgrade(engine)
     await engine.dispose()
 
-    assert beside(path) == ["host.db"]
+    assert other_files(path) == ["host.db"]
 
 
-async def test_the_last_three_copies_stay(tmp_path):
-    """
-    The oldest of those that were made by themselves goes; what a user made or put there stays.
-    """
+async def test_the_last_three_automatic_backups_are_kept(tmp_path):
+    """Older automatic backups are deleted. Backups that a user made, and other files, are kept."""
     path = tmp_path / "catalog.db"
     hive_files.write_hive_file(path, hive_files.VALID_ROWS)
-    mine = await backup(path)
-    other = tmp_path / "catalog.db.backup-mine"
+    by_user = await backup(path)
+    other = tmp_path / "catalog.db.backup-other"
     other.touch()
-    part = tmp_path / ".catalog.db.backup-20200101T000000Z-before-0009.abc.part"
-    part.touch()
+    partial = tmp_path / ".catalog.db.backup-20200101T000000Z-before-0009.abc.part"
+    partial.touch()
 
     made = []
     for revision in ("0001", "0002", "0003", "0004", "0005"):
         await upgrade(path, revision)
-        made += [name for name in beside(path) if name.endswith(revision)]
+        made += [name for name in other_files(path) if name.endswith(revision)]
 
     assert len(made) == 5
-    assert set(beside(path)) == {mine.name, other.name, *made[-3:]}
+    assert set(other_files(path)) == {by_user.name, other.name, *made[-3:]}
 
 
-def test_a_killed_migration_leaves_a_copy_to_go_back_to(tmp_path):
-    """
-    The copy is whole before the first statement of the migration.
-    """
+def test_a_killed_migration_leaves_a_valid_backup(tmp_path):
+    """The backup is complete before the first statement of the migration."""
     path = tmp_path / "catalog.db"
     hive_files.write_hive_file(path, hive_files.VALID_ROWS)
 
     assert migration_was_killed(str(path), "UPDATE models SET size_bytes")
 
-    (copy,) = [name for name in beside(path) if "backup" in name]
+    (copy,) = [name for name in other_files(path) if "backup" in name]
     assert backup_files.integrity_error(tmp_path / copy) is None
     with closing(sqlite3.connect(tmp_path / copy)) as raw:
         assert raw.execute("SELECT count(*) FROM models").fetchone() == (
@@ -456,10 +426,8 @@ def test_a_killed_migration_leaves_a_copy_to_go_back_to(tmp_path):
         )
 
 
-def test_the_shell_keeps_a_copy_too(tmp_path):
-    """
-    `alembic upgrade head` in a checkout is a migration like any other.
-    """
+def test_the_alembic_command_makes_a_backup(tmp_path):
+    """`alembic upgrade head` in a checkout backs up the file like `upgrade()`."""
     path = tmp_path / "catalog.db"
     hive_files.write_hive_file(path, hive_files.VALID_ROWS)
 
@@ -470,36 +438,32 @@ def test_the_shell_keeps_a_copy_too(tmp_path):
         capture_output=True,
     )
 
-    (copy,) = beside(path)
+    (copy,) = other_files(path)
     assert copy.endswith("Z-before-head")
 
 
-async def test_a_cancelled_copy_leaves_nothing(filled, tmp_path):
-    """
-    Who is cancelled while he copies is told so when the half copy is gone.
-    """
+async def test_a_cancelled_backup_leaves_no_file(filled, tmp_path):
+    """The cancellation is delivered after the partial file was deleted."""
     with closing(sqlite3.connect(filled)) as raw, raw:
         raw.executemany(
             "INSERT INTO models (provider, reference, local_path) VALUES ('big', ?, ?)",
             ((f"b{number}", "x" * 4000) for number in range(8000)),
         )
-    copying = asyncio.create_task(backup(filled, tmp_path / "copy.db"))
+    task = asyncio.create_task(backup(filled, tmp_path / "copy.db"))
     while not list(tmp_path.glob(".copy.db.*.part")):
         await asyncio.sleep(0)
-        assert not copying.done()
+        assert not task.done()
 
-    copying.cancel()
+    task.cancel()
     with pytest.raises(asyncio.CancelledError):
-        await copying
+        await task
 
     assert not list(tmp_path.glob("*copy*"))
     assert not list(tmp_path.glob(".*"))
 
 
-def test_the_command_line_copies_checks_and_restores(filled, tmp_path, capsys):
-    """
-    `db backup` prints where the copy is, and `db restore` takes it back.
-    """
+def test_the_command_line_backs_up_checks_and_restores(filled, tmp_path, capsys):
+    """`db backup` prints the path of the backup, and `db restore` restores it."""
     assert main(["db", "backup", "--db", str(filled)]) == 0
     copy = capsys.readouterr().out.strip()
     assert main(["rm", "hf:m1", "--yes", "--db", str(filled)]) == 0
@@ -507,8 +471,8 @@ def test_the_command_line_copies_checks_and_restores(filled, tmp_path, capsys):
 
     assert main(["db", "restore", copy, "--db", str(filled)]) == 0
 
-    said = capsys.readouterr().err
-    assert "restored 500 models" in said
-    assert f"{filled}.replaced-" in said
+    output = capsys.readouterr().err
+    assert "restored 500 models" in output
+    assert f"{filled}.replaced-" in output
     assert main(["db", "check", "--db", str(filled)]) == 0
     assert main(["show", "hf:m1", "--db", str(filled)]) == 0

@@ -1,4 +1,4 @@
-"""Damaged files: what is found, what can only be found by a digest, and what can be saved."""
+"""Corrupt SQLite files: detection on opening and reading, check_schema, and repair."""
 
 import asyncio
 import random
@@ -35,8 +35,8 @@ VALUES = [column.name for column in Model.__table__.columns if not column.name.e
 
 
 @pytest.fixture(scope="module")
-def small(tmp_path_factory) -> Path:
-    """A catalog of every kind of page: tables and indexes with depth, long texts, free pages."""
+def small_catalog(tmp_path_factory) -> Path:
+    """A catalog with every kind of page: deep tables and indexes, long texts, free pages."""
     path = tmp_path_factory.mktemp("small") / "catalog.db"
 
     async def fill() -> None:
@@ -63,8 +63,8 @@ def small(tmp_path_factory) -> Path:
     return path
 
 
-async def contents(path: Path) -> dict[str, object]:
-    """All that the catalog says, by each of its ways to find it."""
+async def read_everything(path: Path) -> dict[str, object]:
+    """Read the catalog by every method that can return its rows."""
     async with open_catalog(path, create=False) as catalog:
         models = await catalog.list_models()
         return {
@@ -85,19 +85,20 @@ async def contents(path: Path) -> dict[str, object]:
         }
 
 
-async def verdict(path: Path, sound: dict[str, object]) -> str:
+async def classify(path: Path, original: dict[str, object]) -> str:
+    """Say whether damage is detected, harmless, or changes values without an error."""
     try:
-        found = await contents(path)
+        found = await read_everything(path)
         problems = await check_schema(path)
     except CatalogError as error:
-        # Nothing else may get out of a damaged file.
+        # A corrupt file must not raise any other exception.
         return "detected" if str(path) in str(error) else f"WRONG: {error}"
     if problems:
         return "detected"
-    if found == sound:
+    if found == original:
         return "harmless"
-    others = {name for name in sound if found[name] != sound[name]} - {"models"}
-    old, new = sound["models"], found["models"]
+    others = {name for name in original if found[name] != original[name]} - {"models"}
+    old, new = original["models"], found["models"]
     if others or old.keys() != new.keys():
         return f"WRONG {others}"
     changed = [
@@ -109,44 +110,42 @@ async def verdict(path: Path, sound: dict[str, object]) -> str:
     return f"{len(changed)} of {sorted(set(changed))}"
 
 
-def inverted(page: bytearray, _chance) -> None:
+def inverted(page: bytearray, _rng) -> None:
     page[:] = bytes(byte ^ 255 for byte in page)
 
 
-def one_byte(page: bytearray, chance: random.Random) -> None:
-    page[chance.randrange(len(page))] ^= chance.randrange(1, 256)
+def one_byte(page: bytearray, rng: random.Random) -> None:
+    page[rng.randrange(len(page))] ^= rng.randrange(1, 256)
 
 
 @pytest.mark.parametrize(
-    ("flip", "times"),
+    ("flip", "rounds"),
     [
-        pytest.param(inverted, 1, id="the whole page"),
+        pytest.param(inverted, 1, id="inverted page"),
         pytest.param(one_byte, 3, id="one byte", marks=pytest.mark.slow),
     ],
 )
-async def test_every_page_is_flipped_and_nothing_wrong_is_taken_for_good(
-    small, tmp_path, flip, times
-):
+async def test_damage_of_any_page_is_detected_or_harmless(small_catalog, tmp_path, flip, rounds):
     """
-    Of a whole page that is flipped everything is found, or nothing was lost by it. Of one byte the
-    same, unless it stands within a value of one model: no digest is kept of those.
+    An inverted page is detected or changes nothing. A changed byte may go unnoticed only in one
+    value of one model, because values have no checksum.
     """
-    sound = await contents(small)
-    whole = small.read_bytes()
+    original = await read_everything(small_catalog)
+    whole = small_catalog.read_bytes()
     pages = len(whole) // PAGE_BYTES
     assert pages > 20
-    chance = random.Random(11)
+    rng = random.Random(11)
     verdicts = []
-    for number in range(pages * times):
+    for number in range(pages * rounds):
         folder = tmp_path / f"{number}"
         folder.mkdir()
         found = bytearray(whole)
         at = number % pages * PAGE_BYTES
         page = found[at : at + PAGE_BYTES]
-        flip(page, chance)
+        flip(page, rng)
         found[at : at + PAGE_BYTES] = page
         (folder / "catalog.db").write_bytes(found)
-        verdicts.append(await verdict(folder / "catalog.db", sound))
+        verdicts.append(await classify(folder / "catalog.db", original))
         shutil.rmtree(folder)
 
     others = [found for found in verdicts if found not in ("detected", "harmless")]
@@ -156,12 +155,10 @@ async def test_every_page_is_flipped_and_nothing_wrong_is_taken_for_good(
     assert [found for found in others if not found.startswith("1 of ")] == []
 
 
-def test_a_check_finds_what_no_catalog_has_written(small, tmp_path):
-    """
-    A text that has become a blob, or has a NUL in it, and a number that has become a text.
-    """
+def test_check_schema_reports_values_of_a_wrong_type(small_catalog, tmp_path):
+    """It finds a text that became a BLOB, a text with a NUL, and a number that became a text."""
     path = tmp_path / "catalog.db"
-    shutil.copy(small, path)
+    shutil.copy(small_catalog, path)
     with closing(sqlite3.connect(path)) as raw, raw:
         raw.execute("UPDATE models SET description = CAST('x' AS BLOB) WHERE id = 1")
         raw.execute("UPDATE models SET license = 'a' || char(0) || 'b' WHERE id = 2")
@@ -174,18 +171,18 @@ def test_a_check_finds_what_no_catalog_has_written(small, tmp_path):
     ]
 
 
-@pytest.mark.parametrize("apart", [1, 10**9], ids=["one after the other", "far apart"])
-async def test_what_can_be_read_is_saved_and_the_rest_is_named(filled, apart):
+@pytest.mark.parametrize("spacing", [1, 10**9], ids=["consecutive ids", "distant ids"])
+async def test_repair_copies_readable_rows_and_lists_lost_ids(filled, spacing):
     """
-    Rows on both sides of a damaged page are saved, in a catalog that is sound; those on it are
-    named by their ids, which an index still knows. The damaged file is as it was.
+    Rows before and after a corrupt page are copied. An index still lists the ids of the lost rows.
+    The corrupt file does not change.
     """
     async with open_catalog(filled) as catalog:
         for number in range(0, 500, 50):
             await catalog.tag_model(f"m{number}", "hf", "chat")
     with closing(sqlite3.connect(filled)) as raw, raw:
         for table, column in (("models", "id"), ("model_tags", "model_id")):
-            raw.execute(f"UPDATE {table} SET {column} = {column} * {apart}")
+            raw.execute(f"UPDATE {table} SET {column} = {column} * {spacing}")
         ids = {row[0] for row in raw.execute("SELECT id FROM models")}
     damage(filled)
     before = filled.read_bytes()
@@ -210,12 +207,10 @@ async def test_what_can_be_read_is_saved_and_the_rest_is_named(filled, apart):
 
 
 @pytest.mark.slow
-async def test_every_page_but_the_first_may_be_lost_and_the_others_are_saved(small, tmp_path):
-    """
-    Whatever page is flipped, a repair ends, and saves a sound catalog of rows that were there.
-    """
-    whole = small.read_bytes()
-    with closing(sqlite3.connect(small)) as raw:
+async def test_repair_copies_the_rows_of_intact_pages(small_catalog, tmp_path):
+    """Whichever page is inverted, repair ends with a valid catalog of original rows."""
+    whole = small_catalog.read_bytes()
+    with closing(sqlite3.connect(small_catalog)) as raw:
         rows = dict(raw.execute("SELECT id, local_path FROM models"))
     kept = []
     for page in range(1, len(whole) // PAGE_BYTES):
@@ -227,7 +222,7 @@ async def test_every_page_but_the_first_may_be_lost_and_the_others_are_saved(sma
         try:
             done = await repair(path)
         except CatalogCorruptError:
-            # A page of the schema's own table.
+            # The page belongs to sqlite_master.
             kept.append(0)
             continue
         assert await check_schema(done.path) == []
@@ -236,17 +231,15 @@ async def test_every_page_but_the_first_may_be_lost_and_the_others_are_saved(sma
         assert saved.items() <= rows.items()
         kept.append(len(saved))
 
-    # A page is lost, and not what lies behind it; where it is the table's own root, all is.
+    # Only the rows of the page are lost, or all rows if the page is the table's root.
     assert sorted(kept)[len(kept) // 3] >= 30
     assert sorted(kept)[len(kept) // 2] >= len(rows) - 1
 
 
-async def test_a_sound_catalog_loses_nothing_in_a_repair(small, tmp_path):
-    """
-    Rows, tags and aliases are all there, and so are those that were in a log.
-    """
+async def test_repair_of_an_intact_catalog_loses_nothing(small_catalog, tmp_path):
+    """Rows, tags and aliases are all copied, including those in the write-ahead log."""
     path = tmp_path / "catalog.db"
-    shutil.copy(small, path)
+    shutil.copy(small_catalog, path)
     raw = sqlite3.connect(path)
     raw.execute("PRAGMA journal_mode = WAL")
     raw.execute("INSERT INTO models (provider, reference, local_path) VALUES ('log', 'log', '/')")
@@ -258,16 +251,14 @@ async def test_a_sound_catalog_loses_nothing_in_a_repair(small, tmp_path):
 
     assert done.is_whole
     assert (tmp_path / "killed" / "catalog.db-wal").stat().st_size > 0
-    found, old = await contents(done.path), await contents(small)
+    found, old = await read_everything(done.path), await read_everything(small_catalog)
     assert found["models"].keys() - old["models"].keys() == {("log", "log", "")}
     assert found["aliases"] == old["aliases"]
     assert found["tagged"] == old["tagged"]
 
 
-async def test_an_older_catalog_is_saved_at_its_own_revision(tmp_path):
-    """
-    A repair is no migration: what is saved opens like the one it was saved from.
-    """
+async def test_repair_keeps_the_revision_of_an_older_catalog(tmp_path):
+    """Repair does not migrate: the new file opens like the old one."""
     import hive_files
 
     path = tmp_path / "catalog.db"
@@ -280,11 +271,9 @@ async def test_an_older_catalog_is_saved_at_its_own_revision(tmp_path):
         assert await catalog.count_models() == len(hive_files.VALID_ROWS)
 
 
-async def test_what_cannot_be_repaired_is_refused(filled, tmp_path):
-    """
-    No database, a server, nothing at all, and a catalog that somebody uses.
-    """
-    (tmp_path / "text.db").write_text("no database at all\n" * 1000)
+async def test_repair_refuses_what_it_cannot_repair(filled, tmp_path):
+    """It refuses a file that is not a database, a server, a missing file and a catalog in use."""
+    (tmp_path / "text.db").write_text("not a database\n" * 1000)
 
     with pytest.raises(CatalogCorruptError, match="nothing in it can be read"):
         await repair(tmp_path / "text.db")
@@ -299,25 +288,23 @@ async def test_what_cannot_be_repaired_is_refused(filled, tmp_path):
     assert not list(tmp_path.glob(".*"))
 
 
-def test_the_command_line_says_what_was_lost(filled, capsys):
-    """
-    `db repair` prints where the new file is, what was saved, and the ids of what was not.
-    """
+def test_the_command_line_reports_lost_rows(filled, capsys):
+    """`db repair` prints the path of the new file, the number of copied rows and the lost ids."""
     damage(filled)
 
     assert main(["db", "repair", "--db", str(filled)]) == 1
 
-    said = capsys.readouterr()
-    assert said.out.strip().startswith(f"{filled}.repaired-")
-    assert "models: 4" in said.err
-    assert "lost: ids " in said.err
-    assert main(["db", "check", "--db", said.out.strip()]) == 0
+    output = capsys.readouterr()
+    assert output.out.strip().startswith(f"{filled}.repaired-")
+    assert "models: 4" in output.err
+    assert "lost: ids " in output.err
+    assert main(["db", "check", "--db", output.out.strip()]) == 0
 
 
-async def test_a_text_that_is_none_is_damage(filled, tmp_path):
+async def test_invalid_utf_8_is_corruption(filled, tmp_path):
     """
-    sqlite3 has no code for bytes that are no UTF-8, in a row or in SQLite's own words on a damaged
-    schema; both are a damaged catalog, and the error does not repeat the row.
+    sqlite3 has no error code for invalid UTF-8 in a row or in a corrupt schema. Both raise
+    CatalogCorruptError, and its message does not contain the row.
     """
     shutil.copy(filled, tmp_path / "schema.db")
     with closing(sqlite3.connect(filled)) as raw, raw:
@@ -335,10 +322,8 @@ async def test_a_text_that_is_none_is_damage(filled, tmp_path):
         assert "secret" not in str(caught.value)
 
 
-async def test_a_check_finds_an_index_that_has_not_heard_of_a_row(filled):
-    """
-    Every page may be sound, and an index still not agree with its table.
-    """
+async def test_check_schema_finds_a_row_that_an_index_lacks(filled):
+    """All pages may be intact while an index does not match its table."""
     with closing(sqlite3.connect(filled)) as raw:
         (row,) = raw.execute("SELECT * FROM sqlite_master WHERE name = 'ix_model_tags_folded'")
         raw.execute("PRAGMA writable_schema = ON")

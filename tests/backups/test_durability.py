@@ -1,4 +1,4 @@
-"""What was acknowledged outlives a kill and, unless less was asked for, a power cut."""
+"""Durability: which rows survive a kill of the process and a power failure."""
 
 import asyncio
 import random
@@ -18,26 +18,25 @@ CUTS = 100
 
 
 @pytest.mark.slow
-def test_a_killed_writer_has_lost_nothing_it_acknowledged(sqlite_migrated, tmp_path):
+def test_a_killed_writer_loses_no_acknowledged_row(sqlite_migrated, tmp_path):
     """
-    kill -9 at 200 random moments: every acknowledged row is there, at most the one that was being
-    written is there beside them, the pages hold together, and the next process opens the file as
-    if nothing had been.
+    After kill -9 at 200 random moments all acknowledged rows exist, and at most one more. The pages
+    are valid, and the next process opens the file without extra steps.
     """
     path = tmp_path / "catalog.db"
     shutil.copy(sqlite_migrated, path)
-    chance = random.Random(6)
+    rng = random.Random(6)
     acknowledged, total = 0, 0
     for number in range(ROUNDS):
         ours, theirs = PROCESSES.Pipe(duplex=False)
         writer = PROCESSES.Process(target=register_until_killed, args=(str(path), number, theirs))
         writer.start()
         theirs.close()
-        # Its first word is what it found of the round before, and how the pages are.
+        # Its first message has the number of rows it found, and the result of an integrity check.
         found, pages = ours.recv()
         assert pages == [("ok",)]
         assert acknowledged <= found <= acknowledged + 1, number
-        time.sleep(chance.uniform(0, 0.04))
+        time.sleep(rng.uniform(0, 0.04))
         writer.kill()
         writer.join()
         acknowledged = 0
@@ -57,63 +56,61 @@ def test_a_killed_writer_has_lost_nothing_it_acknowledged(sqlite_migrated, tmp_p
 
 @pytest.mark.slow
 @pytest.mark.parametrize("durability", ["full", "normal"])
-def test_a_power_cut_costs_what_was_agreed(sqlite_migrated, tmp_path, durability):
+def test_a_power_failure_loses_only_what_durability_allows(sqlite_migrated, tmp_path, durability):
     """
-    A disk that keeps only what was synced, and, every other time, torn sectors of the rest, loses
-    its power 100 times. With `full` every acknowledged row is there. With `normal` the last ones
-    may be gone, but what is there is a beginning of what was written, and sound.
+    A simulated disk keeps only synced data, every other time with torn sectors, and fails 100
+    times. With `full` all acknowledged rows exist. With `normal` the last ones may be missing, but
+    the rest is valid and has no gap.
     """
-    pytest.importorskip("apsw", reason="a SQLite whose disk can lose power is an extra: [dev]")
+    pytest.importorskip("apsw", reason="simulating a power failure needs apsw, of the extra [dev]")
     import apsw
     import power_loss
 
-    behind = 0
+    missing_count = 0
     for number in range(CUTS):
-        chance = random.Random(number)
+        rng = random.Random(number)
         folder = tmp_path / f"{number}"
         left = folder / "left"
         left.mkdir(parents=True)
         shutil.copy(sqlite_migrated, folder / "catalog.db")
         disk = power_loss.Disk(f"{durability}{number}")
         raw = apsw.Connection(str(folder / "catalog.db"), vfs=disk.name)
-        for habit in connection_pragmas(durability):
-            raw.execute(habit).fetchall()
+        for pragma in connection_pragmas(durability):
+            raw.execute(pragma).fetchall()
         JournalMode(folder / "catalog.db", "it", durability).apply(
             lambda statement: next(iter(raw.execute(statement).fetchone() or ()), None)  # noqa: B023
         )
-        # A log that is written back often is one that may be cut while it is.
+        # With frequent checkpoints, the power may fail during one.
         raw.execute("PRAGMA wal_autocheckpoint = 20").fetchall()
 
-        acknowledged = chance.randrange(5, 40)
+        acknowledged = rng.randrange(5, 40)
         for row in range(acknowledged):
             raw.execute("BEGIN IMMEDIATE")
             raw.execute(
                 "INSERT INTO models (provider, reference, local_path) VALUES ('hf', ?, ?)",
-                (f"m{row:03}", "/" + "x" * chance.randrange(6000)),
+                (f"m{row:03}", "/" + "x" * rng.randrange(6000)),
             )
             raw.execute("COMMIT")
-        disk.cut_power(left, chance, torn=number % 2 == 1)
+        disk.cut_power(left, rng, torn=number % 2 == 1)
         raw.close()
 
         with closing(sqlite3.connect(left / "catalog.db")) as found:
             assert found.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
             rows = [row for (row,) in found.execute("SELECT reference FROM models ORDER BY 1")]
         assert rows == [f"m{row:03}" for row in range(len(rows))]
-        behind += acknowledged - len(rows)
+        missing_count += acknowledged - len(rows)
         shutil.rmtree(folder)
 
     if durability == "full":
-        assert behind == 0
+        assert missing_count == 0
     else:
-        # Else the disk of this test would lose nothing to anybody.
-        assert behind > 0
+        # Otherwise the simulated disk would never lose anything.
+        assert missing_count > 0
 
 
-async def test_what_a_power_cut_left_is_opened_as_ever(sqlite_migrated, tmp_path):
-    """
-    After a cut in the midst of a write the catalog opens without anybody's help.
-    """
-    pytest.importorskip("apsw", reason="a SQLite whose disk can lose power is an extra: [dev]")
+async def test_a_catalog_opens_after_a_power_failure(sqlite_migrated, tmp_path):
+    """After a power failure during a write, the catalog opens without a repair."""
+    pytest.importorskip("apsw", reason="simulating a power failure needs apsw, of the extra [dev]")
     import apsw
     import power_loss
 

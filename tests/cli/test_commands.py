@@ -284,7 +284,7 @@ def test_looking_makes_no_file(cli):
         ),
         (["add", "tiny.bin", "--provider", "hf", "--reference", "a\x1bb"], "control character"),
         (["ls", "--db", "mysql://u:hunter2@h/d"], "mysql://u:***@h/d"),
-        (["ls", "--db", ""], "names no file"),
+        (["ls", "--db", ""], "the path is empty"),
     ],
     ids=["no provider", "no reference", "blank", "escape", "driver", "no file"],
 )

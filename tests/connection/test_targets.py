@@ -359,17 +359,17 @@ async def test_damage_that_is_met_later_has_the_same_name(filled):
 
 
 BAD_TEXTS = {
-    "nothing": ("", "names no file"),
-    ":memory:": (":memory:", "an empty one of its own"),
+    "nothing": ("", "the path is empty"),
+    ":memory:": (":memory:", "its own empty database"),
     "NUL": ("a\0b.db", "NUL"),
     "surrogate of no byte": ("a\ud800.db", "surrogate"),
     "number": (3, "give a path"),
     "list": (["catalog.db"], "give a path"),
-    "SQLite URL of nothing": ("sqlite://", "names no file"),
-    "SQLite URL of memory": ("sqlite:///:memory:", "an empty one of its own"),
-    "SQLite URL with a parameter": ("sqlite:///x.db?mode=memory", "give the file alone"),
-    "SQLite URL with a host": ("sqlite://x.db", "give the file alone"),
-    "SQLite URL with a user": ("sqlite://u@/x.db", "give the file alone"),
+    "SQLite URL of nothing": ("sqlite://", "the path is empty"),
+    "SQLite URL of memory": ("sqlite:///:memory:", "its own empty database"),
+    "SQLite URL with a parameter": ("sqlite:///x.db?mode=memory", "give only a file"),
+    "SQLite URL with a host": ("sqlite://x.db", "give only a file"),
+    "SQLite URL with a user": ("sqlite://u@/x.db", "give only a file"),
     "SQLite URL with a NUL": ("sqlite:///x\0.db", "NUL"),
     "one slash": ("postgresql:/h/db", "not a URL of the form"),
     "no slash": ("sqlite:x.db", "not a URL of the form"),
@@ -377,10 +377,10 @@ BAD_TEXTS = {
     "no port": ("postgresql://h:port/db", "not a URL of the form"),
     "NUL in a URL": ("postgresql://h/d\0b", "not a URL of the form"),
     "lone surrogate in a URL": ("postgresql://h/\udcff", "not a URL of the form"),
-    "unknown scheme": ("http://h/db", "its driver is none of"),
-    "unknown database": ("mysql://h/db", "its driver is none of"),
-    "blocking driver": ("postgresql+psycopg2://h/db", "its driver is none of"),
-    "blocking SQLite": ("sqlite+pysqlite:///x.db", "its driver is none of"),
+    "unknown scheme": ("http://h/db", "its driver is not one of"),
+    "unknown database": ("mysql://h/db", "its driver is not one of"),
+    "blocking driver": ("postgresql+psycopg2://h/db", "its driver is not one of"),
+    "blocking SQLite": ("sqlite+pysqlite:///x.db", "its driver is not one of"),
 }
 
 

@@ -1,4 +1,4 @@
-"""A catalog's copies, made and put back: nothing is replaced before its heir was read."""
+"""Backs up and restores catalogs: online copy, and atomic replacement of a SQLite file."""
 
 from __future__ import annotations
 
@@ -41,43 +41,42 @@ from model_catalog.schema.revision import current_revision, require_known_revisi
 
 T = TypeVar("T")
 
-# Where SQLite keeps its locks in a file: https://www.sqlite.org/src/file/src/os.h, PENDING_BYTE.
-_LOCKS_AT: Final = 0x40000000
-_LOCKS_LONG: Final = 512
+# The range of bytes that SQLite locks in a file: https://www.sqlite.org/src/file/src/os.h
+_PENDING_BYTE: Final = 0x40000000
+_LOCK_RANGE_BYTES: Final = 512
 
 
 async def backup(
     source: ModelCatalog | Target | None = None, path: str | os.PathLike[str] | None = None
 ) -> Path:
     """
-    Copy a catalog, open or not, while others use it; return where the copy is.
+    Back up a catalog while others may use it, and return the path of the backup.
 
-    Of SQLite it is a database, beside the original and named after the time unless `path` says
-    otherwise; of PostgreSQL, where `path` has to be given, it is what `export_catalog` writes. It
-    is the state of one moment, its owner's alone, on the disk when this returns, and whole or not
-    there at all. A file that is there is never replaced. A host's own rows in a SQLite file are in
-    the copy too; a transaction that is still open is not.
+    The backup of a SQLite catalog is a database. Without `path` it is created beside the original,
+    named after the time. The backup of a PostgreSQL catalog is an export, and needs a `path`.
+    The backup is a snapshot, readable only by its owner, and flushed to the disk. If it fails, no
+    file remains. An existing file is never replaced. In a host's SQLite file, the host's own
+    committed rows are included.
 
-    Raises InvalidTargetError for a path that is taken, StorageFullError, and what `open_catalog`
-    raises.
+    Raises InvalidTargetError if `path` exists, StorageFullError, and the errors of `open_catalog`.
     """
     if isinstance(source, ModelCatalog):
-        return await _of_catalog(source, path)
+        return await _back_up_catalog(source, path)
     async with open_database(source, create=False) as database:
         require_known_revision(await current_revision(database), database.name)
-        return await _of_catalog(ModelCatalog(async_sessionmaker(database.engine)), path)
+        return await _back_up_catalog(ModelCatalog(async_sessionmaker(database.engine)), path)
 
 
-async def _of_catalog(catalog: ModelCatalog, path: str | os.PathLike[str] | None) -> Path:
+async def _back_up_catalog(catalog: ModelCatalog, path: str | os.PathLike[str] | None) -> Path:
     files = catalog.database_files
     if files:
-        to = free_backup_path(files[0], "backup") if path is None else absolute(path)
+        to = free_backup_path(files[0], "backup") if path is None else new_file_path(path)
         return await online_backup(files[0], repr(os.fspath(files[0])), to)
     if path is None:
-        raise InvalidTargetError("''", "it names no file: say where the copy is to lie")
-    to = absolute(path)
-    async with _in_a_thread(atomic_file(to)) as part:
-        stream = await to_thread(part.open, "wb")
+        raise InvalidTargetError("''", "the path is empty; give the path of the backup")
+    to = new_file_path(path)
+    async with _enter_in_thread(atomic_file(to)) as partial:
+        stream = await to_thread(partial.open, "wb")
         try:
             await catalog.export_catalog(stream)
         finally:
@@ -86,29 +85,29 @@ async def _of_catalog(catalog: ModelCatalog, path: str | os.PathLike[str] | None
 
 
 @asynccontextmanager
-async def _in_a_thread(steps: AbstractContextManager[T]) -> AsyncIterator[T]:
-    """The same with its first and its last step in a thread: they wait for a disk."""
+async def _enter_in_thread(context: AbstractContextManager[T]) -> AsyncIterator[T]:
+    """Enter and leave a context manager in a worker thread, because it waits for the disk."""
     stack = ExitStack()
-    yielded = await run_to_completion(to_thread(stack.enter_context, steps))
+    entered = await run_to_completion(to_thread(stack.enter_context, context))
     try:
-        yield yielded
+        yield entered
     except BaseException as error:
         await run_to_completion(to_thread(stack.__exit__, type(error), error, error.__traceback__))
         raise
     await run_to_completion(to_thread(stack.close))
 
 
-def absolute(path: str | os.PathLike[str]) -> Path:
-    """Where a new file is to lie. Raises InvalidTargetError for a directory."""
-    to = Path(os.path.abspath(os.path.expanduser(os.fspath(path))))  # noqa: PTH100, PTH111
-    if to.is_dir():
-        raise InvalidTargetError(repr(os.fspath(to)), "it is a directory: name a file in it")
-    return to
+def new_file_path(path: str | os.PathLike[str]) -> Path:
+    """Return the absolute path of a file. Raises InvalidTargetError for a directory."""
+    absolute = Path(os.path.abspath(os.path.expanduser(os.fspath(path))))  # noqa: PTH100, PTH111
+    if absolute.is_dir():
+        raise InvalidTargetError(repr(os.fspath(absolute)), "it is a directory: name a file in it")
+    return absolute
 
 
 @dataclass(frozen=True, slots=True)
 class RestoreResult:
-    """What a restoration did: how many models there are, and where lies what was there before."""
+    """The number of restored models, and the path of the replaced database (None if none)."""
 
     model_count: int
     replaced: Path | None
@@ -116,47 +115,51 @@ class RestoreResult:
 
 async def restore(copy: str | os.PathLike[str], target: Target | None = None) -> RestoreResult:
     """
-    Put a copy of a SQLite catalog in the place of a catalog, which is kept under another name.
+    Replace a SQLite catalog with a backup. The backup is checked completely first, and is kept.
 
-    The copy is read to its end first, and stays. What is replaced may be damaged; it is called
-    `catalog.db.replaced-20261123T140509Z`, with its log, and is at no moment under neither name. A
-    log of it that would be taken for the copy's is removed.
+    The old database may be corrupt. It is kept, with its write-ahead log, as
+    `catalog.db.replaced-20261123T140509Z`. At every moment it exists under one of the two names.
+    The old log and journal are removed from beside the restored file, because SQLite would apply
+    them to it.
 
-    Raises CatalogInUseError while any process has the target open, this one too;
-    CatalogCorruptError, ForeignDatabaseError and SchemaTooNewError for a copy that is no catalog of
-    this package; InvalidTargetError for a server's: `import_catalog` reads its copies.
+    Raises CatalogInUseError while any process, including this one, has the target open;
+    CatalogCorruptError, ForeignDatabaseError or SchemaTooNewError if the backup is not a catalog
+    that this package can open; InvalidTargetError for a database on a server, which
+    `import_catalog` restores.
     """
     path, name = file_of_target(target)
-    heir = absolute(copy)
-    models = await _count(heir)
-    return RestoreResult(models, await run_to_completion(to_thread(_put, heir, path, name)))
+    backup_file = new_file_path(copy)
+    model_count = await _check_and_count(backup_file)
+    replaced = await run_to_completion(to_thread(_replace_database_file, backup_file, path, name))
+    return RestoreResult(model_count, replaced)
 
 
 def file_of_target(target: Target | None) -> tuple[Path, str]:
-    """The SQLite file that a target names, links followed, and its name in messages."""
+    """Return the SQLite file of a target, with links resolved, and its name in messages."""
     if isinstance(target, AsyncEngine):
         raise InvalidTargetError(
-            display_name(target.url), "an engine has it open: dispose of that, and name the file"
+            display_name(target.url), "an engine has it open; dispose the engine and name the file"
         )
-    place = resolve_target(target)
-    if place.path is None:
+    location = resolve_target(target)
+    if location.path is None:
         raise InvalidTargetError(
-            place.name, "it is on a server, whose copies are read by `model-catalog import`"
+            location.name,
+            "it is on a server; use `model-catalog import` to restore an export",
         )
-    return Path(os.path.realpath(place.path)), place.name
+    return Path(os.path.realpath(location.path)), location.name
 
 
-async def _count(copy: Path) -> int:
-    """How many models are in a copy that is read from its first page to its last."""
-    async with open_database(copy, create=False) as database:
+async def _check_and_count(backup_file: Path) -> int:
+    """Check all pages of a backup, and return the number of its models."""
+    async with open_database(backup_file, create=False) as database:
         revision = await current_revision(database)
         require_known_revision(revision, database.name)
         with map_errors(database.name):
             async with database.engine.connect() as connection:
-                pages = (await connection.exec_driver_sql("PRAGMA integrity_check(3)")).scalars()
-                found = list(pages)
-                if found != ["ok"]:
-                    raise corrupt_error(database.name, "; ".join(found))
+                check = await connection.exec_driver_sql("PRAGMA integrity_check(3)")
+                problems = list(check.scalars())
+                if problems != ["ok"]:
+                    raise corrupt_error(database.name, "; ".join(problems))
                 tables = await connection.exec_driver_sql(
                     "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name = 'models'"
                 )
@@ -166,39 +169,41 @@ async def _count(copy: Path) -> int:
                 return int(models.scalar_one())
 
 
-def _put(copy: Path, real: Path, name: str) -> Path | None:
+def _replace_database_file(backup_file: Path, path: Path, name: str) -> Path | None:
+    """Replace a database file with a copy of a backup. Return the new path of the old file."""
     with map_errors(name):
-        if not real.exists():
-            with atomic_file(real) as part:
-                _copy_pages(copy, part)
+        if not path.exists():
+            with atomic_file(path) as partial:
+                _copy_pages(backup_file, partial)
             return None
-        if real.samefile(copy):
-            raise InvalidTargetError(name, "it is the copy itself")
-        refuse_users(real, name)
-        _close_log(real)
-        with _locked(real, name) as descriptor:
-            kept = free_backup_path(real, "replaced")
-            heir = real.with_name(f".{kept.name}.heir")
+        if path.samefile(backup_file):
+            raise InvalidTargetError(name, "the backup and the catalog are the same file")
+        require_unused(path, name)
+        _checkpoint_if_valid(path)
+        with _exclusive_lock(path, name) as descriptor:
+            replaced = free_backup_path(path, "replaced")
+            replacement = path.with_name(f".{replaced.name}.new")
             try:
-                os.close(os.open(heir, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
-                _copy_pages(copy, heir)
-                heir.chmod(stat.S_IMODE(os.fstat(descriptor).st_mode))
-                fsync_path(heir)
-                _keep(descriptor, real, kept)
-                # First the logs: SQLite would take them for the copy's.
-                for rest in sidecar_paths(real):
-                    rest.unlink(missing_ok=True)
-                fsync_path(real.parent)
-                heir.replace(real)
-                fsync_path(real.parent)
+                flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC
+                os.close(os.open(replacement, flags, 0o600))
+                _copy_pages(backup_file, replacement)
+                replacement.chmod(stat.S_IMODE(os.fstat(descriptor).st_mode))
+                fsync_path(replacement)
+                _link_old_files(descriptor, path, replaced)
+                # Before the database, because SQLite would apply them to the restored file.
+                for sidecar in sidecar_paths(path):
+                    sidecar.unlink(missing_ok=True)
+                fsync_path(path.parent)
+                replacement.replace(path)
+                fsync_path(path.parent)
             finally:
-                heir.unlink(missing_ok=True)
-        return kept
+                replacement.unlink(missing_ok=True)
+        return replaced
 
 
-def refuse_users(path: Path, name: str) -> None:
-    """Raise CatalogInUseError while a process, this one too, has a file open."""
-    # Before the file is opened here: closing it would drop this process's own locks.
+def require_unused(path: Path, name: str) -> None:
+    """Raise CatalogInUseError if any process, including this one, has a file open."""
+    # Checked before this process opens the file: closing it would drop the process's own locks.
     if users := processes_using(path):
         listed = ", ".join(
             "this process" if user == os.getpid() else f"process {user}" for user in users
@@ -206,31 +211,33 @@ def refuse_users(path: Path, name: str) -> None:
         raise CatalogInUseError(name, f"{listed} has it open")
 
 
-def _close_log(path: Path) -> None:
-    """Write the log of a database that was not closed into it; of a damaged one nothing changes."""
+def _checkpoint_if_valid(path: Path) -> None:
+    """Write a leftover log into its database, unless the database is corrupt."""
     with contextlib.suppress(sqlite3.Error):
-        # A connection that may write would write the log when it closes, whatever it has read.
+        # Opened read-only, because a connection that can write would checkpoint when it closes.
         with closing(sqlite3.connect(sqlite_uri(path, "ro"), uri=True, timeout=0)) as raw:
-            is_sound = raw.execute("PRAGMA quick_check(1)").fetchone() == ("ok",)
-        if is_sound:
+            is_valid = raw.execute("PRAGMA quick_check(1)").fetchone() == ("ok",)
+        if is_valid:
             with closing(sqlite3.connect(sqlite_uri(path, "rw"), uri=True, timeout=0)) as raw:
                 raw.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
 
 
 @contextmanager
-def _locked(path: Path, name: str) -> Iterator[int]:
+def _exclusive_lock(path: Path, name: str) -> Iterator[int]:
     """
-    All of SQLite's locks on a file, whatever is in it: nobody reads or writes it meanwhile.
+    Hold all of SQLite's locks on a file, whatever it contains, and yield its descriptor.
 
-    For a file that this process does not have open: at the end its own locks are gone.
+    This process must not have the file open: closing the descriptor drops all of its locks.
     """
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     except PermissionError as error:
-        raise CatalogReadOnlyError(name, "this process may not write it") from error
+        raise CatalogReadOnlyError(
+            name, "this process has no permission to write the file"
+        ) from error
     try:
         try:
-            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, _LOCKS_LONG, _LOCKS_AT)
+            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, _LOCK_RANGE_BYTES, _PENDING_BYTE)
         except OSError as error:
             if error.errno not in (errno.EACCES, errno.EAGAIN):
                 raise
@@ -240,29 +247,34 @@ def _locked(path: Path, name: str) -> Iterator[int]:
         os.close(descriptor)
 
 
-def _copy_pages(copy: Path, to: Path) -> None:
-    # By SQLite, because a part of the copy may be in a log of its own.
+def _copy_pages(backup_file: Path, destination: Path) -> None:
+    # With SQLite's backup API, because some of the backup's pages may be in its own log.
     with (
-        closing(sqlite3.connect(sqlite_uri(copy, "ro"), uri=True)) as source,
-        closing(sqlite3.connect(sqlite_uri(to, "rw"), uri=True)) as target,
+        closing(sqlite3.connect(sqlite_uri(backup_file, "ro"), uri=True)) as source,
+        closing(sqlite3.connect(sqlite_uri(destination, "rw"), uri=True)) as target,
     ):
         source.backup(target)
-    if fault := integrity_error(to):
-        raise corrupt_error(repr(os.fspath(copy)), f"what was read of it is not whole: {fault}")
+    if problem := integrity_error(destination):
+        raise corrupt_error(
+            repr(os.fspath(backup_file)), f"the copied pages fail the integrity check: {problem}"
+        )
 
 
-def _keep(descriptor: int, path: Path, kept: Path) -> None:
-    """Give a database and what lies beside it second names that belong together."""
-    # The index of a log is made anew from it.
-    names = [(path, kept), *zip(sidecar_paths(path)[::2], sidecar_paths(kept)[::2], strict=True)]
+def _link_old_files(descriptor: int, path: Path, replaced: Path) -> None:
+    """Give a database, its log and its journal a second name, so that they can be opened later."""
+    # The -shm file is not needed: SQLite rebuilds this index from the log.
+    names = [
+        (path, replaced),
+        *zip(sidecar_paths(path)[::2], sidecar_paths(replaced)[::2], strict=True),
+    ]
     for old, new in names:
         if not old.exists():
             continue
         try:
             os.link(old, new)
         except OSError:
-            # A file system without second names. The database is read through the descriptor that
-            # is open already: to close another would drop the lock.
+            # The file system has no hard links. The database is read through the open descriptor,
+            # because closing another one would drop the lock.
             source = descriptor if old == path else os.open(old, os.O_RDONLY | os.O_CLOEXEC)
             try:
                 _copy_bytes(source, new)
@@ -271,12 +283,12 @@ def _keep(descriptor: int, path: Path, kept: Path) -> None:
                     os.close(source)
 
 
-def _copy_bytes(source: int, to: Path) -> None:
-    target = os.open(to, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+def _copy_bytes(source: int, destination: Path) -> None:
+    target = os.open(destination, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
     try:
-        at = 0
-        while block := os.pread(source, 2**20, at):
-            at += os.write(target, block)
+        offset = 0
+        while block := os.pread(source, 2**20, offset):
+            offset += os.write(target, block)
         os.fsync(target)
     finally:
         os.close(target)

@@ -1,4 +1,4 @@
-"""Which database a target names, and how it is called in a message."""
+"""Resolves a target (path, URL or environment variable) to a database URL; masks secrets."""
 
 from __future__ import annotations
 
@@ -17,22 +17,23 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from model_catalog.errors import InvalidTargetError, shown
 
 Target: TypeAlias = str | os.PathLike[str] | URL | AsyncEngine
-"""A path, a URL as text, a URL object, or a host's own engine."""
+"""A path, a URL as text, a URL object, or a host's AsyncEngine."""
 
-ENVIRONMENT: Final = "MODEL_CATALOG_URL"
+TARGET_VARIABLE: Final = "MODEL_CATALOG_URL"
+"""The environment variable with the default target."""
 DEFAULT_PATH: Final = Path(".rbee", "models", "catalog.db")
 
 _DRIVERS: Final = {
     "sqlite": "sqlite+aiosqlite",
     "sqlite+aiosqlite": "sqlite+aiosqlite",
-    # libpq's own parameters (sslmode, options) may stand in such a URL: psycopg takes them.
+    # psycopg, because it accepts libpq's parameters, such as sslmode and options.
     "postgres": "postgresql+psycopg",
     "postgresql": "postgresql+psycopg",
     "postgresql+psycopg": "postgresql+psycopg",
     "postgresql+asyncpg": "postgresql+asyncpg",
 }
-# What a driver calls a secret nobody can know beforehand; what is harmless can be listed.
-_HARMLESS: Final = frozenset(
+# The parameters that messages show. All others are masked, because any of them may be a secret.
+_SHOWN_PARAMETERS: Final = frozenset(
     (
         "application_name",
         "channel_binding",
@@ -55,133 +56,139 @@ _HARMLESS: Final = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class DatabaseLocation:
-    """Where a database is: its URL, and its name for people, without a password."""
+    """The URL of a database, and its name in messages, without secrets."""
 
-    # A URL shows its parameters, of which one may be a password.
+    # Not in the repr, because a URL's parameters may contain a password.
     url: URL = field(repr=False)
     name: str
     is_default: bool = False
 
     @property
     def path(self) -> Path | None:
-        """The file, where it is one."""
+        """The path of a SQLite file; None for PostgreSQL."""
         if self.url.get_backend_name() != "sqlite":
             return None
         return Path(self.url.database or "")
 
 
-def masked(url: URL) -> str:
-    """A URL as a message may show it: no password before the host, none among the parameters."""
-    hidden = {key: value if key in _HARMLESS else "***" for key, value in url.query.items()}
-    shown_url = url.set(query=hidden).render_as_string(hide_password=True)
-    # A URL percent-encodes what stands for a secret, too.
-    return shown_url.replace("%2A%2A%2A", "***")
+def mask_secrets(url: URL) -> str:
+    """Return a URL as text, with its password and all parameters that may be secret masked."""
+    shown_query = {
+        key: value if key in _SHOWN_PARAMETERS else "***" for key, value in url.query.items()
+    }
+    text = url.set(query=shown_query).render_as_string(hide_password=True)
+    # The mask in the query is percent-encoded.
+    return text.replace("%2A%2A%2A", "***")
 
 
 def display_name(url: URL) -> str:
-    """What a database is called in a message."""
+    """Return a database's name for messages: a quoted path, or a URL without secrets."""
     if url.get_backend_name() == "sqlite":
         return repr(url.database or ":memory:")
-    return masked(url)
+    return mask_secrets(url)
 
 
 def database_file_of(name: str) -> Path | None:
-    """The file that a database's name in a message stands for; None for a server's database."""
+    """Return the path in a database's `display_name`; None if it is a URL."""
     return Path(literal_eval(name)) if name[:1] in ("'", '"') else None
 
 
 def resolve_target(target: str | os.PathLike[str] | URL | None) -> DatabaseLocation:
     """
-    The place a target names; `None` is `MODEL_CATALOG_URL`, or `.rbee/models/catalog.db` here.
+    Return the database that a target names. Does not access the disk or the network.
 
-    A text with `://` in it, or that begins with a driver's name and a colon, is a URL; any other is
-    a path; `~` is the home directory. Looks at no disk and opens nothing.
+    `None` means `MODEL_CATALOG_URL`, or `.rbee/models/catalog.db` in the working directory. Text is
+    a URL if it contains `://` or starts with a driver's name and a colon. Other text is a path, and
+    `~` in a path is the user's home directory.
 
     Raises InvalidTargetError.
     """
     if target is None:
-        target = os.environ.get(ENVIRONMENT) or None
+        target = os.environ.get(TARGET_VARIABLE) or None
         if target is None:
-            return _file(os.fspath(DEFAULT_PATH), is_default=True)
+            return _from_path(os.fspath(DEFAULT_PATH), is_default=True)
     if isinstance(target, URL):
-        return _database(target)
+        return _from_url(target)
     if isinstance(target, str) and ("://" in target or target.partition(":")[0] in _DRIVERS):
-        return _database(_parsed(target))
+        return _from_url(_parse_url(target))
     try:
-        return _file(os.fsdecode(target))
+        return _from_path(os.fsdecode(target))
     except TypeError as error:
         raise InvalidTargetError(shown(target), "give a path, a URL or an AsyncEngine") from error
 
 
-def _parsed(text: str) -> URL:
+def _parse_url(text: str) -> URL:
     try:
         return make_url(text)
     except (ArgumentError, ValueError):
-        # Not chained: of what stands where a port should, the error says what it is.
+        # Not chained, because the message of an invalid port may quote a password.
         pass
-    raise _no_url(text)
+    raise _not_a_url(text)
 
 
-def _no_url(text: str) -> InvalidTargetError:
-    # The text may hold a password anywhere, so no more of it is shown than a driver's name.
+def _not_a_url(text: str) -> InvalidTargetError:
+    # The text may contain a password anywhere, so only the driver's name is shown.
     scheme = text.partition(":")[0]
     return InvalidTargetError(
         shown(f"{scheme}://..." if re.fullmatch(r"\w+(\+\w+)?", scheme) else "..."),
-        "it is not a URL of the form driver://user:password@host/database, "
-        "with what is special in a name or a password percent-encoded",
+        "it is not a URL of the form driver://user:password@host/database; "
+        "percent-encode special characters in the name and the password",
     )
 
 
-def _file(path: str, *, is_default: bool = False) -> DatabaseLocation:
+def _from_path(path: str, *, is_default: bool = False) -> DatabaseLocation:
     if not path:
-        raise InvalidTargetError("''", "it names no file: SQLite would forget it at once")
+        raise InvalidTargetError(
+            "''", "the path is empty; SQLite would use a temporary database and delete it on close"
+        )
     if path == ":memory:":
         raise InvalidTargetError(
             "':memory:'",
-            "every connection would have an empty one of its own: "
-            "name a file in a temporary directory",
+            "every connection would have its own empty database; "
+            "use a file in a temporary directory",
         )
     if "\0" in path:
-        raise InvalidTargetError(shown(path), "it has a NUL in it")
+        raise InvalidTargetError(shown(path), "the path contains a NUL character")
     try:
         os.fsencode(path)
     except UnicodeEncodeError as error:
         raise InvalidTargetError(
-            shown(path), "it has a surrogate in it that stands for no byte: use os.fsdecode"
+            shown(path),
+            "the path contains a surrogate that does not stand for a byte; decode it with "
+            "os.fsdecode()",
         ) from error
-    full = os.path.abspath(os.path.expanduser(path))  # noqa: PTH100, PTH111 - keeps what Path would fold
+    full = os.path.abspath(os.path.expanduser(path))  # noqa: PTH100, PTH111 - Path drops "." and "//"
     return DatabaseLocation(URL.create("sqlite+aiosqlite", database=full), repr(full), is_default)
 
 
-def _database(url: URL) -> DatabaseLocation:
+def _from_url(url: URL) -> DatabaseLocation:
     driver = _DRIVERS.get(url.drivername)
     if driver == "sqlite+aiosqlite" and url == URL.create(url.drivername, database=url.database):
-        return _file(url.database or "")
-    if "@" in (url.host or "") or not _is_text(url):
-        # A password with an @ in it reaches into the host.
-        raise _no_url(url.drivername)
+        return _from_path(url.database or "")
+    if "@" in (url.host or "") or not _is_valid_text(url):
+        # An unencoded "@" in the password moves the rest of the password into the host.
+        raise _not_a_url(url.drivername)
     if driver is None:
-        raise InvalidTargetError(
-            masked(url), f"its driver is none of {', '.join(sorted(set(_DRIVERS.values())))}"
-        )
+        known = ", ".join(sorted(set(_DRIVERS.values())))
+        raise InvalidTargetError(mask_secrets(url), f"its driver is not one of {known}")
     if driver == "sqlite+aiosqlite":
-        # `sqlite://relative` makes the file's name the host's; parameters would be ignored or,
-        # worse, obeyed (mode=memory).
+        # SQLAlchemy takes the name in `sqlite://relative` as a host. Parameters would be ignored,
+        # or change the meaning (mode=memory).
         raise InvalidTargetError(
-            masked(url), "give the file alone, as a path or as sqlite:////absolute/path"
+            mask_secrets(url), "give only a file, as a path or as sqlite:////absolute/path"
         )
     module = driver.partition("+")[2]
     if importlib.util.find_spec(module) is None:
         raise InvalidTargetError(
-            masked(url), f"{module} is not installed: pip install 'model-catalog[postgresql]'"
+            mask_secrets(url), f"{module} is not installed: pip install 'model-catalog[postgresql]'"
         )
     url = url.set(drivername=driver)
-    return DatabaseLocation(url, masked(url))
+    return DatabaseLocation(url, mask_secrets(url))
 
 
-def _is_text(url: URL) -> bool:
-    """Whether a driver can send every part of a URL: libpq ends one at a NUL, and goes on."""
-    values = [url.username, url.password, url.host, url.database]
-    values += [value for listed in url.normalized_query.values() for value in listed]
-    text = "".join(filter(None, values))
+def _is_valid_text(url: URL) -> bool:
+    """Return whether every part of a URL is UTF-8 without a NUL, at which libpq would stop."""
+    parts = [url.username, url.password, url.host, url.database]
+    parts += [value for values in url.normalized_query.values() for value in values]
+    text = "".join(filter(None, parts))
     return "\0" not in text and text == text.encode("utf-8", "ignore").decode()
