@@ -1,32 +1,40 @@
-"""Everything there is to measure, in the order in which it is measured."""
+"""The list of all benchmarks, in the order in which they run."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Final
 
-from benchmarks.cases import adoption, processes
-from benchmarks.cases import hive_upgrade as hive
-from benchmarks.cases import model_files as disk
+from benchmarks.cases import adoption, hive_upgrade, model_files, processes
 from benchmarks.harness.benchmark import Benchmark
 from benchmarks.harness.call_benchmarks import call_benchmark
 from benchmarks.harness.workloads import WORKLOADS
 
-BENCHMARKS: Final[tuple[Benchmark, ...]] = (
-    *(call_benchmark(work) for work in WORKLOADS),
+CONTENDER_BENCHMARKS: Final[tuple[Benchmark, ...]] = (
+    *(call_benchmark(workload) for workload in WORKLOADS),
     *processes.BENCHMARKS,
-    *hive.BENCHMARKS,
-    *adoption.BENCHMARKS,
-    *disk.BENCHMARKS,
 )
-"""Each work on every database it is meant for, and what is no call of a catalog alone."""
+"""Those that run every contender. Two versions of model-catalog are compared by them."""
+
+BENCHMARKS: Final[tuple[Benchmark, ...]] = (
+    *CONTENDER_BENCHMARKS,
+    processes.IMPORTS,
+    *hive_upgrade.BENCHMARKS,
+    *adoption.BENCHMARKS,
+    *model_files.BENCHMARKS,
+)
 
 
-def select_benchmarks(words: Sequence[str], *, quick: bool) -> list[Benchmark]:
-    """Those with one of the words in their names; `table` are those that a target is set for."""
+def select_benchmarks(
+    words: Sequence[str], *, quick: bool, benchmarks: Sequence[Benchmark] = BENCHMARKS
+) -> list[Benchmark]:
+    """Benchmarks with one of the words in their names; `table` selects those with a target."""
     return [
-        part
-        for part in BENCHMARKS
-        if not (quick and part.long)
-        and any(part.in_table if word == "table" else word in part.name for word in words or [""])
+        benchmark
+        for benchmark in benchmarks
+        if not (quick and benchmark.skip_when_quick)
+        and any(
+            benchmark.has_target if word == "table" else word in benchmark.name
+            for word in words or [""]
+        )
     ]

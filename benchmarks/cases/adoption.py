@@ -1,4 +1,4 @@
-"""A large cache of another program's, found and recorded: beside what its own library takes."""
+"""Scan a large Hugging Face cache and adopt it, compared with huggingface_hub's own scan."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from tests.stores.layouts import HuggingFace
 
+from benchmarks.contenders import CATALOG
 from benchmarks.harness.benchmark import Benchmark, Environment
 from benchmarks.harness.rounds import Result, run_rounds
 from model_catalog import open_catalog
@@ -20,28 +21,28 @@ from model_catalog.stores.scanners.huggingface import scan
 _FILES_PER_REPOSITORY: Final = 10
 
 
-async def adoptions(bench: Environment) -> Mapping[str, Result]:
-    """Scanned and adopted into an empty catalog, and once more when there is nothing new."""
+async def adoptions(environment: Environment) -> Mapping[str, Result]:
+    """Scan and adopt into an empty catalog, and again when the cache has not changed."""
     adopt = adopt_function()
-    repositories = 100 if bench.terms.quick else 1000
-    root = create_cache(bench.folder / "hub", repositories)
+    repositories = 100 if environment.settings.quick else 1000
+    root = create_cache(environment.folder / "hub", repositories)
     contenders: dict[str, Callable[[], Awaitable[object] | object]] = {}
     if importlib.util.find_spec("huggingface_hub"):
         library: Any = importlib.import_module("huggingface_hub")
         contenders["scan_cache_dir"] = lambda: library.scan_cache_dir(root)
-    contenders["ours, the scan alone"] = lambda: scan(root)
+    contenders["model-catalog, scan only"] = lambda: scan(root)
     if adopt is not None:
         names = count()
-        known = bench.folder / "adopted.db"
+        known = environment.folder / "adopted.db"
 
         async def record(path: Path) -> None:
             async with open_catalog(path) as catalog:
                 await adopt(catalog, await asyncio.to_thread(scan, root))
 
         await record(known)
-        contenders["ours"] = lambda: record(bench.folder / f"adopting-{next(names)}.db")
-        contenders["ours, nothing new"] = lambda: record(known)
-    result = await run_rounds(contenders, 2 if bench.terms.quick else 5)
+        contenders[CATALOG] = lambda: record(environment.folder / f"adopting-{next(names)}.db")
+        contenders["model-catalog, unchanged"] = lambda: record(known)
+    result = await run_rounds(contenders, 2 if environment.settings.quick else 5)
     return {f"adoption of a {repositories:,}-repo cache": result}
 
 
@@ -49,7 +50,7 @@ BENCHMARKS: Final = (Benchmark("adoption of a cache", adoptions),)
 
 
 def adopt_function() -> Any:
-    """The operation, where this version of the package has it."""
+    """`model_catalog.upkeep.adopt`, or None when this version does not have it."""
     return getattr(importlib.import_module("model_catalog.upkeep"), "adopt", None)
 
 

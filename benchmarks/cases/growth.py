@@ -1,4 +1,4 @@
-"""How the cost of a call grows with the catalog: from a hundred rows, tenfold each time."""
+"""The cost of a call with a hundred models, a thousand, and so on up to a million."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from benchmarks.harness.workloads import (
 )
 
 MAX_RATIO: Final = 3.0
-"""As many times what it costs at the fewest rows may a call cost at the most, and is flat."""
+"""A cost is constant if the largest catalog costs at most this many times the smallest."""
 
 _CALLS: Final[Mapping[str, WorkloadFunction]] = {
     "find": find,
@@ -31,83 +31,83 @@ _CALLS: Final[Mapping[str, WorkloadFunction]] = {
     "page, filtered and sorted": page,
 }
 CONSTANT_CALLS: Final = tuple(name for name in _CALLS if name != "page, filtered and sorted")
-"""A page of those that pass a filter, sorted by what has no index, has to look at all of them."""
+"""The other call filters and sorts by columns without an index, and reads every row."""
 
 
 @dataclass(frozen=True)
 class Growth:
-    """What one call costs at each number of rows, in seconds."""
+    """The cost of one call in seconds, by the number of models."""
 
     call: str
     seconds: Mapping[int, float]
     ratio: float
-    """Of the cost at the most rows to that at the fewest, the median of those within a round."""
+    """The cost in the largest catalog divided by the cost in the smallest, as in `Result.ratio`."""
 
     @property
     def per_tenfold(self) -> float:
-        """By how much it grows, on average, where the rows grow tenfold."""
+        """The average factor for ten times as many models."""
         decades = math.log10(max(self.seconds) / min(self.seconds))
         return float(self.ratio ** (1 / decades)) if decades else 1.0
 
     @property
-    def flat(self) -> bool | None:
-        """Whether it grows no faster than the depth of an index; None where it may."""
+    def is_constant(self) -> bool | None:
+        """Whether it grows no faster than the depth of an index; None if it reads every row."""
         return self.ratio <= MAX_RATIO if self.call in CONSTANT_CALLS else None
 
 
-async def measure_growth(bench: Environment, name: str, largest: int) -> list[Growth]:
-    """Each call at each size, in turns, so that the machine's moods are the same for all sizes."""
-    who = contender_spec(name)
+async def measure_growth(environment: Environment, name: str, largest: int) -> list[Growth]:
+    """Measure each call at each size. Every round runs all sizes, as in `run_rounds`."""
+    spec = contender_spec(name)
     sizes = [10**power for power in range(2, round(math.log10(largest)) + 1)]
-    live: dict[int, Contender] = {}
-    targets = {rows: await bench.stock.target(who, rows, own=True) for rows in sizes}
+    opened: dict[int, Contender] = {}
+    targets = {rows: await environment.databases.target(spec, rows, private=True) for rows in sizes}
     for rows in sizes:
-        live[rows] = who.make()
-        await live[rows].open(targets[rows], bench.terms.durability)
+        opened[rows] = spec.make()
+        await opened[rows].open(targets[rows], environment.settings.durability)
     found = []
-    for call, do in _CALLS.items():
+    for call, function in _CALLS.items():
         result = await run_rounds(
-            {f"{rows}": _turn_runner(do, live[rows], rows) for rows in sizes},
-            bench.terms.rounds,
-            budget_s=bench.terms.budget_s,
+            {f"{rows}": _turn_runner(function, opened[rows], rows) for rows in sizes},
+            environment.settings.rounds,
+            budget_s=environment.settings.budget_s,
             warm_up=True,
         )
         found.append(growth_of(call, result))
     for rows in sizes:
-        await live[rows].close()
-        bench.stock.discard(targets[rows])
+        await opened[rows].close()
+        environment.databases.discard(targets[rows])
     return found
 
 
 def growth_of(call: str, result: Result) -> Growth:
-    """What the results of the sizes, which are their contenders' names, come to."""
+    """The growth of a call. The contenders of the result are the numbers of models."""
     seconds = {int(rows): median for rows, median in result.medians.items()}
     return Growth(call, seconds, result.ratio(f"{max(seconds)}", f"{min(seconds)}"))
 
 
 def format_growth(name: str, found: list[Growth]) -> str:
-    """A table of it, for a terminal."""
-    lines = [f"growth: {name}, microseconds a call"]
+    """A table for a terminal."""
+    lines = [f"growth: {name}, microseconds per call"]
     for each in found:
         costs = "  ".join(f"{rows:,}: {cost * 1e6:,.0f}" for rows, cost in each.seconds.items())
-        word = {True: "flat", False: "NOT FLAT", None: "looks at every row"}[each.flat]
+        word = {True: "constant", False: "NOT CONSTANT", None: "reads every row"}[each.is_constant]
         lines.append(
             f"  {each.call:<26} {costs}\n"
-            f"  {'':<26} {each.ratio:.2f}x in all, {each.per_tenfold:.2f}x a tenfold: {word}"
+            f"  {'':<26} {each.ratio:.2f}x in total, {each.per_tenfold:.2f}x per tenfold: {word}"
         )
     return "\n".join(lines)
 
 
 def _turn_runner(
-    do: WorkloadFunction, who: Contender, rows: int
+    function: WorkloadFunction, contender: Contender, rows: int
 ) -> Callable[[], Awaitable[Sample]]:
     number = -1
 
-    async def one() -> Sample:
+    async def run_next_turn() -> Sample:
         nonlocal number
-        turn = Turn(who, rows, number)
+        turn = Turn(contender, rows, number)
         number += 1
-        await do(turn)
+        await function(turn)
         return turn.sample
 
-    return one
+    return run_next_turn

@@ -1,4 +1,4 @@
-"""What is done to a catalog as a whole: a database of the Rust hive's brought to head."""
+"""Upgrade a database of the Rust hive to head."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from itertools import count
 from pathlib import Path
 from typing import Final
 
+from benchmarks.contenders import CATALOG
 from benchmarks.harness.benchmark import Benchmark, Environment
 from benchmarks.harness.models_table import initial_rows, pragmas
 from benchmarks.harness.rounds import Result, Sample, run_rounds
@@ -27,26 +28,27 @@ _COPY: Final = (
 )
 
 
-async def upgrades(bench: Environment) -> Mapping[str, Result]:
-    """Beside the least that it takes: one INSERT ... SELECT of the rows into a database at head."""
-    rows = 10_000 if bench.terms.quick else 100_000
-    written = bench.folder / "hive.db"
+async def upgrades(environment: Environment) -> Mapping[str, Result]:
+    """Compared with the minimum: one INSERT ... SELECT of the rows into a database at head."""
+    rows = 10_000 if environment.settings.quick else 100_000
+    written = environment.folder / "hive.db"
     create_hive_database(written, rows)
-    head = await bench.stock.shared(0)
+    head = await environment.databases.shared(0)
     names = count()
 
-    async def ours() -> Sample:
-        path = bench.folder / f"hive-{next(names)}.db"
+    async def run_upgrade() -> Sample:
+        path = environment.folder / f"hive-{next(names)}.db"
         shutil.copyfile(written, path)
         return await _timed(partial(upgrade, path))
 
-    async def by_hand() -> Sample:
-        path = bench.folder / f"hive-{next(names)}.db"
+    async def insert_select() -> Sample:
+        path = environment.folder / f"hive-{next(names)}.db"
         shutil.copyfile(head, path)
-        return await _timed(partial(copy_rows, written, path, bench.terms.durability))
+        return await _timed(partial(copy_rows, written, path, environment.settings.durability))
 
     result = await run_rounds(
-        {"INSERT ... SELECT": by_hand, "ours": ours}, 2 if bench.terms.quick else 5
+        {"INSERT ... SELECT": insert_select, CATALOG: run_upgrade},
+        2 if environment.settings.quick else 5,
     )
     return {f"upgrade of a {rows // 1000}k-row hive database": result}
 
@@ -75,7 +77,7 @@ async def copy_rows(hive: Path, path: Path, durability: str) -> None:
             raw.execute(_COPY)
 
 
-async def _timed(do: Callable[[], Awaitable[object]]) -> Sample:
-    began = time.perf_counter()
-    await do()
-    return Sample(time.perf_counter() - began)
+async def _timed(function: Callable[[], Awaitable[object]]) -> Sample:
+    started = time.perf_counter()
+    await function()
+    return Sample(time.perf_counter() - started)

@@ -1,4 +1,4 @@
-"""What is read from the disk: headers, digests, and the status of a hundred thousand files."""
+"""Benchmarks of model files: headers, digests, and checks of a hundred thousand files."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
+from benchmarks.contenders import CATALOG
 from benchmarks.harness.benchmark import ALLOWED, Benchmark, Environment
 from benchmarks.harness.rounds import Result, run_rounds
 from model_catalog import Model, ModelCatalog, open_catalog
@@ -34,7 +35,7 @@ FILES_PER_MODEL: Final = (1, 10)
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much of everything."""
+    """The sizes of the generated files."""
 
     tokens: int = 150_000
     hashed_bytes: int = 1024**3
@@ -46,32 +47,34 @@ QUICK_SIZES: Final = Sizes(tokens=50_000, hashed_bytes=2**28, files=10_000, roun
 
 
 def row_titles(sizes: Sizes) -> Mapping[str, str]:
-    """What the lines are called."""
-    named = {
+    """The titles of the rows of the report."""
+    titles = {
         "header": f"header of {sizes.tokens:,} tokens",
         "digest": f"sha256 of {sizes.hashed_bytes // 2**20:,} MiB",
-        "digest held": "sha256: the loop held",
+        "digest blocks": "sha256: longest block of the event loop",
     }
     for files_each in FILES_PER_MODEL:
-        named[f"check {files_each}"] = f"check of {sizes.files:,} files, {files_each} a model"
-        named[f"check {files_each} held"] = f"{named[f'check {files_each}']}: the loop held"
-    return named
+        titles[f"check {files_each}"] = f"check of {sizes.files:,} files, {files_each} per model"
+        titles[f"check {files_each} blocks"] = (
+            f"{titles[f'check {files_each}']}: longest block of the event loop"
+        )
+    return titles
 
 
 def _benchmark(
     name: str, measure: Callable[[Path, Sizes], Awaitable[Mapping[str, Result]]]
 ) -> Benchmark:
-    async def play(bench: Environment) -> Mapping[str, Result]:
-        sizes = QUICK_SIZES if bench.terms.quick else Sizes()
-        with tempfile.TemporaryDirectory(dir=bench.folder) as folder:
+    async def run(environment: Environment) -> Mapping[str, Result]:
+        sizes = QUICK_SIZES if environment.settings.quick else Sizes()
+        with tempfile.TemporaryDirectory(dir=environment.folder) as folder:
             return await measure(Path(folder), sizes)
 
-    return Benchmark(name, play)
+    return Benchmark(name, run)
 
 
 def _block_result(longest_s: float) -> Result:
-    """The loop's longest wait, beside the longest that is allowed."""
-    return Result({ALLOWED: {0: MAX_BLOCK_S}, "ours": {0: longest_s}})
+    """The longest block of the event loop, and the longest allowed one."""
+    return Result({ALLOWED: {0: MAX_BLOCK_S}, CATALOG: {0: longest_s}})
 
 
 async def headers(folder: Path, sizes: Sizes) -> Mapping[str, Result]:
@@ -82,7 +85,7 @@ async def headers(folder: Path, sizes: Sizes) -> Mapping[str, Result]:
     path = folder / "tokenizer.gguf"
     path.write_bytes(make_gguf(sizes.tokens))
     result = await run_rounds(
-        {"gguf": lambda: GGUFReader(path), "ours": lambda: read_header(path)},
+        {"gguf": lambda: GGUFReader(path), CATALOG: lambda: read_header(path)},
         max(2, sizes.rounds // 2),
     )
     return {row_titles(sizes)["header"]: result}
@@ -112,16 +115,18 @@ async def digests(folder: Path, sizes: Sizes) -> Mapping[str, Result]:
         for _ in range(sizes.hashed_bytes // 2**20):
             file.write(os.urandom(2**20))
 
-    def alone() -> object:
+    def hash_file() -> object:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
-    result = await run_rounds({"hashlib": alone, "ours": lambda: file_digest(path)}, sizes.rounds)
-    async with open_catalog(folder / "held.db") as catalog, longest_block() as longest:
+    result = await run_rounds(
+        {"hashlib": hash_file, CATALOG: lambda: file_digest(path)}, sizes.rounds
+    )
+    async with open_catalog(folder / "digest.db") as catalog, longest_block() as longest:
         await register_path(catalog, path, provider="p", reference="r", digest=True)
     path.unlink()
-    named = row_titles(sizes)
-    return {named["digest"]: result, named["digest held"]: _block_result(longest[0])}
+    titles = row_titles(sizes)
+    return {titles["digest"]: result, titles["digest blocks"]: _block_result(longest[0])}
 
 
 async def all_checks(folder: Path, sizes: Sizes) -> Mapping[str, Result]:
@@ -137,13 +142,13 @@ async def checks(folder: Path, sizes: Sizes, files_each: int) -> Mapping[str, Re
     async with open_catalog(folder / "catalog.db") as catalog:
         await record_models(catalog, folder / "catalog.db", paths, files_each)
         gc.collect()
-        # What the benchmark itself holds on to would be looked through at each collection.
+        # The objects of the benchmark itself are excluded from garbage collections.
         gc.freeze()
         async with longest_block() as longest:
             await check_models(catalog)
         pages = await all_pages(catalog)
 
-        def bare() -> None:
+        def stat_all() -> None:
             for path in paths:
                 os.stat(path)
 
@@ -153,16 +158,17 @@ async def checks(folder: Path, sizes: Sizes, files_each: int) -> Mapping[str, Re
                 await save_check_results(catalog, seen.results, now, seen.present_ids)
 
         result = await run_rounds(
-            {"stat": bare, "ours": lambda: check_models(catalog), "writes": writes}, sizes.rounds
+            {"stat": stat_all, CATALOG: lambda: check_models(catalog), "writes": writes},
+            sizes.rounds,
         )
     samples = {name: dict(taken) for name, taken in result.samples.items()}
     samples[ALLOWED] = {
         number: 3 * stat + samples["writes"][number] for number, stat in samples["stat"].items()
     }
-    named = row_titles(sizes)
+    titles = row_titles(sizes)
     return {
-        named[f"check {files_each}"]: Result(samples),
-        named[f"check {files_each} held"]: _block_result(longest[0]),
+        titles[f"check {files_each}"]: Result(samples),
+        titles[f"check {files_each} blocks"]: _block_result(longest[0]),
     }
 
 
@@ -181,7 +187,7 @@ def create_files(folder: Path, count: int) -> list[str]:
 async def record_models(
     catalog: ModelCatalog, database: Path, paths: list[str], files_each: int
 ) -> None:
-    """Models with their files; these by a plain driver, for it is not what is measured."""
+    """Register models with their files. The files are inserted by sqlite3, unmeasured."""
     firsts = range(0, len(paths), files_each)
     await catalog.register_models(
         Model(
@@ -210,7 +216,7 @@ async def record_models(
 
 
 async def all_pages(catalog: ModelCatalog) -> list[StatusSummary]:
-    """What a check sees, a batch each."""
+    """The file status of every batch of models, as a check computes it."""
     disks, found, last = MountCache(), [], None
     while rows := await load_check_rows(catalog, last, BATCH_SIZE):
         last = rows[-1][0]
@@ -220,10 +226,10 @@ async def all_pages(catalog: ModelCatalog) -> list[StatusSummary]:
 
 @asynccontextmanager
 async def longest_block() -> AsyncIterator[list[float]]:
-    """The longest time, in seconds, that the event loop's thread computed between two turns."""
+    """Measure the longest CPU time, in seconds, between two iterations of the event loop."""
     longest = [0.0]
 
-    async def tick() -> None:
+    async def watch() -> None:
         last = time.thread_time()
         while True:
             await asyncio.sleep(0)
@@ -231,11 +237,11 @@ async def longest_block() -> AsyncIterator[list[float]]:
             longest[0] = max(longest[0], now - last)
             last = now
 
-    ticking = asyncio.create_task(tick())
+    watching = asyncio.create_task(watch())
     try:
         yield longest
     finally:
-        ticking.cancel()
+        watching.cancel()
 
 
 BENCHMARKS: Final = (

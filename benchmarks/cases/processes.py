@@ -1,4 +1,4 @@
-"""What takes a process of its own: the start, the peak of memory, and eight that write at once."""
+"""Benchmarks with new processes: start, peak of memory, imports, and eight concurrent writers."""
 
 from __future__ import annotations
 
@@ -13,92 +13,99 @@ from itertools import count
 from pathlib import Path
 from typing import Final
 
-from benchmarks.contenders import ContenderSpec
+from benchmarks.contenders import ContenderSpec, Installation
 from benchmarks.harness.benchmark import ALLOWED, Benchmark, Environment
 from benchmarks.harness.rounds import Result, Sample, run_rounds
+from benchmarks.versions.installations import child_environment
 
 _ROOT: Final = Path(__file__).parents[2]
 _TIMEOUT_S: Final = 300
 _PROCESSES: Final = 8
-_ROWS_EACH: Final = 10
+_MODELS_PER_PROCESS: Final = 10
 _COLD: Final = "open, cold process"
 _MEMORY: Final = "memory peak of list 100k"
 _WRITERS: Final = "register, 8 processes"
+_IMPORTS: Final = "import, and --help"
 
 
-async def cold_start(bench: Environment) -> Mapping[str, Result]:
-    """A new process that opens a catalog, finds one model and closes: as long as it all takes."""
-    safety = bench.terms.durability
-    needed_alembic: set[str] = set()
+async def cold_start(environment: Environment) -> Mapping[str, Result]:
+    """The whole life of a process that opens a catalog, finds one model and closes."""
+    durability = environment.settings.durability
+    with_alembic: set[str] = set()
 
-    def turn(each: ContenderSpec, target: str) -> Callable[[], Awaitable[Sample]]:
-        async def one() -> Sample:
-            began = time.perf_counter()
-            said = await _run("-m", "benchmarks.harness.child", "cold", each.name, target, safety)
-            if "alembic" in said:
-                needed_alembic.add(each.name)
-            return Sample(time.perf_counter() - began)
+    def measure(spec: ContenderSpec, target: str) -> Callable[[], Awaitable[Sample]]:
+        async def run_once() -> Sample:
+            started = time.perf_counter()
+            output = await _run(*_child(spec, "cold", target, durability), spec=spec)
+            if "alembic" in output:
+                with_alembic.add(spec.label)
+            return Sample(time.perf_counter() - started)
 
-        return one
+        return run_once
 
-    result = await _run_for_each(bench, _COLD, turn, rows=1000, rounds=8)
+    result = await _run_contenders(environment, _COLD, measure, rows=1000, rounds=8)
     alembic = {ALLOWED: {0: 0.0}}
-    alembic |= {name: {0: float(name in needed_alembic)} for name in result.medians}
+    alembic |= {name: {0: float(name in with_alembic)} for name in result.medians}
     return {
         _COLD: result,
         f"{_COLD}: Alembic imported (1) or not (0)": Result(alembic, unit="times"),
     }
 
 
-async def memory(bench: Environment) -> Mapping[str, Result]:
-    """By how much a process grows at its peak (VmHWM) while it lists everything."""
-    safety = bench.terms.durability
+async def memory(environment: Environment) -> Mapping[str, Result]:
+    """How many bytes a process grows at its peak (VmHWM) while it lists all models."""
+    durability = environment.settings.durability
 
-    def turn(each: ContenderSpec, target: str) -> Callable[[], Awaitable[Sample]]:
-        async def one() -> Sample:
-            return Sample(
-                await _run("-m", "benchmarks.harness.child", "memory", each.name, target, safety)
-            )
+    def measure(spec: ContenderSpec, target: str) -> Callable[[], Awaitable[Sample]]:
+        async def run_once() -> Sample:
+            return Sample(await _run(*_child(spec, "memory", target, durability), spec=spec))
 
-        return one
+        return run_once
 
-    result = await _run_for_each(bench, _MEMORY, turn, rows=100_000, rounds=3, own=False)
+    result = await _run_contenders(
+        environment, _MEMORY, measure, rows=100_000, rounds=3, private=False
+    )
     return {_MEMORY: replace(result, unit="bytes")}
 
 
-async def eight_writers(bench: Environment) -> Mapping[str, Result]:
-    """Each registers its own models, one at a time; what a registration takes them all together."""
+async def eight_writers(environment: Environment) -> Mapping[str, Result]:
+    """
+    Eight processes register models in one database, each one model at a time.
+
+    The value is the time until the last one is done, divided by all registrations.
+    """
+    durability = environment.settings.durability
     firsts = count(60_000_000, 10_000)
 
-    def turn(each: ContenderSpec, target: str) -> Callable[[], Awaitable[Sample]]:
-        async def one() -> Sample:
-            words = ("-m", "benchmarks.harness.child", "register", each.name, target)
+    def measure(spec: ContenderSpec, target: str) -> Callable[[], Awaitable[Sample]]:
+        async def run_once() -> Sample:
+            words = _child(spec, "register", target, durability)
             children = [
-                await _start(*words, bench.terms.durability, str(next(firsts)), str(_ROWS_EACH))
+                await _start(*words, str(next(firsts)), str(_MODELS_PER_PROCESS), spec=spec)
                 for _ in range(_PROCESSES)
             ]
             try:
                 for child in children:
                     await _wait_for_line(child)
-                began = time.perf_counter()
-                ended = await asyncio.gather(*(_finish(child) for child in children))
+                started = time.perf_counter()
+                ended = await asyncio.gather(*(_run_to_end(child) for child in children))
             finally:
                 for child in children:
                     if child.returncode is None:
                         child.kill()
-            return Sample((max(ended) - began) / _PROCESSES / _ROWS_EACH)
+            return Sample((max(ended) - started) / _PROCESSES / _MODELS_PER_PROCESS)
 
-        return one
+        return run_once
 
-    return {_WRITERS: await _run_for_each(bench, _WRITERS, turn, rows=1000, rounds=3)}
+    return {_WRITERS: await _run_contenders(environment, _WRITERS, measure, rows=1000, rounds=3)}
 
 
-async def imports(bench: Environment) -> Mapping[str, Result]:
-    """A process that imports a library and ends, and one that prints our help."""
-    started = {
+async def imports(environment: Environment) -> Mapping[str, Result]:
+    """The whole life of a process that imports a library, and of `model-catalog --help`."""
+    processes = {
         "aiosqlite": ("-c", "import asyncio, aiosqlite"),
         "nothing": ("-c", ""),
-        "ours": ("-c", "import model_catalog"),
+        "model-catalog": ("-c", "import model_catalog"),
         "SQLAlchemy ORM": ("-c", "import sqlalchemy.ext.asyncio, sqlalchemy.orm"),
         "SQLAlchemy ORM and Alembic": (
             "-c",
@@ -107,57 +114,71 @@ async def imports(bench: Environment) -> Mapping[str, Result]:
         "model-catalog --help": ("-m", "model_catalog", "--help"),
     }
     result = await run_rounds(
-        {name: _runner(words) for name, words in started.items()},
-        4 if bench.terms.quick else 10,
+        {name: _runner(words) for name, words in processes.items()},
+        4 if environment.settings.quick else 10,
         warm_up=True,
     )
-    return {"import, and --help": result}
+    return {_IMPORTS: result}
 
 
 BENCHMARKS: Final = (
     Benchmark(_COLD, cold_start),
-    Benchmark(_MEMORY, memory, in_table=True),
+    Benchmark(_MEMORY, memory, has_target=True),
     Benchmark(_WRITERS, eight_writers),
-    Benchmark("import, and --help", imports),
 )
+"""Those that run contenders, and can compare two versions."""
+IMPORTS: Final = Benchmark(_IMPORTS, imports)
 
 
-async def _run_for_each(
-    bench: Environment,
+async def _run_contenders(
+    environment: Environment,
     name: str,
-    turn: Callable[[ContenderSpec, str], Callable[[], Awaitable[Sample]]],
+    measure: Callable[[ContenderSpec, str], Callable[[], Awaitable[Sample]]],
     *,
     rows: int,
     rounds: int,
-    own: bool = True,
+    private: bool = True,
 ) -> Result:
-    """A contender for each entrant on SQLite, on a file of its own."""
-    there = [each for each in bench.entrants["sqlite"] if each.takes(name)]
-    targets = {each.name: await bench.stock.target(each, rows, own=own) for each in there}
-    rounds = min(rounds, bench.terms.rounds)
+    """Measure every contender on SQLite."""
+    databases, settings = environment.databases, environment.settings
+    specs = [spec for spec in environment.contenders["sqlite"] if spec.takes_part_in(name)]
+    targets = {spec.label: await databases.target(spec, rows, private=private) for spec in specs}
+    rounds = min(rounds, settings.rounds)
     result = await run_rounds(
-        {each.name: turn(each, targets[each.name]) for each in there},
-        max(1, rounds // 3) if bench.terms.quick else rounds,
+        {spec.label: measure(spec, targets[spec.label]) for spec in specs},
+        max(1, rounds // 3) if settings.quick else rounds,
     )
-    if own:
+    if private:
         for target in targets.values():
-            bench.stock.discard(target)
+            databases.discard(target)
     return result
+
+
+def _child(spec: ContenderSpec, mode: str, target: str, durability: str) -> tuple[str, ...]:
+    return ("-m", "benchmarks.harness.child", mode, spec.name, target, durability)
 
 
 def _runner(words: Sequence[str]) -> Callable[[], Awaitable[str]]:
     return lambda: _run(*words)
 
 
-async def _start(*words: str) -> Process:
+async def _start(*words: str, spec: ContenderSpec | None = None) -> Process:
+    installation: Installation | None = None if spec is None else spec.installation
+    python = sys.executable if installation is None else installation.python
     return await asyncio.create_subprocess_exec(
-        sys.executable, *words, stdin=PIPE, stdout=PIPE, stderr=PIPE, cwd=_ROOT
+        python,
+        *words,
+        stdin=PIPE,
+        stdout=PIPE,
+        stderr=PIPE,
+        cwd=_ROOT,
+        env=child_environment(installation),
     )
 
 
-async def _run(*words: str) -> str:
-    """What a process printed; raises what it said if it failed."""
-    child = await _start(*words)
+async def _run(*words: str, spec: ContenderSpec | None = None) -> str:
+    """Run a process and return its output; raises ChildProcessError if it fails."""
+    child = await _start(*words, spec=spec)
     try:
         out, err = await asyncio.wait_for(child.communicate(), _TIMEOUT_S)
     except TimeoutError:
@@ -169,14 +190,13 @@ async def _run(*words: str) -> str:
 
 
 async def _wait_for_line(child: Process) -> None:
-    """Wait until a child says that it is ready."""
     line = await asyncio.wait_for(child.stdout.readline(), _TIMEOUT_S) if child.stdout else b""
     if not line:
         raise ChildProcessError(_last_line(await child.stderr.read() if child.stderr else b""))
 
 
-async def _finish(child: Process) -> float:
-    """Let a child begin, and return when it had ended its work."""
+async def _run_to_end(child: Process) -> float:
+    """Let a waiting child begin; returns the `time.perf_counter` at which its work was done."""
     if child.stdin is None:
         return math.nan
     child.stdin.write(b"go\n")
@@ -187,4 +207,5 @@ async def _finish(child: Process) -> float:
 
 
 def _last_line(err: bytes) -> str:
-    return (err.decode(errors="replace").strip().splitlines() or ["it ended without a word"])[-1]
+    lines = err.decode(errors="replace").strip().splitlines()
+    return (lines or ["the process failed without a message"])[-1]

@@ -1,172 +1,218 @@
-"""Who is measured: one class each, all with the same verbs."""
+"""The contenders: one class for each library, all with the methods of `Contender`."""
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final, Literal, Protocol
 
 from benchmarks.harness.models_table import Registration
 
 
 class Contender(Protocol):
     """
-    A catalog as a program would have it that uses one library as its documentation shows.
+    A catalog written with one library, as the library's documentation recommends.
 
-    `open` is given a file at head, or the URL of such a database. A contender may have more verbs
-    than these; one that lacks the verb of a work is left out of it.
+    `open` gets the path of a SQLite file or the URL of a PostgreSQL database; both are at head. A
+    contender may have more methods. A contender without the method of a workload is left out of it.
     """
 
     async def open(self, target: str, durability: str) -> None: ...
     async def close(self) -> None: ...
     async def find(self, reference: str, provider: str) -> Any:
-        """The model of this reference that has no version, with all its columns, or None."""
+        """The model with this reference and no version, with all its columns, or None."""
 
     async def register(self, entry: Registration) -> None: ...
     async def register_many(self, entries: list[Registration]) -> None:
-        """All in one transaction."""
+        """Register all of them in one transaction."""
 
     async def list(self) -> Any:
-        """Every model, the newest first."""
+        """Every model, newest `downloaded_at` first."""
 
     async def page(self, architecture: str, limit: int) -> Any:
         """The largest models of an architecture."""
 
-    async def total(self) -> int: ...
-    async def remove(self, reference: str, provider: str) -> bool: ...
+    async def total(self) -> int:
+        """The sum of `size_bytes`."""
+        ...
+
+    async def remove(self, reference: str, provider: str) -> bool:
+        """Delete a model. True if it existed."""
+        ...
+
+
+@dataclass(frozen=True)
+class Installation:
+    """A version of model-catalog that runs in processes of its own."""
+
+    label: str
+    python: str
+    """The interpreter of these processes."""
+    package_folder: str | None = None
+    """The folder that contains `model_catalog`; None when the interpreter has it installed."""
 
 
 @dataclass(frozen=True)
 class ContenderSpec:
-    """A contender by name: where its class is, what has to be installed, and what kind it is."""
+    """The name of a contender, the place of its class, and what it needs."""
 
     name: str
-    place: str
-    needs: tuple[str, ...] = ()
-    kind: str = "peer"
-    """`limit`: a driver; `ours`; or `peer`."""
-    blocks: bool = False
-    """Whether a call holds up the event loop to its end."""
-    database: str = "sqlite"
-    only: tuple[str, ...] = ()
-    """The beginnings of the names of the works that it is there for; none is all."""
+    class_path: str
+    """`module:Class`, relative to `benchmarks.contenders`."""
+    required_modules: tuple[str, ...] = ()
+    kind: Literal["driver", "model-catalog", "library"] = "library"
+    blocks_event_loop: bool = False
+    """Whether its methods are synchronous inside."""
+    database: Literal["sqlite", "postgresql"] = "sqlite"
+    only_workloads: tuple[str, ...] = ()
+    """Prefixes of the names of the benchmarks that it takes part in; empty means all."""
+    installation: Installation | None = None
+    """The installation that it runs in; None is this process."""
 
-    def takes(self, work: str) -> bool:
-        """Whether it has anything of its own to say about a work."""
-        return not self.only or work.startswith(self.only)
-
-    def can(self, verb: str) -> bool:
-        return hasattr(self._class(), verb)
+    @property
+    def label(self) -> str:
+        """Its name in results."""
+        return self.name if self.installation is None else self.installation.label
 
     @property
     def missing(self) -> str | None:
-        """What is not installed of what it needs."""
-        for name in self.needs:
+        """What it needs and is not installed, in words."""
+        for name in self.required_modules:
             if importlib.util.find_spec(name) is None:
-                return name
-        if self.kind != "ours":
-            # Not imported before it is called: some libraries warn of what they import themselves.
+                return f"the module {name} is not installed"
+        if self.kind != "model-catalog":
+            # Importing a library here would show warnings of its own imports in every run.
             return None
-        available = getattr(self._class(), "available", None)
-        return None if available is None or available() else "such way in this version"
+        is_available = getattr(self._class(), "is_available", None)
+        if is_available is None or is_available():
+            return None
+        return "this version of model-catalog does not support it"
+
+    def takes_part_in(self, benchmark: str) -> bool:
+        return not self.only_workloads or benchmark.startswith(self.only_workloads)
+
+    def has_method(self, name: str) -> bool:
+        return hasattr(self._class(), name)
 
     def make(self) -> Contender:
+        """A new contender, which is not open yet."""
+        if self.installation is not None:
+            from benchmarks.versions.remote_contender import RemoteContender
+
+            return RemoteContender(self.name, self.installation)
         contender: Contender = self._class()()
         return contender
 
     def _class(self) -> Any:
-        module, name = self.place.split(":")
+        module, name = self.class_path.split(":")
         return getattr(importlib.import_module(f"benchmarks.contenders.{module}"), name)
 
 
 SQLITE_BASELINE: Final = "aiosqlite"
-"""What everything on SQLite is held against: one connection, as its documentation shows it."""
+"""Ratios on SQLite are to this contender: one connection, as its documentation shows."""
 POSTGRES_BASELINE: Final = "asyncpg"
+CATALOG: Final = "model-catalog"
+INLINE_CATALOG: Final = f"{CATALOG}, inline reads"
+ROWS_CATALOG: Final = f"{CATALOG}, plain rows"
+ASYNCPG_CATALOG: Final = f"{CATALOG}, asyncpg"
 
 CONTENDERS: Final = (
-    ContenderSpec(SQLITE_BASELINE, "sqlite_drivers:Aiosqlite", kind="limit"),
-    ContenderSpec("sqlite3", "sqlite_drivers:Sqlite3", kind="limit", blocks=True),
+    ContenderSpec(SQLITE_BASELINE, "sqlite_drivers:Aiosqlite", kind="driver"),
+    ContenderSpec("sqlite3", "sqlite_drivers:Sqlite3", kind="driver", blocks_event_loop=True),
     ContenderSpec(
-        "aiosqlite, a connection a call", "sqlite_drivers:AiosqlitePerCall", kind="limit"
+        "aiosqlite, a connection per call", "sqlite_drivers:AiosqlitePerCall", kind="driver"
     ),
-    ContenderSpec("ours", "model_catalog:Ours", kind="ours"),
+    ContenderSpec(CATALOG, "model_catalog:Catalog", kind="model-catalog"),
     ContenderSpec(
-        "ours, inline reads", "model_catalog:OursInline", kind="ours", only=("find", "mixed")
+        INLINE_CATALOG,
+        "model_catalog:InlineReads",
+        kind="model-catalog",
+        only_workloads=("find", "mixed"),
     ),
-    ContenderSpec("ours, host's sessions", "model_catalog:OursInHost", kind="ours"),
     ContenderSpec(
-        "ours, plain rows",
-        "model_catalog:OursRows",
-        kind="ours",
-        only=("list", "stream", "memory", "10k in bulk"),
+        f"{CATALOG}, host's sessions", "model_catalog:HostSessions", kind="model-catalog"
+    ),
+    ContenderSpec(
+        ROWS_CATALOG,
+        "model_catalog:PlainRows",
+        kind="model-catalog",
+        only_workloads=("list", "stream", "memory", "10k in bulk"),
     ),
     ContenderSpec("SQLAlchemy Core", "sqlalchemy:Core"),
     ContenderSpec("SQLAlchemy ORM", "sqlalchemy:Orm"),
-    ContenderSpec("SQLAlchemy ORM and Alembic", "alembic_upgrade:OrmAndAlembic", only=("open",)),
     ContenderSpec(
-        "Advanced Alchemy", "advanced_alchemy:AdvancedAlchemy", needs=("advanced_alchemy",)
+        "SQLAlchemy ORM and Alembic", "alembic_upgrade:OrmAndAlembic", only_workloads=("open",)
     ),
-    ContenderSpec("SQLModel", "sqlmodel:SqlModel", needs=("sqlmodel",)),
-    ContenderSpec("Tortoise", "tortoise:Tortoises", needs=("tortoise",)),
-    ContenderSpec("Piccolo", "piccolo:Piccolos", needs=("piccolo",)),
-    ContenderSpec("peewee", "peewee:Peewees", needs=("peewee",), blocks=True),
+    ContenderSpec(
+        "Advanced Alchemy",
+        "advanced_alchemy:AdvancedAlchemy",
+        required_modules=("advanced_alchemy",),
+    ),
+    ContenderSpec("SQLModel", "sqlmodel:SqlModelSessions", required_modules=("sqlmodel",)),
+    ContenderSpec("Tortoise", "tortoise:TortoiseOrm", required_modules=("tortoise",)),
+    ContenderSpec("Piccolo", "piccolo:PiccoloOrm", required_modules=("piccolo",)),
+    ContenderSpec(
+        "peewee", "peewee:PeeweeOrm", required_modules=("peewee",), blocks_event_loop=True
+    ),
     ContenderSpec(
         POSTGRES_BASELINE,
         "asyncpg:Asyncpg",
-        needs=("asyncpg",),
-        kind="limit",
+        required_modules=("asyncpg",),
+        kind="driver",
         database="postgresql",
     ),
     ContenderSpec(
-        "psycopg", "psycopg:Psycopg", needs=("psycopg_pool",), kind="limit", database="postgresql"
-    ),
-    ContenderSpec(
-        "ours, asyncpg",
-        "model_catalog:Ours",
-        needs=("asyncpg",),
-        kind="ours",
+        "psycopg",
+        "psycopg:Psycopg",
+        required_modules=("psycopg_pool",),
+        kind="driver",
         database="postgresql",
     ),
     ContenderSpec(
-        "ours, psycopg",
-        "model_catalog:OursPsycopg",
-        needs=("psycopg",),
-        kind="ours",
+        ASYNCPG_CATALOG,
+        "model_catalog:Catalog",
+        required_modules=("asyncpg",),
+        kind="model-catalog",
         database="postgresql",
     ),
     ContenderSpec(
-        "SQLAlchemy ORM, asyncpg", "sqlalchemy:Orm", needs=("asyncpg",), database="postgresql"
+        f"{CATALOG}, psycopg",
+        "model_catalog:PsycopgCatalog",
+        required_modules=("psycopg",),
+        kind="model-catalog",
+        database="postgresql",
+    ),
+    ContenderSpec(
+        "SQLAlchemy ORM, asyncpg",
+        "sqlalchemy:Orm",
+        required_modules=("asyncpg",),
+        database="postgresql",
     ),
     ContenderSpec(
         "Advanced Alchemy, asyncpg",
         "advanced_alchemy:AdvancedAlchemy",
-        needs=("advanced_alchemy", "asyncpg"),
+        required_modules=("advanced_alchemy", "asyncpg"),
         database="postgresql",
     ),
 )
 
 
 def contender_spec(name: str) -> ContenderSpec:
-    """The one of this name."""
-    return next(each for each in CONTENDERS if each.name == name)
+    """The contender with this name; raises StopIteration if there is none."""
+    return next(spec for spec in CONTENDERS if spec.name == name)
 
 
 def available_contenders(database: str) -> tuple[list[ContenderSpec], list[str]]:
-    """Who can run on a database, and why the others cannot, in words."""
-    present: list[ContenderSpec] = []
-    absent: list[str] = []
-    for each in CONTENDERS:
-        if each.database != database:
+    """The contenders that can run on a database, and the reasons why others cannot, in words."""
+    available: list[ContenderSpec] = []
+    reasons: list[str] = []
+    for spec in CONTENDERS:
+        if spec.database != database:
             continue
-        missing = each.missing
+        missing = spec.missing
         if missing is None:
-            present.append(each)
+            available.append(spec)
         else:
-            absent.append(f"{each.name} is left out: there is no {missing}")
-    return present, absent
-
-
-def names(entrants: Iterable[ContenderSpec]) -> list[str]:
-    return [each.name for each in entrants]
+            reasons.append(f"{spec.name} is left out: {missing}")
+    return available, reasons

@@ -1,4 +1,4 @@
-"""The catalog, in the ways in which a program may have it."""
+"""model-catalog itself, in the ways that a program can use it. Only public names are used."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from model_catalog import Model, ModelCatalog, Sort, open_catalog, prepare_engin
 
 
 def model_of(entry: Registration) -> Model:
-    """What a caller writes down; the moment and the text to search in are the catalog's to set."""
+    """The fields that a caller sets. The catalog sets `downloaded_at` and the search columns."""
     return Model(
         provider=entry.provider,
         reference=entry.reference,
@@ -30,8 +30,8 @@ def model_of(entry: Registration) -> Model:
     )
 
 
-class Ours:
-    """`open_catalog`, as it is."""
+class Catalog:
+    """`open_catalog` with its default options."""
 
     options: ClassVar[dict[str, Any]] = {}
 
@@ -85,33 +85,33 @@ class Ours:
         await self.catalog.record_use(entry.reference, entry.provider)
 
 
-class OursPsycopg(Ours):
-    """On PostgreSQL by the other driver."""
+class PsycopgCatalog(Catalog):
+    """On PostgreSQL with psycopg instead of asyncpg."""
 
     def target(self, target: str) -> str:
         return target.replace("+asyncpg", "+psycopg")
 
 
-class OursInline(Ours):
-    """With point reads on the event loop's own thread."""
+class InlineReads(Catalog):
+    """With `reads="inline"`: `find_model` reads in the event loop's thread."""
 
     options: ClassVar[dict[str, Any]] = {"reads": "inline"}
 
     @staticmethod
-    def available() -> bool:
+    def is_available() -> bool:
         return "reads" in inspect.signature(open_catalog).parameters
 
 
-class OursInHost(Ours):
-    """Over the sessions of a host that has an engine of its own."""
+class HostSessions(Catalog):
+    """`ModelCatalog` over the sessions of a host that has its own engine."""
 
     async def open(self, target: str, durability: str) -> None:
         self._engine = create_async_engine(f"sqlite+aiosqlite:///{target}")
         prepare_engine(self._engine)
 
-        # FULL is what a host's connections are told; one that wants less says so afterwards.
+        # prepare_engine() sets synchronous = FULL. A host that wants NORMAL sets it afterwards.
         @event.listens_for(self._engine.sync_engine, "connect")
-        def tell(connection: Any, _record: Any) -> None:
+        def set_synchronous(connection: Any, _record: Any) -> None:
             connection.cursor().execute(f"PRAGMA synchronous = {durability.upper()}")
 
         self.catalog = ModelCatalog(async_sessionmaker(self._engine))
@@ -120,11 +120,11 @@ class OursInHost(Ours):
         await self._engine.dispose()
 
 
-class OursRows(Ours):
-    """What is listed comes as plain rows, and what is registered as dicts."""
+class PlainRows(Catalog):
+    """Models are listed as plain rows and registered as dicts."""
 
     @staticmethod
-    def available() -> bool:
+    def is_available() -> bool:
         return hasattr(ModelCatalog, "list_rows")
 
     async def register_many(self, entries: list[Registration]) -> None:

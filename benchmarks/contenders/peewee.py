@@ -41,7 +41,7 @@ Model: Any = type(
 )
 
 
-class Peewees:
+class PeeweeOrm:
     """A registration is an upsert, as its documentation has it."""
 
     async def open(self, target: str, durability: str) -> None:

@@ -38,7 +38,7 @@ Model: Any = type(
 )
 
 
-class Piccolos:
+class PiccoloOrm:
     """A registration is an upsert, for it has no other way to change or create."""
 
     async def open(self, target: str, durability: str) -> None:

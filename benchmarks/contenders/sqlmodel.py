@@ -25,7 +25,7 @@ Model: Any = type(
 )
 
 
-class SqlModel:
+class SqlModelSessions:
     """Read the object and change it, or add a new one, and commit."""
 
     async def open(self, target: str, durability: str) -> None:

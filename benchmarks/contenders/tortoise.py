@@ -40,7 +40,7 @@ Model: Any = type(
 )
 
 
-class Tortoises:
+class TortoiseOrm:
     """`update_or_create` would read, and write in a second call: a registration is an upsert."""
 
     async def open(self, target: str, durability: str) -> None:

@@ -1,4 +1,4 @@
-"""What a run is made of: parts with a name each, on the same terms and the same stock."""
+"""The parts of a benchmark run: benchmarks with names, the settings, and the environment."""
 
 from __future__ import annotations
 
@@ -11,38 +11,39 @@ from benchmarks.contenders import ContenderSpec
 from benchmarks.harness.database_files import DatabaseFiles
 from benchmarks.harness.rounds import Result
 
-ALLOWED: Final = "what is allowed"
-"""Who is beside ours where it is held against a number and not against anybody."""
+ALLOWED: Final = "allowed maximum"
+"""The name of the other column when a value is compared with a fixed limit."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How long, and how safely, everybody works."""
+    """The number of rounds, the time budget and the durability, equal for all contenders."""
 
     rounds: int = 40
     budget_s: float = 2.0
+    """Seconds that one contender may use in one benchmark; see `run_rounds`."""
     durability: str = "full"
+    """SQLite's `synchronous` on every connection: `full` or `normal`."""
     quick: bool = False
 
 
 @dataclass(frozen=True)
 class Environment:
-    """Who is there, on which database, with what."""
+    """What every benchmark uses: the contenders, the databases and a temporary folder."""
 
-    entrants: Mapping[str, list[ContenderSpec]]
-    """By database; one that is not there has none."""
-    stock: DatabaseFiles
+    contenders: Mapping[str, list[ContenderSpec]]
+    """The contenders of each database; an empty list when the database is not available."""
+    databases: DatabaseFiles
     folder: Path
-    terms: Settings = field(default_factory=Settings)
+    settings: Settings = field(default_factory=Settings)
 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """One thing that is measured; it may come to several lines, each with a title and a result."""
+    """A named measurement. It returns one or more rows, each with a title and a result."""
 
     name: str
-    play: Callable[[Environment], Awaitable[Mapping[str, Result]]]
-    in_table: bool = False
-    """Whether a target is set for it."""
-    long: bool = False
-    """Whether it is left out in a hurry."""
+    run: Callable[[Environment], Awaitable[Mapping[str, Result]]]
+    has_target: bool = False
+    """Whether a target is set for it: `--only table` selects these."""
+    skip_when_quick: bool = False

@@ -1,4 +1,4 @@
-"""A work, played out: its contenders opened on their databases, called in turns, and closed."""
+"""Benchmarks of catalog calls: open every contender, run a workload in rounds, close."""
 
 from __future__ import annotations
 
@@ -12,84 +12,107 @@ from benchmarks.contenders import Contender, ContenderSpec
 from benchmarks.harness.benchmark import Benchmark, Environment, Settings
 from benchmarks.harness.database_files import DatabaseFiles
 from benchmarks.harness.rounds import Result, Sample, run_rounds
-from benchmarks.harness.workloads import Turn, Workload
+from benchmarks.harness.workloads import TIMEOUT_S, Turn, Workload, run_turn
+from benchmarks.versions.remote_contender import RemoteContender
 
-_TIMEOUT_S: Final = 120
-_WARM_UP_ROWS: Final = 100_000
+_NO_WARM_UP_ROWS: Final = 100_000
 
 
-def call_benchmark(work: Workload) -> Benchmark:
-    """A work on every database it is meant for."""
+def call_benchmark(workload: Workload) -> Benchmark:
+    """The benchmark that runs a workload on each of its databases."""
 
-    async def play(bench: Environment) -> Mapping[str, Result]:
+    async def run(environment: Environment) -> Mapping[str, Result]:
         results = {}
-        for database in work.databases:
-            invited = [
-                each
-                for each in bench.entrants[database]
-                if each.takes(work.name) and each.can(work.verb)
+        for database in workload.databases:
+            contenders = [
+                spec
+                for spec in environment.contenders[database]
+                if spec.takes_part_in(workload.name) and spec.has_method(workload.method)
             ]
-            if invited:
-                title = work.name if database == "sqlite" else f"PostgreSQL: {work.name}"
-                results[title] = await run_workload(work, invited, bench.stock, bench.terms)
+            if contenders:
+                title = workload.name if database == "sqlite" else f"PostgreSQL: {workload.name}"
+                results[title] = await run_workload(
+                    workload, contenders, environment.databases, environment.settings
+                )
         return results
 
-    return Benchmark(work.name, play, work.in_table, long=work.long)
+    return Benchmark(workload.name, run, workload.has_target, workload.skip_when_quick)
 
 
 async def run_workload(
-    work: Workload, entrants: list[ContenderSpec], stock: DatabaseFiles, terms: Settings
+    workload: Workload,
+    contenders: list[ContenderSpec],
+    databases: DatabaseFiles,
+    settings: Settings,
 ) -> Result:
-    """Run a work; who cannot even open is among the broken."""
-    live: dict[str, Contender] = {}
+    """
+    Run a workload with all contenders.
+
+    A contender that cannot open its database is reported as broken, and the others still run.
+    """
+    opened: dict[str, Contender] = {}
     targets: dict[str, str] = {}
     broken: dict[str, str] = {}
-    for each in entrants:
-        targets[each.name] = await stock.target(each, work.rows, own=work.writes)
-        contender = each.make()
+    for spec in contenders:
+        targets[spec.label] = await databases.target(spec, workload.rows, private=workload.writes)
+        contender = spec.make()
         try:
-            if not work.opens:
-                await contender.open(targets[each.name], terms.durability)
-        except Exception as error:  # noqa: BLE001 - a contender may fail as it likes
-            broken[each.name] = _error_text("open", error)
+            if not workload.opens_contender:
+                await contender.open(targets[spec.label], settings.durability)
+        except Exception as error:  # noqa: BLE001 - a contender may raise anything
+            broken[spec.label] = _error_text("open", error)
         else:
-            live[each.name] = contender
-    # What lives through all rounds need not be looked through at each collection.
+            opened[spec.label] = contender
+    # Objects that exist in all rounds are excluded from the garbage collections between turns.
     gc.collect()
     gc.freeze()
     result = await run_rounds(
-        {name: _turn_runner(work, live[name], targets[name], terms.durability) for name in live},
-        terms.rounds,
-        budget_s=terms.budget_s,
-        # A list of so many is what warms up a contender within the round.
-        warm_up=not (terms.quick and work.rows >= _WARM_UP_ROWS and work.verb == "list"),
+        {
+            name: _turn_runner(workload, opened[name], targets[name], settings.durability)
+            for name in opened
+        },
+        settings.rounds,
+        budget_s=settings.budget_s,
+        # Listing this many rows is long enough to warm up a contender within its first turn.
+        warm_up=not (
+            settings.quick and workload.rows >= _NO_WARM_UP_ROWS and workload.method == "list"
+        ),
     )
     gc.unfreeze()
-    for name, contender in live.items():
+    for name, contender in opened.items():
         try:
-            if not work.opens:
-                await asyncio.wait_for(contender.close(), _TIMEOUT_S)
-        except Exception as error:  # noqa: BLE001 - a contender may fail as it likes
+            await _close(workload, contender)
+        except Exception as error:  # noqa: BLE001 - a contender may raise anything
             broken[name] = _error_text("close", error)
-    if work.writes:
+    if workload.writes:
         for target in targets.values():
-            stock.discard(target)
+            databases.discard(target)
     return replace(result, broken={**broken, **result.broken})
 
 
+async def _close(workload: Workload, contender: Contender) -> None:
+    try:
+        if not workload.opens_contender:
+            await asyncio.wait_for(contender.close(), TIMEOUT_S)
+    finally:
+        if isinstance(contender, RemoteContender):
+            await contender.stop()
+
+
 def _turn_runner(
-    work: Workload, who: Contender, target: str, durability: str
+    workload: Workload, contender: Contender, target: str, durability: str
 ) -> Callable[[], object]:
     number = -1
 
-    async def one() -> Sample:
+    async def run_next_turn() -> Sample:
         nonlocal number
-        turn = Turn(who, work.rows, number, target, durability)
+        turn = Turn(contender, workload.rows, number, target, durability)
         number += 1
-        await asyncio.wait_for(work.do(turn), _TIMEOUT_S)
-        return turn.sample
+        if isinstance(contender, RemoteContender):
+            return await contender.run_turn(workload.name, turn)
+        return await run_turn(workload, turn)
 
-    return one
+    return run_next_turn
 
 
 def _error_text(step: str, error: Exception) -> str:

@@ -15,30 +15,30 @@ from benchmarks.contenders import Contender, contender_spec
 from benchmarks.harness.models_table import registration, registrations
 
 
-async def cold(who: Contender) -> str:
-    """Find one, and say whether Alembic was needed for that."""
-    one = registration(3)
-    if await who.find(one.reference, one.provider) is None:
-        raise LookupError(one.reference)
+async def cold(contender: Contender) -> str:
+    """Find one model; returns `alembic` if Alembic was imported for that, otherwise `-`."""
+    wanted = registration(3)
+    if await contender.find(wanted.reference, wanted.provider) is None:
+        raise LookupError(wanted.reference)
     return "alembic" if "alembic" in sys.modules else "-"
 
 
-async def memory(who: Contender) -> str:
-    """The bytes by which the process grew, at its peak, while it listed everything."""
-    one = registration(3)
-    await who.find(one.reference, one.provider)
+async def memory(contender: Contender) -> str:
+    """How many bytes the peak memory of the process grew while it listed all models."""
+    wanted = registration(3)
+    await contender.find(wanted.reference, wanted.provider)
     before = peak_bytes()
-    listed = await who.list()
-    grown = peak_bytes() - before
+    listed = await contender.list()
+    growth = peak_bytes() - before
     if len(listed) < 1000:
         raise LookupError(len(listed))
-    return str(grown)
+    return str(growth)
 
 
 def peak_bytes() -> int:
-    """The most that this process has had in memory so far."""
-    # Linux's ru_maxrss begins with what the process had that started this one: a large parent
-    # would hide all growth. VmHWM begins with the program.
+    """The peak resident memory of this process so far, in bytes."""
+    # Linux's ru_maxrss starts with the parent's memory at the fork: a large parent would hide all
+    # growth. VmHWM starts anew with the executed program.
     try:
         with open("/proc/self/status", encoding="ascii", errors="replace") as status:
             lines = dict(line.split(":", 1) for line in status if ":" in line)
@@ -49,25 +49,25 @@ def peak_bytes() -> int:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-async def register(who: Contender, first: int, count: int) -> str:
-    """Register so many, one at a time, from the moment that a line comes in."""
-    wanted = list(registrations(count, first))
+async def register(contender: Contender, first: int, count: int) -> str:
+    """Print `ready`, wait for a line on standard input, and register models one at a time."""
+    models = list(registrations(count, first))
     print("ready", flush=True)
     sys.stdin.readline()
-    for each in wanted:
-        await who.register(each)
+    for model in models:
+        await contender.register(model)
     return "done"
 
 
 async def main(mode: str, name: str, target: str, durability: str, *more: str) -> None:
-    who = contender_spec(name).make()
-    await who.open(target, durability)
+    contender = contender_spec(name).make()
+    await contender.open(target, durability)
     if mode == "register":
-        said = await register(who, *map(int, more))
+        output = await register(contender, *map(int, more))
     else:
-        said = await (cold if mode == "cold" else memory)(who)
-    await who.close()
-    print(said, flush=True)
+        output = await (cold if mode == "cold" else memory)(contender)
+    await contender.close()
+    print(output, flush=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The databases that are measured: made once by the migrations, filled, and copied."""
+"""The databases that contenders open: migrated to head once, filled, and copied."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _NON_WORD: Final = re.compile(r"\W+")
 
 
 class DatabaseFiles:
-    """Files with a catalog of so many rows, below one folder; each is made when first wanted."""
+    """SQLite files and PostgreSQL databases with a given number of models, created on first use."""
 
     def __init__(self, folder: Path, server: PostgresServer | None = None) -> None:
         self._folder = folder
         self._server = server
 
     async def shared(self, rows: int) -> Path:
-        """A file that is only read."""
+        """The SQLite file with this many models. Callers only read it."""
         path = self._folder / f"{rows}-rows.db"
         if not path.exists():
             draft = path.with_suffix(".draft")
@@ -33,27 +33,34 @@ class DatabaseFiles:
             with closing(sqlite3.connect(draft)) as raw:
                 raw.execute("PRAGMA synchronous = OFF")
                 with raw:
-                    # In the order of the key the index is written from one end to the other.
+                    # Rows in key order append to the key's index, which is faster.
                     raw.executemany(UPSERT, sorted(initial_rows(rows)))
                 raw.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             draft.rename(path)
         return path
 
-    async def target(self, entrant: ContenderSpec, rows: int, *, own: bool) -> str:
-        """What a contender opens: a file that all share, or a copy that is its own."""
-        if entrant.database == "postgresql":
+    async def target(self, contender: ContenderSpec, rows: int, *, private: bool) -> str:
+        """
+        The path or URL that a contender opens.
+
+        With `private` it is a copy that no other contender opens. `discard` deletes the copy.
+        """
+        if contender.database == "postgresql":
             if self._server is None:
-                raise RuntimeError("there is no PostgreSQL server")
-            return await self._server.target(rows)
+                raise RuntimeError("no PostgreSQL server was found")
+            return await self._server.target(rows, private=private)
         shared = await self.shared(rows)
-        if not own:
+        if not private:
             return str(shared)
-        path = self._folder / f"{_NON_WORD.sub('-', entrant.name)}-{rows}-rows.db"
+        path = self._folder / f"{_NON_WORD.sub('-', contender.label)}-{rows}-rows.db"
         shutil.copyfile(shared, path)
         return str(path)
 
     def discard(self, target: str) -> None:
-        """Remove a copy."""
-        if "://" not in target:
-            for suffix in ("", "-wal", "-shm"):
-                Path(target + suffix).unlink(missing_ok=True)
+        """Delete a private copy."""
+        if "://" in target:
+            if self._server is not None:
+                self._server.discard(target)
+            return
+        for suffix in ("", "-wal", "-shm"):
+            Path(target + suffix).unlink(missing_ok=True)

@@ -1,7 +1,7 @@
 """
-The table that all contenders share, and the rows in it.
+The table `models` as contenders see it: columns, SQL statements, PRAGMAs, and generated rows.
 
-Nothing but sqlite3 is imported here: a process that is timed from its start imports this as well.
+Processes that are timed from their start import this module, so it imports almost nothing.
 """
 
 from __future__ import annotations
@@ -56,16 +56,16 @@ COLUMNS: Final[dict[str, type]] = {
     "store": str,
     "store_root": str,
 }
-"""The columns of `models` at head, and what is in them; whoever maps them maps all of them."""
+"""The columns of `models` at head and their types. Every contender maps all of them."""
 
 DEFAULTS: Final = {"version": "", "download_count": 1, "use_count": 0, "state": "unchecked"}
-"""What the columns hold that are never NULL and that a registration leaves to the table."""
+"""The values of the NOT NULL columns that a registration does not set."""
 
 KEY: Final = ("provider", "reference", "version")
 
 
 class Registration(NamedTuple):
-    """What a registration writes, in the order in which it is written."""
+    """The values that a registration writes, in the order of UPSERT's parameters."""
 
     provider: str
     reference: str
@@ -83,10 +83,10 @@ class Registration(NamedTuple):
 
 
 UPDATED: Final = tuple(name for name in Registration._fields if name not in KEY)
-"""What a registration changes of a row that is there, beside one more in `download_count`."""
+"""What a registration updates in an existing row. It also adds 1 to `download_count`."""
 
 SELECTED: Final = tuple(name for name in COLUMNS if not name.endswith("_folded"))
-"""What a caller is shown of a model."""
+"""The columns that a find or a list reads."""
 
 _SELECTED = ", ".join(SELECTED)
 FIND: Final = (
@@ -121,11 +121,11 @@ USE: Final = (
 
 DURABILITIES: Final = ("full", "normal")
 BUSY_TIMEOUT_S: Final = 60
-"""How long a contender waits for another's lock: with less, those that fight for it would fail."""
+"""SQLite's busy timeout. With a short one, contenders with many writers would fail."""
 
 
 def pragmas(durability: str) -> dict[str, str]:
-    """What every contender's connections are told: what ours are, so that none is safer."""
+    """The PRAGMAs of every contender, equal to the catalog's, so that all are equally durable."""
     return {
         "journal_mode": "WAL",
         "foreign_keys": "ON",
@@ -135,7 +135,7 @@ def pragmas(durability: str) -> dict[str, str]:
 
 
 def registration(number: int, path_version: int = 0) -> Registration:
-    """The entry of a number, the same each time; neighbours in number lie far apart in the key."""
+    """The model with this number, always the same; the next one is far away in key order."""
     spread = number * 2654435761 % 2**32
     reference = f"org-{spread % 977:03d}/model-{number:08d}-{spread:010d}-Instruct-GGUF"
     provider = "hf" if number % 10 else "local"
@@ -157,7 +157,7 @@ def registration(number: int, path_version: int = 0) -> Registration:
 
 
 def registrations(count: int, first: int = 0) -> Iterator[Registration]:
-    """Entries that are registered: as of this moment."""
+    """New models, downloaded now."""
     now = int(time.time())
     return (
         registration(number)._replace(downloaded_at=now) for number in range(first, first + count)
@@ -165,5 +165,5 @@ def registrations(count: int, first: int = 0) -> Iterator[Registration]:
 
 
 def initial_rows(count: int) -> Iterable[Registration]:
-    """Entries that are there from the beginning."""
+    """The models that a database has at the start."""
     return (registration(number) for number in range(count))

@@ -1,9 +1,10 @@
-"""The databases on PostgreSQL: as many rows as are wanted, at head, dropped again at the end."""
+"""Databases on a PostgreSQL server, migrated to head, filled, and dropped at the end."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from itertools import count
 
 import psycopg
 from sqlalchemy import URL
@@ -14,43 +15,68 @@ from model_catalog import upgrade
 
 
 class PostgresServer:
-    """Databases on one server, each made when it is first wanted."""
+    """A server with one database for each number of rows, created on first use, and copies."""
 
     def __init__(self, server: URL, stack: ExitStack) -> None:
         self._server = server
         self._stack = stack
-        self._made: dict[int, URL] = {}
+        self._databases: dict[int, URL] = {}
+        self._copies: dict[str, ExitStack] = {}
+        self._numbers = count()
 
     @property
-    def safety(self) -> str:
-        """Which server it is, and whether it waits for its disk."""
+    def durability(self) -> str:
+        """The server's version and whether a COMMIT waits for the disk."""
         with psycopg.connect(postgres.dsn(self._server), autocommit=True) as raw:
-            told = [
+            settings = [
                 f"{name} {value}"
                 for name in ("fsync", "synchronous_commit")
                 for (value,) in raw.execute(f"SHOW {name}").fetchall()
             ]
             version = raw.info.server_version // 10_000
-        return f"PostgreSQL {version}: {', '.join(told)}"
+        return f"PostgreSQL {version}: {', '.join(settings)}"
 
-    async def target(self, rows: int) -> str:
-        """The URL of a database with so many rows, for asyncpg."""
-        if rows not in self._made:
+    async def target(self, rows: int, *, private: bool) -> str:
+        """The URL, for asyncpg, of a database with this many models; a new copy if `private`."""
+        if rows not in self._databases:
             url = self._stack.enter_context(postgres.database(self._server, f"bench_{rows}"))
             await upgrade(url.set(drivername="postgresql+asyncpg"))
+            self._wait_for_disk(url)
             with psycopg.connect(postgres.dsn(url), autocommit=True) as raw:
-                # Tests do without; here an acknowledged row is to be on the disk.
-                raw.execute(f'ALTER DATABASE "{url.database}" RESET synchronous_commit')
                 raw.cursor().executemany(UPSERT.replace("?", "%s"), list(initial_rows(rows)))
                 raw.execute("ANALYZE")
-            self._made[rows] = url
-        found = self._made[rows].set(drivername="postgresql+asyncpg")
-        return found.render_as_string(hide_password=False)
+            self._databases[rows] = url
+        if not private:
+            return _asyncpg_target(self._databases[rows])
+        stack = self._stack.enter_context(ExitStack())
+        name = f"bench_{rows}_copy_{next(self._numbers)}"
+        url = stack.enter_context(postgres.database(self._server, name))
+        with psycopg.connect(postgres.dsn(self._server), autocommit=True) as raw:
+            raw.execute(f'DROP DATABASE "{url.database}"')
+            raw.execute(
+                f'CREATE DATABASE "{url.database}" TEMPLATE "{self._databases[rows].database}"'
+            )
+        target = _asyncpg_target(url)
+        self._copies[target] = stack
+        return target
+
+    def discard(self, target: str) -> None:
+        """Drop a private copy."""
+        self._copies.pop(target).close()
+
+    def _wait_for_disk(self, url: URL) -> None:
+        # The test databases set synchronous_commit = off; here a COMMIT has to reach the disk.
+        with psycopg.connect(postgres.dsn(self._server), autocommit=True) as raw:
+            raw.execute(f'ALTER DATABASE "{url.database}" RESET synchronous_commit')
+
+
+def _asyncpg_target(url: URL) -> str:
+    return url.set(drivername="postgresql+asyncpg").render_as_string(hide_password=False)
 
 
 @contextmanager
 def postgres_server() -> Iterator[PostgresServer | None]:
-    """A server, or None where there is none to be had."""
+    """A server, or None when neither a running server nor PostgreSQL's programs are found."""
     with ExitStack() as stack:
         url = stack.enter_context(postgres.server())
         yield None if url is None else PostgresServer(url, stack)

@@ -1,4 +1,4 @@
-"""Contenders in turns: each round runs all of them in another order, and medians are compared."""
+"""Run contenders in rounds, in random order within each round, and compare their medians."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
 _MIN_ROUNDS: Final = 3
+_MIN_ROUNDS_BUDGETS: Final = 6
 _BASELINE_BUDGETS: Final = 20
 
 Measured: TypeAlias = Callable[[], Awaitable[object] | object]
-"""Does its part once. It is timed from outside, unless it returns what it measured: a Sample."""
+"""Runs a contender once. It is timed from outside, unless it returns a Sample."""
 
 
 class Sample(float):
     """
-    What a contender has measured of itself: seconds a call, or bytes.
+    A value that a contender measured itself: seconds per call, or bytes.
 
-    `cpu_s` is what this process computed meanwhile, in all of its threads, where that was measured.
+    `cpu_s` is the CPU time per call of this process, in all of its threads, or None.
     """
 
     cpu_s: float | None = None
@@ -36,36 +37,38 @@ class Sample(float):
 
 @dataclass(frozen=True)
 class Result:
-    """What each contender took in each round in which it ran; the first is the base."""
+    """The values of each contender by round. The first contender is the baseline."""
 
     samples: Mapping[str, Mapping[int, float]]
     broken: Mapping[str, str] = field(default_factory=dict)
-    """What the contenders raised that did not get to the end."""
+    """The contenders that raised an exception, and its text."""
     unit: str = "s"
-    """Of the samples: `s` for seconds a call, or `bytes`."""
+    """The unit of the samples: `s` for seconds per call, `bytes`, or `times`."""
 
     @property
-    def base(self) -> str:
+    def baseline(self) -> str:
         return next(iter(self.samples))
 
     @property
     def medians(self) -> dict[str, float]:
-        """The median of each that ran."""
+        """The median of each contender that ran."""
         return {
-            name: statistics.median(taken.values()) for name, taken in self.samples.items() if taken
+            name: statistics.median(values.values())
+            for name, values in self.samples.items()
+            if values
         }
 
     @property
     def ratios(self) -> dict[str, float]:
-        """The median ratio of each to the base."""
-        return {name: self.ratio(name, self.base) for name in self.medians}
+        """The median ratio of each contender to the baseline."""
+        return {name: self.ratio(name, self.baseline) for name in self.medians}
 
     def ratio(self, name: str, to: str) -> float:
-        """The median of the ratios within each round that both ran; NaN where there is none."""
+        """The median of the ratios within each round that both ran; NaN if there is none."""
         return _ratio(self.samples.get(name, {}), self.samples.get(to, {}))
 
     def cpu_ratio(self, name: str, to: str) -> float:
-        """The same of what they computed, which neighbours on the machine disturb less."""
+        """The same ratio of CPU time, which other processes of the machine disturb less."""
         return _ratio(
             _cpu_samples(self.samples.get(name, {})), _cpu_samples(self.samples.get(to, {}))
         )
@@ -79,7 +82,6 @@ def _ratio(one: Mapping[int, float], other: Mapping[int, float]) -> float:
 def _quotient(one: float, other: float) -> float:
     if other:
         return one / other
-    # Nothing at all is as much as nothing, and less than anything.
     return math.inf if one else 1.0
 
 
@@ -99,47 +101,49 @@ async def run_rounds(
     warm_up: bool = False,
 ) -> Result:
     """
-    Run all contenders `rounds` times, in a new order each time.
+    Run all contenders `rounds` times, in a new random order in each round.
 
-    The machine has its moods: a ratio is taken within a round, where they are the same for all, and
-    the median of the ratios is what is reported. The first contender is what the others are held
-    against.
+    The speed of a machine changes with time. Within a round it is the same for all contenders, so
+    ratios are taken within rounds, and their median is the result. The first contender is the
+    baseline.
 
-    One that has used up its budget runs no more after its third round, so that a slow one has fewer
-    rounds and holds up nobody; one that has used up six of them stops before that. The base runs
-    for as long as anybody does, and when it has used up twenty of them that is the end. One that
-    raises is left out from then on.
-    With `warm_up` there is one round more, which does not count.
+    A contender that has used `budget_s` seconds stops after its third round, and one that has used
+    six times as much stops earlier. The baseline runs as long as another contender runs, up to
+    twenty budgets, and then the run ends. A contender that raises an exception is left out from
+    then on. With `warm_up` one additional round runs first and is not counted.
     """
     names = list(contenders)
-    taken: dict[str, dict[int, float]] = {name: {} for name in names}
-    spent = dict.fromkeys(names, 0.0)
+    samples: dict[str, dict[int, float]] = {name: {} for name in names}
+    spent_s = dict.fromkeys(names, 0.0)
     broken: dict[str, str] = {}
 
-    def goes_on(name: str, number: int) -> bool:
-        budgets = _BASELINE_BUDGETS if name == names[0] else 6 if number < _MIN_ROUNDS else 1
+    def is_running(name: str, number: int) -> bool:
+        if name == names[0]:
+            budgets = _BASELINE_BUDGETS
+        else:
+            budgets = _MIN_ROUNDS_BUDGETS if number < _MIN_ROUNDS else 1
         allowed_s = math.inf if number < 1 else budgets * budget_s
-        return name not in broken and spent[name] < allowed_s
+        return name not in broken and spent_s[name] < allowed_s
 
     for number in range(-1 if warm_up else 0, rounds):
-        running = [name for name in names if goes_on(name, number)]
-        # A base that runs alone is held against nobody, and nobody against one that is not there.
+        running = [name for name in names if is_running(name, number)]
+        # A ratio needs the baseline and another contender.
         if number > 0 and (running == names[:1] or names[0] not in running):
             break
         for name in random.sample(running, len(running)):
-            # What the one before has left behind is not this one's to clear away.
+            # The garbage of the previous contender must not be collected in this one's time.
             gc.collect()
-            began = time.perf_counter()
+            started = time.perf_counter()
             try:
                 result = contenders[name]()
                 if isinstance(result, Awaitable):
                     result = await result
-            except Exception as error:  # noqa: BLE001 - a contender may fail as it likes
+            except Exception as error:  # noqa: BLE001 - a contender may raise anything
                 broken[name] = f"{type(error).__name__}: {error}"[:300]
                 continue
-            seconds = time.perf_counter() - began
-            spent[name] += seconds
+            seconds = time.perf_counter() - started
+            spent_s[name] += seconds
             if number >= 0:
-                taken[name][number] = result if isinstance(result, Sample) else seconds
+                samples[name][number] = result if isinstance(result, Sample) else seconds
             result = None
-    return Result(taken, broken)
+    return Result(samples, broken)

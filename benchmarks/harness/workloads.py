@@ -1,4 +1,4 @@
-"""What is done: the calls that a program makes of a catalog, and how many at once."""
+"""Workloads: which catalog calls are made, how many of them, and how many at once."""
 
 from __future__ import annotations
 
@@ -16,40 +16,43 @@ from benchmarks.harness.rounds import Sample
 
 TASKS: Final = 64
 MILLION: Final = 1_000_000
+TIMEOUT_S: Final = 120
+"""The limit for one turn, and for closing a contender."""
 BUSY_STEP_S: Final = 100e-6
+MAX_BUSY_S: Final = 10.0
 MAX_REPETITIONS: Final = 5
 MIN_MEASURED_S: Final = 0.02
-MAX_BUSY_S: Final = 10.0
 
 
 class WrongAnswerError(Exception):
-    """A contender was fast, and wrong."""
+    """A contender returned a wrong result."""
 
 
 @dataclass
 class Turn:
-    """One contender's part in one round: whom to call, how many rows there are, which keys."""
+    """One contender's calls in one round. The keys depend on the round's number only."""
 
-    who: Any
+    contender: Any
     rows: int
+    """How many models the database had at the start."""
     number: int
     target: str = ""
     durability: str = "full"
     sample: Sample = field(default=Sample(0))
 
     def __post_init__(self) -> None:
-        # The same keys for all in a round, and others in the next.
+        # All contenders get the same keys in a round, and different ones in the next round.
         self.keys = random.Random(self.number)
-        self._fresh = 50_000_000 + (self.number + 1) * 20_000
+        self._first_new = 50_000_000 + (self.number + 1) * 20_000
         self._calls = 0
         self._seconds = self._cpu_s = 0.0
 
-    def waves(self) -> Iterator[None]:
+    def repetitions(self) -> Iterator[None]:
         """
-        Once; and again, up to five times, for who has not taken 20 ms yet.
+        Iterate until 20 ms have been measured, at most five times.
 
-        What others did before is what the processor has in its caches. Who answers in microseconds
-        would be measured while it fetches its own, which a program does once.
+        The processor's caches hold the data of the contender that ran before. A contender whose
+        calls take microseconds would otherwise be measured while the caches are cold.
         """
         for _ in range(MAX_REPETITIONS):
             yield
@@ -58,29 +61,29 @@ class Turn:
 
     @contextmanager
     def timed(self, calls: int) -> Iterator[None]:
-        """A block that makes so many calls; of several it is the mean of all their calls."""
-        began, computed = time.perf_counter(), time.process_time()
+        """Time a block that makes this many calls. The sample is the mean over all blocks."""
+        started, cpu_started = time.perf_counter(), time.process_time()
         yield
-        self._seconds += time.perf_counter() - began
-        self._cpu_s += time.process_time() - computed
+        self._seconds += time.perf_counter() - started
+        self._cpu_s += time.process_time() - cpu_started
         self._calls += calls
         self.sample = Sample.of(self._seconds / self._calls, self._cpu_s / self._calls)
 
-    def known(self, count: int) -> list[Registration]:
-        """Entries that are there."""
+    def existing_models(self, count: int) -> list[Registration]:
+        """Random models that were in the database at the start."""
         keys = self.keys
         return [registration(keys.randrange(self.rows)) for _ in range(count)]
 
-    def fresh(self, count: int) -> list[Registration]:
-        """Entries that are not there, and were in no round before."""
-        first = self._fresh
-        self._fresh += count
+    def new_models(self, count: int) -> list[Registration]:
+        """Models that are not in the database and that no earlier round has used."""
+        first = self._first_new
+        self._first_new += count
         return list(registrations(count, first=first))
 
 
-def require_correct(right: bool) -> None:  # noqa: FBT001
-    """Break a contender that has answered wrongly; outside of what is timed."""
-    if not right:
+def require_correct(correct: bool) -> None:  # noqa: FBT001
+    """Raise `WrongAnswerError` for a wrong result. Call it outside the timed block."""
+    if not correct:
         raise WrongAnswerError
 
 
@@ -89,62 +92,69 @@ WorkloadFunction: TypeAlias = Callable[[Turn], Awaitable[None]]
 
 @dataclass(frozen=True)
 class Workload:
-    """One line of the report: what is done, with how many rows there, and which verb it takes."""
+    """One row of the report: the calls, the number of models and the method that is needed."""
 
     name: str
-    do: WorkloadFunction
+    function: WorkloadFunction
     rows: int = 1000
-    verb: str = "find"
+    method: str = "find"
+    """A contender without this method does not take part."""
     writes: bool = False
-    opens: bool = False
-    """Whether it opens and closes the contender itself."""
-    in_table: bool = False
-    """Whether a target is set for it."""
-    long: bool = False
-    """Whether it is left out in a hurry."""
+    """Whether each contender needs its own copy of the database."""
+    opens_contender: bool = False
+    """Whether the function opens and closes the contender itself."""
+    has_target: bool = False
+    """Whether a target is set for it: `--only table` selects these."""
+    skip_when_quick: bool = False
     databases: tuple[str, ...] = ("sqlite",)
 
 
+async def run_turn(workload: Workload, turn: Turn) -> Sample:
+    """Run a workload once; raises TimeoutError after `TIMEOUT_S`."""
+    await asyncio.wait_for(workload.function(turn), TIMEOUT_S)
+    return turn.sample
+
+
 async def find(turn: Turn) -> None:
-    for _ in turn.waves():
-        wanted = turn.known(20)
-        with turn.timed(len(wanted)):
-            for each in wanted:
-                found = await turn.who.find(each.reference, each.provider)
+    for _ in turn.repetitions():
+        existing = turn.existing_models(20)
+        with turn.timed(len(existing)):
+            for each in existing:
+                found = await turn.contender.find(each.reference, each.provider)
     require_correct(found is not None)
 
 
 async def find_miss(turn: Turn) -> None:
-    for _ in turn.waves():
+    for _ in turn.repetitions():
         with turn.timed(20):
             for number in range(20):
-                found = await turn.who.find(f"org-001/none-{number}", "hf")
+                found = await turn.contender.find(f"org-001/none-{number}", "hf")
     require_correct(found is None)
 
 
 async def find_concurrently(turn: Turn) -> None:
-    for _ in turn.waves():
-        wanted = turn.known(TASKS)
-        with turn.timed(len(wanted)):
+    for _ in turn.repetitions():
+        existing = turn.existing_models(TASKS)
+        with turn.timed(len(existing)):
             found = await asyncio.gather(
-                *(turn.who.find(each.reference, each.provider) for each in wanted)
+                *(turn.contender.find(each.reference, each.provider) for each in existing)
             )
     require_correct(None not in found)
 
 
 async def find_beside_busy_loop(turn: Turn) -> None:
     """
-    Not how long all took together, but what the slowest tenth took at least.
+    The 90th percentile of a find while another task of the event loop computes.
 
-    Where the other processor sleeps, Python's own lock may reach a thread only after seconds: each
-    time that the loop lets go of it, it has it back before the thread has woken up. After ten
-    seconds the other task rests.
+    On an idle second core, a thread may get Python's global interpreter lock only after seconds:
+    the event loop takes the lock again before the thread has woken up. The computing task stops
+    after ten seconds.
     """
-    over = False
+    done = False
     start = time.perf_counter()
 
     async def compute() -> None:
-        while not over and time.perf_counter() - start < MAX_BUSY_S:
+        while not done and time.perf_counter() - start < MAX_BUSY_S:
             until = time.perf_counter() + BUSY_STEP_S
             while time.perf_counter() < until:
                 pass
@@ -154,77 +164,77 @@ async def find_beside_busy_loop(turn: Turn) -> None:
     await asyncio.sleep(0)
     waits = []
     try:
-        for each in turn.known(20):
+        for each in turn.existing_models(20):
             began = time.perf_counter()
-            await turn.who.find(each.reference, each.provider)
+            await turn.contender.find(each.reference, each.provider)
             waits.append(time.perf_counter() - began)
             if time.perf_counter() - start > MAX_BUSY_S:
                 break
     finally:
-        over = True
+        done = True
         await busy
-    # Of what was measured: where few were answered in time, nothing is to be made up beyond it.
-    slowest = statistics.quantiles(waits, n=10, method="inclusive")[-1] if waits[1:] else waits[0]
-    turn.sample = Sample(slowest)
+    # "inclusive": with few finds in time, the percentile must not exceed the slowest one.
+    p90 = statistics.quantiles(waits, n=10, method="inclusive")[-1] if waits[1:] else waits[0]
+    turn.sample = Sample(p90)
 
 
 async def register_new(turn: Turn) -> None:
-    for _ in turn.waves():
-        added = turn.fresh(10)
+    for _ in turn.repetitions():
+        added = turn.new_models(10)
         with turn.timed(len(added)):
             for each in added:
-                await turn.who.register(each)
+                await turn.contender.register(each)
 
 
 async def register_again(turn: Turn) -> None:
-    for _ in turn.waves():
+    for _ in turn.repetitions():
         again = [
             registration(number, turn.number + 2)
             for number in turn.keys.sample(range(turn.rows), 10)
         ]
         with turn.timed(len(again)):
             for each in again:
-                await turn.who.register(each)
+                await turn.contender.register(each)
 
 
 async def register_concurrently(turn: Turn) -> None:
-    for _ in turn.waves():
-        added = turn.fresh(TASKS)
+    for _ in turn.repetitions():
+        added = turn.new_models(TASKS)
         with turn.timed(len(added)):
-            await asyncio.gather(*(turn.who.register(each) for each in added))
+            await asyncio.gather(*(turn.contender.register(each) for each in added))
 
 
 async def mixed(turn: Turn) -> None:
-    """Seven finds to one registration."""
-    for _ in turn.waves():
-        wanted, added = turn.known(TASKS), turn.fresh(TASKS)
+    """Seven finds for each registration, all at once."""
+    for _ in turn.repetitions():
+        existing, added = turn.existing_models(TASKS), turn.new_models(TASKS)
         with turn.timed(TASKS):
             await asyncio.gather(
                 *(
-                    turn.who.find(wanted[number].reference, wanted[number].provider)
+                    turn.contender.find(existing[number].reference, existing[number].provider)
                     if number % 8
-                    else turn.who.register(added[number])
+                    else turn.contender.register(added[number])
                     for number in range(TASKS)
                 )
             )
 
 
 async def register_many(turn: Turn) -> None:
-    added = turn.fresh(10_000)
+    added = turn.new_models(10_000)
     with turn.timed(len(added)):
-        await turn.who.register_many(added)
+        await turn.contender.register_many(added)
 
 
 async def list_all(turn: Turn) -> None:
     with turn.timed(1):
-        found = await turn.who.list()
+        found = await turn.contender.list()
     require_correct(len(found) >= turn.rows)
 
 
 async def stream_all(turn: Turn) -> None:
     count = 0
     with turn.timed(1):
-        async for _ in turn.who.stream():
+        async for _ in turn.contender.stream():
             count += 1
     require_correct(count >= turn.rows)
 
@@ -232,103 +242,112 @@ async def stream_all(turn: Turn) -> None:
 async def page(turn: Turn) -> None:
     with turn.timed(10):
         for _ in range(10):
-            found = await turn.who.page("llama", 50)
-    # Of a hundred rows fewer pass.
+            found = await turn.contender.page("llama", 50)
+    # In a database of a hundred models, fewer than 50 match.
     require_correct(0 < len(found) <= 50)
 
 
 async def newest(turn: Turn) -> None:
     with turn.timed(10):
         for _ in range(10):
-            found = await turn.who.newest(50)
+            found = await turn.contender.newest(50)
     require_correct(len(found) == 50)
 
 
 async def total(turn: Turn) -> None:
     with turn.timed(1):
-        size = await turn.who.total()
+        size = await turn.contender.total()
     require_correct(size > 0)
 
 
 async def read_stats(turn: Turn) -> None:
     with turn.timed(1):
-        await turn.who.stats()
+        await turn.contender.stats()
 
 
 async def record_use(turn: Turn) -> None:
-    for _ in turn.waves():
-        used = turn.known(TASKS)
+    for _ in turn.repetitions():
+        used = turn.existing_models(TASKS)
         with turn.timed(len(used)):
-            await asyncio.gather(*(turn.who.use(each) for each in used))
+            await asyncio.gather(*(turn.contender.use(each) for each in used))
 
 
 async def remove(turn: Turn) -> None:
-    for _ in turn.waves():
-        there = turn.fresh(10)
-        await turn.who.register_many(there)
-        with turn.timed(len(there)):
-            for each in there:
-                gone = await turn.who.remove(each.reference, each.provider)
-    require_correct(gone)
+    for _ in turn.repetitions():
+        models = turn.new_models(10)
+        await turn.contender.register_many(models)
+        with turn.timed(len(models)):
+            for each in models:
+                removed = await turn.contender.remove(each.reference, each.provider)
+    require_correct(removed)
 
 
 async def open_warm(turn: Turn) -> None:
-    """Open, find one, close, in a process that has imported everything."""
+    """Open, find one model and close, in a process that has imported everything."""
     one = registration(3)
     with turn.timed(1):
-        await turn.who.open(turn.target, turn.durability)
-        found = await turn.who.find(one.reference, one.provider)
-        await turn.who.close()
+        await turn.contender.open(turn.target, turn.durability)
+        found = await turn.contender.find(one.reference, one.provider)
+        await turn.contender.close()
     require_correct(found is not None)
 
 
 BOTH_DATABASES: Final = ("sqlite", "postgresql")
 
 WORKLOADS: Final = (
-    Workload("find", find, in_table=True, databases=BOTH_DATABASES),
+    Workload("find", find, has_target=True, databases=BOTH_DATABASES),
     Workload("find, nothing there", find_miss),
-    Workload("find, 64 tasks", find_concurrently, in_table=True, databases=BOTH_DATABASES),
-    Workload("find beside a busy loop, p90", find_beside_busy_loop, in_table=True, long=True),
+    Workload("find, 64 tasks", find_concurrently, has_target=True, databases=BOTH_DATABASES),
+    Workload(
+        "find beside a busy loop, p90", find_beside_busy_loop, has_target=True, skip_when_quick=True
+    ),
     Workload("find in 100k", find, rows=100_000),
     Workload("find in 100k, 64 tasks", find_concurrently, rows=100_000),
-    Workload("find in 1M", find, rows=MILLION, long=True),
-    Workload("find in 1M, nothing there", find_miss, rows=MILLION, long=True),
+    Workload("find in 1M", find, rows=MILLION, skip_when_quick=True),
+    Workload("find in 1M, nothing there", find_miss, rows=MILLION, skip_when_quick=True),
     Workload(
         "register",
         register_new,
-        verb="register",
+        method="register",
         writes=True,
-        in_table=True,
+        has_target=True,
         databases=BOTH_DATABASES,
     ),
-    Workload("register again", register_again, verb="register", writes=True),
+    Workload("register again", register_again, method="register", writes=True),
     Workload(
         "register, 64 tasks",
         register_concurrently,
-        verb="register",
+        method="register",
         writes=True,
-        in_table=True,
+        has_target=True,
         databases=BOTH_DATABASES,
     ),
     Workload(
-        "register in 100k", register_new, rows=100_000, verb="register", writes=True, long=True
+        "register in 100k",
+        register_new,
+        rows=100_000,
+        method="register",
+        writes=True,
+        skip_when_quick=True,
     ),
-    Workload("mixed, 64 tasks", mixed, verb="register", writes=True, in_table=True),
-    Workload("10k in bulk", register_many, verb="register_many", writes=True, in_table=True),
-    Workload("list 1k", list_all, verb="list"),
-    Workload("list 10k", list_all, rows=10_000, verb="list", in_table=True),
-    Workload("list 100k", list_all, rows=100_000, verb="list", in_table=True),
-    Workload("stream 1k", stream_all, verb="stream"),
-    Workload("stream 10k", stream_all, rows=10_000, verb="stream"),
-    Workload("stream 100k", stream_all, rows=100_000, verb="stream", long=True),
-    Workload("page of 50 in 1k", page, verb="page", databases=BOTH_DATABASES),
-    Workload("page of 50 in 100k", page, rows=100_000, verb="page", long=True),
-    Workload("newest 50 of 100k", newest, rows=100_000, verb="newest"),
-    Workload("total of 100k", total, rows=100_000, verb="total"),
-    Workload("total of 1M", total, rows=MILLION, long=True, verb="total", in_table=True),
-    Workload("stats of 100k", read_stats, rows=100_000, verb="stats"),
-    Workload("stats of 1M", read_stats, rows=MILLION, long=True, verb="stats"),
-    Workload("record_use, 64 tasks", record_use, verb="use", writes=True),
-    Workload("remove", remove, verb="remove", writes=True, databases=BOTH_DATABASES),
-    Workload("open, warm", open_warm, opens=True, writes=True, in_table=True),
+    Workload("mixed, 64 tasks", mixed, method="register", writes=True, has_target=True),
+    Workload("10k in bulk", register_many, method="register_many", writes=True, has_target=True),
+    Workload("list 1k", list_all, method="list"),
+    Workload("list 10k", list_all, rows=10_000, method="list", has_target=True),
+    Workload("list 100k", list_all, rows=100_000, method="list", has_target=True),
+    Workload("stream 1k", stream_all, method="stream"),
+    Workload("stream 10k", stream_all, rows=10_000, method="stream"),
+    Workload("stream 100k", stream_all, rows=100_000, method="stream", skip_when_quick=True),
+    Workload("page of 50 in 1k", page, method="page", databases=BOTH_DATABASES),
+    Workload("page of 50 in 100k", page, rows=100_000, method="page", skip_when_quick=True),
+    Workload("newest 50 of 100k", newest, rows=100_000, method="newest"),
+    Workload("total of 100k", total, rows=100_000, method="total"),
+    Workload(
+        "total of 1M", total, rows=MILLION, skip_when_quick=True, method="total", has_target=True
+    ),
+    Workload("stats of 100k", read_stats, rows=100_000, method="stats"),
+    Workload("stats of 1M", read_stats, rows=MILLION, skip_when_quick=True, method="stats"),
+    Workload("record_use, 64 tasks", record_use, method="use", writes=True),
+    Workload("remove", remove, method="remove", writes=True, databases=BOTH_DATABASES),
+    Workload("open, warm", open_warm, opens_contender=True, writes=True, has_target=True),
 )

@@ -1,168 +1,117 @@
-"""The charts: SVG written by hand, to be read on a light ground and on a dark one."""
+"""Charts as SVG, drawn by matplotlib. The same numbers give the same file."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from html import escape
-from typing import Final
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from io import StringIO
+from itertools import count
+from typing import Any, Final
 
-from benchmarks.cases.growth import Growth
-from benchmarks.harness.rounds import Result
-
-# Middling tones, that stand out from white as from black.
-_TONES: Final = (
-    "#8b949e", "#c2793f", "#2f8f83", "#9a6dd7", "#b6628f",
-    "#7c8f2f", "#4f86c6", "#a08a2a", "#b65b5b", "#5f9e5f", "#3aa0b5", "#8a7360", "#6e6fd0",
+_OWN_COLORS: Final = ("#d1242f", "#e8761a", "#c2408e", "#c99700")
+_OTHER_COLORS: Final = (
+    "#57606a", "#2f8f83", "#8250df", "#4f86c6", "#7c8f2f", "#8a7360", "#3aa0b5", "#b65b5b",
 )  # fmt: skip
-_OURS: Final = ("#e5484d", "#f0883e", "#d6409f", "#e5a000")
-_LEFT, _RIGHT, _TOP, _ROW, _FOOT = 250, 30, 96, 26, 40
-_WIDTH: Final = 900
-_STYLE: Final = (
-    "text{font:12px system-ui,sans-serif;fill:#24292f}"
-    ".head{font-size:15px;font-weight:600}.small{font-size:11px}"
-    ".rule{stroke:#8b949e;stroke-opacity:.35}.base{stroke:#8b949e;stroke-width:1.5}"
-    "@media(prefers-color-scheme:dark){text{fill:#e6edf3}}"
-)
+_OTHER_MARKERS: Final = "sD^vPX<>p*h"
+_LIBRARY_SUFFIX: Final = ", asyncpg"
 
 
-def ratios(
-    results: Mapping[str, Result], titles: Sequence[str], ours: Sequence[str], heading: str
+def draw_ratios(
+    ratios: Mapping[str, Mapping[str, float]], own_names: Sequence[str], heading: str
 ) -> str:
-    """A line a work and a dot a contender, at its ratio to the base; to the left is faster."""
-    rows = [(title, results[title].ratios) for title in titles if title in results]
-    rows = [(title, {n: r for n, r in of.items() if _drawable(r)}) for title, of in rows]
-    names = list(dict.fromkeys(name for _, of in rows for name in of))
-    names.sort(key=lambda name: name in ours)
-    tones = _tones(names, ours)
-    low, high = _decades(ratio for _, of in rows for ratio in of.values())
+    """
+    One line for each benchmark, one marker for each contender at its ratio to the baseline.
 
-    def across(ratio: float) -> float:
-        share = (math.log10(ratio) - low) / (high - low)
-        return _LEFT + share * (_WIDTH - _LEFT - _RIGHT)
-
-    legend, top = _legend(names, tones)
-    bottom = top + len(rows) * _ROW
-    drawn = [_text(12, 24, heading, "head"), _text(12, 42, _MEANING, "small"), *legend]
-    for power in range(low, high + 1):
-        x = across(10.0**power)
-        kind = "base" if power == 0 else "rule"
-        drawn.append(_line(x, top, x, bottom, kind))
-        drawn.append(_text(x, bottom + 18, f"{10.0**power:g}x", "small", "middle"))
-    for number, (title, of) in enumerate(rows):
-        y = top + number * _ROW + _ROW / 2
-        drawn.append(_text(_LEFT - 12, y + 4, title, anchor="end"))
-        drawn.append(_line(_LEFT, y, _WIDTH - _RIGHT, y, "rule"))
-        for name in sorted(of, key=lambda name: name in ours):
-            label = f"{title}: {name}, {of[name]:.3g}x"
-            drawn.append(_dot(across(of[name]), y, 6 if name in ours else 4, tones[name], label))
-    return _svg(bottom + _FOOT, drawn, heading)
-
-
-_MEANING: Final = "time a call, as a multiple of the base's; to the left is faster; logarithmic"
-
-
-def growths(found: Sequence[Growth], heading: str) -> str:
-    """A line a call: rows across, microseconds up, both logarithmic."""
-    names = [each.call for each in found]
-    tones = dict(zip(names, (*_TONES[1:], *_OURS), strict=False))
-    costs = [cost * 1e6 for each in found for cost in each.seconds.values() if cost > 0]
-    counts = sorted({rows for each in found for rows in each.seconds})
-    low, high = _decades(costs)
-    legend, top = _legend(names, tones)
-    bottom, left = top + 300, 90
-
-    def across(rows: int) -> float:
-        first, last = math.log10(counts[0]), math.log10(counts[-1])
-        share = (math.log10(rows) - first) / ((last - first) or 1)
-        return left + share * (_WIDTH - left - _RIGHT)
-
-    def up(microseconds: float) -> float:
-        return bottom - (math.log10(microseconds) - low) / (high - low) * (bottom - top)
-
-    meaning = "microseconds a call, by the number of models in the catalog; both logarithmic"
-    drawn = [_text(12, 24, heading, "head"), _text(12, 42, meaning, "small"), *legend]
-    for power in range(low, high + 1):
-        y = up(10.0**power)
-        drawn.append(_line(left, y, _WIDTH - _RIGHT, y, "rule"))
-        drawn.append(_text(left - 8, y + 4, f"{10.0**power:,.0f}", "small", "end"))
-    drawn += [_text(across(rows), bottom + 18, f"{rows:,}", "small", "middle") for rows in counts]
-    for each in found:
-        tone = tones[each.call]
-        points = [(across(rows), up(cost * 1e6)) for rows, cost in sorted(each.seconds.items())]
-        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-        drawn.append(f'<polyline points="{path}" fill="none" stroke="{tone}" stroke-width="2"/>')
-        drawn += [
-            _dot(
-                across(rows),
-                up(cost * 1e6),
-                4,
-                tone,
-                f"{each.call}, {rows:,}: {cost * 1e6:,.0f} us",
-            )
-            for rows, cost in each.seconds.items()
-        ]
-    return _svg(bottom + _FOOT, drawn, heading)
-
-
-def _drawable(ratio: float) -> bool:
-    return math.isfinite(ratio) and ratio > 0
-
-
-def _decades(values: Iterable[float]) -> tuple[int, int]:
-    """The powers of ten that hold all values, one of them apart at least."""
-    known = list(values) or [1.0]
-    low, high = math.floor(math.log10(min(known))), math.ceil(math.log10(max(known)))
-    return (low, high) if low < high else (low - 1, high + 1)
-
-
-def _tones(names: Sequence[str], ours: Sequence[str]) -> dict[str, str]:
-    """A tone for each; a library has the same on both databases."""
-    mine = [name for name in names if name in ours]
-    others = list(dict.fromkeys(_library(name) for name in names if name not in ours))
-    tones = {name: _OURS[number % len(_OURS)] for number, name in enumerate(mine)}
-    return tones | {
-        name: _TONES[others.index(_library(name)) % len(_TONES)]
-        for name in names
-        if name not in ours
+    `own_names` are the contenders that are drawn larger and on top. Ratios that are not finite or
+    not positive are left out, because the axis is logarithmic.
+    """
+    rows = {
+        title: {name: ratio for name, ratio in row.items() if math.isfinite(ratio) and ratio > 0}
+        for title, row in ratios.items()
     }
+    names = list(dict.fromkeys(name for row in rows.values() for name in row))
+    styles = _marker_styles(names, own_names)
+    with _figure(10, 1.8 + 0.34 * len(rows)) as (figure, axes):
+        for name in names:
+            points = [
+                (row[name], number) for number, row in enumerate(rows.values()) if name in row
+            ]
+            axes.plot(*zip(*points, strict=True), label=name, linestyle="none", **styles[name])
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}x")
+        axes.set_yticks(range(len(rows)), list(rows))
+        axes.set_ylim(len(rows) - 0.5, -0.5)
+        axes.grid(color="#d0d7de", linewidth=0.6)
+        axes.axvline(1, color="#57606a", linewidth=1.2, zorder=1)
+        axes.set_xlabel("time per call as a multiple of the baseline; left is faster; logarithmic")
+        return _to_svg(figure, heading, columns=4)
 
 
-def _library(name: str) -> str:
-    return name.removesuffix(", asyncpg")
+def draw_growth(calls: Mapping[str, Mapping[int, float]], heading: str) -> str:
+    """One line for each call: the number of models across, microseconds up; both logarithmic."""
+    with _figure(9, 5) as (figure, axes):
+        colors = (*_OTHER_COLORS[1:], *_OWN_COLORS)
+        for (call, seconds), color, marker in zip(
+            calls.items(), colors, _OTHER_MARKERS, strict=False
+        ):
+            points = sorted((rows, cost * 1e6) for rows, cost in seconds.items() if cost > 0)
+            axes.plot(*zip(*points, strict=True), label=call, color=color, marker=marker)
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:,g}")
+        axes.grid(color="#d0d7de", linewidth=0.6)
+        axes.set_xlabel("number of models in the catalog")
+        axes.set_ylabel("microseconds per call")
+        return _to_svg(figure, heading, columns=3)
 
 
-def _legend(names: Sequence[str], tones: Mapping[str, str]) -> tuple[list[str], float]:
-    """What is what, in as many lines as it takes, and where they end."""
-    drawn, x, y = [], 18.0, 64.0
+def _marker_styles(names: Sequence[str], own_names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """A color and a shape for each name. A library has the same on both databases."""
+    own_numbers, other_numbers = count(), count()
+    others: dict[str, int] = {}
+    styles: dict[str, dict[str, Any]] = {}
     for name in names:
-        wide = 26 + 7 * len(name)
-        if x + wide > _WIDTH - _RIGHT:
-            x, y = 18.0, y + 18
-        drawn += [_dot(x, y, 5, tones[name], name), _text(x + 10, y + 4, name, "small")]
-        x += wide
-    return drawn, max(y + 22, _TOP)
+        if name in own_names:
+            color = _OWN_COLORS[next(own_numbers) % len(_OWN_COLORS)]
+            styles[name] = {"color": color, "marker": "o", "markersize": 9, "zorder": 4}
+            continue
+        library = name.removesuffix(_LIBRARY_SUFFIX)
+        if library not in others:
+            others[library] = next(other_numbers)
+        number = others[library]
+        styles[name] = {
+            "color": _OTHER_COLORS[number % len(_OTHER_COLORS)],
+            "marker": _OTHER_MARKERS[number % len(_OTHER_MARKERS)],
+            "markersize": 5.5,
+            "alpha": 0.8,
+            "zorder": 3,
+        }
+    return styles
 
 
-def _text(x: float, y: float, words: str, kind: str = "", anchor: str = "start") -> str:
-    place = f'x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"'
-    return f'<text {place} class="{kind}">{escape(words)}</text>'
+@contextmanager
+def _figure(width: float, height: float) -> Iterator[tuple[Any, Any]]:
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    options = {
+        "svg.hashsalt": "model-catalog",  # the identifiers in the file, otherwise random
+        "svg.fonttype": "none",  # text stays text: the file is smaller and can be searched
+        "font.family": "sans-serif",
+        "font.size": 10,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+    }
+    with mpl.rc_context(options):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        yield figure, figure.subplots()
 
 
-def _line(x1: float, y1: float, x2: float, y2: float, kind: str) -> str:
-    return f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" class="{kind}"/>'
-
-
-def _dot(x: float, y: float, radius: int, tone: str, label: str) -> str:
-    return (
-        f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius}" fill="{tone}">'
-        f"<title>{escape(label)}</title></circle>"
-    )
-
-
-def _svg(height: float, drawn: Iterable[str], heading: str) -> str:
-    inner = "\n".join(drawn)
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height:.0f}"'
-        f' role="img" aria-label="{escape(heading)}">\n<style>{_STYLE}</style>\n{inner}\n</svg>\n'
-    )
+def _to_svg(figure: Any, heading: str, columns: int) -> str:
+    figure.suptitle(heading, fontsize=13, fontweight="bold")
+    figure.legend(loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
+    text = StringIO()
+    figure.savefig(text, format="svg", metadata={"Date": None, "Title": heading}, facecolor="white")
+    return text.getvalue()

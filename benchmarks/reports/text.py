@@ -1,4 +1,4 @@
-"""What was measured, in words for a terminal and in JSON."""
+"""Results as text for a terminal, and as JSON."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _PACKAGES: Final = (
 
 
 def machine_info() -> dict[str, Any]:
-    """What it was measured on."""
+    """The machine and the versions of Python, SQLite and the libraries."""
     versions = {}
     for name in _PACKAGES:
         try:
@@ -47,15 +47,15 @@ def machine_info() -> dict[str, Any]:
 
 
 def heading(durability: str) -> str:
-    """What it was measured on, and on which terms, in a few lines."""
+    """The machine, the versions and the conditions, in a few lines."""
     found = machine_info()
     packages = ", ".join(f"{name} {number}" for name, number in found["packages"].items())
     return (
         f"{found['processor']}, {found['cores']} cores, {found['system']};"
         f" Python {found['python']}, SQLite {found['sqlite']}\n{packages}\n"
-        f"the same file for all: at head, WAL, synchronous = {durability.upper()};"
-        " times are a call's; ratios are medians of those within a round, of time and of what this"
-        " process computed (which no server's is)"
+        "Every contender uses a copy of the same database: at head, WAL,"
+        f" synchronous={durability.upper()}. Times are per call. Ratios are medians of the ratios"
+        " within each round. CPU is the CPU time of the contender's process, without a server's."
     )
 
 
@@ -71,7 +71,7 @@ def _processor() -> str:
 
 
 def format_value(value: float, unit: str) -> str:
-    """A median with its unit, three digits of it."""
+    """A median with its unit."""
     if unit == "bytes":
         return f"{value / 2**20:,.1f} MiB"
     if unit == "times":
@@ -83,7 +83,7 @@ def format_value(value: float, unit: str) -> str:
 
 
 def format_result(title: str, result: Result) -> str:
-    """A work: each contender's median, its ratio to the base, and how many rounds it had."""
+    """A benchmark: each contender's median, its ratio to the baseline, and its rounds."""
     lines = [title]
     width = max((len(name) for name in (*result.samples, *result.broken)), default=0)
     medians, ratios = result.medians, result.ratios
@@ -92,11 +92,11 @@ def format_result(title: str, result: Result) -> str:
         lines.append(
             f"  {name:<{width}}  {format_value(medians[name], result.unit):>11}"
             f"  {format_ratio(ratios[name]):>8}"
-            f"  CPU {format_ratio(result.cpu_ratio(name, result.base)):>7}"
+            f"  CPU {format_ratio(result.cpu_ratio(name, result.baseline)):>7}"
             f"  {rounds:>3} rounds"
         )
     for name, error in result.broken.items():
-        lines.append(f"  {name:<{width}}  BROKE: {error}")
+        lines.append(f"  {name:<{width}}  FAILED: {error}")
     return "\n".join(lines)
 
 
@@ -104,54 +104,54 @@ def format_ratio(ratio: float) -> str:
     return "-" if math.isnan(ratio) else f"{ratio:.2f}x" if ratio < 100 else f"{ratio:.0f}x"
 
 
-def format_verdicts(judged: Sequence[Verdict]) -> str:
-    """The targets, what was measured beside each, and whether it is met."""
+def format_verdicts(verdicts: Sequence[Verdict]) -> str:
+    """The targets, the measured ratios, and whether each target is met."""
     lines = ["targets"]
-    for each in judged:
+    for each in verdicts:
         target = each.target
-        against = target.against
-        if each.rival != against:
-            against = f"{against} (the fastest: {each.rival})"
-        word = "met" if each.met else "MISSED" if each.judged else "not measured"
+        rival = target.rival
+        if each.rival != rival:
+            rival = f"{rival} (the fastest: {each.rival})"
+        word = "met" if each.is_met else "MISSED" if each.is_measured else "not measured"
         lines.append(
-            f"  {word:<12}  {target.work}: {target.by} against {against}:"
+            f"  {word:<12}  {target.benchmark}: {target.contender} and {rival}:"
             f" {format_ratio(each.ratio) if each.ratio >= 0.1 else f'{each.ratio:.3f}x'},"
-            f" at most {target.at_most:.3g}x"
+            f" at most {target.max_ratio:.3g}x"
         )
     return "\n".join(lines)
 
 
 def to_json(
     results: Mapping[str, Result],
-    judged: Sequence[Verdict],
-    terms: Mapping[str, Any],
-    absent: Sequence[str] = (),
+    verdicts: Sequence[Verdict],
+    settings: Mapping[str, Any],
+    reasons: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """All of it, every sample included, so that a chart can be drawn of it again."""
+    """Everything, with every sample. `reasons` say why contenders were left out."""
     return {
         "machine": machine_info(),
-        "terms": dict(terms),
-        "left out": list(absent),
-        "works": {
+        "settings": dict(settings),
+        "left_out": list(reasons),
+        "benchmarks": {
             title: {
                 "unit": result.unit,
                 "medians": result.medians,
                 "ratios": result.ratios,
-                "samples": {name: list(taken.values()) for name, taken in result.samples.items()},
+                "samples": {name: list(each.values()) for name, each in result.samples.items()},
                 "broken": dict(result.broken),
             }
             for title, result in results.items()
         },
         "targets": [
             {
-                "work": each.target.work,
-                "by": each.target.by,
-                "against": each.target.against,
-                "rival": each.rival,
-                "at most": each.target.at_most,
-                "ratio": each.ratio if each.judged else None,
-                "met": each.met if each.judged else None,
+                "benchmark": each.target.benchmark,
+                "contender": each.target.contender,
+                "rival": each.target.rival,
+                "compared_with": each.rival,
+                "max_ratio": each.target.max_ratio,
+                "ratio": each.ratio if each.is_measured else None,
+                "met": each.is_met if each.is_measured else None,
             }
-            for each in judged
+            for each in verdicts
         ],
     }

@@ -1,0 +1,1 @@
+"""Comparison of this version of model-catalog with another one, in processes of their own."""
