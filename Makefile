@@ -1,4 +1,4 @@
-# Inputs that nobody would write: see fuzz/. With FUZZ_SEED the same ones again.
+# Run the fuzzers in fuzz/. FUZZ_SEED repeats the inputs of a run.
 FUZZ_SECONDS ?= 600
 FUZZ_TARGETS ?=
 PYTHON ?= .venv/bin/python

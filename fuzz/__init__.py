@@ -1,12 +1,13 @@
-"""Input that nobody would write, for everything that reads what others wrote."""
+"""Fuzzers for the code that reads untrusted input: references, headers, imports and filters."""
 
 from typing import Final
 
 TARGETS: Final = ("reference", "headers", "imports", "filters")
 """
-The modules that are one each.
+The names of the target modules.
 
-Each has `INPUTS`, a strategy of bytes; `SEEDS`, inputs to begin from; and `checking`, a context of
-a function that says in a word what became of an input, and raises for what must not be.
-`IS_RAW` is False where bytes that no strategy made are of no use.
+Each module has `INPUTS`, a Hypothesis strategy of bytes; `SEEDS`, inputs to start from; and
+`open_check`, a context manager. It yields a function that takes one input, returns the outcome in a
+word, and raises if the code under test misbehaves. `IS_RAW` is False if only bytes that the
+strategy made are useful inputs.
 """

@@ -1,4 +1,4 @@
-"""Filters: InvalidModelError, or the models that a few lines of Python choose, in their order."""
+"""Target filters: InvalidModelError, or the models that a reference implementation returns."""
 
 from __future__ import annotations
 
@@ -41,22 +41,22 @@ _TIMES: Final = (
 )
 
 
-def _corpus() -> list[dict[str, Any]]:
-    """The lines of an import: always the same sixty models, of values that meet."""
+def _make_models() -> list[dict[str, Any]]:
+    """Return the sixty models of the catalog; their values come from small sets, so they repeat."""
     choice = random.Random(20260101)
 
-    def one_of(values: tuple[Any, ...]) -> Any:
+    def value_or_none(values: tuple[Any, ...]) -> Any:
         return choice.choice(values) if choice.random() < 0.6 else None
 
     models = []
     for number in range(60):
-        model = {name: one_of(_WORDS) for name in HEADER_FIELDS}
-        model |= {f"claimed_{name}": one_of(_WORDS) for name in HEADER_FIELDS}
+        model = {name: value_or_none(_WORDS) for name in HEADER_FIELDS}
+        model |= {f"claimed_{name}": value_or_none(_WORDS) for name in HEADER_FIELDS}
         for name in ("context_length", "parameter_count"):
-            model |= {name: one_of(_NUMBERS), f"claimed_{name}": one_of(_NUMBERS)}
-        model |= {name: one_of(_DIGESTS) for name in ("digest", "found_digest")}
+            model |= {name: value_or_none(_NUMBERS), f"claimed_{name}": value_or_none(_NUMBERS)}
+        model |= {name: value_or_none(_DIGESTS) for name in ("digest", "found_digest")}
         times = ("downloaded_at", "last_used_at", "pinned_at", "inventoried_at")
-        model |= {name: one_of(_TIMES) for name in times}
+        model |= {name: value_or_none(_TIMES) for name in times}
         models.append(
             model
             | {
@@ -64,16 +64,16 @@ def _corpus() -> list[dict[str, Any]]:
                 "reference": choice.choice(_WORDS),
                 "version": str(number),
                 "local_path": "/m",
-                "size_bytes": one_of(_NUMBERS),
+                "size_bytes": value_or_none(_NUMBERS),
                 "use_count": choice.choice(_NUMBERS),
                 "download_count": choice.choice(_NUMBERS),
-                "description": one_of((*_WORDS, "", "x" * 2000)),
+                "description": value_or_none((*_WORDS, "", "x" * 2000)),
                 "state": choice.choice(_STATES),
-                "incomplete_reason": one_of(("", "a shard is missing")),
+                "incomplete_reason": value_or_none(("", "a shard is missing")),
                 "tags": choice.sample(_WORDS[4:], choice.randint(0, 4)),
                 "files": [
                     {"path": "a", "size_bytes": 1, "digest": digest}
-                    for digest in [one_of(_DIGESTS)]
+                    for digest in [value_or_none(_DIGESTS)]
                 ],
             }
         )
@@ -84,21 +84,23 @@ def _fold(text: str) -> str:
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).casefold())
 
 
-def _known(row: Row, name: str) -> Any:
+def _effective(row: Row, name: str) -> Any:
     return row.get(f"claimed_{name}") if row[name] is None else row[name]
 
 
-def _compares(name: str, compare: Callable[[Any, Any], bool]) -> Callable[[Row, Any], bool]:
-    """Whether the value of a row is so to the bound; one that is not known is not."""
-    return lambda row, bound: _known(row, name) is not None and compare(_known(row, name), bound)
+def _compare(name: str, compare: Callable[[Any, Any], bool]) -> Callable[[Row, Any], bool]:
+    """Return a condition that compares the value of a row with a bound; unknown is False."""
+    return lambda row, bound: (
+        _effective(row, name) is not None and compare(_effective(row, name), bound)
+    )
 
 
 def _is_set(name: str) -> Callable[[Row, Any], bool]:
     return lambda row, yes: (row[name] is not None) is yes
 
 
-def _later(at: datetime, bound: datetime) -> bool:
-    # Rows hold whole seconds, and so do lower bounds: what is in their second is not later.
+def _is_later(at: datetime, bound: datetime) -> bool:
+    # Rows and lower bounds have whole seconds: a time within the second of the bound is not later.
     return at > bound.astimezone(UTC).replace(microsecond=0)
 
 
@@ -116,7 +118,7 @@ def _has_any(row: Row, tags: list[str]) -> bool:
     return bool({_fold(tag) for tag in tags} & {_fold(tag) for tag in row["tags"]})
 
 
-def _is_found(row: Row, text: str) -> bool:
+def _contains_text(row: Row, text: str) -> bool:
     texts = [row["reference"], row["description"] or "", *row["tags"]]
     return any(_fold(text) in _fold(each) for each in texts)
 
@@ -125,58 +127,62 @@ _EXACT: Final = (
     *("provider", "reference", "version", "state"),
     *("format", "architecture", "quantization", "license"),
 )
-_PASSES: Final[Mapping[str, Callable[[Row, Any], bool]]] = {
-    **{name: _compares(name, operator.eq) for name in _EXACT},
-    "search": _is_found,
+_CONDITIONS: Final[Mapping[str, Callable[[Row, Any], bool]]] = {
+    **{name: _compare(name, operator.eq) for name in _EXACT},
+    "search": _contains_text,
     "tags": _has_all,
     "any_tags": _has_any,
-    "min_size_bytes": _compares("size_bytes", operator.ge),
-    "max_size_bytes": _compares("size_bytes", operator.le),
-    "min_context_length": _compares("context_length", operator.ge),
-    "downloaded_after": _compares("downloaded_at", _later),
-    "downloaded_before": _compares("downloaded_at", operator.lt),
-    "used_after": _compares("last_used_at", _later),
-    "used_before": _compares("last_used_at", operator.lt),
+    "min_size_bytes": _compare("size_bytes", operator.ge),
+    "max_size_bytes": _compare("size_bytes", operator.le),
+    "min_context_length": _compare("context_length", operator.ge),
+    "downloaded_after": _compare("downloaded_at", _is_later),
+    "downloaded_before": _compare("downloaded_at", operator.lt),
+    "used_after": _compare("last_used_at", _is_later),
+    "used_before": _compare("last_used_at", operator.lt),
     "never_used": lambda row, yes: (row["last_used_at"] is None) is yes,
     "pinned": _is_set("pinned_at"),
     "digest": _has_digest,
     "damaged": _is_set("found_digest"),
     "incomplete": _is_set("incomplete_reason"),
 }
-_NAMES_OF_SORTS: Final = {"provider", "reference", "architecture", "quantization", "format"}
+_TEXT_SORTS: Final = {"provider", "reference", "architecture", "quantization", "format"}
 
 
 def _expected(
-    rows: Sequence[Row], filters: Mapping[str, Any], sort: str, *, down: bool | None
+    rows: Sequence[Row], filters: Mapping[str, Any], sort: str, *, descending: bool | None
 ) -> list[str]:
-    """The versions, each of which is one model, of those that pass, in their order."""
-    given = {name: value for name, value in filters.items() if value is not None}
-    passing = [row for row in rows if all(_PASSES[name](row, given[name]) for name in given)]
+    """Return the expected models, in order, by their versions; each version is one model."""
+    applied = {name: value for name, value in filters.items() if value is not None}
+    matching = [
+        row for row in rows if all(_CONDITIONS[name](row, applied[name]) for name in applied)
+    ]
     keys = ("provider", "reference", "version")
-    passing.sort(key=lambda row: [row[name].encode() for name in keys])
+    matching.sort(key=lambda row: [row[name].encode() for name in keys])
 
-    def value(row: Row) -> Any:
-        found = _known(row, sort)
+    def sort_value(row: Row) -> Any:
+        found = _effective(row, sort)
         return found.encode() if isinstance(found, str) else found
 
-    valued = [row for row in passing if value(row) is not None]
-    valued.sort(key=value, reverse=sort not in _NAMES_OF_SORTS if down is None else down)
-    return [row["version"] for row in valued + [row for row in passing if value(row) is None]]
+    known = [row for row in matching if sort_value(row) is not None]
+    known.sort(
+        key=sort_value, reverse=sort not in _TEXT_SORTS if descending is None else descending
+    )
+    return [row["version"] for row in known + [row for row in matching if sort_value(row) is None]]
 
 
-_ODD: Final = st.one_of(
+_ARBITRARY_VALUES: Final = st.one_of(
     st.none() | st.booleans() | st.integers(-1, 2**64) | st.floats() | st.text(max_size=9),
     st.sampled_from(["\0", "\ud800", "x" * 1001, "", " "]),
     st.lists(st.text(max_size=5) | st.integers(), max_size=3),
 )
-_MOMENTS: Final = st.builds(
-    lambda at, cut, hours: {"at": (at, cut, hours)},
+_TIME_INPUTS: Final = st.builds(
+    lambda number, microseconds, hours: {"at": (number, microseconds, hours)},
     st.integers(0, len(_TIMES) - 1),
     st.sampled_from([0, 1, 999_999]),
     st.sampled_from([0, -9, 14]),
 )
 _TEXT: Final = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=3)
-_GOOD: Final = {
+_VALID_VALUES: Final = {
     **dict.fromkeys(_EXACT, st.sampled_from(_WORDS) | _TEXT),
     "version": st.integers(0, 60).map(str),
     "search": st.sampled_from([*_WORDS, "", "ss", "S", "x" * 1000]) | _TEXT,
@@ -184,62 +190,65 @@ _GOOD: Final = {
     **dict.fromkeys(
         ("min_size_bytes", "max_size_bytes", "min_context_length"), st.sampled_from(_NUMBERS)
     ),
-    **dict.fromkeys(("downloaded_after", "downloaded_before"), _MOMENTS),
-    **dict.fromkeys(("used_after", "used_before"), _MOMENTS),
+    **dict.fromkeys(("downloaded_after", "downloaded_before"), _TIME_INPUTS),
+    **dict.fromkeys(("used_after", "used_before"), _TIME_INPUTS),
     **dict.fromkeys(("never_used", "pinned", "damaged", "incomplete"), st.booleans()),
     "state": st.sampled_from(_STATES),
     "digest": st.sampled_from(_DIGESTS) | st.sampled_from(_DIGESTS).map(str.upper),
 }
-_SOME: Final = st.lists(st.sampled_from(sorted(_GOOD)), max_size=4, unique=True).flatmap(
-    lambda names: st.fixed_dictionaries({name: _GOOD[name] for name in names})
-)
+_VALID_FILTERS: Final = st.lists(
+    st.sampled_from(sorted(_VALID_VALUES)), max_size=4, unique=True
+).flatmap(lambda names: st.fixed_dictionaries({name: _VALID_VALUES[name] for name in names}))
 INPUTS: Final = st.fixed_dictionaries(
     {
-        "filters": _SOME,
-        "odd": st.just({}) | st.dictionaries(st.sampled_from(sorted(_GOOD)), _ODD, max_size=1),
+        "filters": _VALID_FILTERS,
+        "arbitrary": st.just({})
+        | st.dictionaries(st.sampled_from(sorted(_VALID_VALUES)), _ARBITRARY_VALUES, max_size=1),
         "sort": st.sampled_from(list(Sort)),
         "descending": st.none() | st.booleans(),
     }
-).map(lambda asked: json.dumps(asked).encode())
+).map(lambda query: json.dumps(query).encode())
 
 
-def _value(said: Any) -> Any:
-    """A value of JSON, or a time that is said by its place in the list of times."""
-    if not isinstance(said, dict):
-        return said
-    number, cut, hours = said["at"]
+def _decode_value(value: Any) -> Any:
+    """Return a JSON value as it is, or the time that an object names by its index in `_TIMES`."""
+    if not isinstance(value, dict):
+        return value
+    number, microseconds, hours = value["at"]
     moment = _TIMES[number]
     try:
-        return (moment + timedelta(microseconds=cut)).astimezone(timezone(timedelta(hours=hours)))
+        return (moment + timedelta(microseconds=microseconds)).astimezone(
+            timezone(timedelta(hours=hours))
+        )
     except OverflowError:
         return moment
 
 
 @contextmanager
-def checking() -> Iterator[Callable[[bytes], str]]:
-    rows = _corpus()
+def open_check() -> Iterator[Callable[[bytes], str]]:
+    rows = _make_models()
     lines = (json.dumps(row, default=datetime.isoformat) for row in rows)
     with tempfile.TemporaryDirectory() as folder, asyncio.Runner() as runner:
-        opened = open_catalog(Path(folder, "catalog.db"))
-        catalog = runner.run(opened.__aenter__())
+        opening = open_catalog(Path(folder, "catalog.db"))
+        catalog = runner.run(opening.__aenter__())
         runner.run(catalog.import_catalog(io.StringIO(HEADER + "\n".join(lines))))
         try:
             yield lambda raw: runner.run(_check(json.loads(raw), catalog, rows))
         finally:
-            runner.run(opened.__aexit__(None, None, None))
+            runner.run(opening.__aexit__(None, None, None))
 
 
-async def _check(asked: dict[str, Any], catalog: ModelCatalog, rows: Sequence[Row]) -> str:
-    values = {**asked["filters"], **asked["odd"]}
-    filters: Filters = {name: _value(value) for name, value in values.items()}
-    sort, down = Sort(asked["sort"]), asked["descending"]
+async def _check(query: dict[str, Any], catalog: ModelCatalog, rows: Sequence[Row]) -> str:
+    values = {**query["filters"], **query["arbitrary"]}
+    filters: Filters = {name: _decode_value(value) for name, value in values.items()}
+    sort, descending = Sort(query["sort"]), query["descending"]
     try:
-        found = await catalog.list_models(sort=sort, descending=down, **filters)
+        found = await catalog.list_models(sort=sort, descending=descending, **filters)
     except InvalidModelError as error:
-        assert asked["odd"], f"nothing is odd about {filters}"
+        assert query["arbitrary"], f"these valid filters were refused: {filters}"
         assert str(error).isprintable(), error
         return "refused"
-    expected = _expected(rows, filters, str(sort), down=down)
-    assert [model.version for model in found] == expected, (filters, sort, down)
+    expected = _expected(rows, filters, str(sort), descending=descending)
+    assert [model.version for model in found] == expected, (filters, sort, descending)
     assert await catalog.count_models(**filters) == len(expected), filters
-    return "answered with some" if expected else "answered with none"
+    return "some models" if expected else "no models"

@@ -1,4 +1,4 @@
-"""An input that should not have failed: written down, and tried again."""
+"""Save a failing input to a file, report it, and repeat it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FOLDER: Final = Path(__file__).parent / "findings"
 
 @dataclass
 class Report:
-    """What came of trying inputs on a target."""
+    """The result of a run on one target: the number of executions by outcome, and a finding."""
 
     target: str
     engine: str
@@ -26,52 +26,53 @@ class Report:
     error: str = ""
 
     def __str__(self) -> str:
-        parts = ", ".join(f"{count:,} {what}" for what, count in self.outcomes.most_common())
+        parts = ", ".join(f"{count:,} {outcome}" for outcome, count in self.outcomes.most_common())
         total = f"{self.target} by {self.engine}: {self.outcomes.total():,} executions ({parts})"
         if self.finding is None:
             return f"{total}, no finding"
-        return f"{total}, 1 FINDING\n{self.error}repeat it: {command(self.target, self.finding)}"
+        command = repeat_command(self.target, self.finding)
+        return f"{total}, 1 FINDING\n{self.error}repeat it: {command}"
 
 
-class Trial:
-    """The check of a target, with a count, and a memory of the input that failed last."""
+class CheckRunner:
+    """Calls the check of a target, counts the outcomes, and keeps the last input that failed."""
 
     def __init__(self, report: Report, check: Callable[[bytes], str]) -> None:
         self._report = report
         self._check = check
-        self.failed: bytes | None = None
+        self.failed_input: bytes | None = None
 
     def __call__(self, raw: bytes) -> None:
         try:
             self._report.outcomes[self._check(raw)] += 1
         except Exception:
             self._report.outcomes["failed"] += 1
-            self.failed = raw
+            self.failed_input = raw
             self._report.error = traceback.format_exc()
             raise
 
-    def write(self) -> None:
-        """Keep the input that failed last where it can be tried again."""
-        if self.failed is None:
+    def save_failed_input(self) -> None:
+        """Save the last input that failed, if there is one, to a file that can be repeated."""
+        if self.failed_input is None:
             return
         FOLDER.mkdir(exist_ok=True)
-        name = hashlib.sha256(self.failed).hexdigest()[:12]
+        name = hashlib.sha256(self.failed_input).hexdigest()[:12]
         self._report.finding = FOLDER / f"{self._report.target}-{name}"
-        self._report.finding.write_bytes(self.failed)
+        self._report.finding.write_bytes(self.failed_input)
 
 
-def module(target: str) -> ModuleType:
-    """The module of a target."""
+def target_module(target: str) -> ModuleType:
+    """Import the module of a target."""
     return importlib.import_module(f"fuzz.{target}")
 
 
-def command(target: str, finding: Path) -> str:
-    """What to type to see it fail again."""
+def repeat_command(target: str, finding: Path) -> str:
+    """Return the shell command that repeats a finding."""
     return f"python -m fuzz {target} --repeat {finding}"
 
 
 def repeat(target: str, path: Path) -> str:
-    """Try one input again; say what became of it, or raise what it raises."""
-    with module(target).checking() as check:
+    """Try the input in a file; return its outcome, or raise the error of the check."""
+    with target_module(target).open_check() as check:
         outcome: str = check(path.read_bytes())
     return outcome

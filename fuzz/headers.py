@@ -1,4 +1,4 @@
-"""Headers of GGUF and safetensors: read or BadHeaderError, at a bounded cost, and storable."""
+"""Target headers of GGUF and safetensors: read or refused, cheaply, and with storable claims."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Final
 
 from hypothesis import strategies as st
 
-from fuzz.cost import bounded
+from fuzz.resource_limits import limited_resources
 from model_catalog import BadHeaderError
 from model_catalog.domain.fields import HEADER_FIELDS, UPDATABLE_FIELDS
 from model_catalog.files.formats.header_reader import Header, read_header
@@ -33,65 +33,69 @@ SEEDS: Final = (
     safetensors([("a", "F4", (6,)), ("b.ä", "BF16", (0, 3))], {"format": "pt", "license": "mit"}),
     b"\x80\x04\x95",
 )
-_FURTHER: Final = 256 * 2**20
-"""How far a file goes on in zeros where its bytes were too few: what it claims has room in it."""
+_EXTENDED_BYTES: Final = 256 * 2**20
+"""A file that was too short is extended with zeros to this size, so that its claims fit."""
 
 
 _EXTREMES: Final = (0, 1, 2, 8, 9, 12, 2**16, 2**31, 2**32 - 1, 4_000_001, 2**63, 2**64 - 1)
-_MARKS: Final = (b'"', b"{", b"}", b"[", b"]", b",", b":", b"NaN", b"1e999", b"-1", b"9" * 30)
+_JSON_PIECES: Final = (b'"', b"{", b"}", b"[", b"]", b",", b":", b"NaN", b"1e999", b"-1", b"9" * 30)
 _NAMES: Final = (
     *(b"general.alignment", b"general.architecture", b"general.file_type", b"general.license"),
     *(b"llama", b"llama.context_length", b"split.no", b"split.count", b"a.weight", b"\xff"),
 )
 
 
-def _mutated(choice: random.Random) -> bytes:
-    """A good file with some of its bytes replaced, left out or put in."""
+def _mutate(choice: random.Random) -> bytes:
+    """Return a valid file with some bytes replaced, removed or inserted."""
     raw = bytearray(choice.choice(SEEDS))
     for _ in range(choice.randint(1, 4)):
         at = choice.randint(0, len(raw))
-        pieces = choice.randbytes(choice.randint(0, 9)), choice.choice(_MARKS)
-        piece = choice.choice([*pieces, _long(choice.choice(_EXTREMES))])
+        pieces = choice.randbytes(choice.randint(0, 9)), choice.choice(_JSON_PIECES)
+        piece = choice.choice([*pieces, _uint64(choice.choice(_EXTREMES))])
         raw[at : at + choice.choice([0, 1, len(piece), choice.randint(0, 50)])] = piece
     if choice.random() < 0.5 and b"}" in raw:
-        # The length is what it was made for, so that more than the end is looked at.
-        raw[:8] = _long(max(raw.rfind(b"}") - 7, 0))
+        # The correct header length, so that the reader gets past the check of the length.
+        raw[:8] = _uint64(max(raw.rfind(b"}") - 7, 0))
     return bytes(raw)
 
 
-def _of_gguf_parts(choice: random.Random) -> bytes:
-    """What a GGUF file is made of, in any order and number."""
-    form = Gguf(choice.choice([1, 2, 3]), choice.choice("<>"))
+def _combine_gguf_parts(choice: random.Random) -> bytes:
+    """Return the parts of a GGUF file in any order and number."""
+    builder = Gguf(choice.choice([1, 2, 3]), choice.choice("<>"))
 
     def length() -> bytes:
         number = choice.choice([choice.randint(0, 12), choice.choice(_EXTREMES)])
-        return form.length(min(number, 2**32 - 1 if form.version == 1 else number))
+        return builder.length(min(number, 2**32 - 1 if builder.version == 1 else number))
 
     def kind() -> bytes:
-        return form.number("I", choice.randint(0, 13))
+        return builder.number("I", choice.randint(0, 13))
 
     def text() -> bytes:
-        return form.text(choice.choice(_NAMES))
+        return builder.text(choice.choice(_NAMES))
 
     def key() -> bytes:
-        array = form.number("I", 9) + kind() + length()
-        return text() + choice.choice([kind() + length(), form.number("I", 8) + text(), array])
+        array = builder.number("I", 9) + kind() + length()
+        return text() + choice.choice([kind() + length(), builder.number("I", 8) + text(), array])
 
     def tensor() -> bytes:
         sizes = [length() for _ in range(choice.randint(0, 4))]
         return (
-            text() + form.number("I", len(sizes)) + b"".join(sizes) + kind() + choice.randbytes(8)
+            text()
+            + builder.number("I", len(sizes))
+            + b"".join(sizes)
+            + kind()
+            + choice.randbytes(8)
         )
 
-    head = form.head(choice.randint(0, 3), choice.randint(0, 6))
+    head = builder.head(choice.randint(0, 3), choice.randint(0, 6))
     return head + b"".join(choice.choice([key, key, tensor, text, length])() for _ in range(9))
 
 
-def _long(number: int) -> bytes:
+def _uint64(number: int) -> bytes:
     return struct.pack("<Q", number)
 
 
-# The choices are random's: Hypothesis takes ten times as long to make each.
+# The choices are made by `random`: Hypothesis takes ten times as long for each.
 _CHOICES: Final = st.integers(0, 2**64 - 1).map(random.Random)
 _NUMBERS: Final = st.integers(0, 12) | st.sampled_from(_EXTREMES)
 _JSON: Final = st.recursive(
@@ -112,17 +116,17 @@ _METADATA: Final = st.dictionaries(
     st.sampled_from(["modelspec.architecture", "license", "modelspec.title", "x"]),
     st.text(max_size=9) | _JSON,
 )
-_OF_JSON: Final = st.fixed_dictionaries(
+_SAFETENSORS: Final = st.fixed_dictionaries(
     {}, optional={"a": _ENTRY, "b": _ENTRY | _JSON, "__metadata__": _METADATA | _JSON}
 ).map(lambda header: headed(json.dumps(header).encode(), b"\0" * 16))
 INPUTS: Final = st.one_of(
-    _CHOICES.map(_mutated), _CHOICES.map(_of_gguf_parts), _OF_JSON, st.binary(max_size=40)
+    _CHOICES.map(_mutate), _CHOICES.map(_combine_gguf_parts), _SAFETENSORS, st.binary(max_size=40)
 )
 
 
 @contextmanager
-def checking() -> Iterator[Callable[[bytes], str]]:
-    # In memory: a disk would be waited for.
+def open_check() -> Iterator[Callable[[bytes], str]]:
+    # A file in memory, because a disk is slow.
     file = os.memfd_create("model")
     path = f"/proc/self/fd/{file}"
 
@@ -131,7 +135,7 @@ def checking() -> Iterator[Callable[[bytes], str]]:
         os.pwrite(file, raw, 0)
         outcome = _read(path)
         if outcome == "cut off":
-            os.ftruncate(file, _FURTHER)
+            os.ftruncate(file, _EXTENDED_BYTES)
             outcome = f"cut off, then {_read(path)}"
         return outcome
 
@@ -143,7 +147,7 @@ def checking() -> Iterator[Callable[[bytes], str]]:
 
 def _read(path: str) -> str:
     try:
-        with bounded():
+        with limited_resources():
             header = read_header(path)
     except BadHeaderError as error:
         assert str(error).isprintable(), error
@@ -154,7 +158,7 @@ def _read(path: str) -> str:
 
 
 def _check_claims(header: Header) -> None:
-    """Whatever a header says may be recorded as its claim."""
+    """Check that all values of a header can be recorded as claims."""
     for name in HEADER_FIELDS:
         value = getattr(header, name)
         assert UPDATABLE_FIELDS[f"claimed_{name}"](name, value) == value, (name, value)

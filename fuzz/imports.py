@@ -1,4 +1,4 @@
-"""Imports: all or nothing, only our error, and what came in goes out, and comes in, the same."""
+"""Target imports: all or nothing, only our error, and an export imports and exports the same."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from model_catalog.domain.ndjson import HEADER
 
 IS_RAW: Final = True
 
-_LONGEST_MESSAGE: Final = 1000
-_HEAD: Final = HEADER.encode()
+_MAX_MESSAGE_LENGTH: Final = 1000
+_HEADER_BYTES: Final = HEADER.encode()
 _DIGEST: Final = "sha256:" + "0aF9" * 16
 _TEXTS: Final = (
     *("", " ", "m", "hf", "M", "\0", "\n", "\x1f", "\ud800", "\udcff", "\u202e", "\U0001f999"),
@@ -58,19 +58,19 @@ def _line(**changed: Any) -> bytes:
 
 
 SEEDS: Final = (
-    _HEAD + _line(),
-    _HEAD + _line(version="", files=[], tags=[]) + b"\n" + _line(local_path="/\udcff"),
-    _HEAD + b'{"provider": "hf", "reference": "m", "local_path": "/m"}\n{}\n',
-    _HEAD,
+    _HEADER_BYTES + _line(),
+    _HEADER_BYTES + _line(version="", files=[], tags=[]) + b"\n" + _line(local_path="/\udcff"),
+    _HEADER_BYTES + b'{"provider": "hf", "reference": "m", "local_path": "/m"}\n{}\n',
+    _HEADER_BYTES,
 )
 
 
-def _value(choice: random.Random) -> Any:
+def _any_value(choice: random.Random) -> Any:
     return choice.choice(choice.choice([_TEXTS, _TEXTS, _NUMBERS, _OTHERS]))
 
 
-def _model(choice: random.Random) -> dict[str, Any]:
-    """A model of few names, so that they meet, with some values of any kind."""
+def _make_model(choice: random.Random) -> dict[str, Any]:
+    """Return a model with one of a few keys, so that keys repeat, and some arbitrary values."""
     model: dict[str, Any] = {name: value for name, value in _MODEL.items() if choice.random() < 0.8}
     if choice.random() < 0.05:
         model[choice.choice(_TEXTS)] = 1
@@ -81,16 +81,16 @@ def _model(choice: random.Random) -> dict[str, Any]:
         choice.choice(("Chat", "chat", "é", "e\u0301")) for _ in range(choice.randint(0, 3))
     ]
     for _ in range(choice.choice([0, 0, 1, 2])):
-        model[choice.choice(_NAMES)] = _value(choice)
+        model[choice.choice(_NAMES)] = _any_value(choice)
     if choice.random() < 0.2:
-        model["files"] = [{**_FILE, choice.choice([*_FILE, "hashed_at", "x"]): _value(choice)}]
+        model["files"] = [{**_FILE, choice.choice([*_FILE, "hashed_at", "x"]): _any_value(choice)}]
     return model
 
 
-def _stream(choice: random.Random) -> bytes:
-    """A catalog of a few lines, perhaps with bytes replaced, left out or put in."""
-    lines = [json.dumps(_model(choice)).encode() for _ in range(choice.randint(0, 5))]
-    raw = bytearray(b"\n".join([_HEAD.strip(), *lines]))
+def _make_stream(choice: random.Random) -> bytes:
+    """Return an export of a few lines, sometimes with bytes replaced, removed or inserted."""
+    lines = [json.dumps(_make_model(choice)).encode() for _ in range(choice.randint(0, 5))]
+    raw = bytearray(b"\n".join([_HEADER_BYTES.strip(), *lines]))
     for _ in range(choice.choice([0, 0, 0, 1, 3])):
         at = choice.randint(0, len(raw))
         piece = choice.choice([b"", b"\n", b'"', b"[", b"}", b"\xff", b"\\ud800", b"NaN", b"1e999"])
@@ -98,26 +98,26 @@ def _stream(choice: random.Random) -> bytes:
     return bytes(raw)
 
 
-# The choices are random's: Hypothesis takes ten times as long to make each.
+# The choices are made by `random`: Hypothesis takes ten times as long for each.
 _CHOICES: Final = st.integers(0, 2**64 - 1).map(random.Random)
 INPUTS: Final = st.one_of(
-    _CHOICES.map(_stream),
-    _CHOICES.map(_stream),
+    _CHOICES.map(_make_stream),
+    _CHOICES.map(_make_stream),
     st.lists(st.dictionaries(st.sampled_from(_NAMES), st.sampled_from(_TEXTS + _NUMBERS))).map(
-        lambda models: _HEAD + b"".join(_line(**model) for model in models)
+        lambda models: _HEADER_BYTES + b"".join(_line(**model) for model in models)
     ),
 )
 
 
 @contextmanager
-def checking() -> Iterator[Callable[[bytes], str]]:
+def open_check() -> Iterator[Callable[[bytes], str]]:
     with tempfile.TemporaryDirectory() as folder, asyncio.Runner() as runner:
         exits = AsyncExitStack()
 
-        async def opened(name: str) -> ModelCatalog:
+        async def open_one(name: str) -> ModelCatalog:
             return await exits.enter_async_context(open_catalog(Path(folder, name)))
 
-        first, second = runner.run(opened("first.db")), runner.run(opened("second.db"))
+        first, second = runner.run(open_one("first.db")), runner.run(open_one("second.db"))
         runner.run(first.import_catalog(io.BytesIO(SEEDS[0])))
         try:
             yield lambda raw: runner.run(_check(raw, first, second))
@@ -126,49 +126,52 @@ def checking() -> Iterator[Callable[[bytes], str]]:
 
 
 async def _check(raw: bytes, first: ModelCatalog, second: ModelCatalog) -> str:
-    # Of the input itself, so that an input alone says what is to be repeated.
-    chance = hashlib.sha256(raw).digest()
-    on_conflict = ("keep", "replace", "newer")[chance[0] % 3]
-    skips = chance[1] % 2 == 0
-    async with _undone(first) as catalog:
-        before = await _exported(catalog)
+    # The options depend on the input, so that the saved input is enough to repeat a finding.
+    digest = hashlib.sha256(raw).digest()
+    on_conflict = ("keep", "replace", "newer")[digest[0] % 3]
+    skip_broken = digest[1] % 2 == 0
+    async with _rolled_back(first) as catalog:
+        before = await _export(catalog)
         try:
-            done = await catalog.import_catalog(
+            result = await catalog.import_catalog(
                 io.BytesIO(raw),
                 on_conflict,
-                skip_broken=skips,
+                skip_broken=skip_broken,
             )
         except InvalidImportError as error:
             assert str(error).isprintable(), error
-            assert len(str(error)) < _LONGEST_MESSAGE, error
-            assert await _exported(catalog) == before, "a part of it was imported"
+            assert len(str(error)) < _MAX_MESSAGE_LENGTH, error
+            assert await _export(catalog) == before, "a part of the input was imported"
             return "refused"
-        said = sum(1 for line in raw.split(b"\n")[1:] if line.decode(errors="replace").strip())
-        assert done.written + done.kept + len(done.problems) == said, (done, said)
-        after = await _exported(catalog)
-    async with _undone(second) as other:
+        line_count = sum(
+            1 for line in raw.split(b"\n")[1:] if line.decode(errors="replace").strip()
+        )
+        counted = result.written + result.kept + len(result.problems)
+        assert counted == line_count, (result, line_count)
+        after = await _export(catalog)
+    async with _rolled_back(second) as other:
         again = await other.import_catalog(io.StringIO(after))
         assert (again.kept, again.problems) == (0, ()), again
-        assert await _exported(other) == after, "what came out came out otherwise"
-    return "skipped a part" if done.problems else "imported"
+        assert await _export(other) == after, "the export of the imported export differs"
+    return "skipped lines" if result.problems else "imported"
 
 
-class _UndoError(Exception):
-    """Rolls a transaction back."""
+class _RollbackError(Exception):
+    """Raised to roll a transaction back."""
 
 
 @asynccontextmanager
-async def _undone(catalog: ModelCatalog) -> AsyncIterator[ModelCatalog]:
-    """A transaction of which nothing is kept, so that every input meets the same catalog."""
+async def _rolled_back(catalog: ModelCatalog) -> AsyncIterator[ModelCatalog]:
+    """Open a transaction that is always rolled back, so that each input sees the same catalog."""
     try:
         async with catalog.transaction() as inner:
             yield inner
-            raise _UndoError
-    except _UndoError:
+            raise _RollbackError
+    except _RollbackError:
         pass
 
 
-async def _exported(catalog: ModelCatalog) -> str:
+async def _export(catalog: ModelCatalog) -> str:
     stream = io.StringIO()
     await catalog.export_catalog(stream)
     return stream.getvalue()

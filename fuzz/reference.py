@@ -1,4 +1,4 @@
-"""`ModelRef`: what parses is written as it was read; the rest is our error, and can be printed."""
+"""Target `ModelRef`: a parsed text is written back unchanged; other texts raise our error."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ INPUTS: Final = st.one_of(
 
 
 @contextmanager
-def checking() -> Iterator[Callable[[bytes], str]]:
+def open_check() -> Iterator[Callable[[bytes], str]]:
     yield check
 
 
@@ -50,14 +50,14 @@ def check(raw: bytes) -> str:
 
 
 def _check_parts(text: str) -> None:
-    """A name that is made of two or three lines, and not read."""
+    """Check a `ModelRef` that is made from the lines of a text, not parsed."""
     parts = text.split("\n", 2)
     try:
         name = ModelRef(*parts)
     except (InvalidModelError, TypeError):
         assert len(parts) == 1 or not _is_plain(parts)
         return
-    # What its text cannot say the docstring names.
+    # The docstring of ModelRef.__str__ lists the names whose text does not parse back.
     if ":" in name.provider or "@" in (name.version or ""):
         return
     if name.version is not None or "@" not in name.reference:

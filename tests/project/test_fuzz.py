@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from fuzz import blind, findings
+from fuzz import findings, hypothesis_engine
 
 
 @pytest.fixture
@@ -24,12 +24,12 @@ def tried_inputs(monkeypatch):
         return "fine"
 
     @contextmanager
-    def checking():
+    def open_check():
         yield check
 
     example = ModuleType("fuzz.example")
     example.INPUTS = st.text("abcABC").map(str.encode)
-    example.checking = checking
+    example.open_check = open_check
     monkeypatch.setitem(sys.modules, "fuzz.example", example)
     return inputs
 
@@ -40,7 +40,7 @@ def test_failing_input_is_shrunk_saved_and_repeatable(tried_inputs, tmp_path, mo
     """
     monkeypatch.setattr(findings, "FOLDER", tmp_path)
 
-    report = blind.run("example", 30, seed=1)
+    report = hypothesis_engine.run("example", 30, seed=1)
 
     assert report.finding.read_bytes() == b"AA"
     assert f"python -m fuzz example --repeat {report.finding}" in str(report)
@@ -57,7 +57,7 @@ def test_same_seed_gives_same_inputs(tried_inputs, tmp_path, monkeypatch):
 
     for seed in (1, 1, 2):
         tried_inputs.clear()
-        blind.run("example", 30, seed)
+        hypothesis_engine.run("example", 30, seed)
         runs.append(list(tried_inputs))
 
     assert runs[0] == runs[1] != runs[2]
