@@ -164,9 +164,9 @@ async def test_only_a_model_is_registered(catalog, model):
     """
     Something else is refused as what it is.
     """
-    with pytest.raises(InvalidModelError, match="give a Model"):
+    with pytest.raises(InvalidModelError, match="pass a Model"):
         await catalog.register_model(model)
-    with pytest.raises(InvalidModelError, match="give a Model"):
+    with pytest.raises(InvalidModelError, match="pass a Model"):
         await catalog.register_models([model])
 
 

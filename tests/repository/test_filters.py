@@ -491,9 +491,9 @@ async def test_what_no_model_could_pass_or_fail_is_refused(catalog, filters, mes
         await anext(catalog.iter_models(**filters))
 
 
-async def test_a_filter_that_there_is_not_is_told_of(catalog):
+async def test_an_unknown_filter_raises_type_error(catalog):
     """
-    A name that is no filter is an error that names those there are.
+    The error names the filters that exist.
     """
     asked = [
         catalog.list_models(size=1),
@@ -505,22 +505,22 @@ async def test_a_filter_that_there_is_not_is_told_of(catalog):
     ]
 
     for call in asked:
-        with pytest.raises(TypeError, match=r"no filter 'size': there are provider, .*, pinned"):
+        with pytest.raises(TypeError, match=r"no filter 'size': use one of provider, .*, pinned"):
             await call
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"sort": "size_bytes"}, "is no Sort: give one of downloaded_at, "),
-        ({"sort": "size_bytes; DROP TABLE models"}, "is no Sort"),
-        ({"sort": None}, "is no Sort"),
+        ({"sort": "size_bytes"}, "is not a Sort: use one of downloaded_at, "),
+        ({"sort": "size_bytes; DROP TABLE models"}, "is not a Sort"),
+        ({"sort": None}, "is not a Sort"),
         ({"limit": -1}, "out of range"),
         ({"limit": 2**63}, "out of range"),
         ({"limit": 1.5}, "float"),
         ({"limit": "5"}, "str"),
         ({"limit": True}, "bool"),
-        ({"after": "m"}, "is a str: give a Model"),
+        ({"after": "m"}, "is a str: pass a Model"),
     ],
     ids=[
         "sort by a text",

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, Final, Generic, Protocol, TypeAlias, TypeVar, runtime_checkable
+from typing import Any, Final, Generic, Protocol, TypeAlias, TypeVar
 
 from sqlalchemy import Connection
 
@@ -88,7 +88,6 @@ def write_alone(run_one: Callable[[Connection, I], T], value: I) -> Operation[I,
     return Operation(run_one, value, writes=True, exclusive=True)
 
 
-@runtime_checkable
 class Executor(Protocol):
     """
     Runs operations in transactions.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import IO, Self, Unpack
+from typing import IO, Self, Unpack, cast
 
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
@@ -78,8 +78,9 @@ class ModelCatalog:
         """
         if isinstance(sessions, AsyncSession):
             self._executor: Executor = TransactionExecutor(SessionTransaction(sessions, timeout_s))
-        elif isinstance(sessions, Executor):
-            self._executor = sessions
+        # `isinstance` with a protocol would take 15 us in each `transaction()`.
+        elif hasattr(sessions, "forbid_nested_write"):
+            self._executor = cast("Executor", sessions)
         else:
             self._executor = SessionExecutor(sessions, timeout_s)
         self._uses = UseRecorder(self._executor)

@@ -9,7 +9,8 @@ from itertools import groupby, islice, repeat
 from operator import itemgetter
 from typing import Any, Final, NamedTuple, TypeAlias
 
-from sqlalchemy import Connection, inspect
+from sqlalchemy import Connection
+from sqlalchemy.orm.attributes import instance_state
 
 from model_catalog.domain import fields
 from model_catalog.domain.fields import KEY_FIELDS
@@ -160,7 +161,7 @@ def _convert_by_column(models: Sequence[ModelInput]) -> list[RowTuple] | None:
     """
     by_fields: dict[tuple[object, ...], list[Mapping[str, Any]]] = {}
     for model in models:
-        if type(model) is Model and inspect(model).key is None:
+        if type(model) is Model and instance_state(model).key is None:
             values: Mapping[str, Any] = vars(model)
         elif type(model) is dict and model.keys() <= fields.INPUT_FIELDS:
             values = model

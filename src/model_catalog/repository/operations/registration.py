@@ -10,7 +10,8 @@ from functools import lru_cache
 from itertools import groupby
 from typing import Any, Final, NamedTuple, TypeAlias
 
-from sqlalchemy import Connection, inspect
+from sqlalchemy import Connection
+from sqlalchemy.orm.attributes import instance_state
 
 from model_catalog.domain import fields
 from model_catalog.domain.fields import KEY_FIELDS
@@ -57,7 +58,8 @@ class UpsertRow(NamedTuple):
         """
         if not isinstance(model, Model):
             raise InvalidModelError("model", model, f"is a {type(model).__name__}: pass a Model")
-        state = inspect(model)
+        # `sqlalchemy.inspect` returns the same object, but takes 1 us of the 7 us of this function.
+        state = instance_state(model)
         row = fields.validate_model(vars(model))
         kept: AbstractSet[str] = frozenset()
         if state.key is not None:

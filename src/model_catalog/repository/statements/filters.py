@@ -1,4 +1,4 @@
-"""Which models: what is known of one, and the filters that all listings share."""
+"""The filters of listings as SQL conditions; the tables, and the columns that queries read."""
 
 from __future__ import annotations
 
@@ -38,21 +38,21 @@ EFFECTIVE_COLUMNS: Final[Mapping[str, ColumnElement[Any]]] = {
 
 class Filters(TypedDict, total=False):
     """
-    What a listing may be narrowed by; a model has to pass all that are given. None is not given.
+    Filters for listings. All given filters must match; `None` means the filter is not applied.
 
-    Bounds of sizes and lengths are part of the range, moments are not: `downloaded_after` is later.
+    Bounds of sizes and lengths are inclusive, bounds of times are exclusive.
     """
 
     provider: str | None
     reference: str | None
     version: str | None
-    """An exact one; no alias."""
+    """An exact version; aliases are not looked up."""
     search: str | None
-    """Somewhere in the reference, the description or a tag, without regard to case."""
+    """A text that the reference, the description or a tag contains, regardless of case."""
     tags: Collection[str] | None
-    """Has all of them, without regard to case."""
+    """The model has all of these tags, regardless of case."""
     any_tags: Collection[str] | None
-    """Has one of them at least."""
+    """The model has at least one of these tags, regardless of case."""
     format: str | None
     architecture: str | None
     quantization: str | None
@@ -68,23 +68,28 @@ class Filters(TypedDict, total=False):
     never_used: bool | None
     pinned: bool | None
     state: FileState | None
-    """What the last look at the disk found."""
+    """The result of the last check of the files."""
     digest: str | None
-    """A SHA-256, of the model or of one of its files."""
+    """The SHA-256 of the model or of one of its files."""
     damaged: bool | None
-    """Its bytes were not the expected ones when they were last verified."""
+    """Whether the last verification found other bytes than the expected ones."""
     incomplete: bool | None
+    """Whether files that loading needs are missing or too short."""
     store: str | None
-    """Lies in a store of this kind, as in `ollama`."""
+    """The kind of external store that contains the model, for example `ollama`."""
     foreign: bool | None
-    """Lies in a store that is not ours."""
+    """Whether an external store contains the model."""
 
 
 def build_where(filters: Mapping[str, object], dialect: str) -> list[ColumnElement[bool]]:
-    """The WHERE of some filters. Raises InvalidModelError, and TypeError for one that is none."""
+    """
+    Return the conditions of some filters.
+
+    Raises InvalidModelError for an invalid value, and TypeError for an unknown filter.
+    """
     unknown = set(filters) - _CONDITIONS.keys()
     if unknown:
-        raise TypeError(f"there is no filter {min(unknown)!r}: there are {', '.join(_CONDITIONS)}")
+        raise TypeError(f"there is no filter {min(unknown)!r}: use one of {', '.join(_CONDITIONS)}")
     return [
         _CONDITIONS[name](name, value, dialect)
         for name, value in filters.items()
@@ -101,34 +106,35 @@ def _equals(field: str, value: object, _dialect: str) -> ColumnElement[bool]:
 
 def _contains(field: str, value: object, dialect: str) -> ColumnElement[bool]:
     text = fold_case(validation.search(field, value))
-    # Not LIKE: it has wildcards to escape, a limit on its pattern, and an opinion on case.
+    # LIKE has wildcards to escape, a maximum pattern length, and its own rules for case.
     position = func.instr if dialect == "sqlite" else func.strpos
-    tagged = select(TAGS.c.model_id).where(position(TAGS.c.folded, text) > 0)
+    with_tag = select(TAGS.c.model_id).where(position(TAGS.c.folded, text) > 0)
     return or_(
         position(model_columns.reference_folded, text) > 0,
         position(model_columns.description_folded, text) > 0,
-        model_columns.id.in_(tagged),
+        model_columns.id.in_(with_tag),
     )
 
 
 def _has_all(field: str, value: object, _dialect: str) -> ColumnElement[bool]:
-    wanted = _wanted(field, value)
-    # One count, however many they are: of a semijoin for each PostgreSQL's planner never returns.
-    return _tagged(wanted, len(wanted)) if wanted else true()
+    tags = _folded_tags(field, value)
+    # One count for any number of tags: with a semijoin for each tag PostgreSQL's planner does not
+    # finish.
+    return _has_at_least(len(tags), tags) if tags else true()
 
 
 def _has_any(field: str, value: object, _dialect: str) -> ColumnElement[bool]:
-    return _tagged(_wanted(field, value), 1)
+    return _has_at_least(1, _folded_tags(field, value))
 
 
-def _wanted(field: str, value: object) -> list[str]:
+def _folded_tags(field: str, value: object) -> list[str]:
     return sorted({fold_case(tag) for tag in validation.filter_tags(field, value)})
 
 
-def _tagged(wanted: Collection[str], at_least: int) -> ColumnElement[bool]:
-    """The models that have so many of these tags."""
-    models = select(TAGS.c.model_id).where(TAGS.c.folded.in_(wanted)).group_by(TAGS.c.model_id)
-    return model_columns.id.in_(models.having(func.count() >= at_least))
+def _has_at_least(number: int, tags: Collection[str]) -> ColumnElement[bool]:
+    """Return the condition that a model has at least this number of these tags."""
+    models = select(TAGS.c.model_id).where(TAGS.c.folded.in_(tags)).group_by(TAGS.c.model_id)
+    return model_columns.id.in_(models.having(func.count() >= number))
 
 
 def _at_least(name: str) -> Condition:
@@ -143,20 +149,21 @@ def _at_most(name: str) -> Condition:
     )
 
 
-def _later(column: ColumnElement[datetime]) -> Condition:
+def _after(column: ColumnElement[datetime]) -> Condition:
     return lambda field, value, _: column > validation.timestamp(field, value)
 
 
-def _earlier(column: ColumnElement[datetime]) -> Condition:
+def _before(column: ColumnElement[datetime]) -> Condition:
     def condition(field: str, value: object, _dialect: str) -> ColumnElement[bool]:
-        whole = validation.timestamp(field, value)
-        # Rows hold whole seconds: one in the second that a bound cuts lies before the bound.
-        return column < whole if whole == value else column <= whole
+        bound = validation.timestamp(field, value)
+        # `timestamp` cuts fractions of a second off, as stored times are whole seconds. A stored
+        # time in the second of a bound with a fraction is before the bound.
+        return column < bound if bound == value else column <= bound
 
     return condition
 
 
-def _flag(column: ColumnElement[Any], *, is_null: bool) -> Condition:
+def _null_flag(column: ColumnElement[Any], *, is_null: bool) -> Condition:
     def condition(field: str, value: object, _dialect: str) -> ColumnElement[bool]:
         if not isinstance(value, bool):
             raise InvalidModelError(field, value, "is neither True nor False")
@@ -167,9 +174,9 @@ def _flag(column: ColumnElement[Any], *, is_null: bool) -> Condition:
 
 def _has_digest(field: str, value: object, _dialect: str) -> ColumnElement[bool]:
     digest = validation.digest(field, value)
-    of_a_file = select(FILES.c.model_id).where(FILES.c.digest == digest)
+    with_file = select(FILES.c.model_id).where(FILES.c.digest == digest)
     return (model_columns.digest == digest) | (
-        model_columns.id.in_(of_a_file) & model_columns.inventoried_at.is_not(None)
+        model_columns.id.in_(with_file) & model_columns.inventoried_at.is_not(None)
     )
 
 
@@ -187,16 +194,16 @@ _CONDITIONS: Final[Mapping[str, Condition]] = {
     "min_size_bytes": _at_least("size_bytes"),
     "max_size_bytes": _at_most("size_bytes"),
     "min_context_length": _at_least("context_length"),
-    "downloaded_after": _later(model_columns.downloaded_at),
-    "downloaded_before": _earlier(model_columns.downloaded_at),
-    "used_after": _later(model_columns.last_used_at),
-    "used_before": _earlier(model_columns.last_used_at),
-    "never_used": _flag(model_columns.last_used_at, is_null=True),
-    "pinned": _flag(model_columns.pinned_at, is_null=False),
+    "downloaded_after": _after(model_columns.downloaded_at),
+    "downloaded_before": _before(model_columns.downloaded_at),
+    "used_after": _after(model_columns.last_used_at),
+    "used_before": _before(model_columns.last_used_at),
+    "never_used": _null_flag(model_columns.last_used_at, is_null=True),
+    "pinned": _null_flag(model_columns.pinned_at, is_null=False),
     "state": lambda field, value, _: model_columns.state == validation.state(field, value),
     "digest": _has_digest,
-    "damaged": _flag(model_columns.found_digest, is_null=False),
-    "incomplete": _flag(model_columns.incomplete_reason, is_null=False),
+    "damaged": _null_flag(model_columns.found_digest, is_null=False),
+    "incomplete": _null_flag(model_columns.incomplete_reason, is_null=False),
     "store": _equals,
-    "foreign": _flag(model_columns.store, is_null=False),
+    "foreign": _null_flag(model_columns.store, is_null=False),
 }

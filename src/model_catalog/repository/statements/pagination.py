@@ -1,4 +1,4 @@
-"""In what order models are listed, and which part of it: the window that a page is."""
+"""The order of listings, and pages of it by keyset pagination (the seek method)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from sqlalchemy import (
 )
 
 from model_catalog.domain import validation
-from model_catalog.domain.fields import ModelRow
+from model_catalog.domain.fields import KEY_FIELDS, ModelRow
 from model_catalog.errors import InvalidModelError
 from model_catalog.mapping.column_types import UnixTimestamp
 from model_catalog.mapping.tables import Model
@@ -29,7 +29,7 @@ from model_catalog.repository.statements.filters import EFFECTIVE_COLUMNS, model
 
 
 class Sort(StrEnum):
-    """What a listing is sorted by. Equal models come by provider, reference and version."""
+    """The field that a listing is sorted by; ties are sorted by provider, reference and version."""
 
     DOWNLOADED_AT = "downloaded_at"
     LAST_USED_AT = "last_used_at"
@@ -46,24 +46,25 @@ class Sort(StrEnum):
 
     @property
     def descending_by_default(self) -> bool:
-        """Numbers and times begin with the greatest, names with the first."""
-        return self not in _NAMES
+        """Whether the default direction is descending: for numbers and times, but not for names."""
+        return self not in _NAME_SORTS
 
 
-_NAMES: Final = {
+_NAME_SORTS: Final = {
     Sort.PROVIDER,
     Sort.REFERENCE,
     Sort.ARCHITECTURE,
     Sort.QUANTIZATION,
     Sort.FORMAT,
 }
-_KEY_NAMES: Final = ("provider", "reference", "version")
-_KEY: Final = tuple(model_columns[name] for name in _KEY_NAMES)
+_KEY: Final = tuple(model_columns[name] for name in KEY_FIELDS)
 _KEY_AFTER: Final = tuple(bindparam(f"after_{c.name}", type_=c.type) for c in _KEY)
 _LIMIT: Final = bindparam("limit", type_=BigInteger)
 
 
 class _Start(Enum):
+    """Where a page starts: at the first model, or after a model with or without a sorted value."""
+
     FIRST = auto()
     AFTER_VALUE = auto()
     AFTER_NULL = auto()
@@ -71,16 +72,16 @@ class _Start(Enum):
 
 @dataclass(frozen=True, slots=True)
 class SortOrder:
-    """The order of a listing."""
+    """The order of a listing: by one field, then by key; NULL is last in both directions."""
 
     sort: Sort
     is_descending: bool
 
     @classmethod
     def validated(cls, sort: object, descending: object) -> SortOrder:
-        """Raises InvalidModelError for what is none."""
+        """Return an order; `descending=None` is the default direction. Raises InvalidModelError."""
         if not isinstance(sort, Sort):
-            raise InvalidModelError("sort", sort, f"is no Sort: give one of {', '.join(Sort)}")
+            raise InvalidModelError("sort", sort, f"is not a Sort: use one of {', '.join(Sort)}")
         if descending is None:
             return cls(sort, sort.descending_by_default)
         if not isinstance(descending, bool):
@@ -89,31 +90,34 @@ class SortOrder:
 
     @property
     def column(self) -> ColumnElement[Any]:
-        """What it is sorted by, before the key."""
+        """The column of the sorted field."""
         return EFFECTIVE_COLUMNS[self.sort.value]
 
     @property
     def columns(self) -> list[ColumnElement[Any]]:
-        """Its ORDER BY: total, and the same on both databases; NULL comes last."""
-        return self.by(self.column, *_KEY)
+        """The ORDER BY of models: a total order, the same on every database."""
+        return self.order_by(self.column, *_KEY)
 
-    def by(self, column: ColumnElement[Any], *key: ColumnElement[Any]) -> list[ColumnElement[Any]]:
-        """The same of other columns with the same values."""
-        sorted_by = column.desc() if self.is_descending else column.asc()
-        return [sorted_by.nulls_last(), *key]
+    def order_by(
+        self, column: ColumnElement[Any], *key: ColumnElement[Any]
+    ) -> list[ColumnElement[Any]]:
+        """Return the ORDER BY of a subquery with its own columns for the field and the key."""
+        sorted_column = column.desc() if self.is_descending else column.asc()
+        return [sorted_column.nulls_last(), *key]
 
     @property
     def is_indexed(self) -> bool:
-        """Whether an index has it."""
+        """Whether an index has this order."""
         return self.sort is Sort.DOWNLOADED_AT and self.is_descending
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
     """
-    A part of an order: its beginning or what comes behind a model, to the end or only so far.
+    The shape of a page, which decides its SQL: its order, where it starts, whether it has a limit.
 
-    It is the same for all that begin behind some model: which one, and how far, are its values.
+    The model it starts after and the limit are parameters, so that pages of the same shape share a
+    prepared statement.
     """
 
     order: SortOrder
@@ -124,19 +128,19 @@ class Page:
     def validated(
         cls, order: SortOrder, after: Model | ModelRow | None, limit: int | None
     ) -> tuple[Page, dict[str, Any]]:
-        """One and its values. Raises InvalidModelError for what has no place in the order."""
+        """Return a page and its parameters. Raises InvalidModelError for invalid arguments."""
         start = _Start.FIRST
         values: dict[str, Any] = {}
         if after is not None:
             if not isinstance(after, Model | ModelRow):
-                problem = f"is a {type(after).__name__}: give a Model"
+                problem = f"is a {type(after).__name__}: pass a Model or a ModelRow"
                 raise InvalidModelError("after", after, problem)
             name = order.sort.value
-            value = _checked(name, getattr(after, name))
+            value = _validate_sorted_value(name, getattr(after, name))
             start = _Start.AFTER_NULL if value is None else _Start.AFTER_VALUE
             if value is not None:
                 values["after_value"] = value
-            for name in _KEY_NAMES:
+            for name in KEY_FIELDS:
                 values[f"after_{name}"] = validation.lookup_text(name, getattr(after, name))
         if limit is not None:
             values["limit"] = validation.limit("limit", limit)
@@ -145,44 +149,44 @@ class Page:
     def apply_to(
         self, models: Select[Any], where: Sequence[ColumnElement[bool]] = ()
     ) -> Select[Any]:
-        """Narrow a query to it, and to those that pass `where`."""
-        behind = [] if self.start is _Start.FIRST else [self._after_cursor(where)]
-        ordered = models.where(*where, *behind).order_by(*self.order.columns)
+        """Narrow a SELECT of models to the page, and to the models that meet all conditions."""
+        cursor = [] if self.start is _Start.FIRST else [self._after_cursor(where)]
+        ordered = models.where(*where, *cursor).order_by(*self.order.columns)
         return ordered.limit(_LIMIT) if self.is_limited else ordered
 
     def _after_cursor(self, where: Sequence[ColumnElement[bool]]) -> ColumnElement[bool]:
         if not (self.is_limited and self.order.is_indexed):
-            return or_(*self._parts)
-        # Told by OR a database reads everything that comes before. Each part by itself begins where
-        # it has to in the index, and ends when it has enough.
+            return or_(*self._ranges)
+        # With OR a database reads all rows before the page. A query for each range starts at its
+        # place in the index, and ends at the limit.
         key = (self.order.column, *_KEY)
-        parts = (
+        queries = (
             select(model_columns.id, *key)
-            .where(part, *where)
+            .where(range_, *where)
             .order_by(*self.order.columns)
             .limit(_LIMIT)
-            for part in self._parts
+            for range_ in self._ranges
         )
-        found = union_all(*(select(part.subquery()) for part in parts)).subquery()
-        order = self.order.by(*(found.c[column.name] for column in key))
+        found = union_all(*(select(query.subquery()) for query in queries)).subquery()
+        order = self.order.order_by(*(found.c[column.name] for column in key))
         return model_columns.id.in_(select(found.c.id).order_by(*order).limit(_LIMIT))
 
     @property
-    def _parts(self) -> list[ColumnElement[bool]]:
-        """What comes behind it, in the order of the listing; it need not be recorded any more."""
+    def _ranges(self) -> list[ColumnElement[bool]]:
+        """The conditions of the models after the cursor, in order; the cursor's row may be gone."""
         column = self.order.column
-        later = tuple_(*_KEY) > tuple_(*_KEY_AFTER)
+        has_later_key = tuple_(*_KEY) > tuple_(*_KEY_AFTER)
         if self.start is _Start.AFTER_NULL:
-            return [and_(column.is_(None), later)]
+            return [and_(column.is_(None), has_later_key)]
         value = bindparam("after_value", type_=column.type)
-        further = column < value if self.order.is_descending else column > value
-        return [and_(column == value, later), further, column.is_(None)]
+        is_after = column < value if self.order.is_descending else column > value
+        return [and_(column == value, has_later_key), is_after, column.is_(None)]
 
 
-def _checked(name: str, value: object) -> Any:
-    """A value to compare a column with: of its type, and one that a driver takes."""
+def _validate_sorted_value(name: str, value: object) -> Any:
+    """Return a value that can be compared with a column, on every driver."""
     if value is None and not model_columns[name].nullable:
-        raise InvalidModelError(name, None, "is not known: give a model that was read")
+        raise InvalidModelError(name, None, "is not known: pass a model that was read")
     if value is None:
         return None
     if isinstance(model_columns[name].type, UnixTimestamp):

@@ -1,4 +1,4 @@
-"""The rows in which models are read, and what is made of one."""
+"""The columns in which models are selected, and the conversion of raw rows to `Model` objects."""
 
 from __future__ import annotations
 
@@ -25,23 +25,24 @@ from model_catalog.repository.statements.filters import (
     model_columns,
 )
 
-# A control character, which no tag and no alias has in it.
-_BETWEEN: Final = "\x1f"
-
+# A control character: no tag and no alias contains one.
+_SEPARATOR: Final = "\x1f"
 
 _TYPES: Final = [type(model_columns[name].type) for name in EFFECTIVE_COLUMNS]
-_MOMENTS: Final = tuple(at for at, kind in enumerate(_TYPES) if kind is UnixTimestamp)
-_PATHS: Final = tuple(at for at, kind in enumerate(_TYPES) if kind is PathText)
-_STATE: Final = _TYPES.index(StateText)
+_TIMESTAMP_INDEXES: Final = tuple(
+    index for index, kind in enumerate(_TYPES) if kind is UnixTimestamp
+)
+_PATH_INDEXES: Final = tuple(index for index, kind in enumerate(_TYPES) if kind is PathText)
+_STATE_INDEX: Final = _TYPES.index(StateText)
 _NAMES: Final = tuple(EFFECTIVE_COLUMNS)
 _INTERNAL_COLUMNS: Final = [
     column.key for column in model_columns if column.key not in EFFECTIVE_COLUMNS
 ]
-_make_row: Final = tuple.__new__
+_make_tuple: Final = tuple.__new__
 
 
 def select_models(dialect: str) -> Select[Any]:
-    """Everything that is known of models as it is stored, with their tags."""
+    """Select all fields of models as raw values, then their tags as one text."""
     fields = (raw_column(expression).label(name) for name, expression in EFFECTIVE_COLUMNS.items())
     return select(*fields, raw_column(aggregate_children(dialect, TAGS.c.tag)).label("_tags"))
 
@@ -49,7 +50,7 @@ def select_models(dialect: str) -> Select[Any]:
 def aggregate_children(
     dialect: str, text: ColumnElement[str], *which: ColumnElement[bool]
 ) -> ScalarSelect[str]:
-    """The texts of a model's children in one, in any order; NULL where there are none."""
+    """Select the texts of a model's child rows, joined in any order; NULL without child rows."""
     children = select(string_agg(dialect, text)).where(
         text.table.c.model_id == model_columns.id, *which
     )
@@ -57,26 +58,40 @@ def aggregate_children(
 
 
 def string_agg(dialect: str, text: ColumnElement[str]) -> ColumnElement[str]:
-    """Texts of several rows in one, as `split` takes them apart."""
+    """Join the texts of several rows to one text, for `split_aggregate`."""
     join = func.group_concat if dialect == "sqlite" else func.string_agg
-    return join(text, _BETWEEN)
+    return join(text, _SEPARATOR)
 
 
 def split_aggregate(joined: str | None) -> tuple[str, ...]:
-    """The texts that were joined in one, in the order of their folded forms."""
+    """Return the texts that `string_agg` joined, sorted by their case-folded forms."""
     if joined is None:
         return ()
-    return tuple(sorted(joined.split(_BETWEEN), key=lambda text: (fold_case(text), text)))
+    return tuple(sorted(joined.split(_SEPARATOR), key=lambda text: (fold_case(text), text)))
 
 
 def to_model(row: Row) -> Model:
-    """The model in a row of what is `known`."""
-    (values,) = _read((row,))
+    """Convert a row of `select_models` to a model."""
+    (values,) = _decode((row,))
     return new_detached_model(dict(zip(_NAMES, values, strict=False)), values[-1])
 
 
+def to_models(rows: Iterable[Row]) -> list[Model]:
+    """Convert rows of `select_models` to models."""
+    return [
+        new_detached_model(dict(zip(_NAMES, values, strict=False)), values[-1])
+        for values in _decode(rows)
+    ]
+
+
+def to_rows(rows: Iterable[Row]) -> list[ModelRow]:
+    """Convert rows of `select_models` to plain tuples."""
+    # As `ModelRow._make`, which would also check the length of each row.
+    return [_make_tuple(ModelRow, values) for values in _decode(rows)]
+
+
 def model_from_insert(model_id: int, row: Mapping[str, Any]) -> Model:
-    """The model in a row that was written this moment, as it would be read."""
+    """Return the model of a row that was just inserted, without reading it from the database."""
     values = {**COLUMN_DEFAULTS, **row, "id": model_id}
     for name in _INTERNAL_COLUMNS:
         del values[name]
@@ -86,33 +101,19 @@ def model_from_insert(model_id: int, row: Mapping[str, Any]) -> Model:
     return new_detached_model(values, ())
 
 
-def to_models(rows: Iterable[Row]) -> list[Model]:
-    """The models in all of them."""
-    return [
-        new_detached_model(dict(zip(_NAMES, values, strict=False)), values[-1])
-        for values in _read(rows)
-    ]
-
-
-def to_rows(rows: Iterable[Row]) -> list[ModelRow]:
-    """What is `known` of models, without the models."""
-    # As `_make` does it, but for a look at each row's length.
-    return [_make_row(ModelRow, values) for values in _read(rows)]
-
-
-def _read(rows: Iterable[Row]) -> Iterator[list[Any]]:
-    """The values of each row, of what was stored; nearly all of them are what they were."""
-    # It is the same list each time: to make one a row takes as long as to read it.
+def _decode(rows: Iterable[Row]) -> Iterator[list[Any]]:
+    """Yield the values of each row with times, paths, state and tags converted."""
+    # The same list is yielded for each row: to make a new one would take as long as to read a row.
     values: list[Any] = []
     for row in rows:
         values[:] = row
-        for at in _MOMENTS:
-            if (moment := values[at]) is not None:
-                values[at] = decode_timestamp(moment)
-        for at in _PATHS:
-            if (path := values[at]) is not None:
-                values[at] = decode_path(path)
-        values[_STATE] = decode_state(values[_STATE])
+        for index in _TIMESTAMP_INDEXES:
+            if (timestamp := values[index]) is not None:
+                values[index] = decode_timestamp(timestamp)
+        for index in _PATH_INDEXES:
+            if (path := values[index]) is not None:
+                values[index] = decode_path(path)
+        values[_STATE_INDEX] = decode_state(values[_STATE_INDEX])
         tags = values[-1]
         values[-1] = () if tags is None else split_aggregate(tags)
         yield values
