@@ -50,7 +50,7 @@ if TYPE_CHECKING:
         UpgradeFailedError,
         WrongLoopError,
     )
-    from model_catalog.execution.sqlite_threads.inline_reader import ReadMode
+    from model_catalog.execution.sqlite_threads.thread_executor import ReadMode
     from model_catalog.mapping.tables import Model
     from model_catalog.opening import open_catalog
     from model_catalog.repository.model_catalog import ModelCatalog
@@ -147,7 +147,7 @@ _MODULES = {
     "ModelCatalog": "repository.model_catalog",
     "ModelRef": "domain.model_ref",
     "ModelRow": "domain.fields",
-    "ReadMode": "execution.sqlite_threads.inline_reader",
+    "ReadMode": "execution.sqlite_threads.thread_executor",
     "RepairReport": "backups.salvage",
     "RestoreResult": "backups.restore",
     "RepairedTable": "backups.salvage",

@@ -1,4 +1,4 @@
-"""The life of a catalog: open, bring up to date, use, close."""
+"""Opens a catalog: migrates the database, chooses the executor, and closes both at the end."""
 
 from __future__ import annotations
 
@@ -15,8 +15,11 @@ from model_catalog.connection.target import Target
 from model_catalog.domain import validation
 from model_catalog.execution.postgres_executor import PostgresExecutor
 from model_catalog.execution.session_executor import SessionExecutor
-from model_catalog.execution.sqlite_threads.inline_reader import ReadMode, validate_read_mode
-from model_catalog.execution.sqlite_threads.thread_executor import ThreadExecutor
+from model_catalog.execution.sqlite_threads.thread_executor import (
+    ReadMode,
+    ThreadExecutor,
+    validate_read_mode,
+)
 from model_catalog.repository.model_catalog import ModelCatalog
 from model_catalog.schema.migrate import migrate_to
 from model_catalog.schema.revision import require_current_schema
@@ -35,56 +38,56 @@ async def open_catalog(
     """
     Open a catalog, and close it when the block ends.
 
-    `target` is a path, a URL, a URL object or a host's AsyncEngine; without one it is the
-    environment's `MODEL_CATALOG_URL`, or `.rbee/models/catalog.db` below the working directory.
-    A SQLite file that is not there is created (readable by its owner alone) unless `create` is
-    false; its folder only for the default. The tables are created, or brought up to date; with
-    `upgrade=False` a database that is not at the newest revision raises SchemaOutOfDateError.
-    `timeout_s` is how long opening it waits for others, and how long a call may take.
+    `target` is a path, a URL, a URL object or a host's AsyncEngine. None is the environment
+    variable `MODEL_CATALOG_URL`, or else `.rbee/models/catalog.db` in the working directory. A
+    missing SQLite file is created, readable by its owner only, unless `create` is false. Its folder
+    is created only for the default path.
 
-    What a call has written to a SQLite file outlives a kill. With `durability="full"` it outlives a
-    power cut as well, because every transaction waits for the disk; with "normal" a power cut may
-    cost the last transactions, but never the database. A server and a host's engine have settings
-    of their own for that, and keep them.
+    The tables are created or migrated to the newest revision. With `upgrade=False` a database at
+    another revision raises SchemaOutOfDateError. `timeout_s` is the number of seconds that opening
+    waits for locks, and that a call may take.
 
-    With `reads="inline"` `find_model` and `get_model` read a SQLite file in the event loop's own
-    thread. A step out of it and back takes five times as long as the answer, and where the loop has
-    always something to do fifty times: that pays where the file is on a disk of this machine and
-    mostly in memory. On a cold or a distant disk the whole loop stands still for as long as the
-    disk takes, and no deadline ends that; nor do such calls give way to other tasks. What would
-    have to wait for a lock waits in a thread. A server is asked as ever.
+    Changes in a SQLite file survive a crash of the process once the call has returned. With
+    `durability="full"` they survive a power failure too, because every transaction waits for the
+    disk. With "normal" a power failure may lose the last transactions, but never corrupts the
+    database. A PostgreSQL server and a host's engine keep their own settings.
+
+    With `reads="inline"` `find_model` and `get_model` read a SQLite file in the event loop's
+    thread. This avoids a thread switch, which costs five times the query itself, or fifty times
+    when the loop is busy. Use it when the file is on a local disk and mostly cached. On a slow disk
+    the whole loop blocks until the disk answers: no timeout ends such a read, and other tasks do
+    not run during it. A read that would wait for a lock runs in a thread. PostgreSQL is not
+    affected.
 
     Raises InvalidTargetError, CatalogUnavailableError, CatalogReadOnlyError, CatalogCorruptError,
-    ForeignDatabaseError, SchemaTooNewError, and what `upgrade` raises. A password in a URL is in
-    none of their messages.
+    ForeignDatabaseError, SchemaTooNewError, and what `upgrade` raises. No message contains the
+    password of a URL.
     """
     validate_durability(durability)
     validate_read_mode(reads)
     validation.seconds("timeout_s", timeout_s)
-    waiting = open_database(target, create=create, durability=durability, wait_s=timeout_s)
-    async with waiting as database:
+    opening = open_database(target, create=create, durability=durability, wait_s=timeout_s)
+    async with opening as database:
         if upgrade:
             await migrate_to(database, "head")
         else:
             await require_current_schema(database)
-        home = LoopOwner(database.name)
-        work: SessionExecutor | ThreadExecutor
-        if database.sync_engine is None:
-            work = (
-                SessionExecutor(async_sessionmaker(database.engine), timeout_s, home)
-                if isinstance(target, AsyncEngine)
-                else PostgresExecutor(database.engine, timeout_s, home)
-            )
-        else:
-            # What has migrated it is of no more use.
+        owner = LoopOwner(database.name)
+        executor: PostgresExecutor | SessionExecutor | ThreadExecutor
+        if database.sync_engine is not None:
+            # Only the migration used this engine's connections.
             await database.dispose()
-            work = ThreadExecutor(database.sync_engine, timeout_s, home, reads)
+            executor = ThreadExecutor(database.sync_engine, timeout_s, owner, reads)
+        elif isinstance(target, AsyncEngine):
+            executor = SessionExecutor(async_sessionmaker(database.engine), timeout_s, owner)
+        else:
+            executor = PostgresExecutor(database.engine, timeout_s, owner)
         try:
-            if isinstance(work, ThreadExecutor):
-                await work.open()
-            yield ModelCatalog(work)
+            if isinstance(executor, ThreadExecutor):
+                await executor.open()
+            yield ModelCatalog(executor)
         finally:
-            home.is_closed = True
-            # A child of the process has none of the threads and none of the connections.
-            if home.is_here:
-                await run_to_completion(work.close())
+            owner.is_closed = True
+            # A forked child has none of the threads and connections.
+            if owner.is_in_owner_process:
+                await run_to_completion(executor.close())

@@ -564,7 +564,7 @@ async def test_so_many_run_at_once_and_no_more():
         answered.extend(items)
         return items
 
-    meeting = Coalescer(run, most=2)
+    meeting = Coalescer(run, max_concurrent=2)
     tasks = []
     for name in ("stuck", "a", "b", "stuck", "c"):
         tasks.append(asyncio.create_task(meeting.submit(name, 5)))

@@ -17,7 +17,8 @@ from sqlalchemy import NullPool
 from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
 
 from model_catalog import CatalogBusyError, ModelCatalog, open_catalog
-from model_catalog.concurrency.completion import Backoff, run_to_completion
+from model_catalog.concurrency.completion import run_to_completion
+from model_catalog.concurrency.retry import Backoff
 
 AT_ONCE_S = 1.0
 """Far less than the thirty seconds a call waits for others, far more than a busy machine needs."""
@@ -598,13 +599,13 @@ async def test_patience_ends(quiet):
     Trying again goes on for the time it was given; the error then says how long that was.
     """
     busy = CatalogBusyError("x.db", "locked")
-    patience = Backoff(0.1)
+    backoff = Backoff(0.1)
 
     start = time.monotonic()
     with pytest.raises(CatalogBusyError, match=r"x.db is busy: locked \(waited 0\.1 s\)") as caught:
         async with asyncio.timeout(10):
             while True:
-                await patience.after(busy)
+                await backoff.wait_or_raise(busy)
 
     assert 0.1 <= time.monotonic() - start < 0.1 + AT_ONCE_S
     assert caught.value.__cause__ is busy

@@ -438,7 +438,7 @@ async def test_a_transaction_whose_statement_its_driver_has_ended_is_over(databa
         pass
 
     async with opened(database) as catalog:
-        monkeypatch.setattr("model_catalog.execution.session_executor.set_timeouts", no_limits)
+        monkeypatch.setattr("model_catalog.execution.postgres_transaction.set_timeouts", no_limits)
         with slow_to_read(database), pytest.raises(TransactionError):
             async with catalog.transaction() as inner:
                 await all_end_busy(inner, {"list_models": READS["list_models"]})
@@ -562,21 +562,22 @@ async def test_a_connection_that_is_given_up_while_it_is_made_is_closed(database
     also where somebody keeps the call's error.
     """
 
-    async def connect():
-        async with engine.connect():
-            pass
+    async def connect(run):
+        with run:
+            async with engine.connect():
+                pass
 
     errors = []
     gc.disable()
     try:
         for number in range(60):
             async with host(database) as engine:
-                attempt = InterruptibleRun("a server")
+                run = InterruptibleRun("a server")
                 try:
                     await run_to_completion(
-                        attempt.run(connect),
-                        late_after_s=number * 0.0003,
-                        on_late=attempt.stop,
+                        connect(run),
+                        timeout_s=number * 0.0003,
+                        on_timeout=run.interrupt,
                     )
                 except CatalogBusyError as error:
                     errors.append(error)

@@ -125,6 +125,6 @@ async def test_another_way_to_read_is_refused(sqlite_file):
     """
     There are two: a mistyped one is an error, and not the usual one.
     """
-    with pytest.raises(InvalidModelError, match="none of threads, inline"):
+    with pytest.raises(InvalidModelError, match="not one of threads, inline"):
         async with open_catalog(sqlite_file, reads="inlined"):
             pass

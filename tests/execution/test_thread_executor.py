@@ -21,6 +21,7 @@ from model_catalog import (
     WrongLoopError,
     open_catalog,
 )
+from model_catalog.execution.executor import Operation
 from model_catalog.execution.sqlite_threads.connection_thread import ConnectionThread
 
 END_S = 2.0
@@ -82,7 +83,7 @@ async def timed(call):
 
 async def together(work, unit):
     """A look of the quick kind, which shares its snapshot with others."""
-    return await work._reader(alone=False).call(unit, work.timeout_s)
+    return await work.run(Operation(lambda connection, _: unit(connection), None))
 
 
 def recorded(path) -> set[str]:
@@ -224,7 +225,7 @@ async def test_one_of_a_batch_that_waits_for_a_lock_may_have_less_time(on_sqlite
         raw.execute("BEGIN IMMEDIATE")
         patient = asyncio.create_task(timed(work.write(registering("patient"), 20)))
         hasty = asyncio.create_task(timed(work.write(registering("hasty"), 0.3)))
-        while work._writer._worker.obstacle is None:
+        while work._writer._runner.waiting_for is None:
             await asyncio.sleep(0)
         behind = asyncio.create_task(timed(work.write(registering("behind"), 0.3)))
         (first, first_s), (second, second_s) = await asyncio.gather(hasty, behind)

@@ -1,4 +1,4 @@
-"""Calls that come together, done as one: the queue in which they meet."""
+"""Runs calls that are made at the same time as one batch (request coalescing)."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from contextvars import Context
 from functools import partial
 from typing import Any, Final, Generic, TypeVar
 
+from model_catalog.concurrency.completion import wait_until_done
 from model_catalog.errors import CatalogBusyError
 
 I = TypeVar("I")  # noqa: E741 - an item
@@ -16,92 +17,105 @@ R = TypeVar("R")
 
 class Coalescer(Generic[I, R]):
     """
-    One run for all calls of an event loop that arrive in one turn of it, or while others run.
+    Runs calls that arrive in the same loop iteration, or while batches are running, as one batch.
 
-    Each waits for the run it is part of, which is given the time that is left to the first of its
-    calls: those that have more are part of another. Of a run that `reads` everybody may take leave,
-    so it is given the time of the last. One that is cancelled before its run began is left out of
-    it; one that is cancelled during it learns of it afterwards, or if it only reads at once. A run
-    that nobody waits for any more is cancelled.
+    A batch of writes gets the remaining time of the call in it that has the least. If it times out,
+    calls with time left join the next batch. A batch of reads (`reads`) gets the remaining time of
+    the call that has the most, because a caller can leave it early.
+
+    A call that is cancelled before its batch has started is removed from the batch. Later the
+    cancellation is delivered at once for a read, and after the end of the batch for a write. A
+    batch whose calls were all cancelled is cancelled too.
     """
 
     def __init__(
         self,
         run: Callable[[Sequence[I], float], Awaitable[Sequence[R]]],
         *,
-        most: int = 1,
+        max_concurrent: int = 1,
         reads: bool = False,
-        late: Callable[[], CatalogBusyError] | None = None,
+        timeout_error: Callable[[], CatalogBusyError] | None = None,
+        grace_s: float = 0.0,
     ) -> None:
-        """At `most` so many run at once; `late` makes what a call is told that gives up waiting."""
+        """
+        Create one that calls `run(items, remaining_s)`, at most `max_concurrent` times at once.
+
+        `timeout_error` makes the error of a call whose time is up `grace_s` seconds ago. Without
+        it a call waits until its batch has ended.
+        """
         self._run: Final = run
-        self._most: Final = most
+        self._max_concurrent: Final = max_concurrent
         self._reads: Final = reads
-        self._late: Final = late
-        self._running = 0
+        self._timeout_error: Final = timeout_error
+        self._grace_s: Final = grace_s
+        self._running_count = 0
         self._next: _Batch[I, R] = _Batch()
 
     async def submit(self, item: I, timeout_s: float) -> R:
-        """Have an item done; return what the run says of it, or raise what it raised."""
+        """Add an item to the next batch; return its result, or raise the error of its batch."""
         loop = asyncio.get_running_loop()
         start = loop.time()
         call: _PendingCall[I, R] = _PendingCall(item, start + timeout_s, loop.create_future())
-        self._join(call)
+        self._enqueue(call)
         timer = None
-        if self._late is not None:
-            timer = loop.call_at(call.end + _GRACE_S, self._give_up, call, self._late)
+        if self._timeout_error is not None:
+            # The batch's own deadline comes first: its error says why the batch was slow.
+            timer = loop.call_at(
+                call.deadline + self._grace_s, self._on_timeout, call, self._timeout_error
+            )
         try:
             return await call.done
         except asyncio.CancelledError:
             if not call.done.cancelled():
-                # It was told a moment before: that nobody looks at it is no fault.
+                # The result came a moment before the cancellation. Without this, asyncio would
+                # report an error in it as never retrieved.
                 call.done.exception()
-            await self._leave(call)
+            await self._leave_batch(call)
             raise
         except CatalogBusyError as error:
-            if call.has_given_up:
-                await self._leave(call)
-            # It may have waited for another run first.
+            if call.has_timed_out:
+                await self._leave_batch(call)
+            # The call may have waited for an earlier batch first.
             raise CatalogBusyError(error.target, error.reason, loop.time() - start) from error
         finally:
             if timer is not None:
                 timer.cancel()
 
-    def _join(self, call: _PendingCall[I, R]) -> None:
+    def _enqueue(self, call: _PendingCall[I, R]) -> None:
         batch = call.batch = self._next
         batch.calls[call] = None
-        if batch.task is None and self._running < self._most:
-            self._start(batch)
+        if batch.task is None and self._running_count < self._max_concurrent:
+            self._start_batch(batch)
 
-    def _start(self, batch: _Batch[I, R]) -> None:
-        self._running += 1
-        # In a context of its own: what is true of the first caller is not true of the others.
-        batch.task = asyncio.create_task(self._go(batch), context=Context())
-        # Also where it is cancelled before its first step.
-        batch.task.add_done_callback(partial(self._settle, batch))
+    def _start_batch(self, batch: _Batch[I, R]) -> None:
+        self._running_count += 1
+        # An empty context: the context variables of the first caller are not those of the others.
+        batch.task = asyncio.create_task(self._run_batch(batch), context=Context())
+        # A callback also runs for a task that is cancelled before its first step.
+        batch.task.add_done_callback(partial(self._on_batch_done, batch))
 
-    async def _go(self, batch: _Batch[I, R]) -> Sequence[R]:
+    async def _run_batch(self, batch: _Batch[I, R]) -> Sequence[R]:
         self._next = _Batch()
-        batch.has_begun = True
+        batch.has_started = True
         if not batch.calls:
             return ()
-        of_all = max if self._reads else min
-        batch.end = of_all(call.end for call in batch.calls)
-        left_s = batch.end - asyncio.get_running_loop().time()
-        return await self._run([call.item for call in batch.calls], left_s)
+        choose = max if self._reads else min
+        batch.deadline = choose(call.deadline for call in batch.calls)
+        remaining_s = batch.deadline - asyncio.get_running_loop().time()
+        return await self._run([call.item for call in batch.calls], remaining_s)
 
-    def _settle(self, batch: _Batch[I, R], task: asyncio.Task[Sequence[R]]) -> None:
-        self._running -= 1
+    def _on_batch_done(self, batch: _Batch[I, R], task: asyncio.Task[Sequence[R]]) -> None:
+        self._running_count -= 1
         if self._next is batch:
             self._next = _Batch()
-        waiting = [call for call in batch.calls if not call.done.done()]
+        pending = [call for call in batch.calls if not call.done.done()]
         if task.cancelled():
-            for call in waiting:
+            for call in pending:
                 call.done.cancel()
         elif (error := task.exception()) is not None:
-            for call in waiting:
-                if isinstance(error, CatalogBusyError) and call.end > batch.end:
-                    self._join(call)
+            for call in pending:
+                if isinstance(error, CatalogBusyError) and call.deadline > batch.deadline:
+                    self._enqueue(call)
                 else:
                     call.done.set_exception(error)
         else:
@@ -109,16 +123,18 @@ class Coalescer(Generic[I, R]):
                 if not call.done.done():
                     call.done.set_result(result)
         if self._next.calls and self._next.task is None:
-            self._start(self._next)
+            self._start_batch(self._next)
 
-    def _give_up(self, call: _PendingCall[I, R], late: Callable[[], CatalogBusyError]) -> None:
-        if not call.done.done() and (self._reads or not call.batch.has_begun):
-            call.has_given_up = True
-            call.done.set_exception(late())
+    def _on_timeout(
+        self, call: _PendingCall[I, R], timeout_error: Callable[[], CatalogBusyError]
+    ) -> None:
+        if not call.done.done() and (self._reads or not call.batch.has_started):
+            call.has_timed_out = True
+            call.done.set_exception(timeout_error())
 
-    async def _leave(self, call: _PendingCall[I, R]) -> None:
+    async def _leave_batch(self, call: _PendingCall[I, R]) -> None:
         batch = call.batch
-        if not batch.has_begun:
+        if not batch.has_started:
             batch.calls.pop(call, None)
             return
         task = batch.task
@@ -128,39 +144,30 @@ class Coalescer(Generic[I, R]):
             task.cancel()
         elif self._reads:
             return
-        while not task.done():
-            try:
-                await asyncio.wait([task])
-            except asyncio.CancelledError:
-                # Again and again, where anyio cancels: the answer is the same each time.
-                continue
-
-
-# What runs is to end by itself first: how that came to be it can say.
-_GRACE_S: Final = 0.08
+        await wait_until_done(task)
 
 
 class _PendingCall(Generic[I, R]):
-    """An item, when its time is up, and what becomes of it."""
+    """An item, its deadline by the loop's clock, and the future of its result."""
 
-    __slots__ = ("batch", "done", "end", "has_given_up", "item")
+    __slots__ = ("batch", "deadline", "done", "has_timed_out", "item")
 
     batch: _Batch[I, R]
 
-    def __init__(self, item: I, end: float, done: asyncio.Future[R]) -> None:
+    def __init__(self, item: I, deadline: float, done: asyncio.Future[R]) -> None:
         self.item = item
-        self.end = end
+        self.deadline = deadline
         self.done = done
-        self.has_given_up = False
+        self.has_timed_out = False
 
 
 class _Batch(Generic[I, R]):
-    """Calls in the order in which they came, and what does them once it has begun."""
+    """Calls in the order of their arrival, and the task that runs them."""
 
-    __slots__ = ("calls", "end", "has_begun", "task")
+    __slots__ = ("calls", "deadline", "has_started", "task")
 
     def __init__(self) -> None:
         self.calls: dict[_PendingCall[I, R], Any] = {}
         self.task: asyncio.Task[Sequence[R]] | None = None
-        self.has_begun = False
-        self.end = 0.0
+        self.has_started = False
+        self.deadline = 0.0

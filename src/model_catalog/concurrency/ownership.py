@@ -1,58 +1,104 @@
-"""Where a catalog lives: the process and the event loop it was opened in, until it is closed."""
+"""Checks that a catalog is used in the process and event loop it belongs to, and is not closed."""
 
 from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 from model_catalog.errors import CatalogClosedError, WrongLoopError
 
 
 class LoopOwner:
-    """The process and the loop that runs while it is made; over once it is closed."""
+    """
+    The process and the event loop that a catalog was opened in, and its calls in progress.
+
+    Create it in the running loop. Set `is_closed` to refuse further calls.
+    """
 
     def __init__(self, target: str) -> None:
         self._target = target
-        self._process = os.getpid()
+        self._process_id = os.getpid()
         self._loop = asyncio.get_running_loop()
         self.is_closed = False
-        self._calls = 0
-        self._quiet: asyncio.Future[None] | None = None
+        self._active_call_count = 0
+        self._idle: asyncio.Future[None] | None = None
 
     @contextmanager
-    def call(self) -> Iterator[None]:
-        """A call that is on its way. Raises what `require` raises."""
-        self.require()
-        self._calls += 1
+    def active_call(self) -> Iterator[None]:
+        """Count a call as in progress while the block runs. Raises what `check_usable` raises."""
+        self.check_usable()
+        self._active_call_count += 1
         try:
             yield
         finally:
-            self._calls -= 1
-            if self._quiet is not None and not self._calls and not self._quiet.done():
-                self._quiet.set_result(None)
+            self._active_call_count -= 1
+            if self._idle is not None and not self._active_call_count and not self._idle.done():
+                self._idle.set_result(None)
 
-    async def until_quiet(self) -> None:
-        """Wait for the calls that are on their way."""
-        if self._calls:
-            self._quiet = self._loop.create_future()
-            await self._quiet
+    async def wait_idle(self) -> None:
+        """Wait until no call is in progress."""
+        if self._active_call_count:
+            self._idle = self._loop.create_future()
+            await self._idle
 
     @property
-    def is_here(self) -> bool:
-        """Whether this is still the process it was made in: a child has none of its threads."""
-        return os.getpid() == self._process
+    def is_in_owner_process(self) -> bool:
+        """Whether this is the process that made it. A forked child has none of its threads."""
+        return os.getpid() == self._process_id
 
-    def require(self) -> None:
-        """Raise WrongLoopError anywhere else, and CatalogClosedError once it is closed."""
-        if os.getpid() != self._process:
+    def check_usable(self) -> None:
+        """
+        Raise an error if a call must not be made here and now.
+
+        Raises WrongLoopError in another event loop and in a forked child, and CatalogClosedError
+        after the catalog was closed.
+        """
+        if os.getpid() != self._process_id:
             raise WrongLoopError(
                 self._target,
-                f"process {self._process}, of which this one ({os.getpid()}) is a child",
+                f"process {self._process_id}, the parent of this process ({os.getpid()})",
                 "process",
             )
         if asyncio.get_running_loop() is not self._loop:
             raise WrongLoopError(self._target, "another event loop", "loop")
         if self.is_closed:
             raise CatalogClosedError(self._target)
+
+    def check_open(self) -> None:
+        """Raise CatalogClosedError if the catalog was closed."""
+        if self.is_closed:
+            raise CatalogClosedError(self._target)
+
+
+class HostOwner:
+    """
+    The owner of a catalog over a host's sessions: the host may use it in any loop and process.
+
+    It has the methods of LoopOwner. `on_fork` is called before the first call in a forked child.
+    """
+
+    is_in_owner_process = True
+    is_closed = False
+
+    def __init__(self, on_fork: Callable[[], object] = lambda: None) -> None:
+        self._process_id = os.getpid()
+        self._on_fork = on_fork
+
+    def active_call(self) -> AbstractContextManager[None]:
+        """Return a block for one call; nobody waits for its end."""
+        self.check_usable()
+        return nullcontext()
+
+    async def wait_idle(self) -> None:
+        """Return at once."""
+
+    def check_usable(self) -> None:
+        """Call `on_fork` if this process is a new child of the process that made the owner."""
+        if os.getpid() != self._process_id:
+            self._process_id = os.getpid()
+            self._on_fork()
+
+    def check_open(self) -> None:
+        """Do nothing: a host's catalog is never closed."""

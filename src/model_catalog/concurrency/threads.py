@@ -1,4 +1,4 @@
-"""Short rests of an event loop that has none, without which the threads beside it starve."""
+"""Runs functions in threads, and keeps a busy event loop from starving those threads of the GIL."""
 
 from __future__ import annotations
 
@@ -12,90 +12,91 @@ from weakref import WeakKeyDictionary
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_LOOK_S: Final = 0.001
-_SELDOM_S: Final = 0.05
-# A sleeping processor needs 50 us to wake a thread, and a slow one more; what that has to do then
-# takes about as long.
-_REST_S: Final = 0.0001
-_LONGEST_REST_S: Final = 0.0004
-_BUSY: Final = 0.5
+_FIRST_CHECK_S: Final = 0.001
+_LONGEST_CHECK_S: Final = 0.05
+# A sleeping processor core needs 50 us to wake a thread, a slow one longer. The thread's own work
+# then takes about as long.
+_FIRST_SLEEP_S: Final = 0.0001
+_LONGEST_SLEEP_S: Final = 0.0004
+_BUSY_SHARE: Final = 0.5
 
 
 class LoopThrottle:
     """
-    Of one event loop: it is looked at while threads work for it, and rests where it is busy.
+    Makes one event loop sleep briefly while it is busy and threads work for it.
 
-    A loop that always has something to do lets go of Python's lock ten thousand times a second, to
-    ask for events, and has it back before a thread on a sleeping processor has woken up: that waits
-    for seconds to do what takes microseconds, and again after each system call. So for as long as
-    somebody waits for a thread, a loop that has computed for half of a millisecond or more sleeps
-    for a tenth of one, and where nothing has come of that a little longer. Of a loop that is idle,
-    or that waits, nothing is taken.
+    A busy event loop starves worker threads. It releases the GIL ten thousand times a second, each
+    time it polls for events, but takes it back before a thread on a sleeping core has woken up. A
+    thread then needs seconds for microseconds of work, and again after each system call.
+
+    While a thread works, the loop's load is checked every millisecond. If the loop has computed for
+    half of that time or more, it sleeps for 0.1 ms. If the thread has not finished by the next
+    check, it sleeps for up to 0.4 ms. An idle or waiting loop never sleeps.
     """
 
     def __init__(self) -> None:
-        self._count = 0
+        self._working_thread_count = 0
         self._timer: asyncio.TimerHandle | None = None
-        self._pause_s = _LOOK_S
-        self._rest_s = _REST_S
-        self._looked_s = self._computed_s = 0.0
+        self._check_after_s = _FIRST_CHECK_S
+        self._sleep_s = _FIRST_SLEEP_S
+        self._checked_s = self._computed_s = 0.0
 
-    def begin(self) -> None:
-        """A thread begins to work for this loop; called in it."""
-        self._count += 1
+    def thread_started(self) -> None:
+        """Record that a thread starts to work for this loop. Call it in the loop."""
+        self._working_thread_count += 1
         if self._timer is None:
-            self._pause_s = _LOOK_S
-            self._watch()
+            self._check_after_s = _FIRST_CHECK_S
+            self._schedule_check()
 
-    def end(self) -> None:
-        """It has ended."""
-        self._count -= 1
-        self._rest_s = _REST_S
+    def thread_finished(self) -> None:
+        """Record that a thread has finished its work. Call it in the loop."""
+        self._working_thread_count -= 1
+        self._sleep_s = _FIRST_SLEEP_S
 
-    def _watch(self) -> None:
-        self._looked_s, self._computed_s = time.monotonic(), time.thread_time()
-        self._timer = asyncio.get_running_loop().call_later(self._pause_s, self._look)
+    def _schedule_check(self) -> None:
+        self._checked_s, self._computed_s = time.monotonic(), time.thread_time()
+        self._timer = asyncio.get_running_loop().call_later(self._check_after_s, self._check_load)
 
-    def _look(self) -> None:
+    def _check_load(self) -> None:
         self._timer = None
-        if not self._count:
+        if not self._working_thread_count:
             return
         computed_s = time.thread_time() - self._computed_s
-        if computed_s > _BUSY * (time.monotonic() - self._looked_s):
-            # Of all that the loop does it is this that lets go of the lock for long enough.
-            time.sleep(self._rest_s)
-            self._rest_s = min(2 * self._rest_s, _LONGEST_REST_S)
-            self._pause_s = _LOOK_S
+        if computed_s > _BUSY_SHARE * (time.monotonic() - self._checked_s):
+            # Of all that the loop does, only this releases the GIL for long enough.
+            time.sleep(self._sleep_s)
+            self._sleep_s = min(2 * self._sleep_s, _LONGEST_SLEEP_S)
+            self._check_after_s = _FIRST_CHECK_S
         else:
-            # To wake up an idle loop takes Python's lock away from the thread that works.
-            self._pause_s = min(2 * self._pause_s, _SELDOM_S)
-        self._watch()
+            # Waking an idle loop takes the GIL away from the thread that works.
+            self._check_after_s = min(2 * self._check_after_s, _LONGEST_CHECK_S)
+        self._schedule_check()
 
 
-_of_loops: Final[WeakKeyDictionary[asyncio.AbstractEventLoop, LoopThrottle]] = WeakKeyDictionary()
+_throttles: Final[WeakKeyDictionary[asyncio.AbstractEventLoop, LoopThrottle]] = WeakKeyDictionary()
 
 
 def throttle_of_loop() -> LoopThrottle:
-    """Those of the loop that runs."""
+    """Return the throttle of the running event loop."""
     loop = asyncio.get_running_loop()
-    found = _of_loops.get(loop)
-    if found is None:
-        found = _of_loops[loop] = LoopThrottle()
-    return found
+    throttle = _throttles.get(loop)
+    if throttle is None:
+        throttle = _throttles[loop] = LoopThrottle()
+    return throttle
 
 
 @contextmanager
 def thread_working() -> Iterator[None]:
-    """A block in which a thread works for the loop that runs."""
-    of_this_loop = throttle_of_loop()
-    of_this_loop.begin()
+    """Throttle the running event loop during a block in which a thread works for it."""
+    throttle = throttle_of_loop()
+    throttle.thread_started()
     try:
         yield
     finally:
-        of_this_loop.end()
+        throttle.thread_finished()
 
 
 async def to_thread(work: Callable[P, T], /, *args: P.args, **options: P.kwargs) -> T:
-    """As `asyncio.to_thread`, but beside a busy loop the thread does not starve."""
+    """Run a function as `asyncio.to_thread` does; a busy event loop does not starve its thread."""
     with thread_working():
         return await asyncio.to_thread(work, *args, **options)

@@ -12,7 +12,8 @@ from pathlib import Path
 from tempfile import mkstemp
 from typing import Final
 
-from model_catalog.concurrency.completion import DEFAULT_OPEN_TIMEOUT_S, Backoff, run_to_completion
+from model_catalog.concurrency.completion import run_to_completion
+from model_catalog.concurrency.retry import DEFAULT_OPEN_TIMEOUT_S, Backoff
 from model_catalog.concurrency.threads import to_thread
 from model_catalog.connection.backup_files import (
     MAX_AUTOMATIC_BACKUPS,
@@ -51,7 +52,7 @@ async def online_backup(source: Path, name: str, destination: Path) -> Path:
                 to_thread(task.copy_to, destination), on_cancel=task.cancel
             )
         except CatalogBusyError as error:
-            await backoff.after(error)
+            await backoff.wait_or_raise(error)
 
 
 async def backup_before_migration(source: Path, name: str, revision: str) -> Path:

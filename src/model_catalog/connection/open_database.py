@@ -12,11 +12,8 @@ from typing import Final
 from sqlalchemy import Engine
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from model_catalog.concurrency.completion import (
-    DEFAULT_OPEN_TIMEOUT_S,
-    retry_while_busy,
-    run_to_completion,
-)
+from model_catalog.concurrency.completion import run_to_completion
+from model_catalog.concurrency.retry import DEFAULT_OPEN_TIMEOUT_S, retry_while_busy
 from model_catalog.concurrency.threads import thread_working, to_thread
 from model_catalog.connection.database_file import corrupt_error, was_shut_down_uncleanly
 from model_catalog.connection.engines import (

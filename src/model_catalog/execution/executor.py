@@ -1,4 +1,4 @@
-"""What the repository asks of a database: that a unit of work is run there, in a transaction."""
+"""The interface of all executors: an operation, the database it runs on, and how it is run."""
 
 from __future__ import annotations
 
@@ -17,6 +17,16 @@ from model_catalog.execution.prepared_statement import PreparedStatement, Row
 I = TypeVar("I")  # noqa: E741 - an item
 T = TypeVar("T")
 
+SLOW_STATEMENTS: Final = "its statements took longer than its timeout"
+"""The reason of a CatalogBusyError: the call itself needed too long."""
+
+OTHER_WRITER: Final = "another task of this process is writing"
+"""The reason of a CatalogBusyError: the call waited for a write of this process."""
+
+OTHER_READER: Final = "another task of this process is reading"
+"""The reason of a CatalogBusyError: the call waited for a read of this process."""
+
+# The older interface, until every operation goes through run().
 Unit: TypeAlias = Callable[[Connection], T]
 """A synchronous step on a connection in a transaction. It may be run again from the start."""
 
@@ -49,7 +59,11 @@ class Operation(Generic[I, T]):
     run_one: Callable[[Connection, I], T]
     value: I
     run_many: Callable[[Connection, Sequence[I]], Sequence[T]] | None = None
-    """Runs the operation for several values in few statements, in the order of the values."""
+    """
+    Runs the operation for several values in few statements; returns results in their order.
+
+    Only the PostgreSQL executor calls it. Operations with the same function share a batch.
+    """
     writes: bool = False
     single_statement: bool = False
     """Whether it is one SELECT by key: it then needs no transaction, and several may share one."""
@@ -84,7 +98,7 @@ def write(
 
 
 def write_alone(run_one: Callable[[Connection, I], T], value: I) -> Operation[I, T]:
-    """Return an operation of several writes: all of them are kept or none."""
+    """Return an operation of several writes: all of them are committed or none."""
     return Operation(run_one, value, writes=True, exclusive=True)
 
 
@@ -92,8 +106,8 @@ class Executor(Protocol):
     """
     Runs operations in transactions.
 
-    An operation that does not end within its timeout raises CatalogBusyError, and none of it is
-    kept. When a caller is cancelled, the cancellation is delivered after the operation has ended.
+    If an operation does not end within its timeout, it is rolled back and CatalogBusyError is
+    raised. When a caller is cancelled, the cancellation is delivered after the operation has ended.
     """
 
     database: DatabaseInfo
@@ -124,33 +138,64 @@ class Executor(Protocol):
         """Open one transaction for all operations that are run in the executor it yields."""
 
 
+class UnitMethods:
+    """The older interface on top of run(), until every operation goes through run()."""
+
+    async def find(self, statement: PreparedStatement, values: Mapping[str, Any]) -> Sequence[Row]:
+        """Run a lookup."""
+        found: Sequence[Row] = await self.run(lookup(statement.rows, values, statement.of_several))  # type: ignore[attr-defined]
+        return found
+
+    async def read(self, unit: Unit[T]) -> T:
+        """Run a unit that reads."""
+        found: T = await self.run(read(lambda connection, _: unit(connection), None))  # type: ignore[attr-defined]
+        return found
+
+    async def write(self, unit: Unit[T], timeout_s: float | None = None) -> T:
+        """Run a unit that writes a few rows."""
+        operation: Operation[Any, T]
+        if isinstance(unit, Joint):
+            operation = write(unit.one, unit.item, unit.many)
+        else:
+            operation = write(lambda connection, _: unit(connection), None, timeout_s=timeout_s)
+        found: T = await self.run(operation)  # type: ignore[attr-defined]
+        return found
+
+    async def write_all(self, unit: Unit[T]) -> T:
+        """Run a unit that writes many rows."""
+        found: T = await self.run(write_alone(lambda connection, _: unit(connection), None))  # type: ignore[attr-defined]
+        return found
+
+
 class _TransactionMarker:
-    """That a transaction is open: known to the tasks that began inside it, and to nobody else."""
+    """Marks that the current task has a transaction open; `database` is None after its end."""
 
     def __init__(self, database: object) -> None:
         self.database: object | None = database
 
 
-_inside: Final[ContextVar[tuple[_TransactionMarker, ...]]] = ContextVar(
-    "model_catalog_inside", default=()
+# A context variable, so that tasks which the task starts inside the transaction know of it too.
+_open_transactions: Final[ContextVar[tuple[_TransactionMarker, ...]]] = ContextVar(
+    "model_catalog_open_transactions", default=()
 )
 
 
 @contextmanager
 def transaction_context(database: object) -> Iterator[None]:
-    """A block in which the task has a transaction of a database open."""
-    here = _TransactionMarker(database)
-    _inside.set((*(outer for outer in _inside.get() if outer.database is not None), here))
+    """Mark, during a block, that this task has a transaction of a database open."""
+    marker = _TransactionMarker(database)
+    outer = (each for each in _open_transactions.get() if each.database is not None)
+    _open_transactions.set((*outer, marker))
     try:
         yield
     finally:
-        here.database = None
+        marker.database = None
 
 
 def forbid_nested_write(database: object) -> None:
-    """Raise TransactionError in a task that has a transaction of that database open."""
-    if any(outer.database is database for outer in _inside.get()):
+    """Raise TransactionError if this task has a transaction of the database open."""
+    if any(marker.database is database for marker in _open_transactions.get()):
         raise TransactionError(
-            "this task has a transaction open, which the call would wait for: "
-            "call the catalog that transaction() gave"
+            "this task has a transaction open, and the call would wait for its end: "
+            "call the catalog that transaction() returned"
         )

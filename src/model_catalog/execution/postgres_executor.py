@@ -1,166 +1,321 @@
-"""Units of work on a server, by an engine of our own: those that come together are done as one."""
+"""Runs operations on PostgreSQL through an engine of our own, with batching."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final, TypeVar
 
+from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from model_catalog.concurrency.batching import Coalescer
-from model_catalog.concurrency.completion import MIN_TIMEOUT_S, Backoff, run_to_completion
+from model_catalog.concurrency.completion import run_to_completion
 from model_catalog.concurrency.ownership import LoopOwner
-from model_catalog.connection.timeouts import LOCK_WAIT_S
-from model_catalog.errors import CatalogBusyError, CatalogError, CatalogUnavailableError
-from model_catalog.execution.executor import Joint, Unit
-from model_catalog.execution.interruption import InterruptibleRun
-from model_catalog.execution.prepared_statement import Find, PreparedStatement, Row
-from model_catalog.execution.session_executor import SessionExecutor
+from model_catalog.concurrency.retry import MIN_TIMEOUT_S, Backoff
+from model_catalog.connection.engines import database_info
+from model_catalog.connection.timeouts import LOCK_WAIT_S, set_timeouts
+from model_catalog.domain import validation
+from model_catalog.errors import (
+    CatalogBusyError,
+    CatalogError,
+    CatalogUnavailableError,
+)
+from model_catalog.execution.executor import (
+    SLOW_STATEMENTS,
+    Executor,
+    Operation,
+    UnitMethods,
+    forbid_nested_write,
+    transaction_context,
+)
+from model_catalog.execution.interruption import (
+    SERVER_GRACE_S,
+    InterruptibleRun,
+    run_with_retries,
+)
+from model_catalog.execution.postgres_transaction import (
+    ConnectionTransaction,
+    begin_transaction,
+    close_connection,
+)
+from model_catalog.execution.transaction import TransactionExecutor
 
+I = TypeVar("I")  # noqa: E741 - an item
 T = TypeVar("T")
 
-# Of finds and of writes each: one that is stuck is not to hold up all that come after it, and more
-# of them would leave less to be shared.
+# Of lookups and of writes each. One batch that hangs must not delay all later calls. With more
+# batches at once, fewer calls would share one.
 _MAX_CONCURRENT_BATCHES: Final = 4
 
-# With less there would be none left for whoever has to do it again by himself.
-_LEAST_SHARED_S: Final = 2 * LOCK_WAIT_S
+# With a shorter timeout, no time would be left to repeat a call alone after its batch failed.
+_MIN_BATCH_TIMEOUT_S: Final = 2 * LOCK_WAIT_S
 
-# No statement of several callers runs for longer, nor for more than half of the time there is.
+# A statement of a batch runs at most this long, and at most half of the batch's time.
 _BATCH_TIMEOUT_S: Final = 2.0
 
+# The statement timeout is set again before COMMIT if the operation took longer than this.
+_TOLERANCE_S: Final = 0.05
 
-class PostgresExecutor(SessionExecutor):
+
+class PostgresExecutor(UnitMethods):
     """
-    Every unit is a transaction of its own, or of those who call at the same time.
+    Runs operations on an engine of our own for PostgreSQL, and batches concurrent ones.
 
-    Not for a host's sessions or engine: they may be another database, or have another user, for
-    each of its tasks.
+    It exists because it is faster than sessions: lookups that come at the same time are one query,
+    and registrations one transaction. It must not be used for a host's sessions or engine: each
+    task of a host may use a database or a user of its own.
     """
 
-    def __init__(self, engine: AsyncEngine, timeout_s: float, home: LoopOwner) -> None:
-        super().__init__(async_sessionmaker(engine), timeout_s, home)
-        # A statement is its own snapshot, and what only looks into an index is over before a server
-        # would stop it: around that BEGIN, limits and COMMIT would be three round trips more. Where
-        # it has to wait for a lock it is the driver that ends it.
-        self._reading = engine.execution_options(isolation_level="AUTOCOMMIT")
-        self._finds: dict[
-            Find, Coalescer[tuple[PreparedStatement, Mapping[str, Any]], Sequence[Row]]
-        ] = {}
-        self._writes: dict[object, Coalescer[Joint[Any, Any], Any]] = {}
+    def __init__(self, engine: AsyncEngine, timeout_s: float, owner: LoopOwner) -> None:
+        self.timeout_s = validation.seconds("timeout_s", timeout_s)
+        self._owner = owner
+        self._engine = engine.sync_engine
+        self.database = database_info(self._engine)
+        self._reading = engine
+        self._writing = engine.execution_options(isolation_level="READ COMMITTED")
+        # A lookup is one statement, so it is its own snapshot. It reads from an index, so it ends
+        # before a statement timeout would. BEGIN, timeouts and COMMIT would be three more round
+        # trips. If a lookup waits for a lock, the driver ends it.
+        self._autocommit = engine.execution_options(isolation_level="AUTOCOMMIT")
+        self._batches: dict[Any, Coalescer[Operation[Any, Any], Any]] = {}
+        self._open: dict[TransactionExecutor, ConnectionTransaction] = {}
 
-    async def find(self, statement: PreparedStatement, values: Mapping[str, Any]) -> Sequence[Row]:
-        find = statement.of_several
-        if find is None:
-            return await super().find(statement, values)
-        together = self._finds.get(find)
-        if together is None:
-            together = self._finds[find] = Coalescer(
-                partial(self._find, find), most=_MAX_CONCURRENT_BATCHES, reads=True, late=self._late
-            )
-        with self._call():
-            return await together.submit((statement, values), max(self.timeout_s, MIN_TIMEOUT_S))
+    def forbid_nested_write(self) -> None:
+        """Raise TransactionError in a task that has a transaction of this engine open."""
+        forbid_nested_write(self._engine)
 
-    async def _find(
+    async def run(self, operation: Operation[Any, T]) -> T:
+        """Run an operation in a transaction, alone or in a batch with operations of its kind."""
+        timeout_s = self.timeout_s if operation.timeout_s is None else operation.timeout_s
+        with self._owner.active_call():
+            if operation.writes:
+                self.forbid_nested_write()
+            if operation.run_many is not None:
+                if not operation.writes:
+                    batches = self._batches_of(operation, _run_lookups)
+                    return await batches.submit(operation, max(timeout_s, MIN_TIMEOUT_S))  # type: ignore[no-any-return]
+                if timeout_s >= _MIN_BATCH_TIMEOUT_S:
+                    return await self._write_in_batch(operation, timeout_s)
+            return await self._run_alone(operation, Backoff(timeout_s))
+
+    def _batches_of(
         self,
-        find: Find,
-        wanted: Sequence[tuple[PreparedStatement, Mapping[str, Any]]],
-        timeout_s: float,
-    ) -> Sequence[Sequence[Row]]:
-        if len(wanted) > 1:
-            keys = [values for _, values in wanted]
-            return await self._look(lambda connection: find(connection, keys), timeout_s)
-        ((statement, values),) = wanted
-        return [await self._look(lambda connection: statement.rows(connection, values), timeout_s)]
-
-    async def _look(self, unit: Unit[T], timeout_s: float) -> T:
-        """Run a unit that is one statement, and only reads."""
-        patience = Backoff(timeout_s)
-        while True:
-            attempt = InterruptibleRun(self._target)
-            try:
-                return await run_to_completion(
-                    attempt.run(partial(self._look_once, unit, attempt)),
-                    attempt.stop_reading,
-                    late_after_s=max(patience.left_s, MIN_TIMEOUT_S),
-                    on_late=attempt.stop,
-                )
-            except CatalogBusyError as error:
-                await patience.after(error)
-
-    async def _look_once(self, unit: Unit[T], attempt: InterruptibleRun) -> T:
-        async def look() -> T:
-            async with self._reading.connect() as connection:
-                attempt.works_on(connection)
-                result = await connection.run_sync(unit)
-                attempt.has_read()
-                return result
-
-        try:
-            return await look()
-        except DBAPIError as error:
-            # As where a transaction begins.
-            if not error.connection_invalidated:
-                raise
-        attempt.works_on(None)
-        return await look()
-
-    async def write(self, unit: Unit[T], timeout_s: float | None = None) -> T:
-        if not isinstance(unit, Joint) or self.timeout_s < _LEAST_SHARED_S:
-            return await super().write(unit, timeout_s)
-        patience = Backoff(self.timeout_s)
-        together = self._writes.get(unit.many)
-        if together is None:
-            together = self._writes[unit.many] = Coalescer(
-                self._write, most=_MAX_CONCURRENT_BATCHES, late=self._late
+        operation: Operation[Any, Any],
+        run: Callable[
+            [PostgresExecutor, Sequence[Operation[Any, Any]], float], Awaitable[Sequence[Any]]
+        ],
+    ) -> Coalescer[Operation[Any, Any], Any]:
+        """Return the coalescer of the operations that have the same `run_many`."""
+        batches = self._batches.get(operation.run_many)
+        if batches is None:
+            batches = self._batches[operation.run_many] = Coalescer(
+                partial(run, self),
+                max_concurrent=_MAX_CONCURRENT_BATCHES,
+                reads=not operation.writes,
+                timeout_error=partial(CatalogBusyError, self.database.name, SLOW_STATEMENTS),
+                grace_s=SERVER_GRACE_S,
             )
-        with self._call():
+        return batches
+
+    async def _write_in_batch(self, operation: Operation[Any, T], timeout_s: float) -> T:
+        """Run a write in a batch, and alone if an error of the batch may not be its own."""
+        backoff = Backoff(timeout_s)
+        try:
+            return await self._batches_of(operation, _run_writes).submit(operation, timeout_s)  # type: ignore[no-any-return]
+        except _RetryAloneError as failed:
+            if isinstance(failed.error, CatalogBusyError):
+                await backoff.wait_or_raise(failed.error)
+        return await self._run_alone(operation, backoff)
+
+    async def _run_alone(self, operation: Operation[Any, T], backoff: Backoff) -> T:
+        return await run_with_retries(
+            lambda run, lock_wait_s: self.run_once(
+                operation.run_one,
+                operation.value,
+                run,
+                backoff,
+                lock_wait_s=lock_wait_s,
+                writes=operation.writes,
+            ),
+            backoff,
+            self.database.name,
+            SERVER_GRACE_S,
+            writes=operation.writes,
+        )
+
+    async def run_once(
+        self,
+        function: Callable[[Connection, I], T],
+        value: I,
+        run: InterruptibleRun,
+        backoff: Backoff,
+        *,
+        writes: bool,
+        lock_wait_s: float = LOCK_WAIT_S,
+        max_statement_s: float = math.inf,
+    ) -> T:
+        """
+        Run a function once in a transaction.
+
+        A statement gets the remaining time of `backoff`, and at most `max_statement_s`.
+        """
+        engine = self._writing if writes else self._reading
+        with run:
+            connection = await begin_transaction(
+                engine, run, lock_wait_s, min(backoff.remaining_s, max_statement_s)
+            )
+            try:
+                begun_s = backoff.remaining_s
+                result = await connection.run_sync(function, value)
+                remaining_s = backoff.remaining_s
+                if begun_s - remaining_s > _TOLERANCE_S:
+                    await set_timeouts(connection, lock_wait_s, max(remaining_s, MIN_TIMEOUT_S))
+                if writes:
+                    run.mark_committing(result)
+                else:
+                    run.mark_read_done()
+                await connection.commit()
+                run.mark_committed()
+            finally:
+                await close_connection(connection)
+            return result
+        return run.result  # type: ignore[no-any-return]
+
+    async def look_up_once(
+        self, function: Callable[[Connection, I], T], value: I, run: InterruptibleRun
+    ) -> T:
+        """Run a function that is one SELECT, without a transaction."""
+        with run:
+            try:
+                return await self._look_up(function, value, run)
+            except DBAPIError as error:
+                # As in begin_transaction.
+                if not error.connection_invalidated:
+                    raise
+            run.set_connection(None)
+            return await self._look_up(function, value, run)
+        return run.result  # type: ignore[no-any-return]
+
+    async def _look_up(
+        self, function: Callable[[Connection, I], T], value: I, run: InterruptibleRun
+    ) -> T:
+        async with self._autocommit.connect() as connection:
+            run.set_connection(connection)
+            result = await connection.run_sync(function, value)
+            run.mark_read_done()
+            return result
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Executor]:
+        """Open a transaction that can write."""
+        backoff = Backoff(self.timeout_s)
+        with self._owner.active_call():
             self.forbid_nested_write()
+            backend = ConnectionTransaction(self.database, self.timeout_s)
             try:
-                return cast("T", await together.submit(unit, self.timeout_s))
-            except _RetryAloneError as apart:
-                if isinstance(apart.error, CatalogBusyError):
-                    await patience.after(apart.error)
-            return await self._run(unit, patience, writes=True)
-
-    async def _write(self, units: Sequence[Joint[Any, T]], timeout_s: float) -> Sequence[T]:
-        """
-        Do them in one transaction, or have each done by itself; waits for no lock for long.
-
-        What is wrong with one of them is nothing to the others, and which one it is the database
-        does not say. Only where a COMMIT was not answered they share the error as well: nobody
-        knows then whether they were kept.
-        """
-        attempt = InterruptibleRun(self._target)
-        first, *others = units
-        items = [unit.item for unit in units]
+                await run_with_retries(
+                    lambda run, _: backend.begin(self._writing, run),
+                    backoff,
+                    self.database.name,
+                    SERVER_GRACE_S,
+                    writes=True,
+                )
+                self._owner.check_open()
+            except BaseException:
+                # The transaction may have begun: a cancellation is delivered after that.
+                await backend.close()
+                raise
+        executor = TransactionExecutor(
+            backend, LoopOwner(self.database.name), owns_transaction=True
+        )
+        self._open[executor] = backend
         try:
-            if not others:
-                return [await self._try(first, Backoff(timeout_s), attempt, writes=True)]
-            return await self._try(
-                lambda connection: first.many(connection, items),
-                Backoff(timeout_s),
-                attempt,
-                most_s=min(timeout_s / 2, _BATCH_TIMEOUT_S),
-                writes=True,
-            )
-        except CatalogUnavailableError as error:
-            if others and not attempt.is_committing:
-                raise _RetryAloneError(error) from error
-            raise
-        except CatalogError as error:
-            if others or isinstance(error, CatalogBusyError):
-                raise _RetryAloneError(error) from error
-            raise
+            with transaction_context(self._engine):
+                yield executor
+                await executor.commit(backend.commit)
+        finally:
+            await executor.end(backend.close)
+            self._open.pop(executor, None)
 
-    def _late(self) -> CatalogBusyError:
-        return CatalogBusyError(self._target, InterruptibleRun.SLOW)
+    async def close(self) -> None:
+        """Wait for calls in progress, and roll back the transactions that are open."""
+        await self._owner.wait_idle()
+        for executor, backend in list(self._open.items()):
+            await executor.end_early(backend.close)
+
+
+async def _run_lookups(
+    executor: PostgresExecutor, operations: Sequence[Operation[Any, T]], timeout_s: float
+) -> Sequence[T]:
+    """Run the lookups of a batch as one query; repeat it while the database is busy."""
+    function, value = _function_of(operations)
+    backoff = Backoff(timeout_s)
+    while True:
+        run = InterruptibleRun(executor.database.name)
+        try:
+            return await run_to_completion(
+                executor.look_up_once(function, value, run),
+                run.interrupt_read,
+                timeout_s=max(backoff.remaining_s, MIN_TIMEOUT_S),
+                on_timeout=run.interrupt,
+            )
+        except CatalogBusyError as error:
+            await backoff.wait_or_raise(error)
+
+
+async def _run_writes(
+    executor: PostgresExecutor, operations: Sequence[Operation[Any, T]], timeout_s: float
+) -> Sequence[T]:
+    """
+    Run the writes of a batch in one transaction, which waits at most 0.1 s for a lock.
+
+    The database does not say which of them caused an error, so each is then repeated alone. Only if
+    COMMIT was not answered do all get the same error: it is unknown whether they were committed.
+    """
+    function, value = _function_of(operations)
+    is_shared = len(operations) > 1
+    backoff = Backoff(timeout_s)
+    run = InterruptibleRun(executor.database.name)
+    step = executor.run_once(
+        function,
+        value,
+        run,
+        backoff,
+        writes=True,
+        max_statement_s=min(timeout_s / 2, _BATCH_TIMEOUT_S) if is_shared else math.inf,
+    )
+    try:
+        return await run_to_completion(
+            step,
+            timeout_s=max(backoff.remaining_s, MIN_TIMEOUT_S) + SERVER_GRACE_S,
+            on_timeout=run.interrupt,
+        )
+    except CatalogUnavailableError as error:
+        if is_shared and not run.is_committing:
+            raise _RetryAloneError(error) from error
+        raise
+    except CatalogError as error:
+        if is_shared or isinstance(error, CatalogBusyError):
+            raise _RetryAloneError(error) from error
+        raise
+
+
+def _function_of(
+    operations: Sequence[Operation[Any, T]],
+) -> tuple[Callable[[Connection, Any], Sequence[T]], Any]:
+    """Return a function and its argument that return the results of all operations."""
+    first = operations[0]
+    if len(operations) > 1 and first.run_many is not None:
+        return first.run_many, [operation.value for operation in operations]
+    return lambda connection, value: [first.run_one(connection, value)], first.value
 
 
 class _RetryAloneError(Exception):
-    """A call is to be made by itself: with others it came to an error that need not be its own."""
+    """The batch of a call failed, and the error need not be its own: it is to be run alone."""
 
     def __init__(self, error: CatalogError) -> None:
         super().__init__(error)

@@ -1,18 +1,14 @@
-"""Units of work on a host's sessions, or on one of them: each in a transaction, in its turn."""
+"""Runs operations on a host's own sessions."""
 
 from __future__ import annotations
 
 import asyncio
-import math
-import os
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, nullcontext
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import Any, Final, TypeAlias, TypeVar
 from weakref import WeakKeyDictionary
 
-from sqlalchemy import Connection, Engine
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy import Connection, Engine, event
 from sqlalchemy.ext.asyncio import (
     AsyncConnection,
     AsyncSession,
@@ -20,18 +16,12 @@ from sqlalchemy.ext.asyncio import (
     async_sessionmaker,
 )
 
-from model_catalog.concurrency.completion import MIN_TIMEOUT_S, Backoff, run_to_completion
-from model_catalog.concurrency.ownership import LoopOwner
-from model_catalog.concurrency.threads import thread_working
-from model_catalog.connection.engines import (
-    WRITE,
-    abandon_pool_after_fork,
-    database_info,
-)
+from model_catalog.concurrency.completion import run_to_completion
+from model_catalog.concurrency.ownership import HostOwner, LoopOwner
+from model_catalog.concurrency.retry import MIN_TIMEOUT_S, Backoff
+from model_catalog.connection.engines import WRITE, abandon_pool_after_fork, database_info
 from model_catalog.connection.error_mapping import map_errors
-from model_catalog.connection.target import display_name
 from model_catalog.connection.timeouts import (
-    LOCK_WAIT_S,
     ensure_write_transaction,
     is_in_transaction,
     restore_timeout_on_checkin,
@@ -41,373 +31,283 @@ from model_catalog.connection.timeouts import (
 from model_catalog.domain import validation
 from model_catalog.errors import CatalogBusyError
 from model_catalog.execution.executor import (
+    OTHER_WRITER,
     Executor,
-    Joint,
     Operation,
-    Unit,
+    UnitMethods,
     forbid_nested_write,
     transaction_context,
 )
-from model_catalog.execution.interruption import InterruptibleRun
-from model_catalog.execution.prepared_statement import PreparedStatement, Row
+from model_catalog.execution.interruption import (
+    SERVER_GRACE_S,
+    InterruptibleRun,
+    driver_working,
+    run_in_open_transaction,
+    run_with_retries,
+)
 from model_catalog.execution.transaction import Savepoint, TransactionExecutor
 from model_catalog.mapping.tables import Model
 
+I = TypeVar("I")  # noqa: E741 - an item
 T = TypeVar("T")
 
-# A host may give each of its mappings a database of its own.
+# A host may bind each of its mappings to a database of its own.
 _BIND: Final[dict[str, Any]] = {"mapper": Model.__mapper__}
 
-# For as long as that a cancelled call may be held up by a lock in the server.
-_MAX_LOCK_WAIT_S: Final = 2.0
-
-# A call is that much late before anybody minds.
+# The statement timeout is set again before COMMIT if the operation took longer than this.
 _TOLERANCE_S: Final = 0.05
 
-# SQLite has one writer. Queueing for it here is fair and can be cancelled; queueing in SQLite's
-# own busy handler blocks a thread, and lets the luckiest go first.
-# A lock is of one loop, and an engine may be used in one after another.
+# SQLite has one writer. A queue in the process is fair, and a wait in it can be cancelled. SQLite's
+# own busy handler blocks a thread, and serves waiting writers at random.
+# A lock belongs to one event loop, and an engine may be used in one loop after another.
 _WriteLocks: TypeAlias = WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock]
 _write_locks: WeakKeyDictionary[Engine, _WriteLocks] = WeakKeyDictionary()
 
 
-class SessionExecutor:
-    """Every unit is a transaction of its own, on a session from the factory."""
+class SessionExecutor(UnitMethods):
+    """
+    Runs each operation in a transaction of its own, on a session from a host's session factory.
+
+    It exists because a host has an engine and a pool already, which the catalog shall use. It does
+    not batch operations: each session may have a database or a user of its own.
+    """
 
     def __init__(
         self,
         sessions: async_sessionmaker[AsyncSession],
         timeout_s: float,
-        home: LoopOwner | None = None,
+        owner: LoopOwner | None = None,
     ) -> None:
         self._sessions = sessions
         self.timeout_s = validation.seconds("timeout_s", timeout_s)
-        self._home = home
-        self._process = os.getpid()
         self._engine = _engine_of(sessions())
+        self._owner = owner or HostOwner(on_fork=lambda: abandon_pool_after_fork(self._engine))
         restore_timeout_on_checkin(self._engine)
-        self._target = display_name(self._engine.url)
         self.database = database_info(self._engine)
         self._grace_s = _grace_s(self.database.dialect)
         self._open: dict[TransactionExecutor, SessionTransaction] = {}
 
-    async def run(self, operation: Operation[Any, T]) -> T:
-        def unit(connection: Connection) -> T:
-            return operation.run_one(connection, operation.value)
-
-        if not operation.writes:
-            return await self.read(unit)
-        if operation.exclusive:
-            return await self.write_all(unit)
-        if operation.run_many is not None:
-            joint = Joint(operation.value, operation.run_one, operation.run_many)
-            return await self.write(joint, operation.timeout_s)
-        return await self.write(unit, operation.timeout_s)
-
-    async def find(self, statement: PreparedStatement, values: Mapping[str, Any]) -> Sequence[Row]:
-        return await self.read(lambda connection: statement.rows(connection, values))
-
-    async def read(self, unit: Unit[T]) -> T:
-        with self._call():
-            return await self._run(unit, Backoff(self.timeout_s), writes=False)
-
-    async def write(self, unit: Unit[T], timeout_s: float | None = None) -> T:
-        patience = Backoff(self.timeout_s if timeout_s is None else timeout_s)
-        with self._call():
-            async with self._turn(patience):
-                return await self._run(unit, patience, writes=True)
-
-    async def write_all(self, unit: Unit[T]) -> T:
-        return await self.write(unit)
-
     def forbid_nested_write(self) -> None:
+        """Raise TransactionError in a task that has a transaction of this engine open."""
         forbid_nested_write(self._engine)
 
-    async def _run(self, unit: Unit[T], patience: Backoff, *, writes: bool) -> T:
-        lock_wait_s = LOCK_WAIT_S
-        while True:
-            try:
-                return await self._try(
-                    unit, patience, InterruptibleRun(self._target), lock_wait_s, writes=writes
-                )
-            except CatalogBusyError as error:
-                await patience.after(error)
-                # Whoever takes rows one by one and always gives up first never has them all.
-                lock_wait_s = min(2 * lock_wait_s, _MAX_LOCK_WAIT_S)
+    async def run(self, operation: Operation[Any, T]) -> T:
+        """Run an operation in a transaction of its own; writes to SQLite run one at a time."""
+        timeout_s = self.timeout_s if operation.timeout_s is None else operation.timeout_s
+        backoff = Backoff(timeout_s)
+        with self._owner.active_call(), driver_working(self.database.dialect):
+            if not operation.writes:
+                return await self._run_with_retries(operation, backoff)
+            async with self._write_lock(backoff):
+                return await self._run_with_retries(operation, backoff)
 
-    async def _try(
-        self,
-        unit: Unit[T],
-        patience: Backoff,
-        attempt: InterruptibleRun,
-        lock_wait_s: float = LOCK_WAIT_S,
-        *,
-        writes: bool,
-        most_s: float = math.inf,
-    ) -> T:
-        """Run a unit once, no statement of it for longer than the call may, nor than `most_s`."""
-
-        async def once() -> T:
-            async with self._sessions() as session:
-                left_s = min(patience.left_s, most_s)
-                connection = await self._begin(session, attempt, left_s, lock_wait_s, writes=writes)
-                begun_s = patience.left_s
-                result = await connection.run_sync(unit)
-                if begun_s - patience.left_s > _TOLERANCE_S:
-                    # The commit has only what is left of the call.
-                    await set_timeouts(connection, lock_wait_s, max(patience.left_s, MIN_TIMEOUT_S))
-                if writes:
-                    attempt.commits(session, result)
-                else:
-                    attempt.has_read()
-                await session.commit()
-                return result
-
-        return await run_to_completion(
-            attempt.run(once),
-            None if writes else attempt.stop_reading,
-            late_after_s=max(patience.left_s, MIN_TIMEOUT_S) + self._grace_s,
-            on_late=attempt.stop,
+    async def _run_with_retries(self, operation: Operation[Any, T], backoff: Backoff) -> T:
+        return await run_with_retries(
+            lambda run, lock_wait_s: self._run_once(operation, run, backoff, lock_wait_s),
+            backoff,
+            self.database.name,
+            self._grace_s,
+            writes=operation.writes,
         )
+
+    async def _run_once(
+        self,
+        operation: Operation[Any, T],
+        run: InterruptibleRun,
+        backoff: Backoff,
+        lock_wait_s: float,
+    ) -> T:
+        """Run an operation once. A statement of it gets the remaining time of the call."""
+        with run:
+            async with self._sessions() as session:
+                connection = await self._begin(
+                    session, run, backoff.remaining_s, lock_wait_s, writes=operation.writes
+                )
+                begun_s = backoff.remaining_s
+                result = await connection.run_sync(operation.run_one, operation.value)
+                remaining_s = backoff.remaining_s
+                if begun_s - remaining_s > _TOLERANCE_S:
+                    await set_timeouts(connection, lock_wait_s, max(remaining_s, MIN_TIMEOUT_S))
+                if operation.writes:
+                    _commits(run, session, result)
+                else:
+                    run.mark_read_done()
+                await session.commit()
+            return result
+        return run.result  # type: ignore[no-any-return]
 
     async def _begin(
         self,
         session: AsyncSession,
-        attempt: InterruptibleRun,
-        statement_s: float,
+        run: InterruptibleRun,
+        statement_timeout_s: float,
         lock_wait_s: float,
         *,
         writes: bool,
     ) -> AsyncConnection:
-        """
-        Begin a transaction in which no statement takes longer than it may.
-
-        A connection that the server has dropped meanwhile is found out by its first statement, and
-        another one takes its place: nothing was asked of it yet but to begin. To ask it first
-        whether it is there would be as many round trips again.
-        """
-        try:
-            return await self._begin_once(session, attempt, statement_s, lock_wait_s, writes=writes)
-        except DBAPIError as error:
-            if self._home is None or not error.connection_invalidated:
-                raise
-        await session.invalidate()
-        attempt.works_on(None)
-        return await self._begin_once(session, attempt, statement_s, lock_wait_s, writes=writes)
-
-    async def _begin_once(
-        self,
-        session: AsyncSession,
-        attempt: InterruptibleRun,
-        statement_s: float,
-        lock_wait_s: float,
-        *,
-        writes: bool,
-    ) -> AsyncConnection:
+        """Begin a transaction of a session, and limit its lock waits and statements in time."""
         options: dict[str, object] = {WRITE: writes}
         if self.database.dialect == "postgresql" and writes:
-            # A host may have set AUTOCOMMIT, in which nothing is undone.
+            # The host may have set AUTOCOMMIT, in which nothing can be rolled back.
             options["isolation_level"] = "READ COMMITTED"
         await session.begin()
         connection = await session.connection(_BIND, execution_options=options)
-        attempt.works_on(connection)
+        run.set_connection(connection)
         if writes:
             await ensure_write_transaction(connection)
-        await set_timeouts(connection, lock_wait_s, max(statement_s, MIN_TIMEOUT_S))
+        await set_timeouts(connection, lock_wait_s, max(statement_timeout_s, MIN_TIMEOUT_S))
         return connection
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Executor]:
-        patience = Backoff(self.timeout_s)
-        self._require_here()
-        async with self._turn(patience):
+        """Open a transaction that can write; on SQLite it holds the write lock until its end."""
+        backoff = Backoff(self.timeout_s)
+        self._owner.check_usable()
+        async with self._write_lock(backoff):
             session = self._sessions()
-            held = SessionTransaction(session, self.timeout_s)
-            with self._call():
+            backend = SessionTransaction(session, self.timeout_s)
+            with self._owner.active_call(), driver_working(self.database.dialect):
                 try:
-                    await self._begin_patiently(session, patience)
-                    if self._home is not None:
-                        self._home.require()
+                    await self._begin_with_retries(session, backoff)
+                    self._owner.check_usable()
                 except BaseException:
-                    # It may have begun all the same: a cancellation is delivered afterwards.
-                    await held.close()
+                    # The transaction may have begun: a cancellation is delivered after that.
+                    await backend.close()
                     raise
-            shared = TransactionExecutor(held, LoopOwner(self._target), ours=True)
-            self._open[shared] = held
+            executor = TransactionExecutor(
+                backend, LoopOwner(self.database.name), owns_transaction=True
+            )
+            self._open[executor] = backend
             try:
                 with transaction_context(self._engine):
-                    yield shared
-                    await shared.commit(held.commit)
+                    yield executor
+                    await executor.commit(backend.commit)
             finally:
-                # Rolls back whatever was not committed.
-                await shared.leave(held.close)
-                self._open.pop(shared, None)
+                await executor.end(backend.close)
+                self._open.pop(executor, None)
 
-    async def close(self) -> None:
-        """Undo transactions that are open, and let what else was asked for come to its end."""
-        if self._home is not None:
-            await self._home.until_quiet()
-        for shared, held in list(self._open.items()):
-            await shared.abandon(held.close)
-
-    async def _begin_patiently(self, session: AsyncSession, patience: Backoff) -> None:
-        while True:
-            attempt = InterruptibleRun(self._target)
-
-            async def once(attempt: InterruptibleRun = attempt) -> None:
+    async def _begin_with_retries(self, session: AsyncSession, backoff: Backoff) -> None:
+        async def attempt(run: InterruptibleRun, _lock_wait_s: float) -> None:
+            with run:
                 try:
-                    # What comes after cannot be tried again from the start.
-                    await self._begin(session, attempt, self.timeout_s, self.timeout_s, writes=True)
+                    # Later statements cannot be repeated, so each waits for the whole timeout.
+                    await self._begin(session, run, self.timeout_s, self.timeout_s, writes=True)
                 except BaseException:
                     await session.close()
                     raise
 
-            try:
-                await run_to_completion(
-                    attempt.run(once),
-                    late_after_s=max(patience.left_s, MIN_TIMEOUT_S) + self._grace_s,
-                    on_late=attempt.stop,
-                )
-            except CatalogBusyError as error:
-                await patience.after(error)
-            else:
-                return
+        await run_with_retries(attempt, backoff, self.database.name, self._grace_s, writes=True)
 
-    @contextmanager
-    def _call(self) -> Iterator[None]:
-        self._require_here()
-        with (
-            nullcontext() if self._home is None else self._home.call(),
-            _thread_working_if_sqlite(self.database.dialect),
-        ):
-            yield
-
-    def _require_here(self) -> None:
-        if self._home is not None:
-            self._home.require()
-        if os.getpid() != self._process:
-            abandon_pool_after_fork(self._engine)
-            self._process = os.getpid()
+    async def close(self) -> None:
+        """Wait for calls in progress, and roll back the transactions that are open."""
+        await self._owner.wait_idle()
+        for executor, backend in list(self._open.items()):
+            await executor.end_early(backend.close)
 
     @asynccontextmanager
-    async def _turn(self, patience: Backoff) -> AsyncIterator[None]:
+    async def _write_lock(self, backoff: Backoff) -> AsyncIterator[None]:
+        """Hold the write lock of SQLite's engine in this loop; PostgreSQL needs none."""
         self.forbid_nested_write()
         if self.database.dialect != "sqlite":
             yield
             return
-        turns = _write_locks.setdefault(self._engine, WeakKeyDictionary())
-        turn = turns.setdefault(asyncio.get_running_loop(), asyncio.Lock())
+        locks = _write_locks.setdefault(self._engine, WeakKeyDictionary())
+        lock = locks.setdefault(asyncio.get_running_loop(), asyncio.Lock())
         try:
-            async with asyncio.timeout(patience.left_s):
-                await turn.acquire()
+            async with asyncio.timeout(backoff.remaining_s):
+                await lock.acquire()
         except TimeoutError as error:
-            raise CatalogBusyError(
-                self._target, "another task of this process is writing", self.timeout_s
-            ) from error
+            raise CatalogBusyError(self.database.name, OTHER_WRITER, self.timeout_s) from error
         try:
             yield
         finally:
-            turn.release()
+            lock.release()
 
 
 class SessionTransaction:
-    """The connection of a session that has a transaction open."""
+    """The open transaction of a host's session; a `TransactionBackend`."""
 
     def __init__(self, session: AsyncSession, timeout_s: float) -> None:
         self._session = session
         self.timeout_s = validation.seconds("timeout_s", timeout_s)
         engine = _engine_of(session)
         restore_timeout_on_checkin(engine)
-        self.target = display_name(engine.url)
         self.database = database_info(engine)
 
-    async def run(self, unit: Unit[T]) -> T:
-        async def step(connection: AsyncConnection) -> T:
-            return await connection.run_sync(unit)
-
-        return await self._run(step)
+    async def run(self, function: Callable[[Connection, I], T], value: I) -> T:
+        """Return what `function(connection, value)` returns."""
+        return await self._run_step(lambda connection: connection.run_sync(function, value))
 
     async def savepoint(self) -> Savepoint:
+        """Begin a savepoint of the session."""
+
         async def step(connection: AsyncConnection) -> AsyncSessionTransaction:
-            # To sqlite3 a SAVEPOINT is no reason to begin: releasing it would then commit.
+            # sqlite3 sends no BEGIN before a SAVEPOINT. Without one, RELEASE would commit.
             await ensure_write_transaction(connection)
             return await self._session.begin_nested()
 
-        return _Savepoint(self, await self._run(step))
+        nested = await self._run_step(step)
+        return Savepoint(
+            commit=lambda: self._run_step(lambda _: nested.commit()),
+            rollback=lambda: self._run_step(lambda _: nested.rollback()),
+        )
 
-    async def finish(self, end: Callable[[], Awaitable[None]]) -> None:
-        """End a savepoint."""
-
-        async def step(_connection: AsyncConnection) -> None:
-            await end()
-
-        await self._run(step)
-
-    async def is_whole(self) -> bool:
-        return await self._run(is_in_transaction)
+    async def is_open(self) -> bool:
+        """Return whether the database still has the transaction open."""
+        return await self._run_step(is_in_transaction)
 
     async def commit(self) -> None:
-        """End the transaction well."""
+        """Commit the transaction."""
 
         async def step(connection: AsyncConnection) -> None:
             await connection.run_sync(use_commit_timeout, self.timeout_s)
             await self._session.commit()
 
-        await self._run(step, commits=True)
+        await self._run_step(step, commits=True)
 
     async def close(self) -> None:
-        """Give the connection back, and undo what was not committed."""
-        await run_to_completion(InterruptibleRun(self.target).run(self._session.close))
+        """Roll back what was not committed, and return the connection to its pool."""
 
-    async def _run(
+        async def step() -> None:
+            with InterruptibleRun(self.database.name):
+                await self._session.close()
+
+        await run_to_completion(step())
+
+    async def _run_step(
         self, step: Callable[[AsyncConnection], Awaitable[T]], *, commits: bool = False
     ) -> T:
-        attempt = InterruptibleRun(self.target)
+        run = InterruptibleRun(self.database.name)
 
-        async def once() -> T:
+        async def attempt() -> T:
             session = self._session
-            if session.autoflush and (session.new or session.dirty or session.deleted):
-                # Only the ORM's own statements flush first. What the host has added and not yet
-                # flushed is to be found by the next.
-                await session.flush()
-            connection = await session.connection(_BIND)
-            attempt.works_on(connection)
-            if commits:
-                attempt.commits(session)
-            return await step(connection)
+            with run:
+                if session.autoflush and (session.new or session.dirty or session.deleted):
+                    # Only the ORM's own statements flush by themselves. The operation shall find
+                    # what the host has added to the session.
+                    await session.flush()
+                connection = await session.connection(_BIND)
+                run.set_connection(connection)
+                if commits:
+                    _commits(run, session)
+                return await step(connection)
+            return run.result  # type: ignore[no-any-return]
 
-        start = time.monotonic()
-        late_after_s = max(self.timeout_s, MIN_TIMEOUT_S) + _grace_s(self.database.dialect)
-        try:
-            with _thread_working_if_sqlite(self.database.dialect):
-                return await run_to_completion(
-                    attempt.run(once), late_after_s=late_after_s, on_late=attempt.stop
-                )
-        except CatalogBusyError as error:
-            waited_s = time.monotonic() - start
-            raise CatalogBusyError(error.target, error.reason, waited_s) from error
+        dialect = self.database.dialect
+        with driver_working(dialect):
+            return await run_in_open_transaction(attempt(), run, self.timeout_s, _grace_s(dialect))
 
 
-class _Savepoint:
-    def __init__(self, connection: SessionTransaction, nested: AsyncSessionTransaction) -> None:
-        self._connection = connection
-        self._nested = nested
-
-    async def commit(self) -> None:
-        await self._connection.finish(self._nested.commit)
-
-    async def rollback(self) -> None:
-        await self._connection.finish(self._nested.rollback)
-
-
-def _thread_working_if_sqlite(dialect: str) -> AbstractContextManager[None]:
-    """A block in which a driver is waited for: SQLite's works in a thread."""
-    return thread_working() if dialect == "sqlite" else nullcontext()
+def _commits(run: InterruptibleRun, session: AsyncSession, result: object = None) -> None:
+    """Tell a run that a session is about to commit, and have the session tell it of the commit."""
+    run.mark_committing(result)
+    # session.commit() also returns the connection to its pool, which may take a while. The event
+    # comes before that.
+    event.listen(session.sync_session, "after_commit", run.mark_committed, once=True)
 
 
 def _grace_s(dialect: str) -> float:
-    """How long a server may take to end a statement itself, before its driver is cancelled."""
-    return 0.08 if dialect == "postgresql" else 0.0
+    return SERVER_GRACE_S if dialect == "postgresql" else 0.0
 
 
 def _engine_of(session: AsyncSession) -> Engine:

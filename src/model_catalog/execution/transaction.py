@@ -1,18 +1,20 @@
-"""One transaction that several calls are part of, and that somebody else ends."""
+"""Runs operations inside one open transaction, with savepoints."""
 
 from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeVar
 
 from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
 from model_catalog.concurrency.completion import run_to_completion
-from model_catalog.concurrency.ownership import LoopOwner
+from model_catalog.concurrency.ownership import HostOwner, LoopOwner
+from model_catalog.connection.database_info import DatabaseInfo
 from model_catalog.connection.error_mapping import to_catalog_error
 from model_catalog.errors import (
     CatalogBusyError,
@@ -21,184 +23,172 @@ from model_catalog.errors import (
     TransactionError,
     WrongLoopError,
 )
-from model_catalog.execution.executor import DatabaseInfo, Executor, Joint, Operation, Unit
-from model_catalog.execution.prepared_statement import PreparedStatement, Row
+from model_catalog.execution.executor import Executor, Operation, UnitMethods
 
+I = TypeVar("I")  # noqa: E741 - an item
 T = TypeVar("T")
 
-_of_the_parent: Final[list[TransactionExecutor]] = []
+# Executors of a parent process, kept referenced in its forked child.
+_of_parent_process: Final[list[TransactionExecutor]] = []
 
 
-class Savepoint(Protocol):
-    """A part of a transaction that can be undone by itself."""
+@dataclass(frozen=True, slots=True)
+class Savepoint:
+    """A savepoint of an open transaction, by the functions that end it."""
 
-    async def commit(self) -> None:
-        """Keep it, as far as the rest is kept."""
-
-    async def rollback(self) -> None:
-        """Undo it."""
+    commit: Callable[[], Awaitable[None]]
+    """Release it: its changes are committed with the transaction."""
+    rollback: Callable[[], Awaitable[None]]
+    """Undo the changes made since it began."""
 
 
 class TransactionBackend(Protocol):
-    """A connection with an open transaction; it serves one call at a time."""
+    """A connection with an open transaction; it runs one call at a time."""
 
     database: DatabaseInfo
-    target: str
     timeout_s: float
 
-    async def run(self, unit: Unit[T]) -> T:
-        """What a unit returns; raises only the catalog's own errors."""
+    async def run(self, function: Callable[[Connection, I], T], value: I) -> T:
+        """Return what `function(connection, value)` returns; raise only the catalog's errors."""
 
     async def savepoint(self) -> Savepoint:
-        """Begin a part of the transaction."""
+        """Begin a savepoint."""
 
-    async def is_whole(self) -> bool:
-        """Whether the database still has the transaction open."""
+    async def is_open(self) -> bool:
+        """Return whether the database still has the transaction open."""
 
 
-class TransactionExecutor:
+class TransactionExecutor(UnitMethods):
     """
-    Every unit is part of a transaction that somebody else ends.
+    Runs operations inside one open transaction. It uses the connection of that transaction.
 
-    One that is `ours` ends with the first call that the database fails: PostgreSQL would undo at
-    the commit what came before, and SQLite may have undone it already. A savepoint around that call
-    saves the rest.
+    It exists for `transaction()` and for a catalog over a host's session. Operations run one after
+    another, because a connection serves one task at a time.
+
+    If we opened the transaction ourselves (`owns_transaction`), the first database error ends it.
+    PostgreSQL would roll back at commit, and SQLite may have rolled back already. A savepoint
+    around the failing call saves the rest.
     """
 
     def __init__(
-        self, held: TransactionBackend, home: LoopOwner | None = None, *, ours: bool = False
+        self,
+        backend: TransactionBackend,
+        owner: LoopOwner | HostOwner | None = None,
+        *,
+        owns_transaction: bool = False,
     ) -> None:
-        self._held = held
-        self._home = home
-        self.database = held.database
-        self.timeout_s = held.timeout_s
-        self.over = False
-        self._ours = ours
+        self._backend = backend
+        self._owner = owner or HostOwner()
+        self.database = backend.database
+        self.timeout_s = backend.timeout_s
+        self._owns_transaction = owns_transaction
+        self._is_over = False
         self._failure: CatalogError | None = None
-        # A connection serves one task at a time; its users may well be several.
-        self._turn = asyncio.Lock()
+        self._lock = asyncio.Lock()
 
     def forbid_nested_write(self) -> None:
-        """It is the caller's own transaction that this one works in."""
+        """Do nothing: this executor works in the caller's own transaction."""
 
-    def require_whole(self) -> None:
-        """Raise TransactionError where it is over, or a call has failed and it with that."""
-        if self._home is not None:
-            self._home.require()
-        if self.over:
-            raise TransactionError("this transaction is over: call the catalog it came from")
+    def _check_open(self) -> None:
+        self._owner.check_open()
+        if self._is_over:
+            raise TransactionError(
+                "this transaction has ended: call the catalog that opened the transaction"
+            )
         if self._failure is not None:
             raise TransactionError(
-                "an earlier call in this transaction failed, and nothing of it is kept: "
-                "let its error out of the block, or make the call in a transaction() within it"
+                "an earlier call in this transaction failed, so the transaction will be rolled "
+                "back: let its error leave the block, or make the call in a transaction() inside it"
             ) from self._failure
 
     async def run(self, operation: Operation[Any, T]) -> T:
-        def unit(connection: Connection) -> T:
-            return operation.run_one(connection, operation.value)
-
-        if not operation.writes:
-            return await self.read(unit)
-        if operation.exclusive:
-            return await self.write_all(unit)
-        if operation.run_many is not None:
-            joint = Joint(operation.value, operation.run_one, operation.run_many)
-            return await self.write(joint, operation.timeout_s)
-        return await self.write(unit, operation.timeout_s)
-
-    async def find(self, statement: PreparedStatement, values: Mapping[str, Any]) -> Sequence[Row]:
-        return await self.read(lambda connection: statement.rows(connection, values))
-
-    async def read(self, unit: Unit[T]) -> T:
-        return await self._run(unit)
-
-    async def write(self, unit: Unit[T], timeout_s: float | None = None) -> T:  # noqa: ARG002
-        return await self._run(unit)
-
-    async def write_all(self, unit: Unit[T]) -> T:
-        async with self.transaction() as work:
-            return await work.write(unit)
+        """Run an operation; an `exclusive` write gets a savepoint of its own."""
+        if operation.writes and operation.exclusive:
+            async with self.transaction():
+                return await self._run(operation)
+        return await self._run(operation)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Executor]:
-        """Everything inside is undone together, by a savepoint; the rest of the session is not."""
-        savepoint = await self._part(self._held.savepoint)
+        """Open a savepoint; an error in the block undoes what was done since."""
+        savepoint = await self._change_savepoint(self._backend.savepoint)
         try:
             yield self
-            self.require_whole()
+            self._owner.check_usable()
+            self._check_open()
         except BaseException:
-            async with self._turn:
-                await run_to_completion(self._undo(savepoint))
+            async with self._lock:
+                await run_to_completion(self._roll_back_to(savepoint))
             raise
-        await self._part(savepoint.commit)
+        await self._change_savepoint(savepoint.commit)
 
-    async def _undo(self, savepoint: Savepoint) -> None:
-        """Go back to a savepoint; where that fails, what made it necessary is the error to tell."""
+    async def _roll_back_to(self, savepoint: Savepoint) -> None:
+        """Roll back to a savepoint; if that fails, keep the error that made it necessary."""
         try:
             await savepoint.rollback()
-            whole = await self._held.is_whole()
+            is_open = await self._backend.is_open()
         except CatalogError as error:
             self._failure = self._failure or error
         else:
-            # SQLite undoes the whole transaction where it has no room left for a part of it.
-            if whole:
+            # On a full disk SQLite rolls back the whole transaction.
+            if is_open:
                 self._failure = None
 
-    async def _run(self, unit: Unit[T]) -> T:
-        def noting_failures(connection: Connection) -> T:
+    async def _run(self, operation: Operation[Any, T]) -> T:
+        def record_failure(connection: Connection, value: Any) -> T:
             try:
-                return unit(connection)
+                return operation.run_one(connection, value)
             except (SQLAlchemyError, sqlite3.Error, OSError) as error:
-                if self._ours:
-                    self._failure = to_catalog_error(error, self._held.target)
+                if self._owns_transaction:
+                    self._failure = to_catalog_error(error, self.database.name)
                 raise
 
         try:
-            return await self._step(lambda: self._held.run(noting_failures))
+            return await self._run_locked(
+                lambda: self._backend.run(record_failure, operation.value)
+            )
         except CatalogBusyError as error:
-            # Where it was stopped from outside the unit has seen no error of the database's.
-            if self._ours:
+            # If the call was interrupted, the function may have seen no error of the database.
+            if self._owns_transaction:
                 self._failure = self._failure or error
             raise
 
-    async def _part(self, step: Callable[[], Awaitable[T]]) -> T:
-        """Begin or keep a savepoint, which only the database can refuse."""
+    async def _change_savepoint(self, step: Callable[[], Awaitable[T]]) -> T:
+        """Begin or release a savepoint. An error of the database ends the transaction."""
         try:
-            return await self._step(step)
+            return await self._run_locked(step)
         except (CatalogClosedError, TransactionError, WrongLoopError):
             raise
         except CatalogError as error:
-            if self._ours:
+            if self._owns_transaction:
                 self._failure = error
             raise
 
-    async def _step(self, step: Callable[[], Awaitable[T]]) -> T:
-        # Before the lock, which is of one loop as well.
-        if self._home is not None:
-            self._home.require()
-        async with self._turn:
-            self.require_whole()
+    async def _run_locked(self, step: Callable[[], Awaitable[T]]) -> T:
+        # Before the lock, which belongs to one loop as well.
+        self._owner.check_usable()
+        async with self._lock:
+            self._check_open()
             return await step()
 
     async def commit(self, commit: Callable[[], Awaitable[None]]) -> None:
-        """End it well. Raises what `require_whole` raises."""
-        await self._step(commit)
+        """Call `commit`. Raises TransactionError if an earlier call failed."""
+        await self._run_locked(commit)
 
-    async def leave(self, undo: Callable[[], Awaitable[None]]) -> None:
-        """Undo what was not committed, however it was left; in a child of the process, nothing."""
-        self.over = True
-        if self._home is None or self._home.is_here:
-            await run_to_completion(self._alone(undo))
+    async def end(self, roll_back: Callable[[], Awaitable[None]]) -> None:
+        """Call `roll_back`, which undoes what was not committed; not in a forked child."""
+        self._is_over = True
+        if self._owner.is_in_owner_process:
+            await run_to_completion(self._run_alone(roll_back))
         else:
-            # What is forgotten is closed, and with it the parent's end of the connection.
-            _of_the_parent.append(self)
+            # Python closes what is no longer referenced, and with it the parent's connection.
+            _of_parent_process.append(self)
 
-    async def abandon(self, undo: Callable[[], Awaitable[None]]) -> None:
-        """Undo it, because its catalog is closed: whoever has it is told so by his next call."""
-        if self._home is not None:
-            self._home.is_closed = True
-        await self._alone(undo)
+    async def end_early(self, roll_back: Callable[[], Awaitable[None]]) -> None:
+        """Call `roll_back` because the catalog is being closed; later calls raise an error."""
+        self._owner.is_closed = True
+        await self._run_alone(roll_back)
 
-    async def _alone(self, step: Callable[[], Awaitable[None]]) -> None:
-        async with self._turn:
+    async def _run_alone(self, step: Callable[[], Awaitable[None]]) -> None:
+        async with self._lock:
             await step()

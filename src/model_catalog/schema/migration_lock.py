@@ -11,7 +11,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from model_catalog.concurrency.completion import DEFAULT_OPEN_TIMEOUT_S, MIN_TIMEOUT_S, Backoff
+from model_catalog.concurrency.retry import DEFAULT_OPEN_TIMEOUT_S, MIN_TIMEOUT_S, Backoff
 from model_catalog.concurrency.threads import thread_working
 from model_catalog.connection.database_info import driver_connection
 from model_catalog.connection.engines import WRITE
@@ -54,11 +54,11 @@ async def migration_transaction(
                     await connection.begin()
                     await _lock(connection, name)
                     # ALTER TABLE that waits for a reader blocks all statements queued behind it.
-                    await set_timeouts(connection, max(backoff.left_s, MIN_TIMEOUT_S))
+                    await set_timeouts(connection, max(backoff.remaining_s, MIN_TIMEOUT_S))
                 break
             except CatalogBusyError as error:
                 await connection.rollback()
-                await backoff.after(error)
+                await backoff.wait_or_raise(error)
         try:
             broken_before = await _broken_references(connection)
             yield connection

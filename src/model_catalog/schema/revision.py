@@ -6,7 +6,7 @@ from typing import Final
 
 import sqlalchemy as sa
 
-from model_catalog.concurrency.completion import retry_while_busy
+from model_catalog.concurrency.retry import retry_while_busy
 from model_catalog.concurrency.threads import to_thread
 from model_catalog.connection.error_mapping import map_errors
 from model_catalog.connection.open_database import OpenDatabase, open_database

@@ -1,4 +1,4 @@
-"""A queue of calls, and the thread that does them with a SQLite connection of its own."""
+"""A request queue, and the thread that runs the requests on one SQLite connection."""
 
 from __future__ import annotations
 
@@ -8,304 +8,321 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from queue import SimpleQueue
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final, TypeAlias, TypeVar, cast
 
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 
-from model_catalog.concurrency.completion import MIN_TIMEOUT_S
+from model_catalog.concurrency.completion import INTERRUPT_RETRY_S, wait_until_done
+from model_catalog.concurrency.retry import MIN_TIMEOUT_S
 from model_catalog.concurrency.threads import thread_working, throttle_of_loop
 from model_catalog.errors import CatalogBusyError, CatalogClosedError, CatalogUnavailableError
-from model_catalog.execution.executor import Unit
-from model_catalog.execution.sqlite_threads.deadline_timer import DeadlineTimer
-from model_catalog.execution.sqlite_threads.request import Request
+from model_catalog.execution.executor import OTHER_READER, OTHER_WRITER, Operation
+from model_catalog.execution.sqlite_threads.request import (
+    DeadlineTimer,
+    Request,
+    TransactionHandle,
+)
 from model_catalog.execution.sqlite_threads.transaction_runner import Requests, TransactionRunner
 
 T = TypeVar("T")
 
-# An interrupt that falls between two statements stops neither.
-_INTERRUPT_RETRY_S: Final = 0.01
-
-
-class TransactionHandle:
-    """That a lane's transaction is open, and whose it is."""
-
-    is_ending = False
+_Batch: TypeAlias = tuple[Callable[[Requests], None], Requests]
+"""Requests for the thread, and the method of its runner that runs them."""
 
 
 class ConnectionThread:
     """
-    Does one thing after the other; short calls that wait for it share a transaction.
+    Runs queued requests one at a time on one connection.
 
-    A call that has to end, for its deadline or because its task was cancelled, is left out if it
-    has not begun; one that has is interrupted at its deadline, and otherwise waited for. Belongs
-    to the event loop it was made in. The first call makes the connection.
+    Requests that are not `exclusive`, and that are queued at the same time, run in one transaction.
+    A request that times out or is cancelled before it starts is removed from the queue. A running
+    request is interrupted when it times out. After a cancellation a running read is interrupted,
+    and a running write is waited for.
+
+    It belongs to the event loop that it was created in. The first request starts the thread and
+    opens the connection.
     """
 
     def __init__(self, engine: Engine, name: str, *, writes: bool) -> None:
-        self._name = name
-        self._writes = writes
+        self._name: Final = name
+        self._writes: Final = writes
         self._loop = asyncio.get_running_loop()
-        self._rests = throttle_of_loop()
-        self._deadlines = DeadlineTimer(self._expire)
-        self._worker = TransactionRunner(engine, name, writes=writes, tell=self._tell_from_thread)
-        self._waiting: deque[Request[Any]] = deque()
-        self._waiting_alone_count = 0
-        self._orders: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._throttle = throttle_of_loop()
+        self._deadlines = DeadlineTimer(self._on_timeout)
+        self._runner = TransactionRunner(
+            engine, name, writes=writes, answer=self._answer_from_thread
+        )
+        self._run_batch = self._runner.write if writes else self._runner.read
+        self._queue: deque[Request[Any]] = deque()
+        self._queued_exclusive_count = 0
+        self._batches: SimpleQueue[_Batch | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
         self._is_closed = False
-        self._is_kicked = False
+        self._is_start_scheduled = False
         self._is_working = False
-        self._free: asyncio.Future[None] | None = None
-        self._hold: TransactionHandle | None = None
+        self._idle: asyncio.Future[None] | None = None
+        self._thread_ended: asyncio.Future[None] | None = None
+        self._transaction: TransactionHandle | None = None
 
-    def takes(self, *, alone: bool) -> bool:
-        """Whether a call that is made in this turn of the loop would begin with the next."""
-        return not self._is_working and not (self._waiting if alone else self._waiting_alone_count)
+    def is_idle(self, *, exclusive: bool) -> bool:
+        """Return whether a request that is submitted now would start in the next iteration."""
+        return not self._is_working and not (
+            self._queue if exclusive else self._queued_exclusive_count
+        )
 
     @property
-    def waiting_count(self) -> int:
-        """How many calls have not been begun."""
-        return len(self._waiting)
+    def queue_length(self) -> int:
+        """The number of requests that have not started."""
+        return len(self._queue)
 
-    async def call(self, unit: Unit[T], timeout_s: float, *, alone: bool = False) -> T:
+    async def submit(
+        self,
+        operation: Operation[Any, T],
+        timeout_s: float | None,
+        transaction: TransactionHandle | None = None,
+    ) -> T:
         """
-        What a unit returns, once its transaction is committed. Raises CatalogBusyError.
+        Run an operation, and return its result once its transaction is committed.
 
-        One that may take long is to be done `alone`: others would wait for it to be told.
+        With a `transaction` it runs in that one, which stays open. Raises CatalogBusyError after
+        `timeout_s` seconds.
         """
-        call = Request(unit, self._loop.time())
-        call.alone = alone
-        self._line_up(call)
-        return await self._wait(call, timeout_s)
+        request = Request(operation, self._loop.time())
+        if transaction is None:
+            self._enqueue(request)
+        else:
+            self._check_open(transaction)
+            self._dispatch((self._runner.run_in_transaction, (request,)))
+        return await self._wait(request, timeout_s)
 
-    async def look_up(self, unit: Unit[T], timeout_s: float) -> T:
-        """As `call`, for a unit that is one Prepared statement, and reads."""
-        call = Request(unit, self._loop.time())
-        call.is_one_statement = True
-        self._line_up(call)
-        return await self._wait(call, timeout_s)
-
-    async def hold(self, timeout_s: float) -> TransactionHandle:
-        """Begin a transaction that stays open until it is released; other calls wait for that."""
-        call = Request(lambda _: TransactionHandle(), self._loop.time())
-        call.alone = call.holds = True
-        self._line_up(call)
+    async def begin(self, timeout_s: float) -> TransactionHandle:
+        """Begin a transaction that stays open until it is ended; other requests wait for that."""
+        operation = Operation(_new_handle, None, exclusive=True)
+        request = Request(operation, self._loop.time())
+        request.opens_transaction = True
+        self._enqueue(request)
         try:
-            return await self._wait(call, timeout_s)
+            return await self._wait(request, timeout_s)
         except asyncio.CancelledError:
-            if call.result is not None:
-                await self.roll_back(call.result)
+            if request.result is not None:
+                await self.roll_back(request.result)
             raise
 
-    async def call_held(self, hold: TransactionHandle, unit: Unit[T], timeout_s: float) -> T:
-        """What a unit returns, in the transaction that is open. Raises CatalogBusyError."""
-        self._require(hold)
-        call = Request(unit, self._loop.time())
-        self._order((call,), self._worker.do_held)
-        return await self._wait(call, timeout_s)
+    async def commit(self, transaction: TransactionHandle, wait_s: float) -> None:
+        """
+        Commit the open transaction.
 
-    async def commit(self, hold: TransactionHandle, wait_s: float) -> None:
-        """Keep the transaction; without a write-ahead log that may have to wait for readers."""
-        self._require(hold)
-        await self._release(hold, lambda _: self._worker.keep(wait_s))
+        Without a write-ahead log SQLite may have to wait for readers, at most `wait_s` seconds.
+        """
+        self._check_open(transaction)
+        await self._end(transaction, self._runner.commit, wait_s)
 
-    async def roll_back(self, hold: TransactionHandle) -> None:
-        """Undo the transaction, if it is open still."""
-        if self._hold is hold and not hold.is_ending:
-            await self._release(hold, lambda _: self._worker.undo())
+    async def roll_back(self, transaction: TransactionHandle) -> None:
+        """Roll back the transaction, if it is still open."""
+        if self._transaction is transaction and not transaction.is_ending:
+            await self._end(transaction, self._runner.roll_back, None)
 
-    async def _release(self, hold: TransactionHandle, end: Unit[None]) -> None:
-        # A call that is made from here on would begin a transaction of its own.
-        hold.is_ending = True
-        call = Request(end, self._loop.time())
-        # It is not to be withdrawn: a transaction that nobody ends would hold up everybody.
-        call.begin()
-        call.releases = True
-        self._order((call,), self._worker.do_held)
+    async def _end(
+        self, transaction: TransactionHandle, end: Callable[[Connection, Any], None], value: Any
+    ) -> None:
+        # A request that is submitted from here on would begin a transaction of its own.
+        transaction.is_ending = True
+        request = Request(Operation(end, value), self._loop.time())
+        # A started request cannot be dropped. All others wait for the end of the transaction.
+        request.try_start()
+        request.ends_transaction = True
+        self._dispatch((self._runner.run_in_transaction, (request,)))
         try:
-            await self._wait(call, None)
+            await self._wait(request, None)
         finally:
-            hold.is_ending = False
+            transaction.is_ending = False
 
-    def _require(self, hold: TransactionHandle) -> None:
-        if self._hold is not hold or hold.is_ending:
+    def _check_open(self, transaction: TransactionHandle) -> None:
+        if self._transaction is not transaction or transaction.is_ending:
             raise CatalogClosedError(self._name)
 
-    def _line_up(self, call: Request[Any]) -> None:
+    def _enqueue(self, request: Request[Any]) -> None:
         if self._is_closed:
             raise CatalogClosedError(self._name)
-        self._require_thread()
-        self._waiting.append(call)
-        self._waiting_alone_count += call.alone
-        if not self._is_kicked and not self._is_working:
-            # At the end of this turn, so that all who call in it are done together.
-            self._is_kicked = True
-            self._loop.call_soon(self._kick)
-
-    def _kick(self) -> None:
-        self._is_kicked = False
-        calls: list[Request[Any]] = []
-        while self._waiting:
-            call = self._waiting[0]
-            if call.alone and calls and not call.is_withdrawn:
-                break
-            self._waiting.popleft()
-            self._waiting_alone_count -= call.alone
-            if not call.is_withdrawn:
-                calls.append(call)
-                if call.alone:
-                    break
-        if calls:
-            self._is_working = True
-            self._order(calls, self._worker.write if self._writes else self._worker.read)
-        elif self._is_closed:
-            self._tell_the_closer()
-
-    def _require_thread(self) -> None:
         if self._thread is None:
-            thread = threading.Thread(
-                target=self._serve, name=f"model-catalog {self._name}", daemon=True
-            )
-            try:
-                thread.start()
-            except RuntimeError as error:
-                raise CatalogUnavailableError(self._name, f"{error}") from error
-            self._thread = thread
+            self._start_thread()
+        self._queue.append(request)
+        self._queued_exclusive_count += request.operation.exclusive
+        if not self._is_start_scheduled and not self._is_working:
+            # In the next iteration of the loop: all requests of this one share a transaction.
+            self._is_start_scheduled = True
+            self._loop.call_soon(self._start_next_batch)
 
-    def _order(self, calls: Requests, work: Callable[[Requests], None]) -> None:
-        self._rests.begin()
-        self._orders.put(lambda: self._do(calls, work))
+    def _start_next_batch(self) -> None:
+        self._is_start_scheduled = False
+        requests: list[Request[Any]] = []
+        while self._queue:
+            request = self._queue[0]
+            exclusive = request.operation.exclusive
+            if exclusive and requests and not request.is_dropped:
+                break
+            self._queue.popleft()
+            self._queued_exclusive_count -= exclusive
+            if not request.is_dropped:
+                requests.append(request)
+                if exclusive:
+                    break
+        if requests:
+            self._is_working = True
+            self._dispatch((self._run_batch, requests))
+        elif self._is_closed:
+            self._wake_closer()
 
-    async def _wait(self, call: Request[T], timeout_s: float | None) -> T:
-        call.told = self._loop.create_future()
-        if timeout_s is not None:
-            self._deadlines.set(call, call.start + max(timeout_s, MIN_TIMEOUT_S))
+    def _start_thread(self) -> None:
+        name = f"model-catalog {self._name}"
+        thread = threading.Thread(target=self._serve, name=name, daemon=True)
         try:
-            await call.told
+            thread.start()
+        except RuntimeError as error:
+            raise CatalogUnavailableError(self._name, f"{error}") from error
+        self._thread = thread
+
+    def _dispatch(self, batch: _Batch) -> None:
+        self._throttle.thread_started()
+        self._batches.put(batch)
+
+    async def _wait(self, request: Request[T], timeout_s: float | None) -> T:
+        request.done = self._loop.create_future()
+        if timeout_s is not None:
+            self._deadlines.set(request, request.start + max(timeout_s, MIN_TIMEOUT_S))
+        try:
+            await request.done
         except asyncio.CancelledError:
-            await self._wait_for_nothing(call)
+            await self._wait_after_cancel(request)
             raise
         finally:
-            self._deadlines.drop(call)
-        if call.error is not None:
+            self._deadlines.discard(request)
+        if request.error is not None:
             try:
-                raise call.error
+                raise request.error
             finally:
-                # The error knows this frame, and the frame would know the error.
-                call.error = None
-        return cast("T", call.result)
+                # The error's traceback refers to this frame, and the frame to the request.
+                request.error = None
+        return cast("T", request.result)
 
-    async def _wait_for_nothing(self, call: Request[Any]) -> None:
-        """Until a call that nobody wants any more has ended, if it has begun."""
-        if call.withdraw():
+    async def _wait_after_cancel(self, request: Request[Any]) -> None:
+        """Drop a request whose task was cancelled; if it has started, wait for its end."""
+        if request.cancel_if_queued():
             return
-        call.is_unwanted = True
+        request.is_cancelled = True
         if not self._writes:
-            # Nothing is lost with what it would have read.
-            self._interrupt(call)
-        while not call.has_ended:
-            call.told = self._loop.create_future()
-            # anyio cancels again at every turn of the loop.
-            with contextlib.suppress(asyncio.CancelledError):
-                await call.told
+            # An interrupted read loses nothing.
+            self._interrupt(request)
+        if not request.is_answered:
+            request.done = self._loop.create_future()
+            await wait_until_done(request.done)
 
-    def _expire(self, call: Request[Any]) -> None:
-        if call.has_ended:
+    def _on_timeout(self, request: Request[Any]) -> None:
+        if request.is_answered:
             return
-        if call.withdraw():
-            is_doing = "writing" if self._writes else "reading"
-            obstacle = self._worker.obstacle or f"another task of this process is {is_doing}"
-            waited_s = self._loop.time() - call.start
-            call.error = CatalogBusyError(self._name, obstacle, waited_s)
-            self._tell((call,))
+        if request.cancel_if_queued():
+            other = OTHER_WRITER if self._writes else OTHER_READER
+            waited_s = self._loop.time() - request.start
+            request.error = CatalogBusyError(
+                self._name, self._runner.waiting_for or other, waited_s
+            )
+            self._answer((request,))
         else:
-            self._interrupt(call)
+            self._interrupt(request)
 
-    def _interrupt(self, call: Request[Any]) -> None:
-        if call.is_done:
-            # Others of its batch are still being done.
-            self._tell((call,))
-        elif not call.has_ended:
-            call.is_late = True
-            self._worker.interrupt()
-            self._loop.call_later(_INTERRUPT_RETRY_S, self._interrupt, call)
+    def _interrupt(self, request: Request[Any]) -> None:
+        if request.is_completed:
+            # Other requests of its batch are still running.
+            self._answer((request,))
+        elif not request.is_answered:
+            request.is_timed_out = True
+            self._runner.interrupt()
+            self._loop.call_later(INTERRUPT_RETRY_S, self._interrupt, request)
 
-    def _tell(self, calls: Requests) -> None:
-        for call in calls:
-            call.has_ended = True
-            _settle(call.told)
+    def _answer(self, requests: Requests) -> None:
+        for request in requests:
+            request.is_answered = True
+            _set_done(request.done)
 
-    def _finish(self, calls: Requests) -> None:
-        self._rests.end()
-        call = calls[0]
-        if call.holds and self._worker.holds:
-            self._hold = call.result
-        elif call.releases and not self._worker.holds:
-            self._hold = None
-        self._tell(calls)
-        self._worker.obstacle = None
-        if self._hold is None:
+    def _on_batch_done(self, requests: Requests) -> None:
+        self._throttle.thread_finished()
+        request = requests[0]
+        if request.opens_transaction and self._runner.has_transaction:
+            self._transaction = request.result
+        elif request.ends_transaction and not self._runner.has_transaction:
+            self._transaction = None
+        self._answer(requests)
+        self._runner.waiting_for = None
+        if self._transaction is None:
             self._is_working = False
-            self._kick()
+            self._start_next_batch()
         elif self._is_closed:
-            self._tell_the_closer()
+            self._wake_closer()
 
-    def _tell_the_closer(self) -> None:
-        if self._free is not None:
-            _settle(self._free)
+    def _wake_closer(self) -> None:
+        if self._idle is not None:
+            _set_done(self._idle)
 
     async def close(self) -> None:
-        """Let what was asked for come to its end; then close the connection, and end the thread."""
+        """Run the requests in the queue; then close the connection, and end the thread."""
         self._is_closed = True
-        for call in self._waiting:
-            if call.holds and call.withdraw():
-                call.error = CatalogClosedError(self._name)
-                self._tell((call,))
-        while self._is_working or self._waiting:
-            if self._hold is not None and not self._hold.is_ending:
-                await self.roll_back(self._hold)
+        for request in self._queue:
+            if request.opens_transaction and request.cancel_if_queued():
+                request.error = CatalogClosedError(self._name)
+                self._answer((request,))
+        while self._is_working or self._queue:
+            if self._transaction is not None and not self._transaction.is_ending:
+                await self.roll_back(self._transaction)
             else:
-                self._free = self._loop.create_future()
-                await self._free
+                self._idle = self._loop.create_future()
+                await self._idle
         if self._thread is not None:
-            gone = self._loop.create_future()
-            self._orders.put(lambda: self._leave(gone))
-            self._orders.put(None)
+            self._thread_ended = self._loop.create_future()
+            self._batches.put(None)
             with thread_working():
-                await gone
+                await self._thread_ended
             self._thread.join()
         self._deadlines.close()
 
-    # What follows runs in the thread.
+    # The methods below run in the thread.
 
     def _serve(self) -> None:
-        while (order := self._orders.get()) is not None:
-            order()
-            # What it has read is not to be kept until the next one comes.
-            del order
-
-    def _do(self, calls: Requests, work: Callable[[Requests], None]) -> None:
         try:
-            work(calls)
-        except BaseException as error:  # noqa: BLE001 - it belongs to those who wait
-            for call in calls:
-                call.error = call.error or error
+            while (batch := self._batches.get()) is not None:
+                self._run(*batch)
+                # Its results must not be kept in memory until the next batch comes.
+                del batch
+        except _LoopClosedError:
+            # The loop was closed while requests ran: no task will close this thread.
+            pass
+        self._runner.close()
+        if self._thread_ended is not None:
+            with contextlib.suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(_set_done, self._thread_ended)
+
+    def _run(self, run: Callable[[Requests], None], requests: Requests) -> None:
         try:
-            self._loop.call_soon_threadsafe(self._finish, calls)
-        except RuntimeError:
-            # The loop was closed with calls on their way: nobody waits, and nobody will close this.
-            self._worker.close()
-            self._orders.put(None)
+            run(requests)
+        except BaseException as error:  # noqa: BLE001 - the waiting tasks raise it
+            for request in requests:
+                request.error = request.error or error
+        try:
+            self._loop.call_soon_threadsafe(self._on_batch_done, requests)
+        except RuntimeError as error:
+            raise _LoopClosedError from error
 
-    def _tell_from_thread(self, calls: Requests) -> None:
-        self._loop.call_soon_threadsafe(self._tell, calls)
-
-    def _leave(self, gone: asyncio.Future[None]) -> None:
-        self._worker.close()
-        with contextlib.suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(_settle, gone)
+    def _answer_from_thread(self, requests: Requests) -> None:
+        self._loop.call_soon_threadsafe(self._answer, requests)
 
 
-def _settle(future: asyncio.Future[None]) -> None:
+class _LoopClosedError(Exception):
+    """The event loop of a connection thread was closed while the thread ran requests."""
+
+
+def _new_handle(_connection: Connection, _value: None) -> TransactionHandle:
+    return TransactionHandle()
+
+
+def _set_done(future: asyncio.Future[None]) -> None:
     if not future.done():
         future.set_result(None)

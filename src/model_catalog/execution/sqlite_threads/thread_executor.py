@@ -1,193 +1,220 @@
-"""Units of work on a SQLite file of our own: one connection that writes, and a few that read."""
+"""Runs operations on a SQLite file of our own: one writer thread, and up to four reader threads."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Literal, TypeAlias, TypeVar
 
-from sqlalchemy import Connection, Engine, NestedTransaction
+from sqlalchemy import Connection, Engine
 
 from model_catalog.concurrency.ownership import LoopOwner
 from model_catalog.concurrency.threads import to_thread
 from model_catalog.connection.database_file import network_file_system
-from model_catalog.connection.database_info import driver_connection
-from model_catalog.connection.engines import database_info
-from model_catalog.connection.target import display_name
+from model_catalog.connection.database_info import DatabaseInfo, driver_connection
+from model_catalog.connection.engines import database_info, file_guard_of
+from model_catalog.connection.error_mapping import map_errors
 from model_catalog.domain import validation
-from model_catalog.errors import CatalogReadOnlyError
+from model_catalog.errors import CatalogBusyError, CatalogReadOnlyError, InvalidModelError
 from model_catalog.execution.executor import (
     Executor,
-    Joint,
     Operation,
-    Unit,
+    UnitMethods,
     forbid_nested_write,
     transaction_context,
 )
-from model_catalog.execution.prepared_statement import PreparedStatement, Row
-from model_catalog.execution.sqlite_threads.connection_thread import (
-    ConnectionThread,
-    TransactionHandle,
-)
-from model_catalog.execution.sqlite_threads.inline_reader import InlineReader, ReadMode
+from model_catalog.execution.sqlite_threads.connection_thread import ConnectionThread
+from model_catalog.execution.sqlite_threads.request import TransactionHandle
 from model_catalog.execution.transaction import Savepoint, TransactionExecutor
 
+I = TypeVar("I")  # noqa: E741 - an item
 T = TypeVar("T")
 
-# A long list is not to hold up another; more than these would only contend for Python's own lock.
+ReadMode: TypeAlias = Literal["threads", "inline"]
+"""Where single models are read from a SQLite file: in threads, or in the event loop's own."""
+
+# A long read must not delay another one. More threads than these only compete for the GIL.
 _MAX_READERS: Final = 4
 
 
-class ThreadExecutor:
-    """
-    Every unit is a transaction of its own, in the thread that has the connection.
+def validate_read_mode(value: str) -> None:
+    """Raise InvalidModelError if a value is not a ReadMode."""
+    if value not in ("threads", "inline"):
+        raise InvalidModelError("reads", value, "is not one of threads, inline")
 
-    That is one step out of the event loop and one back, and those who call together share it.
+
+class ThreadExecutor(UnitMethods):
+    """
+    Runs operations on a SQLite file that is ours alone, in threads that own a connection each.
+
+    It exists because it is faster than `aiosqlite`: an operation is one hand-over to a thread and
+    back, and operations that come at the same time share a hand-over and a transaction. One thread
+    writes, up to four threads read. With `reads="inline"` lookups run in the event loop's thread.
     """
 
     def __init__(
-        self, engine: Engine, timeout_s: float, home: LoopOwner, reads: ReadMode = "threads"
+        self, engine: Engine, timeout_s: float, owner: LoopOwner, reads: ReadMode = "threads"
     ) -> None:
         self.timeout_s = validation.seconds("timeout_s", timeout_s)
-        self._home = home
+        self._owner = owner
         self._engine = engine
-        self.target = display_name(engine.url)
-        self._writer = ConnectionThread(self._engine, self.target, writes=True)
-        self._readers = [ConnectionThread(self._engine, self.target, writes=False)]
-        self._inline = InlineReader(self._engine, self.target) if reads == "inline" else None
+        self.database = database_info(engine)
+        self._writer = self._connection_thread(writes=True)
+        self._readers = [self._connection_thread(writes=False)]
+        self._inline_reader = (
+            _InlineReader(engine, self.database.name) if reads == "inline" else None
+        )
         self._open: dict[TransactionExecutor, TransactionHandle] = {}
-        self.database = database_info(self._engine)
+
+    def _connection_thread(self, *, writes: bool) -> ConnectionThread:
+        return ConnectionThread(self._engine, self.database.name, writes=writes)
 
     async def open(self) -> None:
         """Open the file, which is in use from here on."""
         if await to_thread(network_file_system, self.database.files[0]):
-            # A write-ahead log is left behind by the only connection, or by none.
+            # Only a connection that is alone can switch the file from a write-ahead log to a
+            # rollback journal, so the writer connects before the readers.
             with contextlib.suppress(CatalogReadOnlyError):
-                await self._writer.call(lambda _: None, self.timeout_s)
-        await self._readers[0].call(lambda _: None, self.timeout_s)
-
-    async def run(self, operation: Operation[Any, T]) -> T:
-        def unit(connection: Connection) -> T:
-            return operation.run_one(connection, operation.value)
-
-        if operation.single_statement:
-            self._home.require()
-            if self._inline is not None:
-                done = self._inline.try_run(operation)
-                if done is not None:
-                    return done[0]
-            return await self._reader(alone=False).look_up(unit, self.timeout_s)
-        if not operation.writes:
-            return await self.read(unit)
-        if operation.exclusive:
-            return await self.write_all(unit)
-        if operation.run_many is not None:
-            joint = Joint(operation.value, operation.run_one, operation.run_many)
-            return await self.write(joint, operation.timeout_s)
-        return await self.write(unit, operation.timeout_s)
-
-    async def find(self, statement: PreparedStatement, values: Mapping[str, Any]) -> Sequence[Row]:
-        self._home.require()
-        if self._inline is not None:
-            rows = self._inline.rows(statement, values)
-            if rows is not None:
-                return rows
-
-        def unit(connection: Connection) -> Sequence[Row]:
-            return statement.rows(connection, values)
-
-        return await self._reader(alone=False).look_up(unit, self.timeout_s)
-
-    async def read(self, unit: Unit[T]) -> T:
-        self._home.require()
-        return await self._reader(alone=True).call(unit, self.timeout_s, alone=True)
-
-    def _reader(self, *, alone: bool) -> ConnectionThread:
-        for lane in self._readers:
-            if lane.takes(alone=alone):
-                return lane
-        if len(self._readers) < _MAX_READERS:
-            self._readers.append(ConnectionThread(self._engine, self.target, writes=False))
-            return self._readers[-1]
-        return min(self._readers, key=lambda lane: lane.waiting_count)
-
-    async def write(self, unit: Unit[T], timeout_s: float | None = None) -> T:
-        self._home.require()
-        self.forbid_nested_write()
-        may_take_s = self.timeout_s if timeout_s is None else timeout_s
-        return await self._writer.call(unit, may_take_s)
-
-    async def write_all(self, unit: Unit[T]) -> T:
-        self._home.require()
-        self.forbid_nested_write()
-        return await self._writer.call(unit, self.timeout_s, alone=True)
+                await self._writer.submit(Operation(_do_nothing, None), self.timeout_s)
+        await self._readers[0].submit(Operation(_do_nothing, None), self.timeout_s)
 
     def forbid_nested_write(self) -> None:
+        """Raise TransactionError in a task that has a transaction of this executor open."""
         forbid_nested_write(self)
+
+    async def run(self, operation: Operation[Any, T]) -> T:
+        """Run an operation in the writer thread or in a reader thread."""
+        self._owner.check_usable()
+        if operation.writes:
+            self.forbid_nested_write()
+            thread = self._writer
+        else:
+            if operation.single_statement and self._inline_reader is not None:
+                found = self._inline_reader.try_run(operation)
+                if found is not None:
+                    return found[0]
+            thread = self._pick_reader(exclusive=operation.exclusive)
+        timeout_s = operation.timeout_s
+        return await thread.submit(operation, self.timeout_s if timeout_s is None else timeout_s)
+
+    def _pick_reader(self, *, exclusive: bool) -> ConnectionThread:
+        """Return an idle reader thread, a new one, or the one with the shortest queue."""
+        for reader in self._readers:
+            if reader.is_idle(exclusive=exclusive):
+                return reader
+        if len(self._readers) < _MAX_READERS:
+            self._readers.append(self._connection_thread(writes=False))
+            return self._readers[-1]
+        return min(self._readers, key=lambda reader: reader.queue_length)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Executor]:
-        self._home.require()
+        """Open a transaction in the writer thread; other writes wait until it ends."""
+        self._owner.check_usable()
         self.forbid_nested_write()
-        hold = await self._writer.hold(self.timeout_s)
-        shared = TransactionExecutor(
-            _ThreadTransaction(self._writer, hold, self), LoopOwner(self.target), ours=True
+        writer, timeout_s = self._writer, self.timeout_s
+        transaction = await writer.begin(timeout_s)
+        executor = TransactionExecutor(
+            _ThreadTransaction(writer, transaction, self.database, timeout_s),
+            LoopOwner(self.database.name),
+            owns_transaction=True,
         )
-        self._open[shared] = hold
+        self._open[executor] = transaction
         try:
             with transaction_context(self):
-                yield shared
-                await shared.commit(lambda: self._writer.commit(hold, self.timeout_s))
+                yield executor
+                await executor.commit(lambda: writer.commit(transaction, timeout_s))
         finally:
-            self._open.pop(shared, None)
+            self._open.pop(executor, None)
             # Does nothing after the commit.
-            await shared.leave(lambda: self._writer.roll_back(hold))
+            await executor.end(lambda: writer.roll_back(transaction))
 
     async def close(self) -> None:
-        """Undo transactions that are open, and let what else was asked for come to its end."""
-        for shared, hold in list(self._open.items()):
-            await shared.abandon(partial(self._writer.roll_back, hold))
-        for lane in (self._writer, *self._readers):
-            await lane.close()
-        if self._inline is not None:
-            self._inline.close()
+        """Roll back open transactions, run the requests in the queues, and end the threads."""
+        for executor, transaction in list(self._open.items()):
+            await executor.end_early(partial(self._writer.roll_back, transaction))
+        for thread in (self._writer, *self._readers):
+            await thread.close()
+        if self._inline_reader is not None:
+            self._inline_reader.close()
 
 
 class _ThreadTransaction:
-    """The transaction that the writing connection has open."""
+    """The open transaction of the writer thread; a `TransactionBackend`."""
 
     def __init__(
-        self, lane: ConnectionThread, hold: TransactionHandle, lanes: ThreadExecutor
+        self,
+        writer: ConnectionThread,
+        transaction: TransactionHandle,
+        database: DatabaseInfo,
+        timeout_s: float,
     ) -> None:
-        self._lane = lane
-        self._hold = hold
-        self.timeout_s = lanes.timeout_s
-        self.target = lanes.target
-        self.database = lanes.database
+        self._writer = writer
+        self._transaction = transaction
+        self.database = database
+        self.timeout_s = timeout_s
 
-    async def run(self, unit: Unit[T]) -> T:
-        return await self._lane.call_held(self._hold, unit, self.timeout_s)
+    async def run(self, function: Callable[[Connection, I], T], value: I) -> T:
+        """Return what `function(connection, value)` returns."""
+        return await self._writer.submit(
+            Operation(function, value), self.timeout_s, self._transaction
+        )
 
     async def savepoint(self) -> Savepoint:
-        return _Savepoint(self, await self.run(Connection.begin_nested))
+        """Begin a savepoint."""
+        nested = await self.run(lambda connection, _: connection.begin_nested(), None)
+        return Savepoint(
+            commit=lambda: self.run(lambda _connection, _: nested.commit(), None),
+            rollback=lambda: self.run(lambda _connection, _: nested.rollback(), None),
+        )
 
-    async def is_whole(self) -> bool:
-        return await self.run(_is_in_transaction)
-
-
-class _Savepoint:
-    def __init__(self, held: _ThreadTransaction, nested: NestedTransaction) -> None:
-        self._held = held
-        self._nested = nested
-
-    async def commit(self) -> None:
-        await self._held.run(lambda _: self._nested.commit())
-
-    async def rollback(self) -> None:
-        await self._held.run(lambda _: self._nested.rollback())
+    async def is_open(self) -> bool:
+        """Return whether SQLite still has the transaction open."""
+        return await self.run(_is_in_transaction, None)
 
 
-def _is_in_transaction(connection: Connection) -> bool:
+class _InlineReader:
+    """
+    Runs lookups on a connection of the event loop's thread, and never waits for a lock.
+
+    The first lookup opens the connection. Each lookup is one statement, and so a snapshot of its
+    own: it finds what was committed before it, by any program.
+    """
+
+    def __init__(self, engine: Engine, name: str) -> None:
+        self._engine: Final = engine
+        self._name: Final = name
+        self._check_file_unchanged = file_guard_of(engine).check_unchanged
+        self._connection: Connection | None = None
+
+    def try_run(self, operation: Operation[Any, T]) -> tuple[T] | None:
+        """Return the result of a lookup in a tuple, or None if it would have to wait for a lock."""
+        try:
+            with map_errors(self._name):
+                connection = self._connection or self._connect()
+                self._check_file_unchanged()
+                return (operation.run_one(connection, operation.value),)
+        except CatalogBusyError:
+            return None
+
+    def _connect(self) -> Connection:
+        connection = self._engine.connect()
+        driver_connection(connection).execute("PRAGMA busy_timeout = 0")
+        self._connection = connection
+        return connection
+
+    def close(self) -> None:
+        """Close the connection."""
+        if self._connection is not None:
+            with contextlib.suppress(Exception):
+                self._connection.close()
+
+
+def _do_nothing(_connection: Connection, _value: None) -> None:
+    pass
+
+
+def _is_in_transaction(connection: Connection, _value: None) -> bool:
     return bool(driver_connection(connection).in_transaction)

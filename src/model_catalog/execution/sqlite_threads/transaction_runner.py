@@ -1,9 +1,8 @@
-"""What is done with a SQLite connection in the thread that has it to itself."""
+"""Runs batches of requests in transactions, in the thread that owns the SQLite connection."""
 
 from __future__ import annotations
 
 import contextlib
-import random
 import sqlite3
 import time
 from collections import deque
@@ -13,53 +12,57 @@ from typing import Any, Final, TypeAlias
 
 from sqlalchemy import Connection, Engine, RootTransaction
 
+from model_catalog.concurrency.retry import backoff_pauses_s
 from model_catalog.connection.database_info import driver_connection
 from model_catalog.connection.engines import WRITE, file_guard_of
 from model_catalog.connection.error_mapping import map_errors
 from model_catalog.connection.timeouts import LOCK_WAIT_S, busy_timeout
 from model_catalog.errors import CatalogBusyError
+from model_catalog.execution.executor import OTHER_WRITER, SLOW_STATEMENTS
 from model_catalog.execution.sqlite_threads.request import Request
 
 Requests: TypeAlias = Sequence[Request[Any]]
 
-_FIRST_PAUSE_S: Final = 0.001
+# SQLite's own busy handler has waited for the lock already before each pause.
 _LONGEST_PAUSE_S: Final = 0.02
-# A deadline undoes all that shares its transaction: it is not to be many calls' work.
+
+# A timeout rolls back all requests that share its transaction, so a batch is cut at this length.
 _LONGEST_BATCH_S: Final = 0.05
-_OTHERS: Final = "another task of this process is writing"
-_SLOW: Final = "its statements took longer than they were given"
 
 
 class TransactionRunner:
     """
-    The connection, and the ways to do calls with it, each of which tells a call its result.
+    One SQLite connection, and the methods that run requests on it.
 
-    What concerns all calls of a batch is raised. Only `interrupt` may be called from elsewhere.
-    `tell` is called with those that have ended before the rest of their batch.
+    The methods set the result or the error of each request. An error that concerns a whole batch is
+    raised. All methods but `interrupt` must be called in the thread of the connection.
+    `answer(requests)` is called with requests whose outcome is certain before their batch has
+    ended.
     """
 
     def __init__(
-        self, engine: Engine, name: str, *, writes: bool, tell: Callable[[Requests], object]
+        self, engine: Engine, name: str, *, writes: bool, answer: Callable[[Requests], object]
     ) -> None:
         self._engine = engine
         self._check_file_unchanged = file_guard_of(engine).check_unchanged
         self._name = name
         self._writes = writes
-        self._tell = tell
+        self._answer = answer
         self._connection: Connection | None = None
         self._driver: sqlite3.Connection | None = None
         self._transaction: RootTransaction | None = None
-        self._at = 0
-        self.obstacle: str | None = None
-        """What it waits for, while it waits for another program."""
+        self._index = 0
+        """The index of the request of the batch that runs, or ran last."""
+        self.waiting_for: str | None = None
+        """The reason why the database is locked, while this waits for another program."""
 
     @property
-    def holds(self) -> bool:
-        """Whether it has a transaction open between two calls."""
+    def has_transaction(self) -> bool:
+        """Whether a transaction stays open between two requests."""
         return self._transaction is not None
 
     def interrupt(self) -> None:
-        """Stop the statement that runs, if one does."""
+        """Interrupt the running statement, if there is one. May be called from any thread."""
         if self._driver is not None:
             with contextlib.suppress(sqlite3.ProgrammingError):
                 self._driver.interrupt()
@@ -70,145 +73,158 @@ class TransactionRunner:
             with contextlib.suppress(Exception):
                 self._connection.close()
 
-    def write(self, calls: Requests) -> None:
-        """What is quickly done in one transaction; where one fails, each in one of its own."""
-        pause_s = _FIRST_PAUSE_S
-        while begun := [call for call in calls if call.begin()]:
+    def write(self, requests: Requests) -> None:
+        """
+        Run requests that write in one transaction (group commit).
+
+        A batch that takes longer than 0.05 s is split over several transactions. If a request
+        fails, each request of the batch runs in a transaction of its own. While another program
+        holds the lock, the batch is retried.
+        """
+        pauses_s = None
+        while started := [request for request in requests if request.try_start()]:
             try:
                 with map_errors(self._name):
-                    self._transact(begun)
+                    self._run_transaction(started)
             except CatalogBusyError as error:
                 if error.is_interrupted:
-                    calls = self._without_late(begun)
+                    requests = self._drop_timed_out(started)
                 else:
-                    calls = self._wait_for_lock(begun, error, pause_s)
-                    pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
-            except Exception as error:  # noqa: BLE001 - it belongs to the one who caused it
-                if len(begun) == 1:
-                    begun[0].error = error
+                    pauses_s = pauses_s or backoff_pauses_s(_LONGEST_PAUSE_S)
+                    requests = self._wait_for_lock(started, error.reason, next(pauses_s))
+            except Exception as error:  # noqa: BLE001 - the request that caused it raises it
+                if len(started) == 1:
+                    started[0].error = error
                     return
-                for call in self._step_back(begun, _OTHERS):
-                    self.write((call,))
-                    self._tell((call,))
+                for request in self._requeue(started, OTHER_WRITER):
+                    self.write((request,))
+                    self._answer((request,))
                 return
             else:
-                done_count = self._at + 1
-                calls = begun[done_count:]
-                if calls:
-                    self._tell(begun[:done_count])
-                    calls = self._step_back(calls, _OTHERS)
+                done_count = self._index + 1
+                requests = started[done_count:]
+                if requests:
+                    self._answer(started[:done_count])
+                    requests = self._requeue(requests, OTHER_WRITER)
 
-    def _transact(self, calls: Requests) -> None:
-        """Do the first of them; `_at` is the number of the last that was."""
-        self._at = 0
+    def _run_transaction(self, requests: Requests) -> None:
+        """Run the first of the requests; `_index` is then that of the last one that ran."""
+        self._index = 0
         connection = self._connected()
         transaction = connection.begin()
         end_s = time.monotonic() + _LONGEST_BATCH_S
         try:
-            for self._at, call in enumerate(calls):
-                call.result = call.unit(connection)
+            for self._index, request in enumerate(requests):
+                operation = request.operation
+                request.result = operation.run_one(connection, operation.value)
                 if time.monotonic() > end_s:
                     break
-            self._require_in_time(calls[: self._at + 1])
-            if calls[0].holds:
+            self._check_none_timed_out(requests[: self._index + 1])
+            if requests[0].opens_transaction:
                 self._transaction = transaction
             else:
                 transaction.commit()
         except BaseException:
-            self._undo(transaction)
+            self._roll_back(transaction)
             raise
 
-    def _require_in_time(self, calls: Requests) -> None:
-        if any(call.is_late for call in calls):
-            raise CatalogBusyError(self._name, _SLOW, is_interrupted=True)
+    def _check_none_timed_out(self, requests: Requests) -> None:
+        # An interrupt does not reach a request that spent its time outside SQLite.
+        if any(request.is_timed_out for request in requests):
+            raise CatalogBusyError(self._name, SLOW_STATEMENTS, is_interrupted=True)
 
-    def _without_late(self, calls: Requests) -> Requests:
-        """Those that are to be begun again. The others are told: not to be stopped once more."""
-        at_work = calls[self._at]
-        # Looked at once: one that is late from now on is not to be told that it was done.
-        late = [call for call in calls if call.is_late]
-        for call in late:
-            call.error = self._busy(call, _SLOW if call is at_work else _OTHERS)
-        self._tell(late)
-        # Not by their errors: whoever raises one takes it away from its call.
-        return [call for call in calls if call not in late]
+    def _drop_timed_out(self, requests: Requests) -> Requests:
+        """Answer the requests that have timed out; return those that are to be run again."""
+        running = requests[self._index]
+        # Read once: a request that times out from now on must not be answered here.
+        timed_out = [request for request in requests if request.is_timed_out]
+        for request in timed_out:
+            reason = SLOW_STATEMENTS if request is running else OTHER_WRITER
+            request.error = self._busy_error(request, reason)
+        # Now, so that the event loop does not interrupt them again.
+        self._answer(timed_out)
+        # Not by `error`: the task that raises the error removes it from its request.
+        return [request for request in requests if request not in timed_out]
 
-    def _undo(self, transaction: RootTransaction) -> None:
+    def _roll_back(self, transaction: RootTransaction) -> None:
         transaction.rollback()
-        # SQLAlchemy takes one whose COMMIT was refused for one that is over.
+        # If SQLite refuses a COMMIT, its transaction stays open, but SQLAlchemy takes it for ended.
         if self._driver is not None and self._driver.in_transaction:
             self._driver.rollback()
 
-    def read(self, calls: Requests) -> None:
-        """All of them in one snapshot, which is taken after the last of them has called."""
-        pause_s = _FIRST_PAUSE_S
-        left = deque(calls)
-        while left:
+    def read(self, requests: Requests) -> None:
+        """Run requests that read in one snapshot, which begins after the last was submitted."""
+        pauses_s = None
+        remaining = deque(requests)
+        while remaining:
             try:
                 with map_errors(self._name):
-                    self._look(left)
+                    self._run_reads(remaining)
             except CatalogBusyError as error:
-                # One that is over may be stopped a moment too late.
+                # An interrupt may come a moment too late for its own request. Then the request that
+                # it stopped is run again at once.
                 if not error.is_interrupted:
-                    left = deque(self._wait_for_lock(left, error, pause_s))
-                    pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+                    pauses_s = pauses_s or backoff_pauses_s(_LONGEST_PAUSE_S)
+                    remaining = deque(self._wait_for_lock(remaining, error.reason, next(pauses_s)))
 
-    def _look(self, left: deque[Request[Any]]) -> None:
+    def _run_reads(self, remaining: deque[Request[Any]]) -> None:
         connection = self._connected()
-        if len(left) == 1 and left[0].is_one_statement:
-            # To SQLite it is a snapshot by itself. To SQLAlchemy nothing has begun: what the driver
-            # is given directly does not pass by there.
+        if len(remaining) == 1 and remaining[0].operation.single_statement:
+            # One statement is a snapshot by itself. It is run on the driver, so SQLAlchemy begins
+            # no transaction that would have to be ended.
             self._check_file_unchanged()
             snapshot: AbstractContextManager[object] = contextlib.nullcontext()
         else:
             snapshot = connection.begin()
         with snapshot:
-            while left:
-                call = left[0]
-                if call.begin():
-                    self._look_for(call, connection)
-                    call.is_done = True
-                left.popleft()
+            while remaining:
+                request = remaining[0]
+                if request.try_start():
+                    self._run_read(request, connection)
+                    request.is_completed = True
+                remaining.popleft()
 
-    def _look_for(self, call: Request[Any], connection: Connection) -> None:
+    def _run_read(self, request: Request[Any], connection: Connection) -> None:
+        operation = request.operation
         try:
             with map_errors(self._name):
-                call.result = call.unit(connection)
+                request.result = operation.run_one(connection, operation.value)
         except CatalogBusyError as error:
-            if not call.is_late or not error.is_interrupted:
+            if not (request.is_timed_out and error.is_interrupted):
                 raise
-            call.error = self._busy(call, _SLOW)
-        except Exception as error:  # noqa: BLE001 - it belongs to the one who caused it
-            call.error = error
+            request.error = self._busy_error(request, SLOW_STATEMENTS)
+        except Exception as error:  # noqa: BLE001 - the request that caused it raises it
+            request.error = error
 
-    def do_held(self, calls: Requests) -> None:
-        """In the transaction that is open, or to end it."""
-        for call in calls:
-            if call.begin():
+    def run_in_transaction(self, requests: Requests) -> None:
+        """Run requests in the transaction that is open; one of them may end it."""
+        for request in requests:
+            if request.try_start():
+                operation = request.operation
                 try:
                     with map_errors(self._name):
-                        call.result = call.unit(self._connected())
+                        request.result = operation.run_one(self._connected(), operation.value)
                 except CatalogBusyError as error:
-                    is_slow = error.is_interrupted
-                    call.error = self._busy(call, _SLOW) if is_slow else error
+                    slow = error.is_interrupted
+                    request.error = self._busy_error(request, SLOW_STATEMENTS) if slow else error
 
-    def keep(self, wait_s: float) -> None:
-        """Commit the transaction that is open."""
+    def commit(self, _connection: Connection, wait_s: float) -> None:
+        """Commit the transaction that is open; wait for readers at most `wait_s` seconds."""
         if self._transaction is not None:
-            self._be_patient(wait_s)
+            self._set_busy_timeout(wait_s)
             self._transaction.commit()
             self._transaction = None
-            self._be_patient(LOCK_WAIT_S)
+            self._set_busy_timeout(LOCK_WAIT_S)
 
-    def undo(self) -> None:
-        """Roll the transaction back that is open, if one is."""
+    def roll_back(self, _connection: Connection, _value: None) -> None:
+        """Roll back the transaction, if one is open."""
         transaction, self._transaction = self._transaction, None
         if transaction is not None:
-            self._undo(transaction)
-            self._be_patient(LOCK_WAIT_S)
+            self._roll_back(transaction)
+            self._set_busy_timeout(LOCK_WAIT_S)
 
-    def _be_patient(self, wait_s: float) -> None:
-        # To SQLAlchemy's connection a statement between two transactions begins one.
+    def _set_busy_timeout(self, wait_s: float) -> None:
+        # On the driver: SQLAlchemy would begin a transaction for a statement between two of them.
         if self._driver is not None:
             self._driver.execute(busy_timeout(wait_s))
 
@@ -220,23 +236,23 @@ class TransactionRunner:
             self._driver = driver_connection(connection)
         return connection
 
-    def _wait_for_lock(self, calls: Requests, error: CatalogBusyError, pause_s: float) -> Requests:
-        """Pause; return those that are to be begun again."""
-        later = self._step_back(calls, error.reason)
-        self.obstacle = error.reason
-        # Whoever polls in step with another finds the same lock taken every time.
-        time.sleep(pause_s * random.uniform(0.5, 1.0))  # noqa: S311
-        return later
+    def _wait_for_lock(self, requests: Requests, reason: str, pause_s: float) -> Requests:
+        """Pause; return the requests that are to be run again."""
+        requeued = self._requeue(requests, reason)
+        self.waiting_for = reason
+        time.sleep(pause_s)
+        return requeued
 
-    def _step_back(self, calls: Requests, reason: str) -> Requests:
-        """Those that are to be begun again; the others are told what for they waited."""
-        later: list[Request[Any]] = []
-        gone: list[Request[Any]] = []
-        for call in calls:
-            (later if call.step_back(self._busy(call, reason)) else gone).append(call)
-        if gone:
-            self._tell(gone)
-        return later
+    def _requeue(self, requests: Requests, reason: str) -> Requests:
+        """Return the requests that are to be run again; answer the others with `reason`."""
+        requeued: list[Request[Any]] = []
+        dropped: list[Request[Any]] = []
+        for request in requests:
+            again = request.requeue(self._busy_error(request, reason))
+            (requeued if again else dropped).append(request)
+        if dropped:
+            self._answer(dropped)
+        return requeued
 
-    def _busy(self, call: Request[Any], reason: str) -> CatalogBusyError:
-        return CatalogBusyError(self._name, reason, time.monotonic() - call.start)
+    def _busy_error(self, request: Request[Any], reason: str) -> CatalogBusyError:
+        return CatalogBusyError(self._name, reason, time.monotonic() - request.start)

@@ -1,0 +1,128 @@
+"""Transactions on a connection of our own PostgreSQL engine."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from model_catalog.concurrency.completion import run_to_completion
+from model_catalog.concurrency.retry import MIN_TIMEOUT_S
+from model_catalog.connection.database_info import DatabaseInfo
+from model_catalog.connection.timeouts import set_timeouts
+from model_catalog.errors import CatalogClosedError
+from model_catalog.execution.interruption import (
+    SERVER_GRACE_S,
+    InterruptibleRun,
+    run_in_open_transaction,
+)
+from model_catalog.execution.transaction import Savepoint
+
+I = TypeVar("I")  # noqa: E741 - an item
+T = TypeVar("T")
+
+
+class ConnectionTransaction:
+    """The open transaction of a connection; a `TransactionBackend`."""
+
+    def __init__(self, database: DatabaseInfo, timeout_s: float) -> None:
+        self.database = database
+        self.timeout_s = timeout_s
+        self._connection: AsyncConnection | None = None
+
+    async def begin(self, engine: AsyncEngine, run: InterruptibleRun) -> None:
+        """Connect, and begin the transaction."""
+        with run:
+            # Later statements cannot be repeated, so each waits for the whole timeout.
+            self._connection = await begin_transaction(engine, run, self.timeout_s, self.timeout_s)
+
+    async def run(self, function: Callable[[Connection, I], T], value: I) -> T:
+        """Return what `function(connection, value)` returns."""
+        return await self._run_step(lambda connection: connection.run_sync(function, value))
+
+    async def savepoint(self) -> Savepoint:
+        """Begin a savepoint."""
+        nested = await self._run_step(lambda connection: connection.begin_nested())
+        return Savepoint(
+            commit=lambda: self._run_step(lambda _: nested.commit()),
+            rollback=lambda: self._run_step(lambda _: nested.rollback()),
+        )
+
+    async def is_open(self) -> bool:
+        """Return True: PostgreSQL does not end a transaction by itself."""
+        return True
+
+    async def commit(self) -> None:
+        """Commit the transaction."""
+        await self._run_step(lambda connection: connection.commit(), commits=True)
+
+    async def close(self) -> None:
+        """Roll back what was not committed, and return the connection to its pool."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await run_to_completion(self._close(connection))
+
+    async def _close(self, connection: AsyncConnection) -> None:
+        with InterruptibleRun(self.database.name):
+            await connection.close()
+
+    async def _run_step(
+        self, step: Callable[[AsyncConnection], Awaitable[T]], *, commits: bool = False
+    ) -> T:
+        run = InterruptibleRun(self.database.name)
+
+        async def attempt(connection: AsyncConnection) -> T:
+            with run:
+                run.set_connection(connection)
+                if commits:
+                    run.mark_committing()
+                return await step(connection)
+            return run.result  # type: ignore[no-any-return]
+
+        if self._connection is None:
+            raise CatalogClosedError(self.database.name)
+        return await run_in_open_transaction(
+            attempt(self._connection), run, self.timeout_s, SERVER_GRACE_S
+        )
+
+
+async def begin_transaction(
+    engine: AsyncEngine, run: InterruptibleRun, lock_wait_s: float, statement_timeout_s: float
+) -> AsyncConnection:
+    """
+    Connect, begin a transaction, and limit its lock waits and statements in time.
+
+    If the server has dropped the pooled connection meanwhile, the first statement finds that out,
+    and a new connection takes its place. Nothing was done in the transaction by then. A test of the
+    connection beforehand would cost one more round trip.
+    """
+    timeouts_s = (lock_wait_s, max(statement_timeout_s, MIN_TIMEOUT_S))
+    try:
+        return await _begin_once(engine, run, *timeouts_s)
+    except DBAPIError as error:
+        if not error.connection_invalidated:
+            raise
+    run.set_connection(None)
+    return await _begin_once(engine, run, *timeouts_s)
+
+
+async def _begin_once(
+    engine: AsyncEngine, run: InterruptibleRun, lock_wait_s: float, statement_timeout_s: float
+) -> AsyncConnection:
+    connection = await engine.connect()
+    run.set_connection(connection)
+    try:
+        await set_timeouts(connection, lock_wait_s, statement_timeout_s)
+    except BaseException:
+        await close_connection(connection)
+        raise
+    return connection
+
+
+async def close_connection(connection: AsyncConnection) -> None:
+    """Return a connection to its pool, also if this task is interrupted meanwhile."""
+    await asyncio.shield(asyncio.ensure_future(connection.close()))
