@@ -476,7 +476,7 @@ async def test_waiting_for_oneself_is_refused(catalog):
         assert await catalog.list_models() == []
 
     await catalog.register_model(a_model())
-    with pytest.raises(TransactionError, match="is over"):
+    with pytest.raises(TransactionError, match="has ended"):
         await inner.register_model(a_model())
 
 
