@@ -1,4 +1,4 @@
-"""Model files made byte by byte, valid ones and others."""
+"""Build model files byte by byte, valid and invalid."""
 
 import json
 import os
@@ -26,7 +26,7 @@ BLOCKS = {F32: (1, 4), F16: (1, 2), Q4_0: (32, 18), Q8_0: (32, 34)}
 
 
 class Gguf:
-    """A GGUF file of one version and one order of bytes."""
+    """Builds GGUF files of one version and one byte order."""
 
     def __init__(self, version=3, order="<"):
         self.version = version
@@ -47,11 +47,11 @@ class Gguf:
         return b"GGUF" + self.number("I", self.version) + self.length(tensors) + self.length(keys)
 
     def array(self, kind, items):
-        """The value of an array; its items are bytes that are in it as they are."""
+        """The value of an array. The items are raw bytes."""
         return self.number("I", kind) + self.length(len(items)) + b"".join(items)
 
     def key(self, name, kind, value):
-        """A key and its value, which for an array is bytes."""
+        """A key and its value. The value of an array is given as bytes."""
         start = self.text(name)
         if kind == "text":
             return start + self.number("I", STRING) + self.text(value)
@@ -70,7 +70,7 @@ class Gguf:
         )
 
     def file(self, keys=(), tensors=(), alignment=32):
-        """A whole file; keys are (name, kind, value), tensors (name, dimensions, type)."""
+        """A complete file from keys (name, kind, value) and tensors (name, dimensions, type)."""
         infos, data = [], b""
         for name, dimensions, kind in tensors:
             data += b"\0" * (-len(data) % alignment)
@@ -101,7 +101,7 @@ def gguf(keys=LLAMA, tensors=WEIGHTS, version=3, order="<", alignment=32):
 
 
 def gguf_shard(index, count, tensors=WEIGHTS):
-    """A shard as gguf-split writes it: only the first has more than its number."""
+    """A shard as gguf-split writes it: only the first one has other keys than the split keys."""
     split = (("split.no", "u16", index - 1), ("split.count", "u16", count))
     return gguf((LLAMA if index == 1 else ()) + split, tensors)
 
@@ -110,7 +110,7 @@ BITS = {"F16": 16, "BF16": 16, "F32": 32, "I32": 32, "F4": 4}
 
 
 def safetensors(tensors=(("a", "F16", (4, 8)), ("b", "F32", (2,))), metadata=None):
-    """A safetensors file of tensors given as (name, type, shape)."""
+    """A safetensors file with tensors given as (name, type, shape)."""
     header, end = {}, 0
     if metadata is not None:
         header["__metadata__"] = metadata
@@ -124,19 +124,19 @@ def safetensors(tensors=(("a", "F16", (4, 8)), ("b", "F32", (2,))), metadata=Non
 
 
 def headed(header, data=b""):
-    """Any bytes for a header, with their length before and data behind."""
+    """A safetensors file with any bytes as its header: length, header, data."""
     return struct.pack("<Q", len(header)) + header + data
 
 
 def index(files):
-    """The text of an index that spreads a weight over each of the files."""
+    """The text of an index that assigns one weight to each of the files."""
     return json.dumps({"metadata": {}, "weight_map": {f"w{i}": f for i, f in enumerate(files)}})
 
 
 def fixtures():
-    """Where the real model files lie that are no part of the project; skips without them."""
+    """The folder of real model files, which are not part of the project; skips without it."""
     named = os.environ.get("MODEL_CATALOG_TEST_FIXTURES")
     folder = Path(named) if named else Path(__file__).parents[2].parent / "shared" / "fixtures"
     if not folder.is_dir():
-        pytest.skip("no real model files: MODEL_CATALOG_TEST_FIXTURES names no folder of them")
+        pytest.skip("no real model files: set MODEL_CATALOG_TEST_FIXTURES to a folder of them")
     return folder

@@ -1,4 +1,4 @@
-"""Files that were made to cost the reader of their headers time or memory."""
+"""Hostile model files, made to cost a header reader much time or memory."""
 
 import json
 import struct
@@ -11,7 +11,7 @@ ARRAY = GGUF.number("I", 9)
 
 
 def array(kind, count, items=b""):
-    """An array of so many, of which only the items are there."""
+    """An array that declares `count` items and contains only the given ones."""
     return ARRAY + GGUF.number("I", kind) + GGUF.length(count) + items
 
 
@@ -38,7 +38,7 @@ REFUSED = {
     "array of 2**40 texts": one_array(STRING, 2**40),
     "array of 2**64 - 1 numbers": one_array(10, 2**64 - 1),
     "array of 40 million texts": one_array(STRING, 40_000_000),
-    "text of an array that leaves the file": one_array(STRING, 1, GGUF.length(2**63)),
+    "text of an array that exceeds the file": one_array(STRING, 1, GGUF.length(2**63)),
     "5000 nested arrays": (
         GGUF.head(0, 1) + KEY + ARRAY + (GGUF.number("I", 9) + GGUF.length(1)) * 5000
     ),
@@ -57,17 +57,17 @@ REFUSED = {
     "alignment of 2**31": one_key("general.alignment", "u32", 2**31),
     "alignment of 0": one_key("general.alignment", "u32", 0),
     "alignment of 3": one_key("general.alignment", "u32", 3),
-    "alignment in words": one_key("general.alignment", "text", "x"),
-    "alignment of yes": one_key("general.alignment", "bool", True),
-    "key twice": GGUF.head(0, 2) + GGUF.key("k", "u8", 1) * 2,
-    "tensor twice": GGUF.head(2, 0) + GGUF.tensor("t", [1], 0, 0) * 2,
-    "unknown type of a value": GGUF.head(0, 1) + KEY + GGUF.number("I", 99),
-    "unknown type of an array": one_array(13, 1, b"x"),
+    "alignment as text": one_key("general.alignment", "text", "x"),
+    "alignment of true": one_key("general.alignment", "bool", True),
+    "duplicate key": GGUF.head(0, 2) + GGUF.key("k", "u8", 1) * 2,
+    "duplicate tensor": GGUF.head(2, 0) + GGUF.tensor("t", [1], 0, 0) * 2,
+    "value of unknown type": GGUF.head(0, 1) + KEY + GGUF.number("I", 99),
+    "array of unknown type": one_array(13, 1, b"x"),
     "2**32 - 1 dimensions": GGUF.head(1, 0) + GGUF.text("t") + GGUF.number("I", 2**32 - 1),
     "dimensions that overflow": GGUF.head(1, 0) + GGUF.tensor("t", [2**63, 4], 0, 0),
     "version 0": GGUF.head(0, 0)[:4] + bytes(20),
     "version 4": Gguf(version=4).head(0, 0),
-    "magic alone": b"GGUF",
+    "magic only": b"GGUF",
     "safetensors: header longer than the file": struct.pack("<Q", 100) + b"{}",
     "safetensors: header of 2**63": struct.pack("<Q", 2**63) + b"{}",
     "safetensors: header over the limit": struct.pack("<Q", 100_000_001) + b"{" + bytes(100),
@@ -77,36 +77,36 @@ REFUSED = {
         b'{"a":{"dtype":"F16","shape":[' + b"9" * 4301 + b'],"data_offsets":[0,4]}}', bytes(4)
     ),
     "safetensors: number of 900,000 digits": headed(b'{"a":' + b"9" * 900_000 + b"}"),
-    "safetensors: tensor twice": headed(
+    "safetensors: duplicate tensor": headed(
         f'{{"a":{json.dumps(entry())},"a":{json.dumps(entry())}}}'.encode(), bytes(4)
     ),
-    "safetensors: name twice in a tensor": headed(
+    "safetensors: duplicate name in a tensor": headed(
         b'{"a":{"dtype":"F16","dtype":"F16","shape":[2],"data_offsets":[0,4]}}', bytes(4)
     ),
     "safetensors: NaN": headed(
         b'{"a":{"dtype":"F16","shape":[2],"data_offsets":[0,4],"x":NaN}}', bytes(4)
     ),
-    "safetensors: no UTF-8": headed(b'{"\xff":1}'),
-    "safetensors: cut off in a letter": headed(b'{"a":"\xc3'),
+    "safetensors: not UTF-8": headed(b'{"\xff":1}'),
+    "safetensors: truncated in a character": headed(b'{"a":"\xc3'),
     "safetensors: half an object": headed(b'{"a"'),
-    "safetensors: something behind": headed(b"{} x"),
-    "safetensors: metadata that is no text": headed(b'{"__metadata__":{"a":1}}'),
+    "safetensors: trailing content": headed(b"{} x"),
+    "safetensors: metadata that is not text": headed(b'{"__metadata__":{"a":1}}'),
     "safetensors: metadata that is a list": headed(b'{"__metadata__":[]}'),
-    "safetensors: shape of a fraction": tensors(a=entry(shape=[2.0])),
-    "safetensors: shape of yes": tensors(a=entry(shape=[True], data_offsets=[0, 2])),
-    "safetensors: shape below zero": tensors(a=entry(shape=[-1, -2])),
+    "safetensors: fractional shape": tensors(a=entry(shape=[2.0])),
+    "safetensors: shape of true": tensors(a=entry(shape=[True], data_offsets=[0, 2])),
+    "safetensors: negative shape": tensors(a=entry(shape=[-1, -2])),
     "safetensors: shape of 2**63": tensors(a=entry(shape=[2**63, 0], data_offsets=[0, 0])),
     "safetensors: shape of 100 dimensions": tensors(a=entry(shape=[1] * 100)),
-    "safetensors: absurdly many parameters": tensors(
+    "safetensors: too many parameters": tensors(
         a=entry(dtype="X", shape=[2**62, 2**62], data_offsets=[0, 4])
     ),
-    "safetensors: offsets the wrong way": tensors(a=entry(dtype="X", data_offsets=[4, 0])),
+    "safetensors: offsets in reverse order": tensors(a=entry(dtype="X", data_offsets=[4, 0])),
     "safetensors: three offsets": tensors(a=entry(data_offsets=[0, 4, 4])),
-    "safetensors: size that is not the shape's": tensors(a=entry(shape=[3])),
-    "safetensors: hole": tensors(a=entry(data_offsets=[2, 6])),
+    "safetensors: size that does not match the shape": tensors(a=entry(shape=[3])),
+    "safetensors: gap": tensors(a=entry(data_offsets=[2, 6])),
     "safetensors: overlap": tensors(a=entry(), b=entry()),
     "safetensors: tensor that is a list": tensors(a=[]),
-    "safetensors: a mebibyte of lists": headed(b'{"a":[' + b"[]," * 340_000 + b"[]]}"),
+    "safetensors: 1 MiB of lists": headed(b'{"a":[' + b"[]," * 340_000 + b"[]]}"),
     "safetensors: a name of megabytes": headed('{"\U0001f999'.encode() + b"x" * 9_000_000),
     "safetensors: 17 MB of values": headed(
         b"{"
@@ -117,70 +117,70 @@ REFUSED = {
         **{f"{i}": entry(shape=[0], data_offsets=[0, 0]) for i in range(65_537)}
     ),
 }
-"""Not one of them is a header."""
+"""None of them is a valid header."""
 
 REASONS = {
-    "array of 2**40 bytes in 51": "ends in the middle",
-    "array of 2**40 texts": "lists more than 4,000,000",
-    "array of 2**64 - 1 numbers": "ends in the middle",
-    "array of 40 million texts": "lists more than 4,000,000",
-    "text of an array that leaves the file": "ends in the middle",
-    "5000 nested arrays": "lies too deep",
-    "array of a million arrays": "lists more than 4,000,000",
-    "text of a gibibyte": "ends in the middle",
-    "text of 2**64 - 1": "ends in the middle",
-    "key of 2**63": "a name in it is",
-    "key of 65536 bytes": "a name in it is",
+    "array of 2**40 bytes in 51": "ends within the header",
+    "array of 2**40 texts": "contain more than 4,000,000",
+    "array of 2**64 - 1 numbers": "ends within the header",
+    "array of 40 million texts": "contain more than 4,000,000",
+    "text of an array that exceeds the file": "ends within the header",
+    "5000 nested arrays": "nested too deeply",
+    "array of a million arrays": "contain more than 4,000,000",
+    "text of a gibibyte": "ends within the header",
+    "text of 2**64 - 1": "ends within the header",
+    "key of 2**63": "a name is",
+    "key of 65536 bytes": "a name is",
     "2**63 keys": "tensors and",
     "2**63 tensors": "tensors and",
     "alignment of 2**31": "general.alignment",
     "alignment of 0": "general.alignment",
     "alignment of 3": "general.alignment",
-    "alignment in words": "general.alignment",
-    "alignment of yes": "general.alignment",
-    "key twice": "key k twice",
-    "tensor twice": "tensor t twice",
-    "unknown type of a value": "type 99",
-    "unknown type of an array": "lies too deep",
+    "alignment as text": "general.alignment",
+    "alignment of true": "general.alignment",
+    "duplicate key": "key k occurs twice",
+    "duplicate tensor": "tensor t occurs twice",
+    "value of unknown type": "type 99",
+    "array of unknown type": "nested too deeply",
     "2**32 - 1 dimensions": "has 4294967295 dimensions",
-    "dimensions that overflow": "larger than any",
+    "dimensions that overflow": "more elements than any",
     "version 0": "GGUF version",
     "version 4": "GGUF version",
-    "magic alone": "ends in the middle",
-    "safetensors: header longer than the file": "ends in the middle",
-    "safetensors: header of 2**63": "it is said to be",
-    "safetensors: header over the limit": "it is said to be",
-    "safetensors: 100,000 deep": "nested too deep",
-    "safetensors: 100,000 objects deep": "nested too deep",
-    "safetensors: number of 4301 digits": "cannot be$",
-    "safetensors: number of 900,000 digits": "no dtype",
-    "safetensors: tensor twice": "the name 'a' twice",
-    "safetensors: name twice in a tensor": "has a name twice",
-    "safetensors: NaN": "NaN in it",
-    "safetensors: no UTF-8": "not UTF-8",
-    "safetensors: cut off in a letter": "not UTF-8",
-    "safetensors: half an object": "ends too early",
-    "safetensors: something behind": "it is no JSON",
-    "safetensors: metadata that is no text": "it is no JSON",
-    "safetensors: metadata that is a list": "it is no JSON",
-    "safetensors: shape of a fraction": "cannot be$",
-    "safetensors: shape of yes": "cannot be$",
-    "safetensors: shape below zero": "cannot be$",
-    "safetensors: shape of 2**63": "cannot be$",
-    "safetensors: shape of 100 dimensions": "cannot be$",
-    "safetensors: absurdly many parameters": "larger than any",
-    "safetensors: offsets the wrong way": "another size",
-    "safetensors: three offsets": "no dtype",
-    "safetensors: size that is not the shape's": "another size",
-    "safetensors: hole": "overlap",
+    "magic only": "ends within the header",
+    "safetensors: header longer than the file": "ends within the header",
+    "safetensors: header of 2**63": "its length field says",
+    "safetensors: header over the limit": "its length field says",
+    "safetensors: 100,000 deep": "nested too deeply",
+    "safetensors: 100,000 objects deep": "nested too deeply",
+    "safetensors: number of 4301 digits": "invalid data_offsets$",
+    "safetensors: number of 900,000 digits": "lacks a valid dtype",
+    "safetensors: duplicate tensor": "the name 'a' occurs twice",
+    "safetensors: duplicate name in a tensor": "has a duplicate name",
+    "safetensors: NaN": "NaN is not a JSON value",
+    "safetensors: not UTF-8": "not UTF-8",
+    "safetensors: truncated in a character": "not UTF-8",
+    "safetensors: half an object": "is truncated",
+    "safetensors: trailing content": "invalid JSON",
+    "safetensors: metadata that is not text": "invalid JSON",
+    "safetensors: metadata that is a list": "invalid JSON",
+    "safetensors: fractional shape": "invalid data_offsets$",
+    "safetensors: shape of true": "invalid data_offsets$",
+    "safetensors: negative shape": "invalid data_offsets$",
+    "safetensors: shape of 2**63": "invalid data_offsets$",
+    "safetensors: shape of 100 dimensions": "invalid data_offsets$",
+    "safetensors: too many parameters": "more elements than any",
+    "safetensors: offsets in reverse order": "does not match its shape",
+    "safetensors: three offsets": "lacks a valid dtype",
+    "safetensors: size that does not match the shape": "does not match its shape",
+    "safetensors: gap": "overlap",
     "safetensors: overlap": "overlap",
-    "safetensors: tensor that is a list": "no dtype",
-    "safetensors: a mebibyte of lists": "no dtype",
-    "safetensors: a name of megabytes": "longer than 1,048,576",
-    "safetensors: 17 MB of values": "values are longer",
+    "safetensors: tensor that is a list": "lacks a valid dtype",
+    "safetensors: 1 MiB of lists": "lacks a valid dtype",
+    "safetensors: a name of megabytes": "more than 1,048,576 characters",
+    "safetensors: 17 MB of values": "the values have more than",
     "safetensors: 65,537 tensors": "more than 65,536",
 }
-"""What each is refused for, so that it is not for another reason."""
+"""The expected reason for each of them, so that no test passes for another reason."""
 
 ONE_TOO_MANY = {
     "4,000,001 texts": (one_array(STRING, 4_000_001), 8 * 4_000_001),
@@ -191,21 +191,21 @@ ONE_TOO_MANY = {
     ),
     "500,001 arrays": (one_array(9, 500_001), 12 * 500_001),
 }  # fmt: skip
-"""What is refused only because it is more than is read, and how many zeros are to follow it."""
+"""Content that exceeds a limit by one, and the number of zeros to append."""
 
 KEYS = b"".join(GGUF.key(f"{i:05}.context_length", "text", "x" * 500) for i in range(65_535))
 
 LARGE = {
-    "4 million texts and 65,536 of all else": GGUF.head(65_536, 65_536)
+    "4 million texts and 65,536 keys and tensors": GGUF.head(65_536, 65_536)
     + KEYS
     + KEY
     + array(STRING, 4_000_000, bytes(32_000_000))
     + b"".join(GGUF.tensor(f"{i:020}", [1] * 8, 0, 0) for i in range(65_536)),
-    "500,000 arrays in an array": one_array(9, 500_000, bytes(6_000_000)),
+    "500,000 nested arrays": one_array(9, 500_000, bytes(6_000_000)),
     "safetensors: 65,536 tensors": tensors(
         **{f"layers.{i:040}": entry(shape=[0, 1, 1], data_offsets=[0, 0]) for i in range(65_536)}
     ),
-    "safetensors: blanks": headed(b"{" + b" " * 20_000_000 + b"}"),
+    "safetensors: whitespace": headed(b"{" + b" " * 20_000_000 + b"}"),
     "safetensors: metadata": headed(
         json.dumps({"__metadata__": {f"{i}": "x" * 500 for i in range(60_000)}}).encode()
     ),
@@ -215,4 +215,4 @@ LARGE = {
         + b"}"
     ),
 }
-"""As much as is read at all; whether it is then a header is not the question."""
+"""As large as the limits allow. They need not be valid headers."""

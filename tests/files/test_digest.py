@@ -1,4 +1,4 @@
-"""The digest: of one file while the world goes on around it, and of several as one."""
+"""The digest of a file, also while the file changes, and the combined digest of several files."""
 
 import hashlib
 import os
@@ -29,9 +29,9 @@ MIB = 1024 * 1024
 @pytest.mark.parametrize(
     "size", [0, 1, MIB - 1, MIB, MIB + 1, 3 * MIB], ids=lambda size: f"{size} bytes"
 )
-def test_it_is_what_sha256_gives(tmp_path, size):
+def test_the_digest_is_the_sha256_of_the_file(tmp_path, size):
     """
-    A file of any length has the digest that everybody else gives it.
+    The digest of a file of any size equals that of hashlib.
     """
     path = tmp_path / "model.gguf"
     path.write_bytes(os.urandom(size))
@@ -41,29 +41,29 @@ def test_it_is_what_sha256_gives(tmp_path, size):
     assert digest == f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}"
 
 
-def test_progress_counts_the_bytes(tmp_path):
+def test_progress_receives_the_bytes_read_so_far(tmp_path):
     """
-    After each MiB it is told how many bytes were read so far, and in the end all.
+    It is called after each MiB, and at the end with the size of the file.
     """
     path = tmp_path / "m"
     path.write_bytes(bytes(2 * MIB + 5))
-    told = []
+    reported = []
 
-    file_digest(path, told.append)
+    file_digest(path, reported.append)
 
-    assert told == [MIB, 2 * MIB, 2 * MIB + 5]
+    assert reported == [MIB, 2 * MIB, 2 * MIB + 5]
 
 
-def test_it_stops_when_it_is_told_to(tmp_path):
+def test_hashing_stops_between_two_chunks(tmp_path):
     """
-    Between two reads an event of another thread ends it, and nothing comes of it.
+    An event that another thread sets ends the read, and no digest is returned.
     """
     path = tmp_path / "m"
     path.write_bytes(bytes(5 * MIB))
-    told, stop = [], threading.Event()
+    reported, stop = [], threading.Event()
 
     def progress(done):
-        told.append(done)
+        reported.append(done)
         thread = threading.Thread(target=stop.set)
         thread.start()
         thread.join()
@@ -71,12 +71,12 @@ def test_it_stops_when_it_is_told_to(tmp_path):
     with pytest.raises(StoppedError, match="stopped"):
         file_digest(path, progress, stop.is_set)
 
-    assert told == [MIB]
+    assert reported == [MIB]
 
 
-def test_a_file_that_was_stopped_beforehand_is_not_read(tmp_path):
+def test_hashing_that_is_stopped_beforehand_reads_nothing(tmp_path):
     """
-    A stop that is set already comes before the first read.
+    `stop` is called before the first chunk.
     """
     path = tmp_path / "m"
     path.write_bytes(b"x")
@@ -85,9 +85,9 @@ def test_a_file_that_was_stopped_beforehand_is_not_read(tmp_path):
         file_digest(path, pytest.fail, lambda: True)
 
 
-def test_it_comes_with_the_fingerprint_of_what_was_read(tmp_path):
+def test_hash_file_returns_the_fingerprint_of_the_file_it_read(tmp_path):
     """
-    The file that was hashed can be known again without reading it.
+    A later comparison of the fingerprint needs no read of the file.
     """
     path = tmp_path / "m"
     path.write_bytes(b"x")
@@ -104,12 +104,12 @@ def append(path):
         file.write(b"!")
 
 
-def cut(path):
+def shrink(path):
     os.truncate(path, 1)
 
 
 def rewrite(path):
-    # A clock that ticks slowly gives two writes one stamp: written until it has another.
+    # With a coarse clock two writes can have equal time stamps. Write until the stamp differs.
     before = path.stat().st_mtime_ns
     while path.stat().st_mtime_ns == before:
         with path.open("r+b") as file:
@@ -129,16 +129,16 @@ def remove(path):
     ("change", "reason"),
     [
         (append, "grew"),
-        (cut, "shrank"),
+        (shrink, "shrank"),
         (rewrite, "written to"),
-        (replace, "another was put in its place"),
-        (remove, "taken away"),
+        (replace, "replaced by another"),
+        (remove, "removed"),
     ],
-    ids=["appended", "cut", "same size, other bytes", "replaced by its copy", "removed"],
+    ids=["appended", "truncated", "same size, other bytes", "replaced by a copy", "removed"],
 )
-def test_a_file_that_changes_meanwhile_has_no_digest(tmp_path, change, reason):
+def test_a_change_during_the_read_raises_an_error(tmp_path, change, reason):
     """
-    Whatever another thread does to the file between the first read and the last is noticed.
+    Any change by another thread between the first and the last chunk is detected.
     """
     path = tmp_path / "m"
     path.write_bytes(os.urandom(2 * MIB))
@@ -162,19 +162,19 @@ def test_a_file_that_changes_meanwhile_has_no_digest(tmp_path, change, reason):
     assert caught.value.path == str(path)
 
 
-def test_a_file_that_grows_for_ever_comes_to_an_end(tmp_path):
+def test_hashing_a_file_that_keeps_growing_ends(tmp_path):
     """
-    As much as the file had is read, and not what is appended faster than it is read.
+    No more bytes are read than the file had when it was opened.
     """
     path = tmp_path / "m"
     path.write_bytes(b"x" * MIB)
-    told = []
+    reported = []
 
     def progress(done):
-        told.append(done)
+        reported.append(done)
         with path.open("ab") as file:
             file.write(b"x" * MIB)
-        assert len(told) < 5
+        assert len(reported) < 5
 
     with pytest.raises(FileChangedError, match="grew"):
         file_digest(path, progress)
@@ -187,11 +187,11 @@ def test_a_file_that_grows_for_ever_comes_to_an_end(tmp_path):
         (os.mkdir, "a directory"),
         (lambda path: path.symlink_to("/dev/zero"), "a device"),
     ],
-    ids=["FIFO", "directory", "device without an end"],
+    ids=["FIFO", "directory", "endless device"],
 )
-def test_what_is_no_file_is_not_opened(tmp_path, make, kind):
+def test_only_regular_files_are_opened(tmp_path, make, kind):
     """
-    A FIFO would hang and /dev/zero never end: both are refused by what they are.
+    A FIFO would block, and /dev/zero has no end. Both are refused by their type.
     """
     make(tmp_path / "m")
 
@@ -201,20 +201,20 @@ def test_what_is_no_file_is_not_opened(tmp_path, make, kind):
     assert caught.value.found == kind
 
 
-def test_a_fifo_that_takes_the_files_place_does_not_hang(tmp_path, monkeypatch):
+def test_a_fifo_that_replaces_the_file_does_not_block(tmp_path, monkeypatch):
     """
-    What is opened is looked at once more, and its opening waits for nobody.
+    The type is checked again after opening, and opening does not wait for a writer.
     """
     path = tmp_path / "m"
     path.write_bytes(b"x")
-    really_open = os.open
+    original_open = os.open
 
-    def swapped(name, flags):
+    def open_after_swap(name, flags):
         path.unlink()
         os.mkfifo(path)
-        return really_open(name, flags)
+        return original_open(name, flags)
 
-    monkeypatch.setattr(os, "open", swapped)
+    monkeypatch.setattr(os, "open", open_after_swap)
 
     with pytest.raises(NotAFileError, match="a FIFO"):
         file_digest(path)
@@ -229,11 +229,11 @@ def test_a_fifo_that_takes_the_files_place_does_not_hang(tmp_path, monkeypatch):
         ("x" * 300, OSError),
         ("a\0b", OSError),
     ],
-    ids=["missing", "below a file", "a loop of links", "a name too long", "a NUL"],
+    ids=["missing", "below a file", "loop of links", "name too long", "NUL character"],
 )
-def test_the_systems_errors_come_as_they_are(tmp_path, name, error):
+def test_errors_of_the_system_are_passed_on(tmp_path, name, error):
     """
-    A path that cannot be opened is an OSError with its number, also where Python has another.
+    A path that cannot be opened raises OSError with errno, even if Python raises ValueError.
     """
     (tmp_path / "file").write_bytes(b"")
     (tmp_path / "loop").symlink_to("loop")
@@ -245,7 +245,7 @@ def test_the_systems_errors_come_as_they_are(tmp_path, name, error):
 
 
 def run_unprivileged(code, *arguments):
-    """Run code as nobody: root may read everything, whatever its mode."""
+    """Run code as the user nobody: root can read files of any mode."""
     become = "import os; os.geteuid() or (os.setgroups([]), os.setgid(65534), os.setuid(65534))\n"
     imports = "import sys\nfrom model_catalog.files import file_digest\n"
     return subprocess.run(
@@ -256,9 +256,9 @@ def run_unprivileged(code, *arguments):
     )
 
 
-def test_a_file_that_may_not_be_read_says_so(tmp_path):
+def test_a_file_without_read_permission_raises_permission_error(tmp_path):
     """
-    A mode without the right to read is a PermissionError.
+    The mode of the file applies to every user but root.
     """
     path = tmp_path / "m"
     path.write_bytes(b"x")
@@ -273,7 +273,7 @@ def test_a_file_that_may_not_be_read_says_so(tmp_path):
     assert (done.stdout, done.stderr) == ("13\n", "")
 
 
-HOLDS_LOCK = """
+TRY_TO_LOCK = """
 import sqlite3, sys
 connection = sqlite3.connect(sys.argv[1], timeout=0)
 try: connection.execute("BEGIN EXCLUSIVE")
@@ -283,7 +283,7 @@ except sqlite3.OperationalError as error: print(error)
 
 def is_locked(database):
     done = subprocess.run(
-        [sys.executable, "-c", HOLDS_LOCK, str(database)],
+        [sys.executable, "-c", TRY_TO_LOCK, str(database)],
         capture_output=True,
         text=True,
         check=True,
@@ -291,10 +291,10 @@ def is_locked(database):
     return done.stdout == "database is locked\n"
 
 
-def test_the_catalogs_own_database_is_never_opened(tmp_path):
+def test_the_database_of_the_catalog_is_never_opened(tmp_path):
     """
-    Reading a database that this process has open would drop its locks; by any of its names it is
-    refused before that.
+    Closing a database that this process has open would drop its locks. It is refused before it is
+    opened, under any of its names.
     """
     database, other_name = tmp_path / "catalog.db", tmp_path / "m.gguf"
     with closing(sqlite3.connect(database)) as connection:
@@ -310,23 +310,23 @@ def test_the_catalogs_own_database_is_never_opened(tmp_path):
                 file_fingerprint(name, protected=protected)
 
         assert is_locked(database)
-        # What would have happened.
+        # Without the protection the locks are lost.
         file_digest(database)
         assert not is_locked(database)
 
 
-def test_a_database_that_takes_the_files_place_keeps_its_locks(tmp_path, monkeypatch):
+def test_a_database_that_replaces_the_file_keeps_its_locks(tmp_path, monkeypatch):
     """
-    Once it is open it is refused, and left open: it is the closing that drops the locks.
+    It is refused after opening, and its descriptor stays open, because closing drops the locks.
     """
     database, path = tmp_path / "catalog.db", tmp_path / "m.gguf"
     path.write_bytes(b"x")
-    really_open = os.open
+    original_open = os.open
 
-    def swapped(name, flags):
+    def open_after_swap(name, flags):
         path.unlink()
         path.symlink_to(database)
-        opened.append(really_open(name, flags))
+        opened.append(original_open(name, flags))
         return opened[-1]
 
     opened = []
@@ -334,7 +334,7 @@ def test_a_database_that_takes_the_files_place_keeps_its_locks(tmp_path, monkeyp
         connection.execute("CREATE TABLE t (c)")
         connection.execute("BEGIN EXCLUSIVE")
         protected = {safe_open.file_identity(database.stat())}
-        monkeypatch.setattr(os, "open", swapped)
+        monkeypatch.setattr(os, "open", open_after_swap)
 
         with pytest.raises(ProtectedFileError):
             file_digest(path, protected=protected)
@@ -348,19 +348,19 @@ ONE = hashlib.sha256(b"1").hexdigest()
 TWO = hashlib.sha256(b"2").hexdigest()
 
 
-def test_the_digest_of_one_file_is_the_models():
+def test_a_model_of_one_file_has_the_digest_of_the_file():
     """
-    A model of a single file has that file's digest, whatever the file is called.
+    The name of the file does not matter.
     """
     assert combine_digests({"m.gguf": ONE}) == f"sha256:{ONE}"
     assert combine_digests({"other": f"sha256:{ONE}"}) == f"sha256:{ONE}"
 
 
 @pytest.mark.skipif(shutil.which("sha256sum") is None, reason="needs sha256sum")
-def test_the_digest_of_several_is_what_the_shell_gives(tmp_path):
+def test_the_combined_digest_equals_that_of_shell_commands(tmp_path):
     """
-    find, sort and sha256sum give the same, also for names that are no UTF-8, or sort otherwise
-    in any language.
+    find, sort and sha256sum give the same digest. That includes names that are not UTF-8 and names
+    whose order depends on the locale.
     """
     names = ["b", "B", "a b", "a/z", "a-1", "a.c", "ä", "\U0001f999", "\uffff", "q'\"$x", "é/é"]
     names += [os.fsdecode(b"latin-\xe4")]
@@ -381,9 +381,9 @@ def test_the_digest_of_several_is_what_the_shell_gives(tmp_path):
     assert ours == f"sha256:{theirs.stdout.split()[0].decode()}"
 
 
-def test_the_digest_of_several_depends_on_names_and_not_on_order():
+def test_the_combined_digest_depends_on_names_and_not_on_order():
     """
-    Two files that change their names are another model; two that are listed otherwise are not.
+    Two files that exchange their names change the digest. Another order of the input does not.
     """
     assert combine_digests({"a": ONE, "b": TWO}) == combine_digests({"b": TWO, "a": ONE})
     assert combine_digests({"a": ONE, "b": TWO}) != combine_digests({"a": TWO, "b": ONE})
@@ -398,17 +398,17 @@ def test_the_digest_of_several_depends_on_names_and_not_on_order():
         "backslash",
         "C1 control",
         "absolute",
-        "up",
-        "nothing between",
+        "parent folder",
+        "empty part",
         "dot",
         "empty",
         "folder",
-        "no byte",
+        "surrogate without a byte",
     ],
 )
-def test_a_name_that_has_two_texts_is_refused(name):
+def test_a_name_without_a_unique_listing_is_refused(name):
     """
-    What sha256sum would escape, and what is no path inside a model, has no place in a digest.
+    That is a name that sha256sum escapes, or a path that leaves the model.
     """
     for digests in ({name: ONE}, {name: ONE, "b": TWO}):
         with pytest.raises(InvalidModelError) as caught:
@@ -420,19 +420,19 @@ def test_a_name_that_has_two_texts_is_refused(name):
 @pytest.mark.parametrize(
     "digests",
     [{}, {"a": "x" * 64}, {"a": ONE[:-1]}, {"a": ONE.upper()}, {"a": "md5:" + ONE}],
-    ids=["no files", "not hexadecimal", "too short", "capitals", "another kind"],
+    ids=["no files", "not hexadecimal", "too short", "upper case", "another algorithm"],
 )
-def test_what_is_no_digest_is_refused(digests):
+def test_invalid_digests_are_refused(digests):
     """
-    Only SHA-256 in small letters, and of one file at least.
+    Only lower-case SHA-256 digests of at least one file are accepted.
     """
     with pytest.raises(InvalidModelError):
         combine_digests(digests)
 
 
-def test_every_error_is_the_catalogs():
+def test_every_error_is_a_catalog_error():
     """
-    One base catches them all.
+    One `except CatalogError` catches all of them.
     """
     for error in (FileChangedError, NotAFileError, ProtectedFileError, StoppedError):
         assert issubclass(error, CatalogError)

@@ -1,4 +1,4 @@
-"""Which files are one model, and what they say of it together."""
+"""Which files belong to a model, and the description that their headers and config.json give."""
 
 import json
 import os
@@ -33,7 +33,7 @@ from model_catalog.files.model_files import ModelFile, SkippedFile, find_model_f
 
 
 def fill(folder, **files):
-    """Write files of these contents, by names with `__` for `.` and `___` for `/`."""
+    """Write files with these contents; in their names `__` stands for `.` and `___` for `/`."""
     for name, content in files.items():
         write(folder / name.replace("___", "/").replace("__", "."), content)
     return folder
@@ -67,9 +67,9 @@ def paths(files):
         ("README.md", "other"),
     ],
 )
-def test_a_files_name_says_what_it_is_for(name, role):
+def test_the_role_of_a_file_comes_from_its_name(name, role):
     """
-    By its ending, in any case, or because every tokenizer's file is called that.
+    The suffix decides, in any case, or a name that tokenizers use.
     """
     assert file_role(name) == role
 
@@ -84,18 +84,18 @@ def test_a_files_name_says_what_it_is_for(name, role):
         "-00001-of-00003.gguf",
         "m-\u0660000\u0661-of-00003.gguf",
     ],
-    ids=["none", "behind the last", "four digits", "a text", "no stem", "other digits"],
+    ids=["zero", "after the last", "four digits", "text file", "no stem", "other digits"],
 )
-def test_not_every_name_with_numbers_is_a_shard(name):
+def test_a_name_that_only_resembles_a_shard_is_not_one(name):
     """
-    Only what gguf-split and transformers write.
+    Only the names that gguf-split and transformers write are shards.
     """
     assert parse_shard_name(name) is None
 
 
 def test_a_single_file_is_a_model(tmp_path):
     """
-    The file that is named, and nothing beside it.
+    Other files in its folder do not belong to it.
     """
     fill(tmp_path, a__gguf=b"12345", b__gguf=b"1")
 
@@ -105,9 +105,9 @@ def test_a_single_file_is_a_model(tmp_path):
     assert found.is_complete
 
 
-def test_a_file_is_found_from_its_own_folder(tmp_path, monkeypatch):
+def test_a_relative_file_name_is_accepted(tmp_path, monkeypatch):
     """
-    A name without a folder lies in the current one.
+    A name without a folder is relative to the current folder.
     """
     fill(tmp_path, a__gguf=gguf())
     monkeypatch.chdir(tmp_path)
@@ -115,9 +115,9 @@ def test_a_file_is_found_from_its_own_folder(tmp_path, monkeypatch):
     assert describe_model("a.gguf").is_complete
 
 
-def test_a_blob_without_a_name_is_a_model(tmp_path):
+def test_a_blob_is_a_model(tmp_path):
     """
-    In the caches of Ollama files are called by their digests.
+    In the store of Ollama, files are named by their digests.
     """
     path = write(tmp_path / "sha256-0123", gguf())
 
@@ -133,9 +133,9 @@ def shards(folder, *numbers, of=3):
     return folder / f"m-{numbers[0]:05}-of-{of:05}.gguf"
 
 
-def test_any_shard_names_the_set(tmp_path):
+def test_any_shard_finds_its_whole_set(tmp_path):
     """
-    Whichever is given, all of the set are the model, and others beside them are not.
+    Shards of another set in the folder do not belong to the model.
     """
     shards(tmp_path, 1, 2, 3)
     shards(tmp_path, 1, of=2)
@@ -147,9 +147,9 @@ def test_any_shard_names_the_set(tmp_path):
 
 
 @pytest.mark.parametrize("given", ["shard", "folder"])
-def test_a_missing_shard_is_named(tmp_path, given):
+def test_a_missing_shard_is_listed(tmp_path, given):
     """
-    A set that lacks one is not complete, and says which.
+    A set with a missing shard is incomplete.
     """
     shard = shards(tmp_path, 2, 3)
 
@@ -159,9 +159,9 @@ def test_a_missing_shard_is_named(tmp_path, given):
     assert not found.is_complete
 
 
-def test_a_shard_that_is_no_file_is_missing(tmp_path):
+def test_a_shard_that_is_not_a_regular_file_is_missing(tmp_path):
     """
-    A FIFO in the place of a shard is skipped, and the shard is not there.
+    A FIFO in the place of a shard is skipped, and the shard is listed as missing.
     """
     shard = shards(tmp_path, 1, 3)
     os.mkfifo(tmp_path / "m-00002-of-00003.gguf")
@@ -171,9 +171,9 @@ def test_a_shard_that_is_no_file_is_missing(tmp_path):
         assert found.skipped == (SkippedFile("m-00002-of-00003.gguf", "a FIFO"),)
 
 
-def test_the_shards_of_a_set_are_described_as_one(tmp_path):
+def test_the_shards_of_a_set_are_described_as_one_model(tmp_path):
     """
-    Parameters and sizes are summed; what only the first says is the set's.
+    Parameters and sizes are summed. Values that only the first shard states apply to the set.
     """
     shard = shards(tmp_path, 1, 2, 3)
 
@@ -190,9 +190,9 @@ def test_the_shards_of_a_set_are_described_as_one(tmp_path):
     )
 
 
-def test_a_first_shard_without_weights_counts_for_nothing(tmp_path):
+def test_a_first_shard_without_tensors_adds_no_parameters(tmp_path):
     """
-    gguf-split may leave the first without tensors.
+    gguf-split can write a first shard without tensors.
     """
     shard = shards(tmp_path, 1, 2, of=2)
     shard.write_bytes(gguf_shard(1, 2, tensors=()))
@@ -200,7 +200,7 @@ def test_a_first_shard_without_weights_counts_for_nothing(tmp_path):
     assert describe_model(shard).header.parameter_count == PARAMETERS
 
 
-def test_of_a_set_with_a_gap_the_parameters_are_not_known(tmp_path):
+def test_an_incomplete_set_has_no_parameter_count(tmp_path):
     """
     A sum over some of the shards would be a wrong number.
     """
@@ -211,9 +211,9 @@ def test_of_a_set_with_a_gap_the_parameters_are_not_known(tmp_path):
     assert (found.header.is_complete, found.header.architecture) == (False, "llama")
 
 
-def test_many_missing_are_counted(tmp_path):
+def test_the_reason_lists_three_missing_files_and_counts_the_rest(tmp_path):
     """
-    The reason names three; the list names all.
+    The list `missing` contains all of them.
     """
     found = describe_model(shards(tmp_path, 1, of=99))
 
@@ -223,9 +223,9 @@ def test_many_missing_are_counted(tmp_path):
     assert len(found.files.missing) == 98
 
 
-def test_a_shard_that_is_cut_off_is_the_reason(tmp_path):
+def test_a_truncated_shard_is_a_reason(tmp_path):
     """
-    It is named, with what it has and what it needs.
+    The reason names the shard, its size and the size that it needs.
     """
     shard = shards(tmp_path, 1, 2, of=2)
     size = shard.stat().st_size
@@ -237,16 +237,16 @@ def test_a_shard_that_is_cut_off_is_the_reason(tmp_path):
     assert found.header.is_complete is False
 
 
-def test_a_renamed_shard_is_told_by_its_header(tmp_path):
+def test_a_renamed_shard_is_detected_by_its_header(tmp_path):
     """
-    A shard under the name of another, or of a whole model, is not what it is called.
+    The file name and the header of a shard must agree.
     """
     write(tmp_path / "m-00001-of-00002.gguf", gguf_shard(2, 2))
     write(tmp_path / "m-00002-of-00002.gguf", gguf_shard(2, 2))
     write(tmp_path / "whole.gguf", gguf_shard(1, 2))
 
     assert describe_model(tmp_path / "m-00001-of-00002.gguf").reasons == (
-        "'m-00001-of-00002.gguf' is shard 2 of 2, and by its name 1 of 2",
+        ("the header of 'm-00001-of-00002.gguf' says shard 2 of 2, and its name says 1 of 2"),
     )
     assert not describe_model(tmp_path / "whole.gguf").is_complete
 
@@ -255,7 +255,7 @@ CONFIG = {"model_type": "qwen2", "max_position_embeddings": 32768, "torch_dtype"
 
 
 def snapshot(folder):
-    """A snapshot as Hugging Face's cache has it: links to blobs two folders up."""
+    """Make a snapshot as in the cache of Hugging Face: links to blobs two folders up."""
     one = safetensors([("a", "F32", (1,))])
     two = safetensors([("b", "BF16", (9, 9))])
     names = ["model-00001-of-000002.safetensors", "model-00002-of-000002.safetensors"]
@@ -268,22 +268,22 @@ def snapshot(folder):
         "onnx/note.txt": "x",
         ".gitattributes": "x",
     }
-    place = folder / "snapshots" / "0123"
+    root = folder / "snapshots" / "0123"
     for number, (name, content) in enumerate(blobs.items()):
         blob = write(folder / "blobs" / f"{number:064}", content)
-        path = place / name
+        path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.symlink_to(os.path.relpath(blob, path.parent))
-    return place, len(one) + len(two)
+    return root, len(one) + len(two)
 
 
 def test_a_snapshot_of_hugging_face_is_a_model(tmp_path):
     """
-    Its links are followed for what they lead to, and keep their names.
+    Links are followed, and the files keep the names of the links.
     """
-    place, weight_bytes = snapshot(tmp_path)
+    root, weight_bytes = snapshot(tmp_path)
 
-    found = describe_model(place)
+    found = describe_model(root)
 
     assert [(file.path, file.role) for file in found.files.files] == [
         ("config.json", "config"),
@@ -299,22 +299,22 @@ def test_a_snapshot_of_hugging_face_is_a_model(tmp_path):
     assert (found.header.quantization, found.header.parameter_count) == ("BF16", 82)
 
 
-def test_a_link_that_leads_nowhere_is_a_missing_file(tmp_path):
+def test_a_broken_link_is_a_missing_file(tmp_path):
     """
-    A cache that was tidied up leaves links behind.
+    Deleting files in a cache leaves such links behind.
     """
-    place, _ = snapshot(tmp_path)
-    (place / "model-00002-of-000002.safetensors").resolve().unlink()
+    root, _ = snapshot(tmp_path)
+    (root / "model-00002-of-000002.safetensors").resolve().unlink()
 
-    found = describe_model(place)
+    found = describe_model(root)
 
     assert found.files.missing == ("model-00002-of-000002.safetensors",)
     assert (found.is_complete, found.header.parameter_count) == (False, None)
 
 
-def test_the_index_says_what_has_to_be_there(tmp_path):
+def test_the_index_lists_the_required_files(tmp_path):
     """
-    Also where the names of the files do not tell.
+    It also does if the file names have no shard numbers.
     """
     fill(tmp_path, a__safetensors=safetensors())
     write(tmp_path / "model.safetensors.index.json", index(["a.safetensors", "b.safetensors"]))
@@ -331,21 +331,22 @@ def test_the_index_says_what_has_to_be_there(tmp_path):
     "name",
     ["../b", "/etc/passwd", "a/b", "..", "", "a\nb", "a\\b", "x" * 300, "\ud800", "é" * 128],
     ids=[
-        "up",
+        "parent folder",
         "absolute",
-        "below",
+        "subfolder",
         "dots",
         "empty",
-        "line",
+        "line feed",
         "backslash",
         "long",
-        "no text",
-        "bytes",
+        "surrogate",
+        "many bytes",
     ],
 )
 def test_an_index_cannot_lead_out_of_its_folder(tmp_path, name):
     """
-    Its names are a stranger's: what is no plain name is a problem, and is never looked for.
+    The names in it are untrusted. A name that is not a plain file name is a problem, and no file
+    of that name is accessed.
     """
     model = tmp_path / "model"
     write(tmp_path / "b", b"x")
@@ -355,13 +356,13 @@ def test_an_index_cannot_lead_out_of_its_folder(tmp_path, name):
     found = find_model_files(model)
 
     assert (found.missing, len(found.problems)) == ((), 1)
-    assert "no file's name" in found.problems[0]
+    assert "is not a file name" in found.problems[0]
     assert not describe_model(model).is_complete
 
 
-def test_weights_beside_the_indexed_are_not_counted_twice(tmp_path):
+def test_weights_that_are_not_in_the_index_are_not_counted(tmp_path):
     """
-    Some put the same weights there once more, as they trained them.
+    Some repositories contain the same weights a second time, in the training layout.
     """
     fill(tmp_path, a__safetensors=safetensors())
     write(tmp_path / "consolidated.safetensors", safetensors([("x", "F32", (99,))]))
@@ -370,33 +371,33 @@ def test_weights_beside_the_indexed_are_not_counted_twice(tmp_path):
     assert describe_model(tmp_path).header.parameter_count == 34
 
 
-@pytest.mark.parametrize("name", ["a.gguf", "z.safetensors"], ids=["its name", "its bytes"])
-def test_an_index_may_name_what_is_no_safetensors(tmp_path, name):
+@pytest.mark.parametrize("name", ["a.gguf", "z.safetensors"], ids=["by suffix", "by content"])
+def test_an_index_with_a_gguf_file_makes_the_set_incomplete(tmp_path, name):
     """
-    What is of another format is none of the weights, and those that are left are not all.
+    A file of another format does not count as weights of the index.
     """
     fill(tmp_path, b__safetensors=safetensors(), vae___m__safetensors=safetensors())
     write(tmp_path / name, gguf())
     write(tmp_path / "model.safetensors.index.json", index([name, "b.safetensors"]))
-    fill(tmp_path / "of none", a__gguf=gguf(), vae___m__safetensors=safetensors())
-    write(tmp_path / "of none" / "model.safetensors.index.json", index(["a.gguf"]))
+    fill(tmp_path / "gguf only", a__gguf=gguf(), vae___m__safetensors=safetensors())
+    write(tmp_path / "gguf only" / "model.safetensors.index.json", index(["a.gguf"]))
 
     assert describe_model(tmp_path).header.parameter_count is None
-    assert describe_model(tmp_path / "of none").header.parameter_count == 34
+    assert describe_model(tmp_path / "gguf only").header.parameter_count == 34
 
 
-def test_parts_in_several_folders_are_one_model(tmp_path):
+def test_safetensors_in_several_folders_are_one_model(tmp_path):
     """
-    The text encoder and the rest of a diffusion model are summed.
+    The parameters of the parts of a diffusion model are summed.
     """
     fill(tmp_path, unet___m__safetensors=safetensors(), vae___m__safetensors=safetensors())
 
     assert describe_model(tmp_path).header.parameter_count == 68
 
 
-def test_several_in_one_folder_are_alternatives(tmp_path):
+def test_several_files_in_one_folder_are_alternatives(tmp_path):
     """
-    Of a folder with every quantization only what all of them say is said.
+    For a folder with every quantization, only the common values are stated.
     """
     fill(tmp_path, a__gguf=gguf(), q8___b__gguf=gguf((("general.architecture", "text", "llama"),)))
 
@@ -406,9 +407,9 @@ def test_several_in_one_folder_are_alternatives(tmp_path):
     assert (header.quantization, header.name, header.shard_count) == (None, None, None)
 
 
-def test_the_projector_is_no_alternative(tmp_path):
+def test_a_projector_is_not_an_alternative(tmp_path):
     """
-    It belongs to the model, and what it says is not the model's.
+    It belongs to the model, and its values are not those of the model.
     """
     fill(tmp_path, m__gguf=gguf())
     write(tmp_path / "mmproj-f16.gguf", gguf((("general.architecture", "text", "clip"),)))
@@ -420,9 +421,9 @@ def test_the_projector_is_no_alternative(tmp_path):
     assert describe_model(tmp_path / "mmproj-f16.gguf").header.architecture == "clip"
 
 
-def test_safetensors_are_described_before_pickles(tmp_path):
+def test_safetensors_have_priority_over_pickles(tmp_path):
     """
-    Of two formats in a folder it is the harmless one; a pickle alone is marked.
+    A pickle without safetensors is described, and marked as unsafe.
     """
     fill(tmp_path / "both", m__safetensors=safetensors(), m__bin=pickle.dumps(1))
     fill(tmp_path / "alone", m__bin=pickle.dumps(1), config__json=json.dumps(CONFIG))
@@ -435,9 +436,9 @@ def test_safetensors_are_described_before_pickles(tmp_path):
     assert alone.is_complete
 
 
-def test_the_config_does_not_overrule_the_header(tmp_path):
+def test_the_header_has_priority_over_the_config(tmp_path):
     """
-    It says what the header leaves out.
+    The config provides only the values that the header lacks.
     """
     config = {**CONFIG, "quantization_config": {"quant_method": "gptq", "bits": 4}}
     fill(tmp_path, m__gguf=gguf(), config__json=json.dumps(config))
@@ -474,33 +475,33 @@ def test_the_config_does_not_overrule_the_header(tmp_path):
     ],
     ids=[
         "empty",
-        "class",
-        "no name",
-        "no texts",
-        "positions",
-        "inside",
-        "no limit",
-        "yes",
-        "half",
-        "newer",
+        "class name",
+        "unprintable name",
+        "wrong types",
+        "n_positions",
+        "text_config",
+        "larger than the limit",
+        "bool",
+        "torch_dtype",
+        "dtype",
         "gptq",
-        "no width",
+        "no bits",
         "no method",
-        "no such width",
+        "too many bits",
     ],
 )  # fmt: skip
-def test_a_config_is_believed_where_it_can_be(tmp_path, config, found):
+def test_only_valid_values_of_a_config_are_used(tmp_path, config, found):
     """
-    What is of another kind than it should be says nothing.
+    A value of an unexpected type is ignored.
     """
     path = write(tmp_path / "config.json", json.dumps({"id2label": {"1": "x" * 9000}, **config}))
 
     assert read_config(path) == found
 
 
-def test_packed_weights_are_of_the_configs_quantization(tmp_path):
+def test_packed_weights_have_the_quantization_of_the_config(tmp_path):
     """
-    They are stored as whole numbers, which is not what they are.
+    The header only states the integers into which they are packed.
     """
     config = {"quantization_config": {"quant_method": "gptq", "bits": 4}}
     fill(tmp_path, m__safetensors=safetensors([("a", "I32", (8,))]))
@@ -511,9 +512,9 @@ def test_packed_weights_are_of_the_configs_quantization(tmp_path):
     assert (plain, describe_model(tmp_path).header.quantization) == ("I32", "gptq 4-bit")
 
 
-def test_a_number_is_whole_wherever_the_window_ends(tmp_path):
+def test_a_number_at_the_end_of_the_read_window_is_complete(tmp_path):
     """
-    What is read at a time ends somewhere, and not every number does there.
+    A number can continue in the next part that is read.
     """
     for pad in range(65_490, 65_540):
         path = write(tmp_path / "c", f'{{"a":"{"x" * pad}","n_positions":1234567}}'.encode())
@@ -523,24 +524,24 @@ def test_a_number_is_whole_wherever_the_window_ends(tmp_path):
 
 NOT_JSON = {
     "empty": b"",
-    "a list": b"[]",
-    "deep": b'{"a":' + b"[" * 100_000,
-    "twice": b'{"a":1,"a":2}',
-    "twice inside": b'{"a":{"b":1,"b":2}}',
+    "list": b"[]",
+    "nested deeply": b'{"a":' + b"[" * 100_000,
+    "duplicate name": b'{"a":1,"a":2}',
+    "duplicate name in an object": b'{"a":{"b":1,"b":2}}',
     "NaN": b'{"a":NaN}',
-    "infinite": b'{"a":-Infinity}',
+    "Infinity": b'{"a":-Infinity}',
     "too long": b"{}" + b" " * 5 * 1024 * 1024,
-    "something behind": b"{}{}",
-    "no UTF-8": b'{"a":"\xff"}',
+    "trailing content": b"{}{}",
+    "not UTF-8": b'{"a":"\xff"}',
     "a long value": b'{"a":"' + b"x" * 1_200_000 + b'"}',
     "many members": b"{" + b",".join(b'"%d":1' % i for i in range(10_001)) + b"}",
 }
 
 
 @pytest.mark.parametrize("content", NOT_JSON.values(), ids=NOT_JSON)
-def test_a_config_that_is_no_json_is_a_reason(tmp_path, content):
+def test_a_config_that_is_not_valid_json_is_a_reason(tmp_path, content):
     """
-    It is refused, and of a model it is the reason why it is not whole.
+    Reading it raises an error. A description lists it as a reason why the model is incomplete.
     """
     fill(tmp_path, m__safetensors=safetensors())
     path = write(tmp_path / "config.json", content)
@@ -556,11 +557,11 @@ def test_a_config_that_is_no_json_is_a_reason(tmp_path, content):
 @pytest.mark.parametrize(
     "content",
     [b"{", b'{"weight_map":[]}', b'{"weight_map":{"a":1}}', b'{"weight_map":{"a":"b","a":"b"}}'],
-    ids=["cut off", "a list", "a number", "twice"],
+    ids=["truncated", "list", "number", "duplicate name"],
 )
-def test_an_index_that_cannot_be_read_is_a_reason(tmp_path, content):
+def test_an_unreadable_index_is_a_reason(tmp_path, content):
     """
-    Whether all is there nobody can tell then.
+    Without the index it is unknown whether the model is complete.
     """
     fill(tmp_path, m__safetensors=safetensors())
     write(tmp_path / "model.safetensors.index.json", content)
@@ -568,9 +569,9 @@ def test_an_index_that_cannot_be_read_is_a_reason(tmp_path, content):
     assert not describe_model(tmp_path).is_complete
 
 
-def test_an_index_of_very_many_weights_costs_little(tmp_path):
+def test_an_index_of_100_000_tensors_needs_little_memory(tmp_path):
     """
-    100,000 weights, as the largest models have, are read as a stream.
+    The largest models have as many. The file is read as a stream.
     """
     weights = {f"layers.{i:050}.weight": f"m-{i % 100:05}.safetensors" for i in range(100_000)}
     path = write(
@@ -579,7 +580,7 @@ def test_an_index_of_very_many_weights_costs_little(tmp_path):
     code = """if True:
         import sys
         from model_catalog.files.model_config import read_index
-        names = len(read_index(sys.argv[1]).names)
+        names = len(read_index(sys.argv[1]).file_names)
         peak = [line for line in open("/proc/self/status") if line.startswith("VmHWM")]
         print(names, int(peak[0].split()[1]) // 1024 if peak else 0)
     """
@@ -593,9 +594,9 @@ def test_an_index_of_very_many_weights_costs_little(tmp_path):
     assert mebibytes < 64
 
 
-def test_an_index_names_a_bounded_number_of_files(tmp_path):
+def test_the_number_of_files_in_an_index_is_limited(tmp_path):
     """
-    10,000 files, and no more.
+    The limit is 10,000 files.
     """
     path = write(tmp_path / "i.json", index(f"{i}.safetensors" for i in range(10_001)))
 
@@ -603,9 +604,9 @@ def test_an_index_names_a_bounded_number_of_files(tmp_path):
         read_index(path)
 
 
-def test_what_is_no_file_is_skipped_with_the_reason(tmp_path):
+def test_anything_but_a_regular_file_is_skipped_with_a_reason(tmp_path):
     """
-    FIFOs, devices, links to folders and in circles, and what is still being downloaded.
+    FIFOs, devices, links to folders, circular links and unfinished downloads are skipped.
     """
     other = tmp_path / "other"
     model = fill(
@@ -623,19 +624,19 @@ def test_what_is_no_file_is_skipped_with_the_reason(tmp_path):
     assert paths(found.files) == ["m.gguf"]
     assert [(skipped.path, skipped.reason) for skipped in found.skipped] == [
         ("around", "a link to a directory"),
-        ("b.gguf.part", "a download that has not ended"),
-        ("c.tmp", "a download that has not ended"),
+        ("b.gguf.part", "an unfinished download"),
+        ("c.tmp", "an unfinished download"),
         ("fifo", "a FIFO"),
         ("folder", "a link to a directory"),
         ("loop", "ELOOP"),
         ("zero", "a device"),
     ]
-    assert found.problems == ("'loop' cannot be looked at: ELOOP",)
+    assert found.problems == ("'loop' cannot be accessed: ELOOP",)
 
 
-def test_the_catalogs_own_database_is_no_part_of_a_model(tmp_path):
+def test_the_database_of_the_catalog_is_skipped(tmp_path):
     """
-    It may lie among the models, and is stepped over by whatever name.
+    It can be in a model folder, under any name.
     """
     model = fill(tmp_path, m__gguf=gguf(), catalog__db=b"x")
     (model / "link.gguf").symlink_to("catalog.db")
@@ -649,9 +650,9 @@ def test_the_catalogs_own_database_is_no_part_of_a_model(tmp_path):
         find_model_files(model / "catalog.db", protected=protected)
 
 
-def test_a_model_has_a_bounded_number_of_files(tmp_path, monkeypatch):
+def test_the_number_of_files_in_a_model_is_limited(tmp_path, monkeypatch):
     """
-    Whoever names the root of a disk is told so, and the disk is not walked.
+    For the root of a disk an error is raised early, and the disk is not walked.
     """
     monkeypatch.setattr(model_files, "MAX_ENTRIES", 20)
     fill(tmp_path / "many", **{f"f{i}": b"" for i in range(21)})
@@ -667,7 +668,7 @@ def test_a_model_has_a_bounded_number_of_files(tmp_path, monkeypatch):
 @pytest.mark.parametrize("given", ["shard", "folder"])
 def test_a_set_of_too_many_shards_is_refused(tmp_path, given):
     """
-    A name may claim 99,999 others: they are not all listed.
+    A name can claim 99,999 shards. They are not all listed.
     """
     shard = write(tmp_path / "m-00001-of-99999.gguf", gguf())
 
@@ -677,7 +678,7 @@ def test_a_set_of_too_many_shards_is_refused(tmp_path, given):
 
 @pytest.fixture
 def dig(tmp_path):
-    """Makes folders in one another, deeper than Python's own functions can make or remove."""
+    """Makes nested folders, deeper than Python's own functions can make or remove."""
 
     def make(name, depth):
         descriptor = os.open(tmp_path, os.O_RDONLY)
@@ -693,18 +694,18 @@ def dig(tmp_path):
     subprocess.run(["rm", "-r", str(tmp_path)], check=True)
 
 
-def test_a_folder_as_deep_as_may_be_is_walked(dig, tmp_path):
+def test_the_deepest_possible_folder_is_walked(dig, tmp_path):
     """
-    No depth that a path can have is too deep for the walk.
+    Any depth that fits in a path is walked.
     """
     root = dig("d", (4000 - len(str(tmp_path))) // 2)
 
     assert find_model_files(root).is_complete
 
 
-def test_deeper_than_a_path_can_be_is_a_problem(dig):
+def test_a_folder_that_is_too_deep_for_a_path_is_a_problem(dig):
     """
-    What no path leads to is reported, and the rest is found.
+    It is reported, and the other files are found.
     """
     root = fill(dig("d" * 250, 20), m__gguf=gguf())
 
@@ -714,9 +715,9 @@ def test_deeper_than_a_path_can_be_is_a_problem(dig):
     assert "ENAMETOOLONG" in found.problems[0]
 
 
-def test_a_name_that_is_no_utf_8_is_a_name(tmp_path):
+def test_a_name_that_is_not_utf_8_is_accepted(tmp_path):
     """
-    It comes as os.fsdecode gives it, in the order of its bytes.
+    It has the form of os.fsdecode, and the names are sorted by their bytes.
     """
     for name in (b"\xff.gguf", "é.gguf".encode(), "\U0001f999.gguf".encode()):
         Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name)).write_bytes(gguf())
@@ -731,9 +732,9 @@ def test_a_name_that_is_no_utf_8_is_a_name(tmp_path):
     assert found.is_complete
 
 
-def test_what_may_not_be_read_is_a_reason(tmp_path):
+def test_a_file_without_read_permission_is_a_reason(tmp_path):
     """
-    A folder or a file without the right to read keeps the model from being whole.
+    A folder or a file that cannot be read makes the model incomplete.
     """
     fill(tmp_path, m__gguf=gguf(), n__gguf=gguf(), below___m__gguf=gguf())
     (tmp_path / "n.gguf").chmod(0)
@@ -761,15 +762,15 @@ def test_what_may_not_be_read_is_a_reason(tmp_path):
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b"GGUF", "the file ends in the middle of it"),
-        (b"<html>", "it begins like no GGUF, no safetensors and no pickle"),
-        (b"", "it is empty"),
+        (b"GGUF", "the file ends within the header"),
+        (b"<html>", "it is not a GGUF, safetensors or pickle file"),
+        (b"", "the file is empty"),
     ],
-    ids=["cut off", "a web page", "empty"],
+    ids=["truncated", "web page", "empty"],
 )
-def test_a_broken_file_is_described_with_the_reason(tmp_path, content, reason):
+def test_a_damaged_file_is_described_with_a_reason(tmp_path, content, reason):
     """
-    Describing raises nothing for it: there is a file, and it has a size.
+    No error is raised, because there is a file with a size.
     """
     path = write(tmp_path / "m.gguf", content)
 
@@ -779,29 +780,29 @@ def test_a_broken_file_is_described_with_the_reason(tmp_path, content, reason):
     assert (found.header, found.size_bytes) == (None, len(content))
 
 
-def test_weights_of_other_programs_are_no_reason(tmp_path):
+def test_a_file_of_an_unknown_format_is_not_a_reason(tmp_path):
     """
-    A .bin may be anything: what is in it is not known, and nothing is wrong with it.
+    A .bin file can contain anything, and nothing is known to be wrong with it.
     """
     fill(tmp_path, model__bin=b"\x06\0\0\0WhisperSpec", m__gguf=gguf())
 
     assert describe_model(tmp_path).is_complete
 
 
-def test_a_folder_without_weights_is_not_complete(tmp_path):
+def test_a_folder_without_weights_is_incomplete(tmp_path):
     """
-    A config alone is no model.
+    A config alone is not a model.
     """
     fill(tmp_path, config__json="{}")
 
     found = describe_model(tmp_path)
 
-    assert (found.header, found.reasons) == (None, ("there are no weights",))
+    assert (found.header, found.reasons) == (None, ("no weights were found",))
 
 
 def test_a_description_can_be_stopped(tmp_path):
     """
-    Between two headers the caller is asked.
+    `stop` is called between two headers.
     """
     shard = shards(tmp_path, 1, 2, 3)
     answers = iter([False, True])
@@ -810,9 +811,9 @@ def test_a_description_can_be_stopped(tmp_path):
         describe_model(shard, lambda: next(answers))
 
 
-def test_what_is_nothing_or_no_file_raises(tmp_path):
+def test_a_path_that_is_neither_file_nor_folder_raises_an_error(tmp_path):
     """
-    The path that was given has to be a file or a folder.
+    The error depends on what the path is.
     """
     os.mkfifo(tmp_path / "fifo")
     (tmp_path / "loop").symlink_to("loop")
@@ -827,7 +828,7 @@ def test_what_is_nothing_or_no_file_raises(tmp_path):
 
 def test_real_shards_are_one_model():
     """
-    As safetensors and transformers write them.
+    safetensors and transformers wrote these files.
     """
     found = describe_model(fixtures() / "synthetic" / "tiny-sharded")
 
@@ -837,9 +838,9 @@ def test_real_shards_are_one_model():
     assert found.header.shard_count == 2
 
 
-def test_an_order_of_parts_that_is_not_theirs_does_not_matter(tmp_path):
+def test_the_quantization_of_parts_does_not_depend_on_their_order(tmp_path):
     """
-    Of safetensors the type that most weights have, wherever the most of them lie.
+    The safetensors part with the most parameters provides the type.
     """
     fill(tmp_path, a__safetensors=safetensors([("a", "F32", (2,))]))
     fill(tmp_path, b__safetensors=safetensors([("b", "F16", (20,))]))
@@ -848,9 +849,9 @@ def test_an_order_of_parts_that_is_not_theirs_does_not_matter(tmp_path):
     assert describe_model(tmp_path).header.quantization == "F16"
 
 
-def test_shards_are_joined_only_with_their_set(tmp_path):
+def test_two_shard_sets_in_a_folder_are_alternatives(tmp_path):
     """
-    Two sets in one folder are alternatives, each a model of its own.
+    Shards are combined only within their set.
     """
     shards(tmp_path, 1, 2, of=2)
     write(tmp_path / "n-00001-of-00001.gguf", gguf(tensors=[("a", (2 * PARAMETERS,), F32)]))

@@ -1,4 +1,4 @@
-"""The fingerprint: what it notices without reading, and when it may be trusted."""
+"""File fingerprints: which changes they detect, and when a fingerprint can be trusted."""
 
 import os
 import sqlite3
@@ -24,9 +24,9 @@ def replace(path):
     other.replace(path)
 
 
-def write_and_hide(path):
+def write_and_restore_mtime(path):
     before = path.stat()
-    # A clock that ticks slowly gives two changes one stamp: until it has another.
+    # With a coarse clock two changes can have equal time stamps. Write until the stamp differs.
     while path.stat().st_ctime_ns == before.st_ctime_ns:
         with path.open("r+b") as file:
             file.write(b"B")
@@ -35,12 +35,12 @@ def write_and_hide(path):
 
 @pytest.mark.parametrize(
     "change",
-    [grow, lambda path: os.truncate(path, 1), replace, write_and_hide],
-    ids=["appended", "cut", "replaced, same size and time", "same size, its time set back"],
+    [grow, lambda path: os.truncate(path, 1), replace, write_and_restore_mtime],
+    ids=["appended", "truncated", "replaced, same size and time", "same size, time set back"],
 )
-def test_a_change_changes_it(tmp_path, change):
+def test_a_changed_file_has_another_fingerprint(tmp_path, change):
     """
-    A file that was written to is told without reading it, even if its time was set back.
+    A write is detected without reading the file, even if the modification time was set back.
     """
     path = tmp_path / "m"
     path.write_bytes(b"A" * 100)
@@ -51,9 +51,9 @@ def test_a_change_changes_it(tmp_path, change):
     assert file_fingerprint(path) != before
 
 
-def test_it_is_what_the_system_says(tmp_path):
+def test_the_fingerprint_consists_of_stat_values(tmp_path):
     """
-    Four numbers of os.stat, each in its place.
+    The four numbers come from os.stat.
     """
     path = tmp_path / "m"
     path.write_bytes(b"A" * 100)
@@ -65,9 +65,9 @@ def test_it_is_what_the_system_says(tmp_path):
     )
 
 
-def test_reading_does_not_change_it(tmp_path):
+def test_reading_keeps_the_fingerprint(tmp_path):
     """
-    Who only reads the file leaves it what it was; so does a link to it.
+    A link to the file has the same fingerprint as the file.
     """
     path, link = tmp_path / "m", tmp_path / "link"
     path.write_bytes(b"A")
@@ -79,9 +79,9 @@ def test_reading_does_not_change_it(tmp_path):
     assert file_fingerprint(path) == before == file_fingerprint(link)
 
 
-def test_it_opens_nothing(tmp_path):
+def test_the_file_is_not_opened(tmp_path):
     """
-    A file that nobody may read has one, and a database stays locked.
+    A locked database stays locked.
     """
     path = tmp_path / "m"
     with closing(sqlite3.connect(path)) as connection:
@@ -97,9 +97,9 @@ def test_it_opens_nothing(tmp_path):
 
 
 @pytest.mark.parametrize("make", [os.mkdir, os.mkfifo], ids=["directory", "FIFO"])
-def test_only_files_have_one(tmp_path, make):
+def test_only_regular_files_have_a_fingerprint(tmp_path, make):
     """
-    A folder or a FIFO where a file was is an error, and not another fingerprint.
+    A folder or a FIFO in the place of a file raises an error.
     """
     make(tmp_path / "m")
 
@@ -110,18 +110,18 @@ def test_only_files_have_one(tmp_path, make):
 @pytest.mark.parametrize(
     "found",
     [Fingerprint(0, 0, 0, 0), Fingerprint(2**63 - 1, -1, 2**62, 2**64 - 1)],
-    ids=["zeros", "as large as they get, before 1970"],
+    ids=["zeros", "largest values, before 1970"],
 )
-def test_its_text_is_read_back(found):
+def test_the_text_form_is_parsed_back(found):
     """
-    What is written into a database comes back the same.
+    A database returns the fingerprint that was written.
     """
     assert Fingerprint.parse(str(found)) == found
 
 
-def test_its_text_is_four_numbers():
+def test_the_text_form_is_four_numbers():
     """
-    The text is a promise to the databases it is written to.
+    Existing databases contain this form, so it must not change.
     """
     assert str(Fingerprint(1, 2, 3, 4)) == "1:2:3:4"
 
@@ -129,11 +129,20 @@ def test_its_text_is_four_numbers():
 @pytest.mark.parametrize(
     "text",
     ["", "1:2:3", "1:2:3:4:5", "1:2:3:x", "01:2:3:4", "1:2:3:4\n", "1:2:3:٤", "-0:2:3:4"],
-    ids=["empty", "three", "five", "letter", "leading zero", "line feed", "digits", "minus zero"],
+    ids=[
+        "empty",
+        "three",
+        "five",
+        "letter",
+        "leading zero",
+        "line feed",
+        "other digits",
+        "minus zero",
+    ],
 )
-def test_another_text_is_refused(text):
+def test_any_other_text_is_refused(text):
     """
-    Only what `str` wrote is read.
+    Only the output of `str` is parsed.
     """
     with pytest.raises(InvalidModelError):
         Fingerprint.parse(text)
@@ -142,11 +151,18 @@ def test_another_text_is_refused(text):
 @pytest.mark.parametrize(
     ("mtime_s", "ctime_s", "settled"),
     [(7, 7, True), (8, 7, False), (7, 8, False), (10, 7, False), (11, 7, False), (0, 12, False)],
-    ids=["older", "2 s", "changed 2 s before", "at once", "written after", "changed after"],
+    ids=[
+        "3 s before",
+        "written 2 s before",
+        "changed 2 s before",
+        "same second",
+        "written after",
+        "changed after",
+    ],
 )
-def test_it_is_trusted_when_it_had_settled(mtime_s, ctime_s, settled):
+def test_a_fingerprint_is_trusted_after_two_seconds(mtime_s, ctime_s, settled):
     """
-    Within 2 s a file may have been written again with the same stamps.
+    Within 2 s another write can leave the same time stamps.
     """
     found = Fingerprint(1, mtime_s * SECOND, ctime_s * SECOND, 1)
 
@@ -155,7 +171,7 @@ def test_it_is_trusted_when_it_had_settled(mtime_s, ctime_s, settled):
 
 def test_a_file_that_was_just_written_is_not_trusted(tmp_path):
     """
-    The clock of the file system and the program's are one.
+    The file system and the program use the same clock.
     """
     path = tmp_path / "m"
     path.write_bytes(b"A")

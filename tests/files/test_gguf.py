@@ -1,4 +1,4 @@
-"""GGUF headers: what is read of them, and what reading costs when they are hostile."""
+"""GGUF headers: the values that are read, and mutated headers."""
 
 import random
 import struct
@@ -10,8 +10,8 @@ from model_catalog import BadHeaderError
 from model_catalog.files.formats import ggml_types
 from model_catalog.files.formats.header_reader import Header, read_header
 
-WHOLE = {"format": "gguf", "architecture": "llama", "quantization": "Q4_K_M", "name": "Tiny"}
-WHOLE |= {"license": "apache-2.0", "context_length": 4096, "parameter_count": PARAMETERS}
+EXPECTED = {"format": "gguf", "architecture": "llama", "quantization": "Q4_K_M", "name": "Tiny"}
+EXPECTED |= {"license": "apache-2.0", "context_length": 4096, "parameter_count": PARAMETERS}
 
 
 def written(tmp_path, content):
@@ -26,20 +26,20 @@ def with_key(name, kind, value):
 
 @pytest.mark.parametrize("order", ["<", ">"], ids=["little-endian", "big-endian"])
 @pytest.mark.parametrize("version", [1, 2, 3], ids=["version 1", "version 2", "version 3"])
-def test_every_version_in_either_order_is_read(tmp_path, version, order):
+def test_every_version_and_byte_order_is_read(tmp_path, version, order):
     """
-    What a header says does not depend on how its numbers are written.
+    All of them give the same header.
     """
     content = gguf(version=version, order=order)
 
     header = read_header(written(tmp_path, content))
 
-    assert header == Header(**WHOLE, expected_size_bytes=len(content), is_complete=True)
+    assert header == Header(**EXPECTED, expected_size_bytes=len(content), is_complete=True)
 
 
-def test_every_kind_of_value_is_stepped_over(tmp_path):
+def test_values_of_every_type_are_skipped(tmp_path):
     """
-    What is not wanted, of whatever type, stands in nobody's way.
+    A value that is not needed does not stop the reader, whatever its type.
     """
     form = Gguf()
     numbers = [form.number("I", 7)] * 1000
@@ -60,9 +60,9 @@ def test_every_kind_of_value_is_stepped_over(tmp_path):
     assert header.is_complete
 
 
-def test_a_file_without_tensors_is_whole_when_its_header_is(tmp_path):
+def test_a_file_without_tensors_is_complete(tmp_path):
     """
-    A vocabulary has no weights.
+    A file with only a vocabulary has no weights.
     """
     content = gguf(tensors=())
 
@@ -71,9 +71,9 @@ def test_a_file_without_tensors_is_whole_when_its_header_is(tmp_path):
     assert (header.parameter_count, header.is_complete) == (0, True)
 
 
-def test_a_file_that_lacks_a_byte_is_not_complete(tmp_path):
+def test_a_file_that_lacks_one_byte_is_incomplete(tmp_path):
     """
-    A download that was cut off is told by its header, and nothing of it is hashed.
+    A truncated download is detected by its header, without hashing.
     """
     content = gguf(tensors=[("a", (32, 4), F32)])
 
@@ -85,9 +85,9 @@ def test_a_file_that_lacks_a_byte_is_not_complete(tmp_path):
     assert whole.expected_size_bytes == short.expected_size_bytes == len(content)
 
 
-def test_the_alignment_is_the_headers(tmp_path):
+def test_the_alignment_comes_from_the_header(tmp_path):
     """
-    The data begins where general.alignment says.
+    The tensor data begins at a multiple of general.alignment.
     """
     keys = (*LLAMA, ("general.alignment", "u32", 4096))
     content = gguf(keys, [("a", (1024,), F32)], alignment=4096)
@@ -99,7 +99,7 @@ def test_the_alignment_is_the_headers(tmp_path):
 
 def test_a_tensor_of_an_unknown_type_leaves_the_size_unknown(tmp_path):
     """
-    Its parameters count; how long the file has to be nobody knows, but for what comes before it.
+    Its parameters are counted. Only the size up to the tensor can be checked.
     """
     form = Gguf()
     infos = form.tensor("a", [32], F32, 0) + form.tensor("b", [8], 99, 128)
@@ -125,11 +125,11 @@ def test_a_tensor_of_an_unknown_type_leaves_the_size_unknown(tmp_path):
         ("i32", -1, "Q4_0"),
         ("bool", True, "Q4_0"),
     ],
-    ids=["known", "wide", "signed", "guessed", "unknown", "a text", "negative", "yes"],
+    ids=["known", "64 bits", "signed", "guessed", "unknown", "text", "negative", "bool"],
 )
-def test_the_quantization_has_the_name_people_use(tmp_path, kind, value, name):
+def test_the_quantization_has_its_usual_name(tmp_path, kind, value, name):
     """
-    general.file_type by its name; what is no number says nothing, and the weights do.
+    general.file_type is translated. If it is not a number, the tensor types decide.
     """
     path = written(
         tmp_path,
@@ -139,9 +139,9 @@ def test_the_quantization_has_the_name_people_use(tmp_path, kind, value, name):
     assert read_header(path).quantization == name
 
 
-def test_without_a_file_type_most_weights_decide(tmp_path):
+def test_without_a_file_type_the_most_frequent_tensor_type_decides(tmp_path):
     """
-    The type that most parameters have, whichever has more tensors.
+    The type with the most parameters counts, not the type with the most tensors.
     """
     path = written(tmp_path, gguf((), [("a", (2,), F32), ("b", (2,), F32), ("c", (64,), Q8_0)]))
 
@@ -151,7 +151,7 @@ def test_without_a_file_type_most_weights_decide(tmp_path):
 @pytest.mark.parametrize(
     "value",
     ["", "  ", "a\nb", "a\x1b[2J", "a\u202eb", "x" * 129, b"\xff\xfe", "a\0"],
-    ids=["empty", "blank", "line feed", "escape", "turned round", "long", "no UTF-8", "NUL"],
+    ids=["empty", "blank", "line feed", "escape", "reversed", "long", "not UTF-8", "NUL"],
 )
 @pytest.mark.parametrize(
     ("key", "field"),
@@ -162,18 +162,18 @@ def test_without_a_file_type_most_weights_decide(tmp_path):
     ],
     ids=["architecture", "name", "license"],
 )
-def test_a_text_that_is_no_name_is_not_believed(tmp_path, key, field, value):
+def test_an_unsafe_text_is_not_accepted(tmp_path, key, field, value):
     """
-    A stranger's text is 128 characters that can be printed, or it is nothing.
+    A text from a header is accepted if it has at most 128 characters, all of them printable.
     """
     header = read_header(written(tmp_path, with_key(key, "text", value)))
 
     assert getattr(header, field) is None
 
 
-def test_a_text_of_128_characters_is_kept(tmp_path):
+def test_a_text_of_128_characters_is_accepted(tmp_path):
     """
-    The limit is one of characters, and not of bytes.
+    The limit counts characters and not bytes.
     """
     header = read_header(written(tmp_path, with_key("general.name", "text", "\U0001f999" * 128)))
 
@@ -191,20 +191,20 @@ def test_a_text_of_128_characters_is_kept(tmp_path):
         ("text", "8", None),
         ("bool", True, None),
     ],
-    ids=["largest", "too large", "none", "negative", "fraction", "text", "yes"],
+    ids=["largest", "too large", "zero", "negative", "fraction", "text", "bool"],
 )
-def test_a_context_length_is_a_number_of_tokens(tmp_path, kind, value, found):
+def test_an_invalid_context_length_is_ignored(tmp_path, kind, value, found):
     """
-    What cannot be one is not kept, and the rest of the header is.
+    The rest of the header is still read.
     """
     header = read_header(written(tmp_path, with_key("llama.context_length", kind, value)))
 
     assert (header.context_length, header.architecture) == (found, "llama")
 
 
-def test_the_context_length_is_that_of_the_architecture(tmp_path):
+def test_the_context_length_of_the_architecture_is_used(tmp_path):
     """
-    A model with a vision tower has two, and its architecture may come last.
+    A model with a vision tower has two, and the architecture may be the last key.
     """
     keys = [("clip.context_length", "u32", 77), ("llama.context_length", "u32", 8)]
     keys += [("general.architecture", "text", "llama")]
@@ -212,9 +212,9 @@ def test_the_context_length_is_that_of_the_architecture(tmp_path):
     assert read_header(written(tmp_path, gguf(keys))).context_length == 8
 
 
-def test_a_context_length_behind_very_many_others_is_not_looked_for(tmp_path):
+def test_the_number_of_context_lengths_is_limited(tmp_path):
     """
-    Whose key it is comes last; until then each is kept, but no more than a few.
+    Until the architecture is known, each context length is kept, up to a limit.
     """
     few = [(f"{i}.context_length", "u32", i) for i in range(50)]
     many = [(f"{i}.context_length", "u32", i) for i in range(100)]
@@ -223,9 +223,9 @@ def test_a_context_length_behind_very_many_others_is_not_looked_for(tmp_path):
     assert read_header(written(tmp_path, gguf((*many, *LLAMA)))).context_length is None
 
 
-def test_the_tensors_may_lie_in_any_order(tmp_path):
+def test_tensors_can_be_in_any_order(tmp_path):
     """
-    The file is as long as the last of them needs, which need not be the last that is listed.
+    The tensor with the largest end decides the size, even if it is not the last in the list.
     """
     form = Gguf()
     content = form.head(2, 0) + form.tensor("b", [8], F32, 32) + form.tensor("a", [8], F32, 0)
@@ -238,11 +238,11 @@ def test_the_tensors_may_lie_in_any_order(tmp_path):
 @pytest.mark.parametrize(
     ("number", "count", "found"),
     [(0, 3, (1, 3)), (2, 3, (3, 3)), (3, 3, (None, None)), (0, 0, (None, None))],
-    ids=["first", "last", "behind the last", "of none"],
+    ids=["first", "last", "after the last", "of zero"],
 )
-def test_a_shard_is_counted_from_one(tmp_path, number, count, found):
+def test_shards_are_counted_from_one(tmp_path, number, count, found):
     """
-    As in the names of the files; split.no counts from zero.
+    File names count from 1, and split.no counts from 0.
     """
     keys = [("split.no", "u16", number), ("split.count", "u16", count)]
 
@@ -251,9 +251,9 @@ def test_a_shard_is_counted_from_one(tmp_path, number, count, found):
     assert (header.shard_index, header.shard_count) == found
 
 
-def test_a_file_that_is_cut_anywhere_is_refused_or_incomplete(tmp_path):
+def test_a_file_truncated_anywhere_is_refused_or_incomplete(tmp_path):
     """
-    Of each beginning of a file either the header is broken or the weights are not all there.
+    Either the header is damaged or the weights are incomplete.
     """
     content = gguf(tensors=[("a", (32,), F32)])
     path = written(tmp_path, content)
@@ -270,7 +270,7 @@ def test_a_file_that_is_cut_anywhere_is_refused_or_incomplete(tmp_path):
 
 
 def mutated(content, rng, span):
-    """A file with some of its first bytes changed, left out, doubled or replaced by a number."""
+    """Return content with some of its first bytes changed, deleted, inserted or overwritten."""
     raw = bytearray(content)
     for _ in range(rng.randrange(1, 5)):
         at = rng.randrange(4, min(len(raw), span))
@@ -288,7 +288,7 @@ def mutated(content, rng, span):
 
 
 def read_mutations(path, number, seed):
-    """How many of so many were still read; another error than ours ends the test."""
+    """Return how many mutated files were read. Any error but BadHeaderError fails the test."""
     rng = random.Random(seed)
     form = Gguf()
     texts = form.array(8, [form.text(f"t{i}") for i in range(5)])
@@ -312,28 +312,28 @@ def read_mutations(path, number, seed):
 
 def test_a_mutated_header_is_read_or_refused(tmp_path):
     """
-    Of 6,000 headers that chance has damaged none does more than raise BadHeaderError.
+    6,000 randomly damaged headers raise nothing but BadHeaderError.
     """
     read = read_mutations(tmp_path / "m", 6_000, seed=20260101)
 
-    # Both happen, or the mutations were all too mild or all too wild.
+    # Both outcomes must occur. Otherwise the mutations are too weak or too strong.
     assert 500 < read < 5_500
 
 
 @pytest.mark.slow
 def test_very_many_mutated_headers_are_read_or_refused(tmp_path):
     """
-    The same of 100,000.
+    The same with 100,000 headers.
     """
     assert read_mutations(tmp_path / "m", 100_000, seed=7)
 
 
-def test_the_types_are_those_of_the_gguf_package():
+def test_the_type_tables_equal_those_of_the_gguf_package():
     """
-    Names and sizes of the types are a table, and the package's is the same.
+    Names and sizes of all types are compared.
     """
     oracle = pytest.importorskip("gguf")
-    # Its Q8_1 has grown smaller since; no file holds any.
+    # The package has changed the size of Q8_1 since. No file uses that type.
     theirs = {
         kind.value: (kind.name, *oracle.GGML_QUANT_SIZES[kind])
         for kind in oracle.GGMLQuantizationType
@@ -349,8 +349,8 @@ def test_the_types_are_those_of_the_gguf_package():
     assert {kind: ggml_types.file_type_name(kind) for kind in files} == files
 
 
-def said_by_the_package(oracle, path):
-    """What the gguf package reads, put into our words."""
+def read_with_package(oracle, path):
+    """Return the header that the gguf package reads, with the field names of this project."""
     reader = oracle.GGUFReader(path)
 
     def value(name):
@@ -381,7 +381,7 @@ def said_by_the_package(oracle, path):
     }
 
 
-def said_by_us(path, *, weights=True):
+def read_with_catalog(path, *, weights=True):
     header = read_header(path)
     return {
         "architecture": header.architecture,
@@ -398,9 +398,9 @@ def said_by_us(path, *, weights=True):
 
 @pytest.mark.parametrize("order", ["LITTLE", "BIG"], ids=["little-endian", "big-endian"])
 @pytest.mark.parametrize("file_type", [None, 7], ids=["no file type", "Q8_0"])
-def test_what_the_gguf_package_writes_is_read(tmp_path, order, file_type):
+def test_a_file_of_the_gguf_package_is_read_as_the_package_reads_it(tmp_path, order, file_type):
     """
-    A file of the package's own making is read as the package reads it.
+    The package writes the file, and both readers give the same values.
     """
     oracle, numpy = pytest.importorskip("gguf"), pytest.importorskip("numpy")
     path = tmp_path / "m.gguf"
@@ -425,31 +425,31 @@ def test_what_the_gguf_package_writes_is_read(tmp_path, order, file_type):
     writer.write_tensors_to_file()
     writer.close()
 
-    assert said_by_us(path) == said_by_the_package(oracle, path)
+    assert read_with_catalog(path) == read_with_package(oracle, path)
     assert read_header(path).is_complete
 
 
 @pytest.mark.parametrize("order", ["<", ">"], ids=["little-endian", "big-endian"])
 @pytest.mark.parametrize("version", [2, 3], ids=["version 2", "version 3"])
-def test_the_gguf_package_reads_what_the_tests_write(tmp_path, version, order):
+def test_the_gguf_package_reads_the_files_of_these_tests(tmp_path, version, order):
     """
-    The builder of these tests writes what others call GGUF; version 1 the package no longer knows.
+    The builder of these tests writes valid GGUF. The package no longer reads version 1.
     """
     oracle = pytest.importorskip("gguf")
     path = written(tmp_path, gguf(version=version, order=order))
 
-    assert said_by_us(path) == said_by_the_package(oracle, path)
+    assert read_with_catalog(path) == read_with_package(oracle, path)
 
 
 @pytest.mark.parametrize("name", ["ggml-vocab-bert-bge.gguf", "synthetic/small.gguf"])
 def test_real_files_are_read_as_the_gguf_package_reads_them(name):
     """
-    Files that llama.cpp and its converters have written.
+    llama.cpp and its converters wrote these files.
     """
     path = fixtures() / name
     oracle = pytest.importorskip("gguf")
 
-    ours = said_by_us(path, weights="vocab" not in name)
+    ours = read_with_catalog(path, weights="vocab" not in name)
 
-    assert ours == said_by_the_package(oracle, path)
+    assert ours == read_with_package(oracle, path)
     assert ours["architecture"]

@@ -1,4 +1,4 @@
-"""Which keys a signature may be held against."""
+"""Which keys are accepted for signature verification."""
 
 import base64
 import subprocess
@@ -18,7 +18,7 @@ KEY = read_public_key(pem(PRIVATE))
 
 def test_a_key_is_read_from_a_file_or_from_bytes(tmp_path):
     """
-    Both are one key, which is told by the fingerprint that openssl gives.
+    Both give an equal key, with the fingerprint that openssl prints.
     """
     path = tmp_path / "key.pub"
     path.write_bytes(b"a comment\n" + pem(PRIVATE))
@@ -31,49 +31,49 @@ def test_a_key_is_read_from_a_file_or_from_bytes(tmp_path):
 @pytest.mark.parametrize(
     ("reason", "content"),
     [
-        ("no public key", b""),
-        ("no public key", b"ssh-ed25519 AAAA"),
-        ("no public key", pem(PRIVATE)[:-40]),
-        ("no public key", pem(PRIVATE, serialization.Encoding.DER)),
-        ("no public key", pem(PRIVATE).replace(b"M", b"N", 1)),
+        ("no readable public key", b""),
+        ("no readable public key", b"ssh-ed25519 AAAA"),
+        ("no readable public key", pem(PRIVATE)[:-40]),
+        ("no readable public key", pem(PRIVATE, serialization.Encoding.DER)),
+        ("no readable public key", pem(PRIVATE).replace(b"M", b"N", 1)),
         ("private key", private_pem(PRIVATE)),
-        ("another kind than EC", pem(ed25519.Ed25519PrivateKey.generate())),
-        ("another kind than EC", pem(rsa.generate_private_key(65537, 2048))),
+        ("not an EC key", pem(ed25519.Ed25519PrivateKey.generate())),
+        ("not an EC key", pem(rsa.generate_private_key(65537, 2048))),
         ("the curve secp256k1", pem(private_key(ec.SECP256K1()))),
         ("the curve secp224r1", pem(private_key(ec.SECP224R1()))),
-        ("longer than 64 KiB", b" " * 65_537),
+        ("larger than 64 KiB", b" " * 65_537),
     ],
-    # The keys are made anew in each process, and a test has to have one name in all.
+    # The keys differ in each process, but the name of a test must not.
     ids=[
-        "nothing",
-        "of ssh",
-        "cut off",
+        "empty",
+        "SSH key",
+        "truncated",
         "DER",
-        "another letter",
-        "private",
+        "changed character",
+        "private key",
         "Ed25519",
         "RSA",
         "secp256k1",
         "secp224r1",
-        "long",
+        "too long",
     ],
 )
-def test_what_is_no_ec_public_key_is_refused(tmp_path, reason, content):
+def test_anything_but_an_ec_public_key_is_refused(tmp_path, reason, content):
     """
-    It says which key is wanted, and names the file where there is one.
+    The error says which key is needed, and names the file if there is one.
     """
     path = tmp_path / "key.pub"
     path.write_bytes(content)
     with pytest.raises(InvalidKeyError, match=reason) as caught:
         read_public_key(path)
     assert caught.value.source == repr(str(path))
-    with pytest.raises(InvalidKeyError, match=r"(?s)what was given.*P-256, P-384 or P-521"):
+    with pytest.raises(InvalidKeyError, match=r"(?s)the given PEM.*P-256, P-384 or P-521"):
         read_public_key(content)
 
 
-def test_without_the_package_it_says_what_to_install():
+def test_without_cryptography_the_error_says_what_to_install():
     """
-    The rooms can be imported without cryptography, and do not import it.
+    The signing modules can be imported without cryptography.
     """
     script = (
         "import sys\n"
@@ -83,8 +83,10 @@ def test_without_the_package_it_says_what_to_install():
         "try: public_key.read_public_key(b'')\n"
         "except NotInstalledError as error: print(error, error.extra, sep='|')\n"
     )
-    told = subprocess.run(
+    output = subprocess.run(
         [sys.executable, "-c", script], check=True, capture_output=True, text=True
     ).stdout
-    assert told == ("cryptography is not installed: pip install 'model-catalog[signing]'|signing\n")
+    assert output == (
+        "cryptography is not installed: pip install 'model-catalog[signing]'|signing\n"
+    )
     assert NotInstalledError("x", "y").package == "x"

@@ -1,4 +1,4 @@
-"""Which files at a path a signature has to be over, and what model-signing says of them."""
+"""Which files a signature must cover, and that model-signing gives the same verdict."""
 
 import os
 
@@ -9,7 +9,7 @@ from signed_bundles import bundle, digests, pem, private_key, private_pem, state
 from model_catalog import BadLayoutError, BadSignatureError, ProtectedFileError
 from model_catalog.files import safe_open
 from model_catalog.files.digest import file_digest
-from model_catalog.files.signing import required_files as covered_room
+from model_catalog.files.signing import required_files
 from model_catalog.files.signing.public_key import read_public_key
 from model_catalog.files.signing.required_files import required_file_paths
 from model_catalog.files.signing.signature import require_matching_files, verify_bundle
@@ -28,7 +28,7 @@ def signed(tmp_path):
 
 @pytest.fixture
 def model(tmp_path):
-    """A folder as FILES has it."""
+    """A folder with the files in FILES."""
     root = tmp_path / "m"
     root.mkdir()
     for name, content in {"a.bin": b"a", "b.bin": b"b", "config.json": b"{}"}.items():
@@ -36,15 +36,15 @@ def model(tmp_path):
     return root
 
 
-def found_in(root, signed, **how):
-    """The digests of all that the signature has to be over, as a caller gets them."""
+def digests_of(root, signed, **how):
+    """Return the digests of all files that the signature must cover, as a caller computes them."""
     at = root if root.is_dir() else root.parent
     return {path: file_digest(at / path) for path in required_file_paths(root, signed, **how)}
 
 
-def test_every_file_has_to_be_signed_but_what_was_left_out(model):
+def test_a_signature_must_cover_every_file_that_is_not_ignored(model):
     """
-    Hidden files and unfinished downloads can be loaded too; the bundle is known by its identity.
+    Hidden files and unfinished downloads can be loaded too. The bundle is found by its identity.
     """
     (model / "other.sig").write_bytes(bundle(PRIVATE, statement(FILES)))
     signed = verify_bundle(model / "other.sig", KEY)
@@ -52,7 +52,7 @@ def test_every_file_has_to_be_signed_but_what_was_left_out(model):
     (model / ".git" / "HEAD").write_text("x")
     (model / "empty").mkdir()
     assert required_file_paths(model, signed) == ("a.bin", "b.bin", "config.json")
-    require_matching_files(signed, found_in(model, signed))
+    require_matching_files(signed, digests_of(model, signed))
 
     (model / "sub" / ".git").mkdir(parents=True)
     for name in (".hidden", "c.bin.part", "sub/.git/x"):
@@ -67,9 +67,9 @@ def test_every_file_has_to_be_signed_but_what_was_left_out(model):
     )
 
 
-def test_the_paths_come_in_the_order_of_their_bytes(model, signed):
+def test_the_paths_are_sorted_by_their_bytes(model, signed):
     """
-    Whatever order the disk has them in, and also where they are not UTF-8.
+    The order on disk does not matter, and names may be invalid UTF-8.
     """
     for name in (
         b"z",
@@ -92,16 +92,17 @@ def test_the_paths_come_in_the_order_of_their_bytes(model, signed):
     assert len(found) == 13
 
 
-def test_a_single_file_is_covered_by_its_name(model, signed):
+def test_a_single_file_is_required_by_its_name(model, signed):
     """
-    Whatever lies beside it.
+    Other files in the folder are not required.
     """
     assert required_file_paths(model / "a.bin", signed) == ("a.bin",)
 
 
-def test_what_no_signature_can_be_over_is_named(model, signed):
+def test_a_file_that_a_signature_cannot_cover_is_an_error(model, signed):
     """
-    Links, unless they are followed on purpose, and then those to folders; FIFOs; and the database.
+    That is a link without `follow_links`, a link to a folder, a FIFO, or the database of the
+    catalog. The error names it.
     """
     (model / "link").symlink_to("a.bin")
     with pytest.raises(BadSignatureError, match="'link' is a link"):
@@ -131,17 +132,17 @@ def test_what_no_signature_can_be_over_is_named(model, signed):
         required_file_paths(model, signed)
 
 
-def test_a_folder_without_end_is_no_model(model, signed, monkeypatch):
+def test_a_folder_with_too_many_files_is_refused(model, signed, monkeypatch):
     """
-    It is given up on as it is by `members`.
+    The limit is that of `find_model_files`.
     """
-    monkeypatch.setattr(covered_room, "MAX_ENTRIES", 2)
+    monkeypatch.setattr(required_files, "MAX_ENTRIES", 2)
     with pytest.raises(BadLayoutError, match="more than 2 files"):
         required_file_paths(model, signed)
 
 
 class Oracle:
-    """The package that defines the format, as its command line calls it."""
+    """The package that defines the format, called as its command line calls it."""
 
     def __init__(self, folder):
         pytest.importorskip("OpenSSL")
@@ -174,16 +175,16 @@ class Oracle:
             self.verifying.Config().use_elliptic_key_verifier(
                 public_key=self.public
             ).set_hashing_config(self.config(**how)).verify(root, self.bundle)
-        except Exception as error:  # noqa: BLE001 - whatever it raises is a refusal
+        except Exception as error:  # noqa: BLE001 - any error is a refusal
             print(error)
             return False
         return True
 
-    def our_reason(self, root, **how):
-        """Why we refuse it, or None."""
+    def refusal_reason(self, root, **how):
+        """Return why this project refuses the bundle, or None."""
         try:
             signed = verify_bundle(self.bundle, read_public_key(self.public))
-            require_matching_files(signed, found_in(root, signed, **how))
+            require_matching_files(signed, digests_of(root, signed, **how))
         except BadSignatureError as error:
             return error.reason
         return None
@@ -201,9 +202,9 @@ def swap_for_link(model):
 
 CHANGES = {
     "nothing": (lambda model: None, None),
-    "what is left out": (lambda model: (model / ".gitattributes").write_text("x"), None),
+    "an ignored file": (lambda model: (model / ".gitattributes").write_text("x"), None),
     "an empty folder": (lambda model: (model / "empty").mkdir(), None),
-    "a byte": (lambda model: (model / "a.bin").write_bytes(b"A"), "tampered with: 'a.bin'"),
+    "a changed byte": (lambda model: (model / "a.bin").write_bytes(b"A"), "tampered with: 'a.bin'"),
     "an extra file": (lambda model: (model / "x").write_bytes(b"x"), "not signed: 'x'"),
     "a hidden file": (lambda model: (model / ".x").write_bytes(b"x"), "not signed: '.x'"),
     "a git folder below": (
@@ -215,9 +216,12 @@ CHANGES = {
         lambda model: (model / "a.bin").rename(model / "c.bin"),
         "renamed: 'a.bin' to 'c.bin'",
     ),
-    "a link in its place": (
+    "a link in place of a file": (
         swap_for_link,
-        "'a.bin' is a link, which can be turned to another file: have links followed on purpose",
+        (
+            "'a.bin' is a link, which can be changed to lead to another file: "
+            "allow links with follow_links"
+        ),
     ),
     "a FIFO": (lambda model: os.mkfifo(model / "x"), "'x' is a FIFO"),
 }
@@ -226,73 +230,73 @@ CHANGES = {
 @pytest.mark.parametrize("change", CHANGES)
 def test_model_signing_gives_the_same_verdict(model, oracle, change):
     """
-    On the folder it signed, and after each change to it.
+    For the signed folder, and after each change to it.
     """
     make, reason = CHANGES[change]
     oracle.sign(model)
     make(model)
 
-    assert oracle.our_reason(model) == reason
+    assert oracle.refusal_reason(model) == reason
     assert oracle.accepts(model) == (reason is None)
 
 
 @pytest.mark.parametrize("curve", [ec.SECP256R1(), ec.SECP384R1(), ec.SECP521R1()])
-def test_model_signings_keys_are_read(model, oracle, curve):
+def test_keys_on_the_curves_of_model_signing_are_read(model, oracle, curve):
     """
-    On each of its curves; and the bundle of one key is refused by both for another.
+    Both refuse the bundle of another key.
     """
     oracle.use(private_key(curve))
     oracle.sign(model)
-    assert (oracle.our_reason(model), oracle.accepts(model)) == (None, True)
+    assert (oracle.refusal_reason(model), oracle.accepts(model)) == (None, True)
 
     oracle.use(private_key(curve))
-    assert "signed with another key than sha256:" in oracle.our_reason(model)
+    assert "signed with another key than sha256:" in oracle.refusal_reason(model)
     assert not oracle.accepts(model)
 
 
-def test_model_signing_agrees_on_links(model, oracle):
+def test_model_signing_gives_the_same_verdict_on_links(model, oracle):
     """
-    What was signed through links is accepted through links, where they are followed on purpose.
+    A bundle that was made through links is accepted if links are followed.
     """
     swap_for_link(model)
     oracle.sign(model, links=True)
 
-    assert "'a.bin' is a link" in oracle.our_reason(model)
-    assert oracle.our_reason(model, follow_links=True) is None
+    assert "'a.bin' is a link" in oracle.refusal_reason(model)
+    assert oracle.refusal_reason(model, follow_links=True) is None
     assert (oracle.accepts(model), oracle.accepts(model, links=True)) == (False, True)
 
 
-def test_model_signing_agrees_on_a_single_file(tmp_path, oracle):
+def test_model_signing_gives_the_same_verdict_on_a_single_file(tmp_path, oracle):
     """
-    Its name is not signed, its bytes are.
+    The bytes of the file are signed, and its name is not.
     """
     root = tmp_path / "one.gguf"
     root.write_bytes(b"x")
     oracle.sign(root)
     root = root.rename(tmp_path / "renamed.gguf")
-    assert (oracle.our_reason(root), oracle.accepts(root)) == (None, True)
+    assert (oracle.refusal_reason(root), oracle.accepts(root)) == (None, True)
 
     root.write_bytes(b"y")
-    assert oracle.our_reason(root) == "tampered with: 'renamed.gguf'"
+    assert oracle.refusal_reason(root) == "tampered with: 'renamed.gguf'"
     assert not oracle.accepts(root)
 
 
-def test_git_paths_are_signed_where_the_signer_says_so(model, oracle):
+def test_git_paths_are_required_if_the_signer_included_them(model, oracle):
     """
-    model-signing has to be told of it again; we are told by the bundle.
+    model-signing needs an option for that. This project reads it from the bundle.
     """
     (model / ".gitattributes").write_text("x")
     oracle.sign(model, git=False)
-    assert (oracle.our_reason(model), oracle.accepts(model, git=False)) == (None, True)
+    assert (oracle.refusal_reason(model), oracle.accepts(model, git=False)) == (None, True)
 
     (model / ".gitattributes").write_text("y")
-    assert oracle.our_reason(model) == "tampered with: '.gitattributes'"
+    assert oracle.refusal_reason(model) == "tampered with: '.gitattributes'"
     assert not oracle.accepts(model, git=False)
 
 
-def test_model_signings_other_digests_are_refused(model, oracle):
+def test_other_digests_of_model_signing_are_refused(model, oracle):
     """
-    They are not misread for those of whole files with SHA-256.
+    They are not mistaken for SHA-256 digests of whole files.
     """
     for reason, config in {
         "its digests are 'blake2b'": oracle.config().use_file_serialization(
@@ -301,16 +305,16 @@ def test_model_signings_other_digests_are_refused(model, oracle):
         "its digests are 'blake3'": oracle.config().use_file_serialization(
             hashing_algorithm="blake3"
         ),
-        "it is over 'shards'": oracle.config().use_shard_serialization(),
+        "it signs 'shards'": oracle.config().use_shard_serialization(),
     }.items():
         oracle.sign(model, config)
-        assert reason in oracle.our_reason(model)
+        assert reason in oracle.refusal_reason(model)
 
 
-def test_a_bundle_of_the_tests_is_one_of_model_signings(model, oracle):
+def test_model_signing_accepts_the_bundles_of_these_tests(model, oracle):
     """
-    What the other tests here are made with is no format of their own.
+    The helper of the other tests writes the real format.
     """
     oracle.bundle.write_bytes(bundle(PRIVATE, statement(FILES)))
 
-    assert (oracle.our_reason(model), oracle.accepts(model)) == (None, True)
+    assert (oracle.refusal_reason(model), oracle.accepts(model)) == (None, True)

@@ -1,4 +1,4 @@
-"""Safetensors headers, and pickles; and of every format the hostile ones."""
+"""Safetensors headers and pickles, and hostile headers of every format."""
 
 import io
 import os
@@ -28,7 +28,7 @@ def written(tmp_path, content, name="model.safetensors"):
 
 def test_a_header_is_read(tmp_path):
     """
-    The parameters, the type most of them have, and how long the file has to be.
+    It gives the parameters, their most frequent type, and the size that the file needs.
     """
     content = safetensors()
 
@@ -43,9 +43,9 @@ def test_a_header_is_read(tmp_path):
     )
 
 
-def test_the_names_of_modelspec_are_read(tmp_path):
+def test_the_modelspec_keys_are_read(tmp_path):
     """
-    Those who put a title into the metadata are believed as far as a title goes.
+    Architecture, title and license in the metadata are used.
     """
     metadata = {
         "format": "pt",
@@ -61,9 +61,9 @@ def test_the_names_of_modelspec_are_read(tmp_path):
     assert (header.architecture, header.name, header.license) == ("flux-1-dev", "Flux", "other")
 
 
-def test_a_text_that_is_no_name_is_not_believed(tmp_path):
+def test_an_unsafe_text_is_not_accepted(tmp_path):
     """
-    Escapes, lone surrogates and long texts are nothing.
+    Escapes, lone surrogates and long texts are ignored.
     """
     metadata = {
         "modelspec.title": "\x1b[2J",
@@ -79,11 +79,11 @@ def test_a_text_that_is_no_name_is_not_believed(tmp_path):
 @pytest.mark.parametrize(
     ("change", "complete"),
     [(lambda c: c, True), (lambda c: c[:-1], False), (lambda c: c + b"x", True)],
-    ids=["whole", "a byte short", "a byte more"],
+    ids=["complete", "one byte short", "one byte more"],
 )
-def test_a_file_that_is_too_short_is_not_complete(tmp_path, change, complete):
+def test_a_file_that_is_too_short_is_incomplete(tmp_path, change, complete):
     """
-    The file is to be at least as long as its tensors say.
+    The file must be at least as long as its tensors need.
     """
     header = read_header(written(tmp_path, change(safetensors())))
 
@@ -100,18 +100,18 @@ def test_a_file_that_is_too_short_is_not_complete(tmp_path, change, complete):
         (b'{"a":{"dtype":"F4","shape":[2],"data_offsets":[0,1]}}', 2),
         (b'{"a":{"dtype":"U8","shape":[0,9],"data_offsets":[0,0]}}', 0),
     ],
-    ids=["empty", "padded", "blanks and a scalar", "unknown type", "half bytes", "empty tensor"],
+    ids=["empty", "padded", "whitespace and scalar", "unknown type", "half bytes", "empty tensor"],
 )
 def test_unusual_headers_are_read(tmp_path, header, parameters):
     """
-    What the format allows and few write.
+    The format allows them, although few programs write them.
     """
     assert read_header(written(tmp_path, headed(header, b"x"))).parameter_count == parameters
 
 
-def test_a_header_longer_than_the_window_is_read(tmp_path):
+def test_a_header_longer_than_the_read_window_is_read(tmp_path):
     """
-    Wherever the border of what is in memory falls: in a name, a number, a letter of two bytes.
+    The window can end in a name, a number or a character of two bytes.
     """
     for shift in range(40):
         tensors = [("ä" * 20 + f".{i}", "F16", (1, 12, 1)) for i in range(1500)]
@@ -120,9 +120,9 @@ def test_a_header_longer_than_the_window_is_read(tmp_path):
         assert (header.parameter_count, header.is_complete) == (18_000, True)
 
 
-def test_a_length_that_looks_like_a_pickle_is_a_length(tmp_path):
+def test_a_header_length_that_looks_like_a_pickle_is_recognized(tmp_path):
     """
-    A header of 640 bytes begins with the two bytes of a pickle, and is none.
+    A file with a header of 640 bytes starts with the two bytes of a pickle.
     """
     content = safetensors()
     length = int.from_bytes(content[:8], "little")
@@ -134,7 +134,7 @@ def test_a_length_that_looks_like_a_pickle_is_a_length(tmp_path):
 
 
 def read_mutations(path, number, seed):
-    """How many of so many were still read; another error than ours ends the test."""
+    """Return how many mutated files were read. Any error but BadHeaderError fails the test."""
     rng = random.Random(seed)
     tensors = [("a", "F16", (4, 8)), ("b.ä", "F32", ()), ("c", "BF16", (0, 3)), ("d", "F4", (6,))]
     content = safetensors(tensors, metadata={"format": "pt", "license": "mit"})
@@ -155,7 +155,7 @@ def read_mutations(path, number, seed):
                 case 3:
                     raw[at:at] = rng.choice(pieces)
         if rng.random() < 0.5:
-            # The length is what it was made for, so that more than the end is looked at.
+            # Correct the length, so that the parser reads more than the beginning.
             end = raw.rfind(b"}") + 1
             raw[:8] = (end - 8).to_bytes(8, "little") if end > 8 else raw[:8]
         path.write_bytes(raw)
@@ -169,24 +169,24 @@ def read_mutations(path, number, seed):
 
 def test_a_mutated_header_is_read_or_refused(tmp_path):
     """
-    Of 4,000 headers that chance has damaged none does more than raise BadHeaderError.
+    4,000 randomly damaged headers raise nothing but BadHeaderError.
     """
     read = read_mutations(tmp_path / "m", 4_000, seed=20260101)
 
-    # Both happen, or the mutations were all too mild or all too wild.
+    # Both outcomes must occur. Otherwise the mutations are too weak or too strong.
     assert 100 < read < 3_900
 
 
 @pytest.mark.slow
 def test_very_many_mutated_headers_are_read_or_refused(tmp_path):
     """
-    The same of 100,000.
+    The same with 100,000 headers.
     """
     assert read_mutations(tmp_path / "m", 100_000, seed=7)
 
 
 def read_limited(path):
-    """Read a header in a process of its own, with 2 s of the processor; what came, and MiB."""
+    """Read a header in a new process with 2 s of CPU time; return its format and the MiB used."""
     code = """if True:
         import resource, sys
         resource.setrlimit(resource.RLIMIT_CPU, (2, 2))
@@ -195,7 +195,7 @@ def read_limited(path):
             found = read_header(sys.argv[1]).format
         except Exception as error:
             found = type(error).__name__
-        # Not ru_maxrss: of a child it counts what its parent had at the fork.
+        # ru_maxrss would include the memory that the parent had at the fork.
         peak = [line for line in open("/proc/self/status") if line.startswith("VmHWM")]
         kib = int(peak[0].split()[1]) if peak else resource.getrusage(0).ru_maxrss
         print(found, kib // 1024)
@@ -204,8 +204,8 @@ def read_limited(path):
         done = subprocess.run(
             [sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=False
         )
-        # A processor that two workers share counts more seconds for the same work. What costs too
-        # much by itself does so each time.
+        # On a CPU core that two workers share, the same work can take more CPU time. A real
+        # regression fails each time.
         if done.returncode != -signal.SIGKILL:
             break
     assert done.returncode == 0, done.stderr or f"killed by {-done.returncode}"
@@ -216,7 +216,7 @@ def read_limited(path):
 @pytest.mark.parametrize("name", REFUSED)
 def test_a_hostile_header_is_refused(tmp_path, name):
     """
-    At once: what a header claims to be long is never waited for.
+    At once: a length that a header claims is never read or allocated.
     """
     path = written(tmp_path, REFUSED[name])
     before = resource.getrusage(resource.RUSAGE_SELF).ru_utime
@@ -228,15 +228,15 @@ def test_a_hostile_header_is_refused(tmp_path, name):
     assert resource.getrusage(resource.RUSAGE_SELF).ru_utime - before < 2
 
 
-# None of the small ones makes much more of itself than it is: these are those that might.
-COSTLY = ["array of 40 million texts", "safetensors: a mebibyte of lists"]
+# These hostile files could need much more memory than their size.
+COSTLY = ["array of 40 million texts", "safetensors: 1 MiB of lists"]
 COSTLY += ["safetensors: a name of megabytes", "safetensors: 100,000 objects deep"]
 
 
 @pytest.mark.parametrize("name", COSTLY)
-def test_a_refused_header_costs_little(tmp_path, name):
+def test_a_refused_header_needs_little_time_and_memory(tmp_path, name):
     """
-    Less than 2 s of the processor and 64 MiB, the interpreter among them.
+    Less than 2 s of CPU time and 64 MiB, including the interpreter.
     """
     path = written(tmp_path, REFUSED[name])
     if name == "array of 40 million texts":
@@ -251,7 +251,7 @@ def test_a_refused_header_costs_little(tmp_path, name):
 @pytest.mark.parametrize(("content", "zeros"), ONE_TOO_MANY.values(), ids=ONE_TOO_MANY)
 def test_a_list_that_is_too_long_is_refused(tmp_path, content, zeros):
     """
-    Before it is read, although all of it is there.
+    Before it is read, although all of it exists.
     """
     path = written(tmp_path, content)
     os.truncate(path, len(content) + zeros)
@@ -262,9 +262,9 @@ def test_a_list_that_is_too_long_is_refused(tmp_path, content, zeros):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("content", LARGE.values(), ids=LARGE)
-def test_the_largest_header_costs_little(tmp_path, content):
+def test_the_largest_header_needs_little_memory(tmp_path, content):
     """
-    Neither does one that is as large as may be.
+    The header is as large as the limits allow.
     """
     _, mebibytes = read_limited(written(tmp_path, content))
 
@@ -272,9 +272,9 @@ def test_the_largest_header_costs_little(tmp_path, content):
 
 
 @pytest.mark.slow
-def test_a_header_of_100_megabytes_costs_little(tmp_path):
+def test_a_header_of_100_megabytes_needs_little_memory(tmp_path):
     """
-    Nor one as long as the format allows.
+    That is the limit of the format.
     """
     path = written(tmp_path, headed(b"{" + b" " * 99_000_000 + b"}"))
 
@@ -285,7 +285,7 @@ def test_a_header_of_100_megabytes_costs_little(tmp_path):
 
 
 class Touch:
-    """What touches a file when it is unpickled."""
+    """An object that makes a folder when it is unpickled."""
 
     def __init__(self, path):
         self.path = str(path)
@@ -305,9 +305,9 @@ def zipped(name, content, *, also=()):
 
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5], ids=lambda protocol: f"protocol {protocol}")
 @pytest.mark.parametrize("wrap", ["plain", "zip"])
-def test_a_pickle_is_recognised_and_never_loaded(tmp_path, protocol, wrap):
+def test_a_pickle_is_detected_and_never_loaded(tmp_path, protocol, wrap):
     """
-    Weights that run code when they are loaded are marked, whatever they are called.
+    Weights that run code when they are loaded are marked as unsafe, whatever the file name is.
     """
     ran = tmp_path / "ran"
     content = pickle.dumps(Touch(ran), protocol)
@@ -318,15 +318,15 @@ def test_a_pickle_is_recognised_and_never_loaded(tmp_path, protocol, wrap):
 
     assert (header.format, header.unsafe) == ("pickle", True)
     assert not ran.exists()
-    # What would have happened.
+    # Loading it would have run its code.
     if wrap == "plain":
         pickle.loads(content)
         assert ran.exists()
 
 
-def test_a_pickle_that_hides_behind_others_is_found(tmp_path):
+def test_a_pickle_after_other_entries_of_a_zip_is_found(tmp_path):
     """
-    Every name in a zip is looked at, and not only the first.
+    All names in a zip are searched, and not only the first.
     """
     content = zipped("x/evil.pkl", b"x", also=[f"weights/{i}" for i in range(2000)])
 
@@ -334,7 +334,7 @@ def test_a_pickle_that_hides_behind_others_is_found(tmp_path):
 
 
 def beyond_4_gib(content):
-    """The same zip, with the place of its list written where that of a large one is."""
+    """Return the same zip with its directory offset in a Zip64 record, as in a zip over 4 GiB."""
     head, end = content[:-22], content[-22:]
     count, size, start = struct.unpack_from("<HII", end, 10)
     record = struct.pack("<4sQHHIIQQQQ", b"PK\6\6", 44, 45, 45, 0, 0, count, count, size, start)
@@ -342,9 +342,9 @@ def beyond_4_gib(content):
     return head + record + locator + end[:12] + b"\xff" * 8 + end[20:]
 
 
-def test_a_large_zip_is_searched_as_well(tmp_path):
+def test_a_zip64_file_is_searched(tmp_path):
     """
-    Beyond 4 GiB a zip keeps the place of its list elsewhere.
+    A zip of more than 4 GiB stores the offset of its directory in another record.
     """
     path = written(tmp_path, beyond_4_gib(zipped("x/data.pkl", b"x", also=["a", "b"])))
     with zipfile.ZipFile(path) as archive:
@@ -353,9 +353,9 @@ def test_a_large_zip_is_searched_as_well(tmp_path):
     assert read_header(path).unsafe
 
 
-def test_a_pickle_in_a_zip_that_was_cut_off_is_incomplete(tmp_path):
+def test_a_pickle_in_a_truncated_zip_is_incomplete(tmp_path):
     """
-    PyTorch writes the pickle first: half a download is told.
+    PyTorch writes the pickle first, so half a download is detected.
     """
     content = zipped("archive/data.pkl", b"x" * 1000)
 
@@ -365,7 +365,7 @@ def test_a_pickle_in_a_zip_that_was_cut_off_is_incomplete(tmp_path):
 
 
 def damaged(at, value):
-    """A zip whose end is another from there on."""
+    """Return a zip with other bytes from an offset, counted from its end."""
     content = zipped("weights.npy", b"x" * 50)
     return content[:at] + value + content[len(content) + at + len(value) :]
 
@@ -373,27 +373,27 @@ def damaged(at, value):
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (zipped("weights.npy", b"x" * 50)[:60], "cut off"),
-        (b"PK\x03\x04", "cut off"),
-        (damaged(-10, b"\xff\xff\xff\x0f"), "too long"),
-        (damaged(-10, struct.pack("<I", 99)), "too long"),
-        (damaged(-6, b"\xff\xff\xff\xff"), "cut off"),
+        (zipped("weights.npy", b"x" * 50)[:60], "truncated"),
+        (b"PK\x03\x04", "truncated"),
+        (damaged(-10, b"\xff\xff\xff\x0f"), "too large"),
+        (damaged(-10, struct.pack("<I", 99)), "too large"),
+        (damaged(-6, b"\xff\xff\xff\xff"), "truncated"),
         (damaged(-6, b"\x01\0\0\0"), "damaged"),
         (damaged(-10, struct.pack("<I", 40)), "damaged"),
     ],
     ids=[
-        "cut off",
-        "magic alone",
-        "endless list",
-        "list longer than the file",
-        "no other list",
-        "list elsewhere",
-        "list cut off",
+        "truncated",
+        "magic only",
+        "huge directory",
+        "directory longer than the file",
+        "no Zip64 record",
+        "wrong directory offset",
+        "truncated directory",
     ],
 )
 def test_a_zip_that_cannot_be_searched_is_refused(tmp_path, content, reason):
     """
-    What is in it nobody knows, so it is not said to be harmless.
+    Its content is unknown, so it is not reported as safe.
     """
     with pytest.raises(BadHeaderError, match=reason):
         read_header(written(tmp_path, content))
@@ -402,11 +402,11 @@ def test_a_zip_that_cannot_be_searched_is_refused(tmp_path, content, reason):
 @pytest.mark.parametrize(
     "content",
     [b"", b"G", b"GGML", b"<!DOCTYPE html>", bytes(100), zipped("a.npy", b"x"), b"\x80\x01xx"],
-    ids=["empty", "a letter", "GGML", "a web page", "zeros", "another zip", "another protocol"],
+    ids=["empty", "one letter", "GGML", "web page", "zeros", "other zip", "other protocol"],
 )
-def test_what_begins_like_no_format_says_so(tmp_path, content):
+def test_an_unknown_format_has_an_error_of_its_own(tmp_path, content):
     """
-    Something else is not a broken model; who does not care catches both at once.
+    It is not a damaged model. BadHeaderError catches both.
     """
     with pytest.raises(UnknownFormatError) as caught:
         read_header(written(tmp_path, content))
@@ -416,7 +416,7 @@ def test_what_begins_like_no_format_says_so(tmp_path, content):
 
 def test_a_header_is_read_only_from_a_file_that_may_be_opened(tmp_path):
     """
-    No FIFO hangs, and no database loses its locks.
+    A FIFO does not block, and no database loses its locks.
     """
     os.mkfifo(tmp_path / "fifo")
     path = written(tmp_path, safetensors())
@@ -429,7 +429,7 @@ def test_a_header_is_read_only_from_a_file_that_may_be_opened(tmp_path):
         read_header(tmp_path / "gone")
 
 
-def said_by_the_package(path):
+def read_with_package(path):
     oracle = pytest.importorskip("safetensors")
     sizes = {}
     with oracle.safe_open(path, "np") as file:
@@ -450,7 +450,7 @@ def said_by_the_package(path):
     }
 
 
-def said_by_us(path):
+def read_with_catalog(path):
     header = read_header(path)
     assert header.format == "safetensors"
     return {
@@ -462,9 +462,9 @@ def said_by_us(path):
     }
 
 
-def test_what_the_safetensors_package_writes_is_read(tmp_path):
+def test_a_file_of_the_safetensors_package_is_read_as_the_package_reads_it(tmp_path):
     """
-    A file of the package's own making is read as the package reads it.
+    The package writes the file, and both readers give the same values.
     """
     numpy = pytest.importorskip("numpy")
     oracle = pytest.importorskip("safetensors.numpy")
@@ -476,23 +476,23 @@ def test_what_the_safetensors_package_writes_is_read(tmp_path):
 
     oracle.save_file(tensors, path, metadata={"license": "mit", "format": "np"})
 
-    assert said_by_us(path) == said_by_the_package(path)
+    assert read_with_catalog(path) == read_with_package(path)
 
 
-def test_the_safetensors_package_reads_what_the_tests_write(tmp_path):
+def test_the_safetensors_package_reads_the_files_of_these_tests(tmp_path):
     """
-    The builder of these tests writes what others call safetensors.
+    The builder of these tests writes valid safetensors.
     """
     path = written(tmp_path, safetensors(metadata={"license": "mit"}))
 
-    assert said_by_us(path) == said_by_the_package(path)
+    assert read_with_catalog(path) == read_with_package(path)
 
 
 @pytest.mark.parametrize("name", ["jfk-codes.safetensors", "voices.safetensors"])
 def test_real_files_are_read_as_the_safetensors_package_reads_them(name):
     """
-    Files that came with other programs.
+    These files come with other programs.
     """
     path = fixtures() / name
 
-    assert said_by_us(path) == said_by_the_package(path)
+    assert read_with_catalog(path) == read_with_package(path)

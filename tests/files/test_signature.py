@@ -1,4 +1,4 @@
-"""Who signed a model and over which files, and how little a bundle is believed before."""
+"""Verification of signature bundles, and how little of a bundle is trusted before that."""
 
 import copy
 import hashlib
@@ -50,19 +50,19 @@ def written(tmp_path, content):
     return path
 
 
-def verified(tmp_path, stated):
-    """What is read of a statement that the key's owner has signed."""
+def verify_statement(tmp_path, stated):
+    """Return the manifest of a statement that is signed with the key."""
     return verify_bundle(written(tmp_path, bundle(PRIVATE, stated)), KEY)
 
 
 @pytest.fixture
 def signed(tmp_path):
-    return verified(tmp_path, statement(FILES))
+    return verify_statement(tmp_path, statement(FILES))
 
 
-def test_a_bundle_of_the_key_says_which_files_it_is_over(tmp_path):
+def test_a_valid_bundle_lists_the_signed_files(tmp_path):
     """
-    Their digests as the rest of the package writes them, and the key they are signed with.
+    It gives their digests in the form of this package, and the fingerprint of the key.
     """
     path = written(tmp_path, bundle(PRIVATE, statement(FILES)))
 
@@ -90,7 +90,7 @@ def test_a_bundle_of_the_key_says_which_files_it_is_over(tmp_path):
 )
 def test_the_key_decides_the_algorithm(tmp_path, curve, right, wrong):
     """
-    Each curve has its hash: what was signed with another is as good as not signed.
+    Each curve has its hash. A signature with another hash is invalid.
     """
     private = private_key(curve)
     payload = json.dumps(statement(FILES)).encode()
@@ -98,13 +98,13 @@ def test_the_key_decides_the_algorithm(tmp_path, curve, right, wrong):
 
     assert verify_bundle(good, read_public_key(pem(private))).digests == FILES
     bad = written(tmp_path, envelope(private, payload, algorithm=wrong))
-    with pytest.raises(BadSignatureError, match="has not signed it"):
+    with pytest.raises(BadSignatureError, match="is not signed with the key"):
         verify_bundle(bad, read_public_key(pem(private)))
 
 
-def test_another_key_is_refused_by_name(tmp_path):
+def test_a_bundle_of_another_key_is_refused(tmp_path):
     """
-    Whether the bundle admits it by its hint, or has none, or lies.
+    Its hint may name that key, be absent, or be wrong. The error contains the expected key.
     """
     other = read_public_key(pem(private_key()))
     path = written(tmp_path, bundle(PRIVATE, statement(FILES)))
@@ -116,13 +116,13 @@ def test_another_key_is_refused_by_name(tmp_path):
     for hint in ({}, {"hint": None}, {"hint": ""}, {"hint": other.hint}, {"rawBytes": "AAAA"}):
         stated = envelope(PRIVATE, json.dumps(statement(FILES)).encode())
         stated["verificationMaterial"]["publicKey"] = hint
-        with pytest.raises(BadSignatureError, match=f"{other.fingerprint} has not signed it"):
+        with pytest.raises(BadSignatureError, match=f"not signed with the key {other.fingerprint}"):
             verify_bundle(written(tmp_path, stated), other)
 
 
 def test_a_bundle_without_a_hint_is_read(tmp_path):
     """
-    The first releases of model-signing wrote the key itself, which nobody may believe.
+    The first releases of model-signing wrote the key itself, which is never trusted.
     """
     stated = envelope(PRIVATE, json.dumps(statement(FILES)).encode())
     stated["verificationMaterial"]["publicKey"] = {"rawBytes": "AAAA", "keyDetails": "X"}
@@ -130,22 +130,22 @@ def test_a_bundle_without_a_hint_is_read(tmp_path):
     assert verify_bundle(written(tmp_path, stated), KEY).digests == FILES
 
 
-def test_a_payload_of_another_type_is_not_what_was_signed(tmp_path):
+def test_the_payload_type_is_part_of_the_signed_message(tmp_path):
     """
-    The type is part of what is signed; neither may be changed without the other.
+    Neither the type nor the payload can be changed alone.
     """
     payload = json.dumps(statement(FILES)).encode()
-    foreign = envelope(PRIVATE, payload, payload_type="text/plain")
-    with pytest.raises(BadSignatureError, match="has not signed it"):
-        verify_bundle(written(tmp_path, foreign), KEY)
-    foreign["dsseEnvelope"]["payloadType"] = "text/plain"
-    with pytest.raises(BadSignatureError, match="holds a 'text/plain'"):
-        verify_bundle(written(tmp_path, foreign), KEY)
+    other_type = envelope(PRIVATE, payload, payload_type="text/plain")
+    with pytest.raises(BadSignatureError, match="is not signed with the key"):
+        verify_bundle(written(tmp_path, other_type), KEY)
+    other_type["dsseEnvelope"]["payloadType"] = "text/plain"
+    with pytest.raises(BadSignatureError, match="payload is 'text/plain'"):
+        verify_bundle(written(tmp_path, other_type), KEY)
 
 
-def test_nothing_but_the_statement_may_be_a_bundles(tmp_path):
+def test_other_kinds_of_bundles_are_refused(tmp_path):
     """
-    Certificates, Sigstore's other bundles, and several signatures are not half understood.
+    Certificates, other Sigstore bundles and several signatures are not supported.
     """
     good = envelope(PRIVATE, json.dumps(statement(FILES)).encode())
     for reason, change in {
@@ -155,7 +155,7 @@ def test_nothing_but_the_statement_may_be_a_bundles(tmp_path):
         "does not say that it is signed with a key": lambda stated: stated.update(
             verificationMaterial={}
         ),
-        "of the type 'application/vnd.dev.sigstore.bundle": lambda stated: stated.update(
+        "media type is 'application/vnd.dev.sigstore.bundle": lambda stated: stated.update(
             mediaType="application/vnd.dev.sigstore.bundle+json;version=0.2"
         ),
         "one signed statement": lambda stated: stated["dsseEnvelope"]["signatures"].append(
@@ -172,47 +172,53 @@ def test_nothing_but_the_statement_may_be_a_bundles(tmp_path):
 @pytest.mark.parametrize(
     ("reason", "stated"),
     [
-        ("over 'shards'", statement(FILES, method="shards", shard_size=3.0)),
+        ("signs 'shards'", statement(FILES, method="shards", shard_size=3.0)),
         ("digests are 'blake2b'", statement(FILES, hash_type="blake2b")),
         ("digests are 'blake3'", statement(FILES, hash_type="blake3")),
-        ("is no SHA-256", statement({}, resources=[resource("a", "00" * 32), resource("b", "ab")])),
-        ("is no SHA-256", statement({"a": "A" * 64})),
         (
-            "no name and SHA-256",
+            "is not a SHA-256",
+            statement({}, resources=[resource("a", "00" * 32), resource("b", "ab")]),
+        ),
+        ("is not a SHA-256", statement({"a": "A" * 64})),
+        (
+            "no name or no SHA-256",
             statement(
                 {}, resources=[{"name": "a", "algorithm": "sha256-sharded-3", "digest": "00" * 32}]
             ),
         ),
-        ("over no files", statement({})),
+        ("signs no files", statement({})),
         ("twice", statement({}, resources=[resource("a", "00" * 32), resource("a", "11" * 32)])),
-        ("not that of those", statement(FILES, root=root_of([resource("a", "00" * 32)]))),
+        ("root digest does not match", statement(FILES, root=root_of([resource("a", "00" * 32)]))),
         ("beside other files", statement({".": FILES["a.bin"], "a": FILES["a.bin"]})),
-        ("leaves the whole model out", statement(FILES, ignore_paths=["."])),
-        ("leaves the whole model out", statement(FILES, ignore_paths=["model.sig", ""])),
-        ("no list of paths", statement(FILES, ignore_paths="a")),
-        ("no list of paths", statement(FILES, ignore_paths=[1])),
-        ("signs 'a.bin', and leaves it out", statement(FILES, ignore_paths=["a.bin"])),
-        ("signs 'd/a', and leaves it out", statement({"d/a": "00" * 32}, ignore_paths=["d/"])),
+        ("ignores the whole model", statement(FILES, ignore_paths=["."])),
+        ("ignores the whole model", statement(FILES, ignore_paths=["model.sig", ""])),
+        ("not a list of texts", statement(FILES, ignore_paths="a")),
+        ("not a list of texts", statement(FILES, ignore_paths=[1])),
+        ("signs 'a.bin' and also ignores it", statement(FILES, ignore_paths=["a.bin"])),
+        ("signs 'd/a' and also ignores it", statement({"d/a": "00" * 32}, ignore_paths=["d/"])),
         ("before 1.0", {**statement(FILES), "predicateType": "https://model_signing/Digests/v0.1"}),
-        ("states a 'https://slsa", {**statement(FILES), "predicateType": "https://slsa.dev/v1"}),
-        ("statement is of the type 'x'", {**statement(FILES), "_type": "x"}),
-        ("not one of model-signing's", {**statement(FILES), "subject": []}),
-        ("is no statement", []),
+        (
+            "predicate type is 'https://slsa",
+            {**statement(FILES), "predicateType": "https://slsa.dev/v1"},
+        ),
+        ("statement type is 'x'", {**statement(FILES), "_type": "x"}),
+        ("not written by model-signing", {**statement(FILES), "subject": []}),
+        ("not an in-toto statement", []),
         ("is not UTF-8", b'"\xff"'),
-        ("it is no JSON", b"{"),
-        ("it is no JSON", b"{} {}"),
-        ("NaN in it is no JSON", b'{"a": NaN}'),
-        ("has a name twice", b'{"a": 1, "a": 2}'),
-        ("nested too deep", b"[" * 100_000 + b"]" * 100_000),
-        ("holds more than 200,000 values", b"[" + b"1," * 200_000 + b"1]"),
+        ("invalid JSON", b"{"),
+        ("invalid JSON", b"{} {}"),
+        ("NaN is not a JSON value", b'{"a": NaN}'),
+        ("duplicate name", b'{"a": 1, "a": 2}'),
+        ("nested too deeply", b"[" * 100_000 + b"]" * 100_000),
+        ("contains more than 200,000 values", b"[" + b"1," * 200_000 + b"1]"),
     ],
 )
-def test_a_statement_is_not_believed_for_being_signed(tmp_path, reason, stated):
+def test_a_signed_statement_is_still_validated(tmp_path, reason, stated):
     """
-    What cannot be compared file by file is refused, and says why.
+    A statement that cannot be compared file by file is refused with the reason.
     """
     with pytest.raises(BadSignatureError, match=reason):
-        verified(tmp_path, stated)
+        verify_statement(tmp_path, stated)
 
 
 @pytest.mark.parametrize(
@@ -233,44 +239,44 @@ def test_a_statement_is_not_believed_for_being_signed(tmp_path, reason, stated):
         "\udcff",
     ],
 )
-def test_a_name_that_leaves_the_model_is_refused(tmp_path, name):
+def test_a_path_that_leaves_the_model_is_refused(tmp_path, name):
     """
-    So is one that a terminal would obey, and a second way to write a path.
+    A path with control characters, or not in normal form, is refused too.
     """
-    with pytest.raises(BadSignatureError, match="no path inside a model") as caught:
-        verified(tmp_path, statement({name: "00" * 32}))
+    with pytest.raises(BadSignatureError, match="not a path inside a model") as caught:
+        verify_statement(tmp_path, statement({name: "00" * 32}))
     assert str(caught.value).isprintable()
 
 
 @pytest.mark.parametrize(
     "name", ["..a", "a..", "...", "d/.hidden", "a\\b", "a:0:3", "ü", " ", "{,[" * 9]
 )
-def test_a_name_may_be_odd(tmp_path, name):
+def test_any_other_path_is_read_if_valid(tmp_path, name):
     """
-    Whatever else the disk takes.
+    Every name that a file system allows can be signed.
     """
-    assert list(verified(tmp_path, statement({name: "00" * 32})).digests) == [name]
+    assert list(verify_statement(tmp_path, statement({name: "00" * 32})).digests) == [name]
 
 
-def test_what_is_left_out_is_a_path_or_all_below_it(tmp_path):
+def test_an_ignored_path_covers_everything_below_it(tmp_path):
     """
-    Below a folder named like it nothing is; and paths from elsewhere leave nothing out.
+    The same name in a subfolder is not ignored. Paths outside of the model have no effect.
     """
     ignored = [".git/", "d/x", "/etc", "../up", "d/../a.bin"]
 
-    found = verified(tmp_path, statement(FILES, ignore_paths=ignored))
+    found = verify_statement(tmp_path, statement(FILES, ignore_paths=ignored))
 
     assert found.ignored_paths == {".git", "d/x"}
     for path in (".git", ".git/config", ".git/a/b", "d/x", "d/x/y"):
         assert found.is_ignored(path)
     for path in (".gitignore", "sub/.git", "d", "d/xy", "x", "a.bin", "etc", "up"):
         assert not found.is_ignored(path)
-    assert not verified(tmp_path, {**statement(FILES)}).is_ignored("a.bin")
+    assert not verify_statement(tmp_path, {**statement(FILES)}).is_ignored("a.bin")
 
 
-def test_a_bundle_is_opened_like_any_other_file(tmp_path):
+def test_a_bundle_is_opened_safely(tmp_path):
     """
-    No FIFO is waited for, no database is touched, and no more is read than a bundle can be.
+    A FIFO does not block, a database is not opened, and no more is read than the limit.
     """
     path = written(tmp_path, bundle(PRIVATE, statement(FILES)))
     with pytest.raises(ProtectedFileError):
@@ -284,13 +290,13 @@ def test_a_bundle_is_opened_like_any_other_file(tmp_path):
     with pytest.raises(FileNotFoundError):
         verify_bundle(tmp_path / "none", KEY)
     os.truncate(path, signature.MAX_BUNDLE_BYTES + 1)
-    with pytest.raises(BadSignatureError, match="longer than 16 MiB"):
+    with pytest.raises(BadSignatureError, match="larger than 16 MiB"):
         verify_bundle(path, KEY)
 
 
-def test_a_bundle_of_many_values_is_not_parsed(tmp_path):
+def test_a_bundle_with_too_many_values_is_not_parsed(tmp_path):
     """
-    16 MiB of `[],` would be 350 of lists, and nobody has proven anything yet.
+    16 MiB of `[],` would need 350 MiB as lists, before any signature is verified.
     """
     for content in (b'{"a": [' + b"[]," * 1_000 + b"[]]}", b"[" * 5_000_000):
         with pytest.raises(BadSignatureError, match="more than 1,000 values"):
@@ -301,15 +307,15 @@ ODD = [None, True, 0, -1, 1.5, "", "x", "\0", [], {}, [[]], [{}], {"": None}, ["
 
 
 def places(value):
-    """Each place in a JSON value, as the container and the key that it has there."""
+    """Yield each place in a JSON value, as its container and its key or index."""
     if isinstance(value, dict | list):
         for key in list(value) if isinstance(value, dict) else range(len(value)):
             yield value, key
             yield from places(value[key])
 
 
-def odd(value):
-    """The value with each place in it replaced by each odd value, or taken away."""
+def odd_variants(value):
+    """Yield the value with each place in it replaced by each odd value, or deleted."""
     for number in range(len(list(places(value)))):
         for replacement in ODD:
             changed = copy.deepcopy(value)
@@ -322,31 +328,31 @@ def odd(value):
         yield changed
 
 
-def test_a_value_of_a_wrong_type_is_refused_wherever_it_is(tmp_path):
+def test_a_value_of_a_wrong_type_is_refused_anywhere(tmp_path):
     """
-    In the bundle and in what is signed: it is BadSignatureError, or was of no account.
+    In the bundle and in its statement: BadSignatureError is raised, or the value has no effect.
     """
     stated = statement(FILES)
     payload = json.dumps(stated).encode()
     outside = [
-        accepted(tmp_path, json.dumps(changed).encode())
-        for changed in odd(envelope(PRIVATE, payload))
+        read_if_valid(tmp_path, json.dumps(changed).encode())
+        for changed in odd_variants(envelope(PRIVATE, payload))
     ]
     assert {repr(found.digests) for found in outside if found is not None} == {repr(FILES)}
 
-    inside = [accepted(tmp_path, bundle(PRIVATE, changed)) for changed in odd(stated)]
+    inside = [read_if_valid(tmp_path, bundle(PRIVATE, changed)) for changed in odd_variants(stated)]
     assert len(outside) > 150
     assert len(inside) > 400
     assert 0 < sum(found is not None for found in outside + inside) < 200
 
 
-def test_a_bundle_with_changed_bytes_is_refused(tmp_path):
+def test_a_mutated_bundle_is_refused(tmp_path):
     """
-    3,000 mutations: BadSignatureError, or the same files, where the change was of no account.
+    3,000 mutations raise BadSignatureError, or leave the list of files unchanged.
     """
     randomness = random.Random(20_261_124)
     good = bundle(PRIVATE, statement(FILES))
-    outcomes = [accepted(tmp_path, mutated(good, randomness)) for _ in range(3_000)]
+    outcomes = [read_if_valid(tmp_path, mutated(good, randomness)) for _ in range(3_000)]
 
     kept = [found for found in outcomes if found is not None]
     assert {(repr(found.digests), found.key_fingerprint) for found in kept} == {
@@ -355,18 +361,18 @@ def test_a_bundle_with_changed_bytes_is_refused(tmp_path):
     assert len(kept) < 300
 
 
-def test_a_statement_with_changed_bytes_is_read_or_refused(tmp_path):
+def test_a_mutated_statement_is_read_or_refused(tmp_path):
     """
-    2,000 mutations that the key's owner has signed: no other error gets out.
+    2,000 mutated and then signed statements raise nothing but BadSignatureError.
     """
     randomness = random.Random(20_261_124)
     payload = json.dumps(statement(FILES)).encode()
     for _ in range(2_000):
-        accepted(tmp_path, bundle(PRIVATE, mutated(payload, randomness)))
+        read_if_valid(tmp_path, bundle(PRIVATE, mutated(payload, randomness)))
 
 
-def accepted(tmp_path, content):
-    """What is read of a bundle, or None where it is refused as it should be."""
+def read_if_valid(tmp_path, content):
+    """Return the manifest of a bundle, or None if it raises BadSignatureError."""
     try:
         return verify_bundle(written(tmp_path, content), KEY)
     except BadSignatureError as error:
@@ -425,9 +431,9 @@ def mutated(content, randomness):
         ),
     ],
 )
-def test_files_that_are_not_those_signed_are_named(signed, change, expected, named):
+def test_files_that_differ_from_the_signed_ones_are_named(signed, change, expected, named):
     """
-    Tampered with, missing, extra, and renamed, each with its path.
+    Tampered, missing, extra and renamed files are listed with their paths.
     """
     found = {name: value for name, value in {**FILES, **change}.items() if value is not None}
 
@@ -438,9 +444,9 @@ def test_files_that_are_not_those_signed_are_named(signed, change, expected, nam
     assert caught.value.path == signed.path
 
 
-def test_what_the_signer_left_out_may_be_anything(signed):
+def test_ignored_files_are_not_compared(signed):
     """
-    It is passed over, and only there.
+    The same name in a subfolder is compared.
     """
     require_matching_files(
         signed, {**FILES, ".git/HEAD": digest(b"x"), ".gitattributes": digest(b"y")}
@@ -449,9 +455,9 @@ def test_what_the_signer_left_out_may_be_anything(signed):
         require_matching_files(signed, {**FILES, "sub/.gitignore": digest(b"x")})
 
 
-def test_of_many_names_a_few_are_shown(signed):
+def test_the_error_lists_a_few_of_many_names(signed):
     """
-    The error stays one line; `differences` has them all.
+    It stays on one line. `compare_files` returns all names.
     """
     found = {**FILES, **{f"x{number}": digest(b"x") for number in range(1_000)}}
 
@@ -460,11 +466,11 @@ def test_of_many_names_a_few_are_shown(signed):
         require_matching_files(signed, found)
 
 
-def test_a_file_signed_by_itself_may_have_any_name(tmp_path):
+def test_a_single_signed_file_can_have_any_name(tmp_path):
     """
-    model-signing writes `.` for it; among several files it cannot be told.
+    model-signing writes `.` for its name. It cannot be found among several files.
     """
-    alone = verified(tmp_path, statement({".": digest(b"x")}))
+    alone = verify_statement(tmp_path, statement({".": digest(b"x")}))
     assert alone.is_single_file
 
     require_matching_files(alone, {"one.gguf": digest(b"x")})
@@ -472,14 +478,14 @@ def test_a_file_signed_by_itself_may_have_any_name(tmp_path):
     with pytest.raises(BadSignatureError, match=r"tampered with: 'one\.gguf'"):
         require_matching_files(alone, {"one.gguf": digest(b"y")})
     for count, found in ((0, {}), (2, {"a": digest(b"x"), "b": digest(b"x")})):
-        with pytest.raises(BadSignatureError, match=f"of one file.* and {count} were found"):
+        with pytest.raises(BadSignatureError, match=f"signs one file.* {count} files were found"):
             require_matching_files(alone, found)
 
 
 @pytest.mark.parametrize("value", ["", "00" * 32, "sha256:" + "A" * 64, "blake3:" + "0" * 64])
-def test_a_digest_of_another_kind_is_no_verdict(signed, value):
+def test_a_digest_in_another_form_is_an_error(signed, value):
     """
-    A caller's digests in another form would make every file look tampered with.
+    Otherwise every file would look tampered with.
     """
-    with pytest.raises(InvalidModelError, match="is no SHA-256"):
+    with pytest.raises(InvalidModelError, match="is not a SHA-256"):
         require_matching_files(signed, {**FILES, "a.bin": value})

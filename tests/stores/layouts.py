@@ -1,4 +1,4 @@
-"""The stores of other programs, made byte by byte as those write them."""
+"""Build the stores of other programs byte by byte, in the form that each program writes."""
 
 import hashlib
 import json
@@ -42,16 +42,16 @@ class HuggingFace:
     def repository(self, name):
         return self.root / f"models--{name.replace('/', '--')}"
 
-    def mark(self):
-        """What lies beside the repositories."""
+    def write_marker_files(self):
+        """Write the files that huggingface_hub keeps next to the repositories."""
         write(self.root / "CACHEDIR.TAG", "Signature: 8a477f597d28d172789f06886806bc55\n")
         (self.root / ".locks/models--org--m").mkdir(parents=True)
 
     def revision(self, name, commit, files, *, refs=("main",), tree=None):
         """
-        The files of one commit, as far as they were downloaded; `tree` names all there are.
+        Add the downloaded files of one commit; `tree` lists all files of the commit.
 
-        Weights are in LFS: their blobs have the names of their SHA-256.
+        Weights are in LFS: their blobs are named by their SHA-256.
         """
         repository = self.repository(name)
         snapshot = repository / "snapshots" / commit
@@ -66,8 +66,8 @@ class HuggingFace:
         return snapshot
 
     def blob(self, name, path, data):
-        called = sha256(data) if path.endswith(WEIGHTS) else git_sha1(data)
-        return write(self.repository(name) / "blobs" / called, data)
+        blob_name = sha256(data) if path.endswith(WEIGHTS) else git_sha1(data)
+        return write(self.repository(name) / "blobs" / blob_name, data)
 
     def link(self, snapshot, path, blob):
         link = snapshot / path
@@ -75,15 +75,15 @@ class HuggingFace:
         link.symlink_to(os.path.relpath(blob, link.parent))
         return link
 
-    def unlink(self, name):
-        """Have the snapshots hold the files themselves, as where the system has no links."""
+    def replace_links_with_files(self, name):
+        """Put the files themselves in the snapshots, as on a system without links."""
         repository = self.repository(name)
         for path in repository.joinpath("snapshots").rglob("*"):
             if path.is_symlink():
                 path.resolve().rename(path)
 
-    def share(self, name, path, data):
-        """Have a blob lie in the store that all repositories of a cache share, and be a link."""
+    def share_blob(self, name, path, data):
+        """Move a blob to the blobs that all repositories of a cache share, and make it a link."""
         xet = sha256(b"xet" + data)
         write(self.root / "blobs/.huggingface-shared-blobs", "1\n")
         shared = write(self.root / "blobs" / xet[:2] / xet, data)
@@ -109,13 +109,13 @@ class HuggingFace:
 
 @dataclass(frozen=True)
 class Ollama:
-    """A store of Ollama; older releases wrote `:` for the `-` in the names of blobs."""
+    """A store of Ollama. Older releases wrote `:` instead of `-` in the names of blobs."""
 
     root: Path
     separator: str = "-"
 
     def layer(self, kind, data, **more):
-        """What a manifest says of a blob, which is written."""
+        """Write a blob and return its entry in a manifest."""
         write(self.root / "blobs" / f"sha256{self.separator}{sha256(data)}", data)
         return {
             "mediaType": f"application/vnd.ollama.image.{kind}",
@@ -138,7 +138,7 @@ class Ollama:
         return {**self.layer("config", encoded), "mediaType": media}
 
     def manifest(self, name, layers, config):
-        """Write one; the name is [[HOST/]NAMESPACE/]MODEL[:TAG]."""
+        """Write a manifest; the name is [[HOST/]NAMESPACE/]MODEL[:TAG]."""
         path, _, tag = name.partition(":")
         parts = path.split("/")
         parts = [*["registry.ollama.ai", "library"][: 3 - len(parts)], *parts, tag or "latest"]
@@ -154,7 +154,7 @@ class Ollama:
         return write(self.root.joinpath("manifests", *parts), text)
 
     def model(self, name, weights, *, details=DETAILS, more=()):
-        """A model as `ollama pull` leaves it: weights, a template, a license and parameters."""
+        """Add a model as `ollama pull` does: weights, a template, a license and parameters."""
         layers = [
             self.layer("model", weights),
             *more,
@@ -165,25 +165,25 @@ class Ollama:
         return self.manifest(name, layers, self.config(details))
 
 
-def flat_llamacpp(root, repository, path, data, *, note=True):
-    """A file of llama.cpp's older cache, and the note beside it."""
+def flat_llamacpp(root, repository, path, data, *, with_json=True):
+    """Write a file of llama.cpp's older cache, and the .json file beside it."""
     file = write(root / f"{repository}_{path}".replace("/", "_"), data)
-    if note:
+    if with_json:
         url = f"https://huggingface.co/{repository}/resolve/main/{path}"
-        about = {"etag": f'"{sha256(data)}"', "lastModified": "", "url": url}
-        write(file.with_name(f"{file.name}.json"), json.dumps(about, indent=4))
+        metadata = {"etag": f'"{sha256(data)}"', "lastModified": "", "url": url}
+        write(file.with_name(f"{file.name}.json"), json.dumps(metadata, indent=4))
     return file
 
 
 def fill(root, **files):
-    """Write files of these contents, by names with `__` for `.` and `___` for `/`."""
+    """Write files with these contents; in their names `__` stands for `.` and `___` for `/`."""
     for name, content in files.items():
         write(root / name.replace("___", "/").replace("__", "."), content)
     return root
 
 
 def listing(root):
-    """All there is below a folder: of each path the numbers that a write changes, and the bytes."""
+    """Return stat values and contents of everything below a folder; any write changes them."""
     found = {}
     for path in [root, *root.rglob("*")]:
         status = path.lstat()
@@ -202,7 +202,7 @@ def listing(root):
 
 @contextmanager
 def shared_folder():
-    """A folder that every user may look into, as those of pytest are not."""
+    """Make a folder that every user can read, unlike the folders of pytest."""
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o755)
         yield Path(folder).resolve()

@@ -34,7 +34,7 @@ FILES = {"m.gguf": GGUF, "config.json": b"{}"}
 def hub(tmp_path):
     """A cache with two revisions of one repository and one of another."""
     cache = HuggingFace(tmp_path / "hub")
-    cache.mark()
+    cache.write_marker_files()
     cache.revision("org/a", C1, FILES, refs=("main", "v1"))
     cache.revision("org/a", C2, {"m.gguf": OTHER}, refs=("next",))
     cache.revision("org/b", C1, {"b.gguf": GGUF})

@@ -1,4 +1,4 @@
-"""The stores in which nothing but names says what is a model: LM Studio, llama.cpp, any folder."""
+"""Stores in which only file names identify models: LM Studio, llama.cpp and plain folders."""
 
 import json
 import os
@@ -16,7 +16,7 @@ TINY = b"GGUF"
 
 
 def summary(scanned):
-    """Of each model the name, the version and the files."""
+    """Return the files and their roles of each model, by reference and version."""
     assert scanned.problems == ()
     return {
         (model.reference, model.version): [(file.path, file.role) for file in model.files]
@@ -28,9 +28,9 @@ def paths(scanned):
     return [model.reference for model in scanned.found]
 
 
-def test_each_file_in_a_folder_is_a_model(tmp_path):
+def test_each_model_file_in_a_folder_is_a_model(tmp_path):
     """
-    Called by its path below the folder; what is no model's is passed over.
+    Its reference is its path below the folder. Other files are ignored.
     """
     fill(tmp_path, a__gguf=GGUF, sub___b__safetensors=TINY, sub___B__GGUF=TINY, notes__txt=b"")
     fill(tmp_path, pytorch_model__bin=b"x", sub___tokenizer__json=b"{}")
@@ -54,9 +54,9 @@ def test_each_file_in_a_folder_is_a_model(tmp_path):
     assert all(model.is_complete for model in scanned.found)
 
 
-def test_a_set_of_shards_is_one_model(tmp_path):
+def test_a_shard_set_is_one_model(tmp_path):
     """
-    At its first file that is there; those that are not are a reason.
+    Its path is that of the first existing shard. Missing shards are a reason.
     """
     for number in (2, 3):
         write(tmp_path / f"m-0000{number}-of-00003.gguf", GGUF)
@@ -73,9 +73,9 @@ def test_a_set_of_shards_is_one_model(tmp_path):
     assert shards.reasons == ("missing: 'm-00001-of-00003.gguf'",)
 
 
-def test_a_folder_with_a_config_is_one_model_with_all_below_it(tmp_path):
+def test_a_folder_with_a_config_is_one_model_with_everything_below_it(tmp_path):
     """
-    Files of any name belong to it, but for what is hidden or unfinished.
+    All files belong to it, except hidden files and unfinished downloads.
     """
     fill(
         tmp_path,
@@ -102,23 +102,23 @@ def test_a_folder_with_a_config_is_one_model_with_all_below_it(tmp_path):
     }
     model = scanned.found[0]
     assert model.local_path == model.folder == str(tmp_path / "org/m")
-    assert model.reasons == ("downloads that have not ended: 'model.safetensors.part'",)
+    assert model.reasons == ("unfinished downloads: 'model.safetensors.part'",)
 
 
-@pytest.mark.parametrize("mark", ["config.json", "adapter_config.json"])
-def test_a_config_without_weights_beside_it_makes_no_model(tmp_path, mark):
+@pytest.mark.parametrize("name", ["config.json", "adapter_config.json"])
+def test_a_config_without_weights_is_not_a_model(tmp_path, name):
     """
-    Many a program has a file of that name.
+    Many programs have a file of that name.
     """
-    write(tmp_path / mark, b"{}")
+    write(tmp_path / name, b"{}")
     fill(tmp_path, sub___m__gguf=GGUF)
 
     assert paths(directory.scan(tmp_path)) == ["sub/m.gguf"]
 
 
-def test_a_pipeline_is_one_model_though_its_weights_lie_in_folders(tmp_path):
+def test_a_pipeline_with_weights_in_subfolders_is_one_model(tmp_path):
     """
-    Each of them has a config of its own.
+    Each subfolder has its own config.
     """
     fill(tmp_path / "sd", model_index__json=b"{}", unet___config__json=b"{}")
     fill(tmp_path / "sd", unet___m__safetensors=GGUF, vae___config__json=b"{}")
@@ -130,9 +130,9 @@ def test_a_pipeline_is_one_model_though_its_weights_lie_in_folders(tmp_path):
     assert (len(model.files), model.is_complete) == (5, True)
 
 
-def test_the_folder_itself_may_be_the_model(tmp_path):
+def test_the_scanned_folder_itself_can_be_the_model(tmp_path):
     """
-    Then it is called by its own name.
+    Its reference is then the name of the folder.
     """
     fill(tmp_path / "mine", config__json=b"{}", m__safetensors=GGUF)
 
@@ -141,9 +141,9 @@ def test_the_folder_itself_may_be_the_model(tmp_path):
     assert (model.reference, model.local_path) == ("mine", str(tmp_path / "mine"))
 
 
-def test_a_projector_belongs_to_the_one_model_beside_it(tmp_path):
+def test_a_projector_belongs_to_the_only_model_in_its_folder(tmp_path):
     """
-    Where there are several it is not known to which, and it stands alone.
+    If there are several models, it is a separate model.
     """
     fill(tmp_path, one___m__gguf=GGUF, one___mmproj_m__gguf=TINY, one___s__safetensors=TINY)
     fill(tmp_path, two___m__gguf=GGUF, two___n__gguf=GGUF, two___mmproj_m__gguf=TINY)
@@ -158,9 +158,9 @@ def test_a_projector_belongs_to_the_one_model_beside_it(tmp_path):
 
 
 @pytest.mark.parametrize("name", [".m.gguf", "m.gguf.part", "m.gguf.incomplete", "m.gguf.tmp"])
-def test_hidden_and_unfinished_files_are_no_models(tmp_path, name):
+def test_hidden_files_and_unfinished_downloads_are_not_models(tmp_path, name):
     """
-    So are those in hidden folders.
+    Files in hidden folders are not models either.
     """
     write(tmp_path / name, GGUF)
     write(tmp_path / ".cache/m.gguf", GGUF)
@@ -170,7 +170,7 @@ def test_hidden_and_unfinished_files_are_no_models(tmp_path, name):
     assert (scanned.found, scanned.problems) == ((), ())
 
 
-def test_links_inside_a_folder_are_followed_to_files_and_not_to_folders(tmp_path):
+def test_links_to_files_are_followed_and_links_to_folders_are_not(tmp_path):
     """
     Two names of one file are two models with the same bytes.
     """
@@ -185,9 +185,9 @@ def test_links_inside_a_folder_are_followed_to_files_and_not_to_folders(tmp_path
     assert [problem.reason for problem in scanned.problems] == ["it is a directory"]
 
 
-def test_the_catalogs_own_database_is_no_model(tmp_path):
+def test_the_database_of_the_catalog_is_not_a_model(tmp_path):
     """
-    Whatever it is called.
+    Its name does not matter.
     """
     status = write(tmp_path / "catalog.gguf", b"SQLite").stat()
     write(tmp_path / "m.gguf", GGUF)
@@ -197,9 +197,9 @@ def test_the_catalogs_own_database_is_no_model(tmp_path):
     assert paths(scanned) == ["m.gguf"]
 
 
-def test_lm_studio_keeps_each_repository_in_a_folder(tmp_path):
+def test_a_repository_of_lm_studio_is_a_folder(tmp_path):
     """
-    Every file in it is a version, and the projector beside them is part of each.
+    Each model file in it is a version, and a projector belongs to every version.
     """
     fill(tmp_path, bob___vision___m_Q4__gguf=GGUF, bob___vision___m_Q8__gguf=GGUF)
     fill(tmp_path, bob___vision___mmproj_m__gguf=TINY)
@@ -209,22 +209,22 @@ def test_lm_studio_keeps_each_repository_in_a_folder(tmp_path):
 
     scanned = lmstudio.scan(tmp_path)
 
-    beside = ("mmproj_m.gguf", "projector")
+    projector = ("mmproj_m.gguf", "projector")
     assert summary(scanned) == {
         ("bob/big", "Q4/m-00001-of-00002.gguf"): [
             ("m-00001-of-00002.gguf", "weights"),
             ("m-00002-of-00002.gguf", "weights"),
         ],
-        ("bob/vision", "m_Q4.gguf"): [("m_Q4.gguf", "weights"), beside],
-        ("bob/vision", "m_Q8.gguf"): [("m_Q8.gguf", "weights"), beside],
+        ("bob/vision", "m_Q4.gguf"): [("m_Q4.gguf", "weights"), projector],
+        ("bob/vision", "m_Q8.gguf"): [("m_Q8.gguf", "weights"), projector],
         ("mlx/chat", ""): [("config.json", "config"), ("m.safetensors", "weights")],
     }
     assert {(model.store, model.provider) for model in scanned.found} == {("lmstudio",) * 2}
 
 
-def test_lm_studio_shows_nothing_that_lies_higher_up(tmp_path):
+def test_a_file_outside_of_a_repository_of_lm_studio_is_a_problem(tmp_path):
     """
-    It is told, for whoever put it there looks for it.
+    LM Studio does not show it. The problem tells the user why it was not found.
     """
     fill(tmp_path, m__gguf=GGUF, bob___n__gguf=GGUF)
     write(tmp_path / ".internal", b"")
@@ -238,12 +238,12 @@ def test_lm_studio_shows_nothing_that_lies_higher_up(tmp_path):
     ]
 
 
-def test_llama_cpp_says_in_a_note_where_a_file_is_from(tmp_path):
+def test_the_origin_of_a_file_of_llama_cpp_comes_from_its_json_file(tmp_path):
     """
-    Where in the name of the file the repository ends cannot be told without.
+    The file name alone does not tell where the repository ends.
     """
     file = flat_llamacpp(tmp_path, "org/a_b", "sub/m_Q4.gguf", GGUF)
-    flat_llamacpp(tmp_path, "org/c", "n.gguf", GGUF, note=False)
+    flat_llamacpp(tmp_path, "org/c", "n.gguf", GGUF, with_json=False)
 
     scanned = llamacpp.scan(tmp_path)
 
@@ -257,19 +257,19 @@ def test_llama_cpp_says_in_a_note_where_a_file_is_from(tmp_path):
     assert unknown.source_url is None
 
 
-def test_a_projector_of_llama_cpp_belongs_to_the_models_of_its_repository(tmp_path):
+def test_a_projector_of_llama_cpp_belongs_to_all_models_of_its_repository(tmp_path):
     """
-    Without one it stands alone.
+    Without a model in its repository it is a separate model.
     """
     for path in ("m-Q4.gguf", "m-Q8.gguf", "mmproj-m.gguf"):
         flat_llamacpp(tmp_path, "org/v", path, GGUF)
     flat_llamacpp(tmp_path, "org/w", "mmproj-w.gguf", GGUF)
-    flat_llamacpp(tmp_path, "org/x", "mmproj-x.gguf", GGUF, note=False)
+    flat_llamacpp(tmp_path, "org/x", "mmproj-x.gguf", GGUF, with_json=False)
 
-    beside = ("org_v_mmproj-m.gguf", "projector")
+    projector = ("org_v_mmproj-m.gguf", "projector")
     assert summary(llamacpp.scan(tmp_path)) == {
-        ("org/v", "m-Q4.gguf"): [("org_v_m-Q4.gguf", "weights"), beside],
-        ("org/v", "m-Q8.gguf"): [("org_v_m-Q8.gguf", "weights"), beside],
+        ("org/v", "m-Q4.gguf"): [("org_v_m-Q4.gguf", "weights"), projector],
+        ("org/v", "m-Q8.gguf"): [("org_v_m-Q8.gguf", "weights"), projector],
         ("org/w", "mmproj-w.gguf"): [("org_w_mmproj-w.gguf", "projector")],
         ("org_x_mmproj-x", ""): [("org_x_mmproj-x.gguf", "projector")],
     }
@@ -286,22 +286,22 @@ def test_a_projector_of_llama_cpp_belongs_to_the_models_of_its_repository(tmp_pa
         7,
     ],
 )
-def test_a_note_that_does_not_fit_is_not_believed(tmp_path, url):
+def test_a_json_file_of_llama_cpp_must_match_the_file_name(tmp_path, url):
     """
-    Else two files could be said to be one model.
+    Otherwise two files could have the same reference and version.
     """
     file = flat_llamacpp(tmp_path, "org/m", "m.gguf", GGUF)
-    note = write(file.with_name(f"{file.name}.json"), json.dumps({"url": url}))
+    json_file = write(file.with_name(f"{file.name}.json"), json.dumps({"url": url}))
 
     scanned = llamacpp.scan(tmp_path)
 
     assert paths(scanned) == ["org_m_m"]
-    assert [problem.path for problem in scanned.problems] == [str(note)]
+    assert [problem.path for problem in scanned.problems] == [str(json_file)]
 
 
-def test_llama_cpp_keeps_files_as_huggingface_hub_does_since(tmp_path):
+def test_both_layouts_of_llama_cpp_are_read(tmp_path):
     """
-    Both layouts lie in one folder until it has moved the older files.
+    Both exist in one folder until llama.cpp has moved the older files.
     """
     HuggingFace(tmp_path).revision("org/m", C1, {"m.gguf": GGUF})
     flat_llamacpp(tmp_path, "org/m", "m.gguf", GGUF)
@@ -315,7 +315,7 @@ def test_llama_cpp_keeps_files_as_huggingface_hub_does_since(tmp_path):
 
 def test_no_two_models_of_a_scan_have_the_same_name(tmp_path):
     """
-    No layout allows it; were there two all the same, the first is kept and the other is told.
+    No store layout allows it. The first model is kept, and the other becomes a problem.
     """
     walk = StoreWalk.start("directory", tmp_path, (), None, None)
     for path in ("/a", "/b"):
@@ -337,9 +337,9 @@ def test_no_two_models_of_a_scan_have_the_same_name(tmp_path):
 
 
 @pytest.mark.parametrize("scan", [directory.scan, lmstudio.scan, llamacpp.scan])
-def test_nothing_is_written(tmp_path, scan):
+def test_a_scan_writes_nothing(tmp_path, scan):
     """
-    Not a byte, not a time and not a name is another afterwards.
+    No byte, time stamp or name differs afterwards.
     """
     fill(tmp_path, org___m___a__gguf=GGUF)
     flat_llamacpp(tmp_path, "org/m", "m.gguf", GGUF)

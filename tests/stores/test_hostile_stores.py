@@ -1,4 +1,4 @@
-"""Stores that were made to lead a reader astray: each is a problem, and nothing else."""
+"""Hostile stores: each hostile entry becomes a problem, and the other models are found."""
 
 import json
 import os
@@ -19,60 +19,60 @@ GGUF = b"GGUF" + bytes(100)
 DEEP = "[" * 100_000
 LISTS = "[" + "[]," * 300_000 + "[]]"
 ESCAPE = "a\x1b[2Jb"
-NO_TEXT = os.fsdecode(b"a\xff\xfeb")
-TOUCHING = {"open", "os.listdir", "os.scandir"}
+NOT_UTF8 = os.fsdecode(b"a\xff\xfeb")
+OPEN_EVENTS = {"open", "os.listdir", "os.scandir"}
 
-_watched = []
-
-
-def _note(event, args):
-    # What is opened by its number was opened by its name before.
-    if _watched and event in TOUCHING and not isinstance(args[0], int):
-        _watched[-1](os.fspath(args[0]))
+_listeners = []
 
 
-# Such a hook stays for as long as the process; it does nothing where nobody watches.
-sys.addaudithook(_note)
+def _on_audit_event(event, args):
+    # A file that is opened by its descriptor was opened by its path before.
+    if _listeners and event in OPEN_EVENTS and not isinstance(args[0], int):
+        _listeners[-1](os.fspath(args[0]))
 
 
-@contextmanager
-def watched():
-    """Every path that is opened or listed meanwhile."""
-    touched = []
-    with told(touched.append):
-        yield touched
+# An audit hook cannot be removed. It does nothing without listeners.
+sys.addaudithook(_on_audit_event)
 
 
 @contextmanager
-def told(listener):
-    """Tell somebody of each such path, just before it is opened or listed."""
-    _watched.append(listener)
+def recorded_paths():
+    """Collect every path that is opened or listed."""
+    opened = []
+    with on_open(opened.append):
+        yield opened
+
+
+@contextmanager
+def on_open(listener):
+    """Call a listener with each path, just before it is opened or listed."""
+    _listeners.append(listener)
     try:
         yield
     finally:
-        _watched.pop()
+        _listeners.pop()
 
 
 @pytest.fixture
 def outside(tmp_path):
-    """What lies beside the store, and looks like part of one."""
-    beside = HuggingFace(tmp_path / "outside")
-    beside.revision("org/m", C1, {"m.gguf": GGUF}, tree={"m.gguf": GGUF})
+    """A folder next to the store that looks like a part of one."""
+    cache = HuggingFace(tmp_path / "outside")
+    cache.revision("org/m", C1, {"m.gguf": GGUF}, tree={"m.gguf": GGUF})
     write(tmp_path / "outside/secret.gguf", GGUF)
     write(tmp_path / "outside/secret.json", "{}")
     return tmp_path / "outside"
 
 
-def survives(store, root, outside, *, good=1):
-    """What a scan tells of a store with so many good models in it; nothing outside is touched."""
+def problem_paths(store, root, outside, *, good=1):
+    """Scan a store; assert that nothing outside is accessed; return the paths of the problems."""
     tracemalloc.start()
-    with watched() as touched:
+    with recorded_paths() as opened:
         scanned = SCANNERS[store](root)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
 
-    assert touched
-    assert [path for path in touched if not str(path).startswith(str(root))] == []
+    assert opened
+    assert [path for path in opened if not str(path).startswith(str(root))] == []
     assert peak < 64 << 20
     assert len([model for model in scanned.found if model.is_complete]) >= good
     for model in scanned.found:
@@ -97,17 +97,17 @@ def fifo(path):
     return path
 
 
-def bound(path):
+def unix_socket(path):
     with socket.socket(socket.AF_UNIX) as made:
-        # The name of a socket is shorter than those of most files.
-        here = os.open(path.parent, os.O_RDONLY)
-        made.bind(f"/proc/self/fd/{here}/{path.name}")
-        os.close(here)
+        # The path of a socket has a low length limit. The path through /proc is short.
+        folder = os.open(path.parent, os.O_RDONLY)
+        made.bind(f"/proc/self/fd/{folder}/{path.name}")
+        os.close(folder)
     return path
 
 
-def moved(path, outside):
-    """A folder of the store, gone elsewhere and a link to there."""
+def move_outside(path, outside):
+    """Move a folder out of the store and replace it by a link."""
     path.rename(outside / "moved")
     return link(path, outside / "moved")
 
@@ -117,66 +117,70 @@ def renamed(path, name):
 
 
 REFS = {
-    "leads up": lambda refs, _: write(refs / "x", "../../../../../../etc"),
-    "leads away": lambda refs, out: link(refs / "x", out / "secret.json"),
-    "leads up and away": lambda refs, _: link(refs / "x", "../../../../outside/secret.json"),
-    "leads to nothing": lambda refs, _: link(refs / "x", "y"),
-    "leads to itself": lambda refs, _: link(refs / "x", "x"),
+    "path out of the store": lambda refs, _: write(refs / "x", "../../../../../../etc"),
+    "links out of the store": lambda refs, out: link(refs / "x", out / "secret.json"),
+    "relative link out of the store": lambda refs, _: link(
+        refs / "x", "../../../../outside/secret.json"
+    ),
+    "broken link": lambda refs, _: link(refs / "x", "y"),
+    "links to itself": lambda refs, _: link(refs / "x", "x"),
     "a FIFO": lambda refs, _: fifo(refs / "x"),
-    "a socket": lambda refs, _: bound(refs / "x"),
+    "a socket": lambda refs, _: unix_socket(refs / "x"),
     "a link to a FIFO": lambda refs, _: link(refs / "x", fifo(refs.parent / "pipe")),
     "a device": lambda refs, _: link(refs / "x", "/dev/zero"),
     "a link to a folder": lambda refs, out: link(refs / "x", out),
     "empty": lambda refs, _: write(refs / "x", ""),
     "long": lambda refs, _: write(refs / "x", C1 * 100_000),
-    "no text": lambda refs, _: write(refs / "x", b"\xff\0" * 20),
-    "an escape in its name": lambda refs, _: write(refs / ESCAPE, C1),
-    "no text in its name": lambda refs, _: write(refs / NO_TEXT, C1),
-    "an @ in its name": lambda refs, _: write(refs / "v@1", C1),
+    "not UTF-8": lambda refs, _: write(refs / "x", b"\xff\0" * 20),
+    "escape in its name": lambda refs, _: write(refs / ESCAPE, C1),
+    "name that is not UTF-8": lambda refs, _: write(refs / NOT_UTF8, C1),
+    "@ in its name": lambda refs, _: write(refs / "v@1", C1),
     "a long name": lambda refs, _: write(refs / ("x" * 100) / ("x" * 100), C1),
 }
 
 
 @pytest.mark.parametrize("plant", REFS.values(), ids=REFS)
-def test_a_ref_that_is_none(tmp_path, outside, plant):
+def test_an_invalid_ref_is_a_problem(tmp_path, outside, plant):
     """
-    No name leads to a commit by it, and the revision is found by the others.
+    It becomes no alias, and the revision is found with its other refs.
     """
     cache = HuggingFace(tmp_path / "hub")
     cache.revision("org/m", C1, {"m.gguf": GGUF})
 
     planted = plant(cache.repository("org/m") / "refs", outside)
 
-    assert survives("huggingface", cache.root, outside) == [str(planted)]
+    assert problem_paths("huggingface", cache.root, outside) == [str(planted)]
 
 
 FILES = {
-    "leads away": lambda snap, out: link(snap / "x.gguf", out / "secret.gguf"),
-    "leads to a blob's name that is elsewhere": lambda snap, _: link(snap / "x.gguf", sha256(GGUF)),
-    "leads up and away": lambda snap, _: link(snap / "x.gguf", "../../../../outside/secret.gguf"),
-    "leads through a folder away": lambda snap, out: link(
+    "links out of the store": lambda snap, out: link(snap / "x.gguf", out / "secret.gguf"),
+    "links to a blob name in the same folder": lambda snap, _: link(snap / "x.gguf", sha256(GGUF)),
+    "relative link out of the store": lambda snap, _: link(
+        snap / "x.gguf", "../../../../outside/secret.gguf"
+    ),
+    "links through a linked folder": lambda snap, out: link(
         snap / "x.gguf", f"../../{link(snap.parents[1] / 'way', out).name}/secret.gguf"
     ),
-    "leads above the root": lambda snap, _: link(snap / "x.gguf", "../" * 50 + "etc/passwd"),
-    "leads to nothing": lambda snap, _: link(snap / "x.gguf", "../../blobs/" + "d" * 64),
-    "leads to itself": lambda snap, _: link(snap / "x.gguf", "x.gguf"),
-    "leads to a folder": lambda snap, _: link(snap / "x", ".."),
-    "leads to a folder elsewhere": lambda snap, out: link(snap / "x", out),
-    "leads to the root": lambda snap, _: link(snap / "x", "../../.."),
-    "leads nowhere by a long way": lambda snap, _: link(snap / "x", "a/" * 2000),
+    "links above the root": lambda snap, _: link(snap / "x.gguf", "../" * 50 + "etc/passwd"),
+    "broken link": lambda snap, _: link(snap / "x.gguf", "../../blobs/" + "d" * 64),
+    "links to itself": lambda snap, _: link(snap / "x.gguf", "x.gguf"),
+    "links to a folder": lambda snap, _: link(snap / "x", ".."),
+    "links to a folder outside": lambda snap, out: link(snap / "x", out),
+    "links to the root": lambda snap, _: link(snap / "x", "../../.."),
+    "broken link with a long path": lambda snap, _: link(snap / "x", "a/" * 2000),
     "a FIFO": lambda snap, _: fifo(snap / "x.gguf"),
-    "a socket": lambda snap, _: bound(snap / "x.gguf"),
-    "an escape in its name": lambda snap, _: write(snap / ESCAPE, GGUF),
-    "no text in its name": lambda snap, _: write(snap / NO_TEXT, GGUF),
-    "an escape in its folder's name": lambda snap, _: write(snap / ESCAPE / "x", GGUF),
-    "one of a million": lambda snap, _: write(snap / "x-00001-of-999999.gguf", GGUF),
+    "a socket": lambda snap, _: unix_socket(snap / "x.gguf"),
+    "escape in its name": lambda snap, _: write(snap / ESCAPE, GGUF),
+    "name that is not UTF-8": lambda snap, _: write(snap / NOT_UTF8, GGUF),
+    "escape in the name of its folder": lambda snap, _: write(snap / ESCAPE / "x", GGUF),
+    "shard of a million": lambda snap, _: write(snap / "x-00001-of-999999.gguf", GGUF),
 }
 
 
 @pytest.mark.parametrize("plant", FILES.values(), ids=FILES)
-def test_a_file_of_a_revision_that_is_none(tmp_path, outside, plant):
+def test_an_invalid_file_of_a_revision_is_a_problem(tmp_path, outside, plant):
     """
-    The others of its revision are found, and the revision beside it is whole.
+    The other files of its revision are found, and another revision is complete.
     """
     cache = HuggingFace(tmp_path / "hub")
     cache.revision("org/m", C1, {"m.gguf": GGUF})
@@ -184,35 +188,39 @@ def test_a_file_of_a_revision_that_is_none(tmp_path, outside, plant):
 
     planted = plant(snapshot, outside)
 
-    found = survives("huggingface", cache.root, outside)
+    found = problem_paths("huggingface", cache.root, outside)
     assert found == [str(planted)] or planted.name == "x-00001-of-999999.gguf"
 
 
 PARTS = {
     "a repository is a file": lambda repo, _: write(repo.with_name("models--org--x"), b""),
     "a repository is a FIFO": lambda repo, _: fifo(repo.with_name("models--org--x")),
-    "a repository leads away": lambda repo, out: link(
+    "a repository links out of the store": lambda repo, out: link(
         repo.with_name("models--org--x"), out / "models--org--m"
     ),
-    "a repository leads to another": lambda repo, _: link(
+    "a repository links to another": lambda repo, _: link(
         repo.with_name("models--org--x"), repo.with_name("models--org--good")
     ),
     "a repository has no name": lambda repo, _: renamed(repo, "models--"),
-    "a repository has half a name": lambda repo, _: renamed(repo, "models----m"),
+    "a repository has an incomplete name": lambda repo, _: renamed(repo, "models----m"),
     "a repository has an escape in its name": lambda repo, _: renamed(repo, f"models--{ESCAPE}"),
-    "a repository has no text in its name": lambda repo, _: renamed(repo, f"models--{NO_TEXT}"),
-    "blobs lead away": lambda repo, out: moved(repo / "blobs", out),
-    "snapshots lead away": lambda repo, out: moved(repo / "snapshots", out),
-    "refs lead away": lambda repo, out: moved(repo / "refs", out),
-    "trees lead away": lambda repo, out: moved(repo / "trees", out),
-    "a snapshot leads away": lambda repo, out: moved(repo / f"snapshots/{C1}", out),
+    "a repository name is not UTF-8": lambda repo, _: renamed(repo, f"models--{NOT_UTF8}"),
+    "blobs link out of the store": lambda repo, out: move_outside(repo / "blobs", out),
+    "snapshots link out of the store": lambda repo, out: move_outside(repo / "snapshots", out),
+    "refs link out of the store": lambda repo, out: move_outside(repo / "refs", out),
+    "trees link out of the store": lambda repo, out: move_outside(repo / "trees", out),
+    "a snapshot links out of the store": lambda repo, out: move_outside(
+        repo / f"snapshots/{C1}", out
+    ),
     "a snapshot is a file": lambda repo, _: write(repo / f"snapshots/{C2}"),
-    "a snapshot is no commit": lambda repo, _: write(repo / "snapshots/x/m.gguf", GGUF).parent,
+    "a snapshot name is not a commit": lambda repo, _: (
+        write(repo / "snapshots/x/m.gguf", GGUF).parent
+    ),
     "blobs are a file": lambda repo, out: (
         (repo / "blobs").rename(out / "b") and write(repo / "blobs")
     ),
-    "a blob leads away": lambda repo, out: (
-        moved(repo / f"blobs/{sha256(GGUF)}", out).parents[1] / f"snapshots/{C1}/m.gguf"
+    "a blob links out of the store": lambda repo, out: (
+        move_outside(repo / f"blobs/{sha256(GGUF)}", out).parents[1] / f"snapshots/{C1}/m.gguf"
     ),
     "a blob is a folder": lambda repo, out: (
         (
@@ -225,9 +233,9 @@ PARTS = {
 
 
 @pytest.mark.parametrize("plant", PARTS.values(), ids=PARTS)
-def test_a_part_of_a_repository_that_is_none(tmp_path, outside, plant):
+def test_an_invalid_part_of_a_repository_is_a_problem(tmp_path, outside, plant):
     """
-    The repository beside it is found whole.
+    The other repository is found and complete.
     """
     cache = HuggingFace(tmp_path / "hub")
     for name in ("org/good", "org/m"):
@@ -235,29 +243,29 @@ def test_a_part_of_a_repository_that_is_none(tmp_path, outside, plant):
 
     planted = plant(cache.repository("org/m"), outside)
 
-    assert str(planted) in survives("huggingface", cache.root, outside)
+    assert str(planted) in problem_paths("huggingface", cache.root, outside)
 
 
 TREES = {
     "a FIFO": lambda tree, _: fifo(tree),
-    "leads away": lambda tree, out: (tree.unlink(), link(tree, out / "secret.json"))[1],
-    "deep": lambda tree, _: write(tree, DEEP),
-    "deep in a file": lambda tree, _: write(tree, '{"files":{"x":' + '{"a":' * 100_000),
+    "links out of the store": lambda tree, out: (tree.unlink(), link(tree, out / "secret.json"))[1],
+    "nested deeply": lambda tree, _: write(tree, DEEP),
+    "nested deeply in a file": lambda tree, _: write(tree, '{"files":{"x":' + '{"a":' * 100_000),
     "many lists": lambda tree, _: write(tree, '{"files":{"x":' + LISTS + "}}"),
-    "no object": lambda tree, _: write(tree, "[]"),
+    "not an object": lambda tree, _: write(tree, "[]"),
     "empty": lambda tree, _: write(tree, ""),
-    "cut off": lambda tree, _: write(tree, tree.read_bytes()[:50]),
-    "no text": lambda tree, _: write(tree, b"\xff" * 100),
+    "truncated": lambda tree, _: write(tree, tree.read_bytes()[:50]),
+    "not UTF-8": lambda tree, _: write(tree, b"\xff" * 100),
     "files are a list": lambda tree, _: write(tree, '{"format_version":1,"files":[]}'),
     "a file is a number": lambda tree, _: write(tree, '{"format_version":1,"files":{"a":1}}'),
-    "a name twice": lambda tree, _: write(tree, '{"files":{"a":{},"a":{}}}'),
+    "duplicate name": lambda tree, _: write(tree, '{"files":{"a":{},"a":{}}}'),
 }
 
 
 @pytest.mark.parametrize("plant", TREES.values(), ids=TREES)
-def test_a_tree_that_is_none(tmp_path, outside, plant):
+def test_an_invalid_tree_is_a_problem(tmp_path, outside, plant):
     """
-    The revision is found as if there were none.
+    The revision is found as if there were no tree.
     """
     cache = HuggingFace(tmp_path / "hub")
     cache.revision("org/m", C1, {"m.gguf": GGUF}, tree={"m.gguf": GGUF})
@@ -265,11 +273,11 @@ def test_a_tree_that_is_none(tmp_path, outside, plant):
 
     plant(tree, outside)
 
-    assert survives("huggingface", cache.root, outside) == [str(tree)]
+    assert problem_paths("huggingface", cache.root, outside) == [str(tree)]
 
 
 @pytest.mark.parametrize(
-    "said",
+    "files",
     [
         {"../../../../outside/secret.gguf": {"size": 1}},
         {ESCAPE: {"size": 1}},
@@ -278,72 +286,76 @@ def test_a_tree_that_is_none(tmp_path, outside, plant):
         {"m.gguf": {"size": float(10**30)}},
     ],
 )
-def test_a_tree_that_lies_leads_nowhere(tmp_path, outside, said):
+def test_false_values_in_a_tree_have_no_effect_outside_of_it(tmp_path, outside, files):
     """
-    At the most it is a reason.
+    At most they become a reason.
     """
     cache = HuggingFace(tmp_path / "hub")
     cache.revision("org/m", C1, {"m.gguf": GGUF})
-    tree = json.dumps({"format_version": 1, "files": said})
+    tree = json.dumps({"format_version": 1, "files": files})
     write(cache.repository("org/m") / f"trees/{C1}.json", tree)
 
-    assert survives("huggingface", cache.root, outside, good=0) == []
+    assert problem_paths("huggingface", cache.root, outside, good=0) == []
 
 
-def without(manifest, *path, **changed):
-    """A manifest in which something is said otherwise."""
-    found = json.loads(manifest.read_text())
-    place = found
+def change_manifest(manifest, *path, **changed):
+    """Change members of an object in a manifest."""
+    content = json.loads(manifest.read_text())
+    member = content
     for step in path:
-        place = place[step]
-    place.update(changed)
-    return write(manifest, json.dumps(found))
+        member = member[step]
+    member.update(changed)
+    return write(manifest, json.dumps(content))
 
 
 MANIFESTS = {
-    "a digest leads away": lambda m, _: without(
+    "a digest is a path": lambda m, _: change_manifest(
         m, "layers", 0, digest="sha256:../../../../outside/secret.gguf"
     ),
-    "a digest is long": lambda m, _: without(m, "layers", 0, digest="sha256:" + "a" * 65),
-    "a digest ends its line": lambda m, _: without(m, "layers", 0, digest=f"sha256:{'a' * 64}\n"),
-    "a digest is a number": lambda m, _: without(m, "layers", 0, digest=7),
-    "the config's leads away": lambda m, _: without(m, "config", digest="sha256-../secret.json"),
-    "a size is negative": lambda m, _: without(m, "layers", 0, size=-1),
-    "a size is a yes": lambda m, _: without(m, "layers", 0, size=True),
+    "a digest is long": lambda m, _: change_manifest(m, "layers", 0, digest="sha256:" + "a" * 65),
+    "a digest ends with a line feed": lambda m, _: change_manifest(
+        m, "layers", 0, digest=f"sha256:{'a' * 64}\n"
+    ),
+    "a digest is a number": lambda m, _: change_manifest(m, "layers", 0, digest=7),
+    "the digest of the config is a path": lambda m, _: change_manifest(
+        m, "config", digest="sha256-../secret.json"
+    ),
+    "a size is negative": lambda m, _: change_manifest(m, "layers", 0, size=-1),
+    "a size is true": lambda m, _: change_manifest(m, "layers", 0, size=True),
     "a size is long": lambda m, _: write(
         m, m.read_text().replace('"size":104', '"size":' + "9" * 5000)
     ),
-    "layers are an object": lambda m, _: without(m, layers={}),
-    "layers are numbers": lambda m, _: without(m, layers=[1]),
-    "no layers": lambda m, _: without(m, layers=None),
-    "another version": lambda m, _: without(m, schemaVersion=1),
-    "half of it": lambda m, _: write(m, m.read_bytes()[:100]),
+    "layers are an object": lambda m, _: change_manifest(m, layers={}),
+    "layers are numbers": lambda m, _: change_manifest(m, layers=[1]),
+    "no layers": lambda m, _: change_manifest(m, layers=None),
+    "another version": lambda m, _: change_manifest(m, schemaVersion=1),
+    "truncated": lambda m, _: write(m, m.read_bytes()[:100]),
     "a list": lambda m, _: write(m, "[]"),
-    "deep": lambda m, _: write(m, DEEP),
-    "deep inside": lambda m, _: write(m, '{"config":' + DEEP),
+    "nested deeply": lambda m, _: write(m, DEEP),
+    "nested deeply in a member": lambda m, _: write(m, '{"config":' + DEEP),
     "many lists": lambda m, _: write(m, '{"x":' + LISTS + "}"),
     "long": lambda m, _: write(m, m.read_text() + " " * 5_000_000),
     "empty": lambda m, _: write(m, ""),
-    "no text": lambda m, _: write(m, b"\xff\xfe{\0}\0"),
-    "no number": lambda m, _: write(m, '{"schemaVersion":NaN}'),
+    "not UTF-8": lambda m, _: write(m, b"\xff\xfe{\0}\0"),
+    "NaN": lambda m, _: write(m, '{"schemaVersion":NaN}'),
     "a FIFO": lambda m, _: fifo(m),
-    "a socket": lambda m, _: bound(m.with_name("x")),
+    "a socket": lambda m, _: unix_socket(m.with_name("x")),
     "a folder": lambda m, _: write(m.parent / "x/y").parent,
-    "leads away": lambda m, out: link(m.with_name("x"), out / "secret.json"),
-    "leads to itself": lambda m, _: link(m.with_name("x"), "x"),
-    "an escape in its name": lambda m, _: renamed(m, ESCAPE),
-    "no text in its name": lambda m, _: renamed(m, NO_TEXT),
+    "links out of the store": lambda m, out: link(m.with_name("x"), out / "secret.json"),
+    "links to itself": lambda m, _: link(m.with_name("x"), "x"),
+    "escape in its name": lambda m, _: renamed(m, ESCAPE),
+    "name that is not UTF-8": lambda m, _: renamed(m, NOT_UTF8),
     "a long name": lambda m, _: renamed(m, "x" * 81),
     "hidden with an escape": lambda m, _: renamed(m, f".{ESCAPE}"),
-    "a model leads away": lambda m, out: moved(m.parent, out),
-    "a namespace leads away": lambda m, out: moved(m.parents[1], out),
-    "a host leads away": lambda m, out: moved(m.parents[2], out),
-    "a host leads up": lambda m, _: link(m.parents[3] / "x", "../.."),
+    "a model links out of the store": lambda m, out: move_outside(m.parent, out),
+    "a namespace links out of the store": lambda m, out: move_outside(m.parents[1], out),
+    "a host links out of the store": lambda m, out: move_outside(m.parents[2], out),
+    "a host links to a parent folder": lambda m, _: link(m.parents[3] / "x", "../.."),
     "a model is a file": lambda m, _: write(m.parents[1] / "x"),
     "a model has an escape in its name": lambda m, _: renamed(m.parent, ESCAPE),
     "a model begins with a dash": lambda m, _: renamed(m.parent, "-x"),
-    "a blob leads away": lambda m, out: (
-        moved(m.parents[4] / f"blobs/sha256-{sha256(b'GGUFbad')}", out) and m
+    "a blob links out of the store": lambda m, out: (
+        move_outside(m.parents[4] / f"blobs/sha256-{sha256(b'GGUFbad')}", out) and m
     ),
     "a blob is a FIFO": lambda m, _: (
         fifo(m.parents[4] / f"blobs/sha256-{sha256(b'GGUFbad')}") and m
@@ -352,9 +364,9 @@ MANIFESTS = {
 
 
 @pytest.mark.parametrize("plant", MANIFESTS.values(), ids=MANIFESTS)
-def test_a_manifest_that_is_none(tmp_path, outside, plant):
+def test_an_invalid_manifest_is_a_problem(tmp_path, outside, plant):
     """
-    The model beside it is found.
+    The other model is found.
     """
     store = Ollama(tmp_path / "models")
     store.model("good.host/me/good", GGUF)
@@ -362,113 +374,117 @@ def test_a_manifest_that_is_none(tmp_path, outside, plant):
 
     planted = plant(manifest, outside)
 
-    assert survives("ollama", store.root, outside) == [str(planted)]
+    assert problem_paths("ollama", store.root, outside) == [str(planted)]
 
 
-BAD_BLOBS = (MANIFESTS["a blob leads away"], MANIFESTS["a blob is a FIFO"])
+BAD_BLOBS = (MANIFESTS["a blob links out of the store"], MANIFESTS["a blob is a FIFO"])
 
 
 @pytest.mark.parametrize("part", ["manifests", "blobs"])
-def test_a_part_of_ollamas_store_that_leads_away(tmp_path, outside, part):
+def test_a_link_out_of_the_store_of_ollama_is_a_problem(tmp_path, outside, part):
     """
-    Nothing is found then, and nothing is known to have gone.
+    Nothing is found then, and no model counts as removed.
     """
     store = Ollama(tmp_path / "models")
     store.model("m", GGUF)
-    planted = moved(store.root / part, outside)
+    planted = move_outside(store.root / part, outside)
 
-    assert survives("ollama", store.root, outside, good=0) == [str(planted)]
+    assert problem_paths("ollama", store.root, outside, good=0) == [str(planted)]
     assert SCANNERS["ollama"](store.root).may_hide("any", "latest", "/any")
 
 
 @pytest.mark.parametrize("text", [DEEP, '{"a":' * 100_000, LISTS, '{"model_family":' + DEEP])
-def test_a_config_of_ollamas_that_was_made_to_harm(tmp_path, outside, text):
+def test_a_hostile_config_of_ollama_is_a_reason(tmp_path, outside, text):
     """
-    It is a reason, and claims nothing.
+    It provides no claims.
     """
     store = Ollama(tmp_path / "models")
     store.model("good", GGUF, details=DETAILS)
     store.manifest("m", [store.layer("model", GGUF)], store.layer("x", text.encode()))
 
-    assert survives("ollama", store.root, outside) == []
+    assert problem_paths("ollama", store.root, outside) == []
 
 
-LOOSE = {
-    "leads away": lambda repo, out: link(repo / "x.gguf", out / "secret.gguf"),
-    "leads up and away": lambda repo, _: link(repo / "x.gguf", "../../../outside/secret.gguf"),
-    "leads to nothing": lambda repo, _: link(repo / "x.gguf", "y"),
-    "leads to itself": lambda repo, _: link(repo / "x.gguf", "x.gguf"),
-    "a folder leads away": lambda repo, out: link(repo / "x", out),
-    "a folder leads up": lambda repo, _: link(repo / "x", ".."),
+FOLDER_FILES = {
+    "links out of the store": lambda repo, out: link(repo / "x.gguf", out / "secret.gguf"),
+    "relative link out of the store": lambda repo, _: link(
+        repo / "x.gguf", "../../../outside/secret.gguf"
+    ),
+    "broken link": lambda repo, _: link(repo / "x.gguf", "y"),
+    "links to itself": lambda repo, _: link(repo / "x.gguf", "x.gguf"),
+    "a folder links out of the store": lambda repo, out: link(repo / "x", out),
+    "a folder links to its parent": lambda repo, _: link(repo / "x", ".."),
     "a FIFO": lambda repo, _: fifo(repo / "x.gguf"),
-    "a socket": lambda repo, _: bound(repo / "x.gguf"),
-    "an escape in its name": lambda repo, _: write(repo / f"{ESCAPE}.gguf", GGUF),
-    "no text in its name": lambda repo, _: write(repo / f"{NO_TEXT}.gguf", GGUF),
-    "a config leads away": lambda repo, out: link(repo / "config.json", out / "secret.json"),
+    "a socket": lambda repo, _: unix_socket(repo / "x.gguf"),
+    "escape in its name": lambda repo, _: write(repo / f"{ESCAPE}.gguf", GGUF),
+    "name that is not UTF-8": lambda repo, _: write(repo / f"{NOT_UTF8}.gguf", GGUF),
+    "a config links out of the store": lambda repo, out: link(
+        repo / "config.json", out / "secret.json"
+    ),
 }
 
 
 @pytest.mark.parametrize("store", ["directory", "lmstudio"])
-@pytest.mark.parametrize("plant", LOOSE.values(), ids=LOOSE)
-def test_a_file_in_a_folder_that_is_none(tmp_path, outside, store, plant):
+@pytest.mark.parametrize("plant", FOLDER_FILES.values(), ids=FOLDER_FILES)
+def test_an_invalid_file_in_a_folder_is_a_problem(tmp_path, outside, store, plant):
     """
-    The model beside it is found.
+    The other model is found.
     """
     fill(tmp_path / "models", org___repo___m__gguf=GGUF)
 
     planted = plant(tmp_path / "models/org/repo", outside)
 
-    assert survives(store, tmp_path / "models", outside) == [str(planted)]
+    assert problem_paths(store, tmp_path / "models", outside) == [str(planted)]
 
 
 @pytest.mark.parametrize("store", ["directory", "lmstudio"])
-@pytest.mark.parametrize("name", [ESCAPE, NO_TEXT], ids=["an escape", "no text"])
-def test_a_folder_with_a_name_that_is_none(tmp_path, outside, store, name):
+@pytest.mark.parametrize("name", [ESCAPE, NOT_UTF8], ids=["escape", "not UTF-8"])
+def test_a_folder_with_an_invalid_name_is_a_problem(tmp_path, outside, store, name):
     """
-    The models in it are left out; a name that is no text is no reference.
+    The models in it are left out, because their references would be invalid.
     """
     fill(tmp_path / "models", org___repo___m__gguf=GGUF)
     bad = write(tmp_path / "models/org" / name / "m.gguf", GGUF)
 
-    assert survives(store, tmp_path / "models", outside) == [str(bad)]
+    assert problem_paths(store, tmp_path / "models", outside) == [str(bad)]
 
 
-@pytest.mark.parametrize("path", [ESCAPE, NO_TEXT, f"{ESCAPE}/x.txt", f"{NO_TEXT}/x.txt"])
-def test_a_part_of_a_model_with_a_name_that_is_none(tmp_path, outside, path):
+@pytest.mark.parametrize("path", [ESCAPE, NOT_UTF8, f"{ESCAPE}/x.txt", f"{NOT_UTF8}/x.txt"])
+def test_a_file_with_an_invalid_name_is_left_out_of_its_model(tmp_path, outside, path):
     """
-    The rest of the model is found.
+    The other files of the model are found.
     """
     fill(tmp_path / "models", org___repo___m__gguf=GGUF, org___repo___config__json=b"{}")
     write(tmp_path / "models/org/repo" / path, b"1")
 
     bad = tmp_path / "models/org/repo" / path.partition("/")[0]
-    assert survives("lmstudio", tmp_path / "models", outside) == [str(bad)]
+    assert problem_paths("lmstudio", tmp_path / "models", outside) == [str(bad)]
 
 
-@pytest.mark.parametrize("name", ["v@1.gguf", "x" * 124 + ".gguf"], ids=["an @", "long"])
-def test_a_name_that_is_no_version(tmp_path, outside, name):
+@pytest.mark.parametrize("name", ["v@1.gguf", "x" * 124 + ".gguf"], ids=["with @", "too long"])
+def test_a_name_that_is_not_a_valid_version_is_a_problem(tmp_path, outside, name):
     """
-    In a catalog it could not be found again.
+    A catalog could not find the model by it.
     """
     fill(tmp_path / "models", org___repo___m__gguf=GGUF)
     bad = write(tmp_path / "models/org/repo" / name, GGUF)
 
-    assert survives("lmstudio", tmp_path / "models", outside) == [str(bad)]
+    assert problem_paths("lmstudio", tmp_path / "models", outside) == [str(bad)]
 
 
-def test_a_path_that_is_no_reference(tmp_path, outside):
+def test_a_path_that_is_too_long_for_a_reference_is_a_problem(tmp_path, outside):
     """
-    It is longer than one may be.
+    The other model is found.
     """
     write(tmp_path / "models/m.gguf", GGUF)
     bad = write(tmp_path.joinpath("models", *["x" * 200] * 3, "m.gguf"), GGUF)
 
-    assert survives("directory", tmp_path / "models", outside) == [str(bad)]
+    assert problem_paths("directory", tmp_path / "models", outside) == [str(bad)]
 
 
-def test_a_file_that_is_replaced_while_it_is_read_is_not_believed(tmp_path):
+def test_a_file_that_is_replaced_during_the_scan_is_not_used(tmp_path):
     """
-    What was looked at was part of the store; what is opened may be anybody's.
+    The check was made on the old file, and the new one can be any file.
     """
     cache = HuggingFace(tmp_path / "hub")
     cache.revision("org/m", C1, {"m.gguf": GGUF})
@@ -479,95 +495,93 @@ def test_a_file_that_is_replaced_while_it_is_read_is_not_believed(tmp_path):
         if path == str(ref):
             other.replace(ref)
 
-    with told(replace):
+    with on_open(replace):
         scanned = SCANNERS["huggingface"](cache.root)
 
     assert scanned.found[0].aliases == ("main",)
     (problem,) = scanned.problems
-    assert (problem.path, problem.reason) == (str(ref), "it was replaced while it was read")
+    assert (problem.path, problem.reason) == (str(ref), "it was replaced during the scan")
 
 
-def many(folder, data=b""):
-    """One file more than a model may have."""
+def make_too_many_files(folder, data=b""):
+    """Make one file more than a model may have."""
     first = write(folder / "0", data)
     for number in range(1, MAX_FILES + 1):
         os.link(first, folder / str(number))
 
 
-def test_a_repository_with_too_many_refs_is_found_by_those_that_were_read(tmp_path, outside):
+def test_the_number_of_refs_is_limited(tmp_path, outside):
     """
-    Somebody has made them to keep a reader busy.
+    The repository is found with the refs that were read before the limit.
     """
     cache = HuggingFace(tmp_path / "hub")
     cache.revision("org/m", C1, {"m.gguf": GGUF})
-    many(cache.repository("org/m") / "refs/heads", C1)
+    make_too_many_files(cache.repository("org/m") / "refs/heads", C1)
 
     refs = str(cache.repository("org/m") / "refs")
-    assert survives("huggingface", cache.root, outside) == [refs]
+    assert problem_paths("huggingface", cache.root, outside) == [refs]
 
 
-def test_a_revision_of_too_many_files_is_a_problem(tmp_path, outside):
+def test_a_revision_with_too_many_files_is_a_problem(tmp_path, outside):
     """
-    The one beside it is found.
+    The other revision is found.
     """
     cache = HuggingFace(tmp_path / "hub")
     cache.revision("org/m", C1, {"m.gguf": GGUF})
     snapshot = cache.revision("org/m", C2, {"m.gguf": GGUF}, refs=())
-    many(snapshot / "sub")
+    make_too_many_files(snapshot / "sub")
 
-    assert survives("huggingface", cache.root, outside) == [str(snapshot)]
+    assert problem_paths("huggingface", cache.root, outside) == [str(snapshot)]
 
 
-def test_a_folder_of_too_many_files_is_a_problem(tmp_path, outside):
+def test_a_folder_with_too_many_files_is_a_problem(tmp_path, outside):
     """
-    The model beside it is found.
+    The other model is found.
     """
     fill(tmp_path / "models", m__gguf=GGUF, big___config__json=b"{}", big___m__safetensors=GGUF)
-    many(tmp_path / "models/big/sub")
+    make_too_many_files(tmp_path / "models/big/sub")
 
     big = str(tmp_path / "models/big")
-    assert survives("directory", tmp_path / "models", outside) == [big]
+    assert problem_paths("directory", tmp_path / "models", outside) == [big]
 
 
-NOTES = {
-    "a FIFO": lambda note, _: fifo(note),
-    "leads away": lambda note, out: (note.unlink(), link(note, out / "secret.json"))[1],
-    "deep": lambda note, _: write(note, DEEP[:60_000]),
-    "long": lambda note, _: write(note, " " * 100_000),
-    "no text": lambda note, _: write(note, b"\xff"),
+JSON_FILES = {
+    "a FIFO": lambda path, _: fifo(path),
+    "links out of the store": lambda path, out: (path.unlink(), link(path, out / "secret.json"))[1],
+    "nested deeply": lambda path, _: write(path, DEEP[:60_000]),
+    "long": lambda path, _: write(path, " " * 100_000),
+    "not UTF-8": lambda path, _: write(path, b"\xff"),
 }
 
 
-@pytest.mark.parametrize("plant", NOTES.values(), ids=NOTES)
-def test_a_note_of_llama_cpp_that_is_none(tmp_path, outside, plant):
+@pytest.mark.parametrize("plant", JSON_FILES.values(), ids=JSON_FILES)
+def test_an_invalid_json_file_of_llama_cpp_is_a_problem(tmp_path, outside, plant):
     """
-    The file is found by its own name.
+    The model file is found under its file name.
     """
     file = flat_llamacpp(tmp_path / "models", "org/m", "m.gguf", GGUF)
-    note = file.with_name(f"{file.name}.json")
+    json_file = file.with_name(f"{file.name}.json")
 
-    plant(note, outside)
+    plant(json_file, outside)
 
-    assert survives("llamacpp", tmp_path / "models", outside) == [str(note)]
+    assert problem_paths("llamacpp", tmp_path / "models", outside) == [str(json_file)]
 
 
 @pytest.mark.parametrize("store", SCANNERS)
-@pytest.mark.parametrize(
-    "root", ["nothing", "a file", "a FIFO", "a loop", "a NUL"], ids=lambda name: name
-)
-def test_a_root_that_is_none(tmp_path, store, root):
+@pytest.mark.parametrize("root", ["missing", "file", "FIFO", "loop", "NUL"], ids=lambda name: name)
+def test_an_invalid_root_is_a_problem(tmp_path, store, root):
     """
-    It is a problem as everything else is, and hides whatever was found there before.
+    It hides every model that was found there before.
     """
     path = tmp_path / "root"
     {
-        "nothing": lambda: None,
-        "a file": lambda: write(path, b""),
-        "a FIFO": lambda: fifo(path),
-        "a loop": lambda: link(path, path),
-        "a NUL": lambda: None,
+        "missing": lambda: None,
+        "file": lambda: write(path, b""),
+        "FIFO": lambda: fifo(path),
+        "loop": lambda: link(path, path),
+        "NUL": lambda: None,
     }[root]()
-    path = f"{path}\0" if root == "a NUL" else path
+    path = f"{path}\0" if root == "NUL" else path
 
     scanned = SCANNERS[store](path)
 
@@ -577,9 +591,9 @@ def test_a_root_that_is_none(tmp_path, store, root):
 
 
 @pytest.mark.parametrize("store", SCANNERS)
-def test_an_empty_root_is_no_problem(tmp_path, store):
+def test_an_empty_root_is_not_a_problem(tmp_path, store):
     """
-    There is nothing in it.
+    The result is an empty scan.
     """
     scanned = SCANNERS[store](Path(tmp_path))
 

@@ -1,4 +1,4 @@
-"""The cache of huggingface_hub: what is found in it, and what that library finds."""
+"""The scan of the cache of huggingface_hub, compared with the scan of that library."""
 
 import os
 import shutil
@@ -30,22 +30,22 @@ def keys(scanned):
     return [(model.reference, model.version) for model in scanned.found]
 
 
-def test_it_finds_what_huggingface_hub_finds(cache):
+def test_the_scan_finds_the_same_as_huggingface_hub(cache):
     """
-    The same repositories, revisions, refs, files and sizes, in every layout that it writes.
+    Repositories, revisions, refs, files and sizes are equal, in every layout that it writes.
     """
     hub = pytest.importorskip("huggingface_hub")
-    cache.mark()
-    whole = {"m.gguf": GGUF, "config.json": b"{}", "sub/deep/x.txt": b"hi", ".gitattributes": b"g"}
-    cache.revision("org/Model", C1, whole, refs=("main", "v1.0"), tree=whole)
-    cache.revision("org/Model", C2, {**whole, "config.json": b'{"a":1}'}, refs=("refs/pr/1",))
+    cache.write_marker_files()
+    files = {"m.gguf": GGUF, "config.json": b"{}", "sub/deep/x.txt": b"hi", ".gitattributes": b"g"}
+    cache.revision("org/Model", C1, files, refs=("main", "v1.0"), tree=files)
+    cache.revision("org/Model", C2, {**files, "config.json": b'{"a":1}'}, refs=("refs/pr/1",))
     cache.revision("org/Model", C3, {"copy.gguf": GGUF, "m.gguf": GGUF}, refs=())
     cache.revision("bert-base", C1, {"model.safetensors": b"x" * 10})
     cache.revision("a/b/c", C1, {"m.gguf": GGUF})
     cache.revision("win/dows", C1, {"m.gguf": GGUF, "sub/config.json": b"{}"})
-    cache.unlink("win/dows")
+    cache.replace_links_with_files("win/dows")
     cache.revision("org/shared", C1, {"m.gguf": GGUF, "n.gguf": b"own"})
-    cache.share("org/shared", "m.gguf", GGUF)
+    cache.share_blob("org/shared", "m.gguf", GGUF)
     shutil.copytree(cache.repository("org/Model"), cache.root / "datasets--org--Model")
     shutil.copytree(cache.repository("org/Model"), cache.root / "spaces--org--Model")
 
@@ -87,9 +87,9 @@ def test_it_finds_what_huggingface_hub_finds(cache):
     assert len(ours.found) == 7
 
 
-def test_the_tree_of_these_tests_is_the_librarys(cache):
+def test_the_tree_file_of_these_tests_equals_that_of_the_library(cache):
     """
-    What the builder writes is what huggingface_hub writes, to the byte.
+    The bytes are equal.
     """
     pytest.importorskip("huggingface_hub")
     from huggingface_hub._tree_cache import TreeCacheEntry, write_tree_cache
@@ -107,7 +107,7 @@ def test_the_tree_of_these_tests_is_the_librarys(cache):
 
 def test_a_commit_is_a_version_and_its_refs_are_aliases(cache):
     """
-    A branch, a tag and a pull request may all be one revision.
+    A branch, a tag and a pull request can name the same revision.
     """
     snapshot = cache.revision("org/m", C1, {"m.gguf": GGUF}, refs=("main", "refs/pr/1", "v1"))
 
@@ -119,9 +119,9 @@ def test_a_commit_is_a_version_and_its_refs_are_aliases(cache):
     assert (model.claims.format, model.is_complete) == ("gguf", True)
 
 
-def test_a_ref_may_end_its_line(cache):
+def test_a_ref_can_end_with_a_line_feed(cache):
     """
-    A hand or another program may have written it.
+    A user or another program may have written it.
     """
     cache.revision("org/m", C1, {"m.gguf": GGUF}, refs=())
     write(cache.repository("org/m") / "refs/main", f"{C1}\n")
@@ -129,9 +129,9 @@ def test_a_ref_may_end_its_line(cache):
     assert only(scan(cache.root)).aliases == ("main",)
 
 
-def test_the_name_of_a_blob_is_its_digest_only_where_it_is_a_sha256(cache):
+def test_a_blob_name_is_used_as_digest_only_if_it_is_a_sha256(cache):
     """
-    Git calls a small file by a SHA-1 of its own, which is taken for nothing.
+    Small files are named by the SHA-1 of Git, which is ignored.
     """
     cache.revision("org/m", C1, {"m.gguf": GGUF, "config.json": b"{}"})
 
@@ -142,12 +142,12 @@ def test_the_name_of_a_blob_is_its_digest_only_where_it_is_a_sha256(cache):
     assert weights.digest == f"sha256:{sha256(GGUF)}"
 
 
-def test_a_shared_blob_has_the_digest_of_the_repositorys_own_name(cache):
+def test_a_shared_blob_has_the_digest_of_its_link_in_the_repository(cache):
     """
-    In the store that repositories share it has the name of another digest, just as long.
+    The shared blob itself is named by another digest of the same length.
     """
     snapshot = cache.revision("org/m", C1, {"m.gguf": GGUF})
-    cache.share("org/m", "m.gguf", GGUF)
+    cache.share_blob("org/m", "m.gguf", GGUF)
 
     (file,) = only(scan(cache.root)).files
 
@@ -155,9 +155,9 @@ def test_a_shared_blob_has_the_digest_of_the_repositorys_own_name(cache):
     assert file.fingerprint == file_fingerprint(snapshot / "m.gguf")
 
 
-def test_a_link_by_a_whole_path_is_followed_inside_of_the_cache(cache, tmp_path):
+def test_an_absolute_link_inside_the_cache_is_followed(cache, tmp_path):
     """
-    Also where the cache itself was reached by a link, and the digest is not lost on the way.
+    It is also followed, and its digest is found, if the cache was reached by a link.
     """
     snapshot = cache.revision("org/m", C1, {})
     (tmp_path / "link").symlink_to(cache.root)
@@ -171,13 +171,13 @@ def test_a_link_by_a_whole_path_is_followed_inside_of_the_cache(cache, tmp_path)
     assert model.local_path == str(snapshot)
 
 
-def test_without_links_the_tree_knows_the_digests(cache):
+def test_without_links_the_digests_come_from_the_tree(cache):
     """
-    Where the system has no links, the snapshot holds the files themselves.
+    On a system without links the snapshot contains the files themselves.
     """
     files = {"m.gguf": GGUF, "config.json": b"{}"}
     cache.revision("org/m", C1, files, tree=files)
-    cache.unlink("org/m")
+    cache.replace_links_with_files("org/m")
 
     model = only(scan(cache.root))
 
@@ -185,9 +185,9 @@ def test_without_links_the_tree_knows_the_digests(cache):
     assert model.is_complete
 
 
-def test_the_bytes_of_a_revision_are_counted_once(cache):
+def test_each_blob_of_a_revision_is_counted_once(cache):
     """
-    By however many names a blob is there; the next revision counts it again.
+    A blob can have several names. Another revision counts it again.
     """
     snapshot = cache.revision("org/m", C1, {"a.gguf": GGUF, "b.gguf": GGUF})
     cache.revision("org/m", C2, {"a.gguf": GGUF, "own.gguf": b"GGUF"}, refs=())
@@ -198,9 +198,9 @@ def test_the_bytes_of_a_revision_are_counted_once(cache):
     assert sizes == [len(GGUF), len(GGUF) + 4]
 
 
-def test_it_was_downloaded_when_its_newest_file_was_written(cache):
+def test_the_download_time_is_that_of_the_newest_file(cache):
     """
-    In UTC and whole seconds; the links themselves are not asked.
+    It is in UTC and whole seconds. The times of the links do not count.
     """
     cache.revision("org/m", C1, {"a.gguf": GGUF, "config.json": b"{}"})
     os.utime(cache.blob("org/m", "a.gguf", GGUF), (0, 1_700_000_000))
@@ -210,9 +210,9 @@ def test_it_was_downloaded_when_its_newest_file_was_written(cache):
 
 
 @pytest.mark.parametrize("seconds", [-1, 300_000_000_000], ids=["before 1970", "after 9999"])
-def test_a_time_that_no_calendar_has_is_not_told(cache, seconds):
+def test_a_file_time_outside_of_the_calendar_is_ignored(cache, seconds):
     """
-    A time of a file may be any number.
+    A file time can be any number.
     """
     cache.revision("org/m", C1, {"a.gguf": GGUF})
     blob = cache.blob("org/m", "a.gguf", GGUF)
@@ -223,21 +223,21 @@ def test_a_time_that_no_calendar_has_is_not_told(cache, seconds):
     assert only(scan(cache.root)).downloaded_at is None
 
 
-def test_a_tree_tells_what_is_not_here(cache):
+def test_files_of_the_tree_that_are_not_downloaded_are_a_reason(cache):
     """
-    Of many repositories one file of several is downloaded; the reasons say so.
+    Users often download one file of a repository with several.
     """
     tree = {"a.gguf": GGUF, "b.gguf": GGUF + b"1", "c.gguf": b"3", "d.gguf": b"4", "e.gguf": b"5"}
     cache.revision("org/m", C1, {"a.gguf": GGUF}, tree=tree)
 
     model = only(scan(cache.root))
 
-    assert model.reasons == ("not here, of 5 files: 'b.gguf', 'c.gguf', 'd.gguf' and 1 more",)
+    assert model.reasons == ("not downloaded, of 5 files: 'b.gguf', 'c.gguf', 'd.gguf' and 1 more",)
 
 
-def test_a_tree_tells_of_a_file_that_was_cut_short(cache):
+def test_a_file_that_is_shorter_than_in_the_tree_is_a_reason(cache):
     """
-    Its name still says what its digest ought to be.
+    The expected digest is still known from its name.
     """
     cache.revision("org/m", C1, {"a.gguf": GGUF}, tree={"a.gguf": GGUF})
     os.truncate(cache.blob("org/m", "a.gguf", GGUF), 10)
@@ -248,9 +248,9 @@ def test_a_tree_tells_of_a_file_that_was_cut_short(cache):
     assert model.files[0].digest == f"sha256:{sha256(GGUF)}"
 
 
-def test_a_tree_of_another_version_is_passed_over(cache):
+def test_a_tree_of_another_version_is_ignored(cache):
     """
-    What it means is not known, and it is no damage.
+    Its meaning is unknown, and it is not damaged.
     """
     cache.revision("org/m", C1, {"a.gguf": GGUF})
     write(cache.repository("org/m") / f"trees/{C1}.json", '{"format_version":2,"files":{"b":{}}}')
@@ -259,20 +259,20 @@ def test_a_tree_of_another_version_is_passed_over(cache):
 
 
 @pytest.mark.parametrize("name", ["{}.incomplete", "{}.0a1b2c3d.incomplete"])
-def test_a_download_that_has_not_ended_is_a_reason(cache, name):
+def test_an_unfinished_download_is_a_reason(cache, name):
     """
-    By the name of its blob with or without the number of who downloads it.
+    The name of its blob may contain the id of the downloading process.
     """
     blob = sha256(b"later")
     cache.revision("org/m", C1, {"a.gguf": GGUF})
     write(cache.repository("org/m") / "blobs" / name.format(blob), b"lat")
 
-    assert only(scan(cache.root)).reasons == (f"downloads that have not ended: {blob!r}",)
+    assert only(scan(cache.root)).reasons == (f"unfinished downloads: {blob!r}",)
 
 
-def test_a_download_for_another_revision_is_no_reason(cache):
+def test_an_unfinished_download_for_another_revision_is_not_a_reason(cache):
     """
-    Where a tree says what belongs to each of them.
+    The trees tell which files belong to each revision.
     """
     cache.revision("org/m", C1, {"a.gguf": GGUF}, tree={"a.gguf": GGUF})
     tree = {"a.gguf": GGUF, "b.gguf": b"later"}
@@ -283,14 +283,14 @@ def test_a_download_for_another_revision_is_no_reason(cache):
 
     assert one.is_complete
     assert two.reasons == (
-        "not here, of 2 files: 'b.gguf'",
-        f"downloads that have not ended: {sha256(b'later')!r}",
+        "not downloaded, of 2 files: 'b.gguf'",
+        f"unfinished downloads: {sha256(b'later')!r}",
     )
 
 
-def test_shards_that_are_not_there_are_missing(cache):
+def test_missing_shards_are_found_without_a_tree(cache):
     """
-    Also without a tree, by the names of the others; in each folder by itself.
+    The names of the other shards in the same folder tell which are missing.
     """
     files = {"m-00002-of-00005.gguf": GGUF, "sub/m-00001-of-00002.safetensors": GGUF}
     cache.revision("org/m", C1, files)
@@ -303,18 +303,18 @@ def test_shards_that_are_not_there_are_missing(cache):
     )
 
 
-def test_a_repository_of_words_alone_has_no_weights(cache):
+def test_a_repository_without_weights_is_incomplete(cache):
     """
-    The tokenizer of a model is downloaded by itself as often as not.
+    The tokenizer of a model is often downloaded alone.
     """
     cache.revision("org/m", C1, {"tokenizer.json": b"{}"})
 
-    assert only(scan(cache.root)).reasons == ("there are no weights",)
+    assert only(scan(cache.root)).reasons == ("no weights were found",)
 
 
-def test_a_shard_that_a_broken_link_names_is_missing_once(cache):
+def test_a_shard_with_a_broken_link_is_listed_once(cache):
     """
-    Its name is known by the link and by the other shards.
+    Both the link and the other shards name it.
     """
     files = {f"m-0000{number}-of-00003.gguf": b"GGUF%d" % number for number in (1, 2)}
     cache.revision("org/m", C1, files)
@@ -326,9 +326,9 @@ def test_a_shard_that_a_broken_link_names_is_missing_once(cache):
 
 
 @pytest.mark.parametrize("name", [".DS_Store", "Thumbs.db", "desktop.ini"])
-def test_what_the_desktop_leaves_behind_is_passed_over(cache, name):
+def test_files_of_desktop_programs_are_ignored(cache, name):
     """
-    Wherever somebody has looked; other hidden files belong to a repository.
+    File managers create them in any folder. Other hidden files belong to a repository.
     """
     snapshot = cache.revision("org/m", C1, {"m.gguf": GGUF, ".gitattributes": b"g"})
     for folder in (snapshot, snapshot.parent, cache.repository("org/m") / "refs", cache.root):
@@ -337,9 +337,9 @@ def test_what_the_desktop_leaves_behind_is_passed_over(cache, name):
     assert [file.path for file in only(scan(cache.root)).files] == [".gitattributes", "m.gguf"]
 
 
-def test_a_broken_link_costs_nothing_but_itself(cache):
+def test_a_broken_link_only_hides_its_own_file(cache):
     """
-    Where huggingface_hub drops the whole repository, the rest of it is found.
+    huggingface_hub drops the whole repository. This scan finds the other files.
     """
     hub = pytest.importorskip("huggingface_hub")
     snapshot = cache.revision("org/m", C1, {"a.gguf": GGUF, "b.gguf": b"GGUF"})
@@ -354,9 +354,9 @@ def test_a_broken_link_costs_nothing_but_itself(cache):
     assert problem.path == str(snapshot / "b.gguf")
 
 
-def test_a_ref_to_nothing_is_a_problem_and_the_rest_is_found(cache):
+def test_a_ref_to_a_missing_snapshot_is_a_problem(cache):
     """
-    Somebody has deleted the snapshot by hand.
+    A user may have deleted the snapshot. The other revisions are found.
     """
     hub = pytest.importorskip("huggingface_hub")
     cache.revision("org/m", C1, {"a.gguf": GGUF})
@@ -370,9 +370,9 @@ def test_a_ref_to_nothing_is_a_problem_and_the_rest_is_found(cache):
 
 
 @pytest.mark.parametrize("folders", [(), ("blobs", "snapshots"), ("refs",)])
-def test_a_repository_with_nothing_in_it_is_a_problem(cache, folders):
+def test_an_empty_repository_is_a_problem(cache, folders):
     """
-    A download that ended before its first file leaves one.
+    A download that stopped before its first file leaves one.
     """
     for folder in ("", *folders):
         (cache.repository("org/empty") / folder).mkdir(parents=True, exist_ok=True)
@@ -383,23 +383,23 @@ def test_a_repository_with_nothing_in_it_is_a_problem(cache, folders):
     assert keys(scanned) == [("org/m", C1)]
     (problem,) = scanned.problems
     assert problem.path == str(cache.repository("org/empty"))
-    assert problem.reason == "no revision is in it"
+    assert problem.reason == "it contains no revision"
 
 
-def test_a_repository_of_half_a_file_is_a_problem_that_says_so(cache):
+def test_a_repository_with_only_an_unfinished_download_is_a_problem(cache):
     """
-    Its first download has not ended.
+    The reason mentions the download.
     """
     write(cache.repository("org/m") / f"blobs/{sha256(GGUF)}.incomplete", b"GG")
 
     (problem,) = scan(cache.root).problems
 
-    assert problem.reason == "no revision is in it, and a download that has not ended"
+    assert problem.reason == "it contains no revision, and a download is unfinished"
 
 
-def test_the_order_is_that_of_names_and_nothing_else(cache):
+def test_the_result_is_sorted_by_names(cache):
     """
-    Two scans of one cache are equal, in whatever order the system lists it.
+    Two scans of a cache are equal, whatever the order on disk is.
     """
     for name in ("b/x", "a/x", "B/x", "a/x-2"):
         for commit in (C2, C1):
@@ -416,9 +416,9 @@ def test_the_order_is_that_of_names_and_nothing_else(cache):
     assert scan(cache.root) == scanned
 
 
-def test_what_is_not_there_may_be_hidden_by_a_problem_or_has_gone(cache, tmp_path):
+def test_a_problem_can_hide_a_model_that_was_not_found(cache, tmp_path):
     """
-    Only what no problem hides has gone.
+    A model that no problem can hide is no longer in the store.
     """
     cache.revision("org/m", C1, {"a.gguf": GGUF})
     odd = write(cache.root / "models--org--odd")
@@ -433,23 +433,23 @@ def test_what_is_not_there_may_be_hidden_by_a_problem_or_has_gone(cache, tmp_pat
     assert offline.may_hide("org/m", C1, str(tmp_path / "nowhere/models--org--m/snapshots" / C1))
 
 
-def test_it_stops_when_it_is_asked(cache):
+def test_a_scan_can_be_stopped(cache):
     """
-    Between one folder and the next; nothing comes of it.
+    `stop` is called before each folder, and no result is returned.
     """
     for number in range(9):
         cache.revision(f"org/m{number}", C1, {"a.gguf": GGUF})
-    found = []
+    counts = []
 
     with pytest.raises(StoppedError):
-        scan(cache.root, stop=lambda: len(found) == 3, progress=found.append)
+        scan(cache.root, stop=lambda: len(counts) == 3, progress=counts.append)
 
-    assert found == [1, 2, 3]
+    assert counts == [1, 2, 3]
 
 
-def test_the_catalogs_own_database_is_stepped_over(cache):
+def test_the_database_of_the_catalog_is_skipped(cache):
     """
-    By whatever name it is there; it is neither opened nor told to be a file of a model.
+    It is not opened under any of its names, and is not a file of a model.
     """
     snapshot = cache.revision("org/m", C1, {"a.gguf": GGUF})
     database = write(cache.root / "catalog.db", C1)
@@ -464,11 +464,11 @@ def test_the_catalogs_own_database_is_stepped_over(cache):
     assert {problem.reason for problem in scanned.problems} == {"it is the catalog's own database"}
 
 
-def test_nothing_is_written(cache):
+def test_a_scan_writes_nothing(cache):
     """
-    Not a byte, not a time and not a name is another afterwards.
+    No byte, time stamp or name differs afterwards.
     """
-    cache.mark()
+    cache.write_marker_files()
     cache.revision("org/m", C1, {"a.gguf": GGUF, "config.json": b"{}"}, tree={"a.gguf": GGUF})
     before = listing(cache.root)
 

@@ -1,4 +1,4 @@
-"""The store of Ollama: manifests by name, blobs by digest."""
+"""The scan of the store of Ollama: manifests by name and blobs by digest."""
 
 import json
 import os
@@ -34,9 +34,9 @@ def only(scanned):
         ("localhost/library/llama3:8b", "localhost/library/llama3"),
     ],
 )
-def test_a_model_is_called_as_ollama_calls_it(store, manifest, reference):
+def test_a_model_has_the_name_that_ollama_shows(store, manifest, reference):
     """
-    Its own registry and its library go without saying; the tag is the version.
+    The default registry and namespace are left out. The tag is the version.
     """
     store.model(manifest, GGUF)
 
@@ -46,9 +46,9 @@ def test_a_model_is_called_as_ollama_calls_it(store, manifest, reference):
     assert (model.reference, model.version, model.aliases) == (reference, "8b", ())
 
 
-def test_a_host_may_have_a_port(store):
+def test_a_host_can_have_a_port(store):
     """
-    The colon in the name of its folder is no tag's.
+    The colon in the folder name does not start a tag.
     """
     path = store.model("x", GGUF)
     port = store.root / "manifests/localhost:5000/library/x/latest"
@@ -58,9 +58,9 @@ def test_a_host_may_have_a_port(store):
     assert only(scan(store.root)).reference == "localhost:5000/library/x"
 
 
-def test_its_layers_are_its_files_with_their_roles_and_digests(store):
+def test_the_layers_are_files_with_roles_and_digests(store):
     """
-    The path of a model is that of its weights; its size is that of all its blobs.
+    The path of the model is that of its weights. Its size includes all blobs.
     """
     more = [store.layer("projector", b"GGUFp"), store.layer("adapter", b"GGUFa")]
     manifest = store.model("llava", GGUF, more=more)
@@ -82,9 +82,9 @@ def test_its_layers_are_its_files_with_their_roles_and_digests(store):
     assert model.is_complete
 
 
-def test_its_config_tells_of_it(store):
+def test_the_claims_come_from_the_config(store):
     """
-    As exactly as Ollama writes it; no header was read.
+    They are as exact as Ollama writes them. No header is read.
     """
     store.model("llama3", GGUF, details={**DETAILS, "context_length": 8192})
 
@@ -117,9 +117,9 @@ def test_its_config_tells_of_it(store):
         (None, None),
     ],
 )
-def test_a_number_of_parameters_is_read_as_it_is_written(text, count):
+def test_a_parameter_count_is_parsed(text, count):
     """
-    What is no such text tells nothing.
+    Any other text gives None.
     """
     assert parse_parameter_count(text) == count
 
@@ -133,18 +133,18 @@ def test_a_number_of_parameters_is_read_as_it_is_written(text, count):
         {},
     ],
 )
-def test_a_config_that_tells_nothing_is_believed_nothing(store, details):
+def test_invalid_values_in_a_config_are_ignored(store, details):
     """
-    What cannot be true of a model is not said of it.
+    A value that cannot be right is not reported.
     """
     store.model("m", GGUF, details=details)
 
     assert only(scan(store.root)).claims == Claims()
 
 
-def test_tags_may_share_their_blobs(store):
+def test_tags_can_share_blobs(store):
     """
-    Each is a version with files of its own account.
+    Each tag is a version with its own list of files.
     """
     for tag in ("m:b", "m:a", "copy:latest"):
         store.model(tag, GGUF)
@@ -158,9 +158,9 @@ def test_tags_may_share_their_blobs(store):
     assert scan(store.root) == scanned
 
 
-def test_blobs_of_older_releases_have_a_colon(store):
+def test_blob_names_of_older_releases_contain_a_colon(store):
     """
-    The digest is written alike, and the path as it is.
+    The digest has the usual form, and the path has the name on disk.
     """
     Ollama(store.root, separator=":").model("m", GGUF)
 
@@ -171,9 +171,9 @@ def test_blobs_of_older_releases_have_a_colon(store):
     assert {file.digest for file in model.files} == {file.path for file in model.files}
 
 
-def test_a_digest_may_be_written_in_capitals(store):
+def test_a_digest_can_be_upper_case(store):
     """
-    Ollama takes it, and looks for the blob by it.
+    Ollama accepts it, and the blob has the same name.
     """
     path = store.model("m", GGUF)
     digest = sha256(GGUF)
@@ -186,17 +186,17 @@ def test_a_digest_may_be_written_in_capitals(store):
     assert f"sha256:{digest}" in {file.digest for file in model.files}
 
 
-def test_weights_may_be_hundreds_of_tensors(store):
+def test_weights_can_be_hundreds_of_tensors(store):
     """
-    Of a safetensors model each tensor is a layer, and each JSON file beside it.
+    In a safetensors model each tensor is a layer, and each JSON file is another.
     """
     layers = [store.layer("tensor", f"t{n}".encode(), name=f"blk.{n}") for n in range(300)]
-    beside = [
+    json_layers = [
         store.layer("json", b"{}", name="config.json"),
         store.layer("json", b"[]", name="tokenizer.json"),
     ]
     config = store.config({"model_format": "safetensors"})
-    store.manifest("m", [*beside, *layers], config)
+    store.manifest("m", [*json_layers, *layers], config)
 
     model = only(scan(store.root))
 
@@ -206,9 +206,9 @@ def test_weights_may_be_hundreds_of_tensors(store):
     assert model.is_complete
 
 
-def test_a_model_in_the_cloud_is_none_on_this_machine(store):
+def test_a_cloud_model_is_left_out(store):
     """
-    It has a manifest, and no weights by design.
+    It has a manifest and no weights on this machine.
     """
     config = store.config({"remote_host": "https://ollama.com:443", "remote_model": "gpt"})
     store.manifest("gpt:cloud", [], config)
@@ -220,19 +220,19 @@ def test_a_model_in_the_cloud_is_none_on_this_machine(store):
 
 def test_a_model_without_weights_is_a_problem(store):
     """
-    Unless it runs elsewhere.
+    Only cloud models may lack weights.
     """
     path = store.manifest("m:8b", [store.layer("template", b"x")], store.config(DETAILS))
 
     (problem,) = scan(store.root).problems
 
-    assert (problem.path, problem.reason) == (str(path), "it names no weights")
+    assert (problem.path, problem.reason) == (str(path), "it lists no weights")
     assert (problem.reference, problem.version) == ("m", "8b")
 
 
-def test_a_blob_that_is_not_there_is_a_reason(store):
+def test_a_missing_blob_is_a_reason(store):
     """
-    The model is found, and is where its weights would be.
+    The model is found, with the path that its weights would have.
     """
     store.model("m", GGUF)
     blob = store.root / f"blobs/sha256-{sha256(GGUF)}"
@@ -245,9 +245,9 @@ def test_a_blob_that_is_not_there_is_a_reason(store):
 
 
 @pytest.mark.parametrize("name", ["-partial", "-partial-0"])
-def test_a_download_that_has_not_ended_is_a_reason(store, name):
+def test_an_unfinished_download_is_a_reason(store, name):
     """
-    Ollama downloads a blob in parts beside it.
+    Ollama writes a partial download next to the blob.
     """
     store.model("m", GGUF)
     blob = store.root / f"blobs/sha256-{sha256(GGUF)}"
@@ -255,13 +255,13 @@ def test_a_download_that_has_not_ended_is_a_reason(store, name):
 
     assert only(scan(store.root)).reasons == (
         f"missing: {blob.name!r}",
-        f"downloads that have not ended: {blob.name!r}",
+        f"unfinished downloads: {blob.name!r}",
     )
 
 
-def test_a_blob_that_was_cut_short_is_a_reason(store):
+def test_a_truncated_blob_is_a_reason(store):
     """
-    The manifest knows how long it ought to be.
+    The manifest contains its expected size.
     """
     store.model("m", GGUF)
     blob = store.root / f"blobs/sha256-{sha256(GGUF)}"
@@ -270,9 +270,9 @@ def test_a_blob_that_was_cut_short_is_a_reason(store):
     assert only(scan(store.root)).reasons == (f"{blob.name!r} has 10 bytes: 104 are needed",)
 
 
-def test_a_config_that_cannot_be_read_is_a_reason(store):
+def test_an_unreadable_config_is_a_reason(store):
     """
-    The weights are there all the same.
+    The model is still found by its weights.
     """
     config = store.layer("x", b"{")
     store.manifest("m", [store.layer("model", GGUF)], config)
@@ -280,13 +280,13 @@ def test_a_config_that_cannot_be_read_is_a_reason(store):
     model = only(scan(store.root))
 
     (reason,) = model.reasons
-    assert reason == f"'sha256-{sha256(b'{')}': it ends too early"
+    assert reason == f"'sha256-{sha256(b'{')}': the JSON is truncated"
     assert model.claims == Claims()
 
 
-def test_a_manifest_that_is_half_written_is_a_problem_and_the_rest_is_found(store):
+def test_a_truncated_manifest_is_a_problem(store):
     """
-    The model may be there still: it has not gone.
+    The other models are found. Its model may still exist.
     """
     half = store.model("half:8b", GGUF)
     store.model("m", GGUF)
@@ -303,9 +303,9 @@ def test_a_manifest_that_is_half_written_is_a_problem_and_the_rest_is_found(stor
     assert not scanned.may_hide("gone", "8b", blob)
 
 
-def test_blobs_that_are_not_there_at_all_are_missing(store):
+def test_without_the_blobs_folder_all_blobs_are_missing(store):
     """
-    Somebody has deleted the folder to have room.
+    A user may have deleted the folder to free space.
     """
     store.model("m", GGUF)
     (store.root / "blobs").rename(store.root / "elsewhere")
@@ -315,9 +315,9 @@ def test_blobs_that_are_not_there_at_all_are_missing(store):
     assert reason.startswith("missing: ")
 
 
-def test_what_the_desktop_leaves_behind_is_passed_over(store):
+def test_hidden_files_are_ignored(store):
     """
-    So is what is hidden.
+    File managers and editors create them.
     """
     path = store.model("m", GGUF)
     write(path.parent / ".DS_Store", b"\0\0\0\1Bud1")
@@ -327,18 +327,18 @@ def test_what_the_desktop_leaves_behind_is_passed_over(store):
     assert only(scan(store.root)).reference == "m"
 
 
-def test_a_folder_that_is_no_store_is_an_empty_one(tmp_path):
+def test_a_folder_without_manifests_is_an_empty_store(tmp_path):
     """
-    Ollama makes its folders when it first needs them.
+    Ollama creates its folders on first use.
     """
     scanned = scan(tmp_path)
 
     assert (scanned.found, scanned.problems) == ((), ())
 
 
-def test_the_manifest_of_these_tests_is_ollamas(store):
+def test_the_manifest_of_these_tests_has_the_form_of_ollama(store):
     """
-    Members in the order in which Ollama writes them, and no blanks.
+    Its members have the order in which Ollama writes them, without whitespace.
     """
     manifest = json.loads(store.model("m", GGUF).read_text())
 
@@ -350,9 +350,9 @@ def test_the_manifest_of_these_tests_is_ollamas(store):
     }
 
 
-def test_nothing_is_written(store):
+def test_a_scan_writes_nothing(store):
     """
-    Not a byte, not a time and not a name is another afterwards.
+    No byte, time stamp or name differs afterwards.
     """
     store.model("m", GGUF)
     before = listing(store.root)

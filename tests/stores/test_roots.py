@@ -1,4 +1,4 @@
-"""Where each program keeps its models on this machine, and of which kind a folder is."""
+"""The default folders of each program, and detection of the kind of a store."""
 
 import dataclasses
 import json
@@ -13,28 +13,28 @@ from model_catalog.stores.scan_result import Claims
 from model_catalog.stores.store_kinds import PROVIDERS, SCANNERS, detect_store
 from model_catalog.stores.store_roots import StoreRoot, default_roots
 
-LINUX = pytest.mark.skipif(sys.platform != "linux", reason="the defaults are those of Linux")
+LINUX = pytest.mark.skipif(sys.platform != "linux", reason="the default folders are those of Linux")
 
 
-def roots(store, environment, home):
-    found = default_roots(environment, home, ollama_service="/nowhere")
+def roots(store, environment, home_folder):
+    found = default_roots(environment, home_folder, ollama_service="/nowhere")
     return [root.path for root in found if root.store == store and root.path != "/nowhere"]
 
 
 @LINUX
-def test_without_a_variable_they_lie_at_home(tmp_path):
+def test_without_variables_the_folders_are_below_the_home_folder(tmp_path):
     """
-    Each with the reason; whether there is anything is not asked.
+    Each root states its source. The folders need not exist.
     """
-    home = str(tmp_path)
+    home_folder = str(tmp_path)
 
-    assert default_roots({}, home) == (
-        StoreRoot("huggingface", f"{home}/.cache/huggingface/hub", "default"),
-        StoreRoot("ollama", f"{home}/.ollama/models", "default"),
+    assert default_roots({}, home_folder) == (
+        StoreRoot("huggingface", f"{home_folder}/.cache/huggingface/hub", "default"),
+        StoreRoot("ollama", f"{home_folder}/.ollama/models", "default"),
         StoreRoot("ollama", "/usr/share/ollama/.ollama/models", "default"),
-        StoreRoot("lmstudio", f"{home}/.lmstudio/models", "default"),
-        StoreRoot("lmstudio", f"{home}/.cache/lm-studio/models", "default"),
-        StoreRoot("llamacpp", f"{home}/.cache/llama.cpp", "default"),
+        StoreRoot("lmstudio", f"{home_folder}/.lmstudio/models", "default"),
+        StoreRoot("lmstudio", f"{home_folder}/.cache/lm-studio/models", "default"),
+        StoreRoot("llamacpp", f"{home_folder}/.cache/llama.cpp", "default"),
     )
     assert list(tmp_path.iterdir()) == []
 
@@ -54,9 +54,9 @@ def test_without_a_variable_they_lie_at_home(tmp_path):
         ({"HF_HUB_CACHE": "/a\0b", "HF_HOME": "/h"}, "/h/hub"),
     ],
 )
-def test_the_cache_of_hugging_face_is_where_its_library_looks(tmp_path, environment, path):
+def test_the_variables_of_hugging_face_have_an_order(tmp_path, environment, path):
     """
-    The first variable that is set, with what is written in it for others.
+    The first variable that is set decides. Variables and `~` in it are expanded.
     """
     assert roots("huggingface", environment, tmp_path) == [path.format(home=tmp_path)]
 
@@ -71,16 +71,16 @@ def test_the_cache_of_hugging_face_is_where_its_library_looks(tmp_path, environm
         {"HUGGINGFACE_HUB_CACHE": "/old"},
     ],
 )
-def test_huggingface_hub_looks_there_too(tmp_path, environment):
+def test_huggingface_hub_uses_the_same_folder(tmp_path, environment):
     """
-    The library itself is asked, in a process of its own.
+    The library runs in a separate process.
     """
     pytest.importorskip("huggingface_hub")
     import subprocess
 
-    asked = "from huggingface_hub import constants; print(constants.HF_HUB_CACHE)"
+    code = "from huggingface_hub import constants; print(constants.HF_HUB_CACHE)"
     done = subprocess.run(
-        [sys.executable, "-c", asked],
+        [sys.executable, "-c", code],
         env={"HOME": str(tmp_path), **environment},
         capture_output=True,
         text=True,
@@ -90,9 +90,9 @@ def test_huggingface_hub_looks_there_too(tmp_path, environment):
     assert roots("huggingface", environment, tmp_path) == [done.stdout.strip()]
 
 
-def test_a_path_that_is_not_whole_begins_in_the_working_directory(tmp_path, monkeypatch):
+def test_a_relative_path_is_relative_to_the_working_directory(tmp_path, monkeypatch):
     """
-    As it does for the program.
+    The program resolves it in the same way.
     """
     monkeypatch.chdir(tmp_path)
 
@@ -100,9 +100,9 @@ def test_a_path_that_is_not_whole_begins_in_the_working_directory(tmp_path, monk
 
 
 @LINUX
-def test_ollama_has_a_service_beside_the_users_own(tmp_path):
+def test_the_ollama_service_has_a_separate_folder(tmp_path):
     """
-    What it keeps belongs to another user.
+    Its models belong to another user.
     """
     service = tmp_path / "service"
     found = default_roots({"OLLAMA_MODELS": "/m"}, tmp_path, ollama_service=service)
@@ -114,9 +114,9 @@ def test_ollama_has_a_service_beside_the_users_own(tmp_path):
 
 
 @pytest.mark.parametrize("ending", ["", "\n", "\r\n"])
-def test_lm_studio_may_have_moved(tmp_path, ending):
+def test_the_pointer_file_of_lm_studio_is_followed(tmp_path, ending):
     """
-    Its pointer says where its home is, in one line.
+    It contains the path of the folder of LM Studio, in one line.
     """
     (tmp_path / "moved").mkdir()
     write(tmp_path / ".lmstudio-home-pointer", f"{tmp_path}/moved{ending}")
@@ -124,9 +124,9 @@ def test_lm_studio_may_have_moved(tmp_path, ending):
     assert roots("lmstudio", {}, tmp_path) == [str(tmp_path / "moved/models")]
 
 
-def test_lm_studios_downloads_may_lie_elsewhere(tmp_path):
+def test_the_downloads_folder_of_lm_studio_is_used(tmp_path):
     """
-    Its settings say so, in the home that is in use.
+    The settings in the current folder of LM Studio name it.
     """
     (tmp_path / "moved").mkdir()
     write(tmp_path / ".lmstudio-home-pointer", "~/moved")
@@ -145,26 +145,26 @@ def fifo(path):
 @pytest.mark.parametrize(
     "plant",
     [
-        lambda home: write(home / ".lmstudio-home-pointer", "/nowhere/at/all"),
-        lambda home: write(home / ".lmstudio-home-pointer", "relative"),
-        lambda home: write(home / ".lmstudio-home-pointer", b"\xff\xfe"),
-        lambda home: write(home / ".lmstudio-home-pointer", "/tmp\0"),
-        lambda home: fifo(home / ".lmstudio-home-pointer"),
-        lambda home: (home / ".lmstudio-home-pointer").mkdir(),
-        lambda home: write(home / ".lmstudio/settings.json", "["),
-        lambda home: write(home / ".lmstudio/settings.json", "[" * 100_000),
-        lambda home: write(
-            home / ".lmstudio/settings.json", '{"downloadsFolder":"/d"}' + " " * 2_000_000
+        lambda folder: write(folder / ".lmstudio-home-pointer", "/nowhere/at/all"),
+        lambda folder: write(folder / ".lmstudio-home-pointer", "relative"),
+        lambda folder: write(folder / ".lmstudio-home-pointer", b"\xff\xfe"),
+        lambda folder: write(folder / ".lmstudio-home-pointer", "/tmp\0"),
+        lambda folder: fifo(folder / ".lmstudio-home-pointer"),
+        lambda folder: (folder / ".lmstudio-home-pointer").mkdir(),
+        lambda folder: write(folder / ".lmstudio/settings.json", "["),
+        lambda folder: write(folder / ".lmstudio/settings.json", "[" * 100_000),
+        lambda folder: write(
+            folder / ".lmstudio/settings.json", '{"downloadsFolder":"/d"}' + " " * 2_000_000
         ),
-        lambda home: write(home / ".lmstudio/settings.json", '{"downloadsFolder":7}'),
-        lambda home: write(home / ".lmstudio/settings.json", '{"downloadsFolder":"here"}'),
-        lambda home: write(home / ".lmstudio/settings.json", '{"downloadsFolder":"/a\\u0000"}'),
-        lambda home: (home / ".lmstudio").mkdir() or fifo(home / ".lmstudio/settings.json"),
+        lambda folder: write(folder / ".lmstudio/settings.json", '{"downloadsFolder":7}'),
+        lambda folder: write(folder / ".lmstudio/settings.json", '{"downloadsFolder":"here"}'),
+        lambda folder: write(folder / ".lmstudio/settings.json", '{"downloadsFolder":"/a\\u0000"}'),
+        lambda folder: (folder / ".lmstudio").mkdir() or fifo(folder / ".lmstudio/settings.json"),
     ],
 )
-def test_what_lm_studio_could_not_read_is_passed_over(tmp_path, plant):
+def test_invalid_files_of_lm_studio_are_ignored(tmp_path, plant):
     """
-    It has its models in the usual place then.
+    The default folder is used then.
     """
     plant(tmp_path)
 
@@ -180,16 +180,16 @@ def test_what_lm_studio_could_not_read_is_passed_over(tmp_path, plant):
         ({"LLAMA_CACHE": "/same", "HF_HUB_CACHE": "/same"}, []),
     ],
 )
-def test_the_cache_of_llama_cpp(tmp_path, environment, paths):
+def test_the_variables_of_llama_cpp_have_an_order(tmp_path, environment, paths):
     """
-    It may be the one of huggingface_hub, and is not looked through twice.
+    If its cache is also that of huggingface_hub, it is listed once.
     """
     assert roots("llamacpp", environment, tmp_path) == paths
 
 
-def test_a_store_with_two_names_is_one(tmp_path):
+def test_a_folder_with_two_names_is_listed_once(tmp_path):
     """
-    A link leads from one program's place to the other's.
+    A link leads from the folder of one program to that of another.
     """
     (tmp_path / "hub").mkdir()
     (tmp_path / "link").symlink_to("hub")
@@ -198,9 +198,9 @@ def test_a_store_with_two_names_is_one(tmp_path):
     assert roots("llamacpp", environment, tmp_path) == []
 
 
-def test_this_process_is_asked_if_nothing_else_is_given(monkeypatch):
+def test_the_defaults_are_those_of_this_process(monkeypatch):
     """
-    Its environment and its home.
+    Its environment variables and its home folder are used.
     """
     monkeypatch.setenv("HF_HUB_CACHE", "/set")
     monkeypatch.setenv("HOME", "/home/of/nobody")
@@ -212,9 +212,9 @@ def test_this_process_is_asked_if_nothing_else_is_given(monkeypatch):
     assert found[1].path == "/home/of/nobody/.ollama/models"
 
 
-def test_a_folder_shows_of_which_kind_it_is(tmp_path):
+def test_the_kind_of_a_store_is_detected(tmp_path):
     """
-    By the names in it; what looks like none of them is a plain folder.
+    The names in the folder decide. Any other folder is a plain folder.
     """
     HuggingFace(tmp_path / "hub").revision("org/m", C1, {"m.gguf": b"GGUF"})
     Ollama(tmp_path / "ollama").model("m", b"GGUF")
@@ -227,17 +227,17 @@ def test_a_folder_shows_of_which_kind_it_is(tmp_path):
         detect_store(tmp_path / "nowhere")
 
 
-def test_every_kind_has_a_provider_that_a_catalog_takes():
+def test_every_kind_of_store_has_its_own_valid_provider():
     """
-    And no two have the same, so that no two stores mean different models by one name.
+    No two stores have the same provider, so their models never have the same name.
     """
     assert list(PROVIDERS) == list(SCANNERS)
     assert len(set(PROVIDERS.values())) == len(PROVIDERS)
     assert [validation.provider("provider", name) for name in PROVIDERS.values()]
 
 
-def test_a_store_claims_what_a_header_may():
+def test_claims_have_the_fields_of_a_header():
     """
-    The names are those of a catalog's columns.
+    The names equal those of the columns.
     """
     assert {each.name for each in dataclasses.fields(Claims)} == set(fields.HEADER_FIELDS)

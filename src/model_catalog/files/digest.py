@@ -1,4 +1,4 @@
-"""The digest of a model's bytes, and of several files that are one model."""
+"""SHA-256 digests of a file, and the combined digest of a model that has several files."""
 
 from __future__ import annotations
 
@@ -29,7 +29,11 @@ _HEX_DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True)
 class HashedFile:
-    """A file's digest, the fingerprint it had meanwhile, and when the reading of it began."""
+    """
+    The digest of a file, its fingerprint while it was read, and the time when the read began.
+
+    `started_at_ns` is in nanoseconds since 1970. `is_settled` needs it.
+    """
 
     digest: str
     fingerprint: Fingerprint
@@ -44,12 +48,13 @@ def file_digest(
     protected: ProtectedFiles = (),
 ) -> str:
     """
-    The digest of a file as `sha256:` and 64 hexadecimal digits.
+    Return the SHA-256 digest of a file as `sha256:` and 64 lower-case hexadecimal digits.
 
-    After each MiB `progress` is told how many bytes were read so far; before each, `stop` is asked
-    whether to go on (`threading.Event().is_set` is one to give). Raises StoppedError,
-    FileChangedError if the file was written to or replaced meanwhile, NotAFileError,
-    ProtectedFileError, and OSError as the system gave it.
+    The file is read in chunks of 1 MiB. After each chunk `progress` is called with the number of
+    bytes read so far. Before each chunk `stop` is called; if it returns True, StoppedError is
+    raised. The `is_set` method of a `threading.Event` can be passed as `stop`. Raises
+    FileChangedError if the file is written to or replaced during the read, NotAFileError,
+    ProtectedFileError, and OSError as the system reports it.
     """
     return hash_file(path, progress, stop, protected=protected).digest
 
@@ -61,9 +66,13 @@ def hash_file(
     *,
     protected: ProtectedFiles = (),
 ) -> HashedFile:
-    """What `sha256` gives, with the fingerprint to know the file again by; the same errors."""
-    # is_settled() wants the time from before: a change in the middle of a long read would by its
-    # end look old enough to have been seen.
+    """
+    Return the digest of a file with the fingerprint that identifies this state of the file.
+
+    Arguments and errors are those of `file_digest`.
+    """
+    # is_settled() needs the time before the read. With the time after a long read, a change
+    # during the read would look old enough to have been noticed.
     started_at_ns = time.time_ns()
     with open_regular_file(path, protected) as file:
         digest = _hash_open_file(file, progress, stop)
@@ -73,96 +82,103 @@ def hash_file(
 def _hash_open_file(
     file: OpenFile, progress: Callable[[int], object] | None, stop: Callable[[], bool] | None
 ) -> str:
-    running = hashlib.sha256()
+    sha256 = hashlib.sha256()
     buffer = memoryview(bytearray(_CHUNK_BYTES))
     done_bytes = 0
     while True:
         if stop is not None and stop():
-            raise StoppedError(f"the hashing of {file.path!r} was stopped")
+            raise StoppedError(f"hashing of {file.path!r} was stopped at the caller's request")
         count = file.raw.readinto(buffer)
         if not count:
             break
-        running.update(buffer[:count])
+        sha256.update(buffer[:count])
         done_bytes += count
-        # A file that somebody appends to faster than it is read has no end.
+        # If another process appends faster than this loop reads, the end is never reached.
         if done_bytes > file.size_bytes:
-            raise FileChangedError(file.path, "it grew")
+            raise FileChangedError(file.path, "the file grew")
         if progress is not None:
             progress(done_bytes)
     if done_bytes != file.size_bytes:
-        raise FileChangedError(file.path, "it shrank")
+        raise FileChangedError(file.path, "the file shrank")
     _require_unchanged(file)
-    return running.hexdigest()
+    return sha256.hexdigest()
 
 
 def _require_unchanged(file: OpenFile) -> None:
+    """Raise FileChangedError unless the path still leads to the same, unmodified file."""
     try:
         after = stat_path(file.path)
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise FileChangedError(file.path, "it was taken away") from error
+        raise FileChangedError(file.path, "the file was removed") from error
     if file_identity(after) != file_identity(file.status):
-        raise FileChangedError(file.path, "another was put in its place")
+        raise FileChangedError(file.path, "the file was replaced by another")
     before = Fingerprint.from_stat(file.status)
-    # A network's file system may answer for a path from memory, and for a descriptor it asks.
-    if before != Fingerprint.from_stat(after) or before != Fingerprint.from_stat(
-        os.fstat(file.raw.fileno())
-    ):
-        raise FileChangedError(file.path, "it was written to")
+    # A network file system may answer stat() of a path from its cache. For an open descriptor it
+    # asks the server.
+    descriptor_status = os.fstat(file.raw.fileno())
+    if any(before != Fingerprint.from_stat(now) for now in (after, descriptor_status)):
+        raise FileChangedError(file.path, "the file was written to")
 
 
 def combine_digests(digests: Mapping[str, str]) -> str:
     r"""
-    One digest for the files of a model, each by its path inside the model, with `/` in it.
+    Return one digest for all files of a model, given by their paths inside the model.
 
-    That of a single file is the model's. Of several it is the digest of what `sha256sum` prints
-    for them in the order of their names' bytes, so that the same is given by
+    The paths use `/`. A digest may be given with or without `sha256:`. For a single file the
+    result is the digest of that file. For several files it is the digest of the output of
+    `sha256sum`, sorted by the bytes of the paths. This command prints the same digest:
     `find . -type f | sed s,^./,, | LC_ALL=C sort | xargs -d'\n' sha256sum | sha256sum`.
-    A digest may have its `sha256:` before it or not. Raises InvalidModelError for no files, for a
-    path that leaves the model or that sha256sum would write otherwise, and for what is no digest.
+    Raises InvalidModelError if there are no files or if a digest is invalid. It also raises it for
+    a path that leaves the model, or that `sha256sum` prints in an escaped form.
     """
     if not digests:
-        raise InvalidModelError("files", "", "are none: a model has at least one file")
-    found = sorted(
-        (_encode_listed_path(path), _digest_hex(digest)) for path, digest in digests.items()
-    )
-    if len(found) == 1:
-        return _PREFIX + found[0][1]
-    text = b"".join(b"%b  %b\n" % (digest.encode(), path) for path, digest in found)
-    return _PREFIX + hashlib.sha256(text).hexdigest()
+        raise InvalidModelError("files", "", "is empty: a model has at least one file")
+    lines = sorted((_encode_listed_path(path), _digest_hex(text)) for path, text in digests.items())
+    if len(lines) == 1:
+        return _PREFIX + lines[0][1]
+    listing = b"".join(b"%b  %b\n" % (digest.encode(), path) for path, digest in lines)
+    return _PREFIX + hashlib.sha256(listing).hexdigest()
 
 
 def normalize_digest(text: str) -> str:
     """
-    A SHA-256 as it is recorded: `sha256:` and 64 lower-case digits.
+    Return a SHA-256 digest in the form that is stored: `sha256:` and 64 lower-case digits.
 
-    It may come without its prefix, and in capitals. Raises InvalidModelError for anything else.
+    The prefix is optional, and upper-case digits are accepted. Raises InvalidModelError for any
+    other text.
     """
     return _PREFIX + _digest_hex(text.lower())
 
 
 def is_path_inside_model(path: str) -> bool:
-    """Whether a text is a path that stays inside the folder it is taken from."""
+    """Return whether a relative path stays inside the folder that it is relative to."""
     return not any(part in {"", ".", ".."} for part in path.split("/"))
 
 
 def _encode_listed_path(path: str) -> bytes:
+    """Return the bytes of a path as `sha256sum` prints them, or raise InvalidModelError."""
     if not is_path_inside_model(path):
-        raise InvalidModelError("file", path, "is no path inside a model: give folder/name")
+        raise InvalidModelError("file", path, "is not a path inside the model: use folder/name")
     for character in path:
-        # sha256sum escapes some of these, and by its version: the text would not be one text.
+        # sha256sum escapes some of these characters, and which ones depends on its version. The
+        # combined digest would not be well defined.
         if character == "\\" or unicodedata.category(character) == "Cc":
             raise InvalidModelError(
-                "file", path, f"has {character!r} in it, which sha256sum escapes: rename the file"
+                "file",
+                path,
+                f"contains {character!r}, which sha256sum escapes: rename the file",
             )
     try:
-        # The bytes a name has on the disk, also where they are not UTF-8.
+        # These are the bytes of the name on disk, even if they are not valid UTF-8.
         return path.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError as error:
-        raise InvalidModelError("file", path, "has a surrogate in it that is no byte") from error
+        raise InvalidModelError(
+            "file", path, "contains a surrogate that stands for no byte of a file name"
+        ) from error
 
 
 def _digest_hex(digest: str) -> str:
     text = digest.removeprefix(_PREFIX)
     if _HEX_DIGEST.fullmatch(text) is None:
-        raise InvalidModelError("digest", digest, "is no SHA-256: give 64 hexadecimal digits")
+        raise InvalidModelError("digest", digest, "is not a SHA-256: use 64 hexadecimal digits")
     return text

@@ -1,4 +1,4 @@
-"""What the name of a file tells of it: what it is for, and which others belong to it."""
+"""What a file name tells: the role of the file, its shard set, and whether it is a download."""
 
 from __future__ import annotations
 
@@ -8,13 +8,17 @@ from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
 MAX_NAME_BYTES: Final = 255
-"""In the name of a file, on any file system there is."""
+"""The longest file name, in bytes, that common file systems allow."""
 
 Role: TypeAlias = Literal[
     "weights", "config", "tokenizer", "projector", "adapter", "template", "license", "other"
 ]
-"""What a file of a model is for; the name of none says "adapter", "template" or "license", and
-only a store that keeps book of it does."""
+"""
+The purpose of a file in a model.
+
+`file_role` never returns "adapter", "template" or "license". Only a store with manifests, such as
+Ollama's, assigns those.
+"""
 
 _SHARD_NAME: Final = re.compile(
     r"(?P<stem>.+)-(?P<index>[0-9]{5})-of-(?P<count>[0-9]{5,6})(?P<suffix>\.(gguf|safetensors|bin))"
@@ -40,7 +44,11 @@ _TOKENIZER_SUFFIXES: Final = (
 
 @dataclass(frozen=True)
 class ShardSet:
-    """The files `stem`-00001-of-0000N`suffix` of one folder; N as it is written."""
+    """
+    The shard files `stem`-00001-of-0000N`suffix` of one folder.
+
+    `count_text` is N with the zeros that the names contain.
+    """
 
     stem: str
     count_text: str
@@ -48,16 +56,21 @@ class ShardSet:
 
     @property
     def count(self) -> int:
+        """The number of shards in the set."""
         return int(self.count_text)
 
     def file_names(self) -> Iterator[str]:
-        """Those of its files, from the first to the last."""
+        """Yield the names of all shards, from the first to the last."""
         for index in range(1, self.count + 1):
             yield f"{self.stem}-{index:05}-of-{self.count_text}{self.suffix}"
 
 
 def parse_shard_name(name: str) -> tuple[int, ShardSet] | None:
-    """Which shard, from 1, of which set a name like `m-00001-of-00003.gguf` is; None for others."""
+    """
+    Return the shard number, counted from 1, and the shard set of a name.
+
+    An example of such a name is `m-00001-of-00003.gguf`. The result is None for any other name.
+    """
     match = _SHARD_NAME.fullmatch(name)
     if match is None or not 1 <= int(match["index"]) <= int(match["count"]):
         return None
@@ -65,7 +78,7 @@ def parse_shard_name(name: str) -> tuple[int, ShardSet] | None:
 
 
 def file_role(name: str) -> Role:
-    """What a file is for, by its name alone."""
+    """Return the role of a file, from its name only. The name may be a path."""
     name = name.rpartition("/")[2].lower()
     if name.endswith(_WEIGHT_SUFFIXES):
         return "projector" if name.startswith("mmproj") else "weights"
@@ -77,12 +90,12 @@ def file_role(name: str) -> Role:
 
 
 def is_partial_download(name: str) -> bool:
-    """Whether this is what a program calls a file for as long as it downloads it."""
+    """Return whether download programs use such a name for an unfinished download."""
     return name.endswith(_PARTIAL_SUFFIXES) or "-partial-" in name
 
 
 def is_plain_file_name(name: str) -> bool:
-    """Whether a text is the name of a file, and of nothing outside of the folder it is read in."""
+    """Return whether a text is the name of a file, without any path that could leave its folder."""
     return (
         name.isprintable()
         and name not in {"", ".", ".."}

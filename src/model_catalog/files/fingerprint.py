@@ -1,4 +1,4 @@
-"""What tells, without reading a file, that it is still the one that was read."""
+"""File fingerprints: detect from stat() alone that a file has changed since it was hashed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from model_catalog.errors import InvalidModelError
 from model_catalog.files.safe_open import ProtectedFiles, StrPath, require_regular_file
 
 TIMESTAMP_RESOLUTION_NS: Final = 2_000_000_000
-"""How coarse the time stamps of a file system may be: those of FAT are 2 s apart."""
+"""The coarsest resolution of time stamps on a file system: FAT stores them in steps of 2 s."""
 
 _FINGERPRINT_TEXT: Final = re.compile(r":".join([r"(-?[0-9]{1,20})"] * 4))
 
@@ -19,10 +19,11 @@ _FINGERPRINT_TEXT: Final = re.compile(r":".join([r"(-?[0-9]{1,20})"] * 4))
 @dataclass(frozen=True)
 class Fingerprint:
     """
-    What changes when a file does. Its text is the four numbers with colons between them.
+    The size, time stamps and inode of a file, which change when the file changes.
 
-    The device is no part of it: the number of a removable disk, or of a ZFS data set, is another
-    after the next mount. The time of change (ctime) is, for nobody can set it back.
+    `str()` writes the four numbers separated by colons. The device number is not included: on a
+    removable disk or a ZFS data set it can differ after the next mount. The change time (ctime) is
+    included because a program cannot set it back.
     """
 
     size_bytes: int
@@ -31,44 +32,45 @@ class Fingerprint:
     inode: int
 
     @classmethod
-    def from_stat(cls, found: os.stat_result) -> Fingerprint:
-        """The fingerprint in what the system says of a file."""
-        return cls(found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino)
+    def from_stat(cls, status: os.stat_result) -> Fingerprint:
+        """Return the fingerprint in a stat() result."""
+        return cls(status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
 
     @classmethod
     def parse(cls, text: str) -> Fingerprint:
-        """Read back what `str()` wrote; InvalidModelError for any other text."""
+        """Parse the output of `str()`. Raises InvalidModelError for any other text."""
         match = _FINGERPRINT_TEXT.fullmatch(text)
-        found = None if match is None else cls(*map(int, match.groups()))
-        if found is None or str(found) != text:
+        parsed = None if match is None else cls(*map(int, match.groups()))
+        if parsed is None or str(parsed) != text:
             raise InvalidModelError(
-                "fingerprint", text, "is none: give size:mtime:ctime:inode, as str() writes it"
+                "fingerprint", text, "is invalid: use size:mtime:ctime:inode, as str() writes it"
             )
-        return found
+        return parsed
 
     def __str__(self) -> str:
         return f"{self.size_bytes}:{self.mtime_ns}:{self.ctime_ns}:{self.inode}"
 
 
-def fingerprint_text(found: os.stat_result) -> str:
-    """The text of the fingerprint in what the system says of a file, made without the rest."""
-    return f"{found.st_size}:{found.st_mtime_ns}:{found.st_ctime_ns}:{found.st_ino}"
+def fingerprint_text(status: os.stat_result) -> str:
+    """Return `str(Fingerprint.from_stat(status))` without creating a Fingerprint."""
+    return f"{status.st_size}:{status.st_mtime_ns}:{status.st_ctime_ns}:{status.st_ino}"
 
 
 def file_fingerprint(path: StrPath, *, protected: ProtectedFiles = ()) -> Fingerprint:
     """
-    The fingerprint of a file, links followed; nothing is opened.
+    Return the fingerprint of a file. Links are followed, and nothing is opened.
 
-    Raises NotAFileError, ProtectedFileError, and OSError as the system gave it.
+    Raises NotAFileError, ProtectedFileError, and OSError as the system reports it.
     """
     return Fingerprint.from_stat(require_regular_file(path, protected))
 
 
-def is_settled(found: Fingerprint, hashed_at_ns: int) -> bool:
+def is_settled(fingerprint: Fingerprint, hashed_at_ns: int) -> bool:
     """
-    Whether a file that still has this fingerprint still has the bytes that were hashed.
+    Return whether a file that still has this fingerprint still has the bytes that were hashed.
 
-    `hashed_at_ns` is when the hashing began. A file written less than 2 s before may have been
-    written again with the same stamps: only hashing it again tells.
+    `hashed_at_ns` is the time when the hashing began. If the file was written less than 2 s before
+    that, another write may have left the same time stamps. Only a new hash can tell then.
     """
-    return hashed_at_ns - max(found.mtime_ns, found.ctime_ns) > TIMESTAMP_RESOLUTION_NS
+    changed_at_ns = max(fingerprint.mtime_ns, fingerprint.ctime_ns)
+    return hashed_at_ns - changed_at_ns > TIMESTAMP_RESOLUTION_NS

@@ -1,4 +1,4 @@
-"""The JSON beside the weights: what a model is, and over which files its weights are spread."""
+"""Readers of config.json, which describes a model, and of *.index.json, which lists its shards."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MAX_CONFIG_BYTES: Final = 5 * 1024 * 1024
 MAX_INDEX_BYTES: Final = 64 * 1024 * 1024
 MAX_CONFIG_MEMBERS: Final = 10_000
 MAX_INDEX_TENSORS: Final = 300_000
-"""Tensors in an index; the largest models have half as many."""
+"""The most tensors in an index; the largest models have half as many."""
 _MAX_INDEX_FILES: Final = 10_000
 _MAX_QUANTIZATION_BITS: Final = 64
 
@@ -35,7 +35,7 @@ _DTYPE_NAMES: Final = {"bfloat16": "BF16", "float16": "F16", "float32": "F32", "
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """What a config.json claims; None where it says nothing."""
+    """The values of a config.json that the catalog uses. None means that a value is absent."""
 
     architecture: str | None = None
     context_length: int | None = None
@@ -45,40 +45,46 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class WeightIndex:
-    """The files over which an index spreads the weights, and texts in it that name none: sorted."""
+    """
+    The weight files that an index lists, and the invalid names in it. Both are sorted.
 
-    names: tuple[str, ...]
-    refused: tuple[str, ...]
+    An invalid name is a text that is not a plain file name.
+    """
+
+    file_names: tuple[str, ...]
+    invalid_names: tuple[str, ...]
 
 
 def read_config(path: StrPath, *, protected: ProtectedFiles = ()) -> ModelConfig:
     """
-    The claims in a config.json.
+    Read a config.json.
 
-    Raises BadHeaderError for what is no JSON object or too long; NotAFileError,
-    ProtectedFileError, and OSError as the system gave it.
+    Raises BadHeaderError if the file is not a JSON object or is too large, NotAFileError,
+    ProtectedFileError, and OSError as the system reports it.
     """
-    known: dict[str, Any] = {}
+    members: dict[str, Any] = {}
     with open_regular_file(path, protected) as file:
         stream = _open_stream(file, MAX_CONFIG_BYTES)
         for name in stream.members(MAX_CONFIG_MEMBERS):
-            # Nothing may hold on to a value while the next is read: each can be 25 MiB of lists.
-            if (found := _keep_scalars(name, stream.value())) is not None:
-                known[name] = found
-        stream.finish()
+            # No variable may keep a value while the next one is read: one value can take 25 MiB
+            # of lists.
+            if (kept := _keep_scalars(name, stream.value())) is not None:
+                members[name] = kept
+        stream.require_end()
     return ModelConfig(
-        architecture=_architecture(known),
-        context_length=_context_length(known),
-        quantization=_quantization(known.get("quantization_config")),
-        dtype=_dtype(known),
+        architecture=_architecture(members),
+        context_length=_context_length(members),
+        quantization=_quantization(members.get("quantization_config")),
+        dtype=_dtype(members),
     )
 
 
 def read_index(path: StrPath, *, protected: ProtectedFiles = ()) -> WeightIndex:
     """
-    The files that a model.safetensors.index.json names; the same errors as `read_config`.
+    Read the file names in a model.safetensors.index.json. Raises the errors of `read_config`.
 
-    A stranger wrote the names: what could lead out of the index's own folder is refused.
+    The names are untrusted input. A name that could lead out of the folder of the index is
+    returned as invalid.
     """
     names: set[str] = set()
     with open_regular_file(path, protected) as file:
@@ -88,25 +94,25 @@ def read_index(path: StrPath, *, protected: ProtectedFiles = ()) -> WeightIndex:
                 stream.value()
                 continue
             for _ in stream.members(MAX_INDEX_TENSORS):
-                # As much as an error shows of one that is refused.
-                names.add(stream.text()[: MAX_NAME_BYTES + 1])
+                # An error message shows no more of an invalid name than this.
+                names.add(stream.string()[: MAX_NAME_BYTES + 1])
                 if len(names) > _MAX_INDEX_FILES:
-                    raise file.header_error(f"it names more than {_MAX_INDEX_FILES:,} files")
-        stream.finish()
+                    raise file.header_error(f"it lists more than {_MAX_INDEX_FILES:,} files")
+        stream.require_end()
     return WeightIndex(
-        names=tuple(sorted(name for name in names if is_plain_file_name(name))),
-        refused=tuple(sorted(name for name in names if not is_plain_file_name(name))),
+        file_names=tuple(sorted(name for name in names if is_plain_file_name(name))),
+        invalid_names=tuple(sorted(name for name in names if not is_plain_file_name(name))),
     )
 
 
 def _open_stream(file: OpenFile, limit_bytes: int) -> JsonStream:
     if file.size_bytes > limit_bytes:
-        raise file.header_error(f"it is longer than {limit_bytes >> 20} MiB")
+        raise file.header_error(f"it is larger than {limit_bytes >> 20} MiB")
     return JsonStream(file, 0, file.size_bytes)
 
 
 def _keep_scalars(name: str, value: object) -> Any:
-    """What is wanted of a value: a text or a number, or those wanted in an object."""
+    """Reduce a member to the strings and integers that are used; None if nothing is used."""
     if name not in _KEPT_MEMBERS:
         return None
     match value:
@@ -115,29 +121,29 @@ def _keep_scalars(name: str, value: object) -> Any:
         case [str(first), *_]:
             return first
         case dict():
-            inside = {key: value.get(key) for key in _KEPT_NESTED_MEMBERS}
-            return {key: kept for key, kept in inside.items() if isinstance(kept, str | int)}
+            nested = {key: value.get(key) for key in _KEPT_NESTED_MEMBERS}
+            return {key: item for key, item in nested.items() if isinstance(item, str | int)}
     return None
 
 
-def _architecture(known: Mapping[str, Any]) -> str | None:
-    return header.printable_text(known.get("model_type")) or header.printable_text(
-        known.get("architectures")
+def _architecture(members: Mapping[str, Any]) -> str | None:
+    return header.printable_text(members.get("model_type")) or header.printable_text(
+        members.get("architectures")
     )
 
 
-def _context_length(known: Mapping[str, Any]) -> int | None:
-    inner = known.get("text_config")
-    places = [known, inner] if isinstance(inner, dict) else [known]
-    for place in places:
+def _context_length(members: Mapping[str, Any]) -> int | None:
+    text_config = members.get("text_config")
+    objects = [members, text_config] if isinstance(text_config, dict) else [members]
+    for each in objects:
         for name in ("max_position_embeddings", "n_positions"):
-            if (found := header.valid_context_length(place.get(name))) is not None:
-                return found
+            if (length := header.valid_context_length(each.get(name))) is not None:
+                return length
     return None
 
 
 def _quantization(settings: object) -> str | None:
-    """Method and width, as in `gptq 4-bit`."""
+    """Return the quantization method and the number of bits, for example `gptq 4-bit`."""
     if not isinstance(settings, dict):
         return None
     method, bits = header.printable_text(settings.get("quant_method")), settings.get("bits")
@@ -146,8 +152,8 @@ def _quantization(settings: object) -> str | None:
     return header.printable_text(f"{method} {bits}-bit")
 
 
-def _dtype(known: Mapping[str, Any]) -> str | None:
+def _dtype(members: Mapping[str, Any]) -> str | None:
     for name in ("dtype", "torch_dtype"):
-        if isinstance(found := known.get(name), str):
-            return _DTYPE_NAMES.get(found)
+        if isinstance(dtype := members.get(name), str):
+            return _DTYPE_NAMES.get(dtype)
     return None

@@ -1,4 +1,4 @@
-"""A model as a whole, from the headers of all its files and from what lies beside them."""
+"""Describe a model from its files, the headers of its weights and its config.json."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _MAX_LISTED_NAMES: Final = 3
 @dataclass(frozen=True)
 class ModelDescription:
     """
-    A model's files, what they claim of it together, and why it is not whole.
+    The files of a model, the combined header of its weights, and why it is incomplete.
 
-    `header` is None where no weights could be read; `reasons` are empty where all is there.
+    `header` is None if no weights could be read. `reasons` is empty if the model is complete.
     """
 
     files: ModelFiles
@@ -32,10 +32,12 @@ class ModelDescription:
 
     @property
     def size_bytes(self) -> int:
+        """The size of all files. A file with several names is counted once."""
         return self.files.size_bytes
 
     @property
     def is_complete(self) -> bool:
+        """Whether there is no reason to consider the model incomplete."""
         return not self.reasons
 
 
@@ -43,28 +45,29 @@ def describe_model(
     path: StrPath, stop: Callable[[], bool] | None = None, *, protected: ProtectedFiles = ()
 ) -> ModelDescription:
     """
-    What lies at a path, as one model; headers that cannot be read are among the reasons.
+    Describe the model at a path, which is a file or a folder.
 
-    The shards of a set are one; several files in a folder are taken for alternatives, of which is
-    said what all of them claim; safetensors in several folders are parts of one. Where a folder
-    holds several formats, the first of safetensors, GGUF and pickle is described. What the headers
-    lack is taken from config.json. `stop` is asked before each file. Raises StoppedError and what
-    `members` raises.
+    The shards of a set count as one model. Several files in one folder count as alternatives: the
+    header contains only the values that all of them share. Safetensors files in several folders
+    count as parts of one model. If a folder contains several formats, the first of safetensors,
+    GGUF and pickle is described. Values that the headers lack are taken from config.json. A header
+    that cannot be read becomes one of the reasons. `stop` is called before each file; if it
+    returns True, StoppedError is raised. Raises the errors of `find_model_files`.
     """
     files = find_model_files(path, protected=protected)
     weights = [file for file in files.files if file.role == "weights"]
-    # Projectors alone are what was asked for.
+    # If only projectors were found, the caller asked for a projector.
     weights = weights or [file for file in files.files if file.role == "projector"]
     reasons = list(files.problems)
     if files.missing:
         reasons.append(_missing_reason(files.missing))
     if not weights:
-        reasons.append("there are no weights")
+        reasons.append("no weights were found")
 
     headers: dict[str, Header] = {}
     for file in weights:
         if stop is not None and stop():
-            raise StoppedError(f"the reading of {files.root!r} was stopped")
+            raise StoppedError(f"reading of {files.root!r} was stopped at the caller's request")
         try:
             headers[file.path] = read_header(f"{files.root}/{file.path}", protected=protected)
         except (BadHeaderError, NotAFileError, OSError) as error:
@@ -82,8 +85,9 @@ def describe_model(
 
 
 def _combine_headers(files: ModelFiles, headers: Mapping[str, Header]) -> Header | None:
-    found = {header.format for header in headers.values()}
-    format_ = next((name for name in _PREFERRED_FORMATS if name in found), None)
+    """Combine the headers of all weights, by path, into one header of the model."""
+    formats = {header.format for header in headers.values()}
+    format_ = next((name for name in _PREFERRED_FORMATS if name in formats), None)
     if format_ is None:
         return None
     headers = {path: header for path, header in headers.items() if header.format == format_}
@@ -96,61 +100,66 @@ def _combine_headers(files: ModelFiles, headers: Mapping[str, Header]) -> Header
         sets = folders.setdefault(folder, {})
         shard = parse_shard_name(name)
         if any(each in headers for each in indexed.get(folder, ())):
-            # Others beside them are the same weights once more, in another layout.
+            # Other files in this folder contain the same weights in another layout.
             sets["indexed"] = indexed.pop(folder)
         elif "indexed" in sets:
             continue
         elif shard is None:
             sets[name] = [path]
         elif shard[1] not in sets:
-            sets[shard[1]] = [
-                f"{folder}/{each}" if folder else each for each in shard[1].file_names()
-            ]
+            names = shard[1].file_names()
+            sets[shard[1]] = [f"{folder}/{each}" if folder else each for each in names]
     models = [
-        _combine_alternatives([_combine_set(names, headers) for names in sets.values()])
+        _combine_alternatives([_combine_set(paths, headers) for paths in sets.values()])
         for sets in folders.values()
     ]
     return _combine_parts(models) if format_ == "safetensors" else _combine_alternatives(models)
 
 
-def _combine_set(names: Collection[str], headers: Mapping[str, Header]) -> Header:
-    """The files of one set, in order; what is not there may have had more of everything."""
-    found = _combine_parts([headers[name] for name in sorted(names) if name in headers])
-    if all(name in headers for name in names):
-        return replace(found, shard_count=len(names) if len(names) > 1 else found.shard_count)
+def _combine_set(paths: Collection[str], headers: Mapping[str, Header]) -> Header:
+    """
+    Combine the headers of one set of files, in path order.
+
+    If a file of the set is missing, the totals are unknown, and the set is incomplete.
+    """
+    combined = _combine_parts([headers[path] for path in sorted(paths) if path in headers])
+    if all(path in headers for path in paths):
+        shard_count = len(paths) if len(paths) > 1 else combined.shard_count
+        return replace(combined, shard_count=shard_count)
     return replace(
-        found,
+        combined,
         parameter_count=None,
         expected_size_bytes=None,
         is_complete=False,
-        shard_count=len(names),
+        shard_count=len(paths),
     )
 
 
 def _combine_parts(parts: Sequence[Header]) -> Header:
-    """Parts of one model: the first that claims a thing is believed."""
+    """Combine the headers of parts of one model. The first part that has a value provides it."""
     if len(parts) == 1:
         return parts[0]
-    claims = {name: _first_known(getattr(part, name) for part in parts) for name in _HEADER_FIELDS}
+    values = {name: _first_known(getattr(part, name) for part in parts) for name in _HEADER_FIELDS}
     if parts[0].format == "safetensors":
-        # No file has the type of all weights in it, and the first is as often as not the smallest.
+        # A part states only the types of its own weights, and the first part is often the
+        # smallest. The largest part is more likely to have the type of most weights.
         largest = max(parts, key=lambda part: part.parameter_count or 0)
-        claims["quantization"] = largest.quantization
+        values["quantization"] = largest.quantization
     return Header(
         format=parts[0].format,
         parameter_count=_sum_if_all_known([part.parameter_count for part in parts]),
         expected_size_bytes=_sum_if_all_known([part.expected_size_bytes for part in parts]),
         is_complete=_all_true([part.is_complete for part in parts]),
         unsafe=any(part.unsafe for part in parts),
-        **claims,
+        **values,
     )
 
 
 def _combine_alternatives(models: Sequence[Header]) -> Header:
-    """Several that are each a model: only what all of them claim is true of whichever is meant."""
+    """Combine the headers of alternative models. Only values that all of them share are kept."""
     if len(models) == 1:
         return models[0]
-    claims: dict[str, Any] = {
+    values: dict[str, Any] = {
         name: getattr(models[0], name)
         if len({getattr(model, name) for model in models}) == 1
         else None
@@ -161,7 +170,7 @@ def _combine_alternatives(models: Sequence[Header]) -> Header:
         expected_size_bytes=_sum_if_all_known([model.expected_size_bytes for model in models]),
         is_complete=_all_true([model.is_complete for model in models]),
         unsafe=any(model.unsafe for model in models),
-        **claims,
+        **values,
     )
 
 
@@ -175,39 +184,44 @@ def _sum_if_all_known(numbers: Sequence[int | None]) -> int | None:
 
 
 def _all_true(answers: Sequence[bool | None]) -> bool | None:
+    """Return False if any answer is False, else None if any is None, else True."""
     if False in answers:
         return False
     return None if None in answers else True
 
 
 def _with_config_values(header: Header, path: str, protected: ProtectedFiles) -> Header:
+    """Return the header with the values that only config.json states."""
     config = read_config(path, protected=protected)
-    filled = replace(
+    completed = replace(
         header,
         architecture=header.architecture or config.architecture,
         context_length=header.context_length or config.context_length,
     )
     if header.format == "gguf":
-        return filled
-    # Packed weights are stored as whole numbers: their type says how wide a number is, not more.
-    return replace(filled, quantization=config.quantization or header.quantization or config.dtype)
+        return completed
+    # Quantized weights are packed into integers. The type in the header is only the width of such
+    # an integer, so the quantization in config.json has priority.
+    quantization = config.quantization or header.quantization or config.dtype
+    return replace(completed, quantization=quantization)
 
 
 def _header_problems(file: ModelFile, header: Header) -> list[str]:
-    found = []
+    """Return the contradictions between a header and the size and the name of its file."""
+    problems = []
     if header.is_complete is False:
-        wanted = header.expected_size_bytes
-        needed = "it ends too early" if wanted is None else f"{wanted} are needed"
-        found.append(f"{file.path!r} has {file.size_bytes} bytes: {needed}")
-    said = parse_shard_name(file.path.rpartition("/")[2])
-    by_name = (1, 1) if said is None else (said[0], said[1].count)
+        needed_bytes = header.expected_size_bytes
+        needed = "it is truncated" if needed_bytes is None else f"{needed_bytes} are needed"
+        problems.append(f"{file.path!r} has {file.size_bytes} bytes: {needed}")
+    shard = parse_shard_name(file.path.rpartition("/")[2])
+    by_name = (1, 1) if shard is None else (shard[0], shard[1].count)
     by_header = (header.shard_index, header.shard_count)
     if header.shard_count is not None and by_header != by_name:
-        found.append(
-            f"{file.path!r} is shard {by_header[0]} of {by_header[1]}, and by its name "
-            f"{by_name[0]} of {by_name[1]}"
+        problems.append(
+            f"the header of {file.path!r} says shard {by_header[0]} of {by_header[1]}, and its "
+            f"name says {by_name[0]} of {by_name[1]}"
         )
-    return found
+    return problems
 
 
 def _has_format_suffix(path: str) -> bool:
@@ -215,8 +229,9 @@ def _has_format_suffix(path: str) -> bool:
 
 
 def _missing_reason(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _MAX_LISTED_NAMES} more" if len(names) > _MAX_LISTED_NAMES else ""
-    return f"missing: {', '.join(names[:_MAX_LISTED_NAMES])}{more}"
+    more = len(names) - _MAX_LISTED_NAMES
+    suffix = f" and {more} more" if more > 0 else ""
+    return f"missing: {', '.join(names[:_MAX_LISTED_NAMES])}{suffix}"
 
 
 def _read_error_reason(error: BadHeaderError | NotAFileError | OSError) -> str:

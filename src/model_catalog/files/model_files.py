@@ -1,4 +1,4 @@
-"""Which files are one model, wherever they lie and whoever put them there."""
+"""Find the files of one model on disk: a single file, a shard set, or everything in a folder."""
 
 from __future__ import annotations
 
@@ -29,25 +29,28 @@ from model_catalog.files.safe_open import (
 )
 
 MAX_ENTRIES: Final = 10_000
-"""Files and folders in a model, or of its files the missing ones and the others."""
-_INDEX: Final = ".safetensors.index.json"
+"""The most files and folders in a model, and the most files that exist or are missing."""
+_INDEX_SUFFIX: Final = ".safetensors.index.json"
 
 
 @dataclass(frozen=True)
 class ModelFile:
-    """A file of a model: its path inside the model, with `/`, and its size, links followed."""
+    """
+    A file of a model: its path inside the model, with `/`, and its size. Links are followed.
+
+    `identity` is the (st_dev, st_ino) of its bytes: it is equal for two names of one file.
+    """
 
     path: str
     size_bytes: int
     role: Role
     identity: tuple[int, int] | None = field(default=None, compare=False, repr=False)
-    """The (st_dev, st_ino) of its bytes: two names of one file are of one."""
     fingerprint: Fingerprint | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
 class SkippedFile:
-    """What lies in a model's folder and was left out, and why."""
+    """A file in a model's folder that was left out, and the reason."""
 
     path: str
     reason: str
@@ -56,10 +59,11 @@ class SkippedFile:
 @dataclass(frozen=True)
 class ModelFiles:
     """
-    The files of one model, below `root`; each list in the order of its paths' bytes.
+    The files of one model below `root`. Each list is sorted by the bytes of the paths.
 
-    `missing` are those that others of the model name and that are not there; `problems` say what
-    else keeps it from being whole. `indexed` are the weights that an index names.
+    `missing` are files that do not exist although other files of the model name them. `problems`
+    are the other reasons why the model is incomplete. `indexed` are the weights that an index
+    lists.
     """
 
     root: str
@@ -71,58 +75,60 @@ class ModelFiles:
 
     @property
     def size_bytes(self) -> int:
-        """Of all files, each once, by however many names it is there."""
-        bytes_of = {file.identity or file.path: file.size_bytes for file in self.files}
-        return sum(bytes_of.values())
+        """The size of all files. A file with several names is counted once."""
+        size_by_file = {file.identity or file.path: file.size_bytes for file in self.files}
+        return sum(size_by_file.values())
 
     @property
     def is_complete(self) -> bool:
-        """Whether nothing is missing, as far as names tell; the headers are not read."""
+        """Whether nothing is missing, judged by file names only. Headers are not read."""
         return not self.missing and not self.problems
 
 
 def find_model_files(path: StrPath, *, protected: ProtectedFiles = ()) -> ModelFiles:
     """
-    The files of a model: the one that is named, its whole set if it is a shard, or a folder's.
+    Return the files of the model at a path.
 
-    Of a folder hidden files and unfinished downloads are left out, links to folders are not
-    followed, and what is no regular file is skipped with the reason. Raises BadLayoutError where
-    more than MAX_ENTRIES files are there or missing, NotAFileError for a FIFO or a device,
-    ProtectedFileError, and OSError as the system gave it.
+    For a file, that is the file itself, or its whole set if it is a shard. For a folder, it is
+    every file in it and below it, except hidden files and unfinished downloads. Links to folders
+    are not followed. Anything that is not a regular file is skipped, with the reason. Raises
+    BadLayoutError if more than MAX_ENTRIES files exist or are missing, NotAFileError for a FIFO or
+    a device, ProtectedFileError, and OSError as the system reports it.
     """
     text = os.fspath(path)
     if non_regular_kind(stat_path(path)) == "a directory":
         return _find_in_folder(text, protected)
-    found = require_regular_file(path, protected)
+    status = require_regular_file(path, protected)
     root, name = os.path.split(text)
     shard = parse_shard_name(name)
     if shard is not None:
         walk = _FolderWalk(root or ".", protected)
-        walk.take_set(shard[1])
+        walk.add_shard_set(shard[1])
         return walk.result()
-    # A blob of a cache has no name that tells, and is what was asked for.
+    # The name of a cache blob does not tell its role. The caller asked for this file, so it is
+    # the weights.
     role = file_role(name) if file_role(name) != "other" else "weights"
-    return ModelFiles(root or ".", (_model_file(name, found, role),))
+    return ModelFiles(root or ".", (_model_file(name, status, role),))
 
 
 def _find_in_folder(root: str, protected: ProtectedFiles) -> ModelFiles:
     walk = _FolderWalk(root, protected)
-    walk.look_through()
-    there = {file.path for file in walk.files}
+    walk.add_folder()
+    existing = {file.path for file in walk.files}
     for folder, shards in {
         (folder, shard[1])
-        for folder, _, name in (path.rpartition("/") for path in there | walk.missing)
+        for folder, _, name in (path.rpartition("/") for path in existing | walk.missing)
         if (shard := parse_shard_name(name)) is not None
     }:
-        walk.expect(folder, shards.file_names(), there)
-    for path in there:
-        if path.endswith(_INDEX):
-            walk.follow_index(path, there)
+        walk.add_missing(folder, shards.file_names(), existing)
+    for path in existing:
+        if path.endswith(_INDEX_SUFFIX):
+            walk.add_index(path, existing)
     return walk.result()
 
 
 class _FolderWalk:
-    """What is found below a folder, as it is found."""
+    """Collects the files of a model while a folder is read."""
 
     def __init__(self, root: str, protected: ProtectedFiles) -> None:
         self._root = root
@@ -143,60 +149,62 @@ class _FolderWalk:
             tuple(sorted(self._indexed, key=_path_bytes)),
         )
 
-    def take_set(self, shards: ShardSet) -> None:
-        """Look at each of a set's files beside one another in the root."""
+    def add_shard_set(self, shards: ShardSet) -> None:
+        """Add the files of a shard set in the root, and record those that are missing."""
         for name in shards.file_names():
-            self._take(name)
-            self._require_few()
-        self.expect("", shards.file_names(), {file.path for file in self.files})
+            self._add_file(name)
+            self._check_limit()
+        self.add_missing("", shards.file_names(), {file.path for file in self.files})
 
-    def look_through(self) -> None:
-        """Look at each file in the root and below it."""
+    def add_folder(self) -> None:
+        """Add every file in the root and below it."""
         folders = [""]
         entries = 0
         while folders:
             folder = folders.pop()
-            for entry in self._entries(folder):
+            for entry in self._list_entries(folder):
                 entries += 1
                 if entries > MAX_ENTRIES:
-                    raise BadLayoutError(self._root, f"it holds more than {MAX_ENTRIES:,} files")
+                    raise BadLayoutError(
+                        self._root, f"it contains more than {MAX_ENTRIES:,} files and folders"
+                    )
                 name = f"{folder}/{entry.name}" if folder else entry.name
                 if entry.name.startswith("."):
                     continue
                 if entry.is_dir(follow_symlinks=False):
                     folders.append(name)
                 elif is_partial_download(entry.name):
-                    self._skip(name, "a download that has not ended")
+                    self._skip(name, "an unfinished download")
                 else:
-                    self._take(name)
+                    self._add_file(name)
 
-    def expect(self, folder: str, names: Iterable[str], there: set[str]) -> None:
-        """Note those of a folder's files that are not there."""
+    def add_missing(self, folder: str, names: Iterable[str], existing: set[str]) -> None:
+        """Record the named files of a folder that do not exist."""
         for name in names:
-            if (path := _join_path(folder, name)) not in there:
+            if (path := _join_path(folder, name)) not in existing:
                 self.missing.add(path)
-                self._require_few()
+                self._check_limit()
 
-    def follow_index(self, path: str, there: set[str]) -> None:
-        """Note what an index says of the files beside it."""
+    def add_index(self, path: str, existing: set[str]) -> None:
+        """Record the files that an index lists, those that are missing, and its problems."""
         folder = path.rpartition("/")[0]
         try:
             index = read_index(_join_path(self._root, path), protected=self._protected)
         except (CatalogError, OSError) as error:
             self.problems.add(f"the index {path!r} cannot be read: {error}")
             return
-        for refused in index.refused:
-            self.problems.add(f"the index {path!r} names {shown(refused)}, which is no file's name")
-        self._indexed |= {_join_path(folder, plain) for plain in index.names}
-        self.expect(folder, index.names, there)
+        for name in index.invalid_names:
+            self.problems.add(f"the index {path!r} lists {shown(name)}, which is not a file name")
+        self._indexed |= {_join_path(folder, name) for name in index.file_names}
+        self.add_missing(folder, index.file_names, existing)
 
-    def _require_few(self) -> None:
+    def _check_limit(self) -> None:
         if len(self.files) + len(self.missing) > MAX_ENTRIES:
             raise BadLayoutError(
-                self._root, f"more than {MAX_ENTRIES:,} files are there, or are named and missing"
+                self._root, f"more than {MAX_ENTRIES:,} files of the model exist or are missing"
             )
 
-    def _entries(self, folder: str) -> Iterator[os.DirEntry[str]]:
+    def _list_entries(self, folder: str) -> Iterator[os.DirEntry[str]]:
         try:
             with os.scandir(_join_path(self._root, folder)) as entries:
                 yield from entries
@@ -206,30 +214,32 @@ class _FolderWalk:
             self._skip(folder, errno_name(error))
             self.problems.add(f"the folder {folder!r} cannot be read: {errno_name(error)}")
 
-    def _take(self, name: str) -> None:
+    def _add_file(self, name: str) -> None:
         try:
-            found = stat_path(_join_path(self._root, name))
+            status = stat_path(_join_path(self._root, name))
         except OSError as error:
-            # A link into a cache that somebody has tidied up leads nowhere.
+            # The entry may be a link into a cache whose file another program has deleted.
             if error.errno == errno.ENOENT:
                 self.missing.add(name)
             else:
                 self._skip(name, errno_name(error))
-                self.problems.add(f"{name!r} cannot be looked at: {errno_name(error)}")
+                self.problems.add(f"{name!r} cannot be accessed: {errno_name(error)}")
             return
-        if file_identity(found) in self._protected:
+        if file_identity(status) in self._protected:
             self._skip(name, "the catalog's own database")
-        elif (what := non_regular_kind(found)) is not None:
-            self._skip(name, what if what != "a directory" else "a link to a directory")
+        elif (kind := non_regular_kind(status)) is not None:
+            self._skip(name, kind if kind != "a directory" else "a link to a directory")
         else:
-            self.files.append(_model_file(name, found, file_role(name)))
+            self.files.append(_model_file(name, status, file_role(name)))
 
     def _skip(self, name: str, reason: str) -> None:
         self._skipped.append(SkippedFile(name, reason))
 
 
-def _model_file(name: str, found: os.stat_result, role: Role) -> ModelFile:
-    return ModelFile(name, found.st_size, role, file_identity(found), Fingerprint.from_stat(found))
+def _model_file(name: str, status: os.stat_result, role: Role) -> ModelFile:
+    return ModelFile(
+        name, status.st_size, role, file_identity(status), Fingerprint.from_stat(status)
+    )
 
 
 def _join_path(folder: str, name: str) -> str:
@@ -237,4 +247,5 @@ def _join_path(folder: str, name: str) -> str:
 
 
 def _path_bytes(path: str) -> bytes:
+    """Return the bytes of a path on disk, which define the sort order."""
     return path.encode("utf-8", "surrogateescape")

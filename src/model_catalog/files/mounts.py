@@ -1,4 +1,4 @@
-"""On which disk a path lies, by where that is mounted."""
+"""Mount points: find the file system that contains a path."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ from model_catalog.files.safe_open import StrPath
 
 def mount_point(path: StrPath) -> str:
     """
-    Where the file system is mounted on which a path lies, links followed; `/` at the end of all.
+    Return the mount point of the file system that contains a path. Links are followed.
 
-    Of what is not there, the one it would lie on. Nothing is opened and no error is raised.
+    For a path that does not exist, the result is the mount point of the file system that would
+    contain it. The search ends at `/`. Nothing is opened, and no error is raised.
     """
-    place = os.path.realpath(path)
-    while not os.path.ismount(place):
-        place = os.path.dirname(place)
-    return place
+    folder = os.path.realpath(path)
+    while not os.path.ismount(folder):
+        folder = os.path.dirname(folder)
+    return folder
 
 
 def is_mount_point(path: StrPath) -> bool:
-    """Whether something is mounted there: an empty folder is what is left of a disk that is not."""
+    """Return whether a file system is mounted at a path. An unmounted disk leaves only a folder."""
     return os.path.ismount(path)

@@ -1,4 +1,9 @@
-"""How a model's file is opened: so that nothing hangs, and never the catalog's own database."""
+"""
+Open model files safely: opening never blocks, and it never opens the catalog's own database.
+
+The database is refused because SQLite's locks belong to the process: closing any descriptor of
+the file drops them.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +20,10 @@ from model_catalog.errors import BadHeaderError, NotAFileError, ProtectedFileErr
 
 StrPath: TypeAlias = str | os.PathLike[str]
 ProtectedFiles: TypeAlias = Collection[tuple[int, int]]
-"""The (st_dev, st_ino) of files that are not to be opened."""
+"""The (st_dev, st_ino) pairs of files that must not be opened."""
 
-# Without O_NONBLOCK the opening of a FIFO waits for somebody to write into it; without O_NOCTTY
-# that of a terminal may make it this process's own.
+# Without O_NONBLOCK, opening a FIFO waits until another process writes to it. Without O_NOCTTY,
+# opening a terminal can make it the controlling terminal of this process.
 _OPEN_FLAGS: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 
 _NON_REGULAR_KINDS: Final = {
@@ -32,7 +37,7 @@ _NON_REGULAR_KINDS: Final = {
 
 @dataclass(frozen=True)
 class OpenFile:
-    """A regular file that is open for reading, and what its descriptor said of it at first."""
+    """A regular file that is open for reading. `status` is its fstat() result after opening."""
 
     path: str
     raw: io.FileIO
@@ -40,10 +45,11 @@ class OpenFile:
 
     @property
     def size_bytes(self) -> int:
+        """The size of the file when it was opened."""
         return self.status.st_size
 
     def read_at(self, offset: int, size_bytes: int) -> bytes:
-        """Those bytes, as many as there are: fewer at the end of the file."""
+        """Read up to `size_bytes` bytes from an offset. Fewer are returned at the end of file."""
         parts = []
         while size_bytes and (part := os.pread(self.raw.fileno(), size_bytes, offset)):
             parts.append(part)
@@ -52,15 +58,16 @@ class OpenFile:
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def header_error(self, reason: str) -> BadHeaderError:
-        """The error for a header of this file."""
+        """Return the error to raise for a bad header of this file."""
         return BadHeaderError(self.path, reason)
 
 
 def stat_path(path: StrPath) -> os.stat_result:
     """
-    What the system says of a path, links followed; nothing is opened.
+    Return the stat() result of a path. Links are followed, and nothing is opened.
 
-    Raises OSError as the system gave it, and for a path that it cannot be given: EINVAL.
+    Raises OSError as the system reports it. A path that cannot be passed to the system, such as
+    one with a NUL character, raises OSError with EINVAL.
     """
     try:
         return os.stat(path)
@@ -68,53 +75,53 @@ def stat_path(path: StrPath) -> os.stat_result:
         raise OSError(errno.EINVAL, str(error), os.fspath(path)) from error
 
 
-def file_identity(found: os.stat_result) -> tuple[int, int]:
-    """What a file is told by among those of this machine, at this moment."""
-    return found.st_dev, found.st_ino
+def file_identity(status: os.stat_result) -> tuple[int, int]:
+    """Return (st_dev, st_ino), which identifies a file on this machine until it is deleted."""
+    return status.st_dev, status.st_ino
 
 
-def non_regular_kind(found: os.stat_result) -> str | None:
-    """In words what it is, where it is no regular file."""
-    if stat.S_ISREG(found.st_mode):
+def non_regular_kind(status: os.stat_result) -> str | None:
+    """Describe a file that is not a regular file, for example "a FIFO". None for a regular file."""
+    if stat.S_ISREG(status.st_mode):
         return None
-    return _NON_REGULAR_KINDS.get(stat.S_IFMT(found.st_mode), "no regular file")
+    return _NON_REGULAR_KINDS.get(stat.S_IFMT(status.st_mode), "not a regular file")
 
 
 def errno_name(error: OSError) -> str:
-    """What the system calls an error, as in `EACCES`."""
+    """Return the symbolic name of an error number, for example `EACCES`."""
     return errno.errorcode.get(error.errno or 0, str(error))
 
 
 def require_regular_file(path: StrPath, protected: ProtectedFiles = ()) -> os.stat_result:
     """
-    What the system says of a regular file that may be opened.
+    Return the stat() result of a regular file that may be opened.
 
-    Raises NotAFileError, ProtectedFileError, and OSError as the system gave it.
+    Raises NotAFileError, ProtectedFileError, and OSError as the system reports it.
     """
-    found = stat_path(path)
-    if file_identity(found) in protected:
+    status = stat_path(path)
+    if file_identity(status) in protected:
         raise ProtectedFileError(os.fspath(path))
-    if (what := non_regular_kind(found)) is not None:
-        raise NotAFileError(os.fspath(path), what)
-    return found
+    if (kind := non_regular_kind(status)) is not None:
+        raise NotAFileError(os.fspath(path), kind)
+    return status
 
 
 @contextmanager
 def open_regular_file(path: StrPath, protected: ProtectedFiles = ()) -> Iterator[OpenFile]:
     """
-    A regular file, open for reading.
+    Open a regular file for reading.
 
     Raises NotAFileError and ProtectedFileError before anything is opened, and OSError as the
-    system gave it.
+    system reports it.
     """
     require_regular_file(path, protected)
     descriptor = os.open(path, _OPEN_FLAGS)
-    found = os.fstat(descriptor)
-    if file_identity(found) in protected:
-        # Somebody has put the database in the place of what was looked at. The harm is in the
-        # closing, which drops every lock this process has on the file: it is left open.
+    status = os.fstat(descriptor)
+    if file_identity(status) in protected:
+        # The path was replaced by the database after the check above. Closing the descriptor
+        # would drop every lock that this process has on the database. It stays open.
         raise ProtectedFileError(os.fspath(path))
     with open(descriptor, "rb", buffering=0) as raw:
-        if (what := non_regular_kind(found)) is not None:
-            raise NotAFileError(os.fspath(path), what)
-        yield OpenFile(os.fspath(path), raw, found)
+        if (kind := non_regular_kind(status)) is not None:
+            raise NotAFileError(os.fspath(path), kind)
+        yield OpenFile(os.fspath(path), raw, status)

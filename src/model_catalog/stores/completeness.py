@@ -1,4 +1,4 @@
-"""Whether a model is whole, and of which format, by the names of its files alone."""
+"""The format and completeness of a model, judged by the names of its files only."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _FORMATS: Final = (
 
 
 def detect_format(files: Sequence[StoreFile]) -> str | None:
-    """The first of safetensors, GGUF and pickle that the weights' names end like."""
+    """Return the first of safetensors, GGUF and pickle that the suffixes of the weights match."""
     names = [file.path.lower() for file in files if file.role == "weights"]
     for format_, suffixes in _FORMATS:
         if any(name.endswith(suffixes) for name in names):
@@ -31,37 +31,39 @@ def detect_format(files: Sequence[StoreFile]) -> str | None:
 
 def incomplete_reasons(files: Sequence[StoreFile], gone: Collection[str] = ()) -> list[str]:
     """
-    Why a model of these files is not whole: weights or shards that are not there.
+    Return why a model with these files is incomplete: missing shards or missing weights.
 
-    `gone` are the paths of those that are named and of which no bytes are there.
+    `gone` are the paths of files that the store names but whose bytes do not exist.
     """
-    found = []
+    reasons = []
     names, count = _missing_shards({file.path for file in files}, gone)
     if count:
-        found.append(f"missing: {shorten_list(names, count)}")
+        reasons.append(f"missing: {shorten_list(names, count)}")
     if not any(file.role in {"weights", "projector"} for file in files):
-        found.append("there are no weights")
-    return found
+        reasons.append("no weights were found")
+    return reasons
 
 
 def newest_mtime(files: Collection[StoreFile]) -> datetime | None:
-    """When the last of some files was written to, in UTC; None where there are none."""
+    """Return the latest modification time of the files in UTC, or None without files."""
     return mtime_to_datetime(max((file.fingerprint.mtime_ns for file in files), default=-1))
 
 
-def _missing_shards(there: Collection[str], gone: Collection[str]) -> tuple[list[str], int]:
+def _missing_shards(existing: Collection[str], gone: Collection[str]) -> tuple[list[str], int]:
+    """Return some paths of missing files, sorted, and the number of all missing files."""
     sets: Counter[tuple[str, ShardSet]] = Counter()
-    for path in there:
+    for path in existing:
         folder, slash, name = path.rpartition("/")
         if (shard := parse_shard_name(name)) is not None:
             sets[folder + slash, shard[1]] += 1
     names, count = set(gone), len(gone)
-    for (folder, shards), found in sets.items():
-        # A name may say that it is one of a million: they are counted and not gone through.
-        absent = (folder + name for name in shards.file_names() if folder + name not in there)
+    for (folder, shards), existing_count in sets.items():
+        # A name can claim a set of a million shards. The missing ones are counted without a loop
+        # over all names.
+        absent = (folder + name for name in shards.file_names() if folder + name not in existing)
         names.update(islice(absent, _MAX_LISTED_NAMES))
-        others = sum(1 for path in gone if _is_in_shard_set(path, folder, shards))
-        count += shards.count - found - others
+        gone_count = sum(1 for path in gone if _is_in_shard_set(path, folder, shards))
+        count += shards.count - existing_count - gone_count
     return sorted(names), count
 
 

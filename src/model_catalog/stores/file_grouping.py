@@ -1,4 +1,4 @@
-"""Which files in a folder are one model, where no program keeps book of them."""
+"""Group the files in a folder into models, for stores without manifests."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from model_catalog.stores.store_walk import (
 )
 
 SUFFIXES: Final = (".gguf", ".safetensors")
-"""What a model's file is called that stands alone; in any case."""
+"""The suffixes, in lower case, of files that can be a model without a config.json."""
 
 _MODEL_CONFIGS: Final = ("adapter_config.json", "config.json", "model_index.json")
 _PIPELINE_CONFIG: Final = "model_index.json"
@@ -37,7 +37,12 @@ _PIPELINE_CONFIG: Final = "model_index.json"
 
 @dataclass(frozen=True, slots=True)
 class FileGroup:
-    """Files that are one model: at `local_path` a folder, or one of the files in `folder`."""
+    """
+    The files of one model.
+
+    `local_path` is the folder of the model, or one of its files, which are in `folder`. `reasons`
+    are the reasons why the model is incomplete.
+    """
 
     local_path: str
     folder: str
@@ -47,18 +52,18 @@ class FileGroup:
 
 def group_files(walk: StoreWalk, root: str, *, share_projectors: bool) -> Iterator[FileGroup]:
     """
-    The models in a folder and below it.
+    Yield the models in a folder and below it.
 
-    A folder with a config.json, or its like, beside weights is one, with all that is below it.
-    Elsewhere each file of GGUF or safetensors is one, and each set of shards. A projector belongs
-    to the GGUF model beside it, and where there are several, to each of them if all in a folder
-    are of one kind; otherwise it stands alone. Hidden files and unfinished downloads are left out,
-    and links to folders are not followed.
+    A folder with weights and a config.json, or a similar file, is one model, with everything below
+    it. In any other folder, each GGUF or safetensors file is one model, and each shard set is one.
+    A projector belongs to the only GGUF model in its folder. If there are several GGUF models, it
+    belongs to each of them with `share_projectors`, and is a separate model without it. Hidden
+    files and unfinished downloads are left out. Links to folders are not followed.
     """
     folders = [root]
     while folders:
         folder = _Folder(walk, folders.pop())
-        folder.take(walk.list_entries(folder.path))
+        folder.add_entries(walk.list_entries(folder.path))
         if folder.is_model:
             yield from _group_folder(walk, folder.path)
         else:
@@ -69,15 +74,20 @@ def group_files(walk: StoreWalk, root: str, *, share_projectors: bool) -> Iterat
 def group_entries(
     walk: StoreWalk, root: str, entries: Iterable[os.DirEntry[str]]
 ) -> Iterator[FileGroup]:
-    """The models that are among a folder's own files, of which each projector stands alone."""
+    """Yield the models among the given files of one folder. Subfolders are ignored."""
     folder = _Folder(walk, root)
-    folder.take(entries)
+    folder.add_entries(entries)
     yield from _group_single_files(folder, share_projectors=False)
 
 
 @dataclass(slots=True)
 class _Folder:
-    """What lies in one folder; the targets are by their names in it."""
+    """
+    The content of one folder.
+
+    `files` maps names to targets. `unread` are the names of files that could not be read, and
+    `unfinished` those of unfinished downloads.
+    """
 
     walk: StoreWalk
     path: str
@@ -86,8 +96,8 @@ class _Folder:
     unread: list[str] = field(default_factory=list)
     unfinished: list[str] = field(default_factory=list)
 
-    def take(self, entries: Iterable[os.DirEntry[str]], *, all_files: bool = False) -> None:
-        """Take note of the folders and of the files that tell of a model, or of all files."""
+    def add_entries(self, entries: Iterable[os.DirEntry[str]], *, all_files: bool = False) -> None:
+        """Add folders and the files that identify a model, or all files."""
         for entry in entries:
             name = entry.name
             if name.startswith("."):
@@ -97,9 +107,9 @@ class _Folder:
             elif is_partial_download(name):
                 self.unfinished.append(name)
             elif is_link(entry) or all_files or _is_relevant(name):
-                self._take_file(entry)
+                self._add_file(entry)
 
-    def _take_file(self, entry: os.DirEntry[str]) -> None:
+    def _add_file(self, entry: os.DirEntry[str]) -> None:
         if not is_valid_name(entry.name):
             self.walk.add_problem(entry.path, UNPRINTABLE_NAME)
             return
@@ -111,10 +121,10 @@ class _Folder:
 
     @property
     def is_model(self) -> bool:
-        """Whether it is one model as a whole."""
+        """Whether the whole folder is one model."""
         if _PIPELINE_CONFIG in self.files:
             return True
-        return any(mark in self.files for mark in _MODEL_CONFIGS) and any(
+        return any(name in self.files for name in _MODEL_CONFIGS) and any(
             file_role(name) == "weights" for name in self.files
         )
 
@@ -124,6 +134,7 @@ def _is_relevant(name: str) -> bool:
 
 
 def _group_folder(walk: StoreWalk, root: str) -> Iterator[FileGroup]:
+    """Yield the model that consists of all files in a folder and below it."""
     files: list[StoreFile] = []
     unread: list[str] = []
     unfinished: list[str] = []
@@ -134,7 +145,7 @@ def _group_folder(walk: StoreWalk, root: str) -> Iterator[FileGroup]:
         entries = walk.list_entries(folder.path)
         if walk.problem_count > problems_before:
             unread.append(f"{folder.path}/"[len(root) + 1 :])
-        folder.take(entries, all_files=True)
+        folder.add_entries(entries, all_files=True)
         folders += folder.folders
         prefix = f"{folder.path}/"[len(root) + 1 :]
         if not is_valid_name(prefix):
@@ -147,14 +158,15 @@ def _group_folder(walk: StoreWalk, root: str) -> Iterator[FileGroup]:
         unread += [prefix + name for name in folder.unread]
         unfinished += [prefix + name for name in folder.unfinished]
         if len(files) + len(unread) > MAX_FILES:
-            walk.add_problem(root, f"it holds more than {MAX_FILES:,} files")
+            walk.add_problem(root, f"it contains more than {MAX_FILES:,} files")
             return
     files.sort(key=lambda file: file.path)
-    why = (*incomplete_reasons(files, unread), *_unfinished_reasons(unfinished))
-    yield FileGroup(root, root, tuple(files), why)
+    reasons = (*incomplete_reasons(files, unread), *_unfinished_reasons(unfinished))
+    yield FileGroup(root, root, tuple(files), reasons)
 
 
 def _group_single_files(folder: _Folder, *, share_projectors: bool) -> Iterator[FileGroup]:
+    """Yield the models among the files of a folder: single files and shard sets."""
     models: dict[str | ShardSet, list[str]] = {}
     projectors = []
     for name in folder.files:
@@ -165,21 +177,23 @@ def _group_single_files(folder: _Folder, *, share_projectors: bool) -> Iterator[
             projectors.append(name)
         else:
             models.setdefault(name if shard is None else shard[1], []).append(name)
-    beside = [names for names in models.values() if names[0].lower().endswith(".gguf")]
-    if not beside or not (share_projectors or len(beside) == 1):
+    gguf_models = [names for names in models.values() if names[0].lower().endswith(".gguf")]
+    if not gguf_models or not (share_projectors or len(gguf_models) == 1):
         models |= {name: [name] for name in projectors}
         projectors = []
     for key, names in models.items():
-        names_in_group = sorted([*names, *projectors]) if names in beside else names
+        all_names = sorted([*names, *projectors]) if names in gguf_models else names
         files = tuple(
-            folder.files[name].to_store_file(name, file_role(name), None) for name in names_in_group
+            folder.files[name].to_store_file(name, file_role(name), None) for name in all_names
         )
         stem = key if isinstance(key, str) else f"{key.stem}-"
-        unread = [name for name in folder.unread if (it := parse_shard_name(name)) and it[1] == key]
+        unread = [
+            name for name in folder.unread if (shard := parse_shard_name(name)) and shard[1] == key
+        ]
         unfinished = [name for name in folder.unfinished if name.startswith(stem)]
-        why = (*incomplete_reasons(files, unread), *_unfinished_reasons(unfinished))
-        yield FileGroup(f"{folder.path}/{names[0]}", folder.path, files, why)
+        reasons = (*incomplete_reasons(files, unread), *_unfinished_reasons(unfinished))
+        yield FileGroup(f"{folder.path}/{names[0]}", folder.path, files, reasons)
 
 
 def _unfinished_reasons(names: list[str]) -> list[str]:
-    return [f"downloads that have not ended: {shorten_list(sorted(names))}"] if names else []
+    return [f"unfinished downloads: {shorten_list(sorted(names))}"] if names else []

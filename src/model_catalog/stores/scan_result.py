@@ -1,4 +1,4 @@
-"""What a look through a store finds: values that say nothing about a catalog."""
+"""Values that a scan of a store returns. They do not refer to a catalog."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ StoreName: TypeAlias = Literal["huggingface", "ollama", "lmstudio", "llamacpp", 
 @dataclass(frozen=True, slots=True)
 class StoreFile:
     """
-    A file of a model: its path below `FoundModel.folder`, with `/`, and its size, links followed.
+    A file of a model: its path below `FoundModel.folder`, with `/`, and its size.
 
-    `digest` is "sha256:" and 64 hexadecimal digits where the store says what the bytes ought to
-    be, and None where it does not; nothing was hashed. `identity` is the (st_dev, st_ino) of its
-    bytes: two names of one file are of one.
+    Links are followed. `digest` is "sha256:" and 64 hexadecimal digits if the store states which
+    bytes are expected, and None otherwise; nothing was hashed. `identity` is the (st_dev, st_ino)
+    of its bytes: it is equal for two names of one file.
     """
 
     path: str
@@ -35,9 +35,10 @@ class StoreFile:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claims:
     """
-    What a store says of a model by itself; None where it says nothing. No header was read.
+    The values that a store itself states about a model. None means that it does not state one.
 
-    `parameter_count` is as exact as the store writes it: of Ollama's "8.0B" the first two digits.
+    No header was read. `parameter_count` is as exact as the store writes it: Ollama's "8.0B" gives
+    only the first two digits.
     """
 
     format: str | None = None
@@ -53,11 +54,11 @@ class FoundModel:
     """
     One version of a model in a store.
 
-    `provider`, `reference`, `version` and `aliases` are such as a catalog takes, and no two models
-    of a scan have the same three. `local_path` is absolute, and is the folder that holds the files
-    or one of the files; `files` are in the order of their paths, `aliases` in their own.
-    `downloaded_at` is in UTC, by the times of the files. `reasons` say why it is not whole, as far
-    as names, sizes and the store's own lists tell.
+    `provider`, `reference`, `version` and `aliases` are valid in a catalog. Provider, reference
+    and version together are unique within a scan. `local_path` is absolute: the folder of the
+    files, or one of the files. `files` are sorted by path, and `aliases` by name. `downloaded_at`
+    is in UTC and comes from the modification times of the files. `reasons` say why the model is
+    incomplete, judged by names, sizes and the store's own lists.
     """
 
     store: StoreName
@@ -75,23 +76,24 @@ class FoundModel:
 
     @property
     def size_bytes(self) -> int:
-        """Of all files, each once, by however many names it is there."""
+        """The size of all files. A file with several names is counted once."""
         return sum({file.identity: file.size_bytes for file in self.files}.values())
 
     @property
     def is_complete(self) -> bool:
-        """Whether there is no reason to think that something of it is missing."""
+        """Whether there is no reason to consider the model incomplete."""
         return not self.reasons
 
 
 @dataclass(frozen=True, slots=True)
 class ScanProblem:
     """
-    An entry of a store that could not be taken for what it ought to be; it was left out.
+    An entry of a store that could not be interpreted and was left out of the scan.
 
-    `path` is absolute, and as the system spells it: any bytes at all. What was found below it
-    before may be there still. So may the versions of `reference`, or its one `version`, where a
-    store keeps its models in another place than its books; `""` is every reference.
+    `path` is absolute and may contain any bytes. Models below it may still exist although the scan
+    did not find them. The same is true for the versions of `reference`, or for its one `version`,
+    if the store keeps models and manifests in different folders. A `reference` of `""` stands for
+    every reference.
     """
 
     path: str
@@ -103,10 +105,9 @@ class ScanProblem:
 @dataclass(frozen=True, slots=True)
 class Scan:
     """
-    A store as it was found, below `root`, which is absolute and led to by no link.
+    The content of a store below `root`, which is absolute and free of links.
 
-    `found` is in the order of reference and version, `problems` in that of path and reason, each
-    by code points.
+    `found` is sorted by reference and version, `problems` by path and reason, each by code points.
     """
 
     store: StoreName
@@ -116,9 +117,9 @@ class Scan:
 
     def may_hide(self, reference: str, version: str, local_path: str) -> bool:
         """
-        Whether a model that was not found may be there all the same, behind one of the problems.
+        Return whether a model that was not found may still exist, hidden by one of the problems.
 
-        Where it may not, it has gone from the store.
+        If False, the model is no longer in the store.
         """
         return any(
             local_path == problem.path
@@ -132,7 +133,7 @@ class Scan:
 
 
 class Scanner(Protocol):
-    """Looks through a store of one kind."""
+    """A function that scans a store of one kind."""
 
     def __call__(
         self,
@@ -143,12 +144,12 @@ class Scanner(Protocol):
         progress: Callable[[int], None] | None = None,
     ) -> Scan:
         """
-        Everything that is found below `root`, and everything that could not be read.
+        Return all models below `root`, and a problem for each entry that could not be read.
 
-        Nothing is written, and nothing outside of `root` is opened or listed, whatever links lead
-        there. The files in `protected` are not opened. `stop` is asked at each folder, and
-        `progress` is told how many models were found so far. Raises StoppedError, and nothing
-        else: a root that is not there is a problem.
+        Nothing is written. Nothing outside of `root` is opened or listed, even if links lead
+        there. Files in `protected` are not opened. `stop` is called before each folder, and
+        `progress` is called with the number of models found so far. Raises StoppedError if `stop`
+        returns True, and no other error: a root that does not exist becomes a problem.
         """
 
 
@@ -156,6 +157,6 @@ _MAX_TIMESTAMP: Final = datetime(9999, 12, 31, tzinfo=UTC).timestamp()
 
 
 def mtime_to_datetime(mtime_ns: int) -> datetime | None:
-    """A time of a file in UTC and whole seconds; None for what is before 1970 or after 9999."""
+    """Return a modification time in UTC and whole seconds. None before 1970 or after 9999."""
     seconds = mtime_ns // 1_000_000_000
     return datetime.fromtimestamp(seconds, UTC) if 0 <= seconds <= _MAX_TIMESTAMP else None

@@ -1,4 +1,4 @@
-"""Which kinds of stores there are, and of which one a folder is."""
+"""The kinds of stores, the scanner of each, and detection of the kind of a folder."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SCANNERS: Final[Mapping[StoreName, Scanner]] = {
     "llamacpp": llamacpp.scan,
     "directory": directory.scan,
 }
-"""Every kind, in the order in which they are shown."""
+"""The scanner of each kind of store, in display order."""
 
 PROVIDERS: Final[Mapping[StoreName, str]] = {
     "huggingface": huggingface.PROVIDER,
@@ -31,10 +31,10 @@ PROVIDERS: Final[Mapping[StoreName, str]] = {
 
 def detect_store(root: StrPath) -> StoreName:
     """
-    Of which kind the store in a folder is, by what lies in it; a plain folder for anything else.
+    Return the kind of the store in a folder, or "directory" if it is not a known store.
 
-    Only the names in it are looked at. The folders of LM Studio, and the older ones of llama.cpp,
-    look like any other. Raises OSError as the system gave it.
+    Only the names in the folder are read. The folders of LM Studio and the older folders of
+    llama.cpp cannot be distinguished from plain folders. Raises OSError as the system reports it.
     """
     folders = set()
     with os.scandir(root) as entries:

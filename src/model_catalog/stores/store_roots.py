@@ -1,4 +1,4 @@
-"""Where on this machine the programs keep their models, by each one's own rules."""
+"""Find the folders in which Hugging Face, Ollama, LM Studio and llama.cpp keep their models."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from model_catalog.files.safe_open import StrPath, open_regular_file
 from model_catalog.stores.scan_result import StoreName
 
 OLLAMA_SERVICE: Final = "/usr/share/ollama/.ollama/models"
-"""Where the service keeps them that Ollama's installer for Linux sets up, as a user of its own."""
+"""The models of the service that Ollama's Linux installer sets up under a separate user."""
 
 _POINTER_NAME: Final = ".lmstudio-home-pointer"
 _MAX_POINTER_BYTES: Final = 4096
@@ -26,7 +26,11 @@ _VARIABLE: Final = re.compile(r"\$(\w+|\{[^}]*\})")
 
 @dataclass(frozen=True, slots=True)
 class StoreRoot:
-    """Where a store lies, or would; `source` is the variable or file that says so, or "default"."""
+    """
+    The folder of a store, which need not exist.
+
+    `source` is the environment variable or the file that names the folder, or "default".
+    """
 
     store: StoreName
     path: str
@@ -35,117 +39,124 @@ class StoreRoot:
 
 def default_roots(
     environment: Mapping[str, str] | None = None,
-    home: StrPath | None = None,
+    home_folder: StrPath | None = None,
     *,
     ollama_service: StrPath = OLLAMA_SERVICE,
 ) -> tuple[StoreRoot, ...]:
     """
-    Where each program of this user keeps its models, whether there are any or not.
+    Return the folders in which each program of this user keeps its models.
 
-    In the order of `SCANNERS`; the paths are absolute, and none is there twice, by whatever links
-    it is reached. `environment` is that of this process if it is not given, as is `home`. Nothing
-    is opened but the two files in which LM Studio says where it has moved; what is wrong with
-    those is passed over, as LM Studio does.
+    The folders need not exist. They are in the order of `SCANNERS`. The paths are absolute, and no
+    two lead to the same folder, even through links. `environment` and `home_folder` default to
+    those of this process. Only the two files in which LM Studio records a moved folder are opened.
+    Errors in these files are ignored, as LM Studio does.
     """
     variables = os.environ if environment is None else environment
-    place = _Environment(variables, os.path.expanduser("~") if home is None else os.fspath(home))
+    user = _UserEnvironment(
+        variables, os.path.expanduser("~") if home_folder is None else os.fspath(home_folder)
+    )
     seen: set[str] = set()
-    found = []
+    roots = []
     for root in (
-        _huggingface(place),
-        *_ollama(place, os.fspath(ollama_service)),
-        *_lmstudio(place),
-        *_llamacpp(place),
+        _huggingface(user),
+        *_ollama(user, os.fspath(ollama_service)),
+        *_lmstudio(user),
+        *_llamacpp(user),
     ):
         real = os.path.realpath(root.path)
         if real not in seen:
             seen.add(real)
-            found.append(root)
-    return tuple(found)
+            roots.append(root)
+    return tuple(roots)
 
 
 @dataclass(frozen=True, slots=True)
-class _Environment:
+class _UserEnvironment:
+    """The environment variables and the home folder of a user."""
+
     variables: Mapping[str, str]
-    home: str
+    home_folder: str
 
     def path(self, variable: str, *below: str) -> str | None:
-        """The path in a variable, made absolute; None where it is empty or not set."""
+        """Return the path in a variable as an absolute path. None if it is empty or not set."""
         text = self.variables.get(variable)
         if not text or "\0" in text:
             return None
-        return os.path.abspath(os.path.join(self.expanded(text), *below))
+        return os.path.abspath(os.path.join(self.expand(text), *below))
 
-    def expanded(self, text: str) -> str:
-        """A path of which `~` and variables are written out, as each program does it."""
-        text = _VARIABLE.sub(self._value, text)
+    def expand(self, text: str) -> str:
+        """Expand variables and a leading `~` in a path, as each of the programs does."""
+        text = _VARIABLE.sub(self._variable_value, text)
         if text == "~" or text.startswith("~/"):
-            return self.home + text[1:]
+            return self.home_folder + text[1:]
         return text
 
-    def _value(self, match: re.Match[str]) -> str:
+    def _variable_value(self, match: re.Match[str]) -> str:
         return self.variables.get(match[1].strip("{}"), match[0])
 
     def below_home(self, *parts: str) -> str:
-        return os.path.abspath(os.path.join(self.home, *parts))
+        """Return an absolute path below the home folder."""
+        return os.path.abspath(os.path.join(self.home_folder, *parts))
 
-    def first(self, store: StoreName, *places: tuple[str, tuple[str, ...]]) -> StoreRoot | None:
-        """The first of some variables that is set, each with what follows it."""
-        for variable, below in places:
+    def first_root(
+        self, store: StoreName, *candidates: tuple[str, tuple[str, ...]]
+    ) -> StoreRoot | None:
+        """Return the root named by the first variable that is set; each has a path below it."""
+        for variable, below in candidates:
             if (path := self.path(variable, *below)) is not None:
                 return StoreRoot(store, path, variable)
         return None
 
 
-def _huggingface(place: _Environment) -> StoreRoot:
-    return place.first(
+def _huggingface(user: _UserEnvironment) -> StoreRoot:
+    return user.first_root(
         "huggingface",
         ("HF_HUB_CACHE", ()),
         ("HUGGINGFACE_HUB_CACHE", ()),
         ("HF_HOME", ("hub",)),
         ("XDG_CACHE_HOME", ("huggingface", "hub")),
-    ) or StoreRoot("huggingface", place.below_home(".cache", "huggingface", "hub"), "default")
+    ) or StoreRoot("huggingface", user.below_home(".cache", "huggingface", "hub"), "default")
 
 
-def _ollama(place: _Environment, service: str) -> Iterator[StoreRoot]:
-    own = place.first("ollama", ("OLLAMA_MODELS", ()))
-    yield own or StoreRoot("ollama", place.below_home(".ollama", "models"), "default")
+def _ollama(user: _UserEnvironment, service: str) -> Iterator[StoreRoot]:
+    configured = user.first_root("ollama", ("OLLAMA_MODELS", ()))
+    yield configured or StoreRoot("ollama", user.below_home(".ollama", "models"), "default")
     if sys.platform == "linux":
         yield StoreRoot("ollama", service, "default")
 
 
-def _lmstudio(place: _Environment) -> Iterator[StoreRoot]:
-    pointer = place.below_home(_POINTER_NAME)
-    pointed = place.expanded(_read_first_line(pointer))
+def _lmstudio(user: _UserEnvironment) -> Iterator[StoreRoot]:
+    pointer = user.below_home(_POINTER_NAME)
+    pointed = user.expand(_read_first_line(pointer))
     if os.path.isabs(pointed) and os.path.isdir(pointed):
-        homes = [(os.path.abspath(pointed), pointer)]
+        folders = [(os.path.abspath(pointed), pointer)]
     else:
-        homes = [
-            (place.below_home(".lmstudio"), "default"),
-            (place.below_home(".cache", "lm-studio"), "default"),
+        folders = [
+            (user.below_home(".lmstudio"), "default"),
+            (user.below_home(".cache", "lm-studio"), "default"),
         ]
-    for home, source in homes:
-        settings = f"{home}/settings.json"
-        moved = place.expanded(_read_downloads_folder(settings))
-        if os.path.isabs(moved):
-            yield StoreRoot("lmstudio", os.path.abspath(moved), settings)
+    for folder, source in folders:
+        settings = f"{folder}/settings.json"
+        downloads = user.expand(_read_downloads_folder(settings))
+        if os.path.isabs(downloads):
+            yield StoreRoot("lmstudio", os.path.abspath(downloads), settings)
         else:
-            yield StoreRoot("lmstudio", f"{home}/models", source)
+            yield StoreRoot("lmstudio", f"{folder}/models", source)
 
 
-def _llamacpp(place: _Environment) -> Iterator[StoreRoot]:
-    if (root := place.first("llamacpp", ("LLAMA_CACHE", ()))) is not None:
+def _llamacpp(user: _UserEnvironment) -> Iterator[StoreRoot]:
+    if (root := user.first_root("llamacpp", ("LLAMA_CACHE", ()))) is not None:
         yield root
     elif sys.platform == "darwin":
-        yield StoreRoot("llamacpp", place.below_home("Library", "Caches", "llama.cpp"), "default")
+        yield StoreRoot("llamacpp", user.below_home("Library", "Caches", "llama.cpp"), "default")
     else:
-        yield place.first("llamacpp", ("XDG_CACHE_HOME", ("llama.cpp",))) or StoreRoot(
-            "llamacpp", place.below_home(".cache", "llama.cpp"), "default"
+        yield user.first_root("llamacpp", ("XDG_CACHE_HOME", ("llama.cpp",))) or StoreRoot(
+            "llamacpp", user.below_home(".cache", "llama.cpp"), "default"
         )
 
 
 def _read_first_line(path: str) -> str:
-    """The first line of a short file, or nothing."""
+    """Return the first line of a short file, or "" if it cannot be read."""
     try:
         with open_regular_file(path) as file:
             text = file.read_at(0, _MAX_POINTER_BYTES).decode()
@@ -155,8 +166,8 @@ def _read_first_line(path: str) -> str:
 
 
 def _read_downloads_folder(path: str) -> str:
-    """The folder for downloads in LM Studio's settings, or nothing."""
-    found: object = None
+    """Return the downloads folder in LM Studio's settings, or "" if there is none."""
+    folder: object = None
     try:
         with open_regular_file(path) as file:
             if file.size_bytes > _MAX_SETTINGS_BYTES:
@@ -165,7 +176,7 @@ def _read_downloads_folder(path: str) -> str:
             for name in stream.members(_MAX_SETTINGS):
                 value = stream.value()
                 if name == "downloadsFolder":
-                    found = value
+                    folder = value
     except (CatalogError, OSError):
         return ""
-    return found if isinstance(found, str) and "\0" not in found else ""
+    return folder if isinstance(folder, str) and "\0" not in folder else ""

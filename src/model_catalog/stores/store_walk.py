@@ -1,4 +1,4 @@
-"""A store while it is looked through: nothing outside of its root is listed or opened."""
+"""Walk a store safely during a scan: nothing outside of its root is listed or opened."""
 
 from __future__ import annotations
 
@@ -33,30 +33,29 @@ from model_catalog.files.safe_open import (
 from model_catalog.stores.scan_result import FoundModel, Scan, ScanProblem, StoreFile, StoreName
 
 MAX_FILES: Final = 10_000
-"""Files in a model, and refs or downloads in a repository."""
+"""The most files in a model, and the most refs or downloads in a repository."""
 MAX_LINKS: Final = 40
-"""Links on the way to a file: as many as Linux follows."""
+"""The most links on the way to a file. Linux has the same limit."""
 
 IGNORED_NAMES: Final = (".DS_Store", "Thumbs.db", "desktop.ini")
-"""What the browsers of files leave behind wherever they look."""
+"""Files that file managers create in the folders that they show."""
 
-
-UNPRINTABLE_NAME: Final = "its name is no text that can be shown"
+UNPRINTABLE_NAME: Final = "its name is not printable text"
 
 
 class SkippedError(Exception):
-    """Why an entry is left out; it never leaves these rooms."""
+    """The reason why an entry is left out. This package catches it; callers never see it."""
 
 
 @dataclass(frozen=True, slots=True)
 class LinkTarget:
-    """A regular file in the store, by the path that no link is left in."""
+    """A regular file in the store, by its real path without links."""
 
     path: str
     status: os.stat_result
 
     def to_store_file(self, path: str, role: Role, digest: str | None) -> StoreFile:
-        """The file as one of a model's, where it has another path."""
+        """Return this file as a file of a model, with its path inside that model."""
         return StoreFile(
             path,
             self.status.st_size,
@@ -69,7 +68,11 @@ class LinkTarget:
 
 @dataclass(slots=True)
 class StoreWalk:
-    """One look through a store; what is found and what is wrong is gathered here."""
+    """
+    The state of one scan of a store, which collects the models and the problems.
+
+    `root` is the real path of the store. `given_root` is the absolute path that the caller named.
+    """
 
     store: StoreName
     root: str
@@ -89,16 +92,17 @@ class StoreWalk:
         stop: Callable[[], bool] | None,
         progress: Callable[[int], None] | None,
     ) -> StoreWalk:
-        """A walk to a root, which may itself be reached by links: the caller has named it."""
+        """Start a scan. Links in the path of the root are followed, because the caller named it."""
         given_root = os.path.abspath(root)
         try:
             real = os.path.realpath(given_root)
         except ValueError:
-            # A NUL in it: the system is never asked, and the listing below says so.
+            # The path contains a NUL character. The first list_entries() reports it as a problem.
             real = given_root
         return cls(store, real, protected, stop, progress, given_root)
 
     def result(self) -> Scan:
+        """Return the sorted models and problems."""
         return Scan(
             self.store,
             self.root,
@@ -108,16 +112,21 @@ class StoreWalk:
 
     @property
     def problem_count(self) -> int:
+        """The number of problems so far."""
         return len(self._problems)
 
     def add_problem(
         self, path: str, reason: str, reference: str | None = None, version: str | None = None
     ) -> None:
-        """Note what is wrong with an entry."""
+        """Record that an entry could not be read. `ScanProblem` explains the arguments."""
         self._problems.append(ScanProblem(path, reason, reference, version))
 
     def add_model(self, model: FoundModel, entry: str) -> None:
-        """Note a model, or what keeps a catalog from taking it; `entry` is where it was read."""
+        """
+        Record a model, or a problem if a catalog would refuse it.
+
+        `entry` is the path from which the model was read.
+        """
         key = (model.provider, model.reference, model.version)
         try:
             fields.validate_model(
@@ -133,90 +142,96 @@ class StoreWalk:
             return
         if key in self._found:
             other = self._found[key].local_path
-            self.add_problem(entry, f"it has the name of what lies at {other!r}")
+            self.add_problem(entry, f"it has the same name as the model at {other!r}")
             return
         self._found[key] = model
         if self.progress is not None:
             self.progress(len(self._found))
 
     def list_entries(self, folder: str, reference: str | None = None) -> list[os.DirEntry[str]]:
-        """What lies in a folder, by name; nothing, and a problem, where it cannot be read."""
+        """
+        Return the entries of a folder, sorted by name.
+
+        If the folder cannot be read, a problem is recorded and the result is empty. Raises
+        StoppedError if `stop` returns True.
+        """
         if self.stop is not None and self.stop():
-            raise StoppedError(f"the scan of {self.root!r} was stopped")
+            raise StoppedError(f"the scan of {self.root!r} was stopped at the caller's request")
         try:
             with os.scandir(folder) as listing:
-                found = [entry for entry in listing if entry.name not in IGNORED_NAMES]
+                entries = [entry for entry in listing if entry.name not in IGNORED_NAMES]
         except (OSError, ValueError) as error:
             self.add_problem(folder, error_reason(error), reference)
             return []
-        found.sort(key=lambda entry: entry.name)
-        return found
+        entries.sort(key=lambda entry: entry.name)
+        return entries
 
     def list_folders(self, folder: str, reference: str | None = None) -> list[os.DirEntry[str]]:
-        """The folders in a folder; all else in it is a problem, but for what is hidden."""
-        found = []
+        """Return the folders in a folder. Any other entry that is not hidden is a problem."""
+        folders = []
         for entry in self.list_entries(folder, reference):
             if entry.name.startswith("."):
                 continue
-            if (what := non_folder_reason(entry)) is None:
-                found.append(entry)
+            if (reason := non_folder_reason(entry)) is None:
+                folders.append(entry)
             else:
-                self.add_problem(entry.path, what)
-        return found
+                self.add_problem(entry.path, reason)
+        return folders
 
     def resolve_entry(self, entry: os.DirEntry[str]) -> LinkTarget:
         """
-        The regular file that an entry is, or that it leads to inside of the store.
+        Return the regular file that an entry is, or that its link leads to inside the store.
 
-        Raises LeftOutError with the reason, and OSError as the system gave it.
+        Raises SkippedError with the reason, and OSError as the system reports it.
         """
         if is_link(entry):
             return self.follow_links(entry.path)
         return self.require_regular_file(entry.path, entry.stat(follow_symlinks=False))
 
-    def require_regular_file(self, path: str, found: os.stat_result) -> LinkTarget:
-        """What was looked at, if it is a file that may be opened; LeftOutError if not."""
-        if (what := non_regular_kind(found)) is not None:
-            raise SkippedError(f"it is {what}")
-        if self.protected and file_identity(found) in self.protected:
+    def require_regular_file(self, path: str, status: os.stat_result) -> LinkTarget:
+        """Return a file that may be opened. Raises SkippedError for anything else."""
+        if (kind := non_regular_kind(status)) is not None:
+            raise SkippedError(f"it is {kind}")
+        if self.protected and file_identity(status) in self.protected:
             raise SkippedError("it is the catalog's own database")
-        return LinkTarget(path, found)
+        return LinkTarget(path, status)
 
     def follow_links(self, path: str) -> LinkTarget:
         """
-        The regular file that a path in the store leads to, by links that never leave it.
+        Return the regular file that a path in the store leads to, by links inside the store only.
 
-        Each step is taken by itself: to ask the system for the whole way would be to ask for what
-        lies outside, which may be a disk that does not answer. The errors are those of `target`.
+        Each link is resolved here and not by the system. The system would access paths outside of
+        the store, which can be on a disk that does not respond. Raises the errors of
+        `resolve_entry`.
         """
         parts = path[len(self.root) :].split("/")[::-1]
-        here, links = self.root, 0
-        found = None
+        current, link_count = self.root, 0
+        status = None
         while parts:
             part = parts.pop()
             if part in {"", "."}:
                 continue
             if part == "..":
-                if here == self.root:
+                if current == self.root:
                     raise SkippedError("it leads out of the store")
-                here = os.path.dirname(here)
+                current = os.path.dirname(current)
                 continue
-            step = os.path.join(here, part)
-            found = os.lstat(step)
-            if not stat.S_ISLNK(found.st_mode):
-                here = step
+            step = os.path.join(current, part)
+            status = os.lstat(step)
+            if not stat.S_ISLNK(status.st_mode):
+                current = step
                 continue
-            links += 1
-            if links > MAX_LINKS:
+            link_count += 1
+            if link_count > MAX_LINKS:
                 raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
-            to = os.readlink(step)
-            if to.startswith("/"):
-                to, here = self._path_below_root(to), self.root
-            parts += to.split("/")[::-1]
-        if found is None:
+            target = os.readlink(step)
+            if target.startswith("/"):
+                target, current = self._path_below_root(target), self.root
+            parts += target.split("/")[::-1]
+        if status is None:
             raise SkippedError("it leads to the store itself")
-        # The last step may have been one up, to a folder that was looked at before.
-        return self.require_regular_file(here, os.lstat(here))
+        # The last part may have been "..": then `status` belongs to another path.
+        return self.require_regular_file(current, os.lstat(current))
 
     def _path_below_root(self, path: str) -> str:
         for root in (self.root, self.given_root):
@@ -227,25 +242,25 @@ class StoreWalk:
     @contextmanager
     def open_file(self, target: LinkTarget, limit_bytes: int) -> Iterator[OpenFile]:
         """
-        A file of the store that is not a model's, open for reading.
+        Open a metadata file of the store for reading.
 
-        Raises LeftOutError where it is longer, or another than was looked at; NotAFileError and
-        ProtectedFileError, and OSError as the system gave it.
+        Raises SkippedError if the file is larger than `limit_bytes` or was replaced. Raises
+        NotAFileError, ProtectedFileError, and OSError as the system reports it.
         """
         if target.status.st_size > limit_bytes:
-            raise SkippedError(f"it is longer than {limit_bytes:,} bytes")
+            raise SkippedError(f"it is larger than {limit_bytes:,} bytes")
         with open_regular_file(target.path, self.protected) as file:
             if file_identity(file.status) != file_identity(target.status):
-                raise SkippedError("it was replaced while it was read")
+                raise SkippedError("it was replaced during the scan")
             yield file
 
 
 READ_ERRORS: Final = (SkippedError, CatalogError, OSError, ValueError)
-"""What a look at an entry may raise; a path that the system cannot be given is a ValueError."""
+"""The errors that reading an entry can raise. ValueError: the path contains a NUL character."""
 
 
 def error_reason(error: Exception) -> str:
-    """Why an entry could not be read, without its path."""
+    """Return why an entry could not be read, without its path."""
     if isinstance(error, OSError):
         return f"it cannot be read: {errno_name(error)}"
     if isinstance(error, BadHeaderError):
@@ -258,7 +273,7 @@ def error_reason(error: Exception) -> str:
 
 
 def is_folder(entry: os.DirEntry[str]) -> bool:
-    """Whether an entry is a folder itself; False also where the system does not tell."""
+    """Return whether an entry is a folder and not a link. False if the system reports an error."""
     try:
         return entry.is_dir(follow_symlinks=False)
     except OSError:
@@ -266,7 +281,7 @@ def is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def is_link(entry: os.DirEntry[str]) -> bool:
-    """Whether an entry is a link; False also where the system does not tell."""
+    """Return whether an entry is a symbolic link. False if the system reports an error."""
     try:
         return entry.is_symlink()
     except OSError:
@@ -274,11 +289,11 @@ def is_link(entry: os.DirEntry[str]) -> bool:
 
 
 def non_folder_reason(entry: os.DirEntry[str]) -> str | None:
-    """In words what an entry is, where it is no folder; links are not followed."""
+    """Describe an entry that is not a folder. None for a folder. Links are not followed."""
     if is_folder(entry):
         return None
     if is_link(entry):
-        return "it is a link, which is not followed to a folder"
+        return "it is a link, and links to folders are not followed"
     try:
         kind = non_regular_kind(entry.stat(follow_symlinks=False))
     except OSError as error:
@@ -287,8 +302,9 @@ def non_folder_reason(entry: os.DirEntry[str]) -> str | None:
 
 
 def is_valid_name(name: str) -> bool:
-    """Whether a name is text that a catalog may hold, and steers no terminal."""
-    # Nearly every name is printable as it is; the rest is looked at letter by letter.
+    """Return whether a name is text that a catalog accepts and a terminal can show safely."""
+    # Nearly every name is printable, which is fast to check. Any other name is validated
+    # character by character.
     if name.isprintable():
         return True
     try:
@@ -299,7 +315,7 @@ def is_valid_name(name: str) -> bool:
 
 
 def shorten_list(names: Sequence[str], count: int | None = None) -> str:
-    """The first three of some names, escaped, and how many there are beside them."""
+    """Format the first three names, escaped, and the number of the others out of `count`."""
     first = ", ".join(repr(name) for name in names[:3])
     more = (len(names) if count is None else count) - min(len(names), 3)
     return f"{first} and {more:,} more" if more else first

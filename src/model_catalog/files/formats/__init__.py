@@ -1,1 +1,1 @@
-"""Readers of model file headers: GGUF, safetensors, pickle."""
+"""Readers of model file headers: GGUF, safetensors and pickled weights."""

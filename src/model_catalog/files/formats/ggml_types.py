@@ -1,4 +1,4 @@
-"""What the numbers in a GGUF file mean: the types of tensors, and of files."""
+"""The numbers of tensor types and of file types in a GGUF file, and their names."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ TENSOR_TYPES: Final[Mapping[int, tuple[str, int, int]]] = {
     40: ("NVFP4", 64, 36),
     41: ("Q1_0", 128, 18),
 }
-"""Of each type: its name, how many elements make a block, and the bytes of a block."""
+"""For each tensor type: its name, the elements in a block, and the bytes of a block."""
 
 _FILE_TYPES: Final[Mapping[int, str]] = {
     0: "F32",
@@ -87,22 +87,22 @@ _FILE_TYPES: Final[Mapping[int, str]] = {
     40: "Q1_0",
 }
 _GUESSED_FLAG: Final = 1024
-"""Added to a file's type by a converter that was not told it."""
+"""Added to the file type by a converter that guessed the type."""
 
 
 def file_type_name(number: int) -> str:
-    """The name that people know a quantization by; `ftype 99` for a number without one."""
+    """Return the usual name of a quantization, or for example `ftype 99` for an unknown number."""
     number &= ~_GUESSED_FLAG
     return _FILE_TYPES.get(number, f"ftype {number}")
 
 
 def tensor_type_name(number: int) -> str:
-    """The name of a tensor's type; `type 99` for a number without one."""
+    """Return the name of a tensor type, or for example `type 99` for an unknown number."""
     return TENSOR_TYPES[number][0] if number in TENSOR_TYPES else f"type {number}"
 
 
 def tensor_size_bytes(number: int, elements: int) -> int | None:
-    """How many bytes a tensor of that type and so many elements takes, if the type is known."""
+    """Return the size of a tensor in bytes, or None if its type is unknown."""
     if number not in TENSOR_TYPES:
         return None
     _, block, block_bytes = TENSOR_TYPES[number]

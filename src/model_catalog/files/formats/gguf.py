@@ -1,4 +1,4 @@
-"""The header of a GGUF file, versions 1 to 3 and either order of bytes."""
+"""Read the header of a GGUF file, versions 1 to 3, little-endian or big-endian."""
 
 from __future__ import annotations
 
@@ -34,7 +34,12 @@ _KEPT_KEYS: Final = {
 
 @dataclass
 class _TensorTotals:
-    """What the list of tensors amounts to."""
+    """
+    Totals over the list of tensors: elements by tensor type, and the end of the last tensor.
+
+    `end` is in bytes from the start of the tensor data. `all_known` is False if the size of a
+    tensor is unknown.
+    """
 
     elements: Counter[int] = field(default_factory=Counter)
     end: int = 0
@@ -43,20 +48,22 @@ class _TensorTotals:
 
 def read_gguf(file: OpenFile) -> Header:
     """
-    What the header says; BadHeaderError where it is broken, too long, or names a thing twice.
+    Read a GGUF header.
 
-    A quantization comes from general.file_type, and without one from the type most weights have.
+    The quantization comes from general.file_type. Without that key, it is the tensor type with the
+    most elements. Raises BadHeaderError if the header is damaged or too large, or if a key or a
+    tensor occurs twice.
     """
     stream = GgufStream(file)
-    tensor_count, key_count = stream.length(), stream.length()
+    tensor_count, key_count = stream.read_count(), stream.read_count()
     if tensor_count > MAX_TENSORS or key_count > MAX_KEYS:
-        raise file.header_error(f"it has {tensor_count:,} tensors and {key_count:,} keys")
+        raise file.header_error(f"it declares {tensor_count:,} tensors and {key_count:,} keys")
     known = _read_keys(stream, key_count)
     tensors = _read_tensors(stream, tensor_count)
 
     parameters = tensors.elements.total()
     if parameters > header.MAX_PARAMETERS:
-        raise file.header_error("its tensors are larger than any can be")
+        raise file.header_error("the tensors have more elements than any model")
     needed_bytes, alignment = stream.position, _alignment(file, known)
     if tensor_count:
         needed_bytes = -(-needed_bytes // alignment) * alignment + tensors.end
@@ -74,7 +81,7 @@ def read_gguf(file: OpenFile) -> Header:
         name=header.printable_text(known.get(b"general.name")),
         shard_index=shard_index,
         shard_count=shard_count,
-        # A tensor of a type that came later is of a size that is not known.
+        # The size of a tensor is unknown if its type is newer than this module.
         expected_size_bytes=needed_bytes if tensors.all_known else None,
         is_complete=is_long_enough if tensors.all_known or not is_long_enough else None,
     )
@@ -82,53 +89,53 @@ def read_gguf(file: OpenFile) -> Header:
 
 def _read_keys(stream: GgufStream, count: int) -> dict[bytes, Value]:
     known: dict[bytes, Value] = {}
-    # Of a key only its hash is kept: 65,536 of 64 KiB are 4 GiB.
+    # Only the hash of each key is stored: 65,536 keys of 64 KiB would take 4 GiB.
     seen: set[int] = set()
     for number in range(1, count + 1):
-        key = stream.name()
+        key = stream.read_name()
         seen.add(hash(key))
         if len(seen) < number:
             raise stream.file.header_error(
-                f"it has the key {header.printable_text(key) or '?'} twice"
+                f"the key {header.printable_text(key) or '?'} occurs twice"
             )
-        # Which context length is the model's is known once its architecture is, and that may come
-        # later: until then each is kept, up to a number.
-        kept = key in _KEPT_KEYS or (
+        # The name of the key with the context length starts with the architecture, which may come
+        # later in the file. Until then every such key is kept, up to a limit.
+        is_kept = key in _KEPT_KEYS or (
             key.endswith(_CONTEXT_LENGTH_SUFFIX) and len(known) < _MAX_KEPT_KEYS
         )
-        value = stream.value(_MAX_TEXT_BYTES if kept else 0)
-        if kept:
+        value = stream.read_value(_MAX_TEXT_BYTES if is_kept else 0)
+        if is_kept:
             known[key] = value
     return known
 
 
 def _read_tensors(stream: GgufStream, count: int) -> _TensorTotals:
-    found = _TensorTotals()
+    totals = _TensorTotals()
     seen: set[int] = set()
     for number in range(1, count + 1):
-        name = stream.name()
+        name = stream.read_name()
         seen.add(hash(name))
         if len(seen) < number:
             raise stream.file.header_error(
-                f"it has the tensor {header.printable_text(name) or '?'} twice"
+                f"the tensor {header.printable_text(name) or '?'} occurs twice"
             )
-        dimensions = stream.u32()
+        dimensions = stream.read_u32()
         if dimensions > MAX_DIMENSIONS:
-            raise stream.file.header_error(f"a tensor in it has {dimensions} dimensions")
-        elements = math.prod(stream.length() for _ in range(dimensions))
-        kind, offset = stream.u32(), stream.u64()
-        found.elements[kind] += elements
+            raise stream.file.header_error(f"a tensor has {dimensions} dimensions")
+        elements = math.prod(stream.read_count() for _ in range(dimensions))
+        kind, offset = stream.read_u32(), stream.read_u64()
+        totals.elements[kind] += elements
         size_bytes = ggml_types.tensor_size_bytes(kind, elements)
-        found.all_known = found.all_known and size_bytes is not None
-        found.end = max(found.end, offset + (size_bytes or 0))
-    return found
+        totals.all_known = totals.all_known and size_bytes is not None
+        totals.end = max(totals.end, offset + (size_bytes or 0))
+    return totals
 
 
 def _alignment(file: OpenFile, known: dict[bytes, Value]) -> int:
     alignment = known.get(b"general.alignment", _DEFAULT_ALIGNMENT)
     if type(alignment) is int and 0 < alignment <= MAX_ALIGNMENT and alignment.bit_count() == 1:
         return alignment
-    raise file.header_error("its general.alignment is no power of two up to a mebibyte")
+    raise file.header_error("general.alignment is not a power of two of at most 1 MiB")
 
 
 def _quantization(number: object, tensors: _TensorTotals) -> str | None:

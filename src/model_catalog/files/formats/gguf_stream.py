@@ -1,4 +1,4 @@
-"""The values of a GGUF header one after another, at a bounded cost of memory and of time."""
+"""Parse the values of a GGUF header one by one, with bounded memory and time."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ MAGIC: Final = b"GGUF"
 MAX_HEADER_BYTES: Final = 128 * 1024 * 1024
 MAX_NAME_BYTES: Final = 65_535
 MAX_ITEMS: Final = 4_000_000
-"""Strings in all arrays together; the largest vocabularies have 300,000, and as many merges."""
+"""The most strings in all arrays. The largest vocabularies have 300,000, and as many merges."""
 MAX_DEPTH: Final = 2
-"""Arrays in an array; nobody writes any."""
+"""The deepest nesting of arrays. No known writer nests them."""
 
 Value: TypeAlias = bytes | int | float | None
 
@@ -41,135 +41,142 @@ _FORMAT_CODES: Final = {
 
 class GgufStream:
     """
-    The bytes of a header from first to last; those that nobody wants are never read.
+    A forward-only parser for the bytes of a GGUF header. Skipped values are never read.
 
-    What is wrong with them is raised as BadHeaderError.
+    Every method raises BadHeaderError for an invalid or truncated header.
     """
 
     def __init__(self, file: OpenFile) -> None:
-        """Read the version, and by it how wide a length is and in which order its bytes come."""
+        """Read the version, which determines the width of a length and the byte order."""
         self.file = file
         self._end = min(file.size_bytes, MAX_HEADER_BYTES)
         self._window = b""
         self._start = 0
         self._at = 0
         self._items_left = MAX_ITEMS
-        self._forms = _structs("<")
+        self._structs = _structs("<")
         self.skip(len(MAGIC))
-        version = self.u32()
-        # Nobody has written version 65536: these are the bytes of a small number turned round.
+        version = self.read_u32()
+        # A multiple of 65536 is not a real version: it is a small number in big-endian byte order.
         if version & 0xFFFF == 0:
-            self._forms = _structs(">")
+            self._structs = _structs(">")
             self.skip(-4)
-            version = self.u32()
+            version = self.read_u32()
         if version not in {1, 2, 3}:
-            raise file.header_error(f"it is of GGUF version {version}, and 1 to 3 are known")
-        self._length = self._forms[_U32 if version == 1 else _U64]
+            raise file.header_error(f"GGUF version {version} is not supported: only 1 to 3 are")
+        self._length = self._structs[_U32 if version == 1 else _U64]
 
     @property
     def position(self) -> int:
-        """How many bytes lie before the next."""
+        """The offset of the next byte in the file."""
         return self._start + self._at
 
-    def u32(self) -> int:
-        return int(self._number(self._forms[_U32]))
+    def read_u32(self) -> int:
+        return int(self._read_number(self._structs[_U32]))
 
-    def u64(self) -> int:
-        return int(self._number(self._forms[_U64]))
+    def read_u64(self) -> int:
+        return int(self._read_number(self._structs[_U64]))
 
-    def length(self) -> int:
-        """How many of something follow: 32 bits in version 1, 64 in the others."""
-        return int(self._number(self._length))
+    def read_count(self) -> int:
+        """Read a count or a length: 32 bits in version 1, 64 bits in the other versions."""
+        return int(self._read_number(self._length))
 
-    def name(self) -> bytes:
-        size_bytes = self.length()
+    def read_name(self) -> bytes:
+        """Read the name of a key or of a tensor."""
+        size_bytes = self.read_count()
         if size_bytes > MAX_NAME_BYTES:
-            raise self.file.header_error(f"a name in it is {size_bytes} bytes long")
-        return self._bytes(size_bytes)
+            raise self.file.header_error(
+                f"a name is {size_bytes} bytes long: at most {MAX_NAME_BYTES} are allowed"
+            )
+        return self._read_bytes(size_bytes)
 
-    def value(self, kept_bytes: int) -> Value:
-        """The value that follows; None for an array, and for a text longer than `kept_bytes`."""
-        kind = self.u32()
+    def read_value(self, max_text_bytes: int) -> Value:
+        """Read a value. Arrays, and texts longer than `max_text_bytes`, are skipped: None."""
+        kind = self.read_u32()
         if kind == _ARRAY:
             self._skip_array(0)
         elif kind == _STRING:
-            size_bytes = self.length()
-            if size_bytes <= kept_bytes:
-                return self._bytes(size_bytes)
+            size_bytes = self.read_count()
+            if size_bytes <= max_text_bytes:
+                return self._read_bytes(size_bytes)
             self.skip(size_bytes)
         elif kind in _FORMAT_CODES:
-            return self._number(self._forms[kind])
+            return self._read_number(self._structs[kind])
         else:
-            raise self.file.header_error(f"a value in it is of the type {kind}, which is not known")
+            raise self.file.header_error(f"a value has the unknown type {kind}")
         return None
 
     def skip(self, size_bytes: int) -> None:
-        self._require(size_bytes)
+        """Skip bytes without reading them. A negative number moves back."""
+        self._require_bytes(size_bytes)
         self._at += size_bytes
 
-    def _bytes(self, size_bytes: int) -> bytes:
+    def _read_bytes(self, size_bytes: int) -> bytes:
         if len(self._window) - self._at < size_bytes:
-            self._fill(size_bytes)
+            self._fill_window(size_bytes)
         self._at += size_bytes
         return self._window[self._at - size_bytes : self._at]
 
-    def _number(self, form: struct.Struct) -> int | float:
-        if len(self._window) - self._at < form.size:
-            self._fill(form.size)
-        value: int | float = form.unpack_from(self._window, self._at)[0]
-        self._at += form.size
+    def _read_number(self, format_: struct.Struct) -> int | float:
+        if len(self._window) - self._at < format_.size:
+            self._fill_window(format_.size)
+        value: int | float = format_.unpack_from(self._window, self._at)[0]
+        self._at += format_.size
         return value
 
-    def _require(self, size_bytes: int) -> None:
+    def _require_bytes(self, size_bytes: int) -> None:
         if self.position + size_bytes <= self._end:
             return
         if self._end < self.file.size_bytes:
-            raise self.file.header_error(f"it is longer than {MAX_HEADER_BYTES >> 20} MiB")
-        raise self.file.header_error("the file ends in the middle of it")
+            raise self.file.header_error(f"it is larger than {MAX_HEADER_BYTES >> 20} MiB")
+        raise self.file.header_error("the file ends within the header")
 
-    def _fill(self, size_bytes: int) -> None:
-        self._require(size_bytes)
+    def _fill_window(self, size_bytes: int) -> None:
+        self._require_bytes(size_bytes)
         self._start, self._at = self.position, 0
         wanted = min(max(size_bytes, _WINDOW_BYTES), self._end - self._start)
         self._window = self.file.read_at(self._start, wanted)
         if len(self._window) < size_bytes:
-            raise self.file.header_error("the file was cut short while it was read")
+            raise self.file.header_error("the file was truncated during the read")
 
     def _skip_array(self, depth: int) -> None:
-        kind, count = self.u32(), self.length()
+        kind, count = self.read_u32(), self.read_count()
         if kind in _FORMAT_CODES:
-            self.skip(count * self._forms[kind].size)
+            self.skip(count * self._structs[kind].size)
         elif kind == _STRING:
-            self._spend(count)
-            self._require(count * self._length.size)
+            self._count_items(count)
+            self._require_bytes(count * self._length.size)
             self._skip_strings(count)
         elif kind == _ARRAY and depth < MAX_DEPTH:
-            # An array takes as long as several strings do.
-            self._spend(8 * count)
+            # Skipping an array takes as long as skipping eight strings.
+            self._count_items(8 * count)
             for _ in range(count):
                 self._skip_array(depth + 1)
         else:
-            raise self.file.header_error(f"an array in it is of the type {kind}, or lies too deep")
+            raise self.file.header_error(
+                f"an array has the unknown type {kind} or is nested too deeply"
+            )
 
-    def _spend(self, items: int) -> None:
+    def _count_items(self, items: int) -> None:
         self._items_left -= items
         if self._items_left < 0:
-            raise self.file.header_error(f"it lists more than {MAX_ITEMS:,} texts")
+            raise self.file.header_error(f"its arrays contain more than {MAX_ITEMS:,} strings")
 
     def _skip_strings(self, count: int) -> None:
-        # The loop that a vocabulary makes long: with a call for each string it takes five times
-        # as long.
+        # A vocabulary has many strings. A loop with a method call for each string takes five times
+        # as long as this one.
         unpack, width = self._length.unpack_from, self._length.size
         while count:
             if len(self._window) - self._at < width:
-                self._fill(width)
+                self._fill_window(width)
             window, at, last = self._window, self._at, len(self._window) - width
             while count and at <= last:
                 at += width + unpack(window, at)[0]
                 count -= 1
             self._at = at
-            self._require(0)
+            self._require_bytes(0)
 
 
 def _structs(order: str) -> dict[int, struct.Struct]:
+    """Return the struct of each number type in a byte order, "<" or ">"."""
     return {kind: struct.Struct(order + code) for kind, code in _FORMAT_CODES.items()}

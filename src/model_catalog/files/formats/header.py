@@ -1,4 +1,4 @@
-"""What a file's header claims of its model, where it is of a kind that could be true."""
+"""The header of a model file as a value, and checks for the values that a header states."""
 
 from __future__ import annotations
 
@@ -6,23 +6,24 @@ from dataclasses import dataclass
 from typing import Final, TypeGuard
 
 MAX_TEXT_LENGTH: Final = 128
-"""Characters in a text that is believed to be a name."""
+"""The most characters in a text that is accepted from a header."""
 MAX_CONTEXT_LENGTH: Final = 2**31 - 1
-"""Tokens; more than that is how tokenizers write "no limit"."""
+"""In tokens. Tokenizers write a larger number to say that there is no limit."""
 MAX_PARAMETERS: Final = 2**53
-"""Beyond it a count of tensors' elements is nobody's, and multiplies out of every integer."""
+"""More elements than any model has. A larger product could overflow the integers of other code."""
 MAX_SHARDS: Final = 99_999
-"""As many as five digits of a file's name count."""
+"""The most shards that the five digits in a file name can count."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Header:
     """
-    What the header of a file, or of several that are one model, claims; None where it says nothing.
+    The values that the header of a file states, or the headers of all files of a model.
 
-    None of it is verified but `is_complete`: whether the file is at least as long as its tensors
-    say, in all `expected_size_bytes`; None where the header does not tell. `shard_index` counts
-    from 1, as the names of shards do. `unsafe` is set where loading the file runs code.
+    None means that the header does not state a value. Only `is_complete` is verified: it says
+    whether the file has at least `expected_size_bytes`, the size that its tensors need. It is None
+    if the header does not tell. `shard_index` counts from 1, as the names of shards do. `unsafe`
+    is True if loading the file runs code.
     """
 
     format: str
@@ -41,9 +42,10 @@ class Header:
 
 def printable_text(value: object) -> str | None:
     """
-    A short text that can be printed, from a str or from UTF-8; None for anything else.
+    Return a short printable text from a str or from UTF-8 bytes. None for anything else.
 
-    A header is a stranger's: what moves a terminal's cursor, or turns a line around, is no name.
+    A header is untrusted input. Text that moves the cursor of a terminal, or that reverses the
+    direction of writing, is not accepted.
     """
     if isinstance(value, bytes):
         try:
@@ -56,17 +58,21 @@ def printable_text(value: object) -> str | None:
 
 
 def valid_context_length(value: object) -> int | None:
-    """A number of tokens, or None for what cannot be one."""
+    """Return a context length in tokens, or None if the value cannot be one."""
     return value if _is_integer(value) and 0 < value <= MAX_CONTEXT_LENGTH else None
 
 
 def valid_shard(index: object, count: object) -> tuple[int, int] | tuple[None, None]:
-    """Which of how many, from 1, told by an index from 0; (None, None) for what cannot be."""
+    """
+    Return the shard number, counted from 1, and the number of shards.
+
+    `index` counts from 0. The result is (None, None) if the values cannot be right.
+    """
     if _is_integer(index) and _is_integer(count) and 0 <= index < count <= MAX_SHARDS:
         return index + 1, count
     return None, None
 
 
 def _is_integer(value: object) -> TypeGuard[int]:
-    # A bool is an int to Python; in a header it is a yes or a no.
+    # In Python a bool is an int. In a header it is a separate type.
     return type(value) is int

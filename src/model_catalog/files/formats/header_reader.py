@@ -1,4 +1,4 @@
-"""What a file says of its model, whatever its format; its name is not asked."""
+"""Read the header of a model file of any known format, detected by its first bytes."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ _MAGIC_BYTES: Final = 9
 
 def read_header(path: StrPath, *, protected: ProtectedFiles = ()) -> Header:
     """
-    The header of a GGUF file, a safetensors file or pickled weights, by the first bytes.
+    Read the header of a GGUF file, a safetensors file or a file of pickled weights.
 
-    Of a pickle nothing is read but that it is one. Raises BadHeaderError for what is broken or
-    hostile, and its subclass UnknownFormatError for what begins like none of the three, an empty
-    file among it; NotAFileError, ProtectedFileError, and OSError as the system gave it.
+    The first bytes decide the format; the file name is not used. A pickle is only detected, never
+    loaded. Raises BadHeaderError for a damaged or hostile header. Its subclass UnknownFormatError
+    is raised for a file of another format and for an empty file. Also raises NotAFileError,
+    ProtectedFileError, and OSError as the system reports it.
     """
     with open_regular_file(path, protected) as file:
         head = file.read_at(0, _MAGIC_BYTES)
@@ -32,19 +33,21 @@ def read_header(path: StrPath, *, protected: ProtectedFiles = ()) -> Header:
             return Header(format="pickle", unsafe=True)
         if (
             head.startswith(pickle_format.ZIP_MAGIC)
-            and (found := pickle_format.read_pickle_zip(file)) is not None
+            and (header := pickle_format.read_pickle_zip(file)) is not None
         ):
-            return found
+            return header
     raise UnknownFormatError(
-        file.path, "it begins like no GGUF, no safetensors and no pickle" if head else "it is empty"
+        file.path,
+        "it is not a GGUF, safetensors or pickle file" if head else "the file is empty",
     )
 
 
 def _is_safetensors(head: bytes) -> bool:
     if not head.endswith(b"{") or len(head) < _MAGIC_BYTES:
         return False
-    # A header of 640 bytes begins like a pickle. Which it is the other bytes of the length tell:
-    # nothing that a pickle has there is as small.
+    # A safetensors file whose header length is 640 starts with the same two bytes as a pickle.
+    # The other bytes of the length decide: in a pickle they stand for a larger number than any
+    # header length that is allowed.
     return (
         not pickle_format.is_pickle(head)
         or safetensors.header_size_bytes(head) <= safetensors.MAX_HEADER_BYTES

@@ -1,4 +1,4 @@
-"""How pickled weights are told by their bytes: they are never loaded, for loading runs code."""
+"""Detect pickled weights by their bytes. They are never loaded, because loading runs code."""
 
 from __future__ import annotations
 
@@ -22,24 +22,28 @@ _ZIP64_MARKER: Final = 0xFFFF_FFFF
 
 
 def is_pickle(head: bytes) -> bool:
-    """Whether these are the first bytes of a pickle of protocol 2 to 5; 0 and 1 have no sign."""
+    """
+    Return whether a file with these first bytes is a pickle of protocol 2 to 5.
+
+    Protocols 0 and 1 have no magic bytes and are not detected.
+    """
     return head[:1] == b"\x80" and head[1:2] in {b"\x02", b"\x03", b"\x04", b"\x05"}
 
 
 def read_pickle_zip(file: OpenFile) -> Header | None:
     """
-    A pickle in a zip, which is how PyTorch saves; None for a zip without one.
+    Return the header of a zip file with a pickle in it, as PyTorch saves. None without a pickle.
 
-    One that was cut off is known by its first entry, which PyTorch makes the pickle. Raises
-    BadHeaderError for one that cannot be searched.
+    A truncated zip is detected by its first entry, which PyTorch writes as the pickle. Raises
+    BadHeaderError if the directory of the zip cannot be read.
     """
-    first = _first_entry_name(file).endswith(b".pkl")
+    is_first_pickle = _first_entry_name(file).endswith(b".pkl")
     directory = _read_directory(file)
     if directory is None:
-        if first:
+        if is_first_pickle:
             return Header(format="pickle", is_complete=False, unsafe=True)
-        raise file.header_error("a zip without a directory: it is cut off")
-    if first or any(name.endswith(b".pkl") for name in _entry_names(file, directory)):
+        raise file.header_error("the zip file has no directory: it is truncated")
+    if is_first_pickle or any(name.endswith(b".pkl") for name in _entry_names(file, directory)):
         return Header(format="pickle", is_complete=True, unsafe=True)
     return None
 
@@ -53,7 +57,7 @@ def _first_entry_name(file: OpenFile) -> bytes:
 
 
 def _read_directory(file: OpenFile) -> bytes | None:
-    """The bytes of the list of entries, or None where there is none."""
+    """Return the bytes of the central directory, or None if the zip file has none."""
     tail_start = max(0, file.size_bytes - _END_OF_DIRECTORY.size - _MAX_COMMENT_BYTES)
     tail = file.read_at(tail_start, file.size_bytes - tail_start)
     at = tail.rfind(b"PK\x05\x06")
@@ -61,17 +65,17 @@ def _read_directory(file: OpenFile) -> bytes | None:
         return None
     _, size_bytes, offset = _END_OF_DIRECTORY.unpack_from(tail, at)
     if _ZIP64_MARKER in {size_bytes, offset}:
-        locator = file.read_at(max(0, tail_start + at - _ZIP64_LOCATOR.size), _ZIP64_LOCATOR.size)
+        locator_start = max(0, tail_start + at - _ZIP64_LOCATOR.size)
+        locator = file.read_at(locator_start, _ZIP64_LOCATOR.size)
         if len(locator) < _ZIP64_LOCATOR.size or locator[:4] != b"PK\x06\x07":
             return None
-        record = file.read_at(
-            min(_ZIP64_LOCATOR.unpack(locator)[1], file.size_bytes), _ZIP64_END.size
-        )
+        record_start = min(_ZIP64_LOCATOR.unpack(locator)[1], file.size_bytes)
+        record = file.read_at(record_start, _ZIP64_END.size)
         if len(record) < _ZIP64_END.size or record[:4] != b"PK\x06\x06":
             return None
         _, size_bytes, offset = _ZIP64_END.unpack(record)
     if size_bytes > MAX_DIRECTORY_BYTES or offset + size_bytes > file.size_bytes:
-        raise file.header_error("a zip with a directory that is too long")
+        raise file.header_error("the directory of the zip file is too large")
     return file.read_at(offset, size_bytes)
 
 
@@ -79,10 +83,10 @@ def _entry_names(file: OpenFile, directory: bytes) -> Iterator[bytes]:
     at = 0
     while at < len(directory):
         if at + _CENTRAL_ENTRY.size > len(directory):
-            raise file.header_error("a zip with a directory that is damaged")
+            raise file.header_error("the directory of the zip file is damaged")
         signature, name, extra, comment = _CENTRAL_ENTRY.unpack_from(directory, at)
         if signature != b"PK\x01\x02":
-            raise file.header_error("a zip with a directory that is damaged")
+            raise file.header_error("the directory of the zip file is damaged")
         at += _CENTRAL_ENTRY.size
         yield directory[at : at + name]
         at += name + extra + comment

@@ -1,4 +1,4 @@
-"""The header of a safetensors file."""
+"""Read the header of a safetensors file."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from model_catalog.files.formats.json_stream import JsonStream
 from model_catalog.files.safe_open import OpenFile
 
 MAX_HEADER_BYTES: Final = 100_000_000
-"""The format's own limit."""
+"""The limit that the format itself defines."""
 MAX_TENSORS: Final = 65_536
 MAX_METADATA: Final = 65_536
 MAX_DIMENSIONS: Final = 64
@@ -46,25 +46,26 @@ _MAX_OFFSET: Final = 2**63 - 1
 
 
 def header_size_bytes(prefix: bytes) -> int:
-    """How long the header is said to be by the eight bytes before it."""
+    """Return the size of the header, from the first eight bytes of the file."""
     return int.from_bytes(prefix[:_PREFIX_BYTES], "little")
 
 
 def read_safetensors(file: OpenFile) -> Header:
     """
-    What the header says; BadHeaderError where it is broken, or its tensors leave holes or overlap.
+    Read a safetensors header.
 
-    The quantization is the type that most of the weights have. What `__metadata__` says of the
-    model is read by the names that ModelSpec gives it, and as `license`.
+    The quantization is the data type with the most elements. Architecture, license and name come
+    from the ModelSpec keys of `__metadata__`; the license may also be in its key `license`. Raises
+    BadHeaderError if the header is damaged, or if tensors overlap or leave gaps.
     """
     length = header_size_bytes(file.read_at(0, _PREFIX_BYTES))
     start = _PREFIX_BYTES + length
     if length > MAX_HEADER_BYTES:
         raise file.header_error(
-            f"it is said to be {length} bytes long: at most {MAX_HEADER_BYTES} may be"
+            f"its length field says {length} bytes: at most {MAX_HEADER_BYTES} are allowed"
         )
     if start > file.size_bytes:
-        raise file.header_error("the file ends in the middle of it")
+        raise file.header_error("the file ends within the header")
 
     stream = JsonStream(file, _PREFIX_BYTES, start)
     metadata: dict[str, str] = {}
@@ -77,17 +78,17 @@ def read_safetensors(file: OpenFile) -> Header:
         dtype, count, span = _parse_tensor(file, name, stream.value())
         elements[dtype] += count
         spans.append(span)
-    stream.finish()
+    stream.require_end()
 
     parameters = elements.total()
     if parameters > header.MAX_PARAMETERS:
-        raise file.header_error("its tensors are larger than any can be")
+        raise file.header_error("the tensors have more elements than any model")
     needed_bytes = start + _data_size_bytes(file, spans)
-    most = max(sorted(elements), key=lambda dtype: elements[dtype], default=None)
+    main_dtype = max(sorted(elements), key=lambda dtype: elements[dtype], default=None)
     return Header(
         format="safetensors",
         architecture=header.printable_text(metadata.get("modelspec.architecture")),
-        quantization=header.printable_text(most),
+        quantization=header.printable_text(main_dtype),
         parameter_count=parameters,
         license=header.printable_text(metadata.get("modelspec.license", metadata.get("license"))),
         name=header.printable_text(metadata.get("modelspec.title")),
@@ -99,38 +100,40 @@ def read_safetensors(file: OpenFile) -> Header:
 def _read_metadata(stream: JsonStream) -> dict[str, str]:
     kept = {}
     for name in stream.members(MAX_METADATA):
-        value = stream.text()
+        value = stream.string()
         if name in {"modelspec.architecture", "modelspec.license", "modelspec.title", "license"}:
             kept[name] = value
     return kept
 
 
 def _parse_tensor(file: OpenFile, name: str, entry: object) -> tuple[str, int, tuple[int, int]]:
-    """The type of a tensor, how many elements it has, and where its bytes begin and end."""
+    """Return the data type, the number of elements and the byte range of a tensor."""
     match entry:
         case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [begin, end]}:
             numbers = [*shape, begin, end]
         case _:
             raise file.header_error(
-                f"the tensor {name[:80]!r} has no dtype, shape and data_offsets"
+                f"the tensor {name[:80]!r} lacks a valid dtype, shape or data_offsets"
             )
     if len(shape) > MAX_DIMENSIONS or not all(
         type(number) is int and 0 <= number <= _MAX_OFFSET for number in numbers
     ):
-        raise file.header_error(f"the tensor {name[:80]!r} has a shape or a place that cannot be")
+        raise file.header_error(
+            f"the tensor {name[:80]!r} has an invalid shape or invalid data_offsets"
+        )
     count = math.prod(shape)
-    # A type that came later is of a size that is not known.
+    # The size of an element is unknown if the type is newer than this module.
     bits = _BITS_PER_ELEMENT.get(dtype)
     if begin > end or (bits is not None and count * bits != 8 * (end - begin)):
-        raise file.header_error(f"the tensor {name[:80]!r} is of another size than its shape")
+        raise file.header_error(f"the size of the tensor {name[:80]!r} does not match its shape")
     return dtype, count, (begin, end)
 
 
 def _data_size_bytes(file: OpenFile, spans: list[tuple[int, int]]) -> int:
-    """Where the last tensor ends; they have to lie one behind the other."""
+    """Return the end of the last tensor. The tensors must be contiguous."""
     end = 0
-    for begin, following in sorted(spans):
+    for begin, next_begin in sorted(spans):
         if begin != end:
-            raise file.header_error("its tensors overlap, or leave a hole")
-        end = following
+            raise file.header_error("its tensors overlap or leave a gap")
+        end = next_begin
     return end

@@ -1,1 +1,1 @@
-"""Signatures of model files, in the format of model-signing."""
+"""Verify signatures of models, in the bundle format of OpenSSF model-signing."""

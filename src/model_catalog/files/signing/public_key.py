@@ -1,4 +1,8 @@
-"""The public key that a signature is held against: the caller's own, none that a model brings."""
+"""
+Public keys for signature verification. The caller supplies the key.
+
+A key that comes with a model is never used: an attacker who alters the model can replace it.
+"""
 
 from __future__ import annotations
 
@@ -10,24 +14,26 @@ from typing import TYPE_CHECKING, Final
 from model_catalog.errors import InvalidKeyError, NotInstalledError
 from model_catalog.files.safe_open import ProtectedFiles, StrPath, open_regular_file
 
-# cryptography takes its time to import and may not be there: no module of ours imports it.
+# cryptography is an optional dependency and slow to import. It is imported inside the functions
+# that need it.
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 
 MAX_KEY_BYTES: Final = 64 * 1024
 
 _CURVE_HASHES: Final = {"secp256r1": "SHA256", "secp384r1": "SHA384", "secp521r1": "SHA512"}
-"""What model-signing hashes for a key on each curve, as cryptography calls both."""
+"""The hash that model-signing uses for a key on each curve, by the names in cryptography."""
 
 
 @dataclass(frozen=True, slots=True)
 class PublicKey:
     """
-    An EC key to verify with.
+    An elliptic-curve public key for verifying signatures.
 
-    `fingerprint` is `sha256:` and 64 hexadecimal digits, of the DER SubjectPublicKeyInfo as
-    `openssl pkey -pubin -outform DER | sha256sum` gives it. `hint` is what model-signing writes
-    into a bundle of this key: the same of the PEM, without `sha256:`.
+    `fingerprint` is `sha256:` and 64 hexadecimal digits: the digest of the DER
+    SubjectPublicKeyInfo, as `openssl pkey -pubin -outform DER | sha256sum` prints it. `hint` is
+    the digest of the PEM form, without `sha256:`. model-signing writes it into each bundle that is
+    signed with the key.
     """
 
     fingerprint: str
@@ -35,7 +41,7 @@ class PublicKey:
     _key: EllipticCurvePublicKey = field(compare=False, repr=False)
 
     def is_valid_signature(self, message: bytes, signature: bytes) -> bool:
-        """Whether this is the key's ECDSA signature, with the hash that belongs to its curve."""
+        """Return whether a signature is valid: ECDSA with the hash that belongs to the curve."""
         from cryptography.exceptions import InvalidSignature  # noqa: PLC0415 - see above
         from cryptography.hazmat.primitives import hashes  # noqa: PLC0415 - see above
         from cryptography.hazmat.primitives.asymmetric import ec  # noqa: PLC0415 - see above
@@ -50,14 +56,14 @@ class PublicKey:
 
 def read_public_key(pem: bytes | StrPath, *, protected: ProtectedFiles = ()) -> PublicKey:
     """
-    The public key in a PEM file, or in PEM given as bytes.
+    Read the public key in a PEM file, or in PEM passed as bytes.
 
-    Raises InvalidKeyError for anything but an EC key on P-256, P-384 or P-521, NotInstalledError
-    without the extra `signing`, NotAFileError, ProtectedFileError, and OSError as the system
-    gave it.
+    Raises InvalidKeyError for anything but an EC key on P-256, P-384 or P-521. Raises
+    NotInstalledError without the extra `signing`, NotAFileError, ProtectedFileError, and OSError
+    as the system reports it.
     """
     if isinstance(pem, bytes):
-        return _load_pem(pem, "what was given")
+        return _load_pem(pem, "the given PEM")
     with open_regular_file(pem, protected) as file:
         return _load_pem(file.read_at(0, MAX_KEY_BYTES + 1), repr(os.fspath(pem)))
 
@@ -71,15 +77,15 @@ def _load_pem(pem: bytes, source: str) -> PublicKey:
         raise NotInstalledError("cryptography", "signing") from error
 
     if len(pem) > MAX_KEY_BYTES:
-        raise InvalidKeyError(source, f"it is longer than {MAX_KEY_BYTES >> 10} KiB")
+        raise InvalidKeyError(source, f"it is larger than {MAX_KEY_BYTES >> 10} KiB")
     if b"PRIVATE KEY-----" in pem:
-        raise InvalidKeyError(source, "it holds a private key, which nobody but its owner needs")
+        raise InvalidKeyError(source, "it contains a private key, which only its owner should have")
     try:
         key = serialization.load_pem_public_key(pem)
     except (ValueError, UnsupportedAlgorithm):
-        raise InvalidKeyError(source, "there is no public key in it that can be read") from None
+        raise InvalidKeyError(source, "it contains no readable public key") from None
     if not isinstance(key, ec.EllipticCurvePublicKey):
-        raise InvalidKeyError(source, "it is of another kind than EC")
+        raise InvalidKeyError(source, "it is not an EC key")
     if key.curve.name not in _CURVE_HASHES:
         raise InvalidKeyError(source, f"it is on the curve {key.curve.name}")
 

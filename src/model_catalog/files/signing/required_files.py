@@ -1,4 +1,4 @@
-"""Which of the files at a path a signature has to be over, for nothing there to be unsigned."""
+"""List the files that a signature must cover, so that no file of the model is unsigned."""
 
 from __future__ import annotations
 
@@ -18,8 +18,10 @@ from model_catalog.files.safe_open import (
 )
 from model_catalog.files.signing.signature import SignedManifest
 
-_LINK_REASON: Final = "a link, which can be turned to another file: have links followed on purpose"
-_FOLDER_LINK_REASON: Final = "a link to a folder, over which there is no signature"
+_LINK_REASON: Final = (
+    "a link, which can be changed to lead to another file: allow links with follow_links"
+)
+_FOLDER_LINK_REASON: Final = "a link to a folder, which a signature does not cover"
 
 
 def required_file_paths(
@@ -30,14 +32,15 @@ def required_file_paths(
     protected: ProtectedFiles = (),
 ) -> tuple[str, ...]:
     """
-    The paths inside a model whose digests `require_same` is to be given, in their bytes' order.
+    Return the paths inside the model whose digests `require_matching_files` needs.
 
-    That is every file of a folder, hidden and unfinished ones too, as model-signing walks it:
-    without the bundle itself and what its signer left out. A path that is a file is its name.
-    Links are refused, as model-signing does; with `follow_links` those to files are taken, as a
-    cache of blobs has them. Raises BadSignatureError with the name of what no signature can be
-    over, BadLayoutError for more than MAX_ENTRIES files and folders, ProtectedFileError, and
-    OSError as the system gave it.
+    For a folder, that is every file in it, also hidden and unfinished ones, as model-signing lists
+    them. The bundle itself and the paths that the signer ignored are left out. For a single file,
+    it is the name of the file. The paths are sorted by their bytes. Links are refused, as in
+    model-signing. With `follow_links`, links to files are followed, for caches that store blobs.
+    Raises BadSignatureError with the name of a file that a signature cannot cover, and
+    BadLayoutError for more than MAX_ENTRIES files and folders. Raises ProtectedFileError, and
+    OSError as the system reports it.
     """
     root = os.fspath(path)
     if not follow_links and stat.S_ISLNK(os.lstat(root).st_mode):
@@ -47,14 +50,16 @@ def required_file_paths(
         return (os.path.basename(root),)
     names = []
     folders = [""]
-    entries = 0
+    entry_count = 0
     while folders:
         folder = folders.pop()
-        with os.scandir(os.path.join(root, folder)) as found:
-            for entry in found:
-                entries += 1
-                if entries > MAX_ENTRIES:
-                    raise BadLayoutError(root, f"it holds more than {MAX_ENTRIES:,} files")
+        with os.scandir(os.path.join(root, folder)) as entries:
+            for entry in entries:
+                entry_count += 1
+                if entry_count > MAX_ENTRIES:
+                    raise BadLayoutError(
+                        root, f"it contains more than {MAX_ENTRIES:,} files and folders"
+                    )
                 name = f"{folder}/{entry.name}" if folder else entry.name
                 if signed.is_ignored(name):
                     continue

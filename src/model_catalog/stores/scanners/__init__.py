@@ -1,1 +1,1 @@
-"""One scanner for each kind of model store."""
+"""One scanner for each kind of store; each returns a `Scan`."""

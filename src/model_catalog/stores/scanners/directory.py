@@ -1,4 +1,4 @@
-"""A folder of models that no program keeps book of."""
+"""Scan a plain folder of model files that no other program manages."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ def scan(
     progress: Callable[[int], None] | None = None,
 ) -> Scan:
     """
-    The models in a folder and below it, as `Scanner` says and `groups` divides them.
+    Scan a folder and everything below it, as `Scanner` describes and `group_files` divides it.
 
-    The reference of a model is its path below the root, and the root's own name where that is the
-    model; it has no version.
+    The reference of a model is its path below the root. If the root itself is the model, the
+    reference is the name of the root. The version is empty.
     """
     walk = StoreWalk.start("directory", root, protected, stop, progress)
     for group in group_files(walk, walk.root, share_projectors=False):

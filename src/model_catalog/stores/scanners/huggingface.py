@@ -1,18 +1,18 @@
 """
-The cache of huggingface_hub, in which every revision of a repository is a folder of links.
+Scan the cache of huggingface_hub, in which each revision of a repository is a folder of links.
 
-The layout is that of huggingface_hub 2.4: `models--ORG--NAME` holds `snapshots/COMMIT` with the
-files of a revision, links into `blobs`; `refs` with a file for each branch, tag and pull request;
-and `trees/COMMIT.json`, where there is one, with what belongs to a revision. Where the system has
-no links, the snapshots hold the files themselves. Datasets and spaces are left out.
+The layout is that of huggingface_hub 2.4. `models--ORG--NAME/snapshots/COMMIT` contains the files
+of a revision as links into `blobs`. `refs` contains a file for each branch, tag and pull request.
+`trees/COMMIT.json`, if it exists, lists all files of a revision. On a system without links, the
+snapshots contain the files themselves. Datasets and spaces are left out.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
 from typing import Final
 
 from model_catalog.domain import validation
@@ -58,10 +58,10 @@ def scan(
     progress: Callable[[int], None] | None = None,
 ) -> Scan:
     """
-    The models in a cache, as `Scanner` says: each commit is a version, each ref of it an alias.
+    Scan a cache, as `Scanner` describes. Each commit is a version, and its refs are aliases.
 
-    A revision of which some files are not there is found, and the reasons say so: many are
-    downloaded in part.
+    A revision with missing files is also found, with the reasons: users often download only some
+    of the files.
     """
     walk = StoreWalk.start("huggingface", root, protected, stop, progress)
     for entry in walk.list_entries(walk.root):
@@ -72,34 +72,34 @@ def scan(
 
 def scan_repository(walk: StoreWalk, entry: os.DirEntry[str], provider: str) -> None:
     """
-    Gather the revisions in the folder of one repository.
+    Add the revisions in the folder of one repository to the walk.
 
-    Of its name every `--` is a `/`, as huggingface_hub and llama.cpp read it. Which of them was
-    one cannot be told, but both allow a `--` in no id, and no two folders have the same id.
+    Each `--` in the folder name stands for `/`, as huggingface_hub and llama.cpp read it. Both
+    forbid `--` in repository ids, so two folders never have the same id.
     """
-    if (what := non_folder_reason(entry)) is not None:
-        walk.add_problem(entry.path, what)
+    if (reason := non_folder_reason(entry)) is not None:
+        walk.add_problem(entry.path, reason)
         return
     reference = entry.name.removeprefix(PREFIX).replace("--", "/")
     if not is_valid_name(reference) or "" in reference.split("/"):
-        walk.add_problem(entry.path, "its name is that of no repository")
+        walk.add_problem(entry.path, "its name is not a valid repository name")
         return
     _RepositoryScan(walk, entry.path, provider, reference).scan()
 
 
 @dataclass(frozen=True, slots=True)
 class _TreeFile:
-    """What a tree says of one file; `blob` is what the file with its bytes is called."""
+    """A file that a tree lists. `blob` is the name of its blob. None means that it is unknown."""
 
     size_bytes: int | None = None
     digest: str | None = None
     blob: str | None = None
 
     @classmethod
-    def read(cls, value: object) -> _TreeFile:
-        """What is written of one; LeftOutError for what is no object."""
+    def parse(cls, value: object) -> _TreeFile:
+        """Parse the entry of a file in a tree. Raises SkippedError if it is not an object."""
         if not isinstance(value, dict):
-            raise SkippedError("what it says of a file is no object")
+            raise SkippedError("the entry of a file is not an object")
         size, sha256, blob = value.get("size"), value.get("lfs_sha256"), value.get("blob_id")
         is_lfs = isinstance(sha256, str) and _SHA256.fullmatch(sha256) is not None
         if is_lfs:
@@ -114,8 +114,22 @@ class _TreeFile:
 _UNKNOWN: Final = _TreeFile()
 
 
+@dataclass(slots=True)
+class _RevisionFiles:
+    """
+    The files of one revision.
+
+    `gone` are the paths without readable bytes, and `unread_count` those that exist but could not
+    be read.
+    """
+
+    files: list[StoreFile] = field(default_factory=list)
+    gone: list[str] = field(default_factory=list)
+    unread_count: int = 0
+
+
 class _RepositoryScan:
-    """One repository, as it is looked through."""
+    """The scan of one repository. It lists the blobs once and caches their targets."""
 
     def __init__(self, walk: StoreWalk, path: str, provider: str, reference: str) -> None:
         self._walk = walk
@@ -123,119 +137,96 @@ class _RepositoryScan:
         self._provider = provider
         self._reference = reference
         self._blobs: dict[str, os.DirEntry[str]] = {}
-        # A blob is looked at once, in however many revisions it is.
+        # stat() is called once for each blob, even if many revisions contain it.
         self._targets: dict[str, LinkTarget] = {}
         self._unfinished: set[str] = set()
 
     def scan(self) -> None:
-        parts = {}
+        """Scan every revision and add it to the walk."""
         problems_before = self._walk.problem_count
-        for entry in self._walk.list_entries(self._path):
-            if entry.name not in _FOLDERS:
-                continue
-            if (what := non_folder_reason(entry)) is None:
-                parts[entry.name] = entry.path
-            else:
-                self._walk.add_problem(entry.path, what)
-        if "blobs" in parts:
-            self._blobs = {entry.name: entry for entry in self._walk.list_entries(parts["blobs"])}
+        folders = self._find_folders()
+        if "blobs" in folders:
+            self._blobs = {entry.name: entry for entry in self._walk.list_entries(folders["blobs"])}
             self._unfinished = {
                 match[1] for name in self._blobs if (match := _INCOMPLETE_BLOB.fullmatch(name))
             }
-        refs = self._refs(parts["refs"]) if "refs" in parts else {}
+        refs = self._read_refs(folders["refs"]) if "refs" in folders else {}
         trees = (
-            {entry.name: entry for entry in self._walk.list_entries(parts["trees"])}
-            if "trees" in parts
+            {entry.name: entry for entry in self._walk.list_entries(folders["trees"])}
+            if "trees" in folders
             else {}
         )
-        commits = []
-        for entry in self._walk.list_folders(parts["snapshots"]) if "snapshots" in parts else ():
+        has_revision = False
+        snapshots = self._walk.list_folders(folders["snapshots"]) if "snapshots" in folders else ()
+        for entry in snapshots:
             if _COMMIT.fullmatch(entry.name):
-                commits.append(entry.name)
+                has_revision = True
                 aliases = tuple(sorted(refs.pop(entry.name, {})))
-                self._revision(entry, aliases, trees.get(f"{entry.name}.json"))
+                self._scan_revision(entry, aliases, trees.get(f"{entry.name}.json"))
             else:
-                self._walk.add_problem(entry.path, "its name is no commit")
+                self._walk.add_problem(entry.path, "its name is not a commit hash")
         for commit, names in refs.items():
             for path in names.values():
-                self._walk.add_problem(
-                    path, f"of the commit {commit}, which it names, nothing is here"
-                )
-        if not commits and self._walk.problem_count == problems_before:
-            more = ", and a download that has not ended" if self._unfinished else ""
-            self._walk.add_problem(self._path, f"no revision is in it{more}")
+                self._walk.add_problem(path, f"the commit {commit} that it names is not here")
+        if not has_revision and self._walk.problem_count == problems_before:
+            more = ", and a download is unfinished" if self._unfinished else ""
+            self._walk.add_problem(self._path, f"it contains no revision{more}")
 
-    def _refs(self, root: str) -> dict[str, dict[str, str]]:
-        """By commit, the names of the refs that point at it, and where each is written."""
-        found: dict[str, dict[str, str]] = {}
+    def _find_folders(self) -> dict[str, str]:
+        """Return the paths of the known folders of the repository, by name."""
+        folders = {}
+        for entry in self._walk.list_entries(self._path):
+            if entry.name not in _FOLDERS:
+                continue
+            if (reason := non_folder_reason(entry)) is None:
+                folders[entry.name] = entry.path
+            else:
+                self._walk.add_problem(entry.path, reason)
+        return folders
+
+    def _read_refs(self, root: str) -> dict[str, dict[str, str]]:
+        """Return the refs of each commit: a dict from the name of a ref to the path of its file."""
+        refs: dict[str, dict[str, str]] = {}
         folders = [root]
         count = 0
         while folders:
             for entry in self._walk.list_entries(folders.pop()):
                 count += 1
                 if count > MAX_FILES:
-                    self._walk.add_problem(root, f"it holds more than {MAX_FILES:,} refs")
-                    return found
+                    self._walk.add_problem(root, f"it contains more than {MAX_FILES:,} refs")
+                    return refs
                 if is_folder(entry):
                     folders.append(entry.path)
                     continue
                 try:
-                    commit = self._commit_in(entry)
+                    commit = self._read_commit(entry)
                     name = validation.alias("alias", entry.path[len(root) + 1 :])
                 except InvalidModelError as error:
                     self._walk.add_problem(entry.path, f"its name {error.reason}")
                 except READ_ERRORS as error:
                     self._walk.add_problem(entry.path, error_reason(error))
                 else:
-                    found.setdefault(commit, {})[name] = entry.path
-        return found
+                    refs.setdefault(commit, {})[name] = entry.path
+        return refs
 
-    def _commit_in(self, entry: os.DirEntry[str]) -> str:
+    def _read_commit(self, entry: os.DirEntry[str]) -> str:
+        """Return the commit hash in the file of a ref."""
         with self._walk.open_file(self._walk.resolve_entry(entry), _MAX_REF_BYTES) as file:
             text = file.read_at(0, _MAX_REF_BYTES).decode("ascii", "replace").strip()
         if _COMMIT.fullmatch(text) is None:
-            raise SkippedError("what is written in it is no commit")
+            raise SkippedError("its content is not a commit hash")
         return text
 
-    def _revision(
+    def _scan_revision(
         self, snapshot: os.DirEntry[str], aliases: tuple[str, ...], tree: os.DirEntry[str] | None
     ) -> None:
-        files: list[StoreFile] = []
-        gone: list[str] = []
-        unread = 0
-        expected = {} if tree is None else self._expected(tree)
-        folders = [snapshot.path]
-        count = 0
-        while folders:
-            folder = folders.pop()
-            problems_before = self._walk.problem_count
-            entries = self._walk.list_entries(folder)
-            if self._walk.problem_count > problems_before:
-                unread += 1
-                gone.append(f"{folder}/"[len(snapshot.path) + 1 :])
-            for entry in entries:
-                count += 1
-                if count > MAX_FILES:
-                    self._walk.add_problem(snapshot.path, f"it holds more than {MAX_FILES:,} files")
-                    return
-                if is_folder(entry):
-                    folders.append(entry.path)
-                    continue
-                path = entry.path[len(snapshot.path) + 1 :]
-                if not is_valid_name(path):
-                    self._walk.add_problem(entry.path, UNPRINTABLE_NAME)
-                    continue
-                try:
-                    files.append(self._file(entry, path, expected.get(path)))
-                except FileNotFoundError:
-                    gone.append(path)
-                    self._walk.add_problem(entry.path, "it leads to a file that is not there")
-                except READ_ERRORS as error:
-                    unread += 1
-                    gone.append(path)
-                    self._walk.add_problem(entry.path, error_reason(error))
-        if unread and not files:
-            # All that could be said of it is that it has no bytes, which is not so.
+        expected = {} if tree is None else self._read_tree(tree)
+        revision = self._find_files(snapshot.path, expected)
+        if revision is None:
+            return
+        files, gone = revision.files, revision.gone
+        if revision.unread_count and not files:
+            # A model without any files would be reported as missing, which may be wrong.
             self._walk.add_problem(snapshot.path, "none of its files can be read")
             return
         files.sort(key=lambda file: file.path)
@@ -253,40 +244,76 @@ class _RepositoryScan:
                 claims=Claims(format=detect_format(files)),
                 reasons=(
                     *incomplete_reasons(files, gone),
-                    *self._contradictions(files, gone, expected),
+                    *self._tree_differences(files, gone, expected),
                 ),
             ),
             snapshot.path,
         )
 
-    def _file(self, entry: os.DirEntry[str], path: str, expected: _TreeFile | None) -> StoreFile:
+    def _find_files(self, root: str, expected: Mapping[str, _TreeFile]) -> _RevisionFiles | None:
+        """Return the files of a snapshot, or None if there are too many."""
+        revision = _RevisionFiles()
+        folders = [root]
+        count = 0
+        while folders:
+            folder = folders.pop()
+            problems_before = self._walk.problem_count
+            entries = self._walk.list_entries(folder)
+            if self._walk.problem_count > problems_before:
+                revision.unread_count += 1
+                revision.gone.append(f"{folder}/"[len(root) + 1 :])
+            for entry in entries:
+                count += 1
+                if count > MAX_FILES:
+                    self._walk.add_problem(root, f"it contains more than {MAX_FILES:,} files")
+                    return None
+                if is_folder(entry):
+                    folders.append(entry.path)
+                    continue
+                path = entry.path[len(root) + 1 :]
+                if not is_valid_name(path):
+                    self._walk.add_problem(entry.path, UNPRINTABLE_NAME)
+                    continue
+                try:
+                    revision.files.append(self._read_file(entry, path, expected.get(path)))
+                except FileNotFoundError:
+                    revision.gone.append(path)
+                    self._walk.add_problem(entry.path, "it links to a file that does not exist")
+                except READ_ERRORS as error:
+                    revision.unread_count += 1
+                    revision.gone.append(path)
+                    self._walk.add_problem(entry.path, error_reason(error))
+        return revision
+
+    def _read_file(
+        self, entry: os.DirEntry[str], path: str, expected: _TreeFile | None
+    ) -> StoreFile:
         digest = None if expected is None else expected.digest
         role = file_role(path)
         if not is_link(entry):
             return self._walk.resolve_entry(entry).to_store_file(path, role, digest)
-        # The folders on the way are none but real ones, so that the text of a link tells where
-        # it leads; the system need not be asked.
-        way, _, name = os.readlink(entry.path).rpartition("/")
-        is_usual = way == "../" * (path.count("/") + 2) + "blobs"
+        # All folders above the entry are real folders. The text of the link therefore tells the
+        # target without a system call for each of them.
+        link_folder, _, name = os.readlink(entry.path).rpartition("/")
+        is_usual = link_folder == "../" * (path.count("/") + 2) + "blobs"
         blob = self._blobs.get(name) if is_usual else None
         if blob is None:
             target = self._walk.follow_links(entry.path)
             folder, _, name = target.path.rpartition("/")
             if folder != f"{self._path}/blobs":
                 name = ""
-        elif (known := self._targets.get(name)) is not None:
-            target = known
+        elif (cached := self._targets.get(name)) is not None:
+            target = cached
         else:
-            # It may itself be a link, into the blobs that the repositories of a cache share; those
-            # have the names of other digests than SHA-256.
+            # The blob can be a link to the blobs that all repositories of a cache share. Those are
+            # named by digests other than SHA-256.
             target = self._targets[name] = self._walk.resolve_entry(blob)
-        return target.to_store_file(
-            path, role, f"sha256:{name}" if _SHA256.fullmatch(name) else digest
-        )
+        digest = f"sha256:{name}" if _SHA256.fullmatch(name) else digest
+        return target.to_store_file(path, role, digest)
 
-    def _expected(self, tree: os.DirEntry[str]) -> dict[str, _TreeFile]:
-        """What belongs to a revision, by path; nothing where its tree cannot be read."""
-        found: dict[str, _TreeFile] = {}
+    def _read_tree(self, tree: os.DirEntry[str]) -> dict[str, _TreeFile]:
+        """Return the files of a revision by path. Empty if its tree cannot be read."""
+        files: dict[str, _TreeFile] = {}
         version = None
         try:
             with self._walk.open_file(self._walk.resolve_entry(tree), MAX_TREE_BYTES) as file:
@@ -294,34 +321,39 @@ class _RepositoryScan:
                 for member in stream.members(MAX_FILES):
                     if member == "files":
                         for path in stream.members(MAX_TREE_FILES):
-                            found[path] = _TreeFile.read(stream.value())
+                            files[path] = _TreeFile.parse(stream.value())
                     elif member == "format_version":
                         version = stream.value()
                     else:
                         stream.value()
-                stream.finish()
+                stream.require_end()
         except READ_ERRORS as error:
             self._walk.add_problem(tree.path, error_reason(error))
             return {}
-        return found if version == _TREE_VERSION else {}
+        return files if version == _TREE_VERSION else {}
 
-    def _contradictions(
-        self, files: Collection[StoreFile], gone: Collection[str], expected: dict[str, _TreeFile]
+    def _tree_differences(
+        self,
+        files: Collection[StoreFile],
+        gone: Collection[str],
+        expected: Mapping[str, _TreeFile],
     ) -> list[str]:
-        """What speaks against a revision being whole, beside the names of its files."""
-        found = []
+        """Return the reasons why a revision is incomplete that its tree and the blobs give."""
+        reasons = []
         for file in files:
-            wanted = expected.get(file.path, _UNKNOWN).size_bytes
-            if wanted not in {None, file.size_bytes}:
-                found.append(f"{file.path!r} has {file.size_bytes} bytes: {wanted} are needed")
-        there = {file.path for file in files}.union(gone)
-        absent = sorted(path for path in expected if path not in there)
+            needed_bytes = expected.get(file.path, _UNKNOWN).size_bytes
+            if needed_bytes not in {None, file.size_bytes}:
+                reasons.append(
+                    f"{file.path!r} has {file.size_bytes} bytes: {needed_bytes} are needed"
+                )
+        present = {file.path for file in files}.union(gone)
+        absent = sorted(path for path in expected if path not in present)
         if absent:
-            found.append(f"not here, of {len(expected)} files: {shorten_list(absent)}")
+            reasons.append(f"not downloaded, of {len(expected)} files: {shorten_list(absent)}")
         if not expected:
             unfinished = self._unfinished
         else:
             unfinished = {expected[path].blob or "" for path in absent} & self._unfinished
         if unfinished:
-            found.append(f"downloads that have not ended: {shorten_list(sorted(unfinished))}")
-        return found
+            reasons.append(f"unfinished downloads: {shorten_list(sorted(unfinished))}")
+        return reasons

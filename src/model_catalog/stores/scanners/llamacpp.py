@@ -1,8 +1,8 @@
 """
-The cache of llama.cpp, which has had two layouts.
+Scan the cache of llama.cpp, in both of its layouts.
 
-Until the spring of 2026 each file lay beside the others as `ORG_REPOSITORY_FILE.gguf`, with a
-`.json` that says from which URL it is; since then the layout is huggingface_hub's. Both are read.
+Until spring 2026 all files were in one folder as `ORG_REPOSITORY_FILE.gguf`. Beside each file, a
+`.json` file contains the URL of its download. Newer releases use the layout of huggingface_hub.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ def scan(
     progress: Callable[[int], None] | None = None,
 ) -> Scan:
     """
-    The models in the cache, as `Scanner` says.
+    Scan the cache, as `Scanner` describes.
 
-    Of the old layout a reference is the repository and the version the file's path in it, of a set
-    of shards the first; of a file beside which no note says where it is from, the reference is its
-    own name, for where in it the repository ends cannot be told. Of the other layout they are the
-    repository and the commit.
+    In the old layout, the reference is the repository, and the version is the path of the file in
+    it; for a shard set, it is the first shard. For a file without a `.json` file, the reference is
+    the file name, because the name alone does not tell where the repository ends. In the new
+    layout, reference and version are the repository and the commit.
     """
     walk = StoreWalk.start("llamacpp", root, protected, stop, progress)
     files = []
@@ -58,24 +58,29 @@ def scan(
             scan_repository(walk, entry, PROVIDER)
         elif entry.name.endswith(_SUFFIX):
             files.append(entry)
-    found = [(group, _read_origin(walk, group)) for group in group_entries(walk, walk.root, files)]
-    models = {origin.repository for _, origin in found if not origin.is_projector}
+    groups = group_entries(walk, walk.root, files)
+    origins = [(group, _read_origin(walk, group)) for group in groups]
+    models = {origin.repository for _, origin in origins if not origin.is_projector}
     projectors: dict[str, list[StoreFile]] = {}
-    for group, origin in found:
+    for group, origin in origins:
         if origin.is_projector and origin.repository in models:
-            those = [replace(file, role="projector") for file in group.files]
-            projectors.setdefault(origin.repository, []).extend(those)
-    for group, origin in found:
-        beside = projectors.get(origin.repository, [])
-        if beside and origin.is_projector:
+            projector_files = [replace(file, role="projector") for file in group.files]
+            projectors.setdefault(origin.repository, []).extend(projector_files)
+    for group, origin in origins:
+        shared_files = projectors.get(origin.repository, [])
+        if shared_files and origin.is_projector:
             continue
-        _add_model(walk, group, origin, beside)
+        _add_model(walk, group, origin, shared_files)
     return walk.result()
 
 
 @dataclass(frozen=True, slots=True)
 class _Origin:
-    """Where a file is from; without a note it is a repository of its own."""
+    """
+    The repository, the path in it and the URL from which a file was downloaded.
+
+    Without a `.json` file, the repository is the file name, and the path is empty.
+    """
 
     repository: str
     path: str
@@ -92,31 +97,33 @@ class _Origin:
 
 
 def _read_origin(walk: StoreWalk, group: FileGroup) -> _Origin:
-    """What the note beside a model's first file says, where that is how the file got its name."""
+    """Read the `.json` file beside the first file of a model. It must match the file name."""
     name = group.local_path[len(group.folder) + 1 :]
     unknown = _Origin(name.removesuffix(_SUFFIX), "", None)
-    note = f"{group.local_path}.json"
+    metadata_path = f"{group.local_path}.json"
     try:
-        with walk.open_file(walk.follow_links(note), MAX_METADATA_BYTES) as file:
+        with walk.open_file(walk.follow_links(metadata_path), MAX_METADATA_BYTES) as file:
             stream = JsonStream(file, 0, file.size_bytes)
             members = {member: stream.value() for member in stream.members(_MAX_MEMBERS)}
-            stream.finish()
+            stream.require_end()
         match = _URL.fullmatch(str(members.get("url")))
         if match is None or not is_valid_name(match[1]):
-            raise SkippedError("it names no file of a repository")
+            raise SkippedError("its url is not the URL of a file in a repository")
         if f"{match[2]}_{match[3]}".replace("/", "_") != name:
-            raise SkippedError("it names another file than it lies beside")
+            raise SkippedError("its url belongs to another file than the one beside it")
     except FileNotFoundError:
         return unknown
     except READ_ERRORS as error:
-        walk.add_problem(note, error_reason(error))
+        walk.add_problem(metadata_path, error_reason(error))
         return unknown
     return _Origin(match[2], match[3], match[1])
 
 
-def _add_model(walk: StoreWalk, group: FileGroup, origin: _Origin, beside: list[StoreFile]) -> None:
+def _add_model(
+    walk: StoreWalk, group: FileGroup, origin: _Origin, shared_files: list[StoreFile]
+) -> None:
     files = [replace(file, role=origin.role) for file in group.files]
-    files = sorted([*files, *beside], key=lambda file: file.path)
+    files = sorted([*files, *shared_files], key=lambda file: file.path)
     walk.add_model(
         FoundModel(
             store="llamacpp",

@@ -1,8 +1,8 @@
 """
-The models of LM Studio, in a folder for each publisher and repository.
+Scan the models of LM Studio, which has a folder for each publisher and each repository.
 
-In `PUBLISHER/REPOSITORY` lie `FILE.gguf` with its shards and projectors, or the files of an MLX
-model. What lies higher up LM Studio itself does not show.
+`PUBLISHER/REPOSITORY` contains `FILE.gguf` with its shards and projectors, or the files of an MLX
+model. LM Studio does not show files outside of a repository folder.
 """
 
 from __future__ import annotations
@@ -27,10 +27,11 @@ def scan(
     progress: Callable[[int], None] | None = None,
 ) -> Scan:
     """
-    The models in the folder, as `Scanner` says and `groups` divides them.
+    Scan LM Studio's models folder, as `Scanner` describes and `group_files` divides it.
 
-    A reference is `publisher/repository`. The version is the path in the repository of the file
-    that is the model, of a set of shards the first, and "" where the repository is.
+    The reference is `publisher/repository`. The version is the path of the model's file in the
+    repository; for a shard set, it is the first shard. If the repository itself is the model, the
+    version is empty.
     """
     walk = StoreWalk.start("lmstudio", root, protected, stop, progress)
     for publisher in walk.list_folders(walk.root):

@@ -1,11 +1,10 @@
 """
-The store of Ollama: a manifest for each name of a model, and blobs by their digests.
+Scan the store of Ollama: a manifest for each model name, and blobs named by their digests.
 
-`manifests/HOST/NAMESPACE/MODEL/TAG` is JSON that names a config and layers, each
-`blobs/sha256-DIGEST`, as Ollama's packages `manifest` and `types/model` have it; older releases
-wrote `sha256:DIGEST`. Many manifests may
-name one blob. A model that runs in the cloud has a manifest and no weights: it is not on this
-machine, and is left out.
+`manifests/HOST/NAMESPACE/MODEL/TAG` is a JSON file that lists a config and layers. Each of them is
+`blobs/sha256-DIGEST`; older releases wrote `sha256:DIGEST`. Ollama's packages `manifest` and
+`types/model` define the format. Several manifests can share a blob. A model that runs in the cloud
+has a manifest and no weights. It is not on this machine and is left out.
 """
 
 from __future__ import annotations
@@ -65,34 +64,34 @@ def scan(
     progress: Callable[[int], None] | None = None,
 ) -> Scan:
     """
-    The models in a store, as `Scanner` says: the tag is the version.
+    Scan a store, as `Scanner` describes. The version is the tag.
 
-    A reference is what `ollama list` shows before the tag: what is from the library of Ollama's
-    own registry is called by its name alone. The path of a model is that of its weights, or of the
-    first of them.
+    The reference is the part before the tag in the output of `ollama list`. A model from the
+    library of Ollama's own registry has a short reference: its name only. The path of a model is
+    the path of its weights, or of the first weights file.
     """
     walk = StoreWalk.start("ollama", root, protected, stop, progress)
-    parts = {}
+    folders = {}
     for entry in walk.list_entries(walk.root, ""):
         if entry.name in {"manifests", "blobs"}:
-            if (what := non_folder_reason(entry)) is None:
-                parts[entry.name] = entry.path
+            if (reason := non_folder_reason(entry)) is None:
+                folders[entry.name] = entry.path
             else:
-                walk.add_problem(entry.path, what, "")
-    if "manifests" in parts:
-        _StoreScan(walk, parts).scan()
+                walk.add_problem(entry.path, reason, "")
+    if "manifests" in folders:
+        _StoreScan(walk, folders).scan()
     return walk.result()
 
 
 @dataclass(frozen=True, slots=True)
 class _ManifestName:
-    """What a manifest's path says of its model."""
+    """The reference and the tag of a model, from the path of its manifest."""
 
     reference: str
     tag: str
 
     @classmethod
-    def of(cls, host: str, namespace: str, model: str, tag: str) -> _ManifestName:
+    def from_path_parts(cls, host: str, namespace: str, model: str, tag: str) -> _ManifestName:
         if host != _DEFAULT_HOST:
             return cls(f"{host}/{namespace}/{model}", tag)
         return cls(model if namespace == _DEFAULT_NAMESPACE else f"{namespace}/{model}", tag)
@@ -100,27 +99,27 @@ class _ManifestName:
 
 @dataclass(frozen=True, slots=True)
 class _Layer:
-    """What a manifest says of one blob."""
+    """A blob that a manifest lists."""
 
     role: Role
     hexadecimal: str
     size_bytes: int
 
     @classmethod
-    def read(cls, value: object, role: Role | None = None) -> _Layer:
-        """What is written of one; LeftOutError for what is none."""
+    def parse(cls, value: object, role: Role | None = None) -> _Layer:
+        """Parse a layer in a manifest. Raises SkippedError if it is invalid."""
         if not isinstance(value, dict):
-            raise SkippedError("a layer in it is no object")
+            raise SkippedError("one of its layers is not an object")
         digest, size = value.get("digest"), value.get("size")
         match = _DIGEST.fullmatch(digest) if isinstance(digest, str) else None
         if match is None:
-            raise SkippedError("the digest of a layer in it is none")
+            raise SkippedError("the digest of a layer is not a SHA-256")
         if type(size) is not int or size < 0:
-            raise SkippedError("the size of a layer in it is none")
-        return cls(role or cls._role(value), match[1], size)
+            raise SkippedError("the size of a layer is not a number of bytes")
+        return cls(role or cls._parse_role(value), match[1], size)
 
     @staticmethod
-    def _role(value: Mapping[str, object]) -> Role:
+    def _parse_role(value: Mapping[str, object]) -> Role:
         kind = str(value.get("mediaType")).removeprefix(_MEDIA_TYPE_PREFIX)
         name = value.get("name")
         if kind == "json" and isinstance(name, str):
@@ -132,13 +131,13 @@ class _Layer:
         return f"sha256:{self.hexadecimal.lower()}"
 
     @property
-    def blob(self) -> str:
+    def blob_name(self) -> str:
         return f"sha256-{self.hexadecimal}"
 
 
 @dataclass(frozen=True, slots=True)
 class _ModelDetails:
-    """What the config of a model says of it, and why it could not be read."""
+    """The values in the config of a model. `reasons` say why the config could not be read."""
 
     claims: Claims
     is_remote: bool = False
@@ -146,44 +145,49 @@ class _ModelDetails:
 
 
 class _StoreScan:
-    """A store, as it is looked through."""
+    """The scan of one store. It lists the blobs once and caches their targets."""
 
-    def __init__(self, walk: StoreWalk, parts: Mapping[str, str]) -> None:
+    def __init__(self, walk: StoreWalk, folders: Mapping[str, str]) -> None:
         self._walk = walk
-        self._manifests = parts["manifests"]
-        self._folder = parts.get("blobs", f"{walk.root}/blobs")
-        # Of a store whose blobs cannot be listed it is not known what is there.
-        problems = walk.problem_count
-        listing = walk.list_entries(self._folder, "") if "blobs" in parts else []
-        self._is_listed = walk.problem_count == problems
-        # Where a blob is there by both spellings, the first in order is the one of this day.
-        self._blobs = {entry.name.replace(":", "-", 1): entry for entry in reversed(listing)}
+        self._manifests_folder = folders["manifests"]
+        self._blobs_folder = folders.get("blobs", f"{walk.root}/blobs")
+        # If the blobs cannot be listed, it is unknown which models exist.
+        problems_before = walk.problem_count
+        entries = walk.list_entries(self._blobs_folder, "") if "blobs" in folders else []
+        self._are_blobs_listed = walk.problem_count == problems_before
+        # If a blob exists in both spellings, the first in sort order is the current one.
+        self._blobs = {entry.name.replace(":", "-", 1): entry for entry in reversed(entries)}
         self._unfinished = {
             name.partition("-partial")[0] for name in self._blobs if "-partial" in name
         }
         self._targets: dict[str, LinkTarget] = {}
 
     def scan(self) -> None:
-        for host in self._named(self._walk.list_folders(self._manifests, ""), _HOST_PART):
-            for namespace in self._named(self._walk.list_folders(host.path, ""), _NAME_PART):
-                for model in self._named(self._walk.list_folders(namespace.path, ""), _NAME_PART):
+        """Scan every manifest and add its model to the walk."""
+        walk = self._walk
+        hosts = walk.list_folders(self._manifests_folder, "")
+        for host in self._valid_entries(hosts, _HOST_PART):
+            for namespace in self._valid_entries(walk.list_folders(host.path, ""), _NAME_PART):
+                models = walk.list_folders(namespace.path, "")
+                for model in self._valid_entries(models, _NAME_PART):
                     parts = (host.name, namespace.name, model.name)
-                    reference = _ManifestName.of(*parts, "").reference
-                    tags = self._walk.list_entries(model.path, reference)
-                    for tag in self._named(tags, _NAME_PART):
-                        self._scan_manifest(tag, _ManifestName.of(*parts, tag.name))
+                    reference = _ManifestName.from_path_parts(*parts, "").reference
+                    tags = walk.list_entries(model.path, reference)
+                    for tag in self._valid_entries(tags, _NAME_PART):
+                        name = _ManifestName.from_path_parts(*parts, tag.name)
+                        self._scan_manifest(tag, name)
 
-    def _named(
+    def _valid_entries(
         self, entries: Iterable[os.DirEntry[str]], pattern: re.Pattern[str]
     ) -> list[os.DirEntry[str]]:
-        """Those whose names can be part of a model's."""
-        found = []
+        """Return the entries whose names can be part of a model name. The others are problems."""
+        valid = []
         for entry in entries:
             if pattern.fullmatch(entry.name):
-                found.append(entry)
+                valid.append(entry)
             elif not (entry.name.startswith(".") and is_valid_name(entry.name)):
-                self._walk.add_problem(entry.path, "its name is that of no model")
-        return found
+                self._walk.add_problem(entry.path, "its name is not a valid model name")
+        return valid
 
     def _scan_manifest(self, entry: os.DirEntry[str], name: _ManifestName) -> None:
         try:
@@ -191,57 +195,60 @@ class _StoreScan:
             config, layers = self._read_manifest(manifest)
             details = self._read_details(config)
             if any(layer.role == "weights" for layer in layers):
-                if self._is_listed:
-                    model = self._model(name, manifest, (*layers, config), details)
+                if self._are_blobs_listed:
+                    model = self._make_model(name, manifest, (*layers, config), details)
                     self._walk.add_model(model, entry.path)
             elif not details.is_remote:
-                raise SkippedError("it names no weights")
+                raise SkippedError("it lists no weights")
         except READ_ERRORS as error:
             self._walk.add_problem(entry.path, error_reason(error), name.reference, name.tag)
 
     def _read_manifest(self, manifest: LinkTarget) -> tuple[_Layer, list[_Layer]]:
-        members = self._members(manifest, MAX_MANIFEST_BYTES)
+        """Return the config and the layers of a manifest."""
+        members = self._read_members(manifest, MAX_MANIFEST_BYTES)
         if members.get("schemaVersion") != _SCHEMA_VERSION:
-            raise SkippedError(f"it is no manifest of version {_SCHEMA_VERSION}")
+            raise SkippedError(f"it is not a manifest of version {_SCHEMA_VERSION}")
         layers = members.get("layers")
         if not isinstance(layers, list):
             raise SkippedError("it has no list of layers")
-        return _Layer.read(members.get("config"), "config"), [_Layer.read(item) for item in layers]
+        config = _Layer.parse(members.get("config"), "config")
+        return config, [_Layer.parse(layer) for layer in layers]
 
-    def _members(self, target: LinkTarget, limit_bytes: int) -> dict[str, Any]:
+    def _read_members(self, target: LinkTarget, limit_bytes: int) -> dict[str, Any]:
         with self._walk.open_file(target, limit_bytes) as file:
             stream = JsonStream(file, 0, file.size_bytes)
             members = {name: stream.value() for name in stream.members(_MAX_MEMBERS)}
-            stream.finish()
+            stream.require_end()
         return members
 
     def _read_details(self, config: _Layer) -> _ModelDetails:
         try:
-            members = self._members(self._target(config), MAX_CONFIG_BYTES)
+            members = self._read_members(self._target(config), MAX_CONFIG_BYTES)
         except FileNotFoundError:
-            # The blob is told to be missing as every other is.
+            # _make_model() reports this blob as missing, like any other.
             return _ModelDetails(Claims())
         except READ_ERRORS as error:
-            return _ModelDetails(Claims(), reasons=(f"{config.blob!r}: {error_reason(error)}",))
-        found = Claims(
+            reason = f"{config.blob_name!r}: {error_reason(error)}"
+            return _ModelDetails(Claims(), reasons=(reason,))
+        claims = Claims(
             format=header.printable_text(members.get("model_format")),
             architecture=header.printable_text(members.get("model_family")),
             quantization=_quantization(members.get("file_type")),
             context_length=header.valid_context_length(members.get("context_length")),
             parameter_count=parse_parameter_count(members.get("model_type")),
         )
-        return _ModelDetails(found, is_remote=bool(members.get("remote_host")))
+        return _ModelDetails(claims, is_remote=bool(members.get("remote_host")))
 
     def _target(self, layer: _Layer) -> LinkTarget:
-        """Where the bytes of a layer are; FileNotFoundError where they are not."""
-        name = layer.blob
+        """Return the file of a blob. Raises FileNotFoundError if it does not exist."""
+        name = layer.blob_name
         if (target := self._targets.get(name)) is None:
             if (entry := self._blobs.get(name)) is None:
                 raise FileNotFoundError
             target = self._targets[name] = self._walk.resolve_entry(entry)
         return target
 
-    def _model(
+    def _make_model(
         self,
         name: _ManifestName,
         manifest: LinkTarget,
@@ -249,34 +256,35 @@ class _StoreScan:
         details: _ModelDetails,
     ) -> FoundModel:
         files: dict[str, StoreFile] = {}
-        weights = ""
+        weights_path = ""
         missing, reasons = [], list(details.reasons)
         for layer in layers:
             try:
                 target = self._target(layer)
             except FileNotFoundError:
-                missing.append(layer.blob)
-                path = layer.blob
+                missing.append(layer.blob_name)
+                path = layer.blob_name
             else:
-                path = self._blobs[layer.blob].name
+                path = self._blobs[layer.blob_name].name
                 files.setdefault(path, target.to_store_file(path, layer.role, layer.digest))
-                if target.status.st_size != layer.size_bytes:
+                size_bytes = target.status.st_size
+                if size_bytes != layer.size_bytes:
                     reasons.append(
-                        f"{path!r} has {target.status.st_size} bytes: {layer.size_bytes} are needed"
+                        f"{path!r} has {size_bytes} bytes: {layer.size_bytes} are needed"
                     )
             if layer.role == "weights":
-                weights = weights or path
+                weights_path = weights_path or path
         if missing:
             reasons.append(f"missing: {shorten_list(missing)}")
         if unfinished := sorted(self._unfinished.intersection(missing)):
-            reasons.append(f"downloads that have not ended: {shorten_list(unfinished)}")
+            reasons.append(f"unfinished downloads: {shorten_list(unfinished)}")
         return FoundModel(
             store="ollama",
             provider=PROVIDER,
             reference=name.reference,
             version=name.tag,
-            local_path=f"{self._folder}/{weights}",
-            folder=self._folder,
+            local_path=f"{self._blobs_folder}/{weights_path}",
+            folder=self._blobs_folder,
             files=tuple(files[path] for path in sorted(files)),
             downloaded_at=mtime_to_datetime(manifest.status.st_mtime_ns),
             claims=details.claims,
@@ -285,7 +293,7 @@ class _StoreScan:
 
 
 def parse_parameter_count(value: object) -> int | None:
-    """How many "8.0B" are, or None for what is no such text; as exact as it is written."""
+    """Return the number that a text such as "8.0B" stands for, or None for any other value."""
     match = _SIZE_TEXT.fullmatch(value) if isinstance(value, str) else None
     if match is None:
         return None
@@ -294,5 +302,5 @@ def parse_parameter_count(value: object) -> int | None:
 
 
 def _quantization(value: object) -> str | None:
-    # What Ollama calls a type of weights that it does not know.
+    # Ollama writes "unknown" for a type of weights that it does not know.
     return None if value == "unknown" else header.printable_text(value)
