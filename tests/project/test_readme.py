@@ -1,4 +1,4 @@
-"""The README: its Python examples run, its commands parse, its lists of names are complete."""
+"""The README and docs/: examples run, commands parse, lists are complete, module paths exist."""
 
 import re
 import subprocess
@@ -10,7 +10,8 @@ import pytest
 from model_catalog import CatalogError, ModelCatalog, errors, upkeep
 from model_catalog.cli.parser import make_parser
 
-README = Path(__file__).parents[2].joinpath("README.md").read_text()
+PROJECT = Path(__file__).parents[2]
+README = PROJECT.joinpath("README.md").read_text()
 PYTHON_BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 SHELL_COMMANDS = re.findall(r"^\$ model-catalog (.*)$", README, re.MULTILINE)
 BLOCK_IDS = [
@@ -69,3 +70,18 @@ def test_every_method_is_listed():
     functions = {name for name in upkeep.__all__ if name.islower()}
 
     assert {name for name in methods | functions if f"`{name}" not in README} == set()
+
+
+@pytest.mark.parametrize("page", sorted(PROJECT.glob("docs/*.md")), ids=lambda page: page.stem)
+def test_named_modules_exist(page):
+    """
+    Each module path in docs/ leads to a file of the package or of the project.
+    """
+    paths = re.findall(r"`((?:\w+/)+\w+\.py)`", page.read_text())
+
+    missing = [
+        path
+        for path in paths
+        if not (PROJECT / "src/model_catalog" / path).is_file() and not (PROJECT / path).is_file()
+    ]
+    assert missing == []
