@@ -1,4 +1,4 @@
-"""How a SQLite file is opened, and what is noticed of it: its journal, its disk, its last user."""
+"""How a SQLite file is opened: durability, journal mode, unclean shutdown, replaced files."""
 
 import asyncio
 import logging
@@ -24,8 +24,8 @@ from model_catalog import (
 from model_catalog.connection import database_file, sqlite_pragmas
 
 
-async def asked(catalog: ModelCatalog, pragma: str) -> list[object]:
-    """What the connection of a catalog answers in a transaction that writes."""
+async def pragma_value(catalog: ModelCatalog, pragma: str) -> list[object]:
+    """Return the value of a PRAGMA on the connection that writes, inside a transaction."""
     from sqlalchemy import text
 
     def unit(connection):
@@ -35,29 +35,25 @@ async def asked(catalog: ModelCatalog, pragma: str) -> list[object]:
 
 
 @pytest.mark.parametrize(("durability", "level"), [("full", 2), ("normal", 1)])
-async def test_how_much_a_power_cut_may_cost_is_chosen(tmp_path, durability, level):
-    """
-    Every commit waits for the disk, unless `durability="normal"` says that it need not.
-    """
+async def test_durability_sets_synchronous(tmp_path, durability, level):
+    """Every commit waits for the disk, unless `durability="normal"` is given."""
     async with open_catalog(tmp_path / "c.db", durability=durability) as catalog:
-        assert await asked(catalog, "synchronous") == level
-        assert await asked(catalog, "journal_mode") == "wal"
-        assert await asked(catalog, "foreign_keys") == 1
+        assert await pragma_value(catalog, "synchronous") == level
+        assert await pragma_value(catalog, "journal_mode") == "wal"
+        assert await pragma_value(catalog, "foreign_keys") == 1
     async with open_catalog(tmp_path / "c.db") as catalog:
-        assert await asked(catalog, "synchronous") == 2
+        assert await pragma_value(catalog, "synchronous") == 2
 
 
-async def test_a_durability_that_is_none_is_refused(tmp_path):
-    """
-    Anything but full and normal is a mistake, and no file is made for it.
-    """
+async def test_an_unknown_durability_is_refused(tmp_path):
+    """Only full and normal are accepted, and no file is created for another value."""
     with pytest.raises(InvalidModelError, match="full, normal"):
         async with open_catalog(tmp_path / "c.db", durability="off"):
             pass
     assert list(tmp_path.iterdir()) == []
 
 
-MOUNTS = """\
+MOUNT_TABLE = """\
 22 1 254:0 / / rw,relatime - ext4 /dev/vda rw
 23 22 0:5 / {tmp}/local rw - tmpfs tmpfs rw
 24 22 0:50 / {tmp}/far\\040away rw,relatime shared:7 master:1 - {kind} server:/x rw
@@ -68,12 +64,13 @@ MOUNTS = """\
 
 
 @pytest.mark.parametrize("kind", ["nfs", "nfs4", "cifs", "smb3", "9p", "fuse.sshfs", "vboxsf"])
-def test_a_network_file_system_is_known_by_its_mount(tmp_path, monkeypatch, kind):
+def test_a_network_file_system_is_found_by_its_mount(tmp_path, monkeypatch, kind):
     """
-    The innermost mount decides, of two on one place the last; its name may have blanks in it.
+    The innermost mount decides, and the last one if a mount point is listed twice. Its name may
+    contain spaces.
     """
     table = tmp_path / "mountinfo"
-    table.write_text(MOUNTS.format(tmp=tmp_path, kind=kind))
+    table.write_text(MOUNT_TABLE.format(tmp=tmp_path, kind=kind))
     monkeypatch.setattr(database_file, "MOUNT_TABLE", table)
     (tmp_path / "link.db").symlink_to(tmp_path / "far away" / "c.db")
 
@@ -91,29 +88,29 @@ def test_a_network_file_system_is_known_by_its_mount(tmp_path, monkeypatch, kind
         )
     }
 
-    network = {name for name, seen in found.items() if seen == kind}
+    network = {name for name, found_kind in found.items() if found_kind == kind}
     assert network == {"far away/c.db", "far away/deep/c.db", "local/twice/c.db", "link.db"}
     assert {found[name] for name in found.keys() - network} == {None}
 
 
-def over_the_network(tmp_path, monkeypatch) -> None:
+def pretend_network_file_system(tmp_path, monkeypatch) -> None:
     table = tmp_path / "mountinfo"
     table.write_text(f"1 0 0:1 / / rw - ext4 x rw\n2 1 0:2 / {tmp_path} rw - nfs4 server:/ rw\n")
     monkeypatch.setattr(database_file, "MOUNT_TABLE", table)
     sqlite_pragmas._warn.cache_clear()
 
 
-async def test_over_a_network_a_transaction_waits_for_readers(filled, tmp_path, monkeypatch):
+async def test_on_a_network_file_system_commit_waits_for_readers(filled, tmp_path, monkeypatch):
     """
-    Its COMMIT does, which cannot be tried from the start, for as long as the call may.
+    A transaction cannot be retried from its start, so COMMIT waits as long as the call may take.
     """
-    over_the_network(tmp_path, monkeypatch)
+    pretend_network_file_system(tmp_path, monkeypatch)
     async with open_catalog(filled) as catalog:
         await catalog.register_model(a_model("first"))
         with closing(sqlite3.connect(filled, isolation_level=None, check_same_thread=False)) as raw:
             raw.execute("BEGIN")
             raw.execute("SELECT * FROM models").fetchall()
-            # Longer than SQLite itself is told to wait elsewhere.
+            # Longer than the usual busy_timeout.
             asyncio.get_running_loop().call_later(0.4, raw.execute, "ROLLBACK")
 
             async with catalog.transaction() as inner:
@@ -123,48 +120,48 @@ async def test_over_a_network_a_transaction_waits_for_readers(filled, tmp_path, 
 
 
 @pytest.mark.parametrize("durability", ["full", "normal"])
-async def test_over_a_network_there_is_no_write_ahead_log(
+async def test_on_a_network_file_system_there_is_no_write_ahead_log(
     filled, tmp_path, monkeypatch, caplog, durability
 ):
-    """
-    A catalog on a network file system is given a rollback journal, and that is said once.
-    """
+    """The catalog uses a rollback journal, and a warning is logged once."""
     async with open_catalog(filled) as catalog:
         await catalog.register_model(a_model("local"))
-        assert await asked(catalog, "journal_mode") == "wal"
-    over_the_network(tmp_path, monkeypatch)
+        assert await pragma_value(catalog, "journal_mode") == "wal"
+    pretend_network_file_system(tmp_path, monkeypatch)
     caplog.set_level(logging.WARNING)
 
     for reference in ("first", "second"):
         async with open_catalog(filled, durability=durability) as catalog:
             await catalog.register_model(a_model(reference))
-            assert await asked(catalog, "journal_mode") == "delete"
-            assert await asked(catalog, "synchronous") == {"full": 3, "normal": 2}[durability]
+            assert await pragma_value(catalog, "journal_mode") == "delete"
+            assert (
+                await pragma_value(catalog, "synchronous") == {"full": 3, "normal": 2}[durability]
+            )
             assert not (tmp_path / "catalog.db-wal").exists()
 
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert "network file system (nfs4)" in caplog.text
 
 
-async def test_a_hosts_file_over_a_network_has_no_log_either(tmp_path, monkeypatch, caplog):
-    """
-    `prepare_engine` looks where the host's file lies.
-    """
-    over_the_network(tmp_path, monkeypatch)
+async def test_a_host_file_on_a_network_file_system_has_no_write_ahead_log(
+    tmp_path, monkeypatch, caplog
+):
+    """`prepare_engine` looks at the file system of the host's file."""
+    pretend_network_file_system(tmp_path, monkeypatch)
     engine = create_async_engine(f"sqlite+aiosqlite:///{tmp_path}/host.db")
     prepare_engine(engine)
 
     await upgrade(engine)
     async with open_catalog(engine) as catalog:
-        assert await asked(catalog, "journal_mode") == "delete"
-        assert await asked(catalog, "synchronous") == 3
+        assert await pragma_value(catalog, "journal_mode") == "delete"
+        assert await pragma_value(catalog, "synchronous") == 3
     await engine.dispose()
 
     assert "network file system (nfs4)" in caplog.text
 
 
 @pytest.mark.parametrize(
-    ("version", "raced"),
+    ("version", "has_bug"),
     [
         ((3, 6, 23), False),
         ((3, 7, 0), True),
@@ -180,25 +177,23 @@ async def test_a_hosts_file_over_a_network_has_no_log_either(tmp_path, monkeypat
     ],
     ids=lambda value: ".".join(map(str, value)) if isinstance(value, tuple) else "",
 )
-def test_a_version_with_the_reset_race_is_known(version, raced):
-    """
-    SQLite's WAL-reset race was there from 3.7.0 to 3.51.2, and was mended on two older branches.
-    """
-    assert sqlite_pragmas.has_wal_reset_bug(version) is raced
+def test_versions_with_the_wal_reset_bug_are_known(version, has_bug):
+    """The bug exists from 3.7.0 to 3.51.2, except in the fixed releases of two older branches."""
+    assert sqlite_pragmas.has_wal_reset_bug(version) is has_bug
 
 
-async def test_the_version_of_sqlite_is_told_once(tmp_path, caplog):
-    """
-    Once in a process, and not so loudly that a command line would print it.
-    """
+async def test_the_sqlite_version_is_logged_once(tmp_path, caplog):
+    """It is logged once per process, at a level that the command line does not print."""
     sqlite_pragmas.log_sqlite_version.cache_clear()
     caplog.set_level(logging.INFO, "model_catalog")
 
     for name in ("a.db", "b.db"):
         await upgrade(tmp_path / name)
 
-    told = [record for record in caplog.records if sqlite3.sqlite_version in record.getMessage()]
-    assert [record.levelname for record in told] == ["INFO"]
+    messages = [
+        record for record in caplog.records if sqlite3.sqlite_version in record.getMessage()
+    ]
+    assert [record.levelname for record in messages] == ["INFO"]
 
 
 def removed(path):
@@ -210,7 +205,7 @@ def moved(path):
 
 
 def replaced(path):
-    # By bytes read before it was opened: to open and close it here would drop SQLite's locks.
+    # The copy was made before the catalog opened: closing the file here would drop SQLite's locks.
     copy = path.with_name("copy.db")
     copy.replace(path)
 
@@ -223,10 +218,8 @@ def folder_moved(path):
     "act", [removed, moved, replaced, folder_moved], ids=lambda act: act.__name__
 )
 @pytest.mark.parametrize("when", ["before the call", "in a transaction"])
-async def test_a_file_that_was_replaced_takes_no_write(sqlite_migrated, tmp_path, act, when):
-    """
-    Whose file is gone, or is another one's now, gets an error for his write and no acknowledgement.
-    """
+async def test_a_replaced_file_is_not_written(sqlite_migrated, tmp_path, act, when):
+    """If the file was removed, moved or replaced, calls raise CatalogReplacedError."""
     (tmp_path / "here").mkdir()
     path = tmp_path / "here" / "catalog.db"
     for name in ("catalog.db", "copy.db"):
@@ -251,10 +244,8 @@ async def test_a_file_that_was_replaced_takes_no_write(sqlite_migrated, tmp_path
             assert await catalog.find_model("after", "hf") is None
 
 
-async def test_a_file_that_came_back_is_worked_with_again(sqlite_migrated, tmp_path):
-    """
-    A file that is moved away and back again is the same one.
-    """
+async def test_a_file_that_returns_to_its_path_is_used_again(sqlite_migrated, tmp_path):
+    """A file that was moved away and back has the same identity."""
     path = tmp_path / "catalog.db"
     shutil.copy(sqlite_migrated, path)
 
@@ -267,40 +258,36 @@ async def test_a_file_that_came_back_is_worked_with_again(sqlite_migrated, tmp_p
         assert [model.reference for model in await catalog.list_models()] == ["kept"]
 
 
-def read_once(caplog) -> bool:
+def pages_were_checked(caplog) -> bool:
     return "was not closed cleanly" in caplog.text
 
 
-def stopped(path) -> None:
-    """Have a process that writes to a catalog die without closing it."""
+def kill_a_writer(path) -> None:
+    """Let a process that writes to a catalog exit without closing it."""
     process = PROCESSES.Process(target=kill_with_open_catalog, args=(str(path),))
     process.start()
     process.join()
     assert path.with_name("catalog.db-wal").stat().st_size > 0
 
 
-async def test_after_an_unclean_stop_the_pages_are_read_once(filled, caplog):
-    """
-    The next to open it reads it through, and whoever comes after that need not.
-    """
-    stopped(filled)
+async def test_pages_are_checked_once_after_an_unclean_shutdown(filled, caplog):
+    """Only the first opening after it checks all pages."""
+    kill_a_writer(filled)
     caplog.set_level(logging.INFO, "model_catalog")
 
     async with open_catalog(filled) as catalog:
         assert await catalog.count_models() == 501
-    assert read_once(caplog)
+    assert pages_were_checked(caplog)
     caplog.clear()
     async with open_catalog(filled):
         pass
 
-    assert not read_once(caplog)
+    assert not pages_were_checked(caplog)
 
 
-async def test_damage_is_found_after_an_unclean_stop(filled):
-    """
-    A page that no query of an opening would read is read after a kill, and the copy is named.
-    """
-    stopped(filled)
+async def test_corruption_is_found_after_an_unclean_shutdown(filled):
+    """A corrupt page that opening would not read is found by the check of all pages."""
+    kill_a_writer(filled)
     page = filled.stat().st_size // 4096 // 2
     with filled.open("r+b") as file:
         file.seek(page * 4096)
@@ -311,10 +298,8 @@ async def test_damage_is_found_after_an_unclean_stop(filled):
             pass
 
 
-async def test_a_catalog_in_use_is_not_read_for_every_newcomer(filled, caplog):
-    """
-    A log that is not empty is no news while somebody, in this process or another, has it open.
-    """
+async def test_pages_of_a_catalog_in_use_are_not_checked(filled, caplog):
+    """A log that is not empty is normal while another catalog has the file open."""
     caplog.set_level(logging.INFO, "model_catalog")
 
     async with open_catalog(filled) as first:
@@ -323,18 +308,16 @@ async def test_a_catalog_in_use_is_not_read_for_every_newcomer(filled, caplog):
         async with open_catalog(filled) as second:
             assert await second.count_models() == 501
 
-    assert not read_once(caplog)
+    assert not pages_were_checked(caplog)
 
 
-async def test_a_hosts_mark_stays_when_its_file_is_opened_by_its_path(tmp_path):
-    """
-    `db upgrade` of a host's file by its path writes over no mark, and none where there was none.
-    """
+async def test_the_application_id_of_a_host_file_is_kept(tmp_path):
+    """`upgrade` of a host's file by path neither replaces an application id nor adds one."""
     table = "CREATE TABLE urls (url TEXT)"
-    for number, (mark, sql) in enumerate([(77, table), (0, table), (77, "")]):
+    for number, (application_id, sql) in enumerate([(77, table), (0, table), (77, "")]):
         path = tmp_path / f"host{number}.db"
         with closing(sqlite3.connect(path)) as raw:
-            raw.executescript(f"PRAGMA application_id = {mark}; {sql}")
+            raw.executescript(f"PRAGMA application_id = {application_id}; {sql}")
         engine = create_async_engine(f"sqlite+aiosqlite:///{path}")
         await upgrade(engine, "0002")
         await engine.dispose()
@@ -342,5 +325,5 @@ async def test_a_hosts_mark_stays_when_its_file_is_opened_by_its_path(tmp_path):
         await upgrade(path)
 
         with closing(sqlite3.connect(path)) as raw:
-            assert raw.execute("PRAGMA application_id").fetchone() == (mark,)
+            assert raw.execute("PRAGMA application_id").fetchone() == (application_id,)
         assert (await schema_state(path))[0] == (await schema_state(path))[1]

@@ -1,4 +1,4 @@
-"""No room: it is said by its name, reads go on, and with room the same catalog writes again."""
+"""A full disk: the call raises StorageFullError, reads continue, and later writes succeed."""
 
 import json
 import os
@@ -15,8 +15,10 @@ SCRIPT = Path(__file__).parents[1] / "small_disk_program.py"
 
 
 @cache
-def with_mounts_of_its_own() -> list[str] | None:
-    """How a process is given a file system that nobody else sees; None where it may not be."""
+def mount_namespace_command() -> list[str] | None:
+    """
+    Return the command prefix for a private mount namespace; None if this user may not create one.
+    """
     for command in (["unshare", "-m"], ["unshare", "-Urm"]):
         try:
             tried = subprocess.run(
@@ -32,30 +34,30 @@ def with_mounts_of_its_own() -> list[str] | None:
 
 
 CASES = [
-    pytest.param("write", "disk", id="a write, 1 MiB disk"),
-    pytest.param("write", "files", id="a write, file size limit"),
-    pytest.param("pages", "pages", id="a write, page limit"),
-    pytest.param("migration", "disk", id="a migration, 1 MiB disk"),
-    pytest.param("migration", "files", id="a migration, file size limit"),
-    pytest.param("checkpoint", "disk", id="a checkpoint, 1 MiB disk"),
-    pytest.param("checkpoint", "files", id="a checkpoint, file size limit"),
-    pytest.param("copy", "disk", id="a copy, 1 MiB disk"),
-    pytest.param("copy", "files", id="a copy, file size limit"),
+    pytest.param("write", "disk", id="write, 1 MiB disk"),
+    pytest.param("write", "files", id="write, file size limit"),
+    pytest.param("pages", "pages", id="write, page limit"),
+    pytest.param("migration", "disk", id="migration, 1 MiB disk"),
+    pytest.param("migration", "files", id="migration, file size limit"),
+    pytest.param("checkpoint", "disk", id="checkpoint, 1 MiB disk"),
+    pytest.param("checkpoint", "files", id="checkpoint, file size limit"),
+    pytest.param("copy", "disk", id="backup, 1 MiB disk"),
+    pytest.param("copy", "files", id="backup, file size limit"),
 ]
 
 
-@pytest.mark.parametrize(("act", "means"), CASES)
-def test_without_room_nothing_is_lost_but_the_call(tmp_path, act, means):
+@pytest.mark.parametrize(("operation", "limit"), CASES)
+def test_a_full_disk_loses_only_the_failed_call(tmp_path, operation, limit):
     """
-    The call raises StorageFullError and leaves nothing half done; what was there before is read,
-    and when there is room again it is written to, by the same catalog.
+    The call raises StorageFullError and changes nothing. Existing rows can be read, and once there
+    is space the same catalog writes again.
     """
-    command = [] if means != "disk" else with_mounts_of_its_own()
+    command = [] if limit != "disk" else mount_namespace_command()
     if command is None:
-        pytest.skip("this user may mount no file system, not even for itself alone")
+        pytest.skip("this user may not mount a file system, not even in a private namespace")
 
     done = subprocess.run(
-        [*command, sys.executable, "-W", "error", SCRIPT, act, means, tmp_path],
+        [*command, sys.executable, "-W", "error", SCRIPT, operation, limit, tmp_path],
         check=False,
         capture_output=True,
         text=True,

@@ -1,4 +1,4 @@
-"""A secret in a URL is in nothing that is printed, logged, raised or shown of an object."""
+"""A secret in a URL is never printed, logged, raised or shown in a repr."""
 
 import logging
 import subprocess
@@ -38,12 +38,12 @@ URLS = {
 }
 
 
-async def opening(url):
+async def open_and_close(url):
     async with open_catalog(url):
         pass
 
 
-async def a_hosts(url):
+async def use_host_engine(url):
     engine = create_async_engine(url)
     try:
         prepare_engine(engine)
@@ -54,7 +54,7 @@ async def a_hosts(url):
         await engine.dispose()
 
 
-async def a_hosts_copy(url):
+async def back_up_host_engine(url):
     engine = create_async_engine(url)
     try:
         await backup(engine, "copy")
@@ -62,7 +62,7 @@ async def a_hosts_copy(url):
         await engine.dispose()
 
 
-async def a_hosts_restoration(url):
+async def restore_into_host_engine(url):
     engine = create_async_engine(url)
     try:
         await restore("copy", engine)
@@ -70,8 +70,8 @@ async def a_hosts_restoration(url):
         await engine.dispose()
 
 
-ENTRANCES = {
-    "open_catalog": opening,
+FUNCTIONS = {
+    "open_catalog": open_and_close,
     "upgrade": upgrade,
     "downgrade": lambda url: downgrade(url, "0001"),
     "schema_state": schema_state,
@@ -79,44 +79,44 @@ ENTRANCES = {
     "backup": lambda url: backup(url, "copy"),
     "restore": lambda url: restore("copy", url),
     "repair": repair,
-    "a host's engine": a_hosts,
-    "a copy of a host's": a_hosts_copy,
-    "a restoration of a host's": a_hosts_restoration,
+    "host engine": use_host_engine,
+    "backup of a host engine": back_up_host_engine,
+    "restore into a host engine": restore_into_host_engine,
 }
 
 
 @pytest.fixture
-def elsewhere(tmp_path, monkeypatch) -> Path:
-    """An empty folder, to work in."""
+def empty_folder(tmp_path, monkeypatch) -> Path:
+    """An empty folder, which is the working directory."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
 @pytest.mark.parametrize("driver", ["asyncpg", "psycopg"])
 @pytest.mark.parametrize("url", URLS.values(), ids=URLS)
-async def test_no_entrance_tells_a_secret(elsewhere, caplog, capfd, url, driver):
+async def test_no_function_shows_a_secret(empty_folder, caplog, capfd, url, driver):
     """
-    Whatever is called with a URL, and however it fails: not in a message, a cause, an argument, an
-    attribute, a log record, nor on the terminal.
+    A failing call shows it in no message, cause, argument, attribute or log record, and not on the
+    terminal.
     """
     caplog.set_level(logging.DEBUG)
     target = url.format(driver=driver)
-    of_a_host = "postgresql" in target
+    is_postgresql = "postgresql" in target
 
-    for name, enter in ENTRANCES.items():
-        if "host" in name and not of_a_host:
+    for name, function in FUNCTIONS.items():
+        if "host" in name and not is_postgresql:
             continue
-        # A host's own driver says to its host what it likes of a parameter that it does not know.
+        # A host's driver may raise a TypeError for an unknown parameter.
         expected = (CatalogError, TypeError) if "host" in name else CatalogError
         with pytest.raises(expected) as caught:
-            await enter(target)
+            await function(target)
         assert SECRET not in error_text(caught.value), name
 
-    said = capfd.readouterr()
-    assert SECRET not in said.out + said.err
+    output = capfd.readouterr()
+    assert SECRET not in output.out + output.err
     assert SECRET not in caplog.text
     assert SECRET not in "".join(f"{vars(record)}" for record in caplog.records)
-    assert list(elsewhere.iterdir()) == []
+    assert list(empty_folder.iterdir()) == []
 
 
 COMMANDS = [
@@ -136,31 +136,27 @@ COMMANDS = [
 ]
 
 
-@pytest.mark.parametrize("way", ["--db", "environment"])
-def test_no_command_tells_a_secret(tmp_path, monkeypatch, caplog, capfd, way):
-    """
-    Neither with the target on its command line nor with it in the environment.
-    """
+@pytest.mark.parametrize("source", ["--db", "environment"])
+def test_no_command_shows_a_secret(tmp_path, monkeypatch, caplog, capfd, source):
+    """The target is given on the command line or in the environment."""
     monkeypatch.chdir(tmp_path)
     caplog.set_level(logging.DEBUG)
 
     for form in URLS.values():
         target = form.format(driver="psycopg")
         for command in COMMANDS if form == URLS["before the host"] else COMMANDS[:1]:
-            if way == "environment":
+            if source == "environment":
                 monkeypatch.setenv("MODEL_CATALOG_URL", target)
-            code = main([*command, *(["--db", target] if way == "--db" else [])])
+            code = main([*command, *(["--db", target] if source == "--db" else [])])
             assert code in (1, 2), command
 
-    said = capfd.readouterr()
-    assert said.err.count("error: ") == len(COMMANDS) + len(URLS) - 1
-    assert SECRET not in said.out + said.err + caplog.text
+    output = capfd.readouterr()
+    assert output.err.count("error: ") == len(COMMANDS) + len(URLS) - 1
+    assert SECRET not in output.out + output.err + caplog.text
 
 
-def test_the_shells_alembic_tells_none(tmp_path):
-    """
-    `alembic -x url=...` prints a traceback, in which a URL would be found by any log collector.
-    """
+def test_the_alembic_command_shows_no_secret(tmp_path):
+    """`alembic -x url=...` prints a traceback, which log collectors store."""
     done = subprocess.run(
         [
             sys.executable,
@@ -182,35 +178,29 @@ def test_the_shells_alembic_tells_none(tmp_path):
     assert SECRET not in done.stdout + done.stderr
 
 
-async def test_no_object_shows_a_secret():
-    """
-    What a debugger or a careless log line prints of the package's own objects.
-    """
+async def test_no_repr_shows_a_secret():
+    """It tests the package's own objects, as a debugger or a log line prints them."""
     for form in list(URLS.values())[:10]:
         target = form.format(driver="psycopg")
-        place = resolve_target(target)
-        assert SECRET not in f"{place} {place!r} {place.name}"
+        location = resolve_target(target)
+        assert SECRET not in f"{location} {location!r} {location.name}"
         async with open_database(target, create=False) as database:
             assert SECRET not in f"{database} {database!r}"
 
 
-def test_what_is_harmless_is_shown():
-    """
-    Of a server that cannot be reached one wants to know which it is, and how it was asked.
-    """
-    place = resolve_target(
+def test_harmless_parameters_are_shown():
+    """The name of a server contains the host, the port and the harmless parameters."""
+    location = resolve_target(
         "postgresql+psycopg://u:p@h:5433/db?sslmode=require&connect_timeout=3&x=1"
     )
 
-    assert place.name == (
+    assert location.name == (
         "postgresql+psycopg://u:***@h:5433/db?connect_timeout=3&sslmode=require&x=***"
     )
 
 
-async def test_a_value_is_in_no_error_of_a_statement(catalog, database):
-    """
-    A statement that is refused is told with its parameters hidden: a description may be private.
-    """
+async def test_an_error_of_a_statement_shows_no_values(catalog, database):
+    """The parameters of a refused statement are hidden: a description may be private."""
     await catalog.register_model(a_model("m"))
     database.run("ALTER TABLE models RENAME COLUMN description TO elsewhere")
     try:

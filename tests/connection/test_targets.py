@@ -1,4 +1,4 @@
-"""What may be opened, what is refused, and that what is refused is left as it was."""
+"""Targets: what can be opened, what is refused, and that a refused target is not changed."""
 
 import asyncio
 import json
@@ -40,7 +40,7 @@ HEAD = head_revision()
 SECRET = "hunter2"
 
 
-async def only_open(target):
+async def open_and_close(target):
     async with open_catalog(target):
         pass
 
@@ -50,16 +50,16 @@ async def open_without_upgrade(target):
         pass
 
 
-DOORS = {
-    "open": only_open,
+ENTRY_POINTS = {
+    "open": open_and_close,
     "open without upgrade": open_without_upgrade,
     "upgrade": upgrade,
     "state": schema_state,
 }
 
 
-@pytest.fixture(params=DOORS.values(), ids=DOORS)
-def door(request):
+@pytest.fixture(params=ENTRY_POINTS.values(), ids=ENTRY_POINTS)
+def entry_point(request):
     return request.param
 
 
@@ -72,7 +72,7 @@ NAMES = {
     "quotes": b'it\'s "mine".db',
     "semicolon": b"a;b.db",
     "not ASCII": "modèle-模型-🦙.db".encode(),
-    "no UTF-8": b"catalog\xff\xfe.db",
+    "invalid UTF-8": b"catalog\xff\xfe.db",
     "line break": b"a\nb.db",
     "backslash": b"a\\b.db",
     "file:": b"file:x.db?cache=shared",
@@ -83,10 +83,8 @@ NAMES = {
 
 
 @pytest.mark.parametrize("name", [os.fsdecode(name) for name in NAMES.values()], ids=NAMES)
-async def test_a_catalog_may_be_called_anything(tmp_path, name):
-    """
-    The file that is opened is the one that was named, in a folder that was named, and no other.
-    """
+async def test_a_catalog_can_have_any_file_name(tmp_path, name):
+    """Exactly the named file in the named folder is opened, and no other file is created."""
     folder = tmp_path / name
     folder.mkdir()
     path = folder / name
@@ -102,10 +100,8 @@ async def test_a_catalog_may_be_called_anything(tmp_path, name):
     assert await schema_state(path) == (HEAD, HEAD)
 
 
-async def test_a_long_path_is_named_whole(tmp_path):
-    """
-    Whoever reads an error must see which file is meant, however deep it lies.
-    """
+async def test_a_long_path_is_shown_completely(tmp_path):
+    """An error message never shortens the path of the file."""
     deep = tmp_path.joinpath(*["a-rather-long-folder-name"] * 10)
     deep.mkdir(parents=True)
 
@@ -116,10 +112,8 @@ async def test_a_long_path_is_named_whole(tmp_path):
 
 
 @pytest.mark.parametrize("scheme", ["sqlite", "sqlite+aiosqlite"])
-async def test_a_url_names_the_file_that_its_path_would(tmp_path, scheme):
-    """
-    A path, its bytes, a URL as text and a URL object are ways to say the same.
-    """
+async def test_a_url_and_a_path_name_the_same_file(tmp_path, scheme):
+    """A path as text or bytes, a URL as text and a URL object are equivalent."""
     path = tmp_path / "my catalog.db"
     async with open_catalog(path) as catalog:
         await catalog.register_model(a_model("m"))
@@ -130,10 +124,8 @@ async def test_a_url_names_the_file_that_its_path_would(tmp_path, scheme):
             assert len(await catalog.list_models()) == 1
 
 
-async def test_a_relative_path_stays_where_it_was_opened(tmp_path, monkeypatch):
-    """
-    A process that changes its directory meanwhile goes on writing the same file.
-    """
+async def test_a_relative_path_is_resolved_when_it_is_opened(tmp_path, monkeypatch):
+    """A process that changes its working directory continues to use the same file."""
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path)
 
@@ -147,9 +139,7 @@ async def test_a_relative_path_stays_where_it_was_opened(tmp_path, monkeypatch):
 
 
 async def test_a_tilde_is_the_home_directory(tmp_path, monkeypatch):
-    """
-    `~` is expanded, as a shell would.
-    """
+    """`~` is expanded as in a shell."""
     monkeypatch.setenv("HOME", str(tmp_path))
 
     await upgrade("~/catalog.db")
@@ -157,9 +147,9 @@ async def test_a_tilde_is_the_home_directory(tmp_path, monkeypatch):
     assert (tmp_path / "catalog.db").is_file()
 
 
-async def test_without_a_target_the_catalog_is_below_the_working_directory(tmp_path, monkeypatch):
+async def test_the_default_target_is_in_the_working_directory(tmp_path, monkeypatch):
     """
-    The default is `.rbee/models/catalog.db`; its folder is made, for the owner alone.
+    The default is `.rbee/models/catalog.db`. Its folder is created, accessible only by its owner.
     """
     monkeypatch.chdir(tmp_path)
 
@@ -171,10 +161,8 @@ async def test_without_a_target_the_catalog_is_below_the_working_directory(tmp_p
     assert stat.S_IMODE((tmp_path / ".rbee/models").stat().st_mode) == 0o700
 
 
-async def test_looking_at_the_default_makes_nothing(tmp_path, monkeypatch):
-    """
-    Only what may create a catalog makes its folder.
-    """
+async def test_reading_the_default_target_creates_nothing(tmp_path, monkeypatch):
+    """Only a call that may create a catalog creates the default folder."""
     monkeypatch.chdir(tmp_path)
 
     with pytest.raises(CatalogUnavailableError, match=r"the folder .* does not exist"):
@@ -187,10 +175,8 @@ async def test_looking_at_the_default_makes_nothing(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("form", ["{}", "sqlite:///{}"], ids=["path", "URL"])
-async def test_the_environment_names_the_catalog(tmp_path, monkeypatch, form):
-    """
-    MODEL_CATALOG_URL is used where no target is given; a path will do.
-    """
+async def test_an_environment_variable_names_the_default_target(tmp_path, monkeypatch, form):
+    """MODEL_CATALOG_URL is used if no target is given; it may be a path."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MODEL_CATALOG_URL", form.format(tmp_path / "named.db"))
 
@@ -199,10 +185,8 @@ async def test_the_environment_names_the_catalog(tmp_path, monkeypatch, form):
     assert [each.name for each in tmp_path.iterdir()] == ["named.db"]
 
 
-async def test_an_empty_environment_names_nothing(tmp_path, monkeypatch):
-    """
-    `MODEL_CATALOG_URL=` is as if it were not set.
-    """
+async def test_an_empty_environment_variable_is_ignored(tmp_path, monkeypatch):
+    """`MODEL_CATALOG_URL=` has the same effect as an unset variable."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MODEL_CATALOG_URL", "")
 
@@ -212,17 +196,15 @@ async def test_an_empty_environment_names_nothing(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def usual_umask():
+def default_umask():
     before = os.umask(0o022)
     yield
     os.umask(before)
 
 
-@pytest.mark.parametrize("link", [False, True], ids=["file", "link to no file"])
-async def test_a_new_catalog_is_its_owners_alone(tmp_path, usual_umask, link):
-    """
-    The file, and SQLite's two beside it, are readable and writable by nobody else.
-    """
+@pytest.mark.parametrize("link", [False, True], ids=["file", "dangling link"])
+async def test_a_new_catalog_is_accessible_only_by_its_owner(tmp_path, default_umask, link):
+    """This includes the -wal and -shm files of SQLite."""
     (tmp_path / "real").mkdir()
     path = tmp_path / "real" / "catalog.db"
     if link:
@@ -237,10 +219,8 @@ async def test_a_new_catalog_is_its_owners_alone(tmp_path, usual_umask, link):
     assert modes == dict.fromkeys(["catalog.db", "catalog.db-wal", "catalog.db-shm"], 0o600)
 
 
-async def test_the_mode_of_an_old_catalog_is_kept(filled, usual_umask):
-    """
-    Who shares a catalog with a group goes on sharing it.
-    """
+async def test_the_mode_of_an_existing_catalog_is_kept(filled, default_umask):
+    """A catalog that is shared with a group remains shared."""
     filled.chmod(0o664)
 
     async with open_catalog(filled) as catalog:
@@ -250,10 +230,8 @@ async def test_the_mode_of_an_old_catalog_is_kept(filled, usual_umask):
     assert modes == {0o664}
 
 
-async def test_a_file_that_is_not_to_be_created_is_not(tmp_path):
-    """
-    With create=False a typo is an error, and no new catalog.
-    """
+async def test_create_false_creates_no_file(tmp_path):
+    """With create=False a wrong path is an error."""
     with pytest.raises(CatalogUnavailableError, match="the file does not exist") as caught:
         async with open_catalog(tmp_path / "typo.db", create=False):
             pass
@@ -262,10 +240,8 @@ async def test_a_file_that_is_not_to_be_created_is_not(tmp_path):
     assert listing(tmp_path) == {}
 
 
-async def test_an_empty_file_is_an_empty_catalog_and_looking_keeps_it_empty(tmp_path):
-    """
-    What mktemp made may become a catalog, but only by an upgrade.
-    """
+async def test_an_empty_file_becomes_a_catalog_only_by_an_upgrade(tmp_path):
+    """schema_state accepts an empty file and does not write to it."""
     path = tmp_path / "catalog.db"
     path.touch()
 
@@ -275,19 +251,19 @@ async def test_an_empty_file_is_an_empty_catalog_and_looking_keeps_it_empty(tmp_
     assert await schema_state(path) == (HEAD, HEAD)
 
 
-def no_folder(path):
+def missing_folder(path):
     pass
 
 
-def a_file_for_a_folder(path):
+def file_instead_of_folder(path):
     path.parent.write_text("x")
 
 
 @pytest.mark.parametrize("bad", BAD_FILES.values(), ids=BAD_FILES)
-async def test_what_is_no_catalog_is_refused_and_left(tmp_path, monkeypatch, door, bad):
-    """
-    The error says what the file is; the file, and the folder around it, are as they were.
-    """
+async def test_a_file_that_is_not_a_catalog_is_refused_and_not_changed(
+    tmp_path, monkeypatch, entry_point, bad
+):
+    """The error describes the file. The file and its folder do not change."""
     make, kind, words = bad
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "catalog.db"
@@ -295,24 +271,22 @@ async def test_what_is_no_catalog_is_refused_and_left(tmp_path, monkeypatch, doo
     before = listing(tmp_path)
 
     with pytest.raises(kind, match=words) as caught:
-        await door(path)
+        await entry_point(path)
 
     assert caught.value.target == repr(str(path))
     assert repr(str(path)) in str(caught.value)
     assert listing(tmp_path) == before
 
 
-@pytest.mark.parametrize("make", [no_folder, a_file_for_a_folder], ids=["missing", "a file"])
-async def test_a_folder_that_is_not_there_is_not_made(tmp_path, door, make):
-    """
-    A path that somebody wrote may lie on a disk that is not mounted.
-    """
+@pytest.mark.parametrize("make", [missing_folder, file_instead_of_folder], ids=["missing", "file"])
+async def test_a_missing_folder_is_not_created(tmp_path, entry_point, make):
+    """The path may be on a disk that is not mounted."""
     path = tmp_path / "disk" / "catalog.db"
     make(path)
     before = listing(tmp_path)
 
     with pytest.raises(CatalogUnavailableError) as caught:
-        await door(path)
+        await entry_point(path)
 
     assert repr(str(path)) in str(caught.value)
     assert listing(tmp_path) == before
@@ -330,26 +304,22 @@ def lost_first_page(path):
 
 
 @pytest.mark.parametrize("damage", [cut_short, lost_first_page], ids=["cut short", "first page"])
-async def test_a_damaged_catalog_is_refused_and_left(filled, door, damage):
-    """
-    A catalog of which a part is missing is not opened, and not repaired by guessing.
-    """
+async def test_a_corrupt_catalog_is_refused_and_not_changed(filled, entry_point, damage):
+    """A catalog with missing or overwritten pages raises CatalogCorruptError."""
     damage(filled)
     before = filled.read_bytes()
 
     with pytest.raises(CatalogCorruptError, match="Restore a backup") as caught:
-        await door(filled)
+        await entry_point(filled)
 
     assert caught.value.target == repr(str(filled))
     assert filled.read_bytes() == before
 
 
-async def test_damage_that_is_met_later_has_the_same_name(filled):
-    """
-    A page that is broken in the middle is met by the call that reads it.
-    """
+async def test_corruption_found_by_a_later_call_raises_the_same_error(filled):
+    """A call that reads a corrupt page raises CatalogCorruptError."""
     with filled.open("r+b") as file:
-        # Behind the pages of the schema, which are read when it is opened.
+        # After the pages of the schema, which are read when the file is opened.
         file.seek(filled.stat().st_size // 2 // 4096 * 4096)
         file.write(b"\xa5" * 4096 * 10)
 
@@ -358,14 +328,14 @@ async def test_damage_that_is_met_later_has_the_same_name(filled):
             await catalog.list_models()
 
 
-BAD_TEXTS = {
-    "nothing": ("", "the path is empty"),
+INVALID_TARGETS = {
+    "empty": ("", "the path is empty"),
     ":memory:": (":memory:", "its own empty database"),
     "NUL": ("a\0b.db", "NUL"),
-    "surrogate of no byte": ("a\ud800.db", "surrogate"),
+    "surrogate without a byte": ("a\ud800.db", "surrogate"),
     "number": (3, "give a path"),
     "list": (["catalog.db"], "give a path"),
-    "SQLite URL of nothing": ("sqlite://", "the path is empty"),
+    "SQLite URL without a file": ("sqlite://", "the path is empty"),
     "SQLite URL of memory": ("sqlite:///:memory:", "its own empty database"),
     "SQLite URL with a parameter": ("sqlite:///x.db?mode=memory", "give only a file"),
     "SQLite URL with a host": ("sqlite://x.db", "give only a file"),
@@ -374,7 +344,7 @@ BAD_TEXTS = {
     "one slash": ("postgresql:/h/db", "not a URL of the form"),
     "no slash": ("sqlite:x.db", "not a URL of the form"),
     "no driver": ("://h/db", "not a URL of the form"),
-    "no port": ("postgresql://h:port/db", "not a URL of the form"),
+    "invalid port": ("postgresql://h:port/db", "not a URL of the form"),
     "NUL in a URL": ("postgresql://h/d\0b", "not a URL of the form"),
     "lone surrogate in a URL": ("postgresql://h/\udcff", "not a URL of the form"),
     "unknown scheme": ("http://h/db", "its driver is not one of"),
@@ -384,15 +354,16 @@ BAD_TEXTS = {
 }
 
 
-@pytest.mark.parametrize(("target", "words"), BAD_TEXTS.values(), ids=BAD_TEXTS)
-async def test_what_names_no_database_is_refused(tmp_path, monkeypatch, door, target, words):
+@pytest.mark.parametrize(("target", "words"), INVALID_TARGETS.values(), ids=INVALID_TARGETS)
+async def test_an_invalid_target_is_refused(tmp_path, monkeypatch, entry_point, target, words):
     """
-    A target that would name nothing, or something that is forgotten at once, opens nothing.
+    A target that names no database, or a temporary one, raises InvalidTargetError and creates
+    nothing.
     """
     monkeypatch.chdir(tmp_path)
 
     with pytest.raises(InvalidTargetError, match=words) as caught:
-        await door(target)
+        await entry_point(target)
 
     assert caught.value.target in str(caught.value)
     assert str(caught.value).isprintable()
@@ -401,7 +372,7 @@ async def test_what_names_no_database_is_refused(tmp_path, monkeypatch, door, ta
 
 @contextmanager
 def closed_port():
-    """A port that answers nobody, and that nobody else gets meanwhile."""
+    """A port that refuses connections, and that stays reserved meanwhile."""
     with closing(socket.socket()) as taken:
         taken.bind(("127.0.0.1", 0))
         yield taken.getsockname()[1]
@@ -409,7 +380,7 @@ def closed_port():
 
 @contextmanager
 def silent_port():
-    """A port that takes connections and never says a word."""
+    """A port that accepts connections and never answers."""
     with closing(socket.socket()) as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -420,13 +391,11 @@ DRIVERS = pytest.mark.parametrize("driver", ["asyncpg", "psycopg"])
 
 
 @DRIVERS
-async def test_a_server_that_is_not_there_is_unavailable(door, driver):
-    """
-    The error names the server, and shows no password.
-    """
+async def test_an_unreachable_server_is_unavailable(entry_point, driver):
+    """The error names the server without its password."""
     with closed_port() as port:
         with pytest.raises(CatalogUnavailableError) as caught:
-            await door(f"postgresql+{driver}://u:{SECRET}@127.0.0.1:{port}/db")
+            await entry_point(f"postgresql+{driver}://u:{SECRET}@127.0.0.1:{port}/db")
 
         expected = f"postgresql+{driver}://u:***@127.0.0.1:{port}/db"
     assert caught.value.target == expected
@@ -437,78 +406,77 @@ async def test_a_server_that_is_not_there_is_unavailable(door, driver):
 @pytest.mark.parametrize(
     "wrong", [{"database": "no such"}, {"username": "nobody_at_all"}], ids=["database", "role"]
 )
-async def test_a_wrong_name_on_a_server_is_unavailable(pg_server, door, driver, wrong):
-    """
-    A database or a role that the server does not know is named in the error.
-    """
+async def test_an_unknown_database_or_role_is_unavailable(pg_server, entry_point, driver, wrong):
+    """The error names the database or the role that the server does not know."""
     url = pg_server.set(drivername=f"postgresql+{driver}", **wrong)
 
     with pytest.raises(CatalogUnavailableError, match=next(iter(wrong.values()))):
-        await door(url)
+        await entry_point(url)
 
 
 @pytest.mark.parametrize(
-    ("driver", "patience"),
+    ("driver", "timeout"),
     [("asyncpg", "timeout=0.2"), ("psycopg", "connect_timeout=2")],
     ids=["asyncpg", "psycopg"],
 )
-async def test_a_server_that_says_nothing_is_unavailable(driver, patience):
-    """
-    Connecting ends after ten seconds, or after what the URL says.
-    """
+async def test_a_server_that_does_not_answer_is_unavailable(driver, timeout):
+    """Connecting ends after ten seconds, or after the timeout in the URL."""
     with silent_port() as port, pytest.raises(CatalogUnavailableError, match=r"opened: .*\w") as it:
-        await only_open(f"postgresql+{driver}://u:{SECRET}@127.0.0.1:{port}/db?{patience}")
+        await open_and_close(f"postgresql+{driver}://u:{SECRET}@127.0.0.1:{port}/db?{timeout}")
 
     assert SECRET not in str(it.value)
 
 
 BAD_PARAMETERS = {
-    "unknown to asyncpg": ("asyncpg", "foo=bar", InvalidTargetError, "foo"),
-    "libpq's to asyncpg": ("asyncpg", "sslmode=disable", InvalidTargetError, "sslmode"),
-    "no number to asyncpg": ("asyncpg", "timeout=soon", InvalidTargetError, "soon"),
-    "no number to SQLAlchemy": (
+    "unknown, asyncpg": ("asyncpg", "foo=bar", InvalidTargetError, "foo"),
+    "parameter of libpq, asyncpg": ("asyncpg", "sslmode=disable", InvalidTargetError, "sslmode"),
+    "not a number, asyncpg": ("asyncpg", "timeout=soon", InvalidTargetError, "soon"),
+    "not a number, SQLAlchemy": (
         "asyncpg",
         "prepared_statement_cache_size=all",
         InvalidTargetError,
         "all",
     ),
-    "two ways to say hosts": (
+    "two forms of hosts": (
         "asyncpg",
         "host=a&host=b&port=1",
         InvalidTargetError,
         "multihost",
     ),
-    "unknown to psycopg": ("psycopg", "foo=bar", CatalogUnavailableError, "foo"),
-    "asyncpg's to psycopg": ("psycopg", "command_timeout=1", CatalogUnavailableError, "command"),
-    "no number to psycopg": ("psycopg", "connect_timeout=soon", CatalogUnavailableError, "soon"),
+    "unknown, psycopg": ("psycopg", "foo=bar", CatalogUnavailableError, "foo"),
+    "parameter of asyncpg, psycopg": (
+        "psycopg",
+        "command_timeout=1",
+        CatalogUnavailableError,
+        "command",
+    ),
+    "not a number, psycopg": ("psycopg", "connect_timeout=soon", CatalogUnavailableError, "soon"),
 }
 
 
 @pytest.mark.parametrize(
     ("driver", "query", "kind", "words"), BAD_PARAMETERS.values(), ids=BAD_PARAMETERS
 )
-async def test_a_parameter_that_a_driver_does_not_take_is_named(door, driver, query, kind, words):
-    """
-    What a driver makes of the parameters of a URL is an error of the catalog's.
-    """
+async def test_a_parameter_that_the_driver_rejects_is_named(
+    entry_point, driver, query, kind, words
+):
+    """The driver's own exceptions become errors of the catalog."""
     target = f"postgresql+{driver}://u:{SECRET}@127.0.0.1:1/db?{query}"
 
     with pytest.raises(kind, match=words) as caught:
-        await door(target)
+        await entry_point(target)
 
     assert SECRET not in str(caught.value)
 
 
-async def test_a_port_that_is_none_is_an_error_of_ours(door):
-    """
-    asyncpg leaves it to the socket, which does not know what a URL is.
-    """
+async def test_an_invalid_port_raises_invalid_target_error(entry_point):
+    """asyncpg passes the port to the socket, which raises an OverflowError."""
     with pytest.raises(InvalidTargetError, match="port"):
-        await door("postgresql+asyncpg://127.0.0.1:70000/db")
+        await entry_point("postgresql+asyncpg://127.0.0.1:70000/db")
 
 
 LEAKS = {
-    "port that is none": "postgresql://u:hunter2@h:port/db",
+    "invalid port": "postgresql://u:hunter2@h:port/db",
     "no host": "postgresql://u:hunter2",
     "no host but a database": "postgresql://u:hunter2/db",
     "at in the password": "postgresql://u:a@hunter2@127.0.0.1:1/db",
@@ -539,15 +507,13 @@ LEAKS = {
 
 
 @pytest.mark.parametrize("target", LEAKS.values(), ids=LEAKS)
-async def test_no_password_is_ever_shown(tmp_path, monkeypatch, caplog, door, target):
-    """
-    Not in a message, not in a cause, not in an attribute and not in a log, however broken the URL.
-    """
+async def test_no_password_is_ever_shown(tmp_path, monkeypatch, caplog, entry_point, target):
+    """It is in no message, cause, attribute or log record, however malformed the URL is."""
     monkeypatch.chdir(tmp_path)
     caplog.set_level(logging.DEBUG)
 
     with pytest.raises(CatalogError) as caught:
-        await door(target)
+        await entry_point(target)
 
     assert SECRET not in error_text(caught.value)
     assert SECRET not in caplog.text
@@ -555,9 +521,7 @@ async def test_no_password_is_ever_shown(tmp_path, monkeypatch, caplog, door, ta
 
 
 async def test_a_refused_password_is_not_shown(pg_server, caplog):
-    """
-    A server that was reached and said no has heard the password; the log has not.
-    """
+    """A server that rejects the login has received the password, but the log has not."""
     caplog.set_level(logging.DEBUG)
     for name in ("asyncpg", "psycopg"):
         url = pg_server.set(
@@ -565,31 +529,27 @@ async def test_a_refused_password_is_not_shown(pg_server, caplog):
         )
 
         with pytest.raises(CatalogUnavailableError) as caught:
-            await only_open(url)
+            await open_and_close(url)
 
         assert SECRET not in error_text(caught.value)
     assert SECRET not in caplog.text
 
 
-async def test_a_hosts_engine_shows_no_password_either():
-    """
-    The name of an engine's database is masked like that of a URL.
-    """
+async def test_the_url_of_a_host_engine_is_shown_without_its_password():
+    """The name of an engine's database is masked like that of a URL."""
     engine = create_async_engine(
         f"postgresql+psycopg://u:{SECRET}@127.0.0.1:1/db?password={SECRET}"
     )
 
     with pytest.raises(CatalogUnavailableError, match=r"u:\*\*\*@127.0.0.1:1/db") as caught:
-        await only_open(engine)
+        await open_and_close(engine)
     await engine.dispose()
 
     assert SECRET not in str(caught.value)
 
 
-async def test_a_hosts_engine_is_used_and_left_open(empty):
-    """
-    An AsyncEngine is a target: its own connections are used, and the pool is as full afterwards.
-    """
+async def test_a_host_engine_is_used_and_not_disposed(empty):
+    """An AsyncEngine is a valid target. Its pool keeps its connections afterwards."""
     engine = create_async_engine(empty.target_url)
 
     async with open_catalog(engine) as catalog:
@@ -605,23 +565,19 @@ async def test_a_hosts_engine_is_used_and_left_open(empty):
     assert state == (HEAD, HEAD)
 
 
-async def test_a_table_of_another_program_is_not_taken_for_ours(empty):
-    """
-    Where a table `models` is not ours, no database is a catalog, whatever it is shared with.
-    """
+async def test_a_table_of_another_program_is_refused(empty):
+    """A database with a foreign table `models` is not a catalog, even if it is shared."""
     empty.run("CREATE TABLE models (id INTEGER PRIMARY KEY, name TEXT)")
 
-    for door in DOORS.values():
+    for entry_point in ENTRY_POINTS.values():
         with pytest.raises(ForeignDatabaseError, match="columns id, name"):
-            await door(empty.target)
+            await entry_point(empty.target)
 
     assert empty.tables == {"models"}
 
 
-async def test_a_text_without_a_driver_is_psycopgs(pg_migrated):
-    """
-    `postgresql://` and `postgres://` are what servers' own tools write.
-    """
+async def test_a_url_without_a_driver_uses_psycopg(pg_migrated):
+    """Servers' own tools write `postgresql://` and `postgres://`."""
     database = postgresql_database("psycopg", pg_migrated)
     plain = postgres.dsn(pg_migrated)
 
@@ -649,9 +605,11 @@ MODES = {
 
 
 @pytest.fixture(scope="module")
-def seen_by_nobody(sqlite_migrated):
-    """What every call of MODES came to, in a process to which modes apply, and on which file."""
-    # Every user can reach it: pytest's own folder is its owner's alone.
+def unprivileged_outcomes(sqlite_migrated):
+    """
+    The outcome of every call of MODES in an unprivileged process, and the file before and after.
+    """
+    # Accessible by every user, unlike pytest's own temporary folder.
     top = Path(tempfile.mkdtemp(prefix="model-catalog-"))
     top.chmod(0o755)
     paths = [top / str(number) / "catalog.db" for number in range(len(MODES))]
@@ -686,13 +644,12 @@ def seen_by_nobody(sqlite_migrated):
 
 
 @pytest.mark.parametrize("name", MODES)
-def test_what_may_not_be_written_is_read_where_it_can_be(seen_by_nobody, name):
+def test_a_read_only_catalog_can_be_read_if_sqlite_can(unprivileged_outcomes, name):
     """
-    A catalog at the newest revision that may only be read is read, and a write or an upgrade says
-    what is missing. SQLite reads a log only beside a file that it can make, so the folder must be
-    writable.
+    At the newest revision a read-only file can be read. A write or an upgrade raises
+    CatalogReadOnlyError. SQLite needs a writable folder to read a write-ahead log.
     """
-    outcome, path, before, after = seen_by_nobody[name]
+    outcome, path, before, after = unprivileged_outcomes[name]
     expected = MODES[name][-1]
 
     if isinstance(expected, str):
@@ -703,10 +660,8 @@ def test_what_may_not_be_written_is_read_where_it_can_be(seen_by_nobody, name):
     assert after == before
 
 
-async def test_a_server_that_takes_no_writes_is_read_only(pg_migrated):
-    """
-    A standby, or a database set read-only, is read like any other.
-    """
+async def test_a_read_only_server_can_be_read(pg_migrated):
+    """A standby or read-only database is read normally, and writes raise CatalogReadOnlyError."""
     database = postgresql_database("psycopg", pg_migrated)
     database.run("DELETE FROM models")
     target = f"{database.target}?options=-c%20default_transaction_read_only%3Don"
@@ -719,12 +674,12 @@ async def test_a_server_that_takes_no_writes_is_read_only(pg_migrated):
     assert database.run("SELECT count(*) FROM models") == [(0,)]
 
 
-LIFE = """
+PROGRAM = """
 import asyncio, sys
 from model_catalog import Model, open_catalog
 
 async def main():
-    # In development mode asyncio tells of every turn of its loop that was slow.
+    # In development mode asyncio warns about slow callbacks.
     asyncio.get_running_loop().slow_callback_duration = 60
     async with open_catalog(sys.argv[1]) as catalog:
         model = Model(reference="m", provider="hf", local_path="/m")
@@ -738,12 +693,10 @@ asyncio.run(main())
 """
 
 
-async def test_a_life_of_a_catalog_leaves_nothing_open(empty):
-    """
-    In Python's development mode, with every warning an error, nothing is said.
-    """
+async def test_a_program_that_uses_a_catalog_leaks_nothing(empty):
+    """In Python's development mode, with warnings as errors, the program prints nothing."""
     child = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-X", "dev", "-W", "error", "-c", LIFE, empty.target),
+        *(sys.executable, "-X", "dev", "-W", "error", "-c", PROGRAM, empty.target),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
     )
@@ -753,10 +706,8 @@ async def test_a_life_of_a_catalog_leaves_nothing_open(empty):
     assert child.returncode == 0
 
 
-async def test_a_closed_catalog_has_closed_its_file(tmp_path):
-    """
-    After the block no descriptor of this process is the catalog's, even if the block raised.
-    """
+async def test_a_closed_catalog_has_no_open_file_descriptor(tmp_path):
+    """This is so even if the block raised."""
     path = tmp_path / "catalog.db"
 
     with pytest.raises(ZeroDivisionError):

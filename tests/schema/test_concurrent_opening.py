@@ -1,4 +1,4 @@
-"""Processes that begin, register and are killed at the same time as others."""
+"""Several processes that open, migrate or register at the same time, and are killed meanwhile."""
 
 import asyncio
 import sqlite3
@@ -22,18 +22,18 @@ from model_catalog import check_schema, upgrade
 
 pytestmark = pytest.mark.slow
 
-EIGHT = 8
+PROCESS_COUNT = 8
 
 
 @pytest.fixture(scope="module")
-def starters() -> Iterator[ProcessPoolExecutor]:
-    """Eight processes, which do everything in the same moment."""
-    gate = PROCESSES.Barrier(EIGHT, timeout=60)
-    with ProcessPoolExecutor(EIGHT, PROCESSES, set_barrier, (gate,)) as pool:
+def processes() -> Iterator[ProcessPoolExecutor]:
+    """A pool of eight processes that start their work at the same moment."""
+    barrier = PROCESSES.Barrier(PROCESS_COUNT, timeout=60)
+    with ProcessPoolExecutor(PROCESS_COUNT, PROCESSES, set_barrier, (barrier,)) as pool:
         yield pool
 
 
-def begin_anew(database: Database) -> None:
+def delete_everything(database: Database) -> None:
     if database.path is None:
         database.run("DROP SCHEMA IF EXISTS public CASCADE")
         database.run("CREATE SCHEMA public")
@@ -42,7 +42,7 @@ def begin_anew(database: Database) -> None:
         path.unlink()
 
 
-def assert_sound(database: Database) -> None:
+def assert_valid(database: Database) -> None:
     assert asyncio.run(check_schema(database.target)) == []
     if database.path is not None:
         with closing(sqlite3.connect(database.path)) as raw:
@@ -53,55 +53,61 @@ def assert_sound(database: Database) -> None:
 @pytest.mark.parametrize(
     "rounds", [1, pytest.param(50, marks=pytest.mark.slow)], ids=["once", "many times"]
 )
-def test_eight_processes_open_one_catalog_at_once(empty, starters, start, rounds):
-    """
-    Whoever starts first migrates, the others wait for it, and all of them begin to work.
-    """
-    # PostgreSQL is here twice, by two drivers: it has half of the rounds with each.
+def test_eight_processes_open_one_catalog_at_once(empty, processes, start, rounds):
+    """One process migrates, the others wait for it, and then all of them register models."""
+    # PostgreSQL has two drivers, so it gets half of the rounds with each.
     for _ in range(rounds if empty.path is not None else (rounds + 1) // 2):
-        begin_anew(empty)
+        delete_everything(empty)
         asyncio.run(hive_files.prepare_database(empty, start))
         rows = [] if start == "nothing" else hive_files.PORTABLE_ROWS
 
         counts = list(
-            starters.map(open_and_register, [empty.target] * EIGHT, map(str, range(EIGHT)))
+            processes.map(
+                open_and_register, [empty.target] * PROCESS_COUNT, map(str, range(PROCESS_COUNT))
+            )
         )
 
-        assert max(counts) == len(rows) + EIGHT
+        assert max(counts) == len(rows) + PROCESS_COUNT
         assert sorted(
             map(repr, empty.run(hive_files.LIST + " WHERE provider <> 'starter'"))
         ) == sorted(map(repr, rows))
         assert sorted(empty.run("SELECT reference FROM models WHERE provider = 'starter'")) == [
-            (str(number),) for number in range(EIGHT)
+            (str(number),) for number in range(PROCESS_COUNT)
         ]
-        assert_sound(empty)
+        assert_valid(empty)
 
 
-def test_eight_processes_register_one_model(database, starters):
-    """
-    The same key from eight processes, again and again, is one row and no error.
-    """
-    ids = starters.map(register_repeatedly, [database.target] * EIGHT, [10] * EIGHT, range(EIGHT))
+def test_eight_processes_register_one_model(database, processes):
+    """Repeated registrations of one key by eight processes make one row and raise no error."""
+    ids = processes.map(
+        register_repeatedly,
+        [database.target] * PROCESS_COUNT,
+        [10] * PROCESS_COUNT,
+        range(PROCESS_COUNT),
+    )
 
     assert set().union(*ids) == {1}
     ((reference, size),) = database.run("SELECT reference, size_bytes FROM models")
     assert reference == "m"
-    assert size in range(EIGHT)
-    assert_sound(database)
+    assert size in range(PROCESS_COUNT)
+    assert_valid(database)
 
 
-def test_eight_processes_that_never_opened_it_register_one_model(empty, starters):
-    """
-    The same, where the catalog comes into being in that moment.
-    """
-    ids = starters.map(register_repeatedly, [empty.target] * EIGHT, [5] * EIGHT, range(EIGHT))
+def test_eight_processes_create_a_catalog_and_register_one_model(empty, processes):
+    """The same, while the catalog is being created."""
+    ids = processes.map(
+        register_repeatedly,
+        [empty.target] * PROCESS_COUNT,
+        [5] * PROCESS_COUNT,
+        range(PROCESS_COUNT),
+    )
 
     assert set().union(*ids) == {1}
     assert empty.run("SELECT count(*) FROM models") == [(1,)]
-    assert_sound(empty)
+    assert_valid(empty)
 
 
-def prepared(database: Database, start: str) -> dict[str, object]:
+def prepare(database: Database, start: str) -> dict[str, object]:
     asyncio.run(hive_files.prepare_database(database, start))
     if database.path is not None and start == "nothing":
         database.path.touch()
@@ -114,11 +120,9 @@ def prepared(database: Database, start: str) -> dict[str, object]:
     ["UPDATE models SET size_bytes", "UPDATE model_catalog_version", "COMMIT"],
     ids=["before the second revision", "at the last statement", "before the commit"],
 )
-def test_an_upgrade_that_is_killed_leaves_everything_as_it_was(empty, start, where):
-    """
-    After kill -9 in the midst of an upgrade the database is as it was, and the next one works.
-    """
-    before = prepared(empty, start)
+def test_a_killed_upgrade_changes_nothing(empty, start, where):
+    """After kill -9 during an upgrade the database is unchanged, and the next upgrade succeeds."""
+    before = prepare(empty, start)
 
     assert migration_was_killed(empty.target, where)
     empty.assert_nothing_left()
@@ -126,17 +130,15 @@ def test_an_upgrade_that_is_killed_leaves_everything_as_it_was(empty, start, whe
     asyncio.run(upgrade(empty.target))
 
     assert after == before
-    assert_sound(empty)
+    assert_valid(empty)
     assert empty.run("SELECT count(*) FROM models") == [
         (0 if start == "nothing" else len(hive_files.PORTABLE_ROWS),)
     ]
 
 
 @pytest.mark.parametrize("where", ["DELETE FROM models", "COMMIT"], ids=["early", "late"])
-def test_a_downgrade_that_is_killed_leaves_everything_as_it_was(empty, where):
-    """
-    After kill -9 in the midst of a downgrade the database is as it was, and the next one works.
-    """
+def test_a_killed_downgrade_changes_nothing(empty, where):
+    """After kill -9 during a downgrade the database is unchanged, and the next one succeeds."""
     asyncio.run(hive_files.create_hive_table(empty))
     old = shape(empty)
     asyncio.run(upgrade(empty.target))
@@ -154,12 +156,9 @@ def test_a_downgrade_that_is_killed_leaves_everything_as_it_was(empty, where):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("start", hive_files.INITIAL_STATES)
-def test_an_upgrade_may_be_killed_at_any_statement(empty, start):
-    """
-    Killed at the first statement, at the second, and so on until one lives: never is anything half
-    done.
-    """
-    before = prepared(empty, start)
+def test_an_upgrade_killed_at_any_statement_changes_nothing(empty, start):
+    """The upgrade is killed at its first statement, then at its second, until one run completes."""
+    before = prepare(empty, start)
 
     number = 1
     while migration_was_killed(empty.target, number):
@@ -168,16 +167,16 @@ def test_an_upgrade_may_be_killed_at_any_statement(empty, start):
         number += 1
 
     assert number > 10
-    assert_sound(empty)
+    assert_valid(empty)
     assert empty.run("SELECT count(*) FROM models") == [
         (0 if start == "nothing" else len(hive_files.PORTABLE_ROWS),)
     ]
 
 
 @pytest.mark.slow
-def test_a_downgrade_may_be_killed_at_any_statement(empty):
+def test_a_downgrade_killed_at_any_statement_changes_nothing(empty):
     """
-    The same on the way back.
+    The downgrade is killed at its first statement, then at its second, until one run completes.
     """
     asyncio.run(hive_files.create_hive_table(empty))
     asyncio.run(upgrade(empty.target))

@@ -1,4 +1,4 @@
-"""The revisions: what they make of the hive's files, and that every road leads to one schema."""
+"""The revisions: they migrate files of the Rust hive, and every path ends in the same schema."""
 
 import ast
 import asyncio
@@ -39,25 +39,25 @@ HEAD = head_revision()
 
 ROOT = Path(__file__).parents[2]
 REVISIONS = sorted((ROOT / "migrations" / "versions").glob("[0-9]*.py"))
-FIVE = "SELECT reference, provider, local_path, size_bytes, downloaded_at FROM models"
+SELECT_HIVE_COLUMNS = (
+    "SELECT reference, provider, local_path, size_bytes, downloaded_at FROM models"
+)
 
 
 @pytest.fixture
 def file(tmp_path) -> Database:
-    """A SQLite file that is not there yet, where the hive would have written it."""
+    """The path of a SQLite file that does not exist yet, as the Rust hive would name it."""
     path = tmp_path / "catalog.db"
     return Database("sqlite", str(path), path=path)
 
 
-def seconds(when: datetime | None) -> int | None:
+def unix_seconds(when: datetime | None) -> int | None:
     return None if when is None else int(when.timestamp() // 1)
 
 
 @pytest.mark.parametrize("kind", hive_files.SHAPES)
-async def test_a_file_of_the_hive_opens_and_keeps_every_row(file, kind):
-    """
-    Whichever hive wrote it, a file opens, is brought up to date, and lists every row it held.
-    """
+async def test_a_hive_file_is_migrated_with_all_rows(file, kind):
+    """Every version of the hive's table is migrated when it is opened, and all rows are listed."""
     rows = hive_files.valid_rows(kind)
     hive_files.write_hive_file(file.path, rows, hive_files.SHAPES[kind])
 
@@ -66,7 +66,7 @@ async def test_a_file_of_the_hive_opens_and_keeps_every_row(file, kind):
         total = await catalog.get_total_size()
 
     assert sorted(map(repr, rows)) == sorted(
-        repr((m.reference, m.provider, m.local_path, m.size_bytes, seconds(m.downloaded_at)))
+        repr((m.reference, m.provider, m.local_path, m.size_bytes, unix_seconds(m.downloaded_at)))
         for m in models
     )
     assert {m.version for m in models} == {""}
@@ -75,10 +75,8 @@ async def test_a_file_of_the_hive_opens_and_keeps_every_row(file, kind):
 
 
 @pytest.mark.parametrize("kind", hive_files.SHAPES)
-async def test_an_odd_value_becomes_null_and_is_counted(file, kind, caplog):
-    """
-    A value that is no size or no time is forgotten, its row is not, and the log says how many.
-    """
+async def test_an_invalid_value_becomes_null_and_is_counted(file, kind, caplog):
+    """An invalid size or time becomes NULL, its row is kept, and the log has the number of rows."""
     hive_files.write_hive_file(
         file.path, hive_files.valid_rows(kind) + hive_files.INVALID_ROWS, hive_files.SHAPES[kind]
     )
@@ -88,7 +86,7 @@ async def test_an_odd_value_becomes_null_and_is_counted(file, kind, caplog):
         total = await catalog.get_total_size()
 
     assert len(models) == len(hive_files.valid_rows(kind) + hive_files.INVALID_ROWS)
-    assert sorted(map(repr, file.run(FIVE))) == sorted(
+    assert sorted(map(repr, file.run(SELECT_HIVE_COLUMNS))) == sorted(
         repr(hive_files.upgraded_row(row))
         for row in hive_files.valid_rows(kind) + hive_files.INVALID_ROWS
     )
@@ -96,17 +94,15 @@ async def test_an_odd_value_becomes_null_and_is_counted(file, kind, caplog):
         hive_files.upgraded_row(row)[3] or 0
         for row in hive_files.valid_rows(kind) + hive_files.INVALID_ROWS
     )
-    said = [record for record in caplog.records if record.name == "model_catalog.migrations"]
-    assert [(record.levelno, record.args) for record in said] == [
+    warnings = [record for record in caplog.records if record.name == "model_catalog.migrations"]
+    assert [(record.levelno, record.args) for record in warnings] == [
         (logging.WARNING, (len(hive_files.INVALID_SIZES), "size_bytes")),
         (logging.WARNING, (len(hive_files.INVALID_TIMES), "downloaded_at")),
     ]
 
 
-async def test_texts_that_were_written_as_blobs_are_read(file):
-    """
-    SQLite keeps a blob in a column of text; such a row lists, is found and is named like any other.
-    """
+async def test_blobs_in_text_columns_are_converted(file):
+    """SQLite allows BLOBs in text columns. Such rows are listed and found like others."""
     hive_files.write_hive_file(
         file.path, [(b"m", b"hf", b"/models/\xff.gguf", 5, 5), ("n", "hf", b"/n", 1, 1)]
     )
@@ -119,10 +115,8 @@ async def test_texts_that_were_written_as_blobs_are_read(file):
     assert model.local_path == "/models/\udcff.gguf"
 
 
-async def test_sound_values_are_nothing_to_speak_of(file, caplog):
-    """
-    An upgrade that forgot nothing warns of nothing.
-    """
+async def test_valid_values_log_no_warning(file, caplog):
+    """An upgrade that changes no value logs no warning."""
     hive_files.write_hive_file(file.path, hive_files.valid_rows("nullable"))
 
     with caplog.at_level(logging.WARNING):
@@ -131,10 +125,8 @@ async def test_sound_values_are_nothing_to_speak_of(file, caplog):
     assert caplog.records == []
 
 
-async def test_odd_values_are_forgotten_on_every_database(empty, caplog):
-    """
-    Where a column holds only integers, an odd one is negative or counts milliseconds.
-    """
+async def test_invalid_values_become_null_on_every_database(empty, caplog):
+    """In a column that stores only integers, an invalid value is negative or in milliseconds."""
     await upgrade(empty.target, "0001")
     for row in [("m", -1, 5), ("n", 2**63 - 1, 10**12), ("o", None, -(2**63)), ("p", 0, None)]:
         empty.run("INSERT INTO models VALUES (?, 'hf', '/m', ?, ?)", *row)
@@ -152,9 +144,7 @@ async def test_odd_values_are_forgotten_on_every_database(empty, caplog):
 
 @pytest.mark.parametrize("kind", hive_files.SHAPES)
 async def test_a_second_upgrade_changes_no_byte(file, kind):
-    """
-    A file that is up to date is opened and upgraded again without a byte being written.
-    """
+    """A file at the newest revision is opened and upgraded without a write."""
     hive_files.write_hive_file(
         file.path, hive_files.valid_rows(kind) + hive_files.INVALID_ROWS, hive_files.SHAPES[kind]
     )
@@ -169,10 +159,8 @@ async def test_a_second_upgrade_changes_no_byte(file, kind):
     assert [name.partition(".backup-")[0] for name in sorted(before)] == ["catalog.db"] * 2
 
 
-async def test_going_back_gives_the_hive_its_table(empty):
-    """
-    Downgraded to 0001 it is the table that the hive had, and of several versions the newest stays.
-    """
+async def test_a_downgrade_restores_the_table_of_the_hive(empty):
+    """At 0001 the schema is that of the hive, with the newest version of each model."""
     async with open_catalog(empty.target) as catalog:
         for version, second in [("v1", 5), ("v3", 9), ("v2", 7)]:
             await catalog.register_model(
@@ -206,27 +194,23 @@ async def test_going_back_gives_the_hive_its_table(empty):
 
 
 async def test_up_down_and_up_again_keeps_the_rows(empty):
-    """
-    A catalog with one version of each model loses nothing on the way back to the hive and forth.
-    """
+    """Without several versions of a model, a downgrade to 0001 and an upgrade lose no row."""
     await hive_files.create_hive_table(empty)
-    before = sorted(map(repr, empty.run(FIVE)))
+    before = sorted(map(repr, empty.run(SELECT_HIVE_COLUMNS)))
 
     await upgrade(empty.target)
-    up = dump(empty)
+    upgraded = dump(empty)
     await downgrade(empty.target, "0001")
-    down = sorted(map(repr, empty.run(FIVE)))
+    downgraded = sorted(map(repr, empty.run(SELECT_HIVE_COLUMNS)))
     await upgrade(empty.target)
 
-    assert down == before == sorted(map(repr, empty.run(FIVE)))
-    assert shape(empty) == {key: up[key] for key in shape(empty)}
+    assert downgraded == before == sorted(map(repr, empty.run(SELECT_HIVE_COLUMNS)))
+    assert shape(empty) == {key: upgraded[key] for key in shape(empty)}
     assert await check_schema(empty.target) == []
 
 
-async def test_back_to_the_base_there_is_nothing(empty):
-    """
-    Downgraded to `base` no table of models is left, and the next upgrade begins anew.
-    """
+async def test_a_downgrade_to_base_drops_all_tables(empty):
+    """After `base` no table of models is left, and the next upgrade starts from scratch."""
     await hive_files.create_hive_table(empty)
     await upgrade(empty.target)
 
@@ -238,10 +222,8 @@ async def test_back_to_the_base_there_is_nothing(empty):
     assert empty.run("SELECT count(*) FROM models") == [(0,)]
 
 
-async def test_the_hive_works_on_a_file_that_went_back(file):
-    """
-    On a downgraded file the hive registers, replaces, lists and removes as it always did.
-    """
+async def test_the_hive_can_use_a_downgraded_file(file):
+    """The hive's own statements register, replace, list and delete rows."""
     hive_files.write_hive_file(file.path, hive_files.VALID_ROWS)
     await upgrade(file.path)
     await downgrade(file.path, "0001")
@@ -260,10 +242,8 @@ async def test_the_hive_works_on_a_file_that_went_back(file):
 
 
 @pytest.mark.parametrize("kind", hive_files.SHAPES)
-async def test_a_fresh_file_equals_one_carried_from_the_hive(file, tmp_path, kind):
-    """
-    Nothing in the schema tells where a database came from, to the last constraint.
-    """
+async def test_a_new_file_equals_a_migrated_hive_file(file, tmp_path, kind):
+    """Their schemas are equal in every column, constraint and index."""
     fresh = Database("sqlite", "", path=tmp_path / "fresh.db")
     hive_files.write_hive_file(file.path, hive_files.valid_rows(kind), hive_files.SHAPES[kind])
 
@@ -273,10 +253,8 @@ async def test_a_fresh_file_equals_one_carried_from_the_hive(file, tmp_path, kin
     assert shape(file) == shape(fresh)
 
 
-async def test_a_fresh_database_equals_one_carried_through_every_revision(empty):
-    """
-    Stopping at each revision, with rows, ends in the same schema as going there at once.
-    """
+async def test_a_new_database_equals_one_upgraded_step_by_step(empty):
+    """An upgrade that stops at each revision, with rows, ends in the same schema."""
     await upgrade(empty.target)
     at_once = shape(empty)
     await downgrade(empty.target, "base")
@@ -289,10 +267,8 @@ async def test_a_fresh_database_equals_one_carried_through_every_revision(empty)
     assert shape(empty) == at_once
 
 
-async def test_two_roads_lead_to_one_schema(empty):
-    """
-    The migrations make the tables that the mapping describes, names, defaults and order included.
-    """
+async def test_migrations_and_create_all_make_the_same_schema(empty):
+    """The migrations make the tables of the mapping, with equal names, defaults and order."""
     await upgrade(empty.target)
     migrated = shape(empty, leave_out=VERSION_TABLE)
     problems = await check_schema(empty.target)
@@ -309,10 +285,8 @@ async def test_two_roads_lead_to_one_schema(empty):
     assert await check_schema(empty.target) == []
 
 
-def test_the_revisions_are_alembics_own():
-    """
-    What the package reads off the names of the files is what Alembic finds in them.
-    """
+def test_known_revisions_equals_the_chain_of_alembic():
+    """The revisions read from the file names are those that Alembic finds in the files."""
     scripts = ScriptDirectory.from_config(alembic_config())
 
     chain = [script.revision for script in scripts.walk_revisions()]
@@ -322,10 +296,10 @@ def test_the_revisions_are_alembics_own():
 
 
 @pytest.mark.parametrize("path", REVISIONS, ids=lambda path: path.stem)
-def test_a_revision_is_one_more_step_that_knows_no_mapping(path):
+def test_a_revision_follows_the_rules_of_the_template(path):
     """
-    A revision is called NNNN_verb_object, follows the one before it, says what it does, and imports
-    nothing of the package: it describes the past, and the mapping moves.
+    Its file is named NNNN_verb_object, it follows the previous revision, has a docstring, and
+    imports nothing of the package.
     """
     tree = ast.parse(path.read_text())
     names = {
@@ -350,8 +324,8 @@ def test_a_revision_is_one_more_step_that_knows_no_mapping(path):
     assert {"upgrade", "downgrade"} <= {n.name for n in tree.body if isinstance(n, ast.FunctionDef)}
 
 
-def alembic(*arguments: str, url: str | None = None, fails: bool = False) -> str:
-    """Run `alembic` as somebody in a checkout does, and return what it printed."""
+def run_alembic(*arguments: str, url: str | None = None, fails: bool = False) -> str:
+    """Run the `alembic` command in the checkout, and return its output."""
     done = subprocess.run(
         [sys.executable, "-m", "alembic", *arguments],
         cwd=ROOT,
@@ -366,36 +340,34 @@ def alembic(*arguments: str, url: str | None = None, fails: bool = False) -> str
 
 
 @pytest.mark.slow
-async def test_the_shell_does_what_the_package_does(empty):
+async def test_the_alembic_command_equals_the_functions(empty):
     """
-    In a checkout `alembic upgrade`, `current`, `check` and `downgrade` work on the database that
-    `-x url=` or MODEL_CATALOG_URL names.
+    `alembic upgrade`, `current`, `check` and `downgrade` use the database of `-x url=` or
+    MODEL_CATALOG_URL.
     """
     await hive_files.create_hive_table(empty)
-    rows = sorted(map(repr, empty.run(FIVE)))
+    rows = sorted(map(repr, empty.run(SELECT_HIVE_COLUMNS)))
 
-    alembic("-x", f"url={empty.target}", "upgrade", "head", url="/nowhere/at/all.db")
-    by_the_shell = dump(empty)
-    current = alembic("current", url=empty.target)
-    check = alembic("check", url=empty.target)
-    alembic("downgrade", "0001", url=empty.target)
+    run_alembic("-x", f"url={empty.target}", "upgrade", "head", url="/nowhere/at/all.db")
+    by_alembic = dump(empty)
+    current = run_alembic("current", url=empty.target)
+    check = run_alembic("check", url=empty.target)
+    run_alembic("downgrade", "0001", url=empty.target)
     state = await schema_state(empty.target)
     await upgrade(empty.target)
 
     assert f"{HEAD} (head)" in current
     assert "No new upgrade operations detected" in check
     assert state == ("0001", HEAD)
-    assert sorted(map(repr, empty.run(FIVE))) == rows
-    assert dump(empty) == by_the_shell
+    assert sorted(map(repr, empty.run(SELECT_HIVE_COLUMNS))) == rows
+    assert dump(empty) == by_alembic
 
 
-async def test_the_shell_makes_a_new_catalog(file):
-    """
-    `alembic upgrade head` with MODEL_CATALOG_URL makes what is not there, and marks it as ours.
-    """
-    said = alembic("upgrade", "head", url=file.target)
+async def test_the_alembic_command_creates_a_catalog(file):
+    """`alembic upgrade head` creates the file and sets its application id."""
+    output = run_alembic("upgrade", "head", url=file.target)
 
-    assert "Running upgrade 0001 -> 0002" in said
+    assert "Running upgrade 0001 -> 0002" in output
     assert file.path.read_bytes()[68:72] == b"MCat"
     assert await check_schema(file.target) == []
 
@@ -405,27 +377,23 @@ async def test_the_shell_makes_a_new_catalog(file):
     [("current",), ("check",), ("downgrade", "base")],
     ids=["current", "check", "downgrade"],
 )
-def test_looking_from_the_shell_makes_no_file(file, command):
-    """
-    Asked about a file that is not there, `alembic` says so in one line and makes none.
-    """
-    said = alembic(*command, url=str(file.path), fails=True)
+def test_the_alembic_command_creates_no_file_to_read_it(file, command):
+    """For a missing file, `alembic` prints one line and creates nothing."""
+    output = run_alembic(*command, url=str(file.path), fails=True)
 
-    assert "the file does not exist" in said
-    assert len(said.strip().splitlines()) <= 2
+    assert "the file does not exist" in output
+    assert len(output.strip().splitlines()) <= 2
     assert list(file.path.parent.iterdir()) == []
 
 
-async def test_the_shell_refuses_what_the_package_refuses(file):
-    """
-    A foreign table `models` is refused in one line by `alembic` too, and is left as it was.
-    """
+async def test_the_alembic_command_refuses_a_foreign_table(file):
+    """A foreign table `models` is refused in one line and is not changed."""
     file.run("CREATE TABLE models (id INTEGER)")
     before = digest(file)
 
-    said = alembic("upgrade", "head", url=file.target, fails=True)
+    output = run_alembic("upgrade", "head", url=file.target, fails=True)
 
-    assert "a table 'models' with the columns id" in said
+    assert "a table 'models' with the columns id" in output
     assert digest(file) == before
 
 
@@ -438,10 +406,8 @@ def execute_script(database: Database, sql: str) -> None:
         raw.execute(sql)
 
 
-async def test_the_printed_sql_does_what_the_upgrade_does(empty):
-    """
-    `alembic upgrade head --sql` prints what an administrator can run by hand, to the same effect.
-    """
+async def test_printed_sql_has_the_effect_of_an_upgrade(empty):
+    """An administrator can run the output of `alembic upgrade head --sql` by hand."""
     await upgrade(empty.target)
     online = shape(empty)
     for table in (*(table.name for table in reversed(Base.metadata.sorted_tables)), VERSION_TABLE):
@@ -461,10 +427,8 @@ def sqlite_sql() -> str:
 
 
 @pytest.mark.parametrize("kind", hive_files.SHAPES)
-async def test_the_printed_sql_adopts_a_file_of_the_hive(file, tmp_path, sqlite_sql, kind):
-    """
-    The printed SQL makes of a file with odd rows what the upgrade makes of it.
-    """
+async def test_printed_sql_migrates_a_hive_file(file, tmp_path, sqlite_sql, kind):
+    """A file with invalid values becomes what an upgrade makes of it."""
     other = Database("sqlite", "", path=tmp_path / "online.db")
     for database in (file, other):
         hive_files.write_hive_file(
@@ -477,7 +441,7 @@ async def test_the_printed_sql_adopts_a_file_of_the_hive(file, tmp_path, sqlite_
     execute_script(file, sqlite_sql)
 
     assert shape(file) == shape(other)
-    # Only Python folds case in every script; the text to search in is as good as SQLite's lower().
+    # SQLite's lower() folds only ASCII, so the search columns differ.
     names = [column.name for column in Model.__table__.columns]
     columns = ", ".join(name for name in names if not name.endswith("_folded"))
     assert sorted(map(repr, file.run(f"SELECT {columns} FROM models"))) == sorted(
@@ -490,10 +454,8 @@ async def test_the_printed_sql_adopts_a_file_of_the_hive(file, tmp_path, sqlite_
         )
 
 
-async def test_what_printed_sql_could_not_fold_is_folded_at_the_next_registration(file, sqlite_sql):
-    """
-    A search for letters beyond ASCII finds a model again once it is registered again.
-    """
+async def test_a_registration_corrects_the_search_text_of_printed_sql(file, sqlite_sql):
+    """After it, a search for letters beyond ASCII finds the model."""
     hive_files.write_hive_file(file.path, [("ÄPFEL", "hf", "/m", 1, 1)])
     execute_script(file, sqlite_sql)
 
@@ -505,9 +467,9 @@ async def test_what_printed_sql_could_not_fold_is_folded_at_the_next_registratio
     assert (before, after) == (0, 1)
 
 
-async def test_a_catalog_of_every_revision_comes_to_head_with_nothing_lost(empty):
+async def test_an_upgrade_from_any_revision_keeps_all_values(empty):
     """
-    Filled as far as its columns go at each revision, a database arrives with every value it had.
+    At each revision a row is added with a value in every column, and all values arrive at head.
     """
     values = {
         "0003": {"architecture": "llama", "claimed_architecture": "qwen2", "context_length": 4096},
@@ -555,7 +517,7 @@ async def test_a_catalog_of_every_revision_comes_to_head_with_nothing_lost(empty
         aliased = await catalog.get_model("At 0008", "hf", "main")
 
     assert sorted(found) == [f"At {stop}" for stop in known_revisions()[1:]]
-    # What a plain driver writes at a later revision has no text to search in.
+    # Rows that a plain driver wrote after 0009 have no search text.
     assert len(searched) == len([stop for stop in known_revisions()[1:] if stop < "0009"])
     assert aliased.pin_reason == "mine"
     assert files == [FileRecord("m.gguf", 7, digest=f"sha256:{4:064x}")]
@@ -563,7 +525,7 @@ async def test_a_catalog_of_every_revision_comes_to_head_with_nothing_lost(empty
         for revision, more in values.items():
             for name, value in more.items():
                 got = getattr(model, name)
-                got = seconds(got) if isinstance(got, datetime) else got
+                got = unix_seconds(got) if isinstance(got, datetime) else got
                 absent = {"download_count": 1, "use_count": 0, "state": "unchecked"}.get(name)
                 assert got == (value if revision <= reference[3:] else absent), (reference, name)
         assert model.tags == (("Chat",) if reference <= "At 0005" else ())

@@ -1,4 +1,4 @@
-"""Opening, upgrading and going back: all the way or not at all, and nobody else is disturbed."""
+"""Upgrades and downgrades: complete or without effect, and without effect on a host."""
 
 import asyncio
 import itertools
@@ -50,15 +50,13 @@ ADVISORY_LOCK = 0x4D436174616C6F67
 
 @pytest.fixture
 def file(tmp_path) -> Database:
-    """A SQLite file that is not there yet."""
+    """The path of a SQLite file that does not exist yet."""
     path = tmp_path / "catalog.db"
     return Database("sqlite", str(path), path=path)
 
 
-async def test_the_state_is_where_it_is_and_where_it_could_be(empty):
-    """
-    schema_state tells the revision of a database and the newest; None where no catalog is yet.
-    """
+async def test_schema_state_returns_the_current_and_the_newest_revision(empty):
+    """The current revision is None if the database has no catalog yet."""
     await hive_files.create_hive_table(empty)
     first = await schema_state(empty.target)
 
@@ -72,10 +70,10 @@ async def test_the_state_is_where_it_is_and_where_it_could_be(empty):
 
 
 @pytest.mark.parametrize("form", ["URL text", "URL object", "AsyncEngine"])
-async def test_a_server_or_a_file_is_named_by_a_url_or_an_engine(empty, form):
+async def test_a_target_can_be_a_url_or_an_engine(empty, form):
     """
-    upgrade, schema_state, check_schema and downgrade take a URL as text or as an object, and a
-    host's engine.
+    upgrade, schema_state, check_schema and downgrade take a URL as text, a URL object and an engine
+    of a host.
     """
     url = empty.target_url
     engine = create_async_engine(url)
@@ -97,10 +95,8 @@ async def test_a_server_or_a_file_is_named_by_a_url_or_an_engine(empty, form):
 
 
 @pytest.mark.parametrize("kind", [str, Path], ids=["text", "Path"])
-async def test_a_file_is_named_by_its_path(file, kind):
-    """
-    A path may be a text or a Path.
-    """
+async def test_a_target_can_be_a_path(file, kind):
+    """A path may be text or a Path."""
     await upgrade(kind(file.path))
 
     assert await schema_state(kind(file.path)) == (HEAD, HEAD)
@@ -108,24 +104,20 @@ async def test_a_file_is_named_by_its_path(file, kind):
 
 
 @pytest.mark.parametrize(
-    "look",
+    "function",
     [schema_state, check_schema, lambda at: downgrade(at, "0001")],
     ids=["schema_state", "check_schema", "downgrade"],
 )
-async def test_looking_makes_no_file(file, look):
-    """
-    Asked about a file that is not there, the answer is CatalogUnavailableError, and no file.
-    """
+async def test_reading_creates_no_file(file, function):
+    """For a missing file the call raises CatalogUnavailableError and creates nothing."""
     with pytest.raises(CatalogUnavailableError, match="the file does not exist"):
-        await look(file.path)
+        await function(file.path)
 
     assert list(file.path.parent.iterdir()) == []
 
 
-async def test_looking_at_the_hives_file_leaves_it_to_the_hive(file):
-    """
-    schema_state and check_schema change no byte of a file that is still the hive's.
-    """
+async def test_reading_does_not_change_a_hive_file(file):
+    """schema_state and check_schema change no byte of a file of the Rust hive."""
     hive_files.write_hive_file(file.path, hive_files.VALID_ROWS)
     before = digest(file)
 
@@ -137,10 +129,8 @@ async def test_looking_at_the_hives_file_leaves_it_to_the_hive(file):
     assert digest(file) == before
 
 
-def test_a_catalog_that_is_up_to_date_is_opened_without_alembic(sqlite_migrated):
-    """
-    Alembic takes longer to import than a catalog to open, and is asked only when there is work.
-    """
+def test_opening_a_current_catalog_does_not_import_alembic(sqlite_migrated):
+    """Importing Alembic takes longer than opening a catalog."""
     script = (
         "import asyncio, sys, model_catalog\n"
         "async def run():\n"
@@ -157,10 +147,8 @@ def test_a_catalog_that_is_up_to_date_is_opened_without_alembic(sqlite_migrated)
     assert (done.stdout, done.stderr) == ("[]\n", "")
 
 
-async def test_six_databases_are_upgraded_at_once(tmp_path):
-    """
-    In one running loop six upgrades of six databases do not get in each other's way.
-    """
+async def test_six_databases_are_upgraded_concurrently(tmp_path):
+    """Six upgrades of different databases in one event loop do not interfere."""
     files = [Database("sqlite", "", path=tmp_path / f"{number}.db") for number in range(6)]
     for number, file in enumerate(files[:3]):
         hive_files.write_hive_file(file.path, [(f"m{number}", "hf", "/m", number, number)])
@@ -178,28 +166,24 @@ async def test_six_databases_are_upgraded_at_once(tmp_path):
     assert all(shape(file) == shape(files[0]) for file in files)
 
 
-async def test_six_upgrades_of_one_database_are_one(empty):
-    """
-    Of several upgrades of one database at once, in one loop, one does the work.
-    """
+async def test_concurrent_upgrades_of_one_database_run_once(empty):
+    """Of six concurrent upgrades in one event loop, one does the work."""
     await asyncio.gather(*(upgrade(empty.target) for _ in range(6)))
 
     assert await check_schema(empty.target) == []
 
 
-def test_threads_with_loops_of_their_own_upgrade_at_once(empty, tmp_path):
-    """
-    Six threads, each with an event loop: three upgrade one database, three each another.
-    """
+def test_threads_with_their_own_loops_upgrade_concurrently(empty, tmp_path):
+    """Three threads upgrade one database, and three others each another one."""
     targets = [empty.target] * 3 + [str(tmp_path / f"{number}.db") for number in range(3)]
-    gate = threading.Barrier(len(targets))
+    barrier = threading.Barrier(len(targets))
     failed = []
 
     def run(target: str) -> None:
-        gate.wait(10)
+        barrier.wait(10)
         try:
             asyncio.run(upgrade(target))
-        except Exception as error:  # noqa: BLE001 - whatever it is, the test is to see it
+        except Exception as error:  # noqa: BLE001 - whatever it is, the test reports it
             failed.append(error)
 
     threads = [threading.Thread(target=run, args=(target,)) for target in targets]
@@ -213,8 +197,8 @@ def test_threads_with_loops_of_their_own_upgrade_at_once(empty, tmp_path):
 
 
 @contextmanager
-def meanwhile(engine, moment: str, target: str):
-    """The first time that something happens, another process brings the database up to date."""
+def migrated_by_another_process_at(engine, moment: str, target: str):
+    """At the first such event, another process upgrades the database."""
     done = []
 
     def migrate(*_) -> None:
@@ -229,15 +213,14 @@ def meanwhile(engine, moment: str, target: str):
     assert done == [False]
 
 
-async def test_who_comes_late_does_not_go_back(empty):
+async def test_an_upgrade_never_downgrades(empty):
     """
-    An upgrade to an older revision, decided on before another process went to the newest, does not
-    undo that.
+    An upgrade to an older revision fails if another process has upgraded to the newest meanwhile.
     """
     engine = create_async_engine(empty.target_url)
 
     with (
-        meanwhile(engine, "checkin", empty.target),
+        migrated_by_another_process_at(engine, "checkin", empty.target),
         pytest.raises(UpgradeFailedError, match=r"use downgrade\(\) instead"),
     ):
         await upgrade(engine, "0001")
@@ -246,13 +229,11 @@ async def test_who_comes_late_does_not_go_back(empty):
     assert await schema_state(empty.target) == (HEAD, HEAD)
 
 
-async def test_who_looks_while_another_migrates_takes_no_fright(empty):
-    """
-    When the tables become ours between two looks at them, they are ours and not a stranger's.
-    """
+async def test_schema_state_during_another_migration_raises_no_error(empty):
+    """Tables that become ours between two statements are not reported as foreign."""
     engine = create_async_engine(empty.target_url)
 
-    with meanwhile(engine, "after_cursor_execute", empty.target):
+    with migrated_by_another_process_at(engine, "after_cursor_execute", empty.target):
         state = await schema_state(engine)
     await engine.dispose()
 
@@ -260,7 +241,7 @@ async def test_who_looks_while_another_migrates_takes_no_fright(empty):
 
 
 @pytest.mark.parametrize(
-    ("revision", "way", "says"),
+    ("revision", "function", "message"),
     [
         ("0042", upgrade, "does not exist"),
         ("heads", upgrade, "does not exist"),
@@ -271,22 +252,18 @@ async def test_who_looks_while_another_migrates_takes_no_fright(empty):
     ],
     ids=["unknown", "heads", "empty", "older", "relative", "base"],
 )
-async def test_a_revision_that_cannot_be_gone_to_is_refused(database, revision, way, says):
-    """
-    upgrade goes forward and downgrade back, to a revision by its name or to `head` or `base`.
-    """
+async def test_an_invalid_revision_is_refused(database, revision, function, message):
+    """upgrade and downgrade accept a known revision in their direction, `head` or `base`."""
     before = dump(database)
 
-    with pytest.raises(UpgradeFailedError, match=says):
-        await way(database.target, revision)
+    with pytest.raises(UpgradeFailedError, match=message):
+        await function(database.target, revision)
 
     assert dump(database) == before
 
 
-async def test_a_newer_database_is_refused_by_both_names(database):
-    """
-    A database from a newer package is left alone, and the error names its revision and ours.
-    """
+async def test_a_newer_database_is_refused(database):
+    """It is not changed, and the error names its revision and ours."""
     database.run(f"UPDATE {VERSION_TABLE} SET version_num = '0099'")
     before = digest(database)
 
@@ -294,8 +271,8 @@ async def test_a_newer_database_is_refused_by_both_names(database):
         upgrade(database.target),
         downgrade(database.target, "0001"),
         check_schema(database.target),
-        opening(database.target),
-        opening(database.target, upgrade=False),
+        open_and_close(database.target),
+        open_and_close(database.target, upgrade=False),
     ):
         with pytest.raises(SchemaTooNewError, match=f"'0099'.*{HEAD}") as caught:
             await attempt
@@ -307,15 +284,15 @@ async def test_a_newer_database_is_refused_by_both_names(database):
     database.run(f"UPDATE {VERSION_TABLE} SET version_num = '{HEAD}'")
 
 
-async def opening(target, **options) -> None:
+async def open_and_close(target, **options) -> None:
     async with open_catalog(target, **options):
         pass
 
 
 @pytest.mark.parametrize("start", hive_files.INITIAL_STATES)
-async def test_without_leave_to_upgrade_an_old_database_is_refused(empty, start):
+async def test_upgrade_false_refuses_an_older_database(empty, start):
     """
-    With upgrade=False a database that is not at the newest revision is refused, and not touched.
+    A database that is not at the newest revision raises SchemaOutOfDateError and is not changed.
     """
     await hive_files.prepare_database(empty, start)
     if empty.path is not None and start == "nothing":
@@ -323,16 +300,14 @@ async def test_without_leave_to_upgrade_an_old_database_is_refused(empty, start)
     before = dump(empty)
 
     with pytest.raises(SchemaOutOfDateError, match="model-catalog db upgrade") as caught:
-        await opening(empty.target, upgrade=False)
+        await open_and_close(empty.target, upgrade=False)
 
     assert caught.value.head == HEAD
     assert dump(empty) == before
 
 
-async def test_without_leave_to_upgrade_a_sound_database_opens(database):
-    """
-    upgrade=False is for hosts that migrate by themselves: at the newest revision it opens.
-    """
+async def test_upgrade_false_opens_a_current_database(database):
+    """upgrade=False is for hosts that migrate the database themselves."""
     async with open_catalog(database.target, upgrade=False) as catalog:
         await catalog.register_model(a_model())
 
@@ -356,18 +331,16 @@ FOREIGN = {
 }
 
 
-@pytest.mark.parametrize("as_engine", [False, True], ids=["ours", "a host's engine"])
+@pytest.mark.parametrize("as_engine", [False, True], ids=["ours", "host engine"])
 @pytest.mark.parametrize("ddl", FOREIGN.values(), ids=FOREIGN)
-async def test_a_strangers_table_is_left_alone(empty, ddl, as_engine):
-    """
-    A table `models` that is not the hive's belongs to somebody else, and stays as it is.
-    """
+async def test_a_foreign_table_is_refused_and_not_changed(empty, ddl, as_engine):
+    """A table `models` that is not the hive's belongs to another program."""
     empty.run(ddl)
     before = digest(empty)
     engine = create_async_engine(empty.target_url)
     target = engine if as_engine else empty.target
 
-    for attempt in (upgrade(target), schema_state(target), opening(target, upgrade=False)):
+    for attempt in (upgrade(target), schema_state(target), open_and_close(target, upgrade=False)):
         with pytest.raises(ForeignDatabaseError, match="a table 'models' with the columns"):
             await attempt
     await engine.dispose()
@@ -376,24 +349,20 @@ async def test_a_strangers_table_is_left_alone(empty, ddl, as_engine):
     empty.run("DROP VIEW models" if "VIEW" in ddl else "DROP TABLE models")
 
 
-async def test_a_strangers_file_is_left_alone(file):
-    """
-    A SQLite file in which another program keeps its tables is refused, and no byte of it changes.
-    """
+async def test_a_foreign_file_is_refused_and_not_changed(file):
+    """No byte of a SQLite file with tables of another program changes."""
     file.run("CREATE TABLE urls (id INTEGER PRIMARY KEY, url TEXT)")
     before = digest(file)
 
-    for attempt in (upgrade(file.path), schema_state(file.path), opening(file.path)):
+    for attempt in (upgrade(file.path), schema_state(file.path), open_and_close(file.path)):
         with pytest.raises(ForeignDatabaseError, match="the tables 'urls' and no catalog"):
             await attempt
 
     assert digest(file) == before
 
 
-async def test_a_strangers_mark_is_respected(file):
-    """
-    A SQLite file that carries another program's application_id is refused even without a table.
-    """
+async def test_a_foreign_application_id_is_refused(file):
+    """A file with the application_id of another program is refused even if it has no table."""
     file.run("PRAGMA application_id = 1196444487")
     before = digest(file)
 
@@ -403,10 +372,8 @@ async def test_a_strangers_mark_is_respected(file):
     assert digest(file) == before
 
 
-async def test_a_host_may_have_its_tables_and_its_mark_beside_ours(file):
-    """
-    Through the host's own engine a catalog moves in beside its tables, and leaves its mark alone.
-    """
+async def test_a_host_engine_may_have_tables_and_an_application_id(file):
+    """The catalog is created beside the host's tables, and the application id is kept."""
     file.run("PRAGMA application_id = 1196444487")
     file.run("CREATE TABLE urls (id INTEGER PRIMARY KEY, url TEXT)")
     engine = create_async_engine(file.target_url)
@@ -422,10 +389,8 @@ async def test_a_host_may_have_its_tables_and_its_mark_beside_ours(file):
         assert len(await catalog.list_models()) == 1
 
 
-async def test_a_file_of_its_own_is_marked(file):
-    """
-    `MCat` is the application_id of a SQLite file of our own.
-    """
+async def test_our_own_file_gets_our_application_id(file):
+    """The application_id of a SQLite file of our own is `MCat`."""
     hive_files.write_hive_file(file.path, hive_files.VALID_ROWS)
 
     await upgrade(file.path)
@@ -433,8 +398,8 @@ async def test_a_file_of_its_own_is_marked(file):
     assert file.run("PRAGMA application_id") == [(0x4D436174,)] == [(APPLICATION_ID,)]
 
 
-def host_tables(database: Database) -> list[str]:
-    """The tables of a host with migrations of its own; returns the statements that show them."""
+def create_host_tables(database: Database) -> list[str]:
+    """Create tables of a host with its own migrations, and return the statements that read them."""
     database.run("CREATE TABLE alembic_version (version_num VARCHAR(32) PRIMARY KEY)")
     database.run("INSERT INTO alembic_version VALUES ('c0ffee')")
     database.run("CREATE TABLE hosts (id INTEGER PRIMARY KEY, name TEXT UNIQUE)")
@@ -445,11 +410,11 @@ def host_tables(database: Database) -> list[str]:
 
 
 @pytest.mark.parametrize("way", ["the host's engine", "a URL"])
-async def test_a_hosts_own_migrations_are_undisturbed(empty, way):
+async def test_the_migrations_of_a_host_are_not_affected(empty, way):
     """
     A host keeps its tables and its alembic_version in the same database; ours is another table.
     """
-    queries = host_tables(empty)
+    queries = create_host_tables(empty)
     before = [empty.run(query) for query in queries]
     tables = {key: value for key, value in shape(empty).items() if isinstance(value, str)}
     engine = create_async_engine(empty.target_url)
@@ -469,11 +434,9 @@ async def test_a_hosts_own_migrations_are_undisturbed(empty, way):
     assert tables.items() <= shape(empty).items()
 
 
-async def test_a_host_with_a_broken_reference_of_its_own_is_upgraded(file):
-    """
-    Rows of a host that referred to nothing before are the host's affair.
-    """
-    host_tables(file)
+async def test_broken_references_of_a_host_do_not_stop_an_upgrade(file):
+    """Rows of a host that referred to missing rows before are ignored."""
+    create_host_tables(file)
     file.run("INSERT INTO deployments VALUES (99)")
     engine = create_async_engine(file.target_url)
 
@@ -484,11 +447,9 @@ async def test_a_host_with_a_broken_reference_of_its_own_is_upgraded(file):
     assert file.run("SELECT * FROM deployments") == [(1,), (2,), (99,)]
 
 
-async def test_a_migration_may_break_no_reference(file):
-    """
-    Rows that referred to something, and after the migration would not, stop it.
-    """
-    host_tables(file)
+async def test_a_migration_that_breaks_a_reference_is_rolled_back(file):
+    """It fails if rows would refer to missing rows afterwards."""
+    create_host_tables(file)
     file.run("INSERT INTO deployments VALUES (99)")
     before = dump(file)
     engine = create_async_engine(file.target_url)
@@ -501,10 +462,8 @@ async def test_a_migration_may_break_no_reference(file):
     assert dump(file) == before
 
 
-async def test_writing_a_table_anew_empties_no_table_that_refers_to_it(file):
-    """
-    With foreign keys on, dropping the old table would delete what refers to it: they are off.
-    """
+async def test_rebuilding_a_table_keeps_the_rows_that_refer_to_it(file):
+    """With foreign keys on, dropping the old table would delete them, so they are switched off."""
     hive_files.write_hive_file(file.path, [("m", "hf", "/m", 1, 2)])
     file.run(
         "CREATE TABLE pins (reference TEXT, provider TEXT, FOREIGN KEY (reference, provider)"
@@ -521,10 +480,8 @@ async def test_writing_a_table_anew_empties_no_table_that_refers_to_it(file):
     assert file.run("PRAGMA foreign_key_check") == []
 
 
-async def test_a_key_that_others_refer_to_is_not_taken_away(file):
-    """
-    A host's table that refers to models is a reason not to take the models' key away.
-    """
+async def test_a_referenced_primary_key_is_not_dropped(file):
+    """A downgrade fails if a host's table refers to the id of models."""
     await upgrade(file.path)
     file.run("CREATE TABLE pins (model INTEGER REFERENCES models (id))")
     before = dump(file)
@@ -539,9 +496,9 @@ def foreign_keys_on(connection, _record) -> None:
     connection.execute("PRAGMA foreign_keys = ON")
 
 
-HABITS = {
-    "without habits": lambda _: None,
-    "with habits": prepare_engine,
+HOST_SETTINGS = {
+    "plain engine": lambda _: None,
+    "prepared engine": prepare_engine,
     "its own foreign keys": lambda engine: event.listen(
         engine.sync_engine, "connect", foreign_keys_on
     ),
@@ -549,20 +506,22 @@ HABITS = {
 
 
 @pytest.mark.parametrize("outcome", ["upgraded", "failed", "cancelled"])
-@pytest.mark.parametrize("habits", HABITS.values(), ids=HABITS)
-async def test_a_hosts_connection_comes_back_as_it_was(file, habits, outcome, monkeypatch):
+@pytest.mark.parametrize("configure", HOST_SETTINGS.values(), ids=HOST_SETTINGS)
+async def test_a_host_connection_is_restored_after_an_upgrade(
+    file, configure, outcome, monkeypatch
+):
     """
-    Whatever comes of the upgrade, the host's engine lives on and its connection has its settings.
+    After success, failure or cancellation the engine works and its connection has its settings.
     """
     engine = create_async_engine(file.target_url, pool_size=1, max_overflow=0)
-    habits(engine)
+    configure(engine)
     before = await settings(engine), dump(file)
     if outcome == "failed":
         monkeypatch.setattr(BatchOperations, "create_check_constraint", refuse)
 
     task = asyncio.create_task(upgrade(engine))
     if outcome == "cancelled":
-        with at_statement("DROP TABLE models", task.cancel):
+        with call_at_statement("DROP TABLE models", task.cancel):
             await asyncio.wait([task])
     await asyncio.wait([task])
 
@@ -576,10 +535,10 @@ async def test_a_hosts_connection_comes_back_as_it_was(file, habits, outcome, mo
 
 
 @pytest.mark.parametrize("level", ["AUTOCOMMIT", "SERIALIZABLE"])
-async def test_a_hosts_isolation_level_makes_no_difference(empty, level, monkeypatch):
+async def test_the_isolation_level_of_a_host_has_no_effect(empty, level, monkeypatch):
     """
-    A host's engine may commit every statement: a migration is one transaction all the same, that
-    sees what the one before it has committed, and the level is the host's again afterwards.
+    With AUTOCOMMIT or SERIALIZABLE a migration is still one transaction that sees earlier
+    migrations. The level is restored afterwards.
     """
     engine = create_async_engine(empty.target_url, isolation_level=level, pool_size=1)
     async with engine.connect() as connection:
@@ -616,27 +575,25 @@ def refuse(*_, **__) -> None:
 
 
 @contextmanager
-def at_statement(where, call):
-    """Call something before the statement with this number, or that begins with these words."""
+def call_at_statement(where, call):
+    """Call a function before the statement with a number, or before one with a prefix."""
     count = 0
 
-    def look(_connection, _cursor, statement, *_) -> None:
+    def check(_connection, _cursor, statement, *_) -> None:
         nonlocal count
         count += 1
         if where == count or (isinstance(where, str) and statement.lstrip().startswith(where)):
             call()
 
-    event.listen(Engine, "before_cursor_execute", look)
+    event.listen(Engine, "before_cursor_execute", check)
     try:
         yield
     finally:
-        event.remove(Engine, "before_cursor_execute", look)
+        event.remove(Engine, "before_cursor_execute", check)
 
 
-async def test_a_hosts_logging_is_left_alone(empty):
-    """
-    An upgrade sets no level, adds no handler and disables no logger.
-    """
+async def test_an_upgrade_does_not_configure_logging(empty):
+    """An upgrade sets no level, adds no handler and disables no logger."""
     watched = [logging.getLogger(name) for name in (None, "alembic", "sqlalchemy", "host")]
     state = [(found.level, found.disabled, list(found.handlers)) for found in watched]
 
@@ -646,9 +603,9 @@ async def test_a_hosts_logging_is_left_alone(empty):
 
 
 @pytest.mark.parametrize("start", hive_files.INITIAL_STATES)
-async def test_an_upgrade_that_raises_leaves_everything_as_it_was(empty, start, monkeypatch):
+async def test_a_failed_upgrade_changes_nothing(empty, start, monkeypatch):
     """
-    When the second migration fails, the first one's table is gone as well, and the next one works.
+    If the second migration fails, the first one is rolled back too, and the next upgrade works.
     """
     await hive_files.prepare_database(empty, start)
     if empty.path is not None and start == "nothing":
@@ -675,10 +632,8 @@ async def test_an_upgrade_that_raises_leaves_everything_as_it_was(empty, start, 
     ]
 
 
-async def test_a_migration_that_the_database_refuses_says_why(empty):
-    """
-    A view over the table that is to be changed is the administrator's: UpgradeFailedError.
-    """
+async def test_a_refused_statement_raises_upgrade_failed_error(empty):
+    """A view that depends on the table prevents its change, and the error gives the reason."""
     await hive_files.create_hive_table(empty)
     empty.run(
         "CREATE VIEW paths AS SELECT reference, provider, local_path FROM models"
@@ -702,10 +657,8 @@ async def test_a_migration_that_the_database_refuses_says_why(empty):
 @pytest.mark.parametrize(
     "step", [9, pytest.param(1, marks=pytest.mark.slow)], ids=["some statements", "every statement"]
 )
-async def test_an_upgrade_that_is_cancelled_leaves_everything_as_it_was(empty, start, step):
-    """
-    Cancelled at any statement the database is as it was, or all is done; the next one works.
-    """
+async def test_a_cancelled_upgrade_changes_nothing(empty, start, step):
+    """Cancelled at any statement, the upgrade has no effect or is complete. The next one works."""
     await hive_files.prepare_database(empty, start)
     if empty.path is not None and start == "nothing":
         empty.path.touch()
@@ -713,7 +666,7 @@ async def test_an_upgrade_that_is_cancelled_leaves_everything_as_it_was(empty, s
 
     for number in itertools.count(1, step):
         task = asyncio.create_task(upgrade(empty.target))
-        with at_statement(number, task.cancel):
+        with call_at_statement(number, task.cancel):
             await asyncio.wait([task])
         if not task.cancelled():
             break
@@ -731,8 +684,8 @@ async def test_an_upgrade_that_is_cancelled_leaves_everything_as_it_was(empty, s
 
 
 @contextmanager
-def locked(database: Database):
-    """Somebody else holds the lock that a migrator wants."""
+def migration_lock_held(database: Database):
+    """Hold the migration lock on another connection."""
     if database.path is not None:
         with closing(sqlite3.connect(database.path, isolation_level=None)) as raw:
             raw.execute("BEGIN IMMEDIATE")
@@ -746,21 +699,20 @@ def locked(database: Database):
 @pytest.mark.slow
 @pytest.mark.parametrize("waits", [False, True], ids=["alone", "while another holds the lock"])
 @pytest.mark.parametrize("start", hive_files.INITIAL_STATES)
-async def test_a_cancellation_at_any_turn_of_the_loop_is_clean(empty, start, waits):
+async def test_a_cancellation_at_any_loop_iteration_is_clean(empty, start, waits):
     """
-    Wherever a cancellation falls, also while waiting for a lock, nothing is half done and nothing
-    left behind.
+    Also while it waits for a lock, a cancelled upgrade leaves no partial change and no connection.
     """
     await hive_files.prepare_database(empty, start)
     if empty.path is not None and start == "nothing":
         empty.path.touch()
     before = dump(empty)
-    chance = random.Random(f"{empty.backend} {start}")
+    rng = random.Random(f"{empty.backend} {start}")
 
     for _ in range(6):
-        with locked(empty) if waits else nullcontext():
+        with migration_lock_held(empty) if waits else nullcontext():
             task = asyncio.create_task(upgrade(empty.target))
-            for _ in range(int(2 ** chance.uniform(0, 12))):
+            for _ in range(int(2 ** rng.uniform(0, 12))):
                 await asyncio.sleep(0)
             task.cancel()
             await asyncio.wait([task], timeout=10)
@@ -778,37 +730,35 @@ async def test_a_cancellation_at_any_turn_of_the_loop_is_clean(empty, start, wai
 
 
 async def test_waiting_for_the_lock_can_be_cancelled(empty):
-    """
-    An upgrade that waits for another migrator is cancelled at once, and has done nothing.
-    """
+    """An upgrade that waits for another migration is cancelled at once, without effect."""
     await upgrade(empty.target, "0001")
     before = dump(empty)
-    tries = []
+    attempts = []
 
-    def tried() -> None:
-        tries.append(1)
-        if len(tries) == 3:
+    def count_attempt() -> None:
+        attempts.append(1)
+        if len(attempts) == 3:
             task.cancel()
 
-    with locked(empty):
+    with migration_lock_held(empty):
         task = asyncio.create_task(upgrade(empty.target))
-        with at_statement("BEGIN IMM" if empty.path else "SELECT pg_try_advisory", tried):
+        with call_at_statement(
+            "BEGIN IMM" if empty.path else "SELECT pg_try_advisory", count_attempt
+        ):
             await asyncio.wait([task], timeout=10)
         assert task.cancelled()
 
-    assert len(tries) == 3
+    assert len(attempts) == 3
     assert dump(empty) == before
 
 
-async def test_a_lock_that_is_never_given_back_ends_the_upgrade(empty):
-    """
-    An upgrade does not wait forever for another migrator: CatalogBusyError, and nothing is done.
-    """
+async def test_a_lock_that_is_never_released_raises_busy(empty):
+    """An upgrade does not wait forever for another migration, and changes nothing."""
     await upgrade(empty.target, "0001")
     before = dump(empty)
 
     busy = pytest.raises(CatalogBusyError, match=r"waited 0\.[2-9] s")
-    with locked(empty), busy:
+    with migration_lock_held(empty), busy:
         async with open_catalog(empty.target, timeout_s=0.2):
             pass
 
@@ -816,10 +766,9 @@ async def test_a_lock_that_is_never_given_back_ends_the_upgrade(empty):
 
 
 @pytest.mark.parametrize("backend", ["asyncpg", "psycopg"])
-async def test_a_reader_that_never_ends_ends_the_upgrade(empty):
+async def test_a_reader_that_never_ends_raises_busy(empty):
     """
-    A table that somebody reads cannot be changed: an upgrade waits for him as long as it may, for
-    all others wait behind it, and then everything is as it was.
+    An upgrade waits a limited time for a reader, because all other statements queue behind it.
     """
     await upgrade(empty.target, "0001")
     before = dump(empty)
@@ -836,13 +785,11 @@ async def test_a_reader_that_never_ends_ends_the_upgrade(empty):
     await upgrade(empty.target)
 
 
-async def test_an_upgrade_waits_for_the_migrator_before_it(empty):
-    """
-    While another migrator holds the lock an upgrade waits; when it is given back, it goes on.
-    """
+async def test_an_upgrade_waits_for_another_migration(empty):
+    """It continues when the lock is released."""
     await upgrade(empty.target, "0001")
 
-    with locked(empty):
+    with migration_lock_held(empty):
         task = asyncio.create_task(upgrade(empty.target))
         done, _ = await asyncio.wait([task], timeout=0.2)
         assert not done
@@ -851,21 +798,17 @@ async def test_an_upgrade_waits_for_the_migrator_before_it(empty):
     assert await schema_state(empty.target) == (HEAD, HEAD)
 
 
-async def test_up_to_date_takes_no_lock(database):
-    """
-    Opening a database that is up to date waits for no migrator and no writer.
-    """
-    with locked(database):
+async def test_opening_a_current_database_takes_no_lock(database):
+    """It waits for no migration and no writer."""
+    with migration_lock_held(database):
         async with asyncio.timeout(10):
             await upgrade(database.target)
             async with open_catalog(database.target) as catalog:
                 assert await catalog.list_models() == []
 
 
-def test_a_url_with_a_password_is_not_in_the_log(empty, caplog):
-    """
-    What an upgrade logs names the database without its password.
-    """
+def test_the_log_of_an_upgrade_has_no_password(empty, caplog):
+    """The log names the database without its password."""
     if empty.url is None:
         pytest.skip("a file has no password")
     secret = make_url(empty.target).set(password="s3cret")
@@ -873,6 +816,8 @@ def test_a_url_with_a_password_is_not_in_the_log(empty, caplog):
     with caplog.at_level(logging.INFO):
         asyncio.run(upgrade(secret))
 
-    said = [record.getMessage() for record in caplog.records if record.name.startswith("model_")]
-    assert len(said) == 1
+    messages = [
+        record.getMessage() for record in caplog.records if record.name.startswith("model_")
+    ]
+    assert len(messages) == 1
     assert "s3cret" not in caplog.text
