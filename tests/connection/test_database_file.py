@@ -22,16 +22,17 @@ from model_catalog import (
     upgrade,
 )
 from model_catalog.connection import database_file, sqlite_pragmas
+from model_catalog.execution.executor import write
 
 
 async def pragma_value(catalog: ModelCatalog, pragma: str) -> list[object]:
     """Return the value of a PRAGMA on the connection that writes, inside a transaction."""
     from sqlalchemy import text
 
-    def unit(connection):
+    def query_pragma(connection, _value):
         return connection.scalar(text(f"PRAGMA {pragma}"))
 
-    return await catalog._executor.write(unit)
+    return await catalog._executor.run(write(query_pragma, None))
 
 
 @pytest.mark.parametrize(("durability", "level"), [("full", 2), ("normal", 1)])

@@ -21,7 +21,7 @@ from model_catalog import (
     WrongLoopError,
     open_catalog,
 )
-from model_catalog.execution.executor import Operation
+from model_catalog.execution.executor import Operation, write
 from model_catalog.execution.sqlite_threads.connection_thread import ConnectionThread
 
 END_S = 2.0
@@ -81,9 +81,16 @@ async def timed(call):
     return found, time.monotonic() - start
 
 
-async def together(work, unit):
-    """A look of the quick kind, which shares its snapshot with others."""
-    return await work.run(Operation(lambda connection, _: unit(connection), None))
+async def read_shared(executor, function):
+    """Run a read that shares its snapshot with others."""
+    return await executor.run(Operation(lambda connection, _: function(connection), None))
+
+
+async def run_write(executor, function, timeout_s=None):
+    """Run a write that shares its transaction with others."""
+    return await executor.run(
+        write(lambda connection, _: function(connection), None, timeout_s=timeout_s)
+    )
 
 
 def recorded(path) -> set[str]:
@@ -96,12 +103,12 @@ async def test_a_call_that_is_stopped_is_told_before_its_batch_has_ended(on_sqli
     One of several that share a transaction is too slow: it is told so in its time, and the others
     are done, though they take long as well.
     """
-    work = on_sqlite._executor
+    executor = on_sqlite._executor
 
     (slow, slow_s), (other, _), (third, _) = await asyncio.gather(
-        timed(work.write(registering("slow", counting(FOR_EVER)), 0.2)),
-        timed(work.write(registering("other", counting(A_WHILE)), 20)),
-        timed(work.write(registering("third", counting(A_WHILE)), 20)),
+        timed(run_write(executor, registering("slow", counting(FOR_EVER)), 0.2)),
+        timed(run_write(executor, registering("other", counting(A_WHILE)), 20)),
+        timed(run_write(executor, registering("third", counting(A_WHILE)), 20)),
     )
 
     assert isinstance(slow, CatalogBusyError)
@@ -116,12 +123,12 @@ async def test_a_call_that_is_done_is_told_though_its_batch_is_not(on_sqlite, sq
     Where one of a batch fails each is done by itself. At its deadline one that was kept returns,
     and those that are still done are not stopped in its place.
     """
-    work = on_sqlite._executor
+    executor = on_sqlite._executor
 
     (failed, _), (quick, quick_s), (other, _) = await asyncio.gather(
-        timed(work.write(failing, 20)),
-        timed(work.write(registering("quick"), 0.1)),
-        timed(work.write(registering("other", counting(5 * A_WHILE)), 20)),
+        timed(run_write(executor, failing, 20)),
+        timed(run_write(executor, registering("quick"), 0.1)),
+        timed(run_write(executor, registering("other", counting(5 * A_WHILE)), 20)),
     )
 
     assert isinstance(failed, ZeroDivisionError)
@@ -135,14 +142,15 @@ async def test_nobody_is_told_of_the_error_of_another(on_sqlite, sqlite_file):
     """
     A call whose time was up when another of its batch failed is told that, not of the failure.
     """
-    work = on_sqlite._executor
+    executor = on_sqlite._executor
 
     def late_failure(_connection: Connection) -> None:
         time.sleep(0.3)
         raise ZeroDivisionError
 
     (late, _), (failed, _) = await asyncio.gather(
-        timed(work.write(registering("late"), 0.1)), timed(work.write(late_failure, 20))
+        timed(run_write(executor, registering("late"), 0.1)),
+        timed(run_write(executor, late_failure, 20)),
     )
 
     assert isinstance(failed, ZeroDivisionError)
@@ -154,7 +162,7 @@ async def test_what_takes_too_long_outside_the_database_is_not_kept_either(on_sq
     """
     No interrupt reaches it; its time is looked at before the commit.
     """
-    late = on_sqlite._executor.write(registering("late", sleeping(0.4)), 0.1)
+    late = run_write(on_sqlite._executor, registering("late", sleeping(0.4)), 0.1)
 
     with pytest.raises(CatalogBusyError, match="took longer"):
         await late
@@ -166,9 +174,9 @@ async def test_what_is_committed_is_told_before_the_rest_of_its_batch(on_sqlite)
     """
     A batch that takes long is cut, and those of its first part return while the second is done.
     """
-    work = on_sqlite._executor
-    first = asyncio.create_task(work.write(registering("first", sleeping(0.1))))
-    second = asyncio.create_task(work.write(registering("second", sleeping(1))))
+    executor = on_sqlite._executor
+    first = asyncio.create_task(run_write(executor, registering("first", sleeping(0.1))))
+    second = asyncio.create_task(run_write(executor, registering("second", sleeping(1))))
 
     done, _ = await asyncio.wait([first, second], return_when=asyncio.FIRST_COMPLETED)
 
@@ -180,12 +188,12 @@ async def test_what_waits_to_be_done_again_may_still_be_given_up(on_sqlite, sqli
     """
     After a failure in its batch a call that has not had its turn is let go at its deadline.
     """
-    work = on_sqlite._executor
+    executor = on_sqlite._executor
 
     (failed, _), (slow, _), (third, third_s) = await asyncio.gather(
-        timed(work.write(failing, 20)),
-        timed(work.write(registering("slow", sleeping(1.5)), 20)),
-        timed(work.write(registering("third"), 0.2)),
+        timed(run_write(executor, failing, 20)),
+        timed(run_write(executor, registering("slow", sleeping(1.5)), 20)),
+        timed(run_write(executor, registering("third"), 0.2)),
     )
 
     assert isinstance(failed, ZeroDivisionError)
@@ -208,7 +216,7 @@ async def test_a_refused_commit_leaves_nothing_open(on_sqlite, sqlite_file):
         )
 
     with pytest.raises(CatalogError, match="FOREIGN KEY"):
-        await on_sqlite._executor.write(orphaning)
+        await run_write(on_sqlite._executor, orphaning)
 
     await on_sqlite.register_model(a_model("m"))
     with closing(sqlite3.connect(sqlite_file)) as raw:
@@ -220,14 +228,14 @@ async def test_one_of_a_batch_that_waits_for_a_lock_may_have_less_time(on_sqlite
     It is told when its time is up, and so is one that stands behind the batch: what they waited
     for is the lock. The others go on waiting, and get it.
     """
-    work = on_sqlite._executor
+    executor = on_sqlite._executor
     with closing(sqlite3.connect(sqlite_file, isolation_level=None)) as raw:
         raw.execute("BEGIN IMMEDIATE")
-        patient = asyncio.create_task(timed(work.write(registering("patient"), 20)))
-        hasty = asyncio.create_task(timed(work.write(registering("hasty"), 0.3)))
-        while work._writer._runner.waiting_for is None:
+        patient = asyncio.create_task(timed(run_write(executor, registering("patient"), 20)))
+        hasty = asyncio.create_task(timed(run_write(executor, registering("hasty"), 0.3)))
+        while executor._writer._runner.waiting_for is None:
             await asyncio.sleep(0)
-        behind = asyncio.create_task(timed(work.write(registering("behind"), 0.3)))
+        behind = asyncio.create_task(timed(run_write(executor, registering("behind"), 0.3)))
         (first, first_s), (second, second_s) = await asyncio.gather(hasty, behind)
         assert not patient.done()
         raw.execute("ROLLBACK")
@@ -261,11 +269,11 @@ async def test_a_reader_that_gives_up_stops_no_other(on_sqlite):
     Looks that share a snapshot: of one that was cancelled, whether it is done already or under way,
     nothing is felt by the others.
     """
-    work = on_sqlite._executor
-    done = asyncio.create_task(together(work, at_once))
-    first = asyncio.create_task(together(work, counting(A_WHILE)))
-    slow = asyncio.create_task(together(work, counting(FOR_EVER)))
-    last = asyncio.create_task(together(work, counting(A_WHILE)))
+    executor = on_sqlite._executor
+    done = asyncio.create_task(read_shared(executor, at_once))
+    first = asyncio.create_task(read_shared(executor, counting(A_WHILE)))
+    slow = asyncio.create_task(read_shared(executor, counting(FOR_EVER)))
+    last = asyncio.create_task(read_shared(executor, counting(A_WHILE)))
     await asyncio.sleep(0.05)
 
     start = time.monotonic()
@@ -284,10 +292,10 @@ async def test_a_look_that_waits_behind_a_stopped_one_is_answered(on_sqlite):
     The deadline of a slow look ends it, and what shares its snapshot goes on.
     """
     on_sqlite._executor.timeout_s = 0.3
-    slow = asyncio.create_task(timed(together(on_sqlite._executor, counting(FOR_EVER))))
+    slow = asyncio.create_task(timed(read_shared(on_sqlite._executor, counting(FOR_EVER))))
     await asyncio.sleep(0)
     on_sqlite._executor.timeout_s = 20
-    other = asyncio.create_task(timed(together(on_sqlite._executor, counting(A_WHILE))))
+    other = asyncio.create_task(timed(read_shared(on_sqlite._executor, counting(A_WHILE))))
 
     error, slow_s = await slow
     assert isinstance(error, CatalogBusyError)
@@ -302,10 +310,10 @@ async def test_too_many_calls_for_their_time_are_not_all_undone(sqlite_file):
     """
     async with open_catalog(sqlite_file, timeout_s=1.0) as catalog:
         # To open the file is no part of it.
-        await catalog._executor.write(at_once)
+        await run_write(catalog._executor, at_once)
         found = await asyncio.gather(
             *(
-                timed(catalog._executor.write(registering(f"m{number}", sleeping(0.01))))
+                timed(run_write(catalog._executor, registering(f"m{number}", sleeping(0.01))))
                 for number in range(200)
             )
         )
@@ -340,7 +348,7 @@ async def test_a_use_in_another_loop_is_refused_while_one_is_counted(on_sqlite):
     Uses are counted together within a loop, and not across two.
     """
     await on_sqlite.register_model(a_model("m"))
-    busy = asyncio.create_task(on_sqlite._executor.write(sleeping(0.3)))
+    busy = asyncio.create_task(run_write(on_sqlite._executor, sleeping(0.3)))
     await asyncio.sleep(0.05)
     here = asyncio.create_task(on_sqlite.record_use("m", "hf"))
     await asyncio.sleep(0.05)
@@ -377,10 +385,11 @@ async def test_a_use_that_is_busy_says_how_long_it_waited(sqlite_file):
 LEFT = """
 import asyncio, os, sqlite3, sys, threading
 from model_catalog import open_catalog
+from model_catalog.execution.executor import write
 
 threads, go_on = [], threading.Event()
 
-def unit(connection):
+def unit(connection, _value):
     threads.append(threading.current_thread())
     begun.set()
     go_on.wait(20)
@@ -391,7 +400,7 @@ block = open_catalog(sys.argv[1])
 catalog = loop.run_until_complete(block.__aenter__())
 
 async def call():
-    task = asyncio.ensure_future(catalog._executor.write(unit))
+    task = asyncio.ensure_future(catalog._executor.run(write(unit, None)))
     await asyncio.to_thread(begun.wait, 20)
     return task
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, Final, Generic, Protocol, TypeAlias, TypeVar
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 from sqlalchemy import Connection
 
-from model_catalog.connection.database_info import DatabaseInfo as DatabaseInfo  # noqa: PLC0414 - also exported here
+from model_catalog.connection.database_info import DatabaseInfo
 from model_catalog.errors import TransactionError
-from model_catalog.execution.prepared_statement import PreparedStatement, Row
 
 I = TypeVar("I")  # noqa: E741 - an item
 T = TypeVar("T")
@@ -25,23 +24,6 @@ OTHER_WRITER: Final = "another task of this process is writing"
 
 OTHER_READER: Final = "another task of this process is reading"
 """The reason of a CatalogBusyError: the call waited for a read of this process."""
-
-# The older interface, until every operation goes through run().
-Unit: TypeAlias = Callable[[Connection], T]
-"""A synchronous step on a connection in a transaction. It may be run again from the start."""
-
-
-@dataclass(frozen=True, slots=True)
-class Joint(Generic[I, T]):
-    """A unit for one item, which can also be done for `many` at once: a Work may choose to."""
-
-    item: I
-    one: Callable[[Connection, I], T]
-    many: Callable[[Connection, Sequence[I]], Sequence[T]]
-
-    def __call__(self, connection: Connection) -> T:
-        """Do it for its item alone."""
-        return self.one(connection, self.item)
 
 
 # Not frozen: an operation is made for every call, and a frozen dataclass takes three times as long
@@ -120,51 +102,8 @@ class Executor(Protocol):
     async def run(self, operation: Operation[Any, T]) -> T:
         """Run an operation, and return its result once its transaction has ended."""
 
-    # The older interface, until every operation goes through run().
-
-    async def find(self, statement: PreparedStatement, values: Mapping[str, Any]) -> Sequence[Row]:
-        """Run a lookup."""
-
-    async def read(self, unit: Unit[T]) -> T:
-        """Run a unit that reads."""
-
-    async def write(self, unit: Unit[T], timeout_s: float | None = None) -> T:
-        """Run a unit that writes a few rows."""
-
-    async def write_all(self, unit: Unit[T]) -> T:
-        """Run a unit that writes many rows."""
-
     def transaction(self) -> AbstractAsyncContextManager[Executor]:
         """Open one transaction for all operations that are run in the executor it yields."""
-
-
-class UnitMethods:
-    """The older interface on top of run(), until every operation goes through run()."""
-
-    async def find(self, statement: PreparedStatement, values: Mapping[str, Any]) -> Sequence[Row]:
-        """Run a lookup."""
-        found: Sequence[Row] = await self.run(lookup(statement.rows, values, statement.of_several))  # type: ignore[attr-defined]
-        return found
-
-    async def read(self, unit: Unit[T]) -> T:
-        """Run a unit that reads."""
-        found: T = await self.run(read(lambda connection, _: unit(connection), None))  # type: ignore[attr-defined]
-        return found
-
-    async def write(self, unit: Unit[T], timeout_s: float | None = None) -> T:
-        """Run a unit that writes a few rows."""
-        operation: Operation[Any, T]
-        if isinstance(unit, Joint):
-            operation = write(unit.one, unit.item, unit.many)
-        else:
-            operation = write(lambda connection, _: unit(connection), None, timeout_s=timeout_s)
-        found: T = await self.run(operation)  # type: ignore[attr-defined]
-        return found
-
-    async def write_all(self, unit: Unit[T]) -> T:
-        """Run a unit that writes many rows."""
-        found: T = await self.run(write_alone(lambda connection, _: unit(connection), None))  # type: ignore[attr-defined]
-        return found
 
 
 class _TransactionMarker:

@@ -28,7 +28,6 @@ from model_catalog.execution.executor import (
     SLOW_STATEMENTS,
     Executor,
     Operation,
-    UnitMethods,
     forbid_nested_write,
     transaction_context,
 )
@@ -61,7 +60,7 @@ _BATCH_TIMEOUT_S: Final = 2.0
 _TOLERANCE_S: Final = 0.05
 
 
-class PostgresExecutor(UnitMethods):
+class PostgresExecutor:
     """
     Runs operations on an engine of our own for PostgreSQL, and batches concurrent ones.
 

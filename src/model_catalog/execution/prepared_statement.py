@@ -24,8 +24,6 @@ from sqlalchemy.types import NullType
 Row: TypeAlias = Sequence[Any]
 """The values of one row as the database stores them, without type conversion."""
 
-Find: TypeAlias = Callable[[Connection, Sequence[Mapping[str, Any]]], Sequence[Sequence[Row]]]
-
 
 def raw_column(column: ColumnElement[Any]) -> ColumnElement[Any]:
     """Return a column whose values every driver returns as they are stored."""
@@ -52,8 +50,6 @@ class PreparedStatement:
     # memory). Its price: `echo`, `before_cursor_execute` and tracing do not see these statements,
     # and their errors are `sqlite3.Error` instead of `sqlalchemy.exc.DBAPIError`.
 
-    of_several: Find | None = None
-
     def __init__(
         self,
         statement: Select[Any] | Insert | Update | Delete,
@@ -70,8 +66,6 @@ class PreparedStatement:
         if driver is not None:
             return self.fetch_all_from_driver(driver, connection.dialect, values)
         return connection.execute(self._statement, values).all()
-
-    rows = fetch_all
 
     def fetch_all_from_driver(
         self, driver: sqlite3.Connection, dialect: Dialect, values: Mapping[str, Any]

@@ -34,7 +34,6 @@ from model_catalog.execution.executor import (
     OTHER_WRITER,
     Executor,
     Operation,
-    UnitMethods,
     forbid_nested_write,
     transaction_context,
 )
@@ -64,7 +63,7 @@ _WriteLocks: TypeAlias = WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lo
 _write_locks: WeakKeyDictionary[Engine, _WriteLocks] = WeakKeyDictionary()
 
 
-class SessionExecutor(UnitMethods):
+class SessionExecutor:
     """
     Runs each operation in a transaction of its own, on a session from a host's session factory.
 

@@ -23,7 +23,7 @@ from model_catalog.errors import (
     TransactionError,
     WrongLoopError,
 )
-from model_catalog.execution.executor import Executor, Operation, UnitMethods
+from model_catalog.execution.executor import Executor, Operation
 
 I = TypeVar("I")  # noqa: E741 - an item
 T = TypeVar("T")
@@ -58,7 +58,7 @@ class TransactionBackend(Protocol):
         """Return whether the database still has the transaction open."""
 
 
-class TransactionExecutor(UnitMethods):
+class TransactionExecutor:
     """
     Runs operations inside one open transaction. It uses the connection of that transaction.
 

@@ -21,7 +21,6 @@ from model_catalog.errors import CatalogBusyError, CatalogReadOnlyError, Invalid
 from model_catalog.execution.executor import (
     Executor,
     Operation,
-    UnitMethods,
     forbid_nested_write,
     transaction_context,
 )
@@ -45,7 +44,7 @@ def validate_read_mode(value: str) -> None:
         raise InvalidModelError("reads", value, "is not one of threads, inline")
 
 
-class ThreadExecutor(UnitMethods):
+class ThreadExecutor:
     """
     Runs operations on a SQLite file that is ours alone, in threads that own a connection each.
 
