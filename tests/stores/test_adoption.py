@@ -1,4 +1,4 @@
-"""What a scan found gets into the catalog, where it lies, and nothing is written twice."""
+"""Adoption: it records the models of a scan in place, and a second run writes nothing."""
 
 import asyncio
 import os
@@ -32,7 +32,7 @@ FILES = {"m.gguf": GGUF, "config.json": b"{}"}
 
 @pytest.fixture
 def hub(tmp_path):
-    """A cache with two revisions of one repository and one of another."""
+    """A cache with two revisions of one repository and one revision of another."""
     cache = HuggingFace(tmp_path / "hub")
     cache.write_marker_files()
     cache.revision("org/a", C1, FILES, refs=("main", "v1"))
@@ -45,7 +45,7 @@ def scan(store, root):
     return SCANNERS[store](root)
 
 
-async def adopted(catalog, cache, **options):
+async def adopt_scan(catalog, cache, **options):
     return await adopt(catalog, scan("huggingface", cache.root), **options)
 
 
@@ -53,13 +53,13 @@ def names(sightings):
     return [(each.ref.reference, each.ref.version) for each in sightings]
 
 
-async def test_what_a_scan_found_is_recorded_where_it_lies(catalog, hub):
+async def test_found_models_are_recorded_in_place(catalog, hub):
     """
-    Every revision is a version, its refs are aliases, and the store says whose it is.
+    Each revision is a version, its refs are aliases, and the model states its store.
     """
     before = listing(hub.root)
 
-    done = await adopted(catalog, hub)
+    done = await adopt_scan(catalog, hub)
 
     assert names(done.new) == [("org/a", C1), ("org/a", C2), ("org/b", C1)]
     assert (done.changed, done.gone, done.unchanged, done.problems) == ((), (), (), ())
@@ -72,14 +72,14 @@ async def test_what_a_scan_found_is_recorded_where_it_lies(catalog, hub):
     assert listing(hub.root) == before
 
 
-async def test_expected_digests_are_those_of_the_store(catalog, hub, tmp_path):
+async def test_expected_digests_come_from_the_store(catalog, hub, tmp_path):
     """
-    The name of a blob is what its bytes ought to be: nothing is hashed, and a verification tells.
+    The name of a blob is its expected digest. Nothing is hashed until a verification.
     """
     Ollama(tmp_path / "ollama").model("llama3:8b", GGUF)
     hub.blob("org/b", "b.gguf", GGUF).write_bytes(OTHER)
 
-    await adopted(catalog, hub)
+    await adopt_scan(catalog, hub)
     await adopt(catalog, scan("ollama", tmp_path / "ollama"))
 
     (file,) = await catalog.list_files("org/b", "hf")
@@ -89,18 +89,18 @@ async def test_expected_digests_are_those_of_the_store(catalog, hub, tmp_path):
     assert {each.role for each in await catalog.list_files("llama3", "ollama")} >= {"weights"}
     bad = [each async for each in verify_models(catalog, reference="org/b")]
     assert [str(each.verdict) for each in bad] == ["mismatch"]
-    assert (await adopted(catalog, hub)).changed == ()
+    assert (await adopt_scan(catalog, hub)).changed == ()
 
 
 async def test_a_second_run_writes_nothing(database, hub):
     """
-    Where nothing differs not one byte of the database is another, nor of its log.
+    Without differences no byte of the database or of its log changes.
     """
     async with open_catalog(database.target) as catalog:
-        await adopted(catalog, hub)
+        await adopt_scan(catalog, hub)
         before = digest(database)
 
-        again = await adopted(catalog, hub)
+        again = await adopt_scan(catalog, hub)
         after = digest(database)
 
     assert (again.new, again.changed, again.gone) == ((), (), ())
@@ -109,41 +109,41 @@ async def test_a_second_run_writes_nothing(database, hub):
 
 
 def without_index(files):
-    """The index of the log is memory that is shared by readers, and no part of the database."""
+    """Leave out the -shm file of SQLite: readers write to it, and it contains no data."""
     if not any(str(name).startswith("catalog.db") for name in files):
         return files
     return {name: value for name, value in files.items() if not name.endswith("-shm")}
 
 
-async def test_a_dry_run_says_the_same_and_writes_nothing(database, hub):
+async def test_a_dry_run_returns_the_same_report_and_writes_nothing(database, hub):
     """
-    What it returns is what the adoption returns after it.
+    The adoption that follows returns an equal report.
     """
     async with open_catalog(database.target) as catalog:
         before = without_index(digest(database))
-        dry = await adopted(catalog, hub, dry_run=True)
+        dry = await adopt_scan(catalog, hub, dry_run=True)
         after = without_index(digest(database))
 
-        assert dry == await adopted(catalog, hub)
+        assert dry == await adopt_scan(catalog, hub)
     assert before == after
 
 
-async def test_what_vanished_becomes_missing_and_is_never_deleted(catalog, hub):
+async def test_a_removed_model_becomes_missing_and_is_never_deleted(catalog, hub):
     """
-    The row stays with all that the user has attached, and is there again when the model is.
+    The row keeps all that the user has added, and is present again when the model is.
     """
-    await adopted(catalog, hub)
+    await adopt_scan(catalog, hub)
     await catalog.tag_model("org/b", "hf", "Chat")
     await catalog.update_model("org/b", "hf", description="mine")
     await catalog.pin_model("org/b", "hf", reason="why not")
     away = hub.root.parent / "away"
     hub.repository("org/b").rename(away)
 
-    gone = await adopted(catalog, hub)
+    gone = await adopt_scan(catalog, hub)
     missing = await catalog.get_model("org/b", "hf")
-    once_more = await adopted(catalog, hub)
+    once_more = await adopt_scan(catalog, hub)
     away.rename(hub.repository("org/b"))
-    back = await adopted(catalog, hub)
+    back = await adopt_scan(catalog, hub)
 
     assert names(gone.gone) == [("org/b", C1)]
     assert (missing.state, missing.missing_since is None) == (FileState.MISSING, False)
@@ -157,9 +157,9 @@ async def test_what_vanished_becomes_missing_and_is_never_deleted(catalog, hub):
     assert model.id == missing.id
 
 
-async def test_a_check_does_not_bring_back_what_its_store_has_forgotten(catalog, tmp_path):
+async def test_a_check_does_not_restore_a_model_that_its_store_removed(catalog, tmp_path):
     """
-    Ollama removes a manifest and keeps the blobs that another one names: the model has gone.
+    Ollama removes a manifest and keeps the blobs that another manifest lists.
     """
     store = Ollama(tmp_path / "ollama")
     manifest = store.model("a:one", GGUF)
@@ -181,9 +181,9 @@ async def test_a_check_does_not_bring_back_what_its_store_has_forgotten(catalog,
     assert (await check_models(catalog)).is_as_recorded
 
 
-async def test_what_a_problem_hides_is_not_gone(catalog, tmp_path):
+async def test_a_model_that_a_problem_hides_is_not_missing(catalog, tmp_path):
     """
-    Of a half-written manifest, and of a root that is not there, nothing is learned.
+    A truncated manifest, or a root that does not exist, tells nothing about its models.
     """
     store = Ollama(tmp_path / "ollama")
     store.model("a", GGUF)
@@ -200,62 +200,62 @@ async def test_what_a_problem_hides_is_not_gone(catalog, tmp_path):
     assert await catalog.count_models(state=FileState.PRESENT) == 2
 
 
-async def test_a_store_whose_disk_is_not_mounted_is_offline(catalog, disk):
+async def test_a_store_on_an_unmounted_disk_is_offline(catalog, disk):
     """
-    An empty mount point is no reason to call its models missing.
+    The models of an empty mount point do not become missing.
     """
     cache = HuggingFace(disk / "hub")
     cache.revision("org/a", C1, FILES)
-    await adopted(catalog, cache)
+    await adopt_scan(catalog, cache)
     os.system(f"umount {disk}")
     cache.root.mkdir()
 
-    done = await adopted(catalog, cache)
+    done = await adopt_scan(catalog, cache)
 
     assert done.gone == ()
     assert [problem.path for problem in done.problems] == [str(cache.root)]
     assert (await catalog.get_model("org/a", "hf")).state is FileState.OFFLINE
-    assert (await adopted(catalog, cache)).changed == ()
+    assert (await adopt_scan(catalog, cache)).changed == ()
 
 
-async def test_an_alias_moves_as_its_ref_does(catalog, hub):
+async def test_an_alias_follows_its_ref(catalog, hub):
     """
-    A ref that names another commit moves its alias; one that is no more takes it away.
+    A ref to another commit moves its alias, and a deleted ref deletes it.
     """
-    await adopted(catalog, hub)
+    await adopt_scan(catalog, hub)
     refs = hub.repository("org/a") / "refs"
     refs.joinpath("main").write_text(C2)
     refs.joinpath("v1").unlink()
 
-    done = await adopted(catalog, hub)
+    done = await adopt_scan(catalog, hub)
 
     assert sorted(each.detail for each in done.changed) == ["alias main set", "alias v1 removed"]
-    pointed = {each.alias: each.version for each in await catalog.list_aliases("org/a", "hf")}
-    assert pointed == {"main": C2, "next": C2}
-    assert (await adopted(catalog, hub)).changed == ()
+    targets = {each.alias: each.version for each in await catalog.list_aliases("org/a", "hf")}
+    assert targets == {"main": C2, "next": C2}
+    assert (await adopt_scan(catalog, hub)).changed == ()
 
 
-async def test_an_alias_of_a_ref_that_cannot_be_read_stays(catalog, hub):
+async def test_the_alias_of_an_unreadable_ref_is_kept(catalog, hub):
     """
-    A damaged ref is a problem, and says nothing of where it points.
+    A damaged ref is a problem, and its target is unknown.
     """
-    await adopted(catalog, hub)
+    await adopt_scan(catalog, hub)
     hub.repository("org/a").joinpath("refs/main").write_text("../../etc/passwd")
 
-    done = await adopted(catalog, hub)
+    done = await adopt_scan(catalog, hub)
 
     assert (len(done.problems), done.changed) == (1, ())
     assert (await catalog.get_model("org/a", "hf", "main")).version == C1
 
 
-async def test_the_users_own_alias_wins_and_is_told_of(catalog, hub):
+async def test_an_alias_of_the_user_has_priority_over_a_ref(catalog, hub):
     """
-    Nobody moves what the user has pointed somewhere, be it before the ref or after it.
+    It is never moved, and the conflict is reported as a problem.
     """
-    await adopted(catalog, hub)
+    await adopt_scan(catalog, hub)
     await catalog.set_alias("org/a", "hf", "main", C2)
 
-    done = await adopted(catalog, hub)
+    done = await adopt_scan(catalog, hub)
 
     assert (await catalog.get_model("org/a", "hf", "main")).version == C2
     assert [("'main'" in problem.reason, problem.version) for problem in done.problems] == [
@@ -264,73 +264,73 @@ async def test_the_users_own_alias_wins_and_is_told_of(catalog, hub):
     assert done.changed == ()
 
 
-async def test_aliases_of_a_store_travel_as_such(catalog, hub, tmp_path):
+async def test_an_export_keeps_the_aliases_of_a_store(catalog, hub, tmp_path):
     """
-    After an export and an import a ref still moves its alias.
+    After an import a ref still moves its alias.
     """
-    await adopted(catalog, hub)
+    await adopt_scan(catalog, hub)
     with (tmp_path / "out").open("w+") as stream:
         await catalog.export_catalog(stream)
         for model in await catalog.list_models():
             await catalog.remove_model(model.reference, model.provider)
         stream.seek(0)
         await catalog.import_catalog(stream)
-    assert (await adopted(catalog, hub)).changed == ()
+    assert (await adopt_scan(catalog, hub)).changed == ()
     hub.repository("org/a").joinpath("refs/main").write_text(C2)
 
-    done = await adopted(catalog, hub)
+    done = await adopt_scan(catalog, hub)
 
     assert done.problems == ()
     assert (await catalog.get_model("org/a", "hf", "main")).version == C2
 
 
-async def test_a_touched_file_is_not_taken_for_the_one_that_had_the_digest(catalog, hub):
+async def test_a_modified_file_is_changed_until_it_is_verified(catalog, hub):
     """
-    It is changed, as a check would say, until somebody has read it.
+    Its state is that of a check, until its bytes have been read.
     """
-    await adopted(catalog, hub)
+    await adopt_scan(catalog, hub)
     blob = hub.repository("org/b") / "blobs" / sha256(GGUF)
     blob.write_bytes(OTHER)
 
-    done = await adopted(catalog, hub)
+    done = await adopt_scan(catalog, hub)
 
     assert [(each.ref.reference, each.detail) for each in done.changed] == [("org/b", "changed")]
     assert (await catalog.get_model("org/b", "hf")).state is FileState.CHANGED
-    assert (await adopted(catalog, hub)).changed == ()
+    assert (await adopt_scan(catalog, hub)).changed == ()
     blob.write_bytes(GGUF)
     assert [each async for each in verify_models(catalog, reference="org/b")]
     assert (await catalog.get_model("org/b", "hf")).state is FileState.PRESENT
-    assert (await adopted(catalog, hub)).changed == ()
+    assert (await adopt_scan(catalog, hub)).changed == ()
 
 
-async def test_a_damaged_model_that_is_back_is_present_and_damaged(catalog, hub, tmp_path):
+async def test_a_damaged_model_that_returns_is_present_and_damaged(catalog, hub, tmp_path):
     """
-    That its bytes were not the expected ones is no reason to call it missing.
+    Wrong bytes do not make a model missing.
     """
     hub.blob("org/b", "b.gguf", GGUF).write_bytes(OTHER)
-    await adopted(catalog, hub)
+    await adopt_scan(catalog, hub)
     assert [each async for each in verify_models(catalog, reference="org/b")]
     away = hub.repository("org/b").rename(tmp_path / "away")
-    await adopted(catalog, hub)
+    await adopt_scan(catalog, hub)
     away.rename(hub.repository("org/b"))
 
-    await adopted(catalog, hub)
+    await adopt_scan(catalog, hub)
 
     model = await catalog.get_model("org/b", "hf")
     assert (model.state, model.found_digest) == (FileState.PRESENT, f"sha256:{sha256(OTHER)}")
 
 
-async def test_files_that_came_later_are_listed(catalog, hub):
+async def test_files_that_are_added_later_are_listed(catalog, hub):
     """
-    A download that went on makes the model another; its tags stay, its verification does not.
+    A continued download changes the model: it keeps its tags and loses its verification.
     """
-    await adopted(catalog, hub)
+    await adopt_scan(catalog, hub)
     await catalog.tag_model("org/b", "hf", "Chat")
     assert [each async for each in verify_models(catalog, reference="org/b")]
     blob = hub.blob("org/b", "c.gguf", OTHER)
     hub.link(hub.repository("org/b") / "snapshots" / C1, "c.gguf", blob)
 
-    done = await adopted(catalog, hub)
+    done = await adopt_scan(catalog, hub)
 
     assert [(each.ref.reference, each.detail) for each in done.changed] == [
         ("org/b", "its files changed")
@@ -345,26 +345,26 @@ async def test_files_that_came_later_are_listed(catalog, hub):
     assert (await check_models(catalog)).is_as_recorded
 
 
-async def test_what_is_not_whole_is_recorded_with_the_reasons(catalog, tmp_path):
+async def test_an_incomplete_model_is_recorded_with_the_reasons(catalog, tmp_path):
     """
-    A partial download is a model all the same, and whole once the rest is there.
+    A partial download is a model. The reasons disappear when it is complete.
     """
     cache = HuggingFace(tmp_path)
     tree = {**FILES, "more.gguf": OTHER}
     snapshot = cache.revision("org/a", C1, FILES, tree=tree)
-    await adopted(catalog, cache)
+    await adopt_scan(catalog, cache)
     partial = await catalog.get_model("org/a", "hf")
     cache.link(snapshot, "more.gguf", cache.blob("org/a", "more.gguf", OTHER))
 
-    await adopted(catalog, cache)
+    await adopt_scan(catalog, cache)
 
     assert "more.gguf" in partial.incomplete_reason
     assert (await catalog.get_model("org/a", "hf")).incomplete_reason is None
 
 
-async def test_two_stores_may_hold_a_model_of_one_name(catalog, tmp_path):
+async def test_two_stores_can_have_models_of_the_same_name(catalog, tmp_path):
     """
-    The second is called by the path of its store as well, in whatever order they are scanned again.
+    The reference of the second contains the path of its store. Later scans in any order keep it.
     """
     first, second = Ollama(tmp_path / "mine"), Ollama(tmp_path / "service")
     for store in (first, second):
@@ -373,90 +373,90 @@ async def test_two_stores_may_hold_a_model_of_one_name(catalog, tmp_path):
     await adopt(catalog, scan("ollama", first.root))
     done = await adopt(catalog, scan("ollama", second.root))
 
-    apart = f"{second.root}/llama3"
-    assert names(done.new) == [(apart, "latest")]
+    other_reference = f"{second.root}/llama3"
+    assert names(done.new) == [(other_reference, "latest")]
     for store in (second, first):
         again = await adopt(catalog, scan("ollama", store.root))
         assert (again.new, again.changed, again.gone, again.problems) == ((), (), (), ())
     shutil.rmtree(second.root / "manifests")
     gone = await adopt(catalog, scan("ollama", second.root))
-    assert names(gone.gone) == [(apart, "latest")]
+    assert names(gone.gone) == [(other_reference, "latest")]
 
 
-async def test_what_the_user_recorded_elsewhere_stays_where_it_is(catalog, hub, tmp_path):
+async def test_a_model_of_the_user_at_another_path_is_kept(catalog, hub, tmp_path):
     """
-    A model of the same name that lies in another place is another copy, and the user's own.
+    A model with the same name at another path is another copy.
     """
     fill(tmp_path, mine__gguf=GGUF)
     await register_path(
         catalog, tmp_path / "mine.gguf", provider="hf", reference="org/b", version=C1
     )
 
-    done = await adopted(catalog, hub)
+    done = await adopt_scan(catalog, hub)
 
     assert names(done.new)[-1] == (f"{hub.root}/org/b", C1)
     mine = await catalog.get_model("org/b", "hf")
     assert (mine.local_path, mine.foreign) == (str(tmp_path / "mine.gguf"), False)
 
 
-@pytest.mark.parametrize("below", ["", "/b.gguf"], ids=["the folder", "a file in it"])
-async def test_what_the_user_recorded_in_the_store_is_the_stores(catalog, hub, below):
+@pytest.mark.parametrize("below", ["", "/b.gguf"], ids=["folder", "file in the folder"])
+async def test_a_model_that_the_user_recorded_in_the_store_joins_the_store(catalog, hub, below):
     """
-    A row of the same name for the very files becomes the store's, and keeps what the user said.
+    A row with the same name and files is assigned to the store, and keeps the user's values.
     """
     path = f"{hub.repository('org/b')}/snapshots/{C1}{below}"
     await catalog.register_model(a_model("org/b", version=C1, local_path=path, architecture="mine"))
 
-    done = await adopted(catalog, hub)
+    done = await adopt_scan(catalog, hub)
 
     assert ("org/b", C1) in names(done.changed)
     model = await catalog.get_model("org/b", "hf")
     assert (model.store, model.architecture) == ("huggingface", "mine")
 
 
-async def test_a_store_that_was_moved_is_followed(catalog, hub, tmp_path):
+async def test_a_moved_store_keeps_its_models(catalog, hub, tmp_path):
     """
-    Where the old path leads nowhere it is the same model, with all that hangs on it.
+    If the old path no longer exists, the models are the same and keep their tags.
     """
-    await adopted(catalog, hub)
+    await adopt_scan(catalog, hub)
     await catalog.tag_model("org/b", "hf", "Chat")
     moved = HuggingFace(hub.root.rename(tmp_path / "moved"))
 
-    done = await adopted(catalog, moved)
+    done = await adopt_scan(catalog, moved)
 
     assert (done.new, len(done.changed)) == ((), 3)
     model = await catalog.get_model("org/b", "hf")
     assert (model.store_root, model.tags) == (str(moved.root), ("Chat",))
     assert model.local_path.startswith(str(moved.root))
-    assert (await adopted(catalog, moved)).changed == ()
+    assert (await adopt_scan(catalog, moved)).changed == ()
 
 
-async def test_what_the_user_says_lies_elsewhere_is_his_own(catalog, hub, tmp_path):
+async def test_a_model_that_the_user_gives_another_path_leaves_its_store(catalog, hub, tmp_path):
     """
-    With another path a model leaves its store, and the store's own is recorded beside it.
+    The model in the store is then recorded as another model.
     """
-    await adopted(catalog, hub)
+    await adopt_scan(catalog, hub)
     fill(tmp_path, mine__gguf=GGUF)
     await catalog.update_model("org/b", "hf", local_path=str(tmp_path / "mine.gguf"))
 
-    done = await adopted(catalog, hub)
+    done = await adopt_scan(catalog, hub)
 
     mine = await catalog.get_model("org/b", "hf")
     assert (mine.local_path, mine.foreign) == (str(tmp_path / "mine.gguf"), False)
     assert (names(done.new), done.gone) == ([(f"{hub.root}/org/b", C1)], ())
 
 
-async def test_what_was_found_elsewhere_is_not_gone_from_there(catalog, hub, tmp_path):
+async def test_a_relinked_model_does_not_become_missing(catalog, hub, tmp_path):
     """
-    A model of a store that was relinked is no longer looked for in the store.
+    A scan no longer expects a relinked model in the store.
     """
-    await adopted(catalog, hub)
+    await adopt_scan(catalog, hub)
     away = hub.repository("org/b").rename(tmp_path / "away")
-    await adopted(catalog, hub)
+    await adopt_scan(catalog, hub)
     path = away / "snapshots" / C1
     await relink_model(catalog, "org/b", "hf", path=path)
 
-    done = await adopted(catalog, hub)
+    done = await adopt_scan(catalog, hub)
 
     assert (done.gone, done.new) == ((), ())
     model = await catalog.get_model("org/b", "hf")
@@ -464,9 +464,9 @@ async def test_what_was_found_elsewhere_is_not_gone_from_there(catalog, hub, tmp
     assert model.foreign
 
 
-async def test_what_was_read_of_a_model_is_no_news(catalog, tmp_path):
+async def test_a_verification_does_not_change_the_next_adoption(catalog, tmp_path):
     """
-    A verification, which takes digests of what the store knows none of, changes no adoption.
+    It adds digests that the store does not state, and the adoption reports no change.
     """
     weights = make_gguf("llama", context_length=2048)
     HuggingFace(tmp_path / "hub").revision("o/m", C1, {"m.gguf": weights, "config.json": b"{}"})
@@ -487,13 +487,13 @@ async def test_what_was_read_of_a_model_is_no_news(catalog, tmp_path):
     assert await catalog.count_models(state=FileState.PRESENT) == 3
 
 
-async def test_foreign_models_can_be_told_from_the_users_own(catalog, hub, tmp_path):
+async def test_models_of_stores_can_be_filtered(catalog, hub, tmp_path):
     """
-    The filters say so, and so does every model.
+    The filters `foreign` and `store` select them.
     """
     fill(tmp_path / "plain", mine__gguf=GGUF)
     await register_path(catalog, tmp_path / "plain/mine.gguf", provider="local", reference="mine")
-    await adopted(catalog, hub)
+    await adopt_scan(catalog, hub)
 
     assert [model.reference for model in await catalog.list_models(foreign=False)] == ["mine"]
     assert await catalog.count_models(foreign=True) == 3
@@ -502,9 +502,9 @@ async def test_foreign_models_can_be_told_from_the_users_own(catalog, hub, tmp_p
 
 
 @pytest.mark.parametrize("store", ["lmstudio", "llamacpp", "directory"])
-async def test_every_kind_of_store_is_adopted(catalog, tmp_path, store):
+async def test_every_kind_of_store_is_adopt_scan(catalog, tmp_path, store):
     """
-    Folders that keep no book are adopted as well, and are no news the second time.
+    A second adoption of a store without manifests reports no change either.
     """
     fill(tmp_path / store, org___a___m__gguf=GGUF, b__gguf=OTHER)
     first = await adopt(catalog, scan(store, tmp_path / store))
@@ -517,26 +517,28 @@ async def test_every_kind_of_store_is_adopted(catalog, tmp_path, store):
     assert (await check_models(catalog)).is_as_recorded
 
 
-async def test_a_scan_runs_beside_the_loop_and_steps_over_the_catalog(tmp_path):
+async def test_a_scan_runs_in_a_thread_and_skips_the_catalog(tmp_path):
     """
-    It is told how far it has come, and the catalog's own database is not opened.
+    It reports progress, and does not open the database of the catalog.
     """
     fill(tmp_path / "models", **{f"m{number}__gguf": GGUF for number in range(5)})
-    told = []
+    counts = []
     async with open_catalog(tmp_path / "models/catalog.gguf") as catalog:
-        found = await scan_store(catalog, "directory", tmp_path / "models", on_progress=told.append)
+        found = await scan_store(
+            catalog, "directory", tmp_path / "models", on_progress=counts.append
+        )
         await asyncio.sleep(0)
 
-    assert told[0] == 1
+    assert counts[0] == 1
     assert [model.reference for model in found.found] == [f"m{number}.gguf" for number in range(5)]
     assert [problem.reason for problem in found.problems] == ["it is the catalog's own database"]
 
 
-async def test_what_is_removed_while_it_is_adopted_is_told(catalog, hub, monkeypatch):
+async def test_a_model_that_is_removed_during_the_adoption_is_a_problem(catalog, hub, monkeypatch):
     """
-    A model that another task has forgotten in between is left out, and the rest is recorded.
+    Another task removes it. It is left out, and the other models are recorded.
     """
-    await adopted(catalog, hub)
+    await adopt_scan(catalog, hub)
     hub.link(
         hub.repository("org/b") / "snapshots" / C1, "c.gguf", hub.blob("org/b", "c.gguf", OTHER)
     )
@@ -546,7 +548,7 @@ async def test_what_is_removed_while_it_is_adopted_is_told(catalog, hub, monkeyp
     async def stored(*arguments):
         rows = await read(*arguments)
         await catalog.remove_model("org/b", "hf")
-        # SQLite gives it the number of the one that was removed.
+        # SQLite gives it the id of the removed model.
         await catalog.register_model(a_model("org/z"))
         return rows
 
@@ -562,31 +564,31 @@ async def test_what_is_removed_while_it_is_adopted_is_told(catalog, hub, monkeyp
 
 
 @pytest.mark.parametrize(
-    ("said", "field"),
+    ("invalid", "field"),
     [
         ({"source_url": "\0"}, "source_url"),
         ({"aliases": ("a@b",)}, "alias"),
         ({"reference": " "}, "reference"),
     ],
-    ids=["a NUL in its URL", "an alias that is none", "a blank reference"],
+    ids=["NUL in the URL", "invalid alias", "blank reference"],
 )
-async def test_what_a_catalog_cannot_take_is_a_problem(catalog, hub, said, field):
+async def test_a_model_with_an_invalid_field_is_a_problem(catalog, hub, invalid, field):
     """
-    Whatever is wrong with one model, the others are recorded.
+    The other models are recorded.
     """
     found = scan("huggingface", hub.root)
     first, *others = found.found
 
-    done = await adopt(catalog, replace(found, found=(replace(first, **said), *others)))
+    done = await adopt(catalog, replace(found, found=(replace(first, **invalid), *others)))
 
     assert names(done.new) == [("org/a", C2), ("org/b", C1)]
     assert [problem.reason.split()[0] for problem in done.problems] == [field]
     assert await catalog.count_models() == 2
 
 
-async def test_a_list_of_files_that_leads_out_of_its_model_is_not_recorded(catalog, hub):
+async def test_a_model_with_a_file_path_outside_of_it_is_a_problem(catalog, hub):
     """
-    A stranger's list is not trusted, and what else was found is recorded.
+    The list of a scanner is validated, and the other models are recorded.
     """
     found = scan("huggingface", hub.root)
     first, *others = found.found
@@ -598,9 +600,9 @@ async def test_a_list_of_files_that_leads_out_of_its_model_is_not_recorded(catal
     assert ["files.path" in problem.reason for problem in done.problems] == [True]
 
 
-async def test_an_alias_that_the_user_sets_meanwhile_is_not_moved(catalog, hub, monkeypatch):
+async def test_an_alias_that_the_user_sets_during_the_adoption_is_kept(catalog, hub, monkeypatch):
     """
-    It is the user's own from that moment, whatever was read before.
+    It belongs to the user from that moment, whatever was read before.
     """
     await catalog.register_model(a_model("org/a", version="mine"))
     read = adoption.load_store_rows
@@ -611,22 +613,22 @@ async def test_an_alias_that_the_user_sets_meanwhile_is_not_moved(catalog, hub, 
         return rows
 
     monkeypatch.setattr(adoption, "load_store_rows", stored)
-    await adopted(catalog, hub)
+    await adopt_scan(catalog, hub)
 
     assert (await catalog.get_model("org/a", "hf", "main")).version == "mine"
 
 
-async def test_a_run_without_news_asks_for_no_lock(tmp_path, hub):
+async def test_a_run_without_changes_takes_no_write_lock(tmp_path, hub):
     """
-    While another process writes, a scan that finds nothing new does not wait for it.
+    It does not wait while another process writes.
     """
     path = tmp_path / "catalog.db"
     async with open_catalog(path) as catalog:
-        await adopted(catalog, hub)
+        await adopt_scan(catalog, hub)
         with closing(sqlite3.connect(path, isolation_level=None)) as other:
             other.execute("BEGIN IMMEDIATE")
-            async with open_catalog(path, timeout_s=0.1) as impatient:
-                done = await adopted(impatient, hub)
+            async with open_catalog(path, timeout_s=0.1) as waiting_briefly:
+                done = await adopt_scan(waiting_briefly, hub)
             other.execute("ROLLBACK")
 
     assert len(done.unchanged) == 3

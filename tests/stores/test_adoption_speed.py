@@ -1,4 +1,4 @@
-"""How long an adoption takes, and what else can be done meanwhile."""
+"""How long an adoption takes, and that the event loop stays responsive."""
 
 import asyncio
 import gc
@@ -19,12 +19,12 @@ from model_catalog.stores.scan_result import FoundModel, Scan, StoreFile
 from model_catalog.upkeep import adopt, scan_store
 
 
-async def test_the_loop_is_free_while_very_much_is_adopted(tmp_path):
+async def test_the_event_loop_stays_responsive_during_a_large_adoption(tmp_path):
     """
-    What is made of ten thousand rows is made in a thread, or a little at a time.
+    Work on ten thousand rows runs in a thread, or in short steps.
     """
     found = a_large_scan(models=1000, files_each=10)
-    # What the other tests hold on to would be looked through at each collection, in any thread.
+    # Each garbage collection, in any thread, would also visit the objects of the other tests.
     gc.collect()
     gc.freeze()
     async with open_catalog(tmp_path / "catalog.db") as catalog, longest_block() as longest:
@@ -39,7 +39,7 @@ async def test_the_loop_is_free_while_very_much_is_adopted(tmp_path):
 
 
 def a_large_scan(models, files_each):
-    """What a scan of a large cache returns, of which nothing is on the disk."""
+    """Return the scan of a large cache; its files do not exist on disk."""
     return Scan(
         "huggingface",
         "/hub",
@@ -65,9 +65,9 @@ def a_large_scan(models, files_each):
 
 
 @pytest.mark.slow
-async def test_a_large_cache_is_adopted_in_less_than_twice_the_time_of_the_library(tmp_path):
+async def test_a_large_cache_is_adopted_in_less_than_twice_the_time_of_huggingface_hub(tmp_path):
     """
-    1,000 repositories with 10,000 files: scanned and recorded, and the loop is free meanwhile.
+    1,000 repositories with 10,000 files are scanned and recorded.
     """
     library = pytest.importorskip("huggingface_hub")
     cache = HuggingFace(tmp_path / "hub")

@@ -1,4 +1,4 @@
-"""The same bytes several times: which are copies, and whose."""
+"""Duplicate files: which files are copies, and who owns each copy."""
 
 import os
 
@@ -13,8 +13,8 @@ GGUF = b"GGUF" + bytes(100)
 OTHER = b"GGUF" + bytes(99) + b"1"
 
 
-async def own(catalog, path, reference):
-    """A model of the user's own, of which the digest is known."""
+async def register_own(catalog, path, reference):
+    """Register a model of the user with its digest."""
     return await register_path(catalog, path, provider="local", reference=reference, digest=True)
 
 
@@ -22,9 +22,9 @@ async def adopted(catalog, store, root):
     return await adopt(catalog, SCANNERS[store](root))
 
 
-async def test_the_same_bytes_in_two_stores_are_two_copies(catalog, tmp_path):
+async def test_equal_files_in_two_stores_are_two_copies(catalog, tmp_path):
     """
-    Whoever they belong to they are told of; of what is in stores alone nothing is reclaimable.
+    They are reported. Copies that belong to stores only are not reclaimable.
     """
     HuggingFace(tmp_path / "hub").revision("org/a", C1, {"m.gguf": GGUF})
     Ollama(tmp_path / "ollama").model("a", GGUF)
@@ -38,13 +38,13 @@ async def test_the_same_bytes_in_two_stores_are_two_copies(catalog, tmp_path):
     assert (found.redundant_bytes, found.reclaimable_bytes) == (len(GGUF), 0)
 
 
-async def test_what_is_reclaimable_is_the_users_own(catalog, tmp_path):
+async def test_only_copies_of_the_user_are_reclaimable(catalog, tmp_path):
     """
-    Beside a copy in a store all of the user's own may go; of none but his own one has to stay.
+    If a store has a copy, all of the user's copies are. Otherwise one of them must stay.
     """
     fill(tmp_path, a__gguf=GGUF, b__gguf=GGUF, c__gguf=OTHER, d__gguf=OTHER)
     for name in "abcd":
-        await own(catalog, tmp_path / f"{name}.gguf", name)
+        await register_own(catalog, tmp_path / f"{name}.gguf", name)
     Ollama(tmp_path / "ollama").model("a", GGUF)
     await adopted(catalog, "ollama", tmp_path / "ollama")
 
@@ -58,19 +58,19 @@ async def test_what_is_reclaimable_is_the_users_own(catalog, tmp_path):
 @pytest.mark.parametrize("link", [os.link, os.symlink], ids=["hard link", "symbolic link"])
 async def test_two_names_of_one_file_are_one_copy(catalog, tmp_path, link):
     """
-    Links take no room, and nothing is had back by removing one of them.
+    A link takes no space, so deleting one frees none.
     """
     fill(tmp_path, a__gguf=GGUF)
     link(tmp_path / "a.gguf", tmp_path / "b.gguf")
     for name in "ab":
-        await own(catalog, tmp_path / f"{name}.gguf", name)
+        await register_own(catalog, tmp_path / f"{name}.gguf", name)
 
     assert await find_duplicates(catalog) == ()
 
 
 async def test_revisions_that_share_a_blob_are_one_copy(catalog, tmp_path):
     """
-    A cache holds a file once, in however many revisions it is; a copy elsewhere is the second.
+    A cache stores a file once for all revisions. A copy elsewhere is the second.
     """
     cache = HuggingFace(tmp_path / "hub")
     for commit, ref in ((C1, "main"), (C2, "v1")):
@@ -78,7 +78,7 @@ async def test_revisions_that_share_a_blob_are_one_copy(catalog, tmp_path):
     await adopted(catalog, "huggingface", cache.root)
     assert await find_duplicates(catalog) == ()
     fill(tmp_path, a__gguf=GGUF)
-    await own(catalog, tmp_path / "a.gguf", "a")
+    await register_own(catalog, tmp_path / "a.gguf", "a")
 
     (found,) = await find_duplicates(catalog)
 
@@ -86,13 +86,13 @@ async def test_revisions_that_share_a_blob_are_one_copy(catalog, tmp_path):
     assert found.reclaimable_bytes == len(GGUF)
 
 
-async def test_a_file_that_has_a_name_nobody_recorded_gives_nothing_back(catalog, tmp_path):
+async def test_a_file_with_an_unrecorded_hard_link_is_not_reclaimable(catalog, tmp_path):
     """
-    As long as another hard link is there, removing the recorded ones frees no byte.
+    While another hard link exists, deleting the recorded ones frees no byte.
     """
     fill(tmp_path, a__gguf=GGUF)
     os.link(tmp_path / "a.gguf", tmp_path / "elsewhere")
-    await own(catalog, tmp_path / "a.gguf", "a")
+    await register_own(catalog, tmp_path / "a.gguf", "a")
     Ollama(tmp_path / "ollama").model("a", GGUF)
     await adopted(catalog, "ollama", tmp_path / "ollama")
 
@@ -102,20 +102,20 @@ async def test_a_file_that_has_a_name_nobody_recorded_gives_nothing_back(catalog
     assert (found.redundant_bytes, found.reclaimable_bytes) == (len(GGUF), 0)
 
 
-@pytest.mark.parametrize("what", ["gone", "other size", "touched"])
-async def test_what_is_not_the_recorded_file_is_no_copy(catalog, tmp_path, what):
+@pytest.mark.parametrize("change", ["deleted", "other size", "other time"])
+async def test_a_file_that_is_not_as_recorded_is_not_a_copy(catalog, tmp_path, change):
     """
-    Nobody is told that bytes are there twice which may be there once.
+    Its bytes may differ from the recorded ones.
     """
     fill(tmp_path, a__gguf=GGUF, b__gguf=GGUF)
     for name in "ab":
-        await own(catalog, tmp_path / f"{name}.gguf", name)
+        await register_own(catalog, tmp_path / f"{name}.gguf", name)
     path = tmp_path / "b.gguf"
     assert len(await find_duplicates(catalog)) == 1
 
-    if what == "gone":
+    if change == "deleted":
         path.unlink()
-    elif what == "touched":
+    elif change == "other time":
         os.utime(path, ns=(1, 1))
     else:
         path.write_bytes(GGUF + b"1")
@@ -123,22 +123,22 @@ async def test_what_is_not_the_recorded_file_is_no_copy(catalog, tmp_path, what)
     assert await find_duplicates(catalog) == ()
 
 
-async def test_two_files_of_one_model_are_both_a_part_of_it(catalog, tmp_path):
+async def test_two_equal_files_of_one_model_are_not_duplicates(catalog, tmp_path):
     """
-    A model may well have the same file twice; another model that has it is another matter.
+    A model may contain the same file twice.
     """
     folder = fill(tmp_path / "m", config__json=b"{}", a__safetensors=GGUF, b__safetensors=GGUF)
-    await own(catalog, folder, "m")
+    await register_own(catalog, folder, "m")
 
     assert await find_duplicates(catalog) == ()
 
 
-async def test_a_model_without_a_list_of_files_counts_by_its_own_digest(catalog, tmp_path):
+async def test_a_model_without_a_file_list_counts_by_its_digest(catalog, tmp_path):
     """
-    The host has said what its bytes are, and that they lie there.
+    The caller has stated its digest and its path.
     """
     fill(tmp_path, a__gguf=GGUF, b__gguf=GGUF)
-    await own(catalog, tmp_path / "a.gguf", "a")
+    await register_own(catalog, tmp_path / "a.gguf", "a")
     await catalog.register_model(
         a_model("b", local_path=str(tmp_path / "b.gguf"), digest=f"sha256:{sha256(GGUF)}")
     )
@@ -148,15 +148,15 @@ async def test_a_model_without_a_list_of_files_counts_by_its_own_digest(catalog,
     assert [str(copy.places[0].ref) for copy in found.copies] == ["hf:b@", "local:a@"]
 
 
-async def test_all_pages_are_looked_at(catalog, tmp_path, monkeypatch):
+async def test_all_pages_of_digests_are_read(catalog, tmp_path, monkeypatch):
     """
-    However many digests are repeated, each is told of once, the most redundant first.
+    Each duplicate digest is reported once, those with the most redundant bytes first.
     """
     monkeypatch.setattr("model_catalog.upkeep.duplicates._BATCH_SIZE", 2)
     for number in range(5):
         for copy in "ab":
             path = tmp_path / f"{copy}{number}"
             path.write_bytes(bytes([number]) * (number + 1))
-            await own(catalog, path, path.name)
+            await register_own(catalog, path, path.name)
 
     assert [each.size_bytes for each in await find_duplicates(catalog)] == [5, 4, 3, 2, 1]

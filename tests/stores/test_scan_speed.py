@@ -1,4 +1,4 @@
-"""How long a look through a large cache takes, beside the library that wrote it."""
+"""The time of the scan of a large cache, compared with the library that writes it."""
 
 import time
 
@@ -12,9 +12,9 @@ ROUNDS = 3
 
 
 @pytest.mark.slow
-def test_a_large_cache_is_scanned_as_fast_as_huggingface_hub_does(tmp_path):
+def test_a_large_cache_is_scanned_as_fast_as_by_huggingface_hub(tmp_path):
     """
-    1,000 repositories with 10,000 files, and trees, which that library does not even read.
+    1,000 repositories with 10,000 files, and with trees, which that scan does not read.
     """
     hub = pytest.importorskip("huggingface_hub")
     cache = HuggingFace(tmp_path)

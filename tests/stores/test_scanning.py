@@ -1,4 +1,4 @@
-"""What other programs keep, from the shell."""
+"""The commands scan and dupes, and the filters for stores."""
 
 import json
 import os
@@ -16,8 +16,8 @@ GGUF = b"GGUF" + bytes(100)
 
 
 @pytest.fixture
-def home(tmp_path, monkeypatch):
-    """A machine with a cache of Hugging Face, a store of Ollama, and nothing else."""
+def home_folder(tmp_path, monkeypatch):
+    """A home folder with a cache of Hugging Face and a store of Ollama."""
     for variable in ("HF_HOME", "HF_HUB_CACHE", "OLLAMA_MODELS", "XDG_CACHE_HOME", "LLAMA_CACHE"):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -29,7 +29,7 @@ def home(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def cli(home, capsys):
+def cli(home_folder, capsys):
     def run(*arguments):
         code = main(arguments)
         out, err = capsys.readouterr()
@@ -38,11 +38,11 @@ def cli(home, capsys):
     return run
 
 
-def test_all_stores_are_recorded_and_listed_in_one_table(cli, home):
+def test_all_stores_are_recorded_and_listed_in_one_table(cli, home_folder):
     """
-    scan looks where the programs keep their models; ls shows whose each one is.
+    scan finds the folders of the programs, and ls shows the store of each model.
     """
-    before = listing(home / ".ollama"), listing(home / ".cache")
+    before = listing(home_folder / ".ollama"), listing(home_folder / ".cache")
 
     code, out, err = cli("scan")
     again = cli("scan")
@@ -60,12 +60,12 @@ def test_all_stores_are_recorded_and_listed_in_one_table(cli, home):
     assert again[2].splitlines()[-1].endswith("2 unchanged")
     assert listed.splitlines()[0].split()[-1] == "STORE"
     assert {line.split()[-1] for line in listed.splitlines()[1:]} == {"huggingface", "ollama"}
-    assert (listing(home / ".ollama"), listing(home / ".cache")) == before
+    assert (listing(home_folder / ".ollama"), listing(home_folder / ".cache")) == before
 
 
-def test_a_dry_run_tells_and_makes_no_catalog(cli, home):
+def test_a_dry_run_reports_and_creates_no_catalog(cli, home_folder):
     """
-    On a machine that has no catalog yet it says what a scan would record.
+    On a machine without a catalog it reports what a scan would record.
     """
     code, out, err = cli("scan", "--dry-run", "--json")
 
@@ -76,15 +76,15 @@ def test_a_dry_run_tells_and_makes_no_catalog(cli, home):
         [1, "ollama"],
     ]
     assert err.endswith("2 new; nothing was written\n")
-    assert not (home / ".rbee").exists()
+    assert not (home_folder / ".rbee").exists()
 
 
-def test_what_is_gone_changed_or_a_problem_is_told(cli, home):
+def test_changes_and_problems_are_reported(cli, home_folder):
     """
-    A word for each, in every format, and the model stays recorded.
+    There is a word for each in every format, and a removed model stays recorded.
     """
     cli("scan")
-    manifests = home / ".ollama/models/manifests/registry.ollama.ai/library"
+    manifests = home_folder / ".ollama/models/manifests/registry.ollama.ai/library"
     (manifests / "llama3/8b").rename(manifests / "llama3/70b")
     (manifests / "llama3/broken").write_text("{")
 
@@ -103,9 +103,9 @@ def test_what_is_gone_changed_or_a_problem_is_told(cli, home):
 
 
 @pytest.mark.parametrize("path", ["nowhere", "file"])
-def test_a_path_that_is_no_folder_is_told(cli, path):
+def test_a_path_that_is_not_a_folder_is_an_error(cli, path):
     """
-    It makes no catalog.
+    No catalog is created.
     """
     Path("file").touch()
 
@@ -116,25 +116,25 @@ def test_a_path_that_is_no_folder_is_told(cli, path):
     assert not Path(".rbee").exists()
 
 
-def test_a_path_is_a_store_by_what_lies_in_it(cli, home):
+def test_the_kind_of_a_given_folder_is_detected(cli, home_folder):
     """
-    A cache in another place is one, and a plain folder is read as it lies.
+    A cache at another path is detected, and a plain folder is scanned as such.
     """
-    HuggingFace(home / "other").revision("org/b", C1, {"m.gguf": GGUF})
-    fill(home / "plain", a___m__gguf=GGUF)
+    HuggingFace(home_folder / "other").revision("org/b", C1, {"m.gguf": GGUF})
+    fill(home_folder / "plain", a___m__gguf=GGUF)
 
     out = cli("scan", "other", "plain", "--format", "tsv")[1]
 
     assert [line.split("\t")[0] for line in out.splitlines()[1:]] == ["huggingface", "directory"]
 
 
-def test_names_of_strangers_steer_no_terminal(cli, home):
+def test_control_characters_in_names_are_escaped(cli, home_folder):
     """
-    What is in a name, or in a problem's path, is written as an escape.
+    That applies to names and to the paths of problems.
     """
-    fill(home / "plain", m__gguf=GGUF)
-    (home / "plain/\x1b[31mred\u202e.gguf").write_bytes(GGUF)
-    (home / "plain" / os.fsdecode(b"\xff.gguf")).write_bytes(GGUF)
+    fill(home_folder / "plain", m__gguf=GGUF)
+    (home_folder / "plain/\x1b[31mred\u202e.gguf").write_bytes(GGUF)
+    (home_folder / "plain" / os.fsdecode(b"\xff.gguf")).write_bytes(GGUF)
 
     code, out, err = cli("scan", "plain")
 
@@ -144,12 +144,12 @@ def test_names_of_strangers_steer_no_terminal(cli, home):
     assert not {"\x1b", "\u202e"} & set(out + err)
 
 
-def test_copies_are_told_with_their_owners(cli, home):
+def test_copies_are_listed_with_their_owners(cli, home_folder):
     """
-    dupes lists each copy under its size, and what may be had back.
+    dupes lists the copies of each size, and the reclaimable bytes.
     """
     cli("scan")
-    fill(home, mine__gguf=GGUF)
+    fill(home_folder, mine__gguf=GGUF)
     cli("add", "mine.gguf", "--provider", "local", "--reference", "mine", "--digest")
 
     code, out, err = cli("dupes")
@@ -158,7 +158,7 @@ def test_copies_are_told_with_their_owners(cli, home):
     assert code == 0
     assert [line.split()[:3] for line in out.splitlines()[1:]] == [
         ["104", "B", "huggingface"],
-        ["yours", "local:mine", str(home / "mine.gguf")],
+        ["yours", "local:mine", str(home_folder / "mine.gguf")],
         ["ollama", "ollama:llama3@8b", out.splitlines()[-1].split()[-1]],
     ]
     assert "1 duplicate file: 208 B redundant, 104 B of it" in err
@@ -182,9 +182,9 @@ def on_a_terminal(*arguments):
     return text
 
 
-def test_a_terminal_gets_bars_and_progress_and_a_pipe_gets_neither(cli):
+def test_bars_and_progress_are_shown_on_a_terminal_only(cli):
     """
-    du draws how large each provider is beside the largest; scan says how far it has come.
+    du draws the size of each provider relative to the largest. scan shows its progress.
     """
     scanned = on_a_terminal("scan")
     drawn = on_a_terminal("du")
@@ -195,35 +195,40 @@ def test_a_terminal_gets_bars_and_progress_and_a_pipe_gets_neither(cli):
     assert "█" not in cli("du")[1]
 
 
-def test_the_filters_know_stores(cli, home):
+def test_lists_can_be_filtered_by_store(cli, home_folder):
     """
-    `store=` and `foreign=` narrow a list.
+    The filters are `store=` and `foreign=`.
     """
     cli("scan")
-    fill(home, mine__gguf=GGUF)
+    fill(home_folder, mine__gguf=GGUF)
     cli("add", "mine.gguf", "--provider", "local", "--reference", "mine")
 
     assert cli("ls", "-f", "store=ollama", "--format", "quiet")[1] == "ollama:llama3@8b\n"
     assert cli("ls", "-f", "foreign=no", "--format", "quiet")[1] == "local:mine\n"
 
 
-def test_a_store_of_another_user_to_which_nobody_may_write_is_adopted():
+def test_a_read_only_store_of_another_user_is_adopted():
     """
-    A user with a catalog of his own records what lies there, and it is as it was afterwards.
+    The catalog of the user records its models, and the store stays unchanged.
     """
-    with shared_folder() as place:
-        Ollama(place / "ollama").model("a", GGUF)
-        mine = place / "mine"
+    with shared_folder() as folder:
+        Ollama(folder / "ollama").model("a", GGUF)
+        mine = folder / "mine"
         mine.mkdir(mode=0o777)
         mine.chmod(0o777)
-        for path, _, files in os.walk(place / "ollama"):
+        for path, _, files in os.walk(folder / "ollama"):
             for name in files:
                 Path(path, name).chmod(0o444)
             Path(path).chmod(0o555)
-        before = listing(place / "ollama")
+        before = listing(folder / "ollama")
 
         done = subprocess.run(
-            [sys.executable, Path(__file__).with_name("guest.py"), place / "ollama", mine],
+            [
+                sys.executable,
+                Path(__file__).with_name("adopt_as_other_user.py"),
+                folder / "ollama",
+                mine,
+            ],
             capture_output=True,
             text=True,
             check=False,
@@ -231,4 +236,4 @@ def test_a_store_of_another_user_to_which_nobody_may_write_is_adopted():
 
         assert (done.returncode, done.stderr) == (0, "")
         assert json.loads(done.stdout) == [[1, 0, 0], [0, 0, 1]]
-        assert listing(place / "ollama") == before
+        assert listing(folder / "ollama") == before

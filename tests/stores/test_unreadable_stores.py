@@ -1,4 +1,4 @@
-"""Stores that belong to another user, or to which nobody may write."""
+"""Stores of another user, and stores without write or read permission."""
 
 import json
 import os
@@ -13,15 +13,15 @@ GGUF = b"GGUF" + bytes(100)
 
 
 @pytest.fixture
-def place():
+def folder():
     with shared_folder() as folder:
         yield folder
 
 
-def scan_as_a_stranger(*stores):
+def scan_as_other_user(*stores):
     done = subprocess.run(
         [
-            *(sys.executable, "-W", "error", Path(__file__).with_name("stranger.py")),
+            *(sys.executable, "-W", "error", Path(__file__).with_name("scan_as_other_user.py")),
             json.dumps([(store, str(root)) for store, root in stores]),
         ],
         capture_output=True,
@@ -32,36 +32,36 @@ def scan_as_a_stranger(*stores):
     return json.loads(done.stdout)
 
 
-def fill_all(place):
-    """One store of each kind, with two models in it."""
-    stores = [(name, place / name) for name in ("huggingface", "ollama", "lmstudio", "directory")]
+def fill_all(folder):
+    """Make one store of each kind, with two models in it."""
+    stores = [(name, folder / name) for name in ("huggingface", "ollama", "lmstudio", "directory")]
     for _, root in stores:
         root.mkdir()
-    cache = HuggingFace(place / "huggingface")
+    cache = HuggingFace(folder / "huggingface")
     for name in ("org/a", "org/b"):
         cache.revision(name, C1, {"m.gguf": GGUF}, tree={"m.gguf": GGUF})
     for name in ("a", "b"):
-        Ollama(place / "ollama").model(name, GGUF)
-    fill(place / "lmstudio", org___a___m__gguf=GGUF, org___b___m__gguf=GGUF)
-    fill(place / "directory", a___m__gguf=GGUF, b___m__gguf=GGUF)
+        Ollama(folder / "ollama").model(name, GGUF)
+    fill(folder / "lmstudio", org___a___m__gguf=GGUF, org___b___m__gguf=GGUF)
+    fill(folder / "directory", a___m__gguf=GGUF, b___m__gguf=GGUF)
     return stores
 
 
-def test_a_store_that_another_user_owns_is_read(place):
+def test_a_store_of_another_user_is_scanned(folder):
     """
-    One that nobody may write to as well; it is as it was afterwards.
+    It need not be writable, and stays unchanged.
     """
-    stores = fill_all(place)
-    for path, _, files in os.walk(place):
+    stores = fill_all(folder)
+    for path, _, files in os.walk(folder):
         for name in files:
             if not Path(path, name).is_symlink():
                 Path(path, name).chmod(0o444)
         Path(path).chmod(0o555)
-    before = listing(place)
+    before = listing(folder)
 
-    outcomes = scan_as_a_stranger(*stores)
+    outcomes = scan_as_other_user(*stores)
 
-    assert listing(place) == before
+    assert listing(folder) == before
     for outcome in outcomes:
         assert outcome["problems"] == []
         assert [reasons for _, _, reasons in outcome["found"]] == [[], []]
@@ -90,17 +90,17 @@ CLOSED = [
 
 @pytest.fixture(scope="module")
 def closed_stores():
-    """What a stranger finds in each of those, and the path that is closed; all by one process."""
+    """The scan of each store in CLOSED, and its unreadable path; one process scans all of them."""
     with shared_folder() as folder:
         asked, paths = [], []
         for number, (store, closed, _) in enumerate(CLOSED):
-            place = folder / str(number)
-            place.mkdir()
-            fill_all(place)
-            asked.append((store, place / store))
-            paths.append(place / store / closed if closed else place / store)
+            stores_folder = folder / str(number)
+            stores_folder.mkdir()
+            fill_all(stores_folder)
+            asked.append((store, stores_folder / store))
+            paths.append(stores_folder / store / closed if closed else stores_folder / store)
             paths[-1].chmod(0)
-        outcomes = scan_as_a_stranger(*asked)
+        outcomes = scan_as_other_user(*asked)
         for path in paths:
             Path(path).chmod(0o755)
         yield dict(zip(CLOSED_IDS, zip(outcomes, map(str, paths), strict=True), strict=True))
@@ -114,11 +114,9 @@ CLOSED_IDS = [f"{store}/{closed}" for store, closed, _ in CLOSED]
     [(case, found) for case, (_, _, found) in zip(CLOSED_IDS, CLOSED, strict=True)],
     ids=CLOSED_IDS,
 )
-def test_what_a_stranger_may_not_read_is_a_problem_and_the_rest_is_found(
-    closed_stores, case, found
-):
+def test_a_path_without_read_permission_is_a_problem(closed_stores, case, found):
     """
-    A folder or a file of which the mode says so.
+    The other models are found.
     """
     outcome, path = closed_stores[case]
 
@@ -126,34 +124,34 @@ def test_what_a_stranger_may_not_read_is_a_problem_and_the_rest_is_found(
     assert [path, "it cannot be read: EACCES"] in outcome["problems"]
 
 
-def test_a_model_of_which_a_folder_cannot_be_read_is_not_whole(place):
+def test_a_model_with_an_unreadable_folder_is_incomplete(folder):
     """
-    What else there is of it is found.
+    Its other files are found.
     """
-    snapshot = HuggingFace(place / "hub").revision("o/m", C1, {"m.gguf": GGUF, "sub/x": b"1"})
-    fill(place / "plain/m", config__json=b"{}", m__safetensors=GGUF, sub___x=b"1")
-    for path in (snapshot / "sub", place / "plain/m/sub"):
+    snapshot = HuggingFace(folder / "hub").revision("o/m", C1, {"m.gguf": GGUF, "sub/x": b"1"})
+    fill(folder / "plain/m", config__json=b"{}", m__safetensors=GGUF, sub___x=b"1")
+    for path in (snapshot / "sub", folder / "plain/m/sub"):
         path.chmod(0)
 
-    for outcome in scan_as_a_stranger(
-        ("huggingface", place / "hub"), ("directory", place / "plain")
+    for outcome in scan_as_other_user(
+        ("huggingface", folder / "hub"), ("directory", folder / "plain")
     ):
         (_, _, reasons) = outcome["found"][0]
         assert reasons == ["missing: 'sub/'"]
         assert len(outcome["problems"]) == 1
 
 
-def test_a_file_that_may_be_listed_and_not_looked_at_is_a_problem(place):
+def test_a_file_that_can_be_listed_but_not_read_is_a_problem(folder):
     """
-    The mode of its folder lets one read the names in it, and no more.
+    The mode of its folder allows reading the names in it, and nothing else.
     """
-    stores = fill_all(place)
+    stores = fill_all(folder)
     cache, *_, folder = [root for _, root in stores]
     snapshot = cache / f"models--org--a/snapshots/{C1}"
     for path in (snapshot, folder / "a"):
         path.chmod(0o444)
 
-    outcomes = scan_as_a_stranger(("huggingface", cache), ("directory", folder))
+    outcomes = scan_as_other_user(("huggingface", cache), ("directory", folder))
 
     hub, plain = ([path for path, _ in outcome["problems"]] for outcome in outcomes)
     assert hub == [str(snapshot), str(snapshot / "m.gguf")]
@@ -164,16 +162,16 @@ def test_a_file_that_may_be_listed_and_not_looked_at_is_a_problem(place):
     ]
 
 
-def test_a_model_that_cannot_be_looked_at_is_not_said_to_have_no_bytes(place):
+def test_a_revision_without_any_readable_file_is_a_problem(folder):
     """
-    Of a revision none of whose files can be read nothing is known; of another's it is.
+    It is not reported as a model without files. The other revision is found.
     """
-    cache = HuggingFace(place)
+    cache = HuggingFace(folder)
     cache.revision("org/a", C1, {"m.gguf": GGUF})
     snapshot = cache.revision("org/a", C2, {}, refs=())
     (snapshot / "m.gguf").symlink_to(snapshot / "m.gguf")
 
-    (outcome,) = scan_as_a_stranger(("huggingface", place))
+    (outcome,) = scan_as_other_user(("huggingface", folder))
 
     assert [version for _, version, _ in outcome["found"]] == [C1]
     assert outcome["problems"] == [

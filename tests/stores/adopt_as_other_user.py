@@ -1,4 +1,4 @@
-"""Adopts a store twice, as a user to whom the modes of files apply."""
+"""Adopt a store twice as an unprivileged user, because root ignores the modes of files."""
 
 import asyncio
 import json
@@ -20,7 +20,7 @@ async def run(root, folder):
 
 
 async def warm_up(folder):
-    """Import whatever is imported late: it may lie where only root looks."""
+    """Run all lazy imports now: the modules may be in folders that only root can read."""
     await run(Path(__file__).parent, folder)
 
 

@@ -1,11 +1,11 @@
-"""Looks through stores as a user to whom the modes of files apply; root is told nothing by them."""
+"""Scan stores as an unprivileged user, because root ignores the modes of files."""
 
 import json
 import os
 import sys
 from pathlib import Path
 
-from model_catalog.stores.store_kinds import SCANNERS
+from model_catalog.stores import SCANNERS
 
 
 def outcome(store, root):
@@ -17,7 +17,7 @@ def outcome(store, root):
 
 
 if __name__ == "__main__":
-    # Whatever is imported late is imported before: it may lie where only root looks.
+    # Run all lazy imports first: the modules may be in folders that only root can read.
     for name in SCANNERS:
         outcome(name, Path(__file__).parent)
     if os.geteuid() == 0:
