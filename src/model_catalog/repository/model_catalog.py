@@ -276,7 +276,7 @@ class ModelCatalog:
         """
         Return the models that pass all filters as plain tuples.
 
-        As `list_models`, but it takes half of the time and a third of the memory.
+        As `list_models`, in about two thirds of the time and half of the peak memory.
         """
         return await self._executor.run(
             listing.list_page(
