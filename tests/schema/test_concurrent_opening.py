@@ -1,4 +1,4 @@
-"""Several processes that open, migrate or register at the same time, and are killed meanwhile."""
+"""Concurrent processes that open, migrate or register, and that are killed meanwhile."""
 
 import asyncio
 import sqlite3

@@ -194,7 +194,7 @@ async def test_a_downgrade_restores_the_table_of_the_hive(empty):
 
 
 async def test_up_down_and_up_again_keeps_the_rows(empty):
-    """Without several versions of a model, a downgrade to 0001 and an upgrade lose no row."""
+    """If each model has one version, a downgrade to 0001 and an upgrade lose no row."""
     await hive_files.create_hive_table(empty)
     before = sorted(map(repr, empty.run(SELECT_HIVE_COLUMNS)))
 

@@ -183,7 +183,7 @@ def test_threads_with_their_own_loops_upgrade_concurrently(empty, tmp_path):
         barrier.wait(10)
         try:
             asyncio.run(upgrade(target))
-        except Exception as error:  # noqa: BLE001 - whatever it is, the test reports it
+        except Exception as error:  # noqa: BLE001 - the test reports any error
             failed.append(error)
 
     threads = [threading.Thread(target=run, args=(target,)) for target in targets]

@@ -225,7 +225,7 @@ def _checkpoint_if_valid(path: Path) -> None:
 @contextmanager
 def _exclusive_lock(path: Path, name: str) -> Iterator[int]:
     """
-    Hold all of SQLite's locks on a file, whatever it contains, and yield its descriptor.
+    Hold all of SQLite's locks on a file, also on a corrupt one, and yield its descriptor.
 
     This process must not have the file open: closing the descriptor drops all of its locks.
     """

@@ -53,10 +53,11 @@ async def upgrade(target: Target | None = None, revision: str = "head") -> None:
     kept. An `AsyncEngine` may belong to a host with other tables: it is not disposed, and its
     database is not backed up. It may be called in a running event loop.
 
-    Raises SchemaTooNewError if a newer package wrote the database, ForeignDatabaseError if it
-    belongs to another program, UpgradeFailedError if the database refuses a migration,
-    CatalogBusyError if it is locked for a minute, and StorageFullError if the disk has no space for
-    the migration or the backup. The database is unchanged after each of these errors.
+    Raises SchemaTooNewError if a newer package wrote the database, and ForeignDatabaseError if the
+    database belongs to another program. Raises UpgradeFailedError if the database refuses a
+    migration, and CatalogBusyError if another connection locks it for a minute. Raises
+    StorageFullError if the disk has no space for the migration or the backup. After each of these
+    errors the database is unchanged.
     """
     async with open_database(target, create=True) as database:
         await migrate_to(database, revision)
@@ -67,7 +68,7 @@ async def downgrade(target: Target | None, revision: str) -> None:
     Downgrade a database to an older revision. All migrations run in one transaction.
 
     Data without a column or table in the older revision is deleted. `0001` is the Rust hive's
-    table: if a model has several versions, only the newest version is kept.
+    table: if a model has more than one version, only the newest is kept.
 
     Raises the same errors as `upgrade`.
     """
