@@ -21,7 +21,7 @@ from model_catalog.files.formats.header_reader import Header, read_header
 
 sys.path.append(str(Path(__file__).parent.parent / "tests" / "files"))
 
-from builders import LLAMA, Gguf, gguf, gguf_shard, headed, safetensors
+from builders import LLAMA, Gguf, gguf, gguf_shard, raw_safetensors, safetensors
 
 IS_RAW: Final = True
 _TEXTS: Final = Gguf().array(8, [Gguf().text(f"t{number}") for number in range(5)])
@@ -118,7 +118,7 @@ _METADATA: Final = st.dictionaries(
 )
 _SAFETENSORS: Final = st.fixed_dictionaries(
     {}, optional={"a": _ENTRY, "b": _ENTRY | _JSON, "__metadata__": _METADATA | _JSON}
-).map(lambda header: headed(json.dumps(header).encode(), b"\0" * 16))
+).map(lambda header: raw_safetensors(json.dumps(header).encode(), b"\0" * 16))
 INPUTS: Final = st.one_of(
     _CHOICES.map(_mutate), _CHOICES.map(_combine_gguf_parts), _SAFETENSORS, st.binary(max_size=40)
 )

@@ -120,10 +120,10 @@ def safetensors(tensors=(("a", "F16", (4, 8)), ("b", "F32", (2,))), metadata=Non
             elements *= size
         start, end = end, end + elements * BITS[dtype] // 8
         header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [start, end]}
-    return headed(json.dumps(header).encode(), b"\x5a" * end)
+    return raw_safetensors(json.dumps(header).encode(), b"\x5a" * end)
 
 
-def headed(header, data=b""):
+def raw_safetensors(header, data=b""):
     """A safetensors file with any bytes as its header: length, header, data."""
     return struct.pack("<Q", len(header)) + header + data
 

@@ -3,7 +3,7 @@
 import json
 import struct
 
-from builders import STRING, Gguf, headed
+from builders import STRING, Gguf, raw_safetensors
 
 GGUF = Gguf()
 KEY = GGUF.text("k")
@@ -28,7 +28,7 @@ def entry(**changed):
 
 
 def tensors(**entries):
-    return headed(json.dumps(entries).encode(), bytes(4))
+    return raw_safetensors(json.dumps(entries).encode(), bytes(4))
 
 
 SCALAR = b'{"dtype":"X","shape":[],"data_offsets":[0,0],"more":['
@@ -71,27 +71,27 @@ REFUSED = {
     "safetensors: header longer than the file": struct.pack("<Q", 100) + b"{}",
     "safetensors: header of 2**63": struct.pack("<Q", 2**63) + b"{}",
     "safetensors: header over the limit": struct.pack("<Q", 100_000_001) + b"{" + bytes(100),
-    "safetensors: 100,000 deep": headed(b'{"a":' + b"[" * 100_000),
-    "safetensors: 100,000 objects deep": headed(b'{"a":' * 100_000),
-    "safetensors: number of 4301 digits": headed(
+    "safetensors: 100,000 deep": raw_safetensors(b'{"a":' + b"[" * 100_000),
+    "safetensors: 100,000 objects deep": raw_safetensors(b'{"a":' * 100_000),
+    "safetensors: number of 4301 digits": raw_safetensors(
         b'{"a":{"dtype":"F16","shape":[' + b"9" * 4301 + b'],"data_offsets":[0,4]}}', bytes(4)
     ),
-    "safetensors: number of 900,000 digits": headed(b'{"a":' + b"9" * 900_000 + b"}"),
-    "safetensors: duplicate tensor": headed(
+    "safetensors: number of 900,000 digits": raw_safetensors(b'{"a":' + b"9" * 900_000 + b"}"),
+    "safetensors: duplicate tensor": raw_safetensors(
         f'{{"a":{json.dumps(entry())},"a":{json.dumps(entry())}}}'.encode(), bytes(4)
     ),
-    "safetensors: duplicate name in a tensor": headed(
+    "safetensors: duplicate name in a tensor": raw_safetensors(
         b'{"a":{"dtype":"F16","dtype":"F16","shape":[2],"data_offsets":[0,4]}}', bytes(4)
     ),
-    "safetensors: NaN": headed(
+    "safetensors: NaN": raw_safetensors(
         b'{"a":{"dtype":"F16","shape":[2],"data_offsets":[0,4],"x":NaN}}', bytes(4)
     ),
-    "safetensors: not UTF-8": headed(b'{"\xff":1}'),
-    "safetensors: truncated in a character": headed(b'{"a":"\xc3'),
-    "safetensors: half an object": headed(b'{"a"'),
-    "safetensors: trailing content": headed(b"{} x"),
-    "safetensors: metadata that is not text": headed(b'{"__metadata__":{"a":1}}'),
-    "safetensors: metadata that is a list": headed(b'{"__metadata__":[]}'),
+    "safetensors: not UTF-8": raw_safetensors(b'{"\xff":1}'),
+    "safetensors: truncated in a character": raw_safetensors(b'{"a":"\xc3'),
+    "safetensors: half an object": raw_safetensors(b'{"a"'),
+    "safetensors: trailing content": raw_safetensors(b"{} x"),
+    "safetensors: metadata that is not text": raw_safetensors(b'{"__metadata__":{"a":1}}'),
+    "safetensors: metadata that is a list": raw_safetensors(b'{"__metadata__":[]}'),
     "safetensors: fractional shape": tensors(a=entry(shape=[2.0])),
     "safetensors: shape of true": tensors(a=entry(shape=[True], data_offsets=[0, 2])),
     "safetensors: negative shape": tensors(a=entry(shape=[-1, -2])),
@@ -106,9 +106,9 @@ REFUSED = {
     "safetensors: gap": tensors(a=entry(data_offsets=[2, 6])),
     "safetensors: overlap": tensors(a=entry(), b=entry()),
     "safetensors: tensor that is a list": tensors(a=[]),
-    "safetensors: 1 MiB of lists": headed(b'{"a":[' + b"[]," * 340_000 + b"[]]}"),
-    "safetensors: a name of megabytes": headed('{"\U0001f999'.encode() + b"x" * 9_000_000),
-    "safetensors: 17 MB of values": headed(
+    "safetensors: 1 MiB of lists": raw_safetensors(b'{"a":[' + b"[]," * 340_000 + b"[]]}"),
+    "safetensors: a name of megabytes": raw_safetensors('{"\U0001f999'.encode() + b"x" * 9_000_000),
+    "safetensors: 17 MB of values": raw_safetensors(
         b"{"
         + b",".join(b'"%d":' % i + SCALAR + b'"' + b"x" * 1_000_000 + b'"]}' for i in range(17))
         + b"}"
@@ -205,11 +205,11 @@ LARGE = {
     "safetensors: 65,536 tensors": tensors(
         **{f"layers.{i:040}": entry(shape=[0, 1, 1], data_offsets=[0, 0]) for i in range(65_536)}
     ),
-    "safetensors: whitespace": headed(b"{" + b" " * 20_000_000 + b"}"),
-    "safetensors: metadata": headed(
+    "safetensors: whitespace": raw_safetensors(b"{" + b" " * 20_000_000 + b"}"),
+    "safetensors: metadata": raw_safetensors(
         json.dumps({"__metadata__": {f"{i}": "x" * 500 for i in range(60_000)}}).encode()
     ),
-    "safetensors: 20 MiB of lists": headed(
+    "safetensors: 20 MiB of lists": raw_safetensors(
         b"{"
         + b",".join(b'"%d":' % i + SCALAR + b"[]," * 340_000 + b"[]]}" for i in range(20))
         + b"}"

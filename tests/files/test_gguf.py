@@ -14,7 +14,7 @@ EXPECTED = {"format": "gguf", "architecture": "llama", "quantization": "Q4_K_M",
 EXPECTED |= {"license": "apache-2.0", "context_length": 4096, "parameter_count": PARAMETERS}
 
 
-def written(tmp_path, content):
+def write_model(tmp_path, content):
     path = tmp_path / "model.gguf"
     path.write_bytes(content)
     return path
@@ -32,7 +32,7 @@ def test_every_version_and_byte_order_is_read(tmp_path, version, order):
     """
     content = gguf(version=version, order=order)
 
-    header = read_header(written(tmp_path, content))
+    header = read_header(write_model(tmp_path, content))
 
     assert header == Header(**EXPECTED, expected_size_bytes=len(content), is_complete=True)
 
@@ -54,7 +54,7 @@ def test_values_of_every_type_are_skipped(tmp_path):
     others += [("texts", "array", form.array(8, texts))]
     others += [("arrays", "array", form.array(9, inner))]
 
-    header = read_header(written(tmp_path, gguf(tuple(others) + LLAMA)))
+    header = read_header(write_model(tmp_path, gguf(tuple(others) + LLAMA)))
 
     assert (header.architecture, header.parameter_count) == ("llama", PARAMETERS)
     assert header.is_complete
@@ -66,7 +66,7 @@ def test_a_file_without_tensors_is_complete(tmp_path):
     """
     content = gguf(tensors=())
 
-    header = read_header(written(tmp_path, content))
+    header = read_header(write_model(tmp_path, content))
 
     assert (header.parameter_count, header.is_complete) == (0, True)
 
@@ -77,9 +77,9 @@ def test_a_file_that_lacks_one_byte_is_incomplete(tmp_path):
     """
     content = gguf(tensors=[("a", (32, 4), F32)])
 
-    whole = read_header(written(tmp_path, content))
-    short = read_header(written(tmp_path, content[:-1]))
-    longer = read_header(written(tmp_path, content + b"x"))
+    whole = read_header(write_model(tmp_path, content))
+    short = read_header(write_model(tmp_path, content[:-1]))
+    longer = read_header(write_model(tmp_path, content + b"x"))
 
     assert (whole.is_complete, short.is_complete, longer.is_complete) == (True, False, True)
     assert whole.expected_size_bytes == short.expected_size_bytes == len(content)
@@ -92,7 +92,7 @@ def test_the_alignment_comes_from_the_header(tmp_path):
     keys = (*LLAMA, ("general.alignment", "u32", 4096))
     content = gguf(keys, [("a", (1024,), F32)], alignment=4096)
 
-    header = read_header(written(tmp_path, content))
+    header = read_header(write_model(tmp_path, content))
 
     assert header.expected_size_bytes == len(content)
 
@@ -106,8 +106,8 @@ def test_a_tensor_of_an_unknown_type_leaves_the_size_unknown(tmp_path):
     content = form.head(2, 0) + infos
     content += bytes(-len(content) % 32)
 
-    header = read_header(written(tmp_path, content + bytes(128)))
-    short = read_header(written(tmp_path, content + bytes(127)))
+    header = read_header(write_model(tmp_path, content + bytes(128)))
+    short = read_header(write_model(tmp_path, content + bytes(127)))
 
     assert (header.parameter_count, header.expected_size_bytes) == (40, None)
     assert (header.is_complete, short.is_complete) == (None, False)
@@ -131,7 +131,7 @@ def test_the_quantization_has_its_usual_name(tmp_path, kind, value, name):
     """
     general.file_type is translated. If it is not a number, the tensor types decide.
     """
-    path = written(
+    path = write_model(
         tmp_path,
         gguf([("general.file_type", kind, value)], [("a", (64,), Q4_0), ("b", (32,), F32)]),
     )
@@ -143,7 +143,7 @@ def test_without_a_file_type_the_most_frequent_tensor_type_decides(tmp_path):
     """
     The type with the most parameters counts, not the type with the most tensors.
     """
-    path = written(tmp_path, gguf((), [("a", (2,), F32), ("b", (2,), F32), ("c", (64,), Q8_0)]))
+    path = write_model(tmp_path, gguf((), [("a", (2,), F32), ("b", (2,), F32), ("c", (64,), Q8_0)]))
 
     assert read_header(path).quantization == "Q8_0"
 
@@ -166,7 +166,7 @@ def test_an_unsafe_text_is_not_accepted(tmp_path, key, field, value):
     """
     A text from a header is accepted if it has at most 128 characters, all of them printable.
     """
-    header = read_header(written(tmp_path, with_key(key, "text", value)))
+    header = read_header(write_model(tmp_path, with_key(key, "text", value)))
 
     assert getattr(header, field) is None
 
@@ -175,7 +175,9 @@ def test_a_text_of_128_characters_is_accepted(tmp_path):
     """
     The limit counts characters and not bytes.
     """
-    header = read_header(written(tmp_path, with_key("general.name", "text", "\U0001f999" * 128)))
+    header = read_header(
+        write_model(tmp_path, with_key("general.name", "text", "\U0001f999" * 128))
+    )
 
     assert header.name == "\U0001f999" * 128
 
@@ -197,7 +199,7 @@ def test_an_invalid_context_length_is_ignored(tmp_path, kind, value, found):
     """
     The rest of the header is still read.
     """
-    header = read_header(written(tmp_path, with_key("llama.context_length", kind, value)))
+    header = read_header(write_model(tmp_path, with_key("llama.context_length", kind, value)))
 
     assert (header.context_length, header.architecture) == (found, "llama")
 
@@ -209,7 +211,7 @@ def test_the_context_length_of_the_architecture_is_used(tmp_path):
     keys = [("clip.context_length", "u32", 77), ("llama.context_length", "u32", 8)]
     keys += [("general.architecture", "text", "llama")]
 
-    assert read_header(written(tmp_path, gguf(keys))).context_length == 8
+    assert read_header(write_model(tmp_path, gguf(keys))).context_length == 8
 
 
 def test_the_number_of_context_lengths_is_limited(tmp_path):
@@ -219,8 +221,8 @@ def test_the_number_of_context_lengths_is_limited(tmp_path):
     few = [(f"{i}.context_length", "u32", i) for i in range(50)]
     many = [(f"{i}.context_length", "u32", i) for i in range(100)]
 
-    assert read_header(written(tmp_path, gguf((*few, *LLAMA)))).context_length == 4096
-    assert read_header(written(tmp_path, gguf((*many, *LLAMA)))).context_length is None
+    assert read_header(write_model(tmp_path, gguf((*few, *LLAMA)))).context_length == 4096
+    assert read_header(write_model(tmp_path, gguf((*many, *LLAMA)))).context_length is None
 
 
 def test_tensors_can_be_in_any_order(tmp_path):
@@ -231,8 +233,8 @@ def test_tensors_can_be_in_any_order(tmp_path):
     content = form.head(2, 0) + form.tensor("b", [8], F32, 32) + form.tensor("a", [8], F32, 0)
     content += bytes(-len(content) % 32)
 
-    assert read_header(written(tmp_path, content + bytes(64))).is_complete
-    assert not read_header(written(tmp_path, content + bytes(63))).is_complete
+    assert read_header(write_model(tmp_path, content + bytes(64))).is_complete
+    assert not read_header(write_model(tmp_path, content + bytes(63))).is_complete
 
 
 @pytest.mark.parametrize(
@@ -246,7 +248,7 @@ def test_shards_are_counted_from_one(tmp_path, number, count, found):
     """
     keys = [("split.no", "u16", number), ("split.count", "u16", count)]
 
-    header = read_header(written(tmp_path, gguf(keys)))
+    header = read_header(write_model(tmp_path, gguf(keys)))
 
     assert (header.shard_index, header.shard_count) == found
 
@@ -256,7 +258,7 @@ def test_a_file_truncated_anywhere_is_refused_or_incomplete(tmp_path):
     Either the header is damaged or the weights are incomplete.
     """
     content = gguf(tensors=[("a", (32,), F32)])
-    path = written(tmp_path, content)
+    path = write_model(tmp_path, content)
 
     for length in range(len(content) - 1, 3, -1):
         with path.open("r+b") as file:
@@ -436,7 +438,7 @@ def test_the_gguf_package_reads_the_files_of_these_tests(tmp_path, version, orde
     The builder of these tests writes valid GGUF. The package no longer reads version 1.
     """
     oracle = pytest.importorskip("gguf")
-    path = written(tmp_path, gguf(version=version, order=order))
+    path = write_model(tmp_path, gguf(version=version, order=order))
 
     assert read_with_catalog(path) == read_with_package(oracle, path)
 

@@ -12,7 +12,7 @@ import sys
 import zipfile
 
 import pytest
-from builders import fixtures, headed, safetensors
+from builders import fixtures, raw_safetensors, safetensors
 from hostile import LARGE, ONE_TOO_MANY, REASONS, REFUSED
 
 from model_catalog import BadHeaderError, NotAFileError, ProtectedFileError, UnknownFormatError
@@ -20,7 +20,7 @@ from model_catalog.files import safe_open
 from model_catalog.files.formats.header_reader import Header, read_header
 
 
-def written(tmp_path, content, name="model.safetensors"):
+def write_model(tmp_path, content, name="model.safetensors"):
     path = tmp_path / name
     path.write_bytes(content)
     return path
@@ -32,7 +32,7 @@ def test_a_header_is_read(tmp_path):
     """
     content = safetensors()
 
-    header = read_header(written(tmp_path, content))
+    header = read_header(write_model(tmp_path, content))
 
     assert header == Header(
         format="safetensors",
@@ -56,7 +56,7 @@ def test_the_modelspec_keys_are_read(tmp_path):
         "ss_tag_frequency": "x" * 200_000,
     }
 
-    header = read_header(written(tmp_path, safetensors(metadata=metadata)))
+    header = read_header(write_model(tmp_path, safetensors(metadata=metadata)))
 
     assert (header.architecture, header.name, header.license) == ("flux-1-dev", "Flux", "other")
 
@@ -71,7 +71,7 @@ def test_an_unsafe_text_is_not_accepted(tmp_path):
         "modelspec.architecture": "x" * 129,
     }
 
-    header = read_header(written(tmp_path, safetensors(metadata=metadata)))
+    header = read_header(write_model(tmp_path, safetensors(metadata=metadata)))
 
     assert (header.architecture, header.name, header.license) == (None, None, None)
 
@@ -85,7 +85,7 @@ def test_a_file_that_is_too_short_is_incomplete(tmp_path, change, complete):
     """
     The file must be at least as long as its tensors need.
     """
-    header = read_header(written(tmp_path, change(safetensors())))
+    header = read_header(write_model(tmp_path, change(safetensors())))
 
     assert header.is_complete is complete
 
@@ -106,7 +106,10 @@ def test_unusual_headers_are_read(tmp_path, header, parameters):
     """
     The format allows them, although few programs write them.
     """
-    assert read_header(written(tmp_path, headed(header, b"x"))).parameter_count == parameters
+    assert (
+        read_header(write_model(tmp_path, raw_safetensors(header, b"x"))).parameter_count
+        == parameters
+    )
 
 
 def test_a_header_longer_than_the_read_window_is_read(tmp_path):
@@ -115,7 +118,9 @@ def test_a_header_longer_than_the_read_window_is_read(tmp_path):
     """
     for shift in range(40):
         tensors = [("ä" * 20 + f".{i}", "F16", (1, 12, 1)) for i in range(1500)]
-        header = read_header(written(tmp_path, safetensors(tensors, metadata={"a": "x" * shift})))
+        header = read_header(
+            write_model(tmp_path, safetensors(tensors, metadata={"a": "x" * shift}))
+        )
 
         assert (header.parameter_count, header.is_complete) == (18_000, True)
 
@@ -128,7 +133,7 @@ def test_a_header_length_that_looks_like_a_pickle_is_recognized(tmp_path):
     length = int.from_bytes(content[:8], "little")
     header = content[8 : 8 + length].ljust(640)
 
-    found = read_header(written(tmp_path, headed(header, content[8 + length :])))
+    found = read_header(write_model(tmp_path, raw_safetensors(header, content[8 + length :])))
 
     assert (found.format, found.unsafe) == ("safetensors", False)
 
@@ -218,7 +223,7 @@ def test_a_hostile_header_is_refused(tmp_path, name):
     """
     At once: a length that a header claims is never read or allocated.
     """
-    path = written(tmp_path, REFUSED[name])
+    path = write_model(tmp_path, REFUSED[name])
     before = resource.getrusage(resource.RUSAGE_SELF).ru_utime
 
     with pytest.raises(BadHeaderError, match=f"cannot be read: .*{REASONS[name]}") as caught:
@@ -238,7 +243,7 @@ def test_a_refused_header_needs_little_time_and_memory(tmp_path, name):
     """
     Less than 2 s of CPU time and 64 MiB, including the interpreter.
     """
-    path = written(tmp_path, REFUSED[name])
+    path = write_model(tmp_path, REFUSED[name])
     if name == "array of 40 million texts":
         os.truncate(path, 2 * 1024**3)
 
@@ -253,7 +258,7 @@ def test_a_list_that_is_too_long_is_refused(tmp_path, content, zeros):
     """
     Before it is read, although all of it exists.
     """
-    path = written(tmp_path, content)
+    path = write_model(tmp_path, content)
     os.truncate(path, len(content) + zeros)
 
     with pytest.raises(BadHeaderError, match="more than 4,000,000"):
@@ -266,7 +271,7 @@ def test_the_largest_header_needs_little_memory(tmp_path, content):
     """
     The header is as large as the limits allow.
     """
-    _, mebibytes = read_limited(written(tmp_path, content))
+    _, mebibytes = read_limited(write_model(tmp_path, content))
 
     assert mebibytes < 64
 
@@ -276,7 +281,7 @@ def test_a_header_of_100_megabytes_needs_little_memory(tmp_path):
     """
     That is the limit of the format.
     """
-    path = written(tmp_path, headed(b"{" + b" " * 99_000_000 + b"}"))
+    path = write_model(tmp_path, raw_safetensors(b"{" + b" " * 99_000_000 + b"}"))
 
     found, mebibytes = read_limited(path)
 
@@ -314,7 +319,7 @@ def test_a_pickle_is_detected_and_never_loaded(tmp_path, protocol, wrap):
     if wrap == "zip":
         content = zipped("archive/data.pkl", content)
 
-    header = read_header(written(tmp_path, content, "model.safetensors"))
+    header = read_header(write_model(tmp_path, content, "model.safetensors"))
 
     assert (header.format, header.unsafe) == ("pickle", True)
     assert not ran.exists()
@@ -330,7 +335,7 @@ def test_a_pickle_after_other_entries_of_a_zip_is_found(tmp_path):
     """
     content = zipped("x/evil.pkl", b"x", also=[f"weights/{i}" for i in range(2000)])
 
-    assert read_header(written(tmp_path, content)).unsafe
+    assert read_header(write_model(tmp_path, content)).unsafe
 
 
 def beyond_4_gib(content):
@@ -346,7 +351,7 @@ def test_a_zip64_file_is_searched(tmp_path):
     """
     A zip of more than 4 GiB stores the offset of its directory in another record.
     """
-    path = written(tmp_path, beyond_4_gib(zipped("x/data.pkl", b"x", also=["a", "b"])))
+    path = write_model(tmp_path, beyond_4_gib(zipped("x/data.pkl", b"x", also=["a", "b"])))
     with zipfile.ZipFile(path) as archive:
         assert archive.namelist() == ["a", "b", "x/data.pkl"]
 
@@ -359,7 +364,7 @@ def test_a_pickle_in_a_truncated_zip_is_incomplete(tmp_path):
     """
     content = zipped("archive/data.pkl", b"x" * 1000)
 
-    header = read_header(written(tmp_path, content[:500]))
+    header = read_header(write_model(tmp_path, content[:500]))
 
     assert (header.format, header.is_complete, header.unsafe) == ("pickle", False, True)
 
@@ -396,7 +401,7 @@ def test_a_zip_that_cannot_be_searched_is_refused(tmp_path, content, reason):
     Its content is unknown, so it is not reported as safe.
     """
     with pytest.raises(BadHeaderError, match=reason):
-        read_header(written(tmp_path, content))
+        read_header(write_model(tmp_path, content))
 
 
 @pytest.mark.parametrize(
@@ -409,7 +414,7 @@ def test_an_unknown_format_has_an_error_of_its_own(tmp_path, content):
     It is not a damaged model. BadHeaderError catches both.
     """
     with pytest.raises(UnknownFormatError) as caught:
-        read_header(written(tmp_path, content))
+        read_header(write_model(tmp_path, content))
 
     assert isinstance(caught.value, BadHeaderError)
 
@@ -419,7 +424,7 @@ def test_a_header_is_read_only_from_a_file_that_may_be_opened(tmp_path):
     A FIFO does not block, and no database loses its locks.
     """
     os.mkfifo(tmp_path / "fifo")
-    path = written(tmp_path, safetensors())
+    path = write_model(tmp_path, safetensors())
 
     with pytest.raises(NotAFileError):
         read_header(tmp_path / "fifo")
@@ -483,7 +488,7 @@ def test_the_safetensors_package_reads_the_files_of_these_tests(tmp_path):
     """
     The builder of these tests writes valid safetensors.
     """
-    path = written(tmp_path, safetensors(metadata={"license": "mit"}))
+    path = write_model(tmp_path, safetensors(metadata={"license": "mit"}))
 
     assert read_with_catalog(path) == read_with_package(path)
 

@@ -44,7 +44,7 @@ KEY = read_public_key(pem(PRIVATE))
 FILES = digests(a__bin=b"a", b__bin=b"b", config__json=b"{}")
 
 
-def written(tmp_path, content):
+def write_bundle(tmp_path, content):
     path = tmp_path / "model.sig"
     path.write_bytes(content if isinstance(content, bytes) else json.dumps(content).encode())
     return path
@@ -52,7 +52,7 @@ def written(tmp_path, content):
 
 def verify_statement(tmp_path, stated):
     """Return the manifest of a statement that is signed with the key."""
-    return verify_bundle(written(tmp_path, bundle(PRIVATE, stated)), KEY)
+    return verify_bundle(write_bundle(tmp_path, bundle(PRIVATE, stated)), KEY)
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def test_a_valid_bundle_lists_the_signed_files(tmp_path):
     """
     It gives their digests in the form of this package, and the fingerprint of the key.
     """
-    path = written(tmp_path, bundle(PRIVATE, statement(FILES)))
+    path = write_bundle(tmp_path, bundle(PRIVATE, statement(FILES)))
 
     found = verify_bundle(path, KEY)
 
@@ -94,10 +94,10 @@ def test_the_key_decides_the_algorithm(tmp_path, curve, right, wrong):
     """
     private = private_key(curve)
     payload = json.dumps(statement(FILES)).encode()
-    good = written(tmp_path, envelope(private, payload, algorithm=right))
+    good = write_bundle(tmp_path, envelope(private, payload, algorithm=right))
 
     assert verify_bundle(good, read_public_key(pem(private))).digests == FILES
-    bad = written(tmp_path, envelope(private, payload, algorithm=wrong))
+    bad = write_bundle(tmp_path, envelope(private, payload, algorithm=wrong))
     with pytest.raises(BadSignatureError, match="is not signed with the key"):
         verify_bundle(bad, read_public_key(pem(private)))
 
@@ -107,7 +107,7 @@ def test_a_bundle_of_another_key_is_refused(tmp_path):
     Its hint may name that key, be absent, or be wrong. The error contains the expected key.
     """
     other = read_public_key(pem(private_key()))
-    path = written(tmp_path, bundle(PRIVATE, statement(FILES)))
+    path = write_bundle(tmp_path, bundle(PRIVATE, statement(FILES)))
     with pytest.raises(BadSignatureError, match=f"another key than {other.fingerprint}") as caught:
         verify_bundle(path, other)
     assert caught.value.path == str(path)
@@ -117,7 +117,7 @@ def test_a_bundle_of_another_key_is_refused(tmp_path):
         stated = envelope(PRIVATE, json.dumps(statement(FILES)).encode())
         stated["verificationMaterial"]["publicKey"] = hint
         with pytest.raises(BadSignatureError, match=f"not signed with the key {other.fingerprint}"):
-            verify_bundle(written(tmp_path, stated), other)
+            verify_bundle(write_bundle(tmp_path, stated), other)
 
 
 def test_a_bundle_without_a_hint_is_read(tmp_path):
@@ -127,7 +127,7 @@ def test_a_bundle_without_a_hint_is_read(tmp_path):
     stated = envelope(PRIVATE, json.dumps(statement(FILES)).encode())
     stated["verificationMaterial"]["publicKey"] = {"rawBytes": "AAAA", "keyDetails": "X"}
 
-    assert verify_bundle(written(tmp_path, stated), KEY).digests == FILES
+    assert verify_bundle(write_bundle(tmp_path, stated), KEY).digests == FILES
 
 
 def test_the_payload_type_is_part_of_the_signed_message(tmp_path):
@@ -137,10 +137,10 @@ def test_the_payload_type_is_part_of_the_signed_message(tmp_path):
     payload = json.dumps(statement(FILES)).encode()
     other_type = envelope(PRIVATE, payload, payload_type="text/plain")
     with pytest.raises(BadSignatureError, match="is not signed with the key"):
-        verify_bundle(written(tmp_path, other_type), KEY)
+        verify_bundle(write_bundle(tmp_path, other_type), KEY)
     other_type["dsseEnvelope"]["payloadType"] = "text/plain"
     with pytest.raises(BadSignatureError, match="payload is 'text/plain'"):
-        verify_bundle(written(tmp_path, other_type), KEY)
+        verify_bundle(write_bundle(tmp_path, other_type), KEY)
 
 
 def test_other_kinds_of_bundles_are_refused(tmp_path):
@@ -166,7 +166,7 @@ def test_other_kinds_of_bundles_are_refused(tmp_path):
         stated = copy.deepcopy(good)
         change(stated)
         with pytest.raises(BadSignatureError, match=reason):
-            verify_bundle(written(tmp_path, stated), KEY)
+            verify_bundle(write_bundle(tmp_path, stated), KEY)
 
 
 @pytest.mark.parametrize(
@@ -189,7 +189,7 @@ def test_other_kinds_of_bundles_are_refused(tmp_path):
         ("signs no files", statement({})),
         ("twice", statement({}, resources=[resource("a", "00" * 32), resource("a", "11" * 32)])),
         ("root digest does not match", statement(FILES, root=root_of([resource("a", "00" * 32)]))),
-        ("beside other files", statement({".": FILES["a.bin"], "a": FILES["a.bin"]})),
+        ("along with other files", statement({".": FILES["a.bin"], "a": FILES["a.bin"]})),
         ("ignores the whole model", statement(FILES, ignore_paths=["."])),
         ("ignores the whole model", statement(FILES, ignore_paths=["model.sig", ""])),
         ("not a list of texts", statement(FILES, ignore_paths="a")),
@@ -278,7 +278,7 @@ def test_a_bundle_is_opened_safely(tmp_path):
     """
     A FIFO does not block, a database is not opened, and no more is read than the limit.
     """
-    path = written(tmp_path, bundle(PRIVATE, statement(FILES)))
+    path = write_bundle(tmp_path, bundle(PRIVATE, statement(FILES)))
     with pytest.raises(ProtectedFileError):
         verify_bundle(path, KEY, protected=[safe_open.file_identity(path.stat())])
     os.mkfifo(tmp_path / "fifo")
@@ -300,7 +300,7 @@ def test_a_bundle_with_too_many_values_is_not_parsed(tmp_path):
     """
     for content in (b'{"a": [' + b"[]," * 1_000 + b"[]]}", b"[" * 5_000_000):
         with pytest.raises(BadSignatureError, match="more than 1,000 values"):
-            verify_bundle(written(tmp_path, content), KEY)
+            verify_bundle(write_bundle(tmp_path, content), KEY)
 
 
 ODD = [None, True, 0, -1, 1.5, "", "x", "\0", [], {}, [[]], [{}], {"": None}, ["x", 1], 10**40]
@@ -374,7 +374,7 @@ def test_a_mutated_statement_is_read_or_refused(tmp_path):
 def read_if_valid(tmp_path, content):
     """Return the manifest of a bundle, or None if it raises BadSignatureError."""
     try:
-        return verify_bundle(written(tmp_path, content), KEY)
+        return verify_bundle(write_bundle(tmp_path, content), KEY)
     except BadSignatureError as error:
         text = str(error)
     assert text.isprintable()

@@ -92,8 +92,8 @@ def find_model_files(path: StrPath, *, protected: ProtectedFiles = ()) -> ModelF
     For a file, that is the file itself, or its whole set if it is a shard. For a folder, it is
     every file in it and below it, except hidden files and unfinished downloads. Links to folders
     are not followed. Anything that is not a regular file is skipped, with the reason. Raises
-    BadLayoutError if more than MAX_ENTRIES files exist or are missing, NotAFileError for a FIFO or
-    a device, ProtectedFileError, and OSError as the system reports it.
+    BadLayoutError if more than MAX_ENTRIES files exist or are missing. Raises NotAFileError for a
+    FIFO or a device, ProtectedFileError, and OSError as the system reports it.
     """
     text = os.fspath(path)
     if non_regular_kind(stat_path(path)) == "a directory":

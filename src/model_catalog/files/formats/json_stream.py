@@ -131,21 +131,21 @@ class JsonStream:
 
     def _extend_window(self) -> bool:
         """Read the next part of the file. Return False if the end was reached before."""
-        rest = self._text[self._at :]
-        if len(rest) > MAX_VALUE_CHARACTERS:
+        remaining = self._text[self._at :]
+        if len(remaining) > MAX_VALUE_CHARACTERS:
             raise self.file.header_error(
                 f"a value has more than {MAX_VALUE_CHARACTERS:,} characters"
             )
         if self._offset == self._end:
             return False
         # The window doubles each time, because a long value is parsed again from its beginning.
-        wanted = min(max(_WINDOW_BYTES, len(rest)), MAX_VALUE_CHARACTERS + 1 - len(rest))
+        wanted = min(max(_WINDOW_BYTES, len(remaining)), MAX_VALUE_CHARACTERS + 1 - len(remaining))
         raw = self.file.read_at(self._offset, min(wanted, self._end - self._offset))
         if not raw:
             raise self.file.header_error("the file was truncated during the read")
         self._offset += len(raw)
         try:
-            self._text = rest + self._decode(raw, self._offset == self._end)
+            self._text = remaining + self._decode(raw, self._offset == self._end)
         except UnicodeDecodeError:
             raise self.file.header_error("the text is not UTF-8") from None
         self._start, self._at = self._position(), 0

@@ -290,7 +290,7 @@ def _parse_digests(resources: Iterable[object]) -> dict[str, str]:
     if not digests:
         raise _InvalidBundleError("it signs no files")
     if SINGLE_FILE in digests and len(digests) > 1:
-        raise _InvalidBundleError(f"it lists {SINGLE_FILE!r} beside other files")
+        raise _InvalidBundleError(f"it lists {SINGLE_FILE!r} along with other files")
     return digests
 
 

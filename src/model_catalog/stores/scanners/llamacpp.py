@@ -1,7 +1,7 @@
 """
 Scan the cache of llama.cpp, in both of its layouts.
 
-Until spring 2026 all files were in one folder as `ORG_REPOSITORY_FILE.gguf`. Beside each file, a
+Until spring 2026 all files were in one folder as `ORG_REPOSITORY_FILE.gguf`. Next to each file, a
 `.json` file contains the URL of its download. Newer releases use the layout of huggingface_hub.
 """
 
@@ -97,7 +97,7 @@ class _Origin:
 
 
 def _read_origin(walk: StoreWalk, group: FileGroup) -> _Origin:
-    """Read the `.json` file beside the first file of a model. It must match the file name."""
+    """Read the `.json` file of the first file of a model. It must match the file name."""
     name = group.local_path[len(group.folder) + 1 :]
     unknown = _Origin(name.removesuffix(_SUFFIX), "", None)
     metadata_path = f"{group.local_path}.json"
@@ -110,7 +110,7 @@ def _read_origin(walk: StoreWalk, group: FileGroup) -> _Origin:
         if match is None or not is_valid_name(match[1]):
             raise SkippedError("its url is not the URL of a file in a repository")
         if f"{match[2]}_{match[3]}".replace("/", "_") != name:
-            raise SkippedError("its url belongs to another file than the one beside it")
+            raise SkippedError("its url belongs to another file than the file of the same name")
     except FileNotFoundError:
         return unknown
     except READ_ERRORS as error:
