@@ -22,8 +22,8 @@ async def misuse(catalog: ModelCatalog) -> None:
 
 
 async def use() -> int:
-    async with open_catalog(Path("catalog.db")) as catalog, catalog.transaction() as together:
-        model: Model = await together.register_model(
+    async with open_catalog(Path("catalog.db")) as catalog, catalog.transaction() as inner:
+        model: Model = await inner.register_model(
             Model(reference="m", provider="hf", local_path="/m", size_bytes=None)
         )
         path: str = model.local_path
