@@ -577,6 +577,59 @@ async def test_a_savepoint_in_a_host_session_commits_nothing(database, habits):
     assert database.run("SELECT count(*) FROM models") == [(0,)]
 
 
+class CountingCatalog(ModelCatalog):
+    """A host's subclass with state of its own, and a keyword of its own."""
+
+    def __init__(self, sessions, *, timeout_s=30.0, provider="hf"):
+        super().__init__(sessions, timeout_s=timeout_s)
+        self.provider = provider
+        self.finds = 0
+
+    async def find(self, reference):
+        self.finds += 1
+        return await self.find_model(reference, self.provider)
+
+
+class ProviderCatalog(CountingCatalog):
+    """A subclass that passes its keyword on to the catalog of a transaction."""
+
+    def _with_executor(self, executor):
+        return type(self)(executor, provider=self.provider)
+
+
+@pytest.mark.parametrize(
+    ("subclass", "keywords", "provider"),
+    [
+        (CountingCatalog, {}, "hf"),
+        (CountingCatalog, {"provider": "ollama"}, "hf"),
+        (ProviderCatalog, {"provider": "ollama"}, "ollama"),
+    ],
+    ids=["default keyword", "own keyword", "own keyword passed on"],
+)
+async def test_the_constructor_of_a_subclass_runs_in_a_transaction_too(
+    database, subclass, keywords, provider
+):
+    """
+    transaction() yields an object of the subclass, made by its constructor, with its own state.
+    """
+    engine = create_async_engine(database.target_url)
+    catalog = subclass(async_sessionmaker(engine), **keywords)
+    await catalog.register_models([a_model("m"), a_model("m", provider="ollama")])
+    await catalog.find("m")
+
+    async with catalog.transaction() as inner:
+        model = await inner.find("m")
+        assert type(inner) is subclass
+        assert (inner.finds, catalog.finds) == (1, 1)
+        async with inner.transaction() as innermost:
+            assert type(innermost) is subclass
+            assert innermost.provider == provider
+            assert innermost.finds == 0
+    await engine.dispose()
+
+    assert model.provider == inner.provider == provider
+
+
 async def test_what_a_host_session_has_added_is_found(database):
     """
     Objects the host added and did not flush count, and the host's own objects stay the host's.

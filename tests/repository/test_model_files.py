@@ -303,3 +303,47 @@ async def test_a_folder_that_cannot_be_meant_is_refused(catalog, old, new):
         await catalog.relocate(old, new)
 
     assert (await catalog.get_model(*NAME)).local_path == "/old/m.gguf"
+
+
+DIGEST, OTHER_DIGEST = "sha256:" + 64 * "a", "sha256:" + 64 * "b"
+
+
+@pytest.mark.parametrize(
+    ("before", "changes", "is_reset", "digest"),
+    [
+        ({"size_bytes": 1}, {"size_bytes": 2}, True, None),
+        ({"size_bytes": 1, "digest": DIGEST}, {"size_bytes": 2}, True, None),
+        ({"size_bytes": 1, "digest": DIGEST}, {"size_bytes": None}, False, DIGEST),
+        ({"digest": DIGEST}, {"size_bytes": 2}, False, DIGEST),
+        ({"digest": DIGEST}, {"digest": OTHER_DIGEST}, True, OTHER_DIGEST),
+        ({"digest": DIGEST}, {"digest": None}, True, None),
+        ({}, {"digest": DIGEST}, False, DIGEST),
+        ({"digest": DIGEST}, {"local_path": "/elsewhere"}, True, DIGEST),
+        ({"digest": DIGEST}, {"digest": DIGEST, "license": "mit"}, False, DIGEST),
+    ],
+    ids=[
+        "size changed",
+        "size changed with a digest",
+        "size cleared",
+        "size set for the first time",
+        "digest changed",
+        "digest cleared",
+        "digest set for the first time",
+        "path changed",
+        "nothing changed",
+    ],
+)
+async def test_a_change_of_path_size_or_digest_resets_results(
+    catalog, before, changes, is_reset, digest
+):
+    """
+    A size that becomes or was NULL does not reset results; clearing a known digest does.
+    """
+    model = await catalog.register_model(a_model("m", **before))
+    await save_inspection(catalog, model, {"verified_at": moment(1), "state": FileState.PRESENT})
+
+    updated = await catalog.update_model("m", "hf", **changes)
+
+    expected = (None, FileState.UNCHECKED) if is_reset else (moment(1), FileState.PRESENT)
+    assert (updated.verified_at, updated.state) == expected
+    assert updated.digest == digest
