@@ -264,13 +264,13 @@ async def test_a_file_that_is_not_a_catalog_is_refused_and_not_changed(
     tmp_path, monkeypatch, entry_point, bad
 ):
     """The error describes the file. The file and its folder do not change."""
-    make, kind, words = bad
+    make, kind, message = bad
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "catalog.db"
     make(path)
     before = listing(tmp_path)
 
-    with pytest.raises(kind, match=words) as caught:
+    with pytest.raises(kind, match=message) as caught:
         await entry_point(path)
 
     assert caught.value.target == repr(str(path))
@@ -354,15 +354,15 @@ INVALID_TARGETS = {
 }
 
 
-@pytest.mark.parametrize(("target", "words"), INVALID_TARGETS.values(), ids=INVALID_TARGETS)
-async def test_an_invalid_target_is_refused(tmp_path, monkeypatch, entry_point, target, words):
+@pytest.mark.parametrize(("target", "message"), INVALID_TARGETS.values(), ids=INVALID_TARGETS)
+async def test_an_invalid_target_is_refused(tmp_path, monkeypatch, entry_point, target, message):
     """
     A target that names no database, or a temporary one, raises InvalidTargetError and creates
     nothing.
     """
     monkeypatch.chdir(tmp_path)
 
-    with pytest.raises(InvalidTargetError, match=words) as caught:
+    with pytest.raises(InvalidTargetError, match=message) as caught:
         await entry_point(target)
 
     assert caught.value.target in str(caught.value)
@@ -421,10 +421,13 @@ async def test_an_unknown_database_or_role_is_unavailable(pg_server, entry_point
 )
 async def test_a_server_that_does_not_answer_is_unavailable(driver, timeout):
     """Connecting ends after ten seconds, or after the timeout in the URL."""
-    with silent_port() as port, pytest.raises(CatalogUnavailableError, match=r"opened: .*\w") as it:
+    with (
+        silent_port() as port,
+        pytest.raises(CatalogUnavailableError, match=r"opened: .*\w") as caught,
+    ):
         await open_and_close(f"postgresql+{driver}://u:{SECRET}@127.0.0.1:{port}/db?{timeout}")
 
-    assert SECRET not in str(it.value)
+    assert SECRET not in str(caught.value)
 
 
 BAD_PARAMETERS = {
@@ -455,15 +458,15 @@ BAD_PARAMETERS = {
 
 
 @pytest.mark.parametrize(
-    ("driver", "query", "kind", "words"), BAD_PARAMETERS.values(), ids=BAD_PARAMETERS
+    ("driver", "query", "kind", "message"), BAD_PARAMETERS.values(), ids=BAD_PARAMETERS
 )
 async def test_a_parameter_that_the_driver_rejects_is_named(
-    entry_point, driver, query, kind, words
+    entry_point, driver, query, kind, message
 ):
     """The driver's own exceptions become errors of the catalog."""
     target = f"postgresql+{driver}://u:{SECRET}@127.0.0.1:1/db?{query}"
 
-    with pytest.raises(kind, match=words) as caught:
+    with pytest.raises(kind, match=message) as caught:
         await entry_point(target)
 
     assert SECRET not in str(caught.value)

@@ -409,8 +409,8 @@ def create_host_tables(database: Database) -> list[str]:
     return [f"SELECT * FROM {name}" for name in ("alembic_version", "hosts", "deployments")]
 
 
-@pytest.mark.parametrize("way", ["the host's engine", "a URL"])
-async def test_the_migrations_of_a_host_are_not_affected(empty, way):
+@pytest.mark.parametrize("target_kind", ["host engine", "URL"])
+async def test_the_migrations_of_a_host_are_not_affected(empty, target_kind):
     """
     A host keeps its tables and its alembic_version in the same database; ours is another table.
     """
@@ -418,8 +418,8 @@ async def test_the_migrations_of_a_host_are_not_affected(empty, way):
     before = [empty.run(query) for query in queries]
     tables = {key: value for key, value in shape(empty).items() if isinstance(value, str)}
     engine = create_async_engine(empty.target_url)
-    target = empty.target if way == "a URL" else engine
-    if empty.path is not None and way == "a URL":
+    target = empty.target if target_kind == "URL" else engine
+    if empty.path is not None and target_kind == "URL":
         pytest.skip("a SQLite file is shared through the host's engine")
 
     await upgrade(target)
