@@ -1,4 +1,4 @@
-"""The status of files against what is recorded: real files, real disks that come and go."""
+"""Check the status of files against the catalog: real files, real disks that are unmounted."""
 
 import asyncio
 import ctypes
@@ -38,21 +38,21 @@ from model_catalog.upkeep.queries.verification_queries import save_inspection
 NAME = ("m", "local")
 
 
-async def recorded(catalog, path, reference="m", **options):
+async def register(catalog, path, reference="m", **options):
     return (
         await register_path(catalog, path, provider="local", reference=reference, **options)
     ).model
 
 
-def a_file(folder, name="m.gguf"):
+def create_file(folder, name="m.gguf"):
     path = folder / name
     path.write_bytes(make_gguf("llama", context_length=4096))
     return path
 
 
-def a_set(folder, count=3):
+def create_shards(folder, count=3):
     for index in range(1, count + 1):
-        a_file(folder, f"m-{index:05}-of-{count:05}.gguf")
+        create_file(folder, f"m-{index:05}-of-{count:05}.gguf")
     return folder / f"m-00001-of-{count:05}.gguf"
 
 
@@ -60,14 +60,14 @@ async def state_of(catalog, *name):
     return (await catalog.get_model(*(name or NAME))).state
 
 
-async def test_what_is_there_is_present(catalog, tmp_path):
+async def test_unchanged_models_are_present(catalog, tmp_path):
     """
-    A file, a set and a folder that are as they were recorded are nothing to tell of.
+    An unchanged file, set of shards or folder is `present`, and no finding is reported.
     """
-    await recorded(catalog, a_file(tmp_path), "file")
+    await register(catalog, create_file(tmp_path), "file")
     (tmp_path / "shards").mkdir()
-    await recorded(catalog, a_set(tmp_path / "shards"), "shards")
-    await recorded(catalog, tmp_path / "shards", "folder")
+    await register(catalog, create_shards(tmp_path / "shards"), "shards")
+    await register(catalog, tmp_path / "shards", "folder")
     await catalog.register_model(
         a_model("plain", local_path=str(tmp_path / "m.gguf"), size_bytes=None)
     )
@@ -121,35 +121,36 @@ def become_a_folder(path):
         (become_a_folder, "changed", "is a directory"),
     ],
     ids=[
-        "gone",
-        "cut off",
+        "deleted",
+        "truncated",
         "appended to",
-        "same size, other bytes",
+        "replaced, same size",
         "touched",
-        "a FIFO",
-        "a link to itself",
-        "a folder",
+        "FIFO",
+        "link to itself",
+        "folder",
     ],
 )
 @pytest.mark.parametrize("kind", ["file", "shard", "folder"])
-async def test_what_is_not_as_recorded_is_told_and_comes_back(
+async def test_a_changed_file_is_reported_until_it_is_restored(
     catalog, tmp_path, kind, change, state, detail
 ):
     """
-    Whatever became of a file is found by its status; once it is back the model is present again.
+    The status of a file shows what happened to it. Once the file is restored, the model is
+    `present`.
     """
-    first = a_file(tmp_path) if kind == "file" else a_set(tmp_path)
-    await recorded(catalog, tmp_path if kind == "folder" else first)
+    first = create_file(tmp_path) if kind == "file" else create_shards(tmp_path)
+    await register(catalog, tmp_path if kind == "folder" else first)
     path = first if kind == "file" else tmp_path / "m-00003-of-00003.gguf"
     safe = tmp_path.with_name(f"{tmp_path.name} safe")
     os.link(path, safe)
-    await recorded(catalog, tmp_path if kind == "folder" else first)
+    await register(catalog, tmp_path if kind == "folder" else first)
 
     change(path)
     checked = await check_models(catalog)
 
     if kind == "file" and change is become_a_folder:
-        # A folder is a model as well: what is missing is the file in it.
+        # A folder can be a model too: then the file in it is missing.
         state, detail = "missing", "does not exist"
     (finding,) = checked.findings
     assert (finding.state, finding.before) == (state, FileState.PRESENT)
@@ -164,15 +165,16 @@ async def test_what_is_not_as_recorded_is_told_and_comes_back(
     elif os.path.lexists(path):
         path.unlink()
     safe.rename(path)
-    await recorded(catalog, tmp_path if kind == "folder" else first)
+    await register(catalog, tmp_path if kind == "folder" else first)
     assert await state_of(catalog) is FileState.PRESENT
 
 
-async def test_a_model_that_is_back_is_present_by_itself(catalog, tmp_path):
+async def test_a_model_that_exists_again_becomes_present(catalog, tmp_path):
     """
-    A file that was away and is the same again needs nobody; it was missing since the first check.
+    A file that was away and returns unchanged needs no user action. Until then, `missing_since` is
+    the time of the first check.
     """
-    path = a_file(tmp_path)
+    path = create_file(tmp_path)
     await catalog.register_model(
         a_model("m", provider="local", local_path=str(path), size_bytes=path.stat().st_size)
     )
@@ -193,13 +195,13 @@ async def test_a_model_that_is_back_is_present_by_itself(catalog, tmp_path):
     assert (third.state, third.state_detail, third.missing_since) == ("present", None, None)
 
 
-async def test_what_is_missing_was_missing_since_the_first_time(catalog, tmp_path):
+async def test_missing_since_keeps_the_time_of_the_first_check(catalog, tmp_path):
     """
-    Also where something else of it is missing since, or its disk was away in between.
+    Later checks keep the time, even if more files are missing by then.
     """
     paths = [tmp_path / f"m-{n:05}-of-00002.gguf" for n in (1, 2)]
-    a_set(tmp_path, 2)
-    await recorded(catalog, tmp_path)
+    create_shards(tmp_path, 2)
+    await register(catalog, tmp_path)
     for path in paths:
         path.unlink()
         await check_models(catalog)
@@ -211,11 +213,11 @@ async def test_what_is_missing_was_missing_since_the_first_time(catalog, tmp_pat
     assert model.missing_since == moment(1)
 
 
-async def test_a_check_touches_no_digest_and_no_row(catalog, tmp_path):
+async def test_a_check_changes_no_digest_and_deletes_no_row(catalog, tmp_path):
     """
-    Nothing is forgotten, nor is an expected digest, whatever became of the file.
+    The model, its files and their expected digests stay if a file was changed or deleted.
     """
-    model = await recorded(catalog, a_file(tmp_path), digest=True)
+    model = await register(catalog, create_file(tmp_path), digest=True)
     files = await catalog.list_files(*NAME)
     (tmp_path / "m.gguf").write_bytes(b"other")
 
@@ -229,9 +231,12 @@ async def test_a_check_touches_no_digest_and_no_row(catalog, tmp_path):
 
 
 @pytest.mark.parametrize("place", ["x" * 300, "no/such/folder", "f/below a file"])
-async def test_a_path_that_cannot_be_is_told_apart_from_one_that_is_gone(catalog, tmp_path, place):
+async def test_an_invalid_path_is_unreadable_and_an_absent_path_is_missing(
+    catalog, tmp_path, place
+):
     """
-    A name that is too long is unreadable; below what is no folder nothing can be.
+    A name that is too long is `unreadable`. A path below something that is not a folder is
+    `missing`.
     """
     (tmp_path / "f").write_bytes(b"f")
     await catalog.register_model(a_model("m", provider="local", local_path=str(tmp_path / place)))
@@ -244,9 +249,9 @@ async def test_a_path_that_cannot_be_is_told_apart_from_one_that_is_gone(catalog
     assert ("ENAMETOOLONG" in model.state_detail) is (expected == "unreadable")
 
 
-async def test_filters_narrow_a_check(catalog, tmp_path):
+async def test_a_check_with_filters_skips_other_models(catalog, tmp_path):
     """
-    What was not asked for was not looked at.
+    A model that does not match the filters stays `unchecked`.
     """
     await catalog.register_model(a_model("a", local_path="/nowhere/a"))
     await catalog.register_model(a_model("b", local_path="/nowhere/b"))
@@ -257,14 +262,14 @@ async def test_filters_narrow_a_check(catalog, tmp_path):
     assert await state_of(catalog, "b", "hf") is FileState.UNCHECKED
 
 
-async def test_a_root_that_is_gone_or_empty_is_offline(catalog, tmp_path):
+async def test_models_below_an_absent_or_empty_root_are_offline(catalog, tmp_path):
     """
-    Of a root that cannot be listed, or holds nothing at all, nothing is learned.
+    A root that cannot be listed, or that is empty, says nothing about the models below it.
     """
     roots = [tmp_path / name for name in ("gone", "empty", "there")]
     for root in roots:
         root.mkdir()
-        await recorded(catalog, a_file(root), root.name)
+        await register(catalog, create_file(root), root.name)
     await check_models(catalog, roots=roots)
     shutil.rmtree(roots[0])
     for root in roots[1:]:
@@ -284,12 +289,12 @@ def remount(place):
     subprocess.run(["mount", "-t", "tmpfs", "model-catalog-test", place], check=True)
 
 
-async def test_a_disk_that_is_not_mounted_is_offline(catalog, disk):
+async def test_models_on_an_unmounted_disk_are_offline(catalog, disk):
     """
-    The same path that is missing while its disk is there is offline while that is away, and present
-    again with it.
+    The same path is `missing` while its disk is mounted, and `offline` while it is not. When the
+    disk and the file are back, the model is `present`.
     """
-    path = a_file(disk)
+    path = create_file(disk)
     kept = path.read_bytes()
     await catalog.register_model(
         a_model("m", provider="local", local_path=str(path), size_bytes=len(kept))
@@ -316,30 +321,30 @@ async def test_a_disk_that_is_not_mounted_is_offline(catalog, disk):
 
 
 @pytest.fixture
-def dead(tmp_path):
-    """A mount of a file system whose server has gone: what is asked of it is not connected."""
-    place = tmp_path / "dead"
+def dead_mount(tmp_path):
+    """A mount whose file server is down: every access fails with ENOTCONN."""
+    place = tmp_path / "dead_mount"
     place.mkdir()
     libc = ctypes.CDLL(None, use_errno=True)
     try:
         server = os.open("/dev/fuse", os.O_RDWR)
     except OSError:
-        pytest.skip("there is no FUSE here")
+        pytest.skip("FUSE is not available")
     options = f"fd={server},rootmode=40000,user_id=0,group_id=0".encode()
     failed = libc.mount(b"model-catalog-test", os.fsencode(place), b"fuse", 0, options)
     os.close(server)
     if failed:
-        pytest.skip("this process may not mount: run as root, or in `unshare -Urm`")
+        pytest.skip("mounting is not permitted: run as root, or in `unshare -Urm`")
     yield place
     libc.umount2(os.fsencode(place), 2)
 
 
 @pytest.mark.parametrize("kind", ["file", "folder"])
-async def test_a_disk_whose_server_is_gone_is_offline(catalog, dead, kind):
+async def test_models_on_a_disk_with_a_dead_server_are_offline(catalog, dead_mount, kind):
     """
-    What a dead network disk says of its files is no news of them.
+    An error of a network file system says nothing about its files.
     """
-    path = dead / "m.gguf" if kind == "file" else dead
+    path = dead_mount / "m.gguf" if kind == "file" else dead_mount
     await catalog.register_model(
         a_model("m", provider="local", local_path=str(path)),
         files=[FileRecord("m.gguf", 1, fingerprint="1:1:1:1")],
@@ -353,7 +358,7 @@ async def test_a_disk_whose_server_is_gone_is_offline(catalog, dead, kind):
     assert "ENOTCONN" in model.state_detail
 
 
-async def many(catalog, folder, count):
+async def register_many(catalog, folder, count):
     for number in range(count):
         (folder / f"{number}").write_bytes(b"m")
     await catalog.register_models(
@@ -363,73 +368,73 @@ async def many(catalog, folder, count):
     await check_models(catalog)
 
 
-async def counts(catalog):
+async def state_counts(catalog):
     return {
         state: count for state in FileState if (count := await catalog.count_models(state=state))
     }
 
 
-async def test_much_that_goes_missing_at_once_is_asked_about(catalog, tmp_path):
+async def test_many_models_that_go_missing_at_once_are_not_recorded(catalog, tmp_path):
     """
-    More than half of a root, and more than ten: none is recorded as missing until it is forced, and
-    what else was found is.
+    If more than ten models and more than half of a root are missing, none is recorded as missing
+    without `force`. Other changes are recorded.
     """
-    await many(catalog, tmp_path, 22)
+    await register_many(catalog, tmp_path, 22)
     for number in range(12):
         (tmp_path / f"{number}").unlink()
     (tmp_path / "20").write_bytes(b"longer")
 
     with pytest.raises(TooManyMissingError, match="12 of the 22 models") as stopped:
         await check_models(catalog, roots=[tmp_path])
-    before = await counts(catalog)
+    before = await state_counts(catalog)
     await check_models(catalog, roots=[tmp_path], force=True)
 
     error = stopped.value
     assert (error.group, error.missing_count, error.held_count) == (str(tmp_path), 12, 22)
     assert before == {FileState.PRESENT: 21, FileState.CHANGED: 1}
-    assert await counts(catalog) == {
+    assert await state_counts(catalog) == {
         FileState.PRESENT: 9,
         FileState.CHANGED: 1,
         FileState.MISSING: 12,
     }
 
 
-@pytest.mark.parametrize(("held", "gone"), [(20, 10), (24, 12)], ids=["ten", "half"])
-async def test_few_or_less_than_half_go_missing_unasked(catalog, tmp_path, held, gone):
+@pytest.mark.parametrize(("total", "deleted"), [(20, 10), (24, 12)], ids=["ten", "half"])
+async def test_ten_models_or_half_of_a_root_may_go_missing(catalog, tmp_path, total, deleted):
     """
-    Ten of anything, and half of anything, is what users delete.
+    Users may delete up to ten models, or up to half of a root, between two checks.
     """
-    await many(catalog, tmp_path, held)
-    for number in range(gone):
+    await register_many(catalog, tmp_path, total)
+    for number in range(deleted):
         (tmp_path / f"{number}").unlink()
 
     await check_models(catalog, roots=[tmp_path])
 
-    assert (await counts(catalog))[FileState.MISSING] == gone
+    assert (await state_counts(catalog))[FileState.MISSING] == deleted
 
 
-async def test_what_was_missing_before_is_nothing_that_goes(catalog, tmp_path):
+async def test_models_missing_before_do_not_count_as_newly_missing(catalog, tmp_path):
     """
-    A user who deleted ten a day is not asked on the third.
+    A user may delete ten models a day, until all are deleted.
     """
-    await many(catalog, tmp_path, 30)
+    await register_many(catalog, tmp_path, 30)
     for day in range(3):
         for number in range(10 * day, 10 * day + 10):
             (tmp_path / f"{number}").unlink()
         await check_models(catalog)
 
-    assert await counts(catalog) == {FileState.MISSING: 30}
+    assert await state_counts(catalog) == {FileState.MISSING: 30}
 
 
-async def test_one_disk_does_not_speak_for_another(catalog, tmp_path, disk):
+async def test_each_mount_point_is_judged_separately(catalog, tmp_path, disk):
     """
-    What is lost on one mount point is recorded, whatever is suspected of another.
+    Models missing on one mount point are recorded, even if too many are missing on another.
     """
     here = tmp_path / "here"
     here.mkdir()
     (here / "m").write_bytes(b"m")
     await catalog.register_model(a_model("here", local_path=str(here / "m"), size_bytes=1))
-    await many(catalog, disk, 12)
+    await register_many(catalog, disk, 12)
     (here / "m").unlink()
     for path in disk.iterdir():
         path.unlink()
@@ -439,17 +444,15 @@ async def test_one_disk_does_not_speak_for_another(catalog, tmp_path, disk):
 
     assert stopped.value.group == str(disk)
     assert await state_of(catalog, "here", "hf") is FileState.MISSING
-    assert (await counts(catalog))[FileState.PRESENT] == 12
+    assert (await state_counts(catalog))[FileState.PRESENT] == 12
 
 
-async def test_other_bytes_that_are_registered_during_a_check_are_not_overwritten(
-    catalog, tmp_path
-):
+async def test_a_size_registered_during_a_check_is_not_overwritten(catalog, tmp_path):
     """
-    What was found of the bytes that were recorded before is not recorded of the new ones.
+    The state of the old content is not recorded for a model that got another size during the check.
     """
-    path = a_file(tmp_path)
-    await recorded(catalog, path)
+    path = create_file(tmp_path)
+    await register(catalog, path)
     path.unlink()
     found = check_status(
         CheckedModel.from_rows(await load_check_rows(catalog, None, 10)), MountCache()
@@ -462,24 +465,24 @@ async def test_other_bytes_that_are_registered_during_a_check_are_not_overwritte
     assert await state_of(catalog) is FileState.UNCHECKED
 
 
-async def test_a_model_that_is_registered_during_a_check_is_not_overwritten(catalog, tmp_path):
+async def test_a_path_registered_during_a_check_is_not_overwritten(catalog, tmp_path):
     """
-    What was found at the old path is not recorded of the new one.
+    The state of the old path is not recorded for a model that got another path during the check.
     """
     await catalog.register_model(a_model(local_path="/nowhere"))
-    holding = CheckedModel.from_rows(await load_check_rows(catalog, None, 10))
-    await catalog.register_model(a_model(local_path=str(a_file(tmp_path))))
+    model = CheckedModel.from_rows(await load_check_rows(catalog, None, 10))
+    await catalog.register_model(a_model(local_path=str(create_file(tmp_path))))
 
-    found = check_status(holding, MountCache())
+    found = check_status(model, MountCache())
     await save_check_results(catalog, [found], moment(1))
-    model = await catalog.get_model("TinyLlama-1.1B-Chat-v1.0", "hf")
+    registered = await catalog.get_model("TinyLlama-1.1B-Chat-v1.0", "hf")
 
     assert found.state is FileState.MISSING
-    assert model.state is FileState.UNCHECKED
+    assert registered.state is FileState.UNCHECKED
     assert (await check_models(catalog)).counts == {FileState.PRESENT: 1}
 
 
-NOBODY = """
+CHECK_AS_NOBODY = """
 import asyncio, json, os, sys
 from model_catalog import open_catalog
 from model_catalog.upkeep import check_models, register_path, verify_models
@@ -504,27 +507,34 @@ asyncio.run(main(*sys.argv[1:]))
 
 @pytest.fixture
 def open_folder():
-    """A folder that everybody may look into, as pytest's own are not."""
+    """A folder that every user may list; pytest's own folders are private."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         folder.chmod(0o777)
         yield folder
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become nobody")
-def test_what_this_process_may_not_see_is_unreadable(open_folder):
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can switch to the user nobody")
+def test_a_file_without_permission_is_unreadable(open_folder):
     """
-    A folder without permission is no reason to think that its files are gone; a file that may not
-    be opened is still seen to be there.
+    A model in a folder without permission is `unreadable`, not `missing`. A file that may not be
+    opened is still `present` for a check.
     """
     locked = open_folder / "locked"
     locked.mkdir(mode=0o700)
-    a_file(locked)
-    closed = a_file(open_folder, "closed.gguf")
+    create_file(locked)
+    closed = create_file(open_folder, "closed.gguf")
     closed.chmod(0o600)
 
     done = subprocess.run(
-        [sys.executable, "-c", NOBODY, open_folder / "catalog.db", locked / "m.gguf", closed],
+        [
+            sys.executable,
+            "-c",
+            CHECK_AS_NOBODY,
+            open_folder / "catalog.db",
+            locked / "m.gguf",
+            closed,
+        ],
         capture_output=True,
         text=True,
         check=False,
@@ -538,7 +548,7 @@ def test_what_this_process_may_not_see_is_unreadable(open_folder):
         assert "EACCES" in seen[1]
 
 
-SCANNING = """
+UPKEEP_IN_A_TRANSACTION = """
 import asyncio, os, sys
 from model_catalog import open_catalog
 from model_catalog.mapping.tables import Model
@@ -548,7 +558,7 @@ async def main(path):
     folder = os.path.dirname(path)
     async with open_catalog(path) as catalog:
         await register_path(catalog, folder, provider="local", reference="all", digest=True)
-        # A model that is missing, and as large as the database is.
+        # A missing model that has the size of the database.
         await catalog.register_model(Model(
             reference="lost", provider="local", local_path=folder + "/lost/catalog.db",
             size_bytes=os.stat(path).st_size, digest="0" * 64))
@@ -561,7 +571,7 @@ async def main(path):
 
 async def scan(catalog, folder):
     assert await find_moved(catalog, [folder]) == []
-    # In a task of its own, for what it records waits for the transaction.
+    # In a task of its own, because its writes wait for the open transaction.
     async def verify():
         return [each async for each in verify_models(catalog)]
     verifying = asyncio.create_task(verify())
@@ -573,16 +583,16 @@ asyncio.run(main(sys.argv[1]))
 """
 
 
-def test_the_lock_survives_a_scan_of_the_databases_own_folder(tmp_path):
+def test_upkeep_of_the_databases_folder_keeps_its_write_lock(tmp_path):
     """
-    Hashing everything that lies beside the database, and looking for a model of its very size, does
-    not open it: the process still holds SQLite's write lock.
+    Hashing the files beside the database, and searching for a model of its size, do not open the
+    database. So this process keeps SQLite's write lock.
     """
     path = tmp_path / "catalog.db"
     asyncio.run(upgrade(path))
-    a_file(tmp_path)
+    create_file(tmp_path)
     with subprocess.Popen(
-        [sys.executable, "-c", SCANNING, path],
+        [sys.executable, "-c", UPKEEP_IN_A_TRANSACTION, path],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -597,33 +607,33 @@ def test_the_lock_survives_a_scan_of_the_databases_own_folder(tmp_path):
     assert holder.returncode == 0
 
 
-async def test_the_loop_is_free_while_much_is_checked(tmp_path):
+async def test_a_check_does_not_block_the_event_loop(tmp_path):
     """
-    A check of many files holds the event loop for less than 50 ms at a time: counted in the time
-    that its thread computes, for a machine may be busy with others.
+    A check of 3000 files blocks the event loop for less than 50 ms at a time. CPU time of the
+    thread is measured, because other processes may use the machine.
     """
     async with open_catalog(tmp_path / "catalog.db") as catalog:
-        await many(catalog, tmp_path, 3000)
-        held: list[float] = []
+        await register_many(catalog, tmp_path, 3000)
+        blocked_s: list[float] = []
 
         async def tick():
             last = time.thread_time()
             while True:
                 await asyncio.sleep(0)
                 now = time.thread_time()
-                held.append(now - last)
+                blocked_s.append(now - last)
                 last = now
 
         ticking = asyncio.create_task(tick())
         await check_models(catalog)
         ticking.cancel()
 
-    assert max(held) < 0.05
+    assert max(blocked_s) < 0.05
 
 
-async def test_a_page_ends_with_a_whole_model(catalog):
+async def test_a_page_of_rows_contains_all_files_of_each_model(catalog):
     """
-    However many files a model has, it is looked at once, with all of them.
+    A model is checked once, with all its files, even if it has more files than the page size.
     """
     for number, files in enumerate((0, 3, 1, 5)):
         await catalog.register_model(
@@ -639,32 +649,30 @@ async def test_a_page_ends_with_a_whole_model(catalog):
         assert [count for _, count in seen] == [1, 3, 1, 5], limit
 
 
-@pytest.mark.parametrize("batch", [10, 1000], ids=["of several", "the last"])
-async def test_a_check_that_cannot_be_recorded_says_so_and_leaves_nothing(
-    tmp_path, monkeypatch, batch
-):
+@pytest.mark.parametrize("batch", [10, 1000], ids=["first of five batches", "only batch"])
+async def test_a_failed_write_ends_the_check_and_leaves_no_task(tmp_path, monkeypatch, batch):
     """
-    However many batches were looked at by then; no task goes on behind the caller's back.
+    The error of the database is raised, whether the first write or the last one fails.
     """
     monkeypatch.setattr(model_check, "BATCH_SIZE", batch)
     async with open_catalog(tmp_path / "catalog.db") as catalog:
-        await many(catalog, tmp_path, 45)
+        await register_many(catalog, tmp_path, 45)
         with closing(sqlite3.connect(tmp_path / "catalog.db")) as raw:
             raw.execute(
                 "CREATE TRIGGER refuse BEFORE UPDATE ON models"
-                " BEGIN SELECT RAISE(ABORT, 'of a disk that is broken'); END"
+                " BEGIN SELECT RAISE(ABORT, 'the disk is broken'); END"
             )
         tasks = asyncio.all_tasks()
 
-        with pytest.raises(CatalogError, match="of a disk that is broken"):
+        with pytest.raises(CatalogError, match="the disk is broken"):
             await check_models(catalog)
 
         assert asyncio.all_tasks() == tasks
 
 
-async def test_every_batch_is_recorded_when_a_check_returns(tmp_path, monkeypatch):
+async def test_every_batch_is_recorded_when_the_check_returns(tmp_path, monkeypatch):
     """
-    The last one too, which is recorded while nothing more is looked at.
+    This includes the last batch, which is written in the background.
     """
     monkeypatch.setattr(model_check, "BATCH_SIZE", 10)
     async with open_catalog(tmp_path / "catalog.db") as catalog:

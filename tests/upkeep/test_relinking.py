@@ -1,4 +1,4 @@
-"""Models that lie elsewhere are found by their bytes, and recorded there if they are the same."""
+"""Relink models that were moved, after comparing their content."""
 
 import os
 import shutil
@@ -22,108 +22,108 @@ NAME = ("m", "local")
 
 @pytest.fixture
 def catalog(on_sqlite):
-    """What is on the disk is the same to every database."""
+    """SQLite only: these tests are about files, which are the same for every database."""
     return on_sqlite
 
 
-def a_file(path, context_length=4096):
+def create_file(path, context_length=4096):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(make_gguf("llama", context_length=context_length))
     return path
 
 
-async def recorded(catalog, path, reference="m", **options):
+async def register(catalog, path, reference="m", **options):
     return (
         await register_path(catalog, path, provider="local", reference=reference, **options)
     ).model
 
 
-async def found_below(catalog, *roots):
+async def find_paths(catalog, *roots):
     await check_models(catalog)
     return {each.model.reference: each.path for each in await find_moved(catalog, roots)}
 
 
-async def test_a_file_is_found_whatever_it_is_called(catalog, tmp_path):
+async def test_a_renamed_file_is_found_by_its_digest(catalog, tmp_path):
     """
-    The digest tells it; others of its size do not pass for it.
+    Other files of the same size are not a match.
     """
-    path = a_file(tmp_path / "here" / "m.gguf")
-    await recorded(catalog, path, digest=True)
-    a_file(tmp_path / "there" / "a.gguf", context_length=1)
-    place = tmp_path / "there" / "deep" / "z.gguf"
-    place.parent.mkdir()
-    path.rename(place)
+    path = create_file(tmp_path / "here" / "m.gguf")
+    await register(catalog, path, digest=True)
+    create_file(tmp_path / "there" / "a.gguf", context_length=1)
+    new_path = tmp_path / "there" / "deep" / "z.gguf"
+    new_path.parent.mkdir()
+    path.rename(new_path)
 
-    assert await found_below(catalog, tmp_path / "there") == {"m": str(place)}
+    assert await find_paths(catalog, tmp_path / "there") == {"m": str(new_path)}
     assert (await catalog.get_model(*NAME)).local_path == str(path)
 
-    done = await relink_model(catalog, *NAME, path=place)
+    done = await relink_model(catalog, *NAME, path=new_path)
 
-    assert (done.model.local_path, done.model.state) == (str(place), FileState.PRESENT)
+    assert (done.model.local_path, done.model.state) == (str(new_path), FileState.PRESENT)
     assert done.model.missing_since is None
     assert (await check_models(catalog)).is_as_recorded
     assert [each.verdict async for each in verify_models(catalog)] == [Verdict.OK]
 
 
 @pytest.mark.parametrize("named", ["folder", "shard"])
-async def test_files_that_belong_together_are_found_together(catalog, tmp_path, named):
+async def test_a_moved_folder_or_set_is_found_with_all_its_files(catalog, tmp_path, named):
     """
-    A folder, or a set of which one shard is named, is where all of its files are.
+    All files of a folder or of a set of shards must be at the new path.
     """
     old = tmp_path / "old"
     for number in (1, 2):
-        a_file(old / f"m-0000{number}-of-00002.gguf", context_length=number)
+        create_file(old / f"m-0000{number}-of-00002.gguf", context_length=number)
     first = old / "m-00001-of-00002.gguf"
-    await recorded(catalog, old if named == "folder" else first, digest=True)
-    # One of them beside another of the right name and size is not it.
-    alone = tmp_path / "new" / "alone"
-    alone.mkdir(parents=True)
-    shutil.copy(first, alone)
-    a_file(alone / "m-00002-of-00002.gguf", context_length=3)
-    place = tmp_path / "new" / "whole"
-    old.rename(place)
+    await register(catalog, old if named == "folder" else first, digest=True)
+    # One shard beside a different file with the name and size of the other is not a match.
+    partial = tmp_path / "new" / "partial"
+    partial.mkdir(parents=True)
+    shutil.copy(first, partial)
+    create_file(partial / "m-00002-of-00002.gguf", context_length=3)
+    complete = tmp_path / "new" / "complete"
+    old.rename(complete)
 
-    expected = place if named == "folder" else place / "m-00001-of-00002.gguf"
-    assert await found_below(catalog, tmp_path / "new") == {"m": str(expected)}
+    expected = complete if named == "folder" else complete / "m-00001-of-00002.gguf"
+    assert await find_paths(catalog, tmp_path / "new") == {"m": str(expected)}
     done = await relink_model(catalog, *NAME, path=expected)
     assert done.model.state is FileState.PRESENT
     assert (await check_models(catalog)).is_as_recorded
 
 
-async def test_what_is_no_model_yet_is_passed_over(catalog, tmp_path):
+async def test_hidden_and_unfinished_files_are_skipped(catalog, tmp_path):
     """
-    Hidden folders, unfinished downloads and links to folders are not looked into.
+    The search also skips links to folders, links to themselves and FIFOs.
     """
-    path = a_file(tmp_path / "here" / "m.gguf")
-    await recorded(catalog, path, digest=True)
+    path = create_file(tmp_path / "here" / "m.gguf")
+    await register(catalog, path, digest=True)
     root = tmp_path / "there"
-    a_file(root / ".hidden" / "m.gguf")
-    a_file(root / "m.gguf.part")
+    create_file(root / ".hidden" / "m.gguf")
+    create_file(root / "m.gguf.part")
     (root / "link").symlink_to(root / ".hidden")
     (root / "loop").symlink_to("loop")
     os.mkfifo(root / "pipe")
     path.unlink()
 
-    assert await found_below(catalog, root) == {}
+    assert await find_paths(catalog, root) == {}
 
 
-async def test_what_has_no_digest_cannot_be_told(catalog, tmp_path):
+async def test_a_model_without_a_digest_is_not_found(catalog, tmp_path):
     """
-    A size alone is many models': nothing is offered.
+    Many models have the same size, so a size alone does not identify one.
     """
-    path = a_file(tmp_path / "here" / "m.gguf")
-    await recorded(catalog, path)
+    path = create_file(tmp_path / "here" / "m.gguf")
+    await register(catalog, path)
     path.rename(tmp_path / "m.gguf")
 
-    assert await found_below(catalog, tmp_path) == {}
+    assert await find_paths(catalog, tmp_path) == {}
 
 
-async def test_a_model_that_was_only_registered_is_found_by_its_digest(catalog, tmp_path):
+async def test_a_registered_digest_is_enough_to_find_a_model(catalog, tmp_path):
     """
-    What its downloader said of it is enough.
+    `register_model` recorded the digest, and the files were never listed.
     """
-    path = a_file(tmp_path / "there" / "m.gguf")
-    known = await recorded(catalog, path, "other", digest=True)
+    path = create_file(tmp_path / "there" / "m.gguf")
+    known = await register(catalog, path, "other", digest=True)
     await catalog.register_model(
         a_model(
             "m",
@@ -134,15 +134,15 @@ async def test_a_model_that_was_only_registered_is_found_by_its_digest(catalog, 
         )
     )
 
-    assert await found_below(catalog, tmp_path / "there") == {"m": str(path)}
+    assert await find_paths(catalog, tmp_path / "there") == {"m": str(path)}
 
 
-async def test_a_root_that_is_not_there_is_an_error(catalog, tmp_path):
+async def test_a_root_that_does_not_exist_is_an_error(catalog, tmp_path):
     """
-    A folder that was mistyped holds no model, and that is not what was found out.
+    A mistyped folder must not look like a folder without the model.
     """
-    path = a_file(tmp_path / "m.gguf")
-    await recorded(catalog, path, digest=True)
+    path = create_file(tmp_path / "m.gguf")
+    await register(catalog, path, digest=True)
     path.unlink()
     await check_models(catalog)
 
@@ -151,13 +151,13 @@ async def test_a_root_that_is_not_there_is_an_error(catalog, tmp_path):
 
 
 @pytest.mark.parametrize("digest", [True, False], ids=["digest", "size"])
-async def test_other_bytes_are_not_linked(catalog, tmp_path, digest):
+async def test_other_content_is_not_relinked(catalog, tmp_path, digest):
     """
-    They are another model: nothing of this one is changed.
+    The file is another model, and the record does not change.
     """
-    path = a_file(tmp_path / "m.gguf")
-    before = await recorded(catalog, path, digest=digest)
-    other = a_file(tmp_path / "other.gguf", context_length=1)
+    path = create_file(tmp_path / "m.gguf")
+    before = await register(catalog, path, digest=digest)
+    other = create_file(tmp_path / "other.gguf", context_length=1)
     if not digest:
         other.write_bytes(b"short")
 
@@ -170,12 +170,12 @@ async def test_other_bytes_are_not_linked(catalog, tmp_path, digest):
     assert after.state is FileState.PRESENT
 
 
-async def test_what_is_known_of_a_model_goes_along(catalog, tmp_path):
+async def test_relinking_keeps_tags_fields_and_counters(catalog, tmp_path):
     """
-    Tags, words, uses and the count of downloads stay.
+    Tags, the description, fields of the user, use count and download count stay.
     """
-    path = a_file(tmp_path / "m.gguf")
-    await recorded(catalog, path, digest=True)
+    path = create_file(tmp_path / "m.gguf")
+    await register(catalog, path, digest=True)
     await catalog.tag_model(*NAME, "chat")
     await catalog.update_model(*NAME, description="mine", architecture="my llama")
     await catalog.record_use(*NAME)

@@ -1,4 +1,4 @@
-"""The periodic look after a catalog: it goes on, and ends when it is asked to."""
+"""Start and stop a watch, and let it survive errors."""
 
 import asyncio
 import logging
@@ -17,56 +17,56 @@ MIB = 1024 * 1024
 
 @pytest.fixture
 def catalog(on_sqlite):
-    """What is on the disk is the same to every database."""
+    """SQLite only: these tests are about files, which are the same for every database."""
     return on_sqlite
 
 
-class Events:
-    """What a watch told, and a wait for more of it."""
+class EventRecorder:
+    """Records the events of a watch, and waits until a condition is met."""
 
     def __init__(self):
-        self.seen = []
-        self._more = asyncio.Event()
+        self.events = []
+        self._changed = asyncio.Event()
 
     def __call__(self, event):
-        self.seen.append(event)
-        self._more.set()
+        self.events.append(event)
+        self._changed.set()
 
     async def until(self, condition):
         async with asyncio.timeout(30):
             while not condition():
-                self._more.clear()
-                await self._more.wait()
+                self._changed.clear()
+                await self._changed.wait()
 
     def of(self, kind):
-        return [each for each in self.seen if isinstance(each, kind)]
+        return [each for each in self.events if isinstance(each, kind)]
 
 
-async def test_it_checks_at_once_and_again(catalog, tmp_path):
+async def test_a_watch_checks_repeatedly(catalog, tmp_path):
     """
-    What was recorded before the second check is seen by it.
+    The second check sees a model that was registered after the first one.
     """
-    events = Events()
-    async with watch(catalog, interval_s=0.01, on_event=events) as seen:
+    events = EventRecorder()
+    async with watch(catalog, interval_s=0.01, on_event=events) as report:
         await events.until(lambda: events.of(CheckReport))
         await catalog.register_model(a_model(local_path="/nowhere"))
         await events.until(
             lambda: any(FileState.MISSING in each.counts for each in events.of(CheckReport))
         )
 
-    assert seen.check_count >= 2
-    assert seen.last.counts == {FileState.MISSING: 1}
+    assert report.check_count >= 2
+    assert report.last.counts == {FileState.MISSING: 1}
 
 
-async def test_it_ends_at_once_and_leaves_nothing(catalog, tmp_path):
+async def test_a_watch_ends_quickly_and_leaves_no_task(catalog, tmp_path):
     """
-    Also where a check is an hour away, or a large file is being hashed.
+    It does not wait for the next check, nor for a large file that is being hashed.
     """
     with (tmp_path / "m.bin").open("wb") as file:
         file.truncate(2000 * MIB)
     await register_path(catalog, tmp_path / "m.bin", provider="local", reference="m")
     tasks = asyncio.all_tasks()
-    events = Events()
+    events = EventRecorder()
 
     began = time.monotonic()
     async with watch(catalog, interval_s=3600, scrub_per_day=1, on_event=events):
@@ -75,26 +75,26 @@ async def test_it_ends_at_once_and_leaves_nothing(catalog, tmp_path):
     ended = time.monotonic()
 
     assert asyncio.all_tasks() == tasks
-    # The file alone would take longer than a busy machine takes for this.
+    # Hashing the rest of the file would take longer, even on an idle machine.
     assert ended - began < 2
 
 
-async def test_it_survives_what_fails(catalog, tmp_path, caplog):
+async def test_a_watch_survives_errors_of_the_database(catalog, tmp_path, caplog):
     """
-    An error is told and logged, and the next check finds what there is.
+    The error is logged and reported, and a later check succeeds.
     """
     await catalog.register_model(a_model(local_path="/nowhere"))
-    events = Events()
-    rename(tmp_path / "catalog.db", "models", "away")
+    events = EventRecorder()
+    rename(tmp_path / "catalog.db", "models", "renamed")
 
     with caplog.at_level(logging.WARNING):
-        async with watch(catalog, interval_s=0.01, on_event=events) as seen:
+        async with watch(catalog, interval_s=0.01, on_event=events) as report:
             await events.until(lambda: len(events.of(CatalogError)) >= 2)
-            rename(tmp_path / "catalog.db", "away", "models")
+            rename(tmp_path / "catalog.db", "renamed", "models")
             await events.until(lambda: events.of(CheckReport))
 
-    assert seen.failure_count >= 2
-    assert seen.last.counts == {FileState.MISSING: 1}
+    assert report.failure_count >= 2
+    assert report.last.counts == {FileState.MISSING: 1}
     assert "the watch continues: the catalog at" in caplog.text
     assert "'/nowhere' does not exist" in caplog.text
 
@@ -104,9 +104,9 @@ def rename(path, old, new):
         raw.execute(f"ALTER TABLE {old} RENAME TO {new}")
 
 
-async def test_a_callback_that_fails_ends_nothing(catalog, caplog):
+async def test_a_failing_callback_is_logged_and_called_again(catalog, caplog):
     """
-    It is the host's own code, and its error is logged.
+    The callback is the host's code, and its error does not end the watch.
     """
     calls = 0
     twice = asyncio.Event()
@@ -116,40 +116,40 @@ async def test_a_callback_that_fails_ends_nothing(catalog, caplog):
         calls += 1
         if calls == 2:
             twice.set()
-        raise RuntimeError("of the host's own")
+        raise RuntimeError("error in the host")
 
     async with watch(catalog, interval_s=0.01, on_event=fail), asyncio.timeout(30):
         await twice.wait()
 
-    assert "of the host's own" in caplog.text
+    assert "error in the host" in caplog.text
 
 
-async def test_it_reads_no_more_than_its_part(catalog, tmp_path):
+async def test_the_scrub_reads_one_file_when_the_allowance_is_small(catalog, tmp_path):
     """
-    As much of the catalog as a day allows, for the time that has gone by; a file that is larger is
-    read, and then paid off by waiting.
+    A file larger than the allowance is read completely. The watch then waits until the allowance is
+    positive again.
     """
     for name in "abcd":
         (tmp_path / name).write_bytes(bytes(MIB))
         await register_path(catalog, tmp_path / name, provider="local", reference=name)
-    events = Events()
+    events = EventRecorder()
 
-    async with watch(catalog, interval_s=0.01, scrub_per_day=1 / 30, on_event=events) as seen:
+    async with watch(catalog, interval_s=0.01, scrub_per_day=1 / 30, on_event=events) as report:
         await events.until(lambda: len(events.of(CheckReport)) >= 20)
 
-    # In less than a second a day's 1/30 of 4 MiB is a byte or two: one file is in debt for it.
-    assert seen.verified_bytes == MIB
-    assert seen.failure_count == 0
+    # 1/30 of 4 MiB a day is one or two bytes in a second. One file uses up the allowance of days.
+    assert report.verified_bytes == MIB
+    assert report.failure_count == 0
     assert len(events.of(VerifiedModel)) == 1
 
 
-async def test_nothing_is_read_where_nothing_is_to_be(catalog, tmp_path):
+async def test_a_watch_without_scrub_only_checks(catalog, tmp_path):
     """
-    A part of 0 only checks.
+    With `scrub_per_day=0` no model is verified.
     """
     (tmp_path / "m").write_bytes(b"m")
     await register_path(catalog, tmp_path / "m", provider="local", reference="m")
-    events = Events()
+    events = EventRecorder()
 
     async with watch(catalog, interval_s=0.01, scrub_per_day=0, on_event=events):
         await events.until(lambda: len(events.of(CheckReport)) >= 5)
@@ -158,7 +158,7 @@ async def test_nothing_is_read_where_nothing_is_to_be(catalog, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "wrong",
+    "options",
     [
         {"interval_s": 0},
         {"interval_s": -1},
@@ -168,20 +168,20 @@ async def test_nothing_is_read_where_nothing_is_to_be(catalog, tmp_path):
     ],
     ids=str,
 )
-async def test_what_is_no_interval_or_part_is_refused(catalog, wrong):
+async def test_invalid_intervals_and_parts_are_refused(catalog, options):
     """
-    Before anything is begun.
+    The error is raised before the first check.
     """
     with pytest.raises(InvalidModelError):
-        async with watch(catalog, **wrong):
+        async with watch(catalog, **options):
             pass
 
 
-async def test_a_service_starts_it_in_its_lifespan(tmp_path):
+async def test_a_service_starts_a_watch_in_its_lifespan(tmp_path):
     """
-    An async context manager within another one is all there is to it.
+    The watch is an async context manager, used inside that of the catalog.
     """
-    events = Events()
+    events = EventRecorder()
 
     @asynccontextmanager
     async def lifespan():
