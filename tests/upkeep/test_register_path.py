@@ -1,4 +1,4 @@
-"""What lies at a path is looked at, and then recorded."""
+"""Register the model at a path, and accept new content."""
 
 import asyncio
 import hashlib
@@ -33,9 +33,9 @@ FIXTURES = Path(
 )
 
 
-async def test_a_file_is_recorded_with_its_size_and_its_claims(catalog, tmp_path):
+async def test_a_file_is_registered_with_its_size_and_header_metadata(catalog, tmp_path):
     """
-    What the header says is a claim; the path is recorded whole.
+    The metadata of the header is recorded as claims, and the path is absolute.
     """
     path = tmp_path / "m.gguf"
     path.write_bytes(make_gguf("llama", context_length=4096))
@@ -50,9 +50,10 @@ async def test_a_file_is_recorded_with_its_size_and_its_claims(catalog, tmp_path
     assert model.claimed_architecture == "llama"
 
 
-async def test_the_users_word_outlives_another_look(catalog, tmp_path):
+async def test_registering_again_keeps_the_users_fields(catalog, tmp_path):
     """
-    Looking again replaces what was claimed, and nothing that was said or attached.
+    It replaces the metadata of the header. Fields, tags and the description that the user has set
+    stay.
     """
     path = tmp_path / "m.gguf"
     path.write_bytes(make_gguf("llama", context_length=4096))
@@ -72,7 +73,7 @@ async def test_the_users_word_outlives_another_look(catalog, tmp_path):
 
 async def test_a_folder_is_one_model(catalog, tmp_path):
     """
-    Its files together are its size; config.json fills in what the headers do not say.
+    Its size is that of all files. `config.json` completes the metadata of the headers.
     """
     header = json.dumps({"w": {"dtype": "F16", "shape": [2], "data_offsets": [0, 4]}}).encode()
     weights = len(header).to_bytes(8, "little") + header + bytes(4)
@@ -93,9 +94,9 @@ async def test_a_folder_is_one_model(catalog, tmp_path):
     assert (model.version, model.parameter_count) == ("v1", 2)
 
 
-async def test_a_set_that_is_not_whole_is_recorded_and_told_of(catalog, tmp_path):
+async def test_an_incomplete_set_is_registered_with_a_reason(catalog, tmp_path):
     """
-    A missing shard is a reason, not an error.
+    A missing shard is not an error.
     """
     (tmp_path / "m-00001-of-00002.gguf").write_bytes(make_gguf("llama", context_length=1))
 
@@ -111,9 +112,9 @@ async def test_a_set_that_is_not_whole_is_recorded_and_told_of(catalog, tmp_path
     ("name", "error"),
     [("missing", FileNotFoundError), ("pipe", NotAFileError), ("loop", OSError)],
 )
-async def test_what_cannot_be_looked_at_is_not_recorded(catalog, tmp_path, name, error):
+async def test_a_path_that_is_not_a_readable_file_is_not_registered(catalog, tmp_path, name, error):
     """
-    No file, a FIFO or a link to itself: an error, and no row.
+    A missing file, a FIFO and a link to itself are errors, and no row is written.
     """
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "loop").symlink_to("loop")
@@ -124,9 +125,9 @@ async def test_what_cannot_be_looked_at_is_not_recorded(catalog, tmp_path, name,
     assert await catalog.list_models() == []
 
 
-async def test_a_bad_name_is_refused(catalog, tmp_path):
+async def test_an_invalid_name_is_refused(catalog, tmp_path):
     """
-    The rules for what may be stored are those of register_model.
+    The fields are validated as in `register_model`.
     """
     (tmp_path / "m.bin").write_bytes(b"m")
 
@@ -134,7 +135,7 @@ async def test_a_bad_name_is_refused(catalog, tmp_path):
         await register_path(catalog, tmp_path / "m.bin", provider=" ", reference="m")
 
 
-LOCKED = """
+REGISTER_IN_A_TRANSACTION = """
 import asyncio, os, sqlite3, sys
 from model_catalog import ProtectedFileError, open_catalog
 from model_catalog.upkeep import accept_model, check_models, register_path, verify_models
@@ -146,12 +147,12 @@ async def main():
         except ProtectedFileError:
             print("refused", flush=True)
         if sys.argv[2] == "folder":
-            # Reading a folder opens the files in it, and must step over this one.
+            # Describing a folder opens its files, and must skip the database.
             from model_catalog.upkeep.worker_threads import file_identities
             from model_catalog.files.model_description import describe_model
             protected = file_identities(catalog.database_files)
             describe_model(os.path.dirname(sys.argv[1]), protected=protected)
-        print("looked", flush=True)
+        print("described", flush=True)
         sys.stdin.readline()
 
 asyncio.run(main())
@@ -159,22 +160,22 @@ asyncio.run(main())
 
 
 @pytest.mark.parametrize("what", ["file", "folder"])
-def test_the_catalogs_own_lock_outlives_a_look_at_its_folder(tmp_path, what):
+def test_registering_the_databases_folder_keeps_its_write_lock(tmp_path, what):
     """
-    A process that holds SQLite's write lock still holds it after it was asked to look at its own
-    database, and at the folder that lies in.
+    A process with SQLite's write lock still has it after it tried to register its own database, or
+    described the folder that contains it.
     """
     path = tmp_path / "catalog.db"
     asyncio.run(upgrade(path))
     (tmp_path / "m.gguf").write_bytes(make_gguf("llama", context_length=1))
     with subprocess.Popen(
-        [sys.executable, "-c", LOCKED, path, what],
+        [sys.executable, "-c", REGISTER_IN_A_TRANSACTION, path, what],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
     ) as holder:
         assert holder.stdout.readline() == "refused\n"
-        assert holder.stdout.readline() == "looked\n"
+        assert holder.stdout.readline() == "described\n"
 
         with (
             closing(sqlite3.connect(path, timeout=0, isolation_level=None)) as other,
@@ -185,27 +186,27 @@ def test_the_catalogs_own_lock_outlives_a_look_at_its_folder(tmp_path, what):
     assert holder.returncode == 0
 
 
-async def test_a_look_that_is_cancelled_records_nothing(tmp_path, catalog):
+async def test_a_cancelled_registration_records_nothing(tmp_path, catalog):
     """
-    The thread is asked to stop, and the caller does not wait for a row that nobody wants.
+    The thread stops, and no row is written.
     """
     (tmp_path / "m.gguf").write_bytes(make_gguf("llama", context_length=1))
-    look = asyncio.create_task(
+    registering = asyncio.create_task(
         register_path(catalog, tmp_path / "m.gguf", provider="local", reference="m")
     )
     await asyncio.sleep(0)
 
-    look.cancel()
+    registering.cancel()
     with pytest.raises(asyncio.CancelledError):
-        await look
+        await registering
 
     assert await catalog.list_models() == []
 
 
-@pytest.mark.skipif(not FIXTURES.is_dir(), reason="no real model files beside this checkout")
-async def test_real_model_files_are_recorded(tmp_path):
+@pytest.mark.skipif(not FIXTURES.is_dir(), reason="the real model files are not available")
+async def test_real_model_files_are_registered(tmp_path):
     """
-    Files that other programs wrote are known by what they say.
+    The headers are those that other programs have written.
     """
     async with open_catalog(tmp_path / "catalog.db") as catalog:
         bert = await register_path(
@@ -225,12 +226,12 @@ async def test_real_model_files_are_recorded(tmp_path):
     assert shards.reasons == ()
 
 
-def test_the_database_is_protected_by_what_it_is(tmp_path):
+def test_a_hard_link_to_the_database_is_protected(tmp_path):
     """
-    A hard link to it is the same file, whatever it is called.
+    It is recognised by its inode, not by its name.
     """
 
-    async def look():
+    async def register_link():
         async with open_catalog(tmp_path / "catalog.db") as catalog:
             os.link(tmp_path / "catalog.db", tmp_path / "model.gguf")
             with pytest.raises(ProtectedFileError):
@@ -238,13 +239,13 @@ def test_the_database_is_protected_by_what_it_is(tmp_path):
                     catalog, tmp_path / "model.gguf", provider="local", reference="m"
                 )
 
-    asyncio.run(look())
+    asyncio.run(register_link())
 
 
 NAME = ("m", "local")
 
 
-async def recorded(catalog, path, **options):
+async def register(catalog, path, **options):
     return (await register_path(catalog, path, provider="local", reference="m", **options)).model
 
 
@@ -252,8 +253,8 @@ def sha256(content):
     return "sha256:" + hashlib.sha256(content).hexdigest()
 
 
-def a_folder(folder):
-    """Files whose names sort otherwise by a locale than by their bytes."""
+def create_folder(folder):
+    """Create files whose names sort differently in a locale than by bytes."""
     for name in ("b.bin", "A.bin", "\u00e4.bin", "inner/c.bin", "inner-d.bin"):
         path = folder / name
         path.parent.mkdir(exist_ok=True)
@@ -261,7 +262,7 @@ def a_folder(folder):
     return folder
 
 
-def printed_by_sha256sum(folder):
+def sha256sum(folder):
     command = "find . -type f | sed s,^./,, | LC_ALL=C sort | xargs -d'\\n' sha256sum | sha256sum"
     done = subprocess.run(
         command, shell=True, cwd=folder, capture_output=True, text=True, check=True
@@ -270,21 +271,21 @@ def printed_by_sha256sum(folder):
 
 
 @pytest.mark.parametrize("how", ["registered", "verified", "accepted"])
-async def test_a_folders_digest_is_what_sha256sum_prints(catalog, tmp_path, how):
+async def test_the_digest_of_a_folder_is_that_of_sha256sum(catalog, tmp_path, how):
     """
-    The digest of several files is that of the lines of `sha256sum` in the order of their names'
-    bytes, whoever reads them.
+    It is the digest of the lines of `sha256sum`, sorted by the bytes of the names. Registering,
+    verifying and accepting compute the same.
     """
     (tmp_path / "folder").mkdir()
-    folder = a_folder(tmp_path / "folder")
-    await recorded(catalog, folder, digest=how == "registered")
+    folder = create_folder(tmp_path / "folder")
+    await register(catalog, folder, digest=how == "registered")
     if how == "verified":
         assert [each.verdict async for each in verify_models(catalog)] == ["ok"]
     elif how == "accepted":
         await accept_model(catalog, *NAME)
 
     model = await catalog.get_model(*NAME)
-    assert model.digest == printed_by_sha256sum(folder)
+    assert model.digest == sha256sum(folder)
     files = await catalog.list_files(*NAME)
     assert [file.path for file in files] == [
         "A.bin",
@@ -300,16 +301,16 @@ async def test_a_folders_digest_is_what_sha256sum_prints(catalog, tmp_path, how)
         assert file.hashed_at <= model.verified_at
 
 
-async def test_the_rows_of_files_hold_what_was_found(catalog, database, tmp_path):
+async def test_each_file_is_recorded_in_a_row(catalog, database, tmp_path):
     """
-    A row a file, with its path inside the model, what it is for, its size and its fingerprint.
+    The row has the path inside the model, the role, the size and the fingerprint.
     """
     (tmp_path / "folder" / "inner").mkdir(parents=True)
     folder = tmp_path / "folder"
     (folder / "inner" / "m.gguf").write_bytes(make_gguf("llama", context_length=1))
     (folder / "config.json").write_text("{}")
 
-    await recorded(catalog, folder)
+    await register(catalog, folder)
 
     rows = database.run(
         "SELECT path, role, size_bytes, digest, fingerprint, hashed_at FROM model_files"
@@ -323,25 +324,24 @@ async def test_the_rows_of_files_hold_what_was_found(catalog, database, tmp_path
     assert rows == expected
 
 
-async def test_progress_is_told_while_a_digest_is_read(tmp_path):
+async def test_progress_is_reported_while_hashing(tmp_path):
     """
-    Up to all bytes, in the loop; without a digest nothing is read and nothing told.
+    It ends with all bytes. Without a digest nothing is read or reported.
     """
     (tmp_path / "m.bin").write_bytes(b"x" * 3_000_000)
-    told = []
+    reports = []
     async with open_catalog(tmp_path / "catalog.db") as catalog:
-        await recorded(catalog, tmp_path / "m.bin", on_progress=told.append)
-        assert told == []
-        await recorded(catalog, tmp_path / "m.bin", digest=True, on_progress=told.append)
+        await register(catalog, tmp_path / "m.bin", on_progress=reports.append)
+        assert reports == []
+        await register(catalog, tmp_path / "m.bin", digest=True, on_progress=reports.append)
         await asyncio.sleep(0)
 
-    assert (told[-1].done_bytes, told[-1].total_bytes) == (3_000_000, 3_000_000)
+    assert (reports[-1].done_bytes, reports[-1].total_bytes) == (3_000_000, 3_000_000)
 
 
-async def test_a_file_that_is_written_to_between_header_and_digest_is_refused(tmp_path):
+async def test_a_file_written_to_before_it_is_hashed_is_refused(tmp_path):
     """
-    A model that is written to while its files are hashed one by one is not recorded with the header
-    of the old bytes and the digest of the new.
+    Otherwise the header of the old content would be recorded with the digest of the new content.
     """
     folder = tmp_path / "folder"
     folder.mkdir()
@@ -354,22 +354,22 @@ async def test_a_file_that_is_written_to_between_header_and_digest_is_refused(tm
 
     async with open_catalog(tmp_path / "catalog.db") as catalog:
         with pytest.raises(FileChangedError, match=r"b\.bin"):
-            await recorded(catalog, folder, digest=True, on_progress=write)
+            await register(catalog, folder, digest=True, on_progress=write)
 
         assert await catalog.list_models() == []
 
 
-async def test_looking_again_keeps_what_is_still_true(catalog, tmp_path):
+async def test_registering_again_keeps_digests_that_may_still_be_valid(catalog, tmp_path):
     """
-    Of files that are the same the digests, and that they were verified, are known still; without
-    reading, a file of the same size keeps its expected digest, and was not verified.
+    If the files are unchanged, their digests and the time of verification stay. If a file of the
+    same size was touched, its expected digest stays, but it no longer counts as verified.
     """
     path = tmp_path / "m.bin"
     path.write_bytes(b"right")
-    first = await recorded(catalog, path, digest=True)
-    again = await recorded(catalog, path)
+    first = await register(catalog, path, digest=True)
+    again = await register(catalog, path)
     path.write_bytes(b"wrong")
-    touched = await recorded(catalog, path)
+    touched = await register(catalog, path)
 
     assert (again.digest, again.verified_at) == (first.digest, first.verified_at)
     assert again.verified_at is not None
@@ -379,20 +379,20 @@ async def test_looking_again_keeps_what_is_still_true(catalog, tmp_path):
     assert found.model.digest == sha256(b"right")
 
 
-async def test_a_mismatch_outlives_another_look(catalog, database, tmp_path):
+async def test_registering_again_keeps_a_mismatch(catalog, database, tmp_path):
     """
-    What was found damaged stays so when it is registered again without having been read.
+    A damaged model stays damaged until its files are read again.
     """
     path = tmp_path / "m.bin"
     path.write_bytes(b"right")
-    await recorded(catalog, path, digest=True)
+    await register(catalog, path, digest=True)
     path.write_bytes(b"wrong")
     seen = path.stat()
     fingerprint = f"{seen.st_size}:{seen.st_mtime_ns}:{seen.st_ctime_ns}:{seen.st_ino}"
     database.run("UPDATE model_files SET fingerprint = ?", fingerprint)
     assert [each.verdict async for each in verify_models(catalog)] == ["mismatch"]
 
-    model = await recorded(catalog, path)
+    model = await register(catalog, path)
 
     assert (model.digest, model.found_digest) == (sha256(b"right"), sha256(b"wrong"))
     (file,) = await catalog.list_files(*NAME)
@@ -400,14 +400,13 @@ async def test_a_mismatch_outlives_another_look(catalog, database, tmp_path):
     assert not (await check_models(catalog)).is_as_recorded
 
 
-async def test_other_bytes_are_taken_when_they_are_accepted(catalog, tmp_path):
+async def test_accepting_replaces_digest_size_files_and_metadata(catalog, tmp_path):
     """
-    The digest, the size, the files and the claims are those of what lies there; it is no download,
-    and what the user said stays.
+    It does not count as a download, and the fields of the user stay.
     """
     path = tmp_path / "m.gguf"
     path.write_bytes(make_gguf("llama", context_length=1))
-    await recorded(catalog, path, digest=True)
+    await register(catalog, path, digest=True)
     await catalog.update_model(*NAME, description="mine")
     path.write_bytes(make_gguf("gemma", context_length=2) + b"longer")
 
@@ -421,15 +420,15 @@ async def test_other_bytes_are_taken_when_they_are_accepted(catalog, tmp_path):
     assert (await check_models(catalog)).is_as_recorded
 
 
-async def test_what_is_not_there_cannot_be_accepted(catalog, tmp_path):
+async def test_a_missing_model_or_file_cannot_be_accepted(catalog, tmp_path):
     """
-    No model, no file: an error, and the expected digest as it was.
+    Both are errors, and the expected digest stays.
     """
     path = tmp_path / "m.bin"
     path.write_bytes(b"right")
     with pytest.raises(ModelNotFoundError):
         await accept_model(catalog, *NAME)
-    await recorded(catalog, path, digest=True)
+    await register(catalog, path, digest=True)
     path.unlink()
 
     with pytest.raises(FileNotFoundError):
@@ -440,30 +439,30 @@ async def test_what_is_not_there_cannot_be_accepted(catalog, tmp_path):
 
 async def test_a_pickle_is_recorded_as_unsafe(catalog, tmp_path):
     """
-    By its bytes, whatever it is called; what has none in it is not.
+    It is recognised by its content, not by its name. A file without a pickle is not unsafe.
     """
     (tmp_path / "harmless.gguf").write_bytes(pickle.dumps({"weights": [1, 2, 3]}, protocol=2))
     (tmp_path / "m.gguf").write_bytes(make_gguf("llama", context_length=1))
 
-    unsafe = await recorded(catalog, tmp_path / "harmless.gguf", version="pickle")
-    safe = await recorded(catalog, tmp_path / "m.gguf", version="gguf")
+    unsafe = await register(catalog, tmp_path / "harmless.gguf", version="pickle")
+    safe = await register(catalog, tmp_path / "m.gguf", version="gguf")
 
     assert (unsafe.unsafe, safe.unsafe) == (True, False)
     assert (await catalog.get_model("m", "local", "pickle")).unsafe
 
 
-async def test_a_name_that_is_no_text_is_recorded_and_hashed(catalog, tmp_path):
+async def test_a_file_name_that_is_not_utf8_is_recorded_and_hashed(catalog, tmp_path):
     """
-    A file whose name is no UTF-8 is one of the model, by the bytes it has on the disk.
+    The file belongs to the model, and is recorded with the bytes of its name.
     """
     folder = tmp_path / "folder"
     folder.mkdir()
     for name in (b"\xff.bin", b"a.bin"):
         Path(os.fsdecode(os.fsencode(folder) + b"/" + name)).write_bytes(name)
 
-    model = await recorded(catalog, folder, digest=True)
+    model = await register(catalog, folder, digest=True)
 
-    assert model.digest == printed_by_sha256sum(folder)
+    assert model.digest == sha256sum(folder)
     assert [os.fsencode(file.path) for file in await catalog.list_files(*NAME)] == [
         b"a.bin",
         b"\xff.bin",

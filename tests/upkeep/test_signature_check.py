@@ -1,4 +1,4 @@
-"""Who signed a model: real keys, real bundles, and what is recorded of them."""
+"""Verify signatures with real keys and bundles, and record the results."""
 
 import asyncio
 import sqlite3
@@ -35,7 +35,7 @@ def store(tmp_path):
 FILES = {"a.bin": b"a" * 100, "b.bin": b"b" * 100, "inner/c.bin": b"c" * 100}
 
 
-def a_signed_folder(folder, files=None, key=SIGNER):
+def create_signed_folder(folder, files=None, key=SIGNER):
     files = FILES if files is None else files
     for name, content in files.items():
         path = folder / name
@@ -46,27 +46,27 @@ def a_signed_folder(folder, files=None, key=SIGNER):
     return folder
 
 
-async def recorded(catalog, path, *, read=False):
+async def register(catalog, path, *, read=False):
     found = await register_path(catalog, path, provider="local", reference="m", digest=read)
     return found.model
 
 
-async def held(catalog, **options):
+async def verify(catalog, **options):
     return await verify_signature(catalog, *NAME, **{"key": KEY, **options})
 
 
 async def test_a_valid_signature_is_recorded(catalog, store, tmp_path):
     """
-    With the fingerprint of the key, which comes from the caller, as bytes or as a file.
+    The fingerprint of the key is recorded. The caller passes the key as bytes or as a path.
     """
-    await recorded(catalog, a_signed_folder(store))
+    await register(catalog, create_signed_folder(store))
     (tmp_path / "key.pem").write_bytes(KEY)
 
-    found = await held(catalog, key=tmp_path / "key.pem")
+    found = await verify(catalog, key=tmp_path / "key.pem")
 
     assert (found.is_valid, found.reason) == (True, None)
     model = await catalog.get_model(*NAME)
-    assert model.signed_by == found.key_fingerprint == (await held(catalog)).key_fingerprint
+    assert model.signed_by == found.key_fingerprint == (await verify(catalog)).key_fingerprint
     assert (model.signature_verdict, model.signature_detail) == ("valid", None)
     assert model.signature_checked_at is not None
     assert found.model.signed_by == model.signed_by
@@ -80,7 +80,7 @@ def add(folder):
     (folder / "inner" / "extra.bin").write_bytes(b"x")
 
 
-def take(folder):
+def delete(folder):
     (folder / "b.bin").unlink()
 
 
@@ -88,8 +88,8 @@ def rename(folder):
     (folder / "b.bin").rename(folder / "z.bin")
 
 
-def sign_by_another(folder):
-    a_signed_folder(folder, key=private_key())
+def sign_with_another_key(folder):
+    create_signed_folder(folder, key=private_key())
 
 
 def break_the_bundle(folder):
@@ -102,27 +102,29 @@ def link(folder):
 
 
 @pytest.mark.parametrize(
-    ("harm", "reason"),
+    ("change", "reason"),
     [
         (tamper, "tampered with: 'a.bin'"),
         (add, "not signed: 'inner/extra.bin'"),
-        (take, "missing: 'b.bin'"),
+        (delete, "missing: 'b.bin'"),
         (rename, "renamed: 'b.bin' to 'z.bin'"),
-        (sign_by_another, ""),
+        (sign_with_another_key, ""),
         (break_the_bundle, ""),
         (link, "'b.bin' is a link"),
     ],
 )
 @pytest.mark.parametrize("read", [True, False], ids=["known digests", "no digests"])
-async def test_what_is_not_as_signed_is_refused(on_sqlite, store, harm, reason, read):
+async def test_a_model_that_differs_from_its_signature_is_refused(
+    on_sqlite, store, change, reason, read
+):
     """
-    That is a result, and recorded with its reason; a verdict that was valid before is not kept.
+    The refusal is a result. It is recorded with its reason, and replaces an earlier valid verdict.
     """
-    await recorded(on_sqlite, a_signed_folder(store), read=read)
-    before = await held(on_sqlite)
+    await register(on_sqlite, create_signed_folder(store), read=read)
+    before = await verify(on_sqlite)
 
-    harm(store)
-    found = await held(on_sqlite)
+    change(store)
+    found = await verify(on_sqlite)
 
     assert (before.is_valid, found.is_valid) == (True, False)
     assert reason in found.reason
@@ -133,152 +135,150 @@ async def test_what_is_not_as_signed_is_refused(on_sqlite, store, harm, reason, 
 
 async def test_links_are_followed_on_request(on_sqlite, store):
     """
-    As a cache of blobs has them.
+    A cache of blobs consists of links.
     """
-    await recorded(on_sqlite, a_signed_folder(store))
+    await register(on_sqlite, create_signed_folder(store))
     link(store)
 
-    assert not (await held(on_sqlite)).is_valid
-    assert (await held(on_sqlite, follow_links=True)).is_valid
+    assert not (await verify(on_sqlite)).is_valid
+    assert (await verify(on_sqlite, follow_links=True)).is_valid
 
 
-async def test_a_single_file_has_its_bundle_beside_it(on_sqlite, store, tmp_path):
+async def test_the_bundle_of_a_file_is_beside_it(on_sqlite, store, tmp_path):
     """
-    The file's name and `.sig`, unless another bundle is named.
+    Its name is the name of the file and `.sig`, unless the caller passes another path.
     """
     path = store / "m.bin"
     path.write_bytes(b"m")
-    await recorded(on_sqlite, path)
+    await register(on_sqlite, path)
     signed = bundle(SIGNER, statement({".": digest(b"m")}))
     (tmp_path / "elsewhere.sig").write_bytes(signed)
 
     with pytest.raises(FileNotFoundError):
-        await held(on_sqlite)
+        await verify(on_sqlite)
     assert (await on_sqlite.get_model(*NAME)).signature_verdict is None
-    assert (await held(on_sqlite, bundle=tmp_path / "elsewhere.sig")).is_valid
+    assert (await verify(on_sqlite, bundle=tmp_path / "elsewhere.sig")).is_valid
     (store / "m.bin.sig").write_bytes(signed)
-    assert (await held(on_sqlite)).is_valid
+    assert (await verify(on_sqlite)).is_valid
 
 
-@pytest.mark.parametrize("is_listed", [True, False], ids=["files known", "files unknown"])
-async def test_one_shard_does_not_sign_for_a_set(on_sqlite, store, is_listed):
+@pytest.mark.parametrize("is_listed", [True, False], ids=["files listed", "files not listed"])
+async def test_the_signature_of_one_shard_is_not_enough_for_a_set(on_sqlite, store, is_listed):
     """
-    A model of several files is signed as the folder they lie in: a signature over the shard that it
-    is recorded by says nothing of the others.
+    A model of several files is signed as a folder. A signature of the recorded shard alone says
+    nothing about the others.
     """
     names = [f"m-0000{number}-of-00002.gguf" for number in (1, 2)]
     files = {name: make_gguf("llama", number) for number, name in enumerate(names, 1)}
-    a_signed_folder(store, files)
+    create_signed_folder(store, files)
     first = store / names[0]
-    alone = bundle(SIGNER, statement({".": digest(files[names[0]])}))
-    store.joinpath(f"{names[0]}.sig").write_bytes(alone)
+    shard_bundle = bundle(SIGNER, statement({".": digest(files[names[0]])}))
+    store.joinpath(f"{names[0]}.sig").write_bytes(shard_bundle)
     if is_listed:
-        await recorded(on_sqlite, first)
+        await register(on_sqlite, first)
     else:
         await on_sqlite.register_model(a_model("m", provider="local", local_path=str(first)))
 
-    by_one = await held(on_sqlite, bundle=f"{first}.sig")
+    by_shard = await verify(on_sqlite, bundle=f"{first}.sig")
     store.joinpath(f"{names[0]}.sig").unlink()
-    whole = await held(on_sqlite)
+    by_folder = await verify(on_sqlite)
     (store / names[1]).write_bytes(make_gguf("llama", 9))
-    tampered = await held(on_sqlite)
+    tampered = await verify(on_sqlite)
 
-    assert not by_one.is_valid
-    assert whole.is_valid
+    assert not by_shard.is_valid
+    assert by_folder.is_valid
     assert not tampered.is_valid
     assert names[1] in tampered.reason
 
 
 @pytest.fixture
-def opens():
-    """The paths that this process opens, as Python reports them."""
+def opened_paths():
+    """The paths that this process opens, reported by an audit hook."""
     found = []
-    is_on = True
+    is_active = True
 
-    def hear(event, arguments):
-        if is_on and event == "open" and isinstance(arguments[0], str):
+    def record_open(event, arguments):
+        if is_active and event == "open" and isinstance(arguments[0], str):
             found.append(arguments[0])
 
-    # A hook cannot be taken away again.
-    sys.addaudithook(hear)
+    # An audit hook cannot be removed.
+    sys.addaudithook(record_open)
     yield found
-    is_on = False
+    is_active = False
 
 
-def change_files(folder, sql, *parameters):
-    """Write into the rows of the files with a plain driver."""
+def update_file_rows(folder, sql, *parameters):
+    """Update the rows of files with a plain driver."""
     with closing(sqlite3.connect(folder / "catalog.db")) as raw, raw:
         raw.execute(f"UPDATE model_files SET {sql}", parameters)
 
 
-def make_older(folder):
-    """Have the files been read an hour after they were written."""
-    change_files(folder, "hashed_at = hashed_at + 3600")
+def move_hash_times(folder):
+    """Set the hash times of the files one hour after their modification times."""
+    update_file_rows(folder, "hashed_at = hashed_at + 3600")
 
 
-async def test_what_was_read_before_is_not_read_again(on_sqlite, tmp_path, store, opens):
+async def test_unchanged_files_are_not_read_again(on_sqlite, tmp_path, store, opened_paths):
     """
-    Files that are the same still have the digest that is recorded; one that was written to, and one
-    of which other bytes were found, is read.
+    Their recorded digest is used. A file that was written to is read.
     """
-    await recorded(on_sqlite, a_signed_folder(store), read=True)
-    make_older(tmp_path)
-    told = []
-    opens.clear()
+    await register(on_sqlite, create_signed_folder(store), read=True)
+    move_hash_times(tmp_path)
+    reports = []
+    opened_paths.clear()
 
-    known = await held(on_sqlite, on_progress=told.append)
-    opened = [path for path in opens if path.endswith(".bin")]
+    known = await verify(on_sqlite, on_progress=reports.append)
+    opened = [path for path in opened_paths if path.endswith(".bin")]
     (store / "a.bin").write_bytes(FILES["a.bin"])
-    opens.clear()
-    again = await held(on_sqlite)
+    opened_paths.clear()
+    again = await verify(on_sqlite)
     await asyncio.sleep(0)
 
     assert known.is_valid
     assert opened == []
-    assert (told[-1].done_bytes, told[-1].total_bytes) == (300, 300)
+    assert (reports[-1].done_bytes, reports[-1].total_bytes) == (300, 300)
     assert again.is_valid
-    assert [path for path in opens if path.endswith(".bin")] == [str(store / "a.bin")]
+    assert [path for path in opened_paths if path.endswith(".bin")] == [str(store / "a.bin")]
 
 
-async def test_what_was_just_written_is_read_again(on_sqlite, store, opens):
+async def test_files_hashed_right_after_writing_are_read_again(on_sqlite, store, opened_paths):
     """
-    A file that was hashed within 2 s of its writing may have other bytes and the same stamps.
+    A file that was hashed within 2 s of its last write may have changed without a new time.
     """
-    await recorded(on_sqlite, a_signed_folder(store), read=True)
-    opens.clear()
+    await register(on_sqlite, create_signed_folder(store), read=True)
+    opened_paths.clear()
 
-    await held(on_sqlite)
+    await verify(on_sqlite)
 
-    assert len([path for path in opens if path.endswith(".bin")]) == 3
+    assert len([path for path in opened_paths if path.endswith(".bin")]) == 3
 
 
-async def test_a_damaged_file_is_not_known_by_what_it_should_be(on_sqlite, tmp_path, store):
+async def test_a_damaged_file_is_read_again(on_sqlite, tmp_path, store):
     """
-    A file that looks as it did, and was found to have other bytes, is read: its expected digest
-    does not vouch for it.
+    Its status is unchanged, but its expected digest is not that of its content.
     """
-    await recorded(on_sqlite, a_signed_folder(store), read=True)
+    await register(on_sqlite, create_signed_folder(store), read=True)
     tamper(store)
     fingerprint = str(Fingerprint.from_stat((store / "a.bin").stat()))
-    change_files(tmp_path, "fingerprint = ? WHERE path = 'a.bin'", fingerprint)
+    update_file_rows(tmp_path, "fingerprint = ? WHERE path = 'a.bin'", fingerprint)
     async for each in verify_models(on_sqlite):
         assert each.verdict == "mismatch"
-    make_older(tmp_path)
+    move_hash_times(tmp_path)
 
-    assert not (await held(on_sqlite)).is_valid
+    assert not (await verify(on_sqlite)).is_valid
 
 
 @pytest.mark.parametrize("how", ["registered", "accepted"])
-async def test_a_verdict_is_of_the_bytes_that_were_signed(catalog, store, how):
+async def test_new_content_clears_the_verdict(catalog, store, how):
     """
-    Other bytes that are recorded afterwards are signed by nobody.
+    The signature says nothing about content that is registered or accepted later.
     """
-    await recorded(catalog, a_signed_folder(store), read=True)
-    await held(catalog)
+    await register(catalog, create_signed_folder(store), read=True)
+    await verify(catalog)
     tamper(store)
 
     if how == "registered":
-        await recorded(catalog, store, read=True)
+        await register(catalog, store, read=True)
     else:
         await accept_model(catalog, *NAME)
 
@@ -290,22 +290,23 @@ async def test_a_verdict_is_of_the_bytes_that_were_signed(catalog, store, how):
     )
 
 
-async def test_nothing_is_recorded_without_a_verdict(on_sqlite, store):
+async def test_an_error_records_no_verdict(on_sqlite, store):
     """
-    No model, no key that is one, no bundle, no file: an error, and the record as it was.
+    An unknown model, an invalid key, a missing bundle and a missing file are errors, and the record
+    stays.
     """
     with pytest.raises(ModelNotFoundError):
-        await held(on_sqlite)
-    await recorded(on_sqlite, a_signed_folder(store))
+        await verify(on_sqlite)
+    await register(on_sqlite, create_signed_folder(store))
     with pytest.raises(InvalidKeyError):
-        await held(on_sqlite, key=b"no key")
+        await verify(on_sqlite, key=b"no key")
     with pytest.raises(FileNotFoundError):
-        await held(on_sqlite, bundle=store / "gone.sig")
+        await verify(on_sqlite, bundle=store / "gone.sig")
     (store / "model.sig").unlink()
     with pytest.raises(FileNotFoundError):
-        await held(on_sqlite)
+        await verify(on_sqlite)
     store.rename(store.with_name("away"))
     with pytest.raises(FileNotFoundError):
-        await held(on_sqlite)
+        await verify(on_sqlite)
 
     assert (await on_sqlite.get_model(*NAME)).signature_verdict is None

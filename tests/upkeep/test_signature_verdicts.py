@@ -1,4 +1,4 @@
-"""Who signed a model: the verdict is recorded, and holds for as long as the bytes do."""
+"""Record the verdict on a signature, and clear it when the content changes."""
 
 import dataclasses
 import shutil
@@ -18,19 +18,19 @@ NAME = ("m", "local")
 
 @pytest.fixture
 def signing():
-    """Bundles as model-signing writes them."""
+    """The helpers that write bundles as model-signing writes them."""
     return signed_bundles
 
 
 @pytest.fixture
 def catalog(on_sqlite):
-    """What is on the disk is the same to every database."""
+    """SQLite only: these tests are about files, which are the same for every database."""
     return on_sqlite
 
 
 @pytest.fixture
-def signed(tmp_path, signing):
-    """A folder with two files and a signature over them, and the key it is made with."""
+def signed_folder(tmp_path, signing):
+    """A signed folder with two files, and the private key."""
     folder = tmp_path / "model"
     folder.mkdir()
     (folder / "config.json").write_text("{}")
@@ -41,18 +41,18 @@ def signed(tmp_path, signing):
     return folder, key
 
 
-async def hold(catalog, signing, key, **options):
+async def verify(catalog, signing, key, **options):
     return await verify_signature(catalog, *NAME, key=signing.pem(key), **options)
 
 
-async def test_a_valid_signature_is_recorded_with_its_key(catalog, signing, signed):
+async def test_the_fingerprint_of_the_key_is_recorded(catalog, signing, signed_folder):
     """
-    Who signed is the fingerprint of the key, as openssl gives it.
+    `signed_by` is the fingerprint of the key, as openssl computes it.
     """
-    folder, key = signed
+    folder, key = signed_folder
     await register_path(catalog, folder, provider="local", reference="m")
 
-    done = await hold(catalog, signing, key)
+    done = await verify(catalog, signing, key)
 
     assert (done.is_valid, done.reason) == (True, None)
     model = await catalog.get_model(*NAME)
@@ -69,7 +69,7 @@ def add(folder):
     (folder / "extra.py").write_text("import os")
 
 
-def take_away(folder):
+def delete(folder):
     (folder / "config.json").unlink()
 
 
@@ -78,51 +78,51 @@ def rename(folder):
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "reason"),
     [
         (tamper, "tampered with: 'weights.bin'"),
         (add, "not signed: 'extra.py'"),
-        (take_away, "missing: 'config.json'"),
+        (delete, "missing: 'config.json'"),
         (rename, "renamed: 'weights.bin' to 'other.bin'"),
     ],
     ids=["tampered", "extra", "missing", "renamed"],
 )
-async def test_what_is_not_as_it_was_signed_is_refused(catalog, signing, signed, change, told):
+async def test_a_changed_folder_is_refused(catalog, signing, signed_folder, change, reason):
     """
-    The file is named, and the verdict recorded.
+    The reason names the file, and the verdict is recorded.
     """
-    folder, key = signed
+    folder, key = signed_folder
     await register_path(catalog, folder, provider="local", reference="m", digest=True)
     change(folder)
 
-    done = await hold(catalog, signing, key)
+    done = await verify(catalog, signing, key)
 
     assert not done.is_valid
-    assert told in done.reason
+    assert reason in done.reason
     model = await catalog.get_model(*NAME)
     assert (model.signature_verdict, model.signed_by) == ("refused", None)
-    assert told in model.signature_detail
+    assert reason in model.signature_detail
 
 
-async def test_another_key_has_not_signed(catalog, signing, signed):
+async def test_a_signature_by_another_key_is_refused(catalog, signing, signed_folder):
     """
-    Which key it was held against is told, and nobody is said to have signed.
+    The result contains the fingerprint of the key that was used, and `signed_by` stays empty.
     """
-    folder, _ = signed
+    folder, _ = signed_folder
     await register_path(catalog, folder, provider="local", reference="m")
 
-    done = await hold(catalog, signing, signing.private_key())
+    done = await verify(catalog, signing, signing.private_key())
 
     assert not done.is_valid
     assert done.model.signed_by is None
     assert done.key_fingerprint.startswith("sha256:")
 
 
-async def test_a_key_that_lies_beside_the_model_is_not_looked_at(catalog, signing, signed):
+async def test_a_key_in_the_models_folder_is_not_used(catalog, signing, signed_folder):
     """
-    A folder that brings its own key has signed itself.
+    Otherwise a folder could bring its own key, and would always be valid.
     """
-    folder, _ = signed
+    folder, _ = signed_folder
     other = signing.private_key()
     (folder / "key.pem").write_bytes(signing.pem(other))
     found = {
@@ -133,48 +133,49 @@ async def test_a_key_that_lies_beside_the_model_is_not_looked_at(catalog, signin
     (folder / "model.sig").write_bytes(signing.bundle(other, signing.statement(found)))
     await register_path(catalog, folder, provider="local", reference="m")
 
-    assert not (await hold(catalog, signing, signing.private_key())).is_valid
-    assert (await hold(catalog, signing, other)).is_valid
+    assert not (await verify(catalog, signing, signing.private_key())).is_valid
+    assert (await verify(catalog, signing, other)).is_valid
 
 
-async def test_new_bytes_have_no_signature(catalog, signing, signed):
+async def test_accepting_new_content_clears_the_verdict(catalog, signing, signed_folder):
     """
-    Accepting other bytes, or registering another size, forgets the verdict; the same bytes keep it.
+    Registering the same content again keeps the verdict.
     """
-    folder, key = signed
+    folder, key = signed_folder
     await register_path(catalog, folder, provider="local", reference="m", digest=True)
-    await hold(catalog, signing, key)
+    await verify(catalog, signing, key)
 
     await register_path(catalog, folder, provider="local", reference="m")
     kept = await catalog.get_model(*NAME)
     tamper(folder)
     await accept_model(catalog, *NAME)
-    gone = await catalog.get_model(*NAME)
+    cleared = await catalog.get_model(*NAME)
 
     assert kept.signature_verdict == "valid"
-    assert (gone.signature_verdict, gone.signed_by) == (None, None)
+    assert (cleared.signature_verdict, cleared.signed_by) == (None, None)
 
 
-_watched: list[str] = []
-_opened: list[str] = []
+_watched_folders: list[str] = []
+_opened_names: list[str] = []
 
 
-def _hook(event, arguments):
-    # An audit hook stays for the life of the process.
-    if _watched and event == "open" and str(arguments[0]).startswith(_watched[0]):
-        _opened.append(Path(arguments[0]).name)
+def _record_open(event, arguments):
+    # An audit hook cannot be removed, so it stays active until the process ends.
+    if _watched_folders and event == "open" and str(arguments[0]).startswith(_watched_folders[0]):
+        _opened_names.append(Path(arguments[0]).name)
 
 
-sys.addaudithook(_hook)
+sys.addaudithook(_record_open)
 
 
-@pytest.mark.parametrize("settled", [True, False], ids=["long ago", "just now"])
-async def test_what_was_read_already_is_not_read_again(catalog, signing, signed, settled):
+@pytest.mark.parametrize("settled", [True, False], ids=["settled", "just written"])
+async def test_recorded_digests_are_used_if_the_files_are_settled(
+    catalog, signing, signed_folder, settled
+):
     """
-    The recorded digests of files that are the same still are enough; where a file was read in the
-    moment it was written, it may be another and is read.
+    A file that was hashed while it was written may have changed since, so it is read again.
     """
-    folder, key = signed
+    folder, key = signed_folder
     model = (
         await register_path(catalog, folder, provider="local", reference="m", digest=True)
     ).model
@@ -186,29 +187,29 @@ async def test_what_was_read_already_is_not_read_again(catalog, signing, signed,
                 dataclasses.replace(file, hashed_at=file.hashed_at + timedelta(hours=1)),
             )
 
-    _watched.append(str(folder))
-    done = await hold(catalog, signing, key)
-    _watched.clear()
-    opened = sorted(_opened)
-    _opened.clear()
+    _watched_folders.append(str(folder))
+    done = await verify(catalog, signing, key)
+    _watched_folders.clear()
+    opened = sorted(_opened_names)
+    _opened_names.clear()
 
     assert done.is_valid
     read = [] if settled else ["config.json", "weights.bin"]
     assert opened == sorted(["model.sig", *read])
     tamper(folder)
-    assert not (await hold(catalog, signing, key)).is_valid
+    assert not (await verify(catalog, signing, key)).is_valid
 
 
-async def test_without_a_bundle_nothing_is_recorded(catalog, signing, signed):
+async def test_errors_record_no_verdict(catalog, signing, signed_folder):
     """
-    A model that nobody signed is no refused one.
+    A model without a bundle is not refused. An invalid key and an unknown model are errors too.
     """
-    folder, key = signed
+    folder, key = signed_folder
     (folder / "model.sig").unlink()
     await register_path(catalog, folder, provider="local", reference="m")
 
     with pytest.raises(FileNotFoundError):
-        await hold(catalog, signing, key)
+        await verify(catalog, signing, key)
     with pytest.raises(InvalidKeyError):
         await verify_signature(catalog, *NAME, key=b"no key")
     with pytest.raises(ModelNotFoundError):
@@ -217,25 +218,25 @@ async def test_without_a_bundle_nothing_is_recorded(catalog, signing, signed):
     assert (await catalog.get_model(*NAME)).signature_verdict is None
 
 
-async def test_a_bundle_may_lie_elsewhere(catalog, signing, signed, tmp_path):
+async def test_the_path_of_the_bundle_can_be_given(catalog, signing, signed_folder, tmp_path):
     """
-    Named, it is the one that counts.
+    A bundle outside the folder is used if its path is passed.
     """
-    folder, key = signed
+    folder, key = signed_folder
     shutil.move(folder / "model.sig", tmp_path / "elsewhere.sig")
     await register_path(catalog, folder, provider="local", reference="m")
 
-    assert (await hold(catalog, signing, key, bundle=tmp_path / "elsewhere.sig")).is_valid
+    assert (await verify(catalog, signing, key, bundle=tmp_path / "elsewhere.sig")).is_valid
 
 
-async def test_links_are_refused_unless_they_are_wanted(catalog, signing, signed, tmp_path):
+async def test_links_are_refused_by_default(catalog, signing, signed_folder, tmp_path):
     """
-    A cache of blobs is all links: on purpose they are followed.
+    A cache of blobs consists of links; `follow_links` accepts them.
     """
-    folder, key = signed
+    folder, key = signed_folder
     (folder / "weights.bin").rename(tmp_path / "blob")
     (folder / "weights.bin").symlink_to(tmp_path / "blob")
     await register_path(catalog, folder, provider="local", reference="m")
 
-    assert "a link" in (await hold(catalog, signing, key)).reason
-    assert (await hold(catalog, signing, key, follow_links=True)).is_valid
+    assert "a link" in (await verify(catalog, signing, key)).reason
+    assert (await verify(catalog, signing, key, follow_links=True)).is_valid

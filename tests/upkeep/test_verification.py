@@ -1,4 +1,4 @@
-"""The bytes of models against their digests: real files, written to while they are read."""
+"""Verify models by reading real files, some of which change while they are read."""
 
 import asyncio
 import hashlib
@@ -36,29 +36,29 @@ def sha256(content):
     return "sha256:" + hashlib.sha256(content).hexdigest()
 
 
-def a_file(folder, name="m.bin", content=b"the bytes of a model"):
+def create_file(folder, name="m.bin", content=b"the bytes of a model"):
     path = folder / name
     path.write_bytes(content)
     return path
 
 
-async def recorded(catalog, path, reference="m", **options):
+async def register(catalog, path, reference="m", **options):
     return (
         await register_path(catalog, path, provider="local", reference=reference, **options)
     ).model
 
 
-async def verified(catalog, level="full", **options):
+async def verify(catalog, level="full", **options):
     return [each async for each in verify_models(catalog, level, **options)]
 
 
-async def the_one(catalog, level="full", **options):
-    (found,) = await verified(catalog, level, **options)
+async def verify_one(catalog, level="full", **options):
+    (found,) = await verify(catalog, level, **options)
     return found
 
 
-def write_over(path, content):
-    """Other bytes of the same size, and the time of the last writing set back."""
+def overwrite(path, content):
+    """Replace the content of a file, and restore its modification time. The size stays the same."""
     before = path.stat()
     assert len(content) == before.st_size
     path.write_bytes(content)
@@ -67,12 +67,13 @@ def write_over(path, content):
 
 async def test_the_first_verification_records_the_digests(catalog, store):
     """
-    What was registered without a digest has the one that was read, and so has each of its files.
+    A model that was registered without a digest gets the digest that was read, and so does each
+    file.
     """
-    path = a_file(store)
-    await recorded(catalog, path)
+    path = create_file(store)
+    await register(catalog, path)
 
-    found = await the_one(catalog)
+    found = await verify_one(catalog)
 
     assert (found.verdict, found.detail) == ("ok", None)
     assert found.read_bytes == path.stat().st_size
@@ -85,15 +86,15 @@ async def test_the_first_verification_records_the_digests(catalog, store):
 
 
 @pytest.mark.parametrize("level", ["quick", "structure"])
-async def test_a_level_below_full_reads_no_bytes_and_records_no_digest(on_sqlite, store, level):
+async def test_levels_below_full_hash_nothing(on_sqlite, store, level):
     """
-    Whether the files are the recorded ones is told by their status, and by their headers.
+    They compare the status of the files, and `structure` reads the headers too.
     """
-    path = a_file(store, "m.gguf", make_gguf("llama", 1))
-    await recorded(on_sqlite, path)
-    whole = await the_one(on_sqlite, level)
+    path = create_file(store, "m.gguf", make_gguf("llama", 1))
+    await register(on_sqlite, path)
+    whole = await verify_one(on_sqlite, level)
     os.utime(path, ns=(0, 0))
-    touched = await the_one(on_sqlite, level)
+    touched = await verify_one(on_sqlite, level)
 
     assert (whole.verdict, whole.read_bytes) == ("ok", 0)
     assert touched.verdict == "changed"
@@ -101,17 +102,17 @@ async def test_a_level_below_full_reads_no_bytes_and_records_no_digest(on_sqlite
     assert (model.digest, model.verified_at) == (None, None)
 
 
-async def test_a_download_that_was_cut_short_is_found_without_hashing(on_sqlite, store):
+async def test_a_truncated_download_is_found_without_hashing(on_sqlite, store):
     """
-    A file that is shorter than its header says is incomplete at the level that reads headers, and
-    the reason is recorded; the quick level cannot know.
+    The level `structure` finds and records that a file is shorter than its header says. The level
+    `quick` cannot find that.
     """
-    path = a_file(store, "m.gguf", make_gguf("llama", 1)[:-8])
-    await recorded(on_sqlite, path)
+    path = create_file(store, "m.gguf", make_gguf("llama", 1)[:-8])
+    await register(on_sqlite, path)
 
-    quick = await the_one(on_sqlite, "quick")
-    structure = await the_one(on_sqlite, "structure")
-    full = await the_one(on_sqlite)
+    quick = await verify_one(on_sqlite, "quick")
+    structure = await verify_one(on_sqlite, "structure")
+    full = await verify_one(on_sqlite)
 
     assert quick.verdict == "ok"
     assert (structure.verdict, structure.read_bytes) == ("incomplete", 0)
@@ -120,18 +121,18 @@ async def test_a_download_that_was_cut_short_is_found_without_hashing(on_sqlite,
     assert await on_sqlite.count_models(incomplete=True) == 1
 
     path.write_bytes(make_gguf("llama", 1))
-    assert (await the_one(on_sqlite, "structure")).verdict == "changed"
+    assert (await verify_one(on_sqlite, "structure")).verdict == "changed"
     assert await on_sqlite.count_models(incomplete=True) == 0
 
 
-async def test_a_set_that_lacks_a_shard_is_incomplete(on_sqlite, store):
+async def test_a_set_with_a_missing_shard_is_incomplete(on_sqlite, store):
     """
-    What is there is read and recorded, and the missing shard is named.
+    The existing shard is read and recorded, and the detail names the missing one.
     """
-    first = a_file(store, "m-00001-of-00002.gguf", make_gguf("llama", 1))
-    await recorded(on_sqlite, first)
+    first = create_file(store, "m-00001-of-00002.gguf", make_gguf("llama", 1))
+    await register(on_sqlite, first)
 
-    found = await the_one(on_sqlite)
+    found = await verify_one(on_sqlite)
 
     assert found.verdict == "incomplete"
     assert "m-00002-of-00002.gguf" in found.detail
@@ -143,22 +144,22 @@ async def test_a_set_that_lacks_a_shard_is_incomplete(on_sqlite, store):
     [
         lambda path: os.truncate(path, 5),
         lambda path: path.write_bytes(path.read_bytes() + b"more"),
-        lambda path: write_over(path, b"THE BYTES OF A MODEL"),
+        lambda path: overwrite(path, b"THE BYTES OF A MODEL"),
     ],
-    ids=["cut off", "longer", "same size and time"],
+    ids=["truncated", "longer", "same size and time"],
 )
-async def test_other_bytes_are_recorded_beside_the_expected_ones(catalog, store, damage):
+async def test_a_mismatch_does_not_replace_the_expected_digest(catalog, store, damage):
     """
-    A mismatch never takes the place of the expected digest; the right bytes end it, and the user
-    may take the others instead.
+    The found digest is recorded beside it. The mismatch ends when the original content is restored,
+    or when the user accepts the new content.
     """
-    path = a_file(store)
+    path = create_file(store)
     right = path.read_bytes()
-    await recorded(catalog, path, digest=True)
+    await register(catalog, path, digest=True)
 
     damage(path)
-    first = await the_one(catalog)
-    again = await the_one(catalog)
+    first = await verify_one(catalog)
+    again = await verify_one(catalog)
 
     assert first.verdict == again.verdict == "mismatch"
     assert "'m.bin' does not match" in first.detail
@@ -167,57 +168,57 @@ async def test_other_bytes_are_recorded_beside_the_expected_ones(catalog, store,
     (file,) = await catalog.list_files(*NAME)
     assert (file.digest, file.found_digest) == (model.digest, model.found_digest)
     assert [each.reference for each in await catalog.list_models(damaged=True)] == ["m"]
-    # Of the wrong bytes no fingerprint is kept, by which they would pass for the right ones.
+    # The fingerprint of the wrong content is not recorded; with it a check would find no change.
     assert [each.state for each in (await check_models(catalog)).findings] == ["changed"]
 
     path.write_bytes(right)
-    assert (await the_one(catalog)).verdict == "ok"
+    assert (await verify_one(catalog)).verdict == "ok"
     model = await catalog.get_model(*NAME)
     assert (model.found_digest, model.state) == (None, "present")
     assert await catalog.count_models(damaged=True) == 0
 
     damage(path)
-    await the_one(catalog)
+    await verify_one(catalog)
     accepted = await accept_model(catalog, *NAME)
     assert (accepted.model.digest, accepted.model.found_digest) == (sha256(path.read_bytes()), None)
     assert accepted.model.size_bytes == path.stat().st_size
-    assert (await the_one(catalog)).verdict == "ok"
+    assert (await verify_one(catalog)).verdict == "ok"
 
 
-async def test_rot_that_no_status_tells_of_is_found(catalog, database, store):
+async def test_bit_rot_is_found_by_reading(catalog, database, store):
     """
-    Bytes that changed while size, times and inode did not are found by reading them alone.
+    Only a full verification finds content that changed while size, times and inode stayed the same.
     """
-    path = a_file(store)
+    path = create_file(store)
     right = path.read_bytes()
-    await recorded(catalog, path, digest=True)
-    write_over(path, b"THE BYTES OF A MODEL")
+    await register(catalog, path, digest=True)
+    overwrite(path, b"THE BYTES OF A MODEL")
     seen = path.stat()
     fingerprint = f"{seen.st_size}:{seen.st_mtime_ns}:{seen.st_ctime_ns}:{seen.st_ino}"
     database.run("UPDATE model_files SET fingerprint = ?", fingerprint)
 
     checked = await check_models(catalog)
-    quick = await the_one(catalog, "quick")
-    full = await the_one(catalog)
+    quick = await verify_one(catalog, "quick")
+    full = await verify_one(catalog)
 
     assert checked.is_as_recorded
     assert quick.verdict == "ok"
     assert full.verdict == "mismatch"
     assert full.model.digest == sha256(right)
     assert not (await check_models(catalog)).is_as_recorded
-    assert [each.model.reference for each in await verified(catalog, damaged=True)] == ["m"]
+    assert [each.model.reference for each in await verify(catalog, damaged=True)] == ["m"]
 
 
-async def test_a_file_of_another_size_is_never_taken_for_the_expected_one(catalog, store):
+async def test_a_file_of_another_size_gets_no_expected_digest(catalog, store):
     """
-    Where no digest is known the recorded size is what there is to hold it against.
+    If no digest is known, the size must be the recorded one.
     """
-    plain, listed = a_file(store, "plain"), a_file(store, "listed")
+    plain, listed = create_file(store, "plain"), create_file(store, "listed")
     await catalog.register_model(a_model("plain", local_path=str(plain), size_bytes=1000))
-    await recorded(catalog, listed, "listed")
+    await register(catalog, listed, "listed")
     os.truncate(listed, 5)
 
-    found = {each.model.reference: each for each in await verified(catalog)}
+    found = {each.model.reference: each for each in await verify(catalog)}
 
     assert {each.verdict for each in found.values()} == {"changed"}
     assert "has 20 bytes, but 1000 bytes are recorded" in found["plain"].detail
@@ -226,195 +227,194 @@ async def test_a_file_of_another_size_is_never_taken_for_the_expected_one(catalo
         assert (model.digest, model.verified_at) == (None, None)
 
 
-async def test_an_unknown_size_is_known_once_the_bytes_were_read(catalog, store):
+async def test_a_verification_records_an_unknown_size(catalog, store):
     """
-    A model that was registered by its path alone has a size, a digest and its files.
+    A model that was registered by its path alone gets a size, a digest and its files.
     """
-    path = a_file(store)
+    path = create_file(store)
     await catalog.register_model(a_model("m", provider="local", local_path=str(path)))
 
-    found = await the_one(catalog)
+    found = await verify_one(catalog)
 
     assert (found.verdict, found.model.size_bytes) == ("ok", 20)
     assert [file.path for file in await catalog.list_files(*NAME)] == ["m.bin"]
     assert (await check_models(catalog)).is_as_recorded
 
 
-PRINTED = "".join(f"{sha256(name.encode())[7:]}  {name}\n" for name in ("a.bin", "b.bin"))
+SHA256SUM_OUTPUT = "".join(f"{sha256(name.encode())[7:]}  {name}\n" for name in ("a.bin", "b.bin"))
 
 
-@pytest.mark.parametrize("is_right", [True, False], ids=["the same", "another"])
+@pytest.mark.parametrize("is_right", [True, False], ids=["right digest", "wrong digest"])
 @pytest.mark.parametrize("kind", ["file", "folder"])
-async def test_a_digest_that_came_without_files_is_held_against_them(
-    catalog, store, kind, is_right
-):
+async def test_a_registered_digest_is_compared_with_the_files(catalog, store, kind, is_right):
     """
-    A digest somebody gave is the expected one, of a single file as of several.
+    A digest that the user has set is the expected one, for a file and for a folder.
     """
     for name in ("a.bin", "b.bin"):
-        a_file(store, name, name.encode())
-    expected = sha256(PRINTED.encode()) if kind == "folder" else sha256(b"a.bin")
+        create_file(store, name, name.encode())
+    expected = sha256(SHA256SUM_OUTPUT.encode()) if kind == "folder" else sha256(b"a.bin")
     given = expected if is_right else sha256(b"another")
     place = store if kind == "folder" else store / "a.bin"
     model = a_model("m", provider="local", local_path=str(place), digest=given)
     await catalog.register_model(model)
 
-    found = await the_one(catalog)
+    found = await verify_one(catalog)
 
     assert found.verdict == ("ok" if is_right else "mismatch")
     assert found.model.digest == given
     assert found.model.found_digest == (None if is_right else expected)
     if not is_right:
         assert (await accept_model(catalog, *NAME)).model.digest == expected
-        assert (await the_one(catalog)).verdict == "ok"
+        assert (await verify_one(catalog)).verdict == "ok"
 
 
-async def test_a_wrong_first_reading_does_not_stand_against_the_models_digest(catalog, store):
+async def test_the_models_digest_overrides_digests_read_from_damaged_files(catalog, store):
     """
-    Of a folder whose digest is known the files may be damaged when they are first read: once they
-    are right the model is, whatever was recorded of each.
+    A folder with a known digest was damaged when its files were first read. When they are restored,
+    the model is `ok`, although wrong digests were recorded for the files.
     """
-    a_file(store, "a.bin", b"x")
-    a_file(store, "b.bin", b"b.bin")
-    digest = sha256(PRINTED.encode())
+    create_file(store, "a.bin", b"x")
+    create_file(store, "b.bin", b"b.bin")
+    digest = sha256(SHA256SUM_OUTPUT.encode())
     model = a_model("m", provider="local", local_path=str(store), digest=digest)
     await catalog.register_model(model)
-    damaged = await the_one(catalog)
-    a_file(store, "a.bin", b"a.bin")
+    damaged = await verify_one(catalog)
+    create_file(store, "a.bin", b"a.bin")
 
-    found = await the_one(catalog)
+    found = await verify_one(catalog)
 
     assert (damaged.verdict, found.verdict) == ("mismatch", "ok")
     assert [file.is_damaged for file in await catalog.list_files(*NAME)] == [False, False]
-    assert (await the_one(catalog)).verdict == "ok"
+    assert (await verify_one(catalog)).verdict == "ok"
 
 
-async def test_a_name_that_sha256sum_escapes_is_no_way_out(catalog, store):
+async def test_a_damaged_file_is_found_although_sha256sum_escapes_a_name(catalog, store):
     """
-    Of such files there is no digest together: each is held against its own, and the model is
-    damaged when one of them is.
+    Such a model has no combined digest. Each file is compared with its own digest.
     """
-    a_file(store, "back\\slash.bin", b"a")
-    path = a_file(store, "b", b"b")
-    await recorded(catalog, store)
-    first = await the_one(catalog)
+    create_file(store, "back\\slash.bin", b"a")
+    path = create_file(store, "b", b"b")
+    await register(catalog, store)
+    first = await verify_one(catalog)
     path.write_bytes(b"x")
-    damaged = await the_one(catalog)
+    damaged = await verify_one(catalog)
 
     assert (first.verdict, first.model.digest) == ("ok", None)
     assert (damaged.verdict, damaged.model.found_digest) == ("mismatch", sha256(b"x"))
     assert await catalog.count_models(damaged=True) == 1
 
 
-async def test_a_digest_that_cannot_be_compared_is_told_of(on_sqlite, store):
+async def test_a_digest_that_cannot_be_compared_is_reported(on_sqlite, store):
     """
-    A digest of such files cannot have been made from them, and is not said to be theirs.
+    Files with such names have no combined digest, so the registered digest is neither confirmed nor
+    refuted.
     """
-    a_file(store, "back\\slash.bin", b"a")
-    a_file(store, "b", b"b")
+    create_file(store, "back\\slash.bin", b"a")
+    create_file(store, "b", b"b")
     model = a_model(local_path=str(store), digest=sha256(b"something"))
     await on_sqlite.register_model(model)
 
-    found = await the_one(on_sqlite)
+    found = await verify_one(on_sqlite)
 
     assert found.verdict == "ok"
     assert "was not compared" in found.detail
 
 
-async def test_an_empty_folder_ends_no_pass(catalog, store):
+async def test_an_empty_folder_does_not_end_a_pass(catalog, store):
     """
-    A model without a single file is incomplete, and the next one is verified all the same.
+    A model without files is incomplete, and the next model is verified.
     """
     (store / "empty").mkdir()
-    await recorded(catalog, store / "empty", "empty")
-    await recorded(catalog, a_file(store), "m")
+    await register(catalog, store / "empty", "empty")
+    await register(catalog, create_file(store), "m")
 
-    found = {each.model.reference: each.verdict for each in await verified(catalog)}
+    found = {each.model.reference: each.verdict for each in await verify(catalog)}
 
     assert found == {"empty": "incomplete", "m": "ok"}
 
 
-async def test_one_file_under_many_names_is_read_once(on_sqlite, store):
+async def test_a_file_with_several_names_is_read_once(on_sqlite, store):
     """
-    Hard links and links to one inode are bytes that were read already.
+    Hard links and symbolic links to one inode have the same content.
     """
-    path = a_file(store, "a.bin", b"x" * MIB)
+    path = create_file(store, "a.bin", b"x" * MIB)
     os.link(path, store / "b.bin")
     (store / "c.bin").symlink_to("a.bin")
-    await recorded(on_sqlite, store)
-    told = []
+    await register(on_sqlite, store)
+    reports = []
 
-    found = await the_one(on_sqlite, max_bytes=MIB, on_progress=told.append)
+    found = await verify_one(on_sqlite, max_bytes=MIB, on_progress=reports.append)
 
     assert (found.verdict, found.read_bytes) == ("ok", MIB)
     files = await on_sqlite.list_files(*NAME)
     assert {file.digest for file in files} == {sha256(b"x" * MIB)}
     await asyncio.sleep(0)
-    assert (told[-1].done_bytes, told[-1].total_bytes) == (MIB, MIB)
+    assert (reports[-1].done_bytes, reports[-1].total_bytes) == (MIB, MIB)
 
 
-async def test_a_link_is_followed_to_what_it_leads_to(on_sqlite, store, tmp_path):
+async def test_a_symbolic_link_is_followed(on_sqlite, store, tmp_path):
     """
-    A model that is recorded by a link is verified by the bytes behind it, file or folder.
+    A model that is recorded by a link is verified by the file or the folder that the link points
+    to.
     """
-    path = a_file(store)
+    path = create_file(store)
     (tmp_path / "file").symlink_to(path)
     (tmp_path / "folder").symlink_to(store)
-    await recorded(on_sqlite, tmp_path / "file", "file")
-    await recorded(on_sqlite, tmp_path / "folder", "folder")
-    first = await verified(on_sqlite)
-    write_over(path, b"THE BYTES OF A MODEL")
-    second = await verified(on_sqlite)
+    await register(on_sqlite, tmp_path / "file", "file")
+    await register(on_sqlite, tmp_path / "folder", "folder")
+    first = await verify(on_sqlite)
+    overwrite(path, b"THE BYTES OF A MODEL")
+    second = await verify(on_sqlite)
 
     assert [each.verdict for each in first] == ["ok", "ok"]
     assert [each.verdict for each in second] == ["mismatch", "mismatch"]
 
 
-async def test_a_relative_path_is_one(on_sqlite, store, monkeypatch):
+async def test_a_relative_path_is_resolved_in_the_working_directory(on_sqlite, store, monkeypatch):
     """
-    A model that was registered by a bare name is verified where the process stands, each time.
+    A model that was registered by a relative path is verified twice.
     """
-    a_file(store)
+    create_file(store)
     monkeypatch.chdir(store)
     await on_sqlite.register_model(a_model(local_path="m.bin"))
 
-    verdicts = [(await the_one(on_sqlite)).verdict for _ in range(2)]
+    verdicts = [(await verify_one(on_sqlite)).verdict for _ in range(2)]
 
     assert verdicts == ["ok", "ok"]
 
 
-async def test_the_catalogs_own_database_is_passed_over(on_sqlite, tmp_path):
+async def test_the_catalogs_own_database_is_skipped(on_sqlite, tmp_path):
     """
     A folder is verified without the database in it.
     """
-    a_file(tmp_path)
-    await recorded(on_sqlite, tmp_path)
+    create_file(tmp_path)
+    await register(on_sqlite, tmp_path)
 
-    found = await the_one(on_sqlite)
+    found = await verify_one(on_sqlite)
 
     assert found.verdict == "ok"
     assert [file.path for file in await on_sqlite.list_files(*NAME)] == ["m.bin"]
 
 
-async def test_a_database_in_a_files_place_ends_no_pass(on_sqlite, tmp_path, store):
+async def test_a_database_in_place_of_a_file_does_not_end_a_pass(on_sqlite, tmp_path, store):
     """
-    That is told of this model, and the next is verified all the same.
+    Its model is unreadable, and the next model is verified.
     """
     for name in ("a.bin", "b.bin"):
-        a_file(store, name)
-    await recorded(on_sqlite, store, "folder", digest=True)
-    await recorded(on_sqlite, store / "a.bin", "file")
+        create_file(store, name)
+    await register(on_sqlite, store, "folder", digest=True)
+    await register(on_sqlite, store / "a.bin", "file")
     (store / "b.bin").unlink()
     os.link(tmp_path / "catalog.db", store / "b.bin")
 
-    found = {each.model.reference: each for each in await verified(on_sqlite)}
+    found = {each.model.reference: each for each in await verify(on_sqlite)}
 
     assert found["folder"].verdict == "unreadable"
     assert "'b.bin' cannot be read" in found["folder"].detail
     assert found["file"].verdict == "ok"
 
 
-WRITING = """
+APPEND_FOREVER = """
 import os, sys
 with open(sys.argv[1], "ab", buffering=0) as file:
     file.write(b"x")
@@ -424,20 +424,20 @@ with open(sys.argv[1], "ab", buffering=0) as file:
 """
 
 
-async def test_a_file_that_is_written_to_meanwhile_has_no_digest(on_sqlite, store):
+async def test_a_file_written_to_during_the_reading_is_changed(on_sqlite, store):
     """
-    What another process appends to while it is read is `changed`, and nothing is recorded of it.
+    No digest is recorded for a file that another process appends to.
     """
     path = store / "m.bin"
     with path.open("wb") as file:
         file.truncate(64 * MIB)
-    model = await recorded(on_sqlite, path, digest=True)
+    model = await register(on_sqlite, path, digest=True)
     with subprocess.Popen(
-        [sys.executable, "-c", WRITING, path], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", APPEND_FOREVER, path], stdout=subprocess.PIPE, text=True
     ) as writer:
         assert writer.stdout.readline() == "writing\n"
         try:
-            found = await the_one(on_sqlite)
+            found = await verify_one(on_sqlite)
         finally:
             writer.kill()
 
@@ -451,27 +451,27 @@ async def test_a_file_that_is_written_to_meanwhile_has_no_digest(on_sqlite, stor
     )
 
 
-async def test_what_is_not_there_is_told_and_not_recorded(on_sqlite, store):
+async def test_a_missing_model_is_reported_and_not_recorded(on_sqlite, store):
     """
-    A file that is gone is for the check to record.
+    Only a check records that a model is missing.
     """
-    path = a_file(store)
-    await recorded(on_sqlite, path, digest=True)
+    path = create_file(store)
+    await register(on_sqlite, path, digest=True)
     path.unlink()
 
-    found = await the_one(on_sqlite)
+    found = await verify_one(on_sqlite)
 
     assert (found.verdict, found.read_bytes) == ("missing", 0)
     assert (await on_sqlite.get_model(*NAME)).state is FileState.PRESENT
 
 
-async def test_the_longest_unread_come_first(catalog, store):
+async def test_models_are_verified_in_order_of_their_last_verification(catalog, store):
     """
-    What was never verified or has changed comes before all, then the oldest; what is known to be
-    damaged has its turn like the others.
+    Models that were never verified or that have changed come first, then the one verified longest
+    ago. A model known to be damaged is sorted by its time, like the others.
     """
     for name in ("old", "new", "never", "changed", "damaged"):
-        await recorded(catalog, a_file(store, name), name)
+        await register(catalog, create_file(store, name), name)
     times = {"old": 10, "new": 20, "changed": 30, "damaged": 15}
     for name, second in times.items():
         model = await catalog.get_model(name, "local")
@@ -481,35 +481,34 @@ async def test_the_longest_unread_come_first(catalog, store):
     damaged = {**changed, "found_digest": sha256(b"x")}
     await save_inspection(catalog, await catalog.get_model("damaged", "local"), damaged)
 
-    found = [each.model.reference for each in await verified(catalog, "quick")]
+    found = [each.model.reference for each in await verify(catalog, "quick")]
 
     assert found == ["changed", "never", "old", "damaged", "new"]
 
 
-async def test_what_was_read_lately_is_left_out(on_sqlite, store):
+async def test_not_since_skips_models_verified_recently(on_sqlite, store):
     """
-    With `not_since` the models that were read within that time are not read again.
+    Models that were read within the given time are not read again.
     """
-    await recorded(on_sqlite, a_file(store, "read"), "read", digest=True)
-    await recorded(on_sqlite, a_file(store, "unread"), "unread")
+    await register(on_sqlite, create_file(store, "read"), "read", digest=True)
+    await register(on_sqlite, create_file(store, "unread"), "unread")
 
-    found = await verified(on_sqlite, not_since=timedelta(hours=1))
+    found = await verify(on_sqlite, not_since=timedelta(hours=1))
 
     assert [each.model.reference for each in found] == ["unread"]
-    assert await verified(on_sqlite, not_since=timedelta(hours=1)) == []
+    assert await verify(on_sqlite, not_since=timedelta(hours=1)) == []
 
 
-async def test_a_budget_ends_before_the_next_file(on_sqlite, store):
+async def test_a_byte_budget_ends_before_the_next_file(on_sqlite, store):
     """
-    So many bytes and no more are read, and the next call goes on with the next model; one file is
-    read in any case.
+    The next call continues with the next model. One file is always read.
     """
     for name in "abc":
-        await recorded(on_sqlite, a_file(store, name, name.encode() * 100), name)
+        await register(on_sqlite, create_file(store, name, name.encode() * 100), name)
 
-    rounds = [await verified(on_sqlite, max_bytes=250, not_since=timedelta(hours=1))]
-    rounds.append(await verified(on_sqlite, max_bytes=1, not_since=timedelta(hours=1)))
-    rounds.append(await verified(on_sqlite, max_seconds=0))
+    rounds = [await verify(on_sqlite, max_bytes=250, not_since=timedelta(hours=1))]
+    rounds.append(await verify(on_sqlite, max_bytes=1, not_since=timedelta(hours=1)))
+    rounds.append(await verify(on_sqlite, max_seconds=0))
 
     assert [[each.model.reference for each in found] for found in rounds] == [
         ["a", "b"],
@@ -518,85 +517,86 @@ async def test_a_budget_ends_before_the_next_file(on_sqlite, store):
     ]
 
 
-async def test_a_time_budget_ends_a_look_at_headers_as_well(on_sqlite, store):
+async def test_a_time_budget_applies_to_every_level(on_sqlite, store):
     """
-    One model is looked at in any case.
+    One model is always verified.
     """
     for name in "abc":
-        await recorded(on_sqlite, a_file(store, name), name)
+        await register(on_sqlite, create_file(store, name), name)
 
-    assert len(await verified(on_sqlite, "structure", max_seconds=0)) == 1
-    assert len(await verified(on_sqlite, "quick", max_seconds=0)) == 1
-    assert len(await verified(on_sqlite, "quick", max_bytes=0)) == 3
+    assert len(await verify(on_sqlite, "structure", max_seconds=0)) == 1
+    assert len(await verify(on_sqlite, "quick", max_seconds=0)) == 1
+    assert len(await verify(on_sqlite, "quick", max_bytes=0)) == 3
 
 
-def read_later(tmp_path):
-    """Have the files been read long after they were written: what is written meanwhile is told."""
+def move_hash_times(tmp_path):
+    """Set the hash times 5 s later than the files' times, so that a later change is noticed."""
     with closing(sqlite3.connect(tmp_path / "catalog.db")) as raw, raw:
         raw.execute("UPDATE model_files SET hashed_at = hashed_at + 5 WHERE hashed_at > 0")
 
 
-async def test_the_next_call_goes_on_within_a_model(tmp_path, store):
+async def test_the_next_call_continues_within_a_model(tmp_path, store):
     """
-    A model of several files is read by several calls, and by several processes: what was read and
-    is the same still is not read again, what was written to meanwhile is.
+    Several calls, in several processes, read the files of one model. A file that has not changed
+    since it was read is not read again; a changed one is.
     """
     for name in "abcd":
-        a_file(store, name, name.encode() * 100)
+        create_file(store, name, name.encode() * 100)
     rounds = []
     for number in range(3):
         async with open_catalog(tmp_path / "catalog.db") as catalog:
             if number == 0:
-                await recorded(catalog, store)
-            read_later(tmp_path)
+                await register(catalog, store)
+            move_hash_times(tmp_path)
             if number == 2:
-                a_file(store, "a", b"A" * 100)
-            rounds.append(await the_one(catalog, max_bytes=150 if number == 0 else 199))
+                create_file(store, "a", b"A" * 100)
+            rounds.append(await verify_one(catalog, max_bytes=150 if number == 0 else 199))
             hashed = [f.path for f in await catalog.list_files(*NAME) if f.hashed_at]
             assert hashed == list("abcd")[: number + 1]
-    read_later(tmp_path)
+    move_hash_times(tmp_path)
     async with open_catalog(tmp_path / "catalog.db") as catalog:
-        last = await the_one(catalog, max_bytes=1000)
+        last = await verify_one(catalog, max_bytes=1000)
 
     assert [each.verdict for each in rounds] == ["unfinished"] * 3
     assert "the next file to read is 'b'" in rounds[0].detail
     assert [each.read_bytes for each in rounds] == [100, 100, 100]
-    # `d`, which nobody had read, and `a`, which is another.
+    # `d` was not read yet, and `a` has changed.
     assert (last.verdict, last.read_bytes) == ("mismatch", 200)
 
 
-async def test_a_model_of_damaged_files_comes_to_a_verdict(on_sqlite, tmp_path, store):
+async def test_a_model_of_damaged_files_gets_a_verdict_with_a_small_budget(
+    on_sqlite, tmp_path, store
+):
     """
-    However small the budget and however many of the files are damaged: no file is read for ever
-    while another waits.
+    Each call reads another file, so the verdict is known after as many calls as there are files.
     """
     for name in "abc":
-        a_file(store, name, name.encode() * 100)
-    await recorded(on_sqlite, store, digest=True)
+        create_file(store, name, name.encode() * 100)
+    await register(on_sqlite, store, digest=True)
     for name in "abc":
-        a_file(store, name, b"x" * 100)
+        create_file(store, name, b"x" * 100)
     found = []
     for _ in range(3):
-        found.append(await the_one(on_sqlite, max_bytes=1))
-        read_later(tmp_path)
+        found.append(await verify_one(on_sqlite, max_bytes=1))
+        move_hash_times(tmp_path)
 
     assert [each.verdict for each in found] == ["unfinished", "unfinished", "mismatch"]
 
 
-@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="no file that refuses a read")
-async def test_a_file_that_cannot_be_read_takes_nobodys_turn(on_sqlite, store):
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="/proc/self/mem does not exist")
+async def test_an_unreadable_file_does_not_use_up_the_budget(on_sqlite, store):
     """
-    It is told of, its bytes are not counted as read, and the next file is read all the same.
+    It is reported, its bytes are not counted as read, and the next file is read.
     """
-    bad = a_file(store, "bad")
-    await recorded(on_sqlite, bad, "bad", digest=True)
-    await recorded(on_sqlite, a_file(store, "good"), "good", digest=True)
+    bad = create_file(store, "bad")
+    await register(on_sqlite, bad, "bad", digest=True)
+    await register(on_sqlite, create_file(store, "good"), "good", digest=True)
     bad.unlink()
-    # The one file of which even root is refused the first byte: nothing lies at address 0.
+    # Not even root can read its first byte, because nothing is mapped at address 0.
     bad.symlink_to("/proc/self/mem")
 
-    # They lie on two disks, which are read at the same time: there is enough for both.
-    found = await verified(on_sqlite, max_bytes=bad.lstat().st_size + 10**6)
+    # The two files are on two disks, which are read in parallel. The budget is enough for both.
+    found = await verify(on_sqlite, max_bytes=bad.lstat().st_size + 10**6)
     first, second = sorted(found, key=lambda each: each.model.reference)
 
     assert (first.verdict, first.read_bytes) == ("unreadable", 0)
@@ -604,33 +604,32 @@ async def test_a_file_that_cannot_be_read_takes_nobodys_turn(on_sqlite, store):
     assert (second.model.reference, second.verdict) == ("good", "ok")
 
 
-async def test_progress_rises_and_ends_at_the_total(on_sqlite, store):
+async def test_progress_never_falls_and_ends_at_the_total(on_sqlite, store):
     """
-    Bytes done and bytes to do: they never fall, and are one number at the end, whatever was not
-    there or could not be read.
+    At the end the bytes done equal the total, although a file was missing.
     """
     sizes = {"a": 3 * MIB, "b": 2 * MIB, "gone": MIB}
     for name, size in sizes.items():
-        await recorded(on_sqlite, a_file(store, name, b"x" * size), name)
+        await register(on_sqlite, create_file(store, name, b"x" * size), name)
     (store / "gone").unlink()
-    told = []
+    reports = []
 
-    await verified(on_sqlite, on_progress=told.append)
+    await verify(on_sqlite, on_progress=reports.append)
     await asyncio.sleep(0)
 
-    done = [each.done_bytes for each in told]
+    done = [each.done_bytes for each in reports]
     assert done == sorted(done)
-    assert (told[-1].done_bytes, told[-1].total_bytes) == (5 * MIB, 5 * MIB)
+    assert (reports[-1].done_bytes, reports[-1].total_bytes) == (5 * MIB, 5 * MIB)
 
 
-async def test_results_come_as_they_are_done(on_sqlite, store):
+async def test_each_result_is_yielded_when_it_is_ready(on_sqlite, store):
     """
-    The first model is told of before the second is read.
+    The first model is yielded before the second one is read.
     """
-    await recorded(on_sqlite, a_file(store, "a"), "a")
+    await register(on_sqlite, create_file(store, "a"), "a")
     with (store / "b").open("wb") as file:
         file.truncate(1024 * MIB)
-    await recorded(on_sqlite, store / "b", "b")
+    await register(on_sqlite, store / "b", "b")
 
     async with aclosing(verify_models(on_sqlite)) as results:
         first = await anext(results)
@@ -640,8 +639,11 @@ async def test_results_come_as_they_are_done(on_sqlite, store):
     assert second.verified_at is None
 
 
-def reading_threads(path):
-    """How many descriptors of this process are open on a file, and are beyond a header."""
+def count_readers(path):
+    """
+    Count the descriptors of this process that have read more than 1 MiB of a file, which is beyond
+    a header.
+    """
     target = path.stat()
     count = 0
     for descriptor in Path("/proc/self/fd").iterdir():
@@ -655,30 +657,30 @@ def reading_threads(path):
     return count
 
 
-@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="no /proc to look at")
-async def test_closing_it_early_stops_the_reading(on_sqlite, store):
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="/proc is not available")
+async def test_closing_the_iterator_stops_the_reading(on_sqlite, store):
     """
-    The thread that hashes stops at its next MiB, and no task is left behind.
+    The hashing thread stops after the current MiB, and no task is left.
     """
-    await recorded(on_sqlite, a_file(store, "a"), "a")
+    await register(on_sqlite, create_file(store, "a"), "a")
     path = store / "b"
     with path.open("wb") as file:
         file.truncate(64 * 1024 * MIB)
-    await recorded(on_sqlite, path, "b")
+    await register(on_sqlite, path, "b")
     before = asyncio.all_tasks()
     began = asyncio.Event()
 
     results = verify_models(
-        on_sqlite, on_progress=lambda told: told.path == str(path) and began.set()
+        on_sqlite, on_progress=lambda progress: progress.path == str(path) and began.set()
     )
     await anext(results)
     await asyncio.wait_for(began.wait(), 10)
-    assert reading_threads(path) == 1
+    assert count_readers(path) == 1
     await results.aclose()
 
     assert asyncio.all_tasks() == before
     deadline = time.monotonic() + 5
-    while reading_threads(path):
+    while count_readers(path):
         assert time.monotonic() < deadline
         await asyncio.sleep(0.01)
     assert (await on_sqlite.get_model("b", "local")).verified_at is None
@@ -687,95 +689,93 @@ async def test_closing_it_early_stops_the_reading(on_sqlite, store):
 @pytest.fixture
 def two_disks(tmp_path):
     """Two file systems in memory."""
-    places = [tmp_path / "one", tmp_path / "two"]
-    for place in places:
-        place.mkdir()
-        mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "model-catalog-test", place]
+    disks = [tmp_path / "one", tmp_path / "two"]
+    for disk in disks:
+        disk.mkdir()
+        mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "model-catalog-test", disk]
         if subprocess.run(mount, capture_output=True, check=False).returncode:
-            pytest.skip("this process may not mount: run as root, or in `unshare -Urm`")
-    yield places
-    for place in places:
-        subprocess.run(["umount", "-l", place], capture_output=True, check=False)
+            pytest.skip("mounting is not permitted: run as root, or in `unshare -Urm`")
+    yield disks
+    for disk in disks:
+        subprocess.run(["umount", "-l", disk], capture_output=True, check=False)
 
 
-async def test_one_file_a_disk_is_read_at_a_time(on_sqlite, two_disks):
+async def test_disks_are_read_in_parallel_and_files_of_a_disk_one_by_one(on_sqlite, two_disks):
     """
-    Two disks are read at once, and of one disk one file after the other, by however many passes.
+    This also holds for two verifications at the same time.
     """
-    for place in two_disks:
+    for disk in two_disks:
         for name in "abc":
-            with (place / name).open("wb") as file:
+            with (disk / name).open("wb") as file:
                 file.truncate(48 * MIB)
-            await recorded(on_sqlite, place / name, f"{place.name}/{name}")
-    most = {place.name: 0 for place in two_disks}
-    together = 0
-    over = threading.Event()
+            await register(on_sqlite, disk / name, f"{disk.name}/{name}")
+    max_readers = {disk.name: 0 for disk in two_disks}
+    disks_in_parallel = 0
+    finished = threading.Event()
 
     def readers():
-        return {
-            place.name: [reading_threads(place / name) for name in "abc"] for place in two_disks
-        }
+        return {disk.name: [count_readers(disk / name) for name in "abc"] for disk in two_disks}
 
-    def look_on():
-        nonlocal together
-        while not over.is_set():
-            # Looking takes a while. What is read in both looks was read between them.
+    def observe():
+        nonlocal disks_in_parallel
+        while not finished.is_set():
+            # A snapshot takes a while. A file in both snapshots was being read between them.
             first, second = readers(), readers()
             open_now = {name: sum(map(min, first[name], second[name])) for name in first}
-            together = max(together, sum(map(bool, open_now.values())))
+            disks_in_parallel = max(disks_in_parallel, sum(map(bool, open_now.values())))
             for name, count in open_now.items():
-                most[name] = max(most[name], count)
+                max_readers[name] = max(max_readers[name], count)
 
-    told = []
-    onlooker = threading.Thread(target=look_on)
-    onlooker.start()
+    reports = []
+    observer = threading.Thread(target=observe)
+    observer.start()
     try:
-        await verified(on_sqlite)
-        by_one_pass = together
+        await verify(on_sqlite)
+        in_one_pass = disks_in_parallel
         await asyncio.gather(
-            verified(on_sqlite, on_progress=told.append), verified(on_sqlite, "full")
+            verify(on_sqlite, on_progress=reports.append), verify(on_sqlite, "full")
         )
     finally:
-        over.set()
-        onlooker.join()
+        finished.set()
+        observer.join()
 
-    assert most == {"one": 1, "two": 1}
-    assert by_one_pass == 2
-    done = [each.done_bytes for each in told]
+    assert max_readers == {"one": 1, "two": 1}
+    assert in_one_pass == 2
+    done = [each.done_bytes for each in reports]
     assert done == sorted(done)
-    assert told[-1].done_bytes == told[-1].total_bytes == 6 * 48 * MIB
+    assert reports[-1].done_bytes == reports[-1].total_bytes == 6 * 48 * MIB
 
 
-async def test_a_disk_that_is_away_is_told_and_not_recorded(on_sqlite, two_disks):
+async def test_an_unmounted_disk_is_reported_and_not_recorded(on_sqlite, two_disks):
     """
-    What was on it keeps its state and its digest.
+    Its models keep their state and their digest.
     """
-    await recorded(on_sqlite, a_file(two_disks[0]), digest=True)
+    await register(on_sqlite, create_file(two_disks[0]), digest=True)
     subprocess.run(["umount", two_disks[0]], check=True)
 
-    found = await the_one(on_sqlite)
+    found = await verify_one(on_sqlite)
 
     assert found.verdict == "offline"
     assert (await on_sqlite.get_model(*NAME)).state is FileState.PRESENT
 
 
-@pytest.mark.parametrize("what", ["removed", "recorded anew"])
-async def test_a_model_that_changes_while_it_is_read_is_left_alone(catalog, store, what):
+@pytest.mark.parametrize("what", ["removed", "registered again"])
+async def test_a_model_changed_in_the_catalog_while_it_is_read_is_skipped(catalog, store, what):
     """
-    What was read is not recorded of another, and nothing is told of what is gone.
+    The digest of the old file is not recorded for the new one, and no result is yielded.
     """
     path = store / "m.bin"
     with path.open("wb") as file:
         file.truncate(128 * MIB)
-    await recorded(catalog, path)
+    await register(catalog, path)
     began = asyncio.Event()
 
-    verifying = asyncio.create_task(verified(catalog, on_progress=lambda _: began.set()))
+    verifying = asyncio.create_task(verify(catalog, on_progress=lambda _: began.set()))
     await asyncio.wait_for(began.wait(), 10)
     if what == "removed":
         await catalog.remove_model(*NAME)
     else:
-        await recorded(catalog, a_file(store, "other"))
+        await register(catalog, create_file(store, "other"))
     found = await verifying
 
     assert found == []
@@ -787,13 +787,13 @@ async def test_a_model_that_changes_while_it_is_read_is_left_alone(catalog, stor
         assert [file.digest for file in await catalog.list_files(*NAME)] == [None]
 
 
-async def test_a_digest_that_another_recorded_meanwhile_is_not_passed_by(catalog, store):
+async def test_a_first_digest_recorded_by_another_process_stays(catalog, store):
     """
-    Of two that read a file for the first time, and other bytes, the second has found a mismatch:
-    its reading does not vouch for the first one's digest.
+    Two processes read a file for the first time, with different content. The second digest is
+    recorded as a mismatch.
     """
-    path = a_file(store)
-    model = await recorded(catalog, path)
+    path = create_file(store)
+    model = await register(catalog, path)
     (file,) = await catalog.list_files(*NAME)
     first, second = (sha256(content) for content in (b"first", b"second"))
     await save_file_digest(
@@ -812,40 +812,40 @@ async def test_a_digest_that_another_recorded_meanwhile_is_not_passed_by(catalog
 
 
 @pytest.mark.slow
-async def test_the_loop_is_free_while_a_large_file_is_hashed(on_sqlite, store):
+async def test_hashing_a_large_file_does_not_block_the_event_loop(on_sqlite, store):
     """
-    Hashing 1 GiB holds the event loop for less than 50 ms at a time: counted in the time that its
-    thread computes, for a machine may be busy with others.
+    Hashing 1 GiB blocks the event loop for less than 50 ms at a time. CPU time of the thread is
+    measured, because other processes may use the machine.
     """
     path = store / "m.bin"
     with path.open("wb") as file:
         file.truncate(1024 * MIB)
-    await recorded(on_sqlite, path)
-    held: list[float] = []
+    await register(on_sqlite, path)
+    blocked_s: list[float] = []
 
     async def tick():
         last = time.thread_time()
         while True:
             await asyncio.sleep(0.001)
             now = time.thread_time()
-            held.append(now - last)
+            blocked_s.append(now - last)
             last = now
 
     ticking = asyncio.create_task(tick())
-    found = await the_one(on_sqlite, on_progress=lambda _: None)
+    found = await verify_one(on_sqlite, on_progress=lambda _: None)
     ticking.cancel()
 
     assert (found.verdict, found.read_bytes) == ("ok", 1024 * MIB)
-    assert max(held) < 0.05
+    assert max(blocked_s) < 0.05
 
 
-async def test_a_level_that_there_is_not_is_refused(on_sqlite):
+async def test_an_unknown_level_or_an_invalid_budget_is_refused(on_sqlite):
     """
-    So is a budget that is none.
+    The error names the argument; for a level it also lists the levels.
     """
     with pytest.raises(InvalidModelError, match="'deep' is not one of quick, structure, full"):
-        await verified(on_sqlite, "deep")
+        await verify(on_sqlite, "deep")
     with pytest.raises(InvalidModelError, match="max_bytes"):
-        await verified(on_sqlite, max_bytes=-1)
+        await verify(on_sqlite, max_bytes=-1)
     with pytest.raises(InvalidModelError, match="max_seconds"):
-        await verified(on_sqlite, max_seconds=float("nan"))
+        await verify(on_sqlite, max_seconds=float("nan"))

@@ -1,4 +1,4 @@
-"""Models are read and compared: what is found, in what order, and within what limits."""
+"""Verify models: verdicts, order, budgets, progress and parallel reading."""
 
 import asyncio
 import dataclasses
@@ -31,43 +31,42 @@ MIB = 1024 * 1024
 
 @pytest.fixture
 def catalog(on_sqlite):
-    """What is on the disk is the same to every database."""
+    """SQLite only: these tests are about files, which are the same for every database."""
     return on_sqlite
 
 
-def a_file(folder, name="m.gguf", context_length=4096):
+def create_file(folder, name="m.gguf", context_length=4096):
     path = folder / name
     path.write_bytes(make_gguf("llama", context_length=context_length))
     return path
 
 
-def a_set(folder, count=3):
+def create_shards(folder, count=3):
     folder.mkdir(exist_ok=True)
     return [
-        a_file(folder, f"m-{n:05}-of-{count:05}.gguf", context_length=n)
+        create_file(folder, f"m-{n:05}-of-{count:05}.gguf", context_length=n)
         for n in range(1, count + 1)
     ]
 
 
-async def recorded(catalog, path, reference="m", **options):
+async def register(catalog, path, reference="m", **options):
     return (
         await register_path(catalog, path, provider="local", reference=reference, **options)
     ).model
 
 
-async def verified(catalog, *arguments, **options):
+async def verify(catalog, *arguments, **options):
     return [each async for each in verify_models(catalog, *arguments, **options)]
 
 
 async def verdicts(catalog, *arguments, **options):
     return {
-        each.model.reference: each.verdict
-        for each in await verified(catalog, *arguments, **options)
+        each.model.reference: each.verdict for each in await verify(catalog, *arguments, **options)
     }
 
 
 def sha256sum(folder):
-    """What the shell's own commands say of a folder."""
+    """Return the digest of a folder, computed by the shell's own commands."""
     done = subprocess.run(
         "find . -type f | sed s,^./,, | LC_ALL=C sort | xargs -d'\\n' sha256sum | sha256sum",
         shell=True,
@@ -78,14 +77,14 @@ def sha256sum(folder):
     return "sha256:" + done.stdout.decode().split()[0]
 
 
-async def test_the_first_verification_records_the_digests(catalog, tmp_path):
+async def test_the_first_verification_records_the_digest_of_a_folder(catalog, tmp_path):
     """
-    Of a file, of a set and of a folder; that of several is the one that sha256sum gives.
+    The digest of a folder is the one that `sha256sum` computes, and each file gets its own.
     """
     folder = tmp_path / "set"
-    a_set(folder)
+    create_shards(folder)
     (folder / "config.json").write_text("{}")
-    await recorded(catalog, folder)
+    await register(catalog, folder)
 
     assert await verdicts(catalog) == {"m": Verdict.OK}
 
@@ -96,76 +95,79 @@ async def test_the_first_verification_records_the_digests(catalog, tmp_path):
     assert all(file.digest and file.hashed_at and not file.is_damaged for file in files)
 
 
-async def test_the_bytes_can_be_read_at_once(catalog, tmp_path):
+async def test_registering_with_a_digest_counts_as_a_verification(catalog, tmp_path):
     """
-    Registering with its digest is a verification, and gives what a later one gives.
+    It records the same digest as a later verification.
     """
     folder = tmp_path / "set"
-    a_set(folder)
+    create_shards(folder)
 
-    model = await recorded(catalog, folder, digest=True)
+    model = await register(catalog, folder, digest=True)
 
     assert model.digest == sha256sum(folder)
     assert model.verified_at is not None
-    (done,) = await verified(catalog)
+    (done,) = await verify(catalog)
     assert (done.verdict, done.model.digest) == (Verdict.OK, model.digest)
 
 
-async def test_a_model_that_was_only_registered_gets_its_files(catalog, tmp_path):
+async def test_a_registered_model_is_compared_with_its_registered_digest(catalog, tmp_path):
     """
-    What `register_model` recorded has no list of files: the first verification makes it, and holds
-    what it reads against the digest that was given.
+    `register_model` does not list files. The first verification lists them and compares the digest.
     """
-    path = a_file(tmp_path)
+    path = create_file(tmp_path)
     await catalog.register_model(
         a_model("m", provider="local", local_path=str(path), digest="0" * 64)
     )
 
-    (wrong,) = await verified(catalog)
+    (wrong,) = await verify(catalog)
     await catalog.update_model(*NAME, digest=wrong.model.found_digest)
-    (right,) = await verified(catalog)
+    (right,) = await verify(catalog)
 
     assert wrong.verdict is Verdict.MISMATCH
     assert wrong.model.digest == "sha256:" + "0" * 64
     assert (right.verdict, right.model.found_digest) == (Verdict.OK, None)
 
 
-async def test_a_folder_is_held_against_the_digest_that_was_given(catalog, tmp_path):
+async def test_a_restored_folder_matches_its_registered_digest(catalog, tmp_path):
     """
-    Of a folder of which only the digest of all of it is known, the files are those that have it.
+    Only the digest of the whole folder was registered. A damaged file is a mismatch until it is
+    restored.
     """
     folder = tmp_path / "set"
-    paths = a_set(folder)
+    paths = create_shards(folder)
     right, kept = sha256sum(folder), paths[1].read_bytes()
     await catalog.register_model(
         a_model("m", provider="local", local_path=str(folder), digest=right)
     )
     paths[1].write_bytes(bytes(reversed(kept)))
 
-    (wrong,) = await verified(catalog)
+    (wrong,) = await verify(catalog)
     paths[1].write_bytes(kept)
-    (mended,) = await verified(catalog)
+    (restored,) = await verify(catalog)
 
     assert (wrong.verdict, wrong.model.digest) == (Verdict.MISMATCH, right)
-    assert (mended.verdict, mended.model.digest) == (Verdict.OK, right)
+    assert (restored.verdict, restored.model.digest) == (Verdict.OK, right)
     assert not any(file.is_damaged for file in await catalog.list_files(*NAME))
 
 
-async def test_a_folder_without_files_is_incomplete(catalog, tmp_path):
+async def test_an_empty_folder_is_incomplete(catalog, tmp_path):
     """
-    There is nothing to read in it, and that is what is said; it is not first in each pass for that.
+    It counts as verified, so that it does not come first in every pass.
     """
     (tmp_path / "empty").mkdir()
-    await recorded(catalog, tmp_path / "empty")
+    await register(catalog, tmp_path / "empty")
 
-    (done,) = await verified(catalog)
+    (done,) = await verify(catalog)
 
     assert (done.verdict, done.read_bytes) == (Verdict.INCOMPLETE, 0)
     assert done.model.verified_at is not None
 
 
-def with_other_bytes(path):
-    """The same size and the same time of writing; nobody can set back that of change."""
+def flip_a_bit(path):
+    """
+    Change the content of a file, and keep its size and modification time. The change time cannot be
+    kept.
+    """
     found = path.stat()
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
@@ -173,16 +175,17 @@ def with_other_bytes(path):
     os.utime(path, ns=(found.st_atime_ns, found.st_mtime_ns))
 
 
-async def test_a_mismatch_is_recorded_beside_what_is_expected(catalog, tmp_path):
+async def test_a_mismatch_is_recorded_beside_the_expected_digest(catalog, tmp_path):
     """
-    The expected digest stays until the new bytes are accepted, or the right ones are back.
+    The expected digest stays until the new content is accepted, or the original content is
+    restored.
     """
-    path = a_file(tmp_path)
+    path = create_file(tmp_path)
     kept = path.read_bytes()
-    before = await recorded(catalog, path, digest=True)
+    before = await register(catalog, path, digest=True)
 
-    with_other_bytes(path)
-    (wrong,) = await verified(catalog)
+    flip_a_bit(path)
+    (wrong,) = await verify(catalog)
     assert wrong.verdict is Verdict.MISMATCH
     assert "'m.gguf' does not match" in wrong.detail
     assert wrong.model.digest == before.digest
@@ -196,36 +199,38 @@ async def test_a_mismatch_is_recorded_beside_what_is_expected(catalog, tmp_path)
     ]
 
     path.write_bytes(kept)
-    (right,) = await verified(catalog)
+    (right,) = await verify(catalog)
     assert (right.verdict, right.model.found_digest) == (Verdict.OK, None)
     assert (await check_models(catalog)).is_as_recorded
 
-    with_other_bytes(path)
+    flip_a_bit(path)
     accepted = (await accept_model(catalog, *NAME)).model
     assert accepted.digest == wrong.model.found_digest
     assert (accepted.state, accepted.download_count) == (FileState.PRESENT, 1)
     assert await verdicts(catalog) == {"m": Verdict.OK}
 
 
-async def test_bytes_that_rot_are_found_though_the_status_is_the_same(catalog, tmp_path):
+async def test_bit_rot_is_found_although_the_status_is_the_same(catalog, tmp_path):
     """
-    A check sees nothing, a verification does, and from then on the check tells of it.
+    A check finds nothing, a verification finds it, and later checks report the damage.
     """
-    path = a_file(tmp_path)
-    await recorded(catalog, path, digest=True)
-    with_other_bytes(path)
-    # As if the disk had done it, which tells no clock: the new status is the recorded one.
+    path = create_file(tmp_path)
+    await register(catalog, path, digest=True)
+    flip_a_bit(path)
+    # Bit rot changes no time. So the new status is recorded as the expected one.
     (file,) = await catalog.list_files(*NAME)
     found = path.stat()
-    rotten = f"{found.st_size}:{found.st_mtime_ns}:{found.st_ctime_ns}:{found.st_ino}"
+    fingerprint = f"{found.st_size}:{found.st_mtime_ns}:{found.st_ctime_ns}:{found.st_ino}"
     await save_file_digest(
         catalog,
         await catalog.get_model(*NAME),
-        type(file)(file.path, file.size_bytes, file.role, file.digest, None, rotten, moment(1)),
+        type(file)(
+            file.path, file.size_bytes, file.role, file.digest, None, fingerprint, moment(1)
+        ),
     )
 
     before = await check_models(catalog)
-    (wrong,) = await verified(catalog)
+    (wrong,) = await verify(catalog)
     after = await check_models(catalog)
 
     assert before.is_as_recorded
@@ -234,19 +239,20 @@ async def test_bytes_that_rot_are_found_though_the_status_is_the_same(catalog, t
     assert not after.is_as_recorded
 
 
-async def test_a_download_that_was_cut_off_is_found_without_hashing(catalog, tmp_path):
+async def test_truncated_and_missing_files_are_found_without_hashing(catalog, tmp_path):
     """
-    Its header says how long it should be.
+    The header says how long the file must be, and the names of the shards say how many there must
+    be.
     """
-    path = a_file(tmp_path)
+    path = create_file(tmp_path)
     os.truncate(path, path.stat().st_size - 8)
-    await recorded(catalog, path)
-    shards = a_set(tmp_path / "set")
-    await recorded(catalog, tmp_path / "set", "set")
+    await register(catalog, path)
+    shards = create_shards(tmp_path / "set")
+    await register(catalog, tmp_path / "set", "set")
     shards[1].unlink()
-    await recorded(catalog, tmp_path / "set", "set")
+    await register(catalog, tmp_path / "set", "set")
 
-    found = {each.model.reference: each for each in await verified(catalog, "structure")}
+    found = {each.model.reference: each for each in await verify(catalog, "structure")}
 
     assert {name: each.verdict for name, each in found.items()} == {
         "m": Verdict.INCOMPLETE,
@@ -258,12 +264,12 @@ async def test_a_download_that_was_cut_off_is_found_without_hashing(catalog, tmp
     assert await catalog.count_models(incomplete=True) == 2
 
 
-async def test_what_is_gone_is_told_and_not_recorded(catalog, tmp_path):
+async def test_a_missing_model_is_reported_at_every_level_and_not_recorded(catalog, tmp_path):
     """
-    That a model is missing is for a check to say, which knows of its disk.
+    Only a check records that a model is missing, because it considers the disk.
     """
-    path = a_file(tmp_path)
-    await recorded(catalog, path)
+    path = create_file(tmp_path)
+    await register(catalog, path)
     path.unlink()
 
     for level in ("quick", "structure", "full"):
@@ -272,12 +278,12 @@ async def test_what_is_gone_is_told_and_not_recorded(catalog, tmp_path):
     assert (await catalog.get_model(*NAME)).state is FileState.PRESENT
 
 
-async def test_quick_asks_for_the_status_alone(catalog, tmp_path):
+async def test_the_quick_level_compares_the_status_only(catalog, tmp_path):
     """
-    It tells what was written to, and reads nothing.
+    It finds a file that was written to, and reads nothing.
     """
-    path = a_file(tmp_path)
-    await recorded(catalog, path)
+    path = create_file(tmp_path)
+    await register(catalog, path)
     assert await verdicts(catalog, "quick") == {"m": Verdict.OK}
 
     path.write_bytes(b"other")
@@ -285,59 +291,59 @@ async def test_quick_asks_for_the_status_alone(catalog, tmp_path):
     assert await verdicts(catalog, "quick") == {"m": Verdict.CHANGED}
 
 
-async def test_a_level_that_there_is_not_is_refused(catalog):
+async def test_an_unknown_level_is_refused(catalog):
     """
-    The error lists those that there are.
+    The error lists the levels.
     """
     with pytest.raises(InvalidModelError, match="not one of quick, structure, full"):
-        await verified(catalog, "deep")
+        await verify(catalog, "deep")
 
 
-async def read_in_order(catalog, **options):
-    return [each.model.reference for each in await verified(catalog, **options)]
+async def verified_references(catalog, **options):
+    return [each.model.reference for each in await verify(catalog, **options)]
 
 
-async def test_what_was_read_longest_ago_comes_first(catalog, tmp_path):
+async def test_the_model_verified_longest_ago_comes_first(catalog, tmp_path):
     """
-    What was never read and what has changed since come before all.
+    Models that were never verified, and models that have changed since, come before all others.
     """
-    for number, name in enumerate(("new", "old", "never", "changed")):
-        model = await recorded(catalog, a_file(tmp_path, name), name, digest=name != "never")
+    for name in ("new", "old", "never", "changed"):
+        model = await register(catalog, create_file(tmp_path, name), name, digest=name != "never")
         if name != "never":
             times = {"verified_at": moment({"new": 9, "old": 5, "changed": 7}[name])}
             await save_inspection(catalog, model, times)
-        assert number >= 0
-    with_other_bytes(tmp_path / "changed")
+    flip_a_bit(tmp_path / "changed")
     await check_models(catalog)
 
-    assert await read_in_order(catalog) == ["changed", "never", "old", "new"]
+    assert await verified_references(catalog) == ["changed", "never", "old", "new"]
 
 
-async def test_what_was_read_within_a_time_is_left_out(catalog, tmp_path):
+async def test_not_since_leaves_out_recent_verifications(catalog, tmp_path):
     """
-    A verification that is not yet old is not made again.
+    A model verified within the given time is not verified again.
     """
-    await recorded(catalog, a_file(tmp_path, "new"), "new", digest=True)
-    await recorded(catalog, a_file(tmp_path, "never"), "never")
+    await register(catalog, create_file(tmp_path, "new"), "new", digest=True)
+    await register(catalog, create_file(tmp_path, "never"), "never")
 
-    assert await read_in_order(catalog, not_since=timedelta(days=1)) == ["never"]
-    assert await read_in_order(catalog, not_since=timedelta(days=1)) == []
+    assert await verified_references(catalog, not_since=timedelta(days=1)) == ["never"]
+    assert await verified_references(catalog, not_since=timedelta(days=1)) == []
 
 
-async def test_a_budget_ends_it_and_the_next_call_goes_on(catalog, tmp_path):
+async def test_the_next_call_continues_where_a_budget_ended(catalog, tmp_path):
     """
-    A model of several files is read over several calls; one file is read in any case.
+    A model of several files is read in several calls. One file is always read.
     """
     folder = tmp_path / "set"
-    paths = a_set(folder)
-    await recorded(catalog, folder)
-    # A file that was written in the moment it is read may be written again unseen.
+    paths = create_shards(folder)
+    await register(catalog, folder)
+    # A file read right after it was written may change again without a new time. So its
+    # modification time is set to the past.
     for path in paths:
         os.utime(path, (1, 1))
     size = paths[0].stat().st_size
 
-    first = await verified(catalog, max_bytes=size)
-    second = await verified(catalog, max_bytes=1)
+    first = await verify(catalog, max_bytes=size)
+    second = await verify(catalog, max_bytes=1)
     before = await catalog.get_model(*NAME)
     read = [file.path for file in await catalog.list_files(*NAME) if file.hashed_at]
 
@@ -345,63 +351,65 @@ async def test_a_budget_ends_it_and_the_next_call_goes_on(catalog, tmp_path):
     assert [each.verdict for each in second] == [Verdict.UNFINISHED]
     assert before.verified_at is None
     assert read == [path.name for path in paths[:2]]
-    # As if they had been written long before they were read.
+    # Moves the hash times, as if the files had been read long after they were written.
     for file in (await catalog.list_files(*NAME))[:2]:
         later = dataclasses.replace(file, hashed_at=file.hashed_at + timedelta(hours=1))
         await save_file_digest(catalog, before, later)
-    (last,) = await verified(catalog)
+    (last,) = await verify(catalog)
     assert (last.verdict, last.read_bytes) == (Verdict.OK, size)
     assert (await catalog.get_model(*NAME)).digest == sha256sum(folder)
 
 
-async def test_a_budget_ends_with_the_first_file_that_goes_beyond(catalog, tmp_path):
+async def test_a_file_larger_than_the_budget_is_not_skipped(catalog, tmp_path):
     """
-    What comes after it has its turn when that one has had its own.
+    The pass ends before that file, so that smaller files do not overtake it. The next pass starts
+    with it.
     """
     for name, size in (("a", 10), ("b", 1000), ("c", 10)):
         (tmp_path / name).write_bytes(bytes(size))
-        await recorded(catalog, tmp_path / name, name)
+        await register(catalog, tmp_path / name, name)
 
     assert await verdicts(catalog, max_bytes=100) == {"a": Verdict.OK}
     assert await verdicts(catalog, max_bytes=1005) == {"b": Verdict.OK}
 
 
-async def test_a_time_ends_it(catalog, tmp_path):
+async def test_no_file_is_started_after_the_time_limit(catalog, tmp_path):
     """
-    After it no further file is begun.
+    The first file is always read.
     """
     for name in ("a", "b", "c"):
-        await recorded(catalog, a_file(tmp_path, name), name)
+        await register(catalog, create_file(tmp_path, name), name)
 
-    assert len(await verified(catalog, max_seconds=0)) == 1
-    assert len(await verified(catalog, max_seconds=60)) == 3
+    assert len(await verify(catalog, max_seconds=0)) == 1
+    assert len(await verify(catalog, max_seconds=60)) == 3
 
 
-async def test_progress_counts_the_bytes_to_the_last(catalog, tmp_path):
+async def test_progress_ends_when_all_bytes_are_read(catalog, tmp_path):
     """
-    It never goes back, and ends where all is read.
+    The number of bytes never falls.
     """
     path = tmp_path / "m.bin"
     path.write_bytes(bytes(5 * MIB))
-    await recorded(catalog, path)
-    told = []
+    await register(catalog, path)
+    reports = []
 
-    await verified(catalog, on_progress=told.append)
+    await verify(catalog, on_progress=reports.append)
     await asyncio.sleep(0)
 
-    done = [each.done_bytes for each in told]
+    done = [each.done_bytes for each in reports]
     assert done == sorted(done)
-    assert (done[-1], told[-1].total_bytes) == (5 * MIB, 5 * MIB)
+    assert (done[-1], reports[-1].total_bytes) == (5 * MIB, 5 * MIB)
 
 
-async def test_results_come_as_they_are_done(catalog, tmp_path):
+async def test_closing_the_iterator_ends_the_verification(catalog, tmp_path):
     """
-    The first is there before the last is begun; closing the iterator leaves no task and no reader.
+    The first result is yielded before the last model is read. Closing the iterator leaves no task
+    and no reader.
     """
     for name in ("a", "b"):
         with (tmp_path / name).open("wb") as file:
             file.truncate(64 * MIB)
-        await recorded(catalog, tmp_path / name, name)
+        await register(catalog, tmp_path / name, name)
     tasks = asyncio.all_tasks()
 
     began = time.monotonic()
@@ -412,21 +420,21 @@ async def test_results_come_as_they_are_done(catalog, tmp_path):
     assert first.verdict is Verdict.OK
     assert asyncio.all_tasks() == tasks
     assert (await catalog.get_model("b", "local")).verified_at is None
-    # The thread is asked to stop, and stops within a MiB: another call is not held up by it.
+    # The thread stops within a MiB, so another call does not wait for it.
     (tmp_path / "b").write_bytes(b"small")
-    await recorded(catalog, tmp_path / "b", "b")
+    await register(catalog, tmp_path / "b", "b")
     assert await verdicts(catalog, reference="b") == {"b": Verdict.OK}
     assert ended - began < 30
 
 
-async def test_a_file_that_is_written_to_meanwhile_is_told(catalog, tmp_path):
+async def test_a_file_appended_to_during_the_reading_is_changed(catalog, tmp_path):
     """
-    What was read of it is nobody's digest, and none is recorded.
+    No digest is recorded for it.
     """
     path = tmp_path / "m.bin"
     with path.open("wb") as file:
         file.truncate(128 * MIB)
-    await recorded(catalog, path)
+    await register(catalog, path)
     reading = threading.Event()
 
     def append():
@@ -436,25 +444,25 @@ async def test_a_file_that_is_written_to_meanwhile_is_told(catalog, tmp_path):
 
     writer = threading.Thread(target=append)
     writer.start()
-    (done,) = await verified(catalog, on_progress=lambda _: reading.set())
+    (done,) = await verify(catalog, on_progress=lambda _: reading.set())
     writer.join()
 
     assert done.verdict is Verdict.CHANGED
     assert (await catalog.get_model(*NAME)).digest is None
 
 
-async def test_one_file_on_a_disk_is_read_at_a_time(catalog, tmp_path):
+async def test_two_verifications_of_one_disk_take_turns(catalog, tmp_path):
     """
-    Two verifications of one disk take turns: their progress does not interleave.
+    Their progress reports do not interleave.
     """
     for name in ("a", "b"):
         with (tmp_path / name).open("wb") as file:
             file.truncate(24 * MIB)
-        await recorded(catalog, tmp_path / name, name)
+        await register(catalog, tmp_path / name, name)
     seen = []
 
     async def run(name):
-        await verified(catalog, reference=name, on_progress=lambda _: seen.append(name))
+        await verify(catalog, reference=name, on_progress=lambda _: seen.append(name))
 
     await asyncio.gather(run("a"), run("b"))
 
@@ -463,14 +471,14 @@ async def test_one_file_on_a_disk_is_read_at_a_time(catalog, tmp_path):
     assert switches == 1
 
 
-async def test_two_disks_are_read_at_the_same_time(catalog, tmp_path, disk):
+async def test_a_locked_disk_does_not_delay_another_disk(catalog, tmp_path, disk):
     """
-    While another reader has the turn on one disk, what lies on the other is read; the progress is
-    that of both.
+    While another reader holds the lock of one disk, the models of the other disk are read. The
+    progress includes both disks.
     """
     for folder in (tmp_path, disk):
         (folder / "m.bin").write_bytes(bytes(2 * MIB))
-        await recorded(catalog, folder / "m.bin", folder.name)
+        await register(catalog, folder / "m.bin", folder.name)
     counted = []
 
     async with aclosing(
@@ -485,14 +493,14 @@ async def test_two_disks_are_read_at_the_same_time(catalog, tmp_path, disk):
     assert counted[-1] == 4 * MIB
 
 
-async def test_a_model_that_is_registered_anew_while_it_is_read_is_left_alone(catalog, tmp_path):
+async def test_a_path_changed_during_the_reading_gets_no_digest(catalog, tmp_path):
     """
-    What was read of the old path is not recorded of the new one.
+    The digest of the file at the old path is not recorded for the new path.
     """
     path = tmp_path / "m.bin"
     with path.open("wb") as file:
         file.truncate(128 * MIB)
-    await recorded(catalog, path)
+    await register(catalog, path)
     reading = asyncio.Event()
 
     async def move():
@@ -500,7 +508,7 @@ async def test_a_model_that_is_registered_anew_while_it_is_read_is_left_alone(ca
         await catalog.update_model(*NAME, local_path="/elsewhere")
 
     moving = asyncio.create_task(move())
-    done = await verified(catalog, on_progress=lambda _: reading.set())
+    done = await verify(catalog, on_progress=lambda _: reading.set())
     await moving
 
     assert done == []
@@ -508,46 +516,46 @@ async def test_a_model_that_is_registered_anew_while_it_is_read_is_left_alone(ca
     assert (model.digest, model.verified_at, model.state) == (None, None, FileState.UNCHECKED)
 
 
-async def test_two_names_of_one_file_are_read_once(catalog, tmp_path):
+async def test_hard_links_and_symbolic_links_are_read_once(catalog, tmp_path):
     """
-    A hard link and a link are the same bytes.
+    They lead to the same content.
     """
     folder = tmp_path / "set"
     folder.mkdir()
     (folder / "a.bin").write_bytes(bytes(MIB))
     os.link(folder / "a.bin", folder / "b.bin")
     (folder / "c.bin").symlink_to("a.bin")
-    await recorded(catalog, folder)
-    told = []
+    await register(catalog, folder)
+    reports = []
 
-    (done,) = await verified(catalog, on_progress=told.append)
+    (done,) = await verify(catalog, on_progress=reports.append)
 
     assert done.verdict is Verdict.OK
-    assert {each.path.rpartition("/")[2] for each in told} == {"a.bin"}
+    assert {each.path.rpartition("/")[2] for each in reports} == {"a.bin"}
     assert len({file.digest for file in await catalog.list_files(*NAME)}) == 1
 
 
-async def test_the_loop_is_free_while_much_is_hashed(catalog, tmp_path):
+async def test_hashing_does_not_block_the_event_loop(catalog, tmp_path):
     """
-    Hashing holds the event loop for less than 50 ms at a time.
+    Hashing blocks the event loop for less than 50 ms at a time.
     """
     path = tmp_path / "m.bin"
     with path.open("wb") as file:
         file.truncate(128 * MIB)
-    held = []
+    blocked_s = []
 
     async def tick():
         last = time.thread_time()
         while True:
             await asyncio.sleep(0)
             now = time.thread_time()
-            held.append(now - last)
+            blocked_s.append(now - last)
             last = now
 
     ticking = asyncio.create_task(tick())
-    # What would hold the loop before anything else is awaited is to be seen as well.
+    # Lets the ticks start first, so that work before the first await is measured too.
     await asyncio.sleep(0)
-    await recorded(catalog, path, digest=True)
+    await register(catalog, path, digest=True)
     ticking.cancel()
 
-    assert max(held) < 0.05
+    assert max(blocked_s) < 0.05
