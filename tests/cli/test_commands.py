@@ -17,7 +17,9 @@ from model_catalog.cli.output import escape_controls, human_size
 
 @pytest.fixture
 def cli(tmp_path, monkeypatch, capsys):
-    """Type a command in an empty folder; get its exit code, its data and its words."""
+    """
+    Run a command in an empty folder; return its exit code, standard output and standard error.
+    """
     monkeypatch.chdir(tmp_path)
     Path("tiny.bin").write_bytes(b"TINY" + bytes(996))
     Path("other.bin").write_bytes(bytes(2_500_000))
@@ -37,6 +39,7 @@ def cli(tmp_path, monkeypatch, capsys):
 
 @pytest.fixture
 def filled(cli):
+    """The fixture `cli`, with three models in the catalog."""
     for path, ref, version in [
         ("tiny.bin", "tiny", ""),
         ("other.bin", "org/other:Q4", "v1"),
@@ -49,9 +52,9 @@ def filled(cli):
     return cli
 
 
-def test_a_model_is_added_shown_and_forgotten(cli, tmp_path):
+def test_a_model_is_added_shown_and_removed(cli, tmp_path):
     """
-    add, show and rm are a whole life, and the file outlives it.
+    `add`, `show` and `rm` change the catalog, and the file stays.
     """
     assert cli("add", "tiny.bin", "--provider", "local", "--reference", "tiny") == (
         0,
@@ -69,9 +72,9 @@ def test_a_model_is_added_shown_and_forgotten(cli, tmp_path):
     assert Path("tiny.bin").is_file()
 
 
-def test_a_folder_weighs_what_its_files_weigh(cli):
+def test_the_size_of_a_folder_is_that_of_its_files(cli):
     """
-    A snapshot folder of links is as large as what it links to, each file once.
+    Links in a snapshot folder count with the size of their target, each target once.
     """
     Path("blobs").mkdir()
     Path("blobs/a").write_bytes(bytes(300))
@@ -85,32 +88,30 @@ def test_a_folder_weighs_what_its_files_weigh(cli):
     assert json.loads(cli("show", "hf:m", "--format", "json")[1])["size_bytes"] == 302
 
 
-def test_what_a_header_claims_is_recorded(cli):
+def test_add_records_the_metadata_of_the_header(cli):
     """
-    add reads the header; what is not whole is recorded all the same, and said.
+    An incomplete file is recorded too, with a warning.
     """
-    whole = make_gguf("llama", context_length=2048)
-    Path("whole.gguf").write_bytes(whole)
-    Path("cut.gguf").write_bytes(whole[:-1])
+    content = make_gguf("llama", context_length=2048)
+    Path("complete.gguf").write_bytes(content)
+    Path("truncated.gguf").write_bytes(content[:-1])
 
-    code, _, err = cli("add", "whole.gguf", "--provider", "local", "--reference", "whole")
-    assert (code, err) == (
-        0,
-        f"recorded local:whole, gguf, llama, F32, 224 B, at {Path('whole.gguf').absolute()}\n",
-    )
+    code, _, err = cli("add", "complete.gguf", "--provider", "local", "--reference", "complete")
+    path = Path("complete.gguf").absolute()
+    assert (code, err) == (0, f"recorded local:complete, gguf, llama, F32, 224 B, at {path}\n")
     assert cli("ls", "-f", "arch=llama", "-f", "context>=2k", "--format", "quiet")[1] == (
-        "local:whole\n"
+        "local:complete\n"
     )
 
-    code, _, err = cli("add", "cut.gguf", "--provider", "local", "--reference", "cut")
+    code, _, err = cli("add", "truncated.gguf", "--provider", "local", "--reference", "truncated")
     assert code == 0
     assert "warning: the model is incomplete" in err
-    assert cli("show", "local:cut")[0] == 0
+    assert cli("show", "local:truncated")[0] == 0
 
 
-def test_the_catalogs_own_database_is_no_model(cli):
+def test_the_catalogs_own_database_is_not_added(cli):
     """
-    To open the file beside SQLite and close it again would drop SQLite's locks.
+    Opening the file beside SQLite and closing it again would drop SQLite's locks.
     """
     cli("add", "tiny.bin", "--provider", "local", "--reference", "tiny")
 
@@ -121,9 +122,9 @@ def test_the_catalogs_own_database_is_no_model(cli):
 
 
 @pytest.mark.parametrize("path", ["missing.gguf", "pipe", "dangling"])
-def test_what_is_no_file_is_not_added(cli, path):
+def test_a_path_that_is_not_a_file_is_not_added(cli, path):
     """
-    A missing file, a FIFO or a dangling link is said to be one, and makes no catalog.
+    The error names the missing file, the FIFO or the dangling link, and no catalog is created.
     """
     os.mkfifo("pipe")
     Path("dangling").symlink_to("nowhere")
@@ -135,9 +136,9 @@ def test_what_is_no_file_is_not_added(cli, path):
     assert not Path(".rbee").exists()
 
 
-def test_the_list_is_a_table_with_a_total(filled):
+def test_ls_prints_a_table_and_a_total(filled):
     """
-    Newest first under a head; how many and how large is said beside it.
+    The table is sorted by download time, newest first. The total goes to standard error.
     """
     code, out, err = filled("ls")
 
@@ -152,17 +153,17 @@ def test_the_list_is_a_table_with_a_total(filled):
     assert err == "3 models, 5.0 MB\n"
 
 
-def test_paths_are_shown_when_asked_for(filled, tmp_path):
+def test_ls_shows_paths_with_an_option(filled, tmp_path):
     """
-    A path makes a table wide, so it takes --paths.
+    Paths would make every table wide, so they need `--paths`.
     """
     assert str(tmp_path) not in filled("ls")[1]
     assert f"{tmp_path}/tiny.bin" in filled("ls", "--paths")[1]
 
 
-def test_json_carries_whole_bytes_and_utc_times(filled, tmp_path):
+def test_json_has_sizes_in_bytes_and_times_in_utc(filled, tmp_path):
     """
-    What a program reads is integers and ISO 8601, never words.
+    A program reads integers and ISO 8601 times, not texts for people.
     """
     _, out, _ = filled("ls", "--format", "json", "--provider", "local")
 
@@ -181,9 +182,9 @@ def test_json_carries_whole_bytes_and_utc_times(filled, tmp_path):
     }
 
 
-def test_tsv_has_a_head_and_a_line_a_model(filled):
+def test_tsv_has_a_header_and_one_line_for_each_model(filled):
     """
-    Columns for cut and awk.
+    The columns can be read by `cut` and `awk`.
     """
     _, out, _ = filled("ls", "--format", "tsv")
 
@@ -192,7 +193,7 @@ def test_tsv_has_a_head_and_a_line_a_model(filled):
     assert sorted(row[:4] for row in rows)[2] == ["local", "tiny", "", "1000"]
 
 
-def test_quiet_names_can_be_handed_back(filled):
+def test_quiet_names_can_be_passed_to_rm(filled):
     """
     Each line of `ls --format quiet` is a REF that names exactly that model.
     """
@@ -211,9 +212,9 @@ def test_quiet_names_can_be_handed_back(filled):
     assert filled("ls")[2] == "0 models, 0 B\n"
 
 
-def test_sizes_add_up_by_provider(filled):
+def test_du_prints_sizes_by_provider(filled):
     """
-    du has a line a provider, the largest first, and a total.
+    There is one line for each provider, largest first, and a total.
     """
     filled("add", "tiny.bin", "--provider", "aaa", "--reference", "tiny")
 
@@ -229,25 +230,25 @@ def test_sizes_add_up_by_provider(filled):
 
 
 @pytest.mark.parametrize(
-    ("answer", "code", "left"),
+    ("answer", "code", "remaining"),
     [("y\n", 0, 1), ("YES\n", 0, 1), ("n\n", 1, 3), ("\n", 1, 3), ("", 1, 3)],
     ids=["yes", "YES", "no", "nothing", "end of input"],
 )
-def test_forgetting_is_asked_about(filled, answer, code, left):
+def test_rm_asks_for_confirmation(filled, answer, code, remaining):
     """
-    rm names what it will forget, every version of it, and forgets on a yes alone.
+    It lists every version that it will remove, and removes only after a yes.
     """
     found, out, err = filled("rm", "local:org/other:Q4", answer=answer)
 
     assert (found, out) == (code, "")
     assert "local:org/other:Q4@v1, 2.5 MB" in err
     assert "local:org/other:Q4@v2, 2.5 MB" in err
-    assert len(filled("ls", "--format", "quiet")[1].splitlines()) == left
+    assert len(filled("ls", "--format", "quiet")[1].splitlines()) == remaining
 
 
-def test_one_unknown_name_of_two_is_told(filled):
+def test_rm_reports_an_unknown_name(filled):
     """
-    The known one is forgotten, the unknown one is named, and the code says that not all went well.
+    The known model is removed, the unknown one is named, and the exit code is 1.
     """
     code, _, err = filled("rm", "-y", "local:tiny", "local:nothing")
 
@@ -256,9 +257,10 @@ def test_one_unknown_name_of_two_is_told(filled):
     assert filled("show", "local:tiny")[0] == 1
 
 
-def test_looking_makes_no_file(cli):
+def test_reading_commands_create_no_catalog(cli):
     """
-    On a fresh machine there is nothing; at a place that somebody named, nothing is an error.
+    Without a default catalog there are no models. A catalog that was named, but does not exist, is
+    an error.
     """
     assert cli("ls") == (0, "", "0 models, 0 B\n")
     assert cli("ls", "--format", "json")[1] == "[]\n"
@@ -274,7 +276,7 @@ def test_looking_makes_no_file(cli):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["show", "noprovider"], "names no provider"),
         (["rm", "-y", "hf:"], "reference '' must not be blank"),
@@ -288,20 +290,20 @@ def test_looking_makes_no_file(cli):
     ],
     ids=["no provider", "no reference", "blank", "escape", "driver", "no file"],
 )
-def test_misuse_is_told_with_code_two(cli, arguments, said):
+def test_invalid_arguments_have_exit_code_2(cli, arguments, message):
     """
-    What can never work is misuse: code 2, and what to write instead.
+    The message says what is wrong with the argument.
     """
     code, out, err = cli(*arguments)
 
     assert (code, out) == (2, "")
-    assert said in err
+    assert message in err
     assert "hunter2" not in err
 
 
-def test_an_unknown_option_is_misuse(cli, capsys):
+def test_an_unknown_option_has_exit_code_2(cli, capsys):
     """
-    argparse's own complaint has code 2 as well.
+    argparse uses the same code.
     """
     with pytest.raises(SystemExit) as caught:
         main(["ls", "--colour"])
@@ -309,9 +311,9 @@ def test_an_unknown_option_is_misuse(cli, capsys):
     assert caught.value.code == 2
 
 
-def test_names_cannot_steer_the_terminal(cli, tmp_path):
+def test_names_cannot_control_the_terminal(cli, tmp_path):
     """
-    A path may hold escape sequences, line breaks and bidi marks; they are printed as escapes.
+    A path may contain escape sequences, line breaks and bidi marks. They are printed as escapes.
     """
     hostile = "\x1b[31mred\u202egnp\nnew\udcff.gguf"
     Path(hostile).write_bytes(b"GGUF")
@@ -326,9 +328,10 @@ def test_names_cannot_steer_the_terminal(cli, tmp_path):
     assert json.loads(out)["local_path"] == str(tmp_path / hostile)
 
 
-def test_the_database_is_looked_after(cli):
+def test_the_database_is_upgraded_and_checked(cli):
     """
-    db upgrade creates, db current prints the revision alone, db check finds a column that is gone.
+    `db upgrade` creates it, `db current` prints only the revision, and `db check` finds a missing
+    column.
     """
     assert cli("db", "upgrade", "0001", "--db", "c.db")[0] == 0
     assert cli("db", "current", "--db", "c.db")[:2] == (0, "0001\n")
@@ -350,9 +353,9 @@ def test_the_database_is_looked_after(cli):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_every_database_is_served(cli, database):
+def test_the_option_db_takes_a_path_or_a_url(cli, database):
     """
-    --db takes a path or a URL.
+    The commands work on every database.
     """
     assert (
         cli("add", "tiny.bin", *("--provider", "p", "--reference", "r", "--db", database.target))[0]
@@ -362,9 +365,9 @@ def test_every_database_is_served(cli, database):
     assert cli("ls", "--format", "quiet", "--db", database.target)[1] == "p:r\n"
 
 
-def test_the_environment_names_the_catalog(cli, monkeypatch):
+def test_the_environment_variable_replaces_the_option_db(cli, monkeypatch):
     """
-    MODEL_CATALOG_URL stands for --db.
+    `MODEL_CATALOG_URL` names the catalog if `--db` is not given.
     """
     monkeypatch.setenv("MODEL_CATALOG_URL", "elsewhere.db")
 
@@ -374,9 +377,9 @@ def test_the_environment_names_the_catalog(cli, monkeypatch):
     assert not Path(".rbee").exists()
 
 
-def test_help_imports_no_database(tmp_path):
+def test_help_does_not_import_the_database_packages(tmp_path):
     """
-    --help answers at once: SQLAlchemy is imported by the commands, not by the command line.
+    The commands import SQLAlchemy, the parser does not. So `--help` is fast.
     """
     script = (
         "import sys\n"
@@ -394,9 +397,9 @@ def test_help_imports_no_database(tmp_path):
     assert "model-catalog add" in done.stdout
 
 
-def test_a_reader_that_stops_reading_is_no_error(filled):
+def test_a_closed_pipe_is_not_an_error(filled):
     """
-    `model-catalog ls | head -1` ends quietly.
+    `model-catalog ls | head -1` prints no traceback.
     """
     command = [sys.executable, "-m", "model_catalog", "ls", "--format", "json"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as lister:
@@ -407,9 +410,9 @@ def test_a_reader_that_stops_reading_is_no_error(filled):
     assert b"BrokenPipe" not in err
 
 
-def test_a_narrow_terminal_gets_a_narrow_table(filled):
+def test_a_table_fits_into_a_narrow_terminal(filled):
     """
-    At 80 columns no line is wrapped: a long reference is cut in its middle.
+    At 80 columns no line is wrapped. A long reference is shortened in the middle.
     """
     name = "org/" + "very-long-name-" * 8 + "Q4_K_M"
     filled("add", "tiny.bin", "--provider", "local", "--reference", name)
@@ -427,9 +430,9 @@ def test_a_narrow_terminal_gets_a_narrow_table(filled):
     assert any("…" in line and "Q4_K_M" in line for line in lines)
 
 
-def test_the_demo_walks_the_whole_life(cli, tmp_path):
+def test_the_demo_shows_every_call_and_leaves_no_file(cli, tmp_path):
     """
-    demo prints what it does and what comes back, and leaves nothing behind.
+    It prints each call and its result, and removes its temporary folder.
     """
     before = set(tmp_path.iterdir())
 
@@ -462,24 +465,24 @@ def test_the_demo_walks_the_whole_life(cli, tmp_path):
         (10**22, "10000 EB"),
     ],
 )
-def test_sizes_are_decimal(size_bytes, shown):
+def test_sizes_have_decimal_units(size_bytes, shown):
     """
-    Units of a thousand, as disks and model hubs count.
+    The units are powers of 1000, as disks and model hubs use them.
     """
     assert human_size(size_bytes) == shown
 
 
-def test_plain_text_is_left_alone():
+def test_only_control_characters_are_escaped():
     """
-    Letters of any script pass; what is invisible does not.
+    Letters of any script stay; invisible characters become escapes.
     """
     assert escape_controls("Größe 模型 🦙") == "Größe 模型 🦙"
     assert escape_controls("a\tb\u200bc\u2028d\x9b") == r"a\tb\u200bc\u2028d\x9b"
 
 
-def test_filters_narrow_the_list(filled):
+def test_all_filters_must_match(filled):
     """
-    Several filters are all to hold.
+    A model that does not match one of the filters is not listed.
     """
     filled("tag", "local:tiny", "Chat")
 
@@ -493,9 +496,9 @@ def test_filters_narrow_the_list(filled):
     assert filled("ls", "-f", "search=OTHER", "-f", "tag=chat")[2] == "0 models, 0 B\n"
 
 
-def test_the_list_is_sorted_as_asked(filled):
+def test_ls_sorts_by_the_given_key(filled):
     """
-    A key has its own direction, unless one is given.
+    Each key has a default direction, which `:asc` or `:desc` overrides.
     """
     _, out, _ = filled("ls", "--sort", "size", "--format", "tsv")
     assert [row.split("\t")[3] for row in out.splitlines()[1:]] == ["2500000", "2500000", "1000"]
@@ -520,9 +523,9 @@ def test_the_list_is_sorted_as_asked(filled):
     ],
     ids=" ".join,
 )
-def test_a_filter_that_is_none_is_misuse(cli, arguments):
+def test_an_invalid_filter_or_sort_key_has_exit_code_2(cli, arguments):
     """
-    Code 2, and what there is instead, before anything is opened.
+    The message is printed before a database is opened.
     """
     code, out, err = cli("ls", *arguments)
 
@@ -530,9 +533,9 @@ def test_a_filter_that_is_none_is_misuse(cli, arguments):
     assert err
 
 
-def test_a_bad_filter_lists_the_keys(cli):
+def test_an_unknown_filter_key_lists_the_keys(cli):
     """
-    Whoever mistypes a key sees which there are.
+    The user sees which keys exist.
     """
     _, _, err = cli("ls", "-f", "colour=red")
 
@@ -550,9 +553,9 @@ def test_a_bad_filter_lists_the_keys(cli):
         assert key in err
 
 
-def test_what_is_attached_is_shown(filled):
+def test_labels_are_printed_and_shown(filled):
     """
-    tag, note, pin and alias say what they did, and show tells of it.
+    `tag`, `note`, `pin` and their opposites print the result, and `show` contains it.
     """
     assert filled("tag", "local:tiny", "Chat", "Ünï")[2] == "local:tiny has the tags Chat, Ünï\n"
     assert filled("untag", "local:tiny", "ÜNÏ")[2] == "local:tiny has the tags Chat\n"
@@ -574,9 +577,9 @@ def test_what_is_attached_is_shown(filled):
     assert (facts["tags"], facts["description"], facts["pinned_at"]) == ([], None, None)
 
 
-def test_an_alias_stands_for_a_version(filled):
+def test_an_alias_can_be_used_in_place_of_a_version(filled):
     """
-    alias sets, moves, lists and forgets.
+    `alias` sets, moves, lists and deletes aliases.
     """
     assert filled("alias", "local:org/other:Q4@v1", "main")[2] == "local:org/other:Q4@main is v1\n"
     assert (
@@ -600,9 +603,9 @@ def test_an_alias_stands_for_a_version(filled):
     [["tag", "hf:m", "a"], ["note", "hf:m", "a"], ["pin", "hf:m"], ["alias", "hf:m", "a"]],
     ids=["tag", "note", "pin", "alias"],
 )
-def test_nothing_is_attached_to_what_is_not_there(cli, arguments):
+def test_labelling_an_unknown_model_fails(cli, arguments):
     """
-    Code 1, and on a fresh machine no file either.
+    The exit code is 1, and no catalog is created.
     """
     code, out, err = cli(*arguments)
 
@@ -611,9 +614,9 @@ def test_nothing_is_attached_to_what_is_not_there(cli, arguments):
     assert not Path(".rbee").exists()
 
 
-def test_stats_count_by_kind(filled):
+def test_stats_counts_by_provider_format_and_architecture(filled):
     """
-    What is not known is counted under a question mark.
+    An unknown value is counted as `?`.
     """
     lines = [line.split() for line in filled("stats")[1].splitlines()]
     assert ["provider", "local", "3", "5.0", "MB"] in lines
@@ -623,9 +626,9 @@ def test_stats_count_by_kind(filled):
     )
 
 
-def test_a_catalog_travels_as_a_file(filled, tmp_path):
+def test_an_export_can_be_imported_into_another_catalog(filled, tmp_path):
     """
-    What one catalog exports another imports, and exports again as it was.
+    The other catalog exports the same text.
     """
     filled("tag", "local:tiny", "chat")
     assert filled("export", "out.ndjson")[2] == "exported 3 models\n"
@@ -640,9 +643,9 @@ def test_a_catalog_travels_as_a_file(filled, tmp_path):
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".out")] == []
 
 
-def test_a_broken_import_is_told_of(cli):
+def test_a_broken_line_stops_an_import(cli):
     """
-    Nothing is imported; with --skip-broken the rest is, and the code still says so.
+    Nothing is imported. With `--skip-broken` the other lines are imported, and the exit code is 1.
     """
     Path("in.ndjson").write_text(
         '{"format": "model-catalog", "version": 1}\nbroken\n'
@@ -661,9 +664,9 @@ def test_a_broken_import_is_told_of(cli):
     assert cli("import", "missing.ndjson")[0] == 1
 
 
-def test_an_export_that_fails_leaves_the_one_before(filled):
+def test_a_failed_export_keeps_the_earlier_file(filled):
     """
-    A file is replaced when all of the new one is written.
+    The file is replaced only when the new export is complete.
     """
     filled("export", "out.ndjson")
     before = Path("out.ndjson").read_text()
@@ -674,9 +677,9 @@ def test_an_export_that_fails_leaves_the_one_before(filled):
     assert list(Path().glob(".out*")) == []
 
 
-def test_an_export_takes_the_place_of_a_file_alone(filled, tmp_path):
+def test_an_export_replaces_only_regular_files(filled, tmp_path):
     """
-    A link is followed, a file keeps its mode, and what is no file is written to and stays.
+    A link is followed, a file keeps its mode, and a FIFO is written to directly.
     """
     Path("real.ndjson").write_text("old")
     Path("real.ndjson").chmod(0o644)
@@ -694,9 +697,9 @@ def test_an_export_takes_the_place_of_a_file_alone(filled, tmp_path):
     assert Path("pipe").is_fifo()
 
 
-def test_an_alias_names_what_is_to_be_forgotten(filled):
+def test_rm_accepts_an_alias(filled):
     """
-    rm takes an alias wherever it takes a version, and says which version that is.
+    It prints and removes the version that the alias points to.
     """
     filled("alias", "local:org/other:Q4@v1", "stable")
 
@@ -708,18 +711,18 @@ def test_an_alias_names_what_is_to_be_forgotten(filled):
     assert filled("show", "local:org/other:Q4@v2")[0] == 0
 
 
-def test_two_providers_at_once_are_none(filled):
+def test_contradicting_providers_have_exit_code_2(filled):
     """
-    --provider is a filter like the others, and two that cannot both hold are misuse.
+    `--provider` is a filter like the others.
     """
     assert filled("ls", "--provider", "local", "-f", "provider=nope")[0] == 2
     assert filled("ls", "--provider", "nope")[2] == "0 models, 0 B\n"
 
 
 @pytest.mark.parametrize("expression", ["tag=", "size>99999999999GB", "context=8k"])
-def test_every_bad_filter_lists_the_keys(cli, expression):
+def test_an_invalid_value_of_a_filter_lists_the_keys(cli, expression):
     """
-    Also one whose key is known.
+    The key itself may be valid.
     """
     code, _, err = cli("ls", "-f", expression)
 
@@ -727,9 +730,9 @@ def test_every_bad_filter_lists_the_keys(cli, expression):
     assert "the keys are size" in err
 
 
-def test_a_long_version_makes_no_line_longer_than_the_terminal(filled):
+def test_a_long_version_is_shortened_before_the_reference(filled):
     """
-    A commit's forty digits are shortened before a reference is.
+    A commit has forty digits, and the reference says more about the model.
     """
     filled(
         *(
@@ -756,9 +759,9 @@ def test_a_long_version_makes_no_line_longer_than_the_terminal(filled):
 
 
 @pytest.mark.parametrize("closed", [">&-", "<&-"])
-def test_a_closed_stream_is_no_reason_to_fall_over(filled, closed):
+def test_a_closed_stream_causes_no_traceback(filled, closed):
     """
-    What a shell has closed is not written to, and answers nothing.
+    A shell can close standard input or output. Then nothing is confirmed, so `rm` removes nothing.
     """
     command = f"{sys.executable} -m model_catalog rm local:tiny {closed}"
 

@@ -1,4 +1,4 @@
-"""The commands that hold the catalog against the disk, as a person and as a script use them."""
+"""The commands that compare the catalog with the disk, as a person and as a script use them."""
 
 import json
 import os
@@ -15,7 +15,10 @@ from model_catalog.cli.commands.demo_files import make_gguf
 
 @pytest.fixture
 def cli(tmp_path, monkeypatch, capsys):
-    """Type a command in a folder with a model; get its exit code, its data and its words."""
+    """
+    Run a command in a folder with one registered model; return exit code, standard output and
+    standard error.
+    """
     monkeypatch.chdir(tmp_path)
     Path("m.gguf").write_bytes(make_gguf("llama", context_length=4096))
 
@@ -28,17 +31,17 @@ def cli(tmp_path, monkeypatch, capsys):
     return run
 
 
-def test_all_is_as_recorded(cli):
+def test_an_unchanged_model_has_exit_code_0(cli):
     """
-    A check and a verification of what nobody touched say so, and exit with 0.
+    `check` and `verify` report that it matches the catalog.
     """
     assert cli("check") == (0, "", "1 model: 1 present\n")
     assert cli("verify") == (0, "ok          local:m\n", "1 model, 224 B read, all as recorded\n")
 
 
-def test_what_is_missing_is_told_with_3(cli):
+def test_a_missing_model_has_exit_code_3(cli):
     """
-    The exit code tells a script, the table a person, the state stays in `ls` and `show`.
+    The exit code is for a script, the table for a person. `ls` and `show` print the state too.
     """
     Path("m.gguf").unlink()
 
@@ -59,9 +62,9 @@ def test_what_is_missing_is_told_with_3(cli):
     assert cli("verify")[0] == 3
 
 
-def test_other_bytes_are_told_and_can_be_taken(cli):
+def test_changed_content_is_reported_until_it_is_accepted(cli):
     """
-    A mismatch exits with 3 until `accept` says that these are the bytes.
+    A mismatch has exit code 3 until `accept` records the new content.
     """
     content = bytearray(Path("m.gguf").read_bytes())
     content[-1] ^= 1
@@ -70,16 +73,16 @@ def test_other_bytes_are_told_and_can_be_taken(cli):
     code, out, _ = cli("verify", "local:m")
     (row,) = json.loads(cli("verify", "--format", "json")[1])
     listed = cli("ls", "-f", "damaged=yes")[1]
-    taken = cli("accept", "local:m")
+    accepted = cli("accept", "local:m")
 
     assert code == 3
     assert out == "mismatch    local:m: 'm.gguf' does not match its recorded digest\n"
     assert (row["verdict"], row["model"]) == ("mismatch", "local:m@")
     assert row["found_digest"] != row["digest"]
     assert listed.splitlines()[1].endswith("damaged")
-    assert taken[0] == 0
-    assert row["found_digest"] in taken[2]
-    assert row["digest"] in taken[2]
+    assert accepted[0] == 0
+    assert row["found_digest"] in accepted[2]
+    assert row["digest"] in accepted[2]
     assert cli("verify")[0] == 0
 
 
@@ -97,9 +100,9 @@ def test_other_bytes_are_told_and_can_be_taken(cli):
     ],
     ids=" ".join,
 )
-def test_what_cannot_be_meant_is_misuse(cli, arguments):
+def test_invalid_arguments_have_exit_code_2(cli, arguments):
     """
-    One line that says what to give instead, and exit code 2.
+    One line says what is wrong.
     """
     code, out, err = cli(*arguments)
 
@@ -107,9 +110,9 @@ def test_what_cannot_be_meant_is_misuse(cli, arguments):
 
 
 @pytest.mark.parametrize("command", ["accept", "relink", "sign-verify", "verify"])
-def test_a_model_that_is_not_recorded_is_not_found(cli, command):
+def test_an_unknown_model_has_exit_code_1(cli, command):
     """
-    Exit code 1, whichever command was to look at it.
+    The message names the model, for every command that takes a REF.
     """
     more = {"relink": ["m.gguf"], "sign-verify": ["--key", "k.pem"]}.get(command, [])
 
@@ -119,9 +122,10 @@ def test_a_model_that_is_not_recorded_is_not_found(cli, command):
     assert "no model 'other'" in err
 
 
-def test_a_model_that_was_moved_is_found_by_its_bytes(cli, tmp_path):
+def test_a_moved_model_is_found_and_relinked(cli, tmp_path):
     """
-    `relink --search` tells with --dry-run and records without; a PATH with other bytes is refused.
+    `relink --search` prints the new path with `--dry-run`, and records it without. A PATH with
+    other content is refused.
     """
     Path("other.gguf").write_bytes(make_gguf("llama", context_length=1))
     Path("deep/er").mkdir(parents=True)
@@ -133,18 +137,18 @@ def test_a_model_that_was_moved_is_found_by_its_bytes(cli, tmp_path):
     before = cli("ls", "--paths")[1]
     done = cli("relink", "--search", "deep")
 
-    place = f"{tmp_path}/deep/er/renamed.gguf"
+    new_path = f"{tmp_path}/deep/er/renamed.gguf"
     assert refused[0] == 3
     assert "is another model" in refused[2]
-    assert dry == (0, f"local:m: {place}\n", "1 of 1 missing model would be relinked\n")
-    assert place not in before
-    assert done == (0, f"local:m: {place}\n", "1 of 1 missing model relinked\n")
+    assert dry == (0, f"local:m: {new_path}\n", "1 of 1 missing model would be relinked\n")
+    assert new_path not in before
+    assert done == (0, f"local:m: {new_path}\n", "1 of 1 missing model relinked\n")
     assert cli("check")[0] == 0
 
 
-def test_a_folder_that_was_moved_is_one_command(cli, tmp_path):
+def test_a_moved_folder_is_relocated(cli, tmp_path):
     """
-    `relocate` tells with --dry-run, and records without.
+    `relocate` prints the new paths with `--dry-run`, and records them without.
     """
     Path("old").mkdir()
     Path("m.gguf").rename("old/m.gguf")
@@ -162,9 +166,9 @@ def test_a_folder_that_was_moved_is_one_command(cli, tmp_path):
     assert cli("relocate", "/nothing/here", "/new")[0] == 1
 
 
-def test_a_signature_is_held_against_a_key(cli, tmp_path):
+def test_a_signature_is_verified_with_a_key(cli, tmp_path):
     """
-    A valid one exits with 0 and is shown; one over other bytes exits with 3.
+    A valid signature has exit code 0 and is shown. After a change of the file the exit code is 3.
     """
     pytest.importorskip("cryptography")
     import signed_bundles
@@ -187,9 +191,9 @@ def test_a_signature_is_held_against_a_key(cli, tmp_path):
     assert "signature_verdict:    refused" in cli("show", "local:m")[1]
 
 
-def test_most_of_a_disk_does_not_go_missing_unasked(cli, tmp_path):
+def test_many_missing_models_need_the_option_force(cli, tmp_path):
     """
-    Exit code 3, a way out in the message, and --force.
+    Without `--force` the exit code is 3, and the message explains what to do.
     """
     for number in range(12):
         path = tmp_path / f"{number}.gguf"
@@ -204,7 +208,7 @@ def test_most_of_a_disk_does_not_go_missing_unasked(cli, tmp_path):
     assert cli("check", "--force")[2] == "13 models: 1 present, 12 missing\n"
 
 
-def test_a_pickle_is_warned_of(cli):
+def test_a_pickle_causes_a_warning(cli):
     """
     It is recorded, and never loaded.
     """
@@ -216,9 +220,9 @@ def test_a_pickle_is_warned_of(cli):
     assert "warning: the weights are pickled" in err
 
 
-def test_a_bar_is_drawn_on_a_terminal_alone(cli, tmp_path):
+def test_a_progress_bar_is_drawn_only_on_a_terminal(cli, tmp_path):
     """
-    On a terminal the line of the bar is taken away again; a pipe sees none of it.
+    On a terminal the bar is erased at the end. A pipe does not contain it.
     """
     with Path("m.gguf").open("ab") as file:
         file.truncate(200_000_000)
