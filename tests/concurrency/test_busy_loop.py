@@ -1,4 +1,4 @@
-"""Beside a loop that never rests threads are done with their work all the same."""
+"""Threads make progress beside an event loop that is always busy."""
 
 import asyncio
 import threading
@@ -13,31 +13,31 @@ from model_catalog import ModelCatalog, open_catalog
 from model_catalog.concurrency.threads import LoopThrottle, to_thread
 from model_catalog.upkeep import check_models
 
-TURN_S = 100e-6
-MOST_TURNS = 30_000
-"""Three seconds of computing. What starves takes as long for one or two steps."""
+STEP_S = 100e-6
+MAX_STEPS = 30_000
+"""Three seconds of computing. A starved thread needs that long for one or two steps."""
 
 
 @asynccontextmanager
 async def busy_loop():
-    """A block beside which another task computes, and goes on after each turn; but not for ever."""
+    """Run a task that computes in short steps during the block; it ends after MAX_STEPS."""
     over = False
-    turns = 0
+    steps = 0
 
     async def compute():
-        nonlocal turns
-        while not over and turns < MOST_TURNS:
-            until = time.perf_counter() + TURN_S
+        nonlocal steps
+        while not over and steps < MAX_STEPS:
+            until = time.perf_counter() + STEP_S
             while time.perf_counter() < until:
                 pass
-            turns += 1
+            steps += 1
             await asyncio.sleep(0)
 
     task = asyncio.create_task(compute())
     await asyncio.sleep(0)
     try:
         yield
-        assert turns < MOST_TURNS
+        assert steps < MAX_STEPS
     finally:
         over = True
         await task
@@ -66,9 +66,9 @@ async def check(catalog):
 
 
 @pytest.mark.parametrize("call", [find, register, transact, list_all, check])
-async def test_calls_end_beside_a_busy_loop(on_sqlite, call):
+async def test_calls_finish_beside_a_busy_loop(on_sqlite, call):
     """
-    Whatever a thread does for one: it has Python's lock again after each of its system calls.
+    A thread that works for a call gets the GIL back after each of its system calls.
     """
     await on_sqlite.register_model(a_model("m"))
 
@@ -78,9 +78,9 @@ async def test_calls_end_beside_a_busy_loop(on_sqlite, call):
 
 
 @pytest.mark.parametrize("call", [find, register, transact])
-async def test_calls_over_a_hosts_sessions_end_beside_a_busy_loop(sqlite_file, call):
+async def test_calls_over_host_sessions_finish_beside_a_busy_loop(sqlite_file, call):
     """
-    Where a driver has a thread, and a call is many steps to it and back.
+    aiosqlite has a thread, and a call switches to it and back many times.
     """
     engine = create_async_engine(f"sqlite+aiosqlite:///{sqlite_file}")
     catalog = ModelCatalog(async_sessionmaker(engine))
@@ -93,9 +93,9 @@ async def test_calls_over_a_hosts_sessions_end_beside_a_busy_loop(sqlite_file, c
     await engine.dispose()
 
 
-async def test_a_catalog_opens_and_closes_beside_a_busy_loop(sqlite_file):
+async def test_catalog_opens_and_closes_beside_a_busy_loop(sqlite_file):
     """
-    The first look at the file, the first connection, and the end of the threads.
+    Opening checks the file and connects in threads; closing ends the threads.
     """
     async with busy_loop():
         for _ in range(3):
@@ -103,38 +103,38 @@ async def test_a_catalog_opens_and_closes_beside_a_busy_loop(sqlite_file):
                 assert await catalog.count_models() == 0
 
 
-async def test_a_catalog_is_made_beside_a_busy_loop(tmp_path):
+async def test_catalog_is_created_beside_a_busy_loop(tmp_path):
     """
-    Every migration, in a thousand steps to a driver's thread and back.
+    The migrations switch to the driver's thread and back about a thousand times.
     """
     async with busy_loop(), open_catalog(tmp_path / "new.db") as catalog:
         assert await catalog.count_models() == 0
 
 
-async def test_a_loop_that_has_nothing_to_do_is_hardly_looked_at(monkeypatch):
+async def test_idle_loop_is_rarely_checked(monkeypatch):
     """
-    To wake it up would take Python's lock away from the thread that it waits for. And when that
-    has ended nothing looks any more.
+    Waking an idle loop would take the GIL away from the working thread. Once that thread has
+    ended, the loop is not checked at all.
     """
     loop = asyncio.get_running_loop()
-    looks = 0
+    check_count = 0
     call_later = loop.call_later
 
     def counted(delay, callback, *args, **options):
-        nonlocal looks
-        looks += isinstance(getattr(callback, "__self__", None), LoopThrottle)
+        nonlocal check_count
+        check_count += isinstance(getattr(callback, "__self__", None), LoopThrottle)
         return call_later(delay, callback, *args, **options)
 
     monkeypatch.setattr(loop, "call_later", counted)
-    goes_on = threading.Event()
-    waiting = asyncio.create_task(to_thread(goes_on.wait))
+    finish = threading.Event()
+    waiting = asyncio.create_task(to_thread(finish.wait))
     await asyncio.sleep(0.4)
-    while_it_waited = looks
-    goes_on.set()
+    count_while_waiting = check_count
+    finish.set()
     await waiting
     await asyncio.sleep(0.06)
-    afterwards = looks
+    count_afterwards = check_count
     await asyncio.sleep(0.2)
 
-    assert 2 <= while_it_waited <= 16
-    assert looks == afterwards
+    assert 2 <= count_while_waiting <= 16
+    assert check_count == count_afterwards

@@ -1,4 +1,4 @@
-"""The name of a model in one text."""
+"""`ModelRef`: parsing and printing provider:reference@version."""
 
 import enum
 
@@ -8,20 +8,20 @@ from hypothesis import strategies as st
 
 from model_catalog import InvalidModelError, ModelRef
 
-PARSED = {
+VALID_TEXTS = {
     "colons in the reference": ("hf:org/repo:Q4_K_M", ModelRef("hf", "org/repo:Q4_K_M")),
     "version": ("hf:TheBloke/TinyLlama@v1", ModelRef("hf", "TheBloke/TinyLlama", "v1")),
     "both": ("hf:org/repo:Q4_K_M@main", ModelRef("hf", "org/repo:Q4_K_M", "main")),
     "nothing after the at": ("hf:org/repo@", ModelRef("hf", "org/repo", "")),
     "two ats": ("hf:a@b@c", ModelRef("hf", "a@b", "c")),
     "blanks": (" hf : m @ v ", ModelRef(" hf ", " m ", " v ")),
-    "at before the colon": ("me@home:m", ModelRef("me@home", "m")),
+    "at before the colon": ("me@host:m", ModelRef("me@host", "m")),
     "not ASCII": ("ü:模型@🦙", ModelRef("ü", "模型", "🦙")),
 }
 
 
-@pytest.mark.parametrize(("text", "expected"), PARSED.values(), ids=PARSED)
-def test_a_text_names_a_model(text, expected):
+@pytest.mark.parametrize(("text", "expected"), VALID_TEXTS.values(), ids=VALID_TEXTS)
+def test_text_is_parsed_and_printed(text, expected):
     """
     The provider ends at the first colon, the version begins after the last `@`.
     """
@@ -29,7 +29,7 @@ def test_a_text_names_a_model(text, expected):
     assert str(expected) == text
 
 
-REFUSED = {
+INVALID_TEXTS = {
     "nothing": ("", "ref", ""),
     "no provider": ("TinyLlama", "ref", "TinyLlama"),
     "empty provider": (":m", "provider", ""),
@@ -44,10 +44,10 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize(("text", "field", "value"), REFUSED.values(), ids=REFUSED)
-def test_a_text_that_names_no_model_is_refused(text, field, value):
+@pytest.mark.parametrize(("text", "field", "value"), INVALID_TEXTS.values(), ids=INVALID_TEXTS)
+def test_text_without_a_valid_key_is_rejected(text, field, value):
     """
-    The error names the part that is wrong, and what it is.
+    The error has the name and the value of the invalid part.
     """
     with pytest.raises(InvalidModelError) as caught:
         ModelRef.parse(text)
@@ -67,9 +67,9 @@ def test_a_text_that_names_no_model_is_refused(text, field, value):
     ],
     ids=["no provider", "blank", "None", "NUL", "lone surrogate", "number"],
 )
-def test_a_name_of_bad_parts_is_refused(provider, reference, version, field):
+def test_invalid_part_is_rejected(provider, reference, version, field):
     """
-    A ModelRef that exists names something.
+    A ModelRef cannot be constructed with a blank or unstorable part.
     """
     with pytest.raises(InvalidModelError) as caught:
         ModelRef(provider, reference, version)
@@ -77,30 +77,30 @@ def test_a_name_of_bad_parts_is_refused(provider, reference, version, field):
     assert caught.value.field == field
 
 
-class Mixed(str, enum.Enum):  # noqa: UP042 - this is the one whose str() is its name
+class Mixed(str, enum.Enum):  # noqa: UP042 - str() of this kind of enum is the member's name
     HF = "hf"
 
 
-def test_a_name_is_of_texts_whatever_they_say_of_themselves():
+def test_parts_become_plain_str():
     """
-    What is written is what `parse` reads back, also of a member of an enum.
+    A part of a str subclass, such as an enum member, is stored as its plain text.
     """
-    name = ModelRef(Mixed.HF, Mixed.HF, Mixed.HF)
+    ref = ModelRef(Mixed.HF, Mixed.HF, Mixed.HF)
 
-    assert str(name) == "hf:hf@hf"
-    assert {type(part) for part in (name.provider, name.reference, name.version)} == {str}
+    assert str(ref) == "hf:hf@hf"
+    assert {type(part) for part in (ref.provider, ref.reference, ref.version)} == {str}
 
 
-def test_a_name_is_a_value():
+def test_refs_are_hashable_and_immutable():
     """
-    Equal names are one key of a dict, and none changes.
+    Equal refs are the same dict key, and attributes cannot be assigned.
     """
-    name = ModelRef("hf", "m", "v1")
+    ref = ModelRef("hf", "m", "v1")
 
-    assert {name: 1}[ModelRef.parse("hf:m@v1")] == 1
-    assert name != ModelRef("hf", "m")
+    assert {ref: 1}[ModelRef.parse("hf:m@v1")] == 1
+    assert ref != ModelRef("hf", "m")
     with pytest.raises(AttributeError):
-        name.version = "v2"
+        ref.version = "v2"
 
 
 texts = st.one_of(
@@ -114,18 +114,18 @@ texts = st.one_of(
 @example(text="a:b@")
 @example(text="a@b:c")
 @example(text="a::@@")
-def test_any_text_is_a_name_or_is_refused(text):
+def test_parsed_text_is_printed_unchanged(text):
     """
-    What parses is written as it was read, and read again as the same; the rest is
+    A text that parses is printed unchanged and parses to an equal ref; others raise
     InvalidModelError.
     """
     try:
-        name = ModelRef.parse(text)
+        ref = ModelRef.parse(text)
     except InvalidModelError:
         return
 
-    assert str(name) == text
-    assert ModelRef.parse(str(name)) == name
+    assert str(ref) == text
+    assert ModelRef.parse(str(ref)) == ref
 
 
 @given(
@@ -133,13 +133,13 @@ def test_any_text_is_a_name_or_is_refused(text):
     reference=st.text(alphabet=st.characters(exclude_characters="@\0", codec="utf-8")),
     version=st.none() | st.text(alphabet=st.characters(exclude_characters="@\0", codec="utf-8")),
 )
-def test_a_name_is_read_back_from_its_text(provider, reference, version):
+def test_printed_ref_parses_to_an_equal_ref(provider, reference, version):
     """
-    Without a colon in the provider and an `@` in the rest, a name and its text are the same.
+    This holds for every ref without a colon in the provider and without `@` in other parts.
     """
     try:
-        name = ModelRef(provider, reference, version)
+        ref = ModelRef(provider, reference, version)
     except InvalidModelError:
         return
 
-    assert ModelRef.parse(str(name)) == name
+    assert ModelRef.parse(str(ref)) == ref

@@ -1,4 +1,4 @@
-"""What may be stored: the same on every database, and given back as it was given."""
+"""Validation: the same values are rejected or stored on every database, and read back unchanged."""
 
 import enum
 import os
@@ -24,7 +24,7 @@ class Provider(enum.StrEnum):
 
 
 class Text(str):
-    """A text of somebody else's, which says something else of itself."""
+    """A str subclass whose methods return another text."""
 
     __slots__ = ()
 
@@ -53,14 +53,14 @@ def zone(hours: int) -> timezone:
     return timezone(timedelta(hours=hours))
 
 
-BAD = {
+INVALID_VALUES = {
     "empty reference": ("reference", ""),
     "blank reference": ("reference", " \u3000"),
     "no reference": ("reference", None),
     "bytes for a reference": ("reference", b"m"),
     "NUL in the reference": ("reference", "a\0b"),
     "lone surrogate in the reference": ("reference", "a\udcff"),
-    "lone surrogate in a text that denies it": ("reference", Text("a\udcff")),
+    "lone surrogate in a str subclass": ("reference", Text("a\udcff")),
     "line break in the reference": ("reference", "a\nb"),
     "escape in the reference": ("reference", "\x1b[31mred"),
     "C1 control in the reference": ("reference", "a\x9b"),
@@ -74,38 +74,38 @@ BAD = {
     "tab in the provider": ("provider", "h\tf"),
     "colon in the provider": ("provider", "h:f"),
     "long provider": ("provider", "x" * 129),
-    "many bytes of a provider": ("provider", "\u20ac" * 86),
+    "provider of too many bytes": ("provider", "\u20ac" * 86),
     "no version": ("version", None),
     "NUL in the version": ("version", "v\0"),
     "lone surrogate in the version": ("version", "\udfff"),
     "line break in the version": ("version", "v1\r\n"),
     "long version": ("version", "v" * 129),
-    "many bytes of a version": ("version", "\U0001f999" * 65),
+    "version of too many bytes": ("version", "\U0001f999" * 65),
     "empty path": ("local_path", ""),
     "empty bytes for a path": ("local_path", b""),
     "no path": ("local_path", None),
     "number for a path": ("local_path", 3),
-    "number for the path of an object": ("local_path", FsPathObject(3)),
+    "number from __fspath__": ("local_path", FsPathObject(3)),
     "NUL in the path": ("local_path", "/a\0b"),
     "NUL in the bytes of a path": ("local_path", b"/a\0b"),
-    "surrogate of no byte in the path": ("local_path", "/\ud800"),
+    "invalid surrogate in the path": ("local_path", "/\ud800"),
     "long path": ("local_path", "/" + "x" * 4096),
     "long path of two-byte characters": ("local_path", "\u00e9" * 2049),
-    "long path of no text": ("local_path", b"\xff" * 4097),
+    "long path that is not UTF-8": ("local_path", b"\xff" * 4097),
     "negative size": ("size_bytes", -1),
     "size of 2**63": ("size_bytes", 2**63),
     "size of 10**30": ("size_bytes", 10**30),
-    "size of more digits than Python writes": ("size_bytes", 10**5000),
-    "lists that lie too deep": ("size_bytes", deep(100_000)),
-    "digits for the number of an object": ("size_bytes", IndexObject("5")),
-    "negative whole number of another type": ("size_bytes", IndexObject(-1)),
+    "size of more digits than Python prints": ("size_bytes", 10**5000),
+    "deeply nested lists": ("size_bytes", deep(100_000)),
+    "text from __index__": ("size_bytes", IndexObject("5")),
+    "negative number from __index__": ("size_bytes", IndexObject(-1)),
     "float": ("size_bytes", 1.0),
     "infinity": ("size_bytes", float("inf")),
     "not a number": ("size_bytes", float("nan")),
     "bool": ("size_bytes", True),
     "digits": ("size_bytes", "12"),
-    "naive datetime": ("downloaded_at", datetime(2026, 1, 1)),  # noqa: DTZ001 - is what is refused
-    "datetime of no offset": ("downloaded_at", datetime(2026, 1, 1, tzinfo=Nowhere())),
+    "naive datetime": ("downloaded_at", datetime(2026, 1, 1)),  # noqa: DTZ001 - it must be rejected
+    "datetime without offset": ("downloaded_at", datetime(2026, 1, 1, tzinfo=Nowhere())),
     "date": ("downloaded_at", date(2026, 1, 1)),
     "seconds": ("downloaded_at", 1767225600),
     "text for a time": ("downloaded_at", "2026-01-01T00:00:00Z"),
@@ -114,21 +114,22 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize("field", sorted({field for field, _ in BAD.values()}))
-async def test_a_bad_value_is_refused_by_name(catalog, field):
+@pytest.mark.parametrize("field", sorted({field for field, _ in INVALID_VALUES.values()}))
+async def test_invalid_value_is_rejected_with_field_and_value(catalog, field):
     """
-    A value that one of the databases would not keep is refused on all of them, before any sees it;
-    the error says which field and which value.
+    A value that one database would not store is rejected for all databases, before a statement is
+    executed. The error has the field and the value.
     """
-    for name, (_, value) in ((name, bad) for name, bad in BAD.items() if bad[0] == field):
-        bad = a_model(**{field: value})
+    cases = {name: case[1] for name, case in INVALID_VALUES.items() if case[0] == field}
+    for name, value in cases.items():
+        model = a_model(**{field: value})
 
         with pytest.raises(InvalidModelError) as one:
-            await catalog.register_model(bad)
+            await catalog.register_model(model)
         with pytest.raises(InvalidModelError) as many:
-            await catalog.register_models([a_model("good"), bad])
+            await catalog.register_models([a_model("good"), model])
         with pytest.raises(InvalidModelError) as as_dicts:
-            await catalog.register_models(map(given_of, [a_model("good"), bad]))
+            await catalog.register_models(map(keywords_of, [a_model("good"), model]))
 
         for caught in (one.value, many.value, as_dicts.value):
             assert caught.field == field, name
@@ -138,15 +139,15 @@ async def test_a_bad_value_is_refused_by_name(catalog, field):
     assert await catalog.list_models() == []
 
 
-def given_of(model):
-    """What a model was given, as a dict."""
+def keywords_of(model):
+    """Return the fields that were set on a model as a dict."""
     return {name: value for name, value in vars(model).items() if not name.startswith("_sa_")}
 
 
 @pytest.mark.parametrize("field", ["reference", "provider", "local_path"])
-async def test_what_is_missing_is_named(catalog, field):
+async def test_missing_field_is_named(catalog, field):
     """
-    A model from which a required field was deleted is refused; nothing is guessed.
+    A model without a required field is rejected, and nothing is stored.
     """
     model = a_model("m")
     delattr(model, field)
@@ -160,9 +161,9 @@ async def test_what_is_missing_is_named(catalog, field):
 
 
 @pytest.mark.parametrize("model", [None, ["reference", "m"], Model], ids=["None", "list", "class"])
-async def test_only_a_model_is_registered(catalog, model):
+async def test_other_objects_cannot_be_registered(catalog, model):
     """
-    Something else is refused as what it is.
+    The error says that a Model is expected.
     """
     with pytest.raises(InvalidModelError, match="pass a Model"):
         await catalog.register_model(model)
@@ -170,9 +171,9 @@ async def test_only_a_model_is_registered(catalog, model):
         await catalog.register_models([model])
 
 
-async def test_a_long_value_is_not_repeated_in_the_message(catalog):
+async def test_message_does_not_repeat_a_long_value(catalog):
     """
-    The message stays readable however large the value was.
+    The message is short however long the value is.
     """
     with pytest.raises(
         InvalidModelError, match=r"\(1000000 long\) is 1000000 characters"
@@ -182,8 +183,8 @@ async def test_a_long_value_is_not_repeated_in_the_message(catalog):
     assert len(str(caught.value)) < 300
 
 
-def rare(count: int, seed: int) -> str:
-    """Characters of four bytes in UTF-8, in an order that does not compress."""
+def incompressible_text(count: int, seed: int) -> str:
+    """Return characters of four UTF-8 bytes in a random order, which cannot be compressed."""
     source = random.Random(seed)
     return "".join(chr(source.randrange(0x20000, 0x2A000)) for _ in range(count))
 
@@ -195,25 +196,25 @@ LIMITS = {
     "empty version": ("version", ""),
     "longest path": ("local_path", "/" + "x" * 4095),
     "longest path of two-byte characters": ("local_path", "\u00e9" * 2048),
-    "longest path of no text": ("local_path", os.fsdecode(b"\xff" * 4096)),
+    "longest path that is not UTF-8": ("local_path", os.fsdecode(b"\xff" * 4096)),
     "no bytes": ("size_bytes", 0),
     "most bytes": ("size_bytes", 2**63 - 1),
     "unknown size": ("size_bytes", None),
     "year 1": ("downloaded_at", datetime(1, 1, 1, tzinfo=UTC)),
     "before 1970": ("downloaded_at", datetime(1969, 12, 31, 23, 59, 59, tzinfo=UTC)),
     "year 9999": ("downloaded_at", datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)),
-    "blanks around": ("reference", " m "),
-    "letters of two normal forms": ("reference", "\u00e9e\u0301"),
-    "no break, no width": ("reference", "a\u00a0b\u200bc\u202e"),
-    "last character": ("reference", "\U0010ffff\ufffe"),
+    "leading and trailing spaces": ("reference", " m "),
+    "two Unicode normal forms": ("reference", "\u00e9e\u0301"),
+    "invisible characters": ("reference", "a\u00a0b\u200bc\u202e"),
+    "last code points": ("reference", "\U0010ffff\ufffe"),
     "quotes and wildcards": ("reference", "'\"\\%_;--$1:x?"),
 }
 
 
 @pytest.mark.parametrize(("field", "value"), LIMITS.values(), ids=LIMITS)
-async def test_what_is_allowed_comes_back_as_it_was(catalog, field, value):
+async def test_valid_value_is_read_back_unchanged(catalog, field, value):
     """
-    Every limit is a value that is stored, and read as it was written.
+    Every limit itself is valid: it is stored and read back unchanged.
     """
     given = a_model(**{field: value})
 
@@ -224,11 +225,15 @@ async def test_what_is_allowed_comes_back_as_it_was(catalog, field, value):
     assert getattr(found, field) == value
 
 
-async def test_the_longest_key_fits_every_index(catalog):
+async def test_longest_key_fits_every_index(catalog):
     """
-    All three parts of a key may be as long as they can be at once.
+    All three parts of a key may have their maximum length at the same time.
     """
-    given = a_model(rare(512, 1), provider=rare(64, 2), version=rare(64, 3))
+    given = a_model(
+        incompressible_text(512, 1),
+        provider=incompressible_text(64, 2),
+        version=incompressible_text(64, 3),
+    )
 
     await catalog.register_models([given])
 
@@ -240,9 +245,9 @@ async def test_the_longest_key_fits_every_index(catalog):
     [(zone(2), 5), (zone(-11), 5), (UTC, 5)],
     ids=["east", "west", "UTC"],
 )
-async def test_times_are_kept_in_utc_to_the_second(catalog, offset, expected):
+async def test_times_are_stored_in_utc_in_whole_seconds(catalog, offset, expected):
     """
-    A time of any zone is the same moment in UTC; parts of a second are cut off.
+    A time in another zone is converted to UTC, and fractions of a second are cut off.
     """
     given = (moment(expected) + timedelta(microseconds=999_999)).astimezone(offset)
 
@@ -252,9 +257,9 @@ async def test_times_are_kept_in_utc_to_the_second(catalog, offset, expected):
     assert model.downloaded_at.utcoffset() == timedelta(0)
 
 
-async def test_whole_numbers_of_another_type_are_whole_numbers(catalog, database):
+async def test_objects_with_index_are_stored_as_integers(catalog, database):
     """
-    What has `__index__`, as numpy's integers have, is a size.
+    An object with `__index__`, such as a numpy integer, is accepted as a size.
     """
     model = await catalog.register_model(a_model(size_bytes=IndexObject(2**40)))
 
@@ -262,9 +267,9 @@ async def test_whole_numbers_of_another_type_are_whole_numbers(catalog, database
     assert database.run("SELECT size_bytes FROM models") == [(2**40,)]
 
 
-async def test_names_may_be_members_of_an_enum(catalog, database):
+async def test_members_of_a_str_enum_are_accepted_as_text(catalog, database):
     """
-    A StrEnum is the text that it is.
+    A StrEnum member is stored and looked up as its text.
     """
     await catalog.register_model(a_model("m", provider=Provider.HF))
 
@@ -284,19 +289,19 @@ PATHS = {
     "two normal forms": "/\u00e9/e\u0301",
     "line break": "/a\nb\r\x1b[31m",
     "begins with bytes:": "bytes:%FF",
-    "bytes: alone": "bytes:",
-    "no UTF-8": os.fsdecode(b"/\xff\xfe\xe9.gguf"),
-    "no UTF-8 after bytes:": os.fsdecode(b"bytes:\xff%FF"),
-    "no UTF-8 and percent": os.fsdecode(b"/%20\x80%"),
+    "only bytes:": "bytes:",
+    "not UTF-8": os.fsdecode(b"/\xff\xfe\xe9.gguf"),
+    "not UTF-8 after bytes:": os.fsdecode(b"bytes:\xff%FF"),
+    "not UTF-8, with percent": os.fsdecode(b"/%20\x80%"),
     "not normalised": "a//b/../c/./",
     "backslash": "C:\\models\\m",
 }
 
 
 @pytest.mark.parametrize("path", PATHS.values(), ids=PATHS)
-async def test_a_path_comes_back_byte_for_byte(catalog, path):
+async def test_path_is_read_back_byte_for_byte(catalog, path):
     """
-    Whatever a file may be called is what the catalog says it is called.
+    Any file name is returned with exactly the same bytes.
     """
     returned = await catalog.register_model(a_model("m", local_path=path))
     found = await catalog.get_model("m", "hf")
@@ -315,11 +320,11 @@ async def test_a_path_comes_back_byte_for_byte(catalog, path):
         ("bytes:x", "bytes:bytes%3Ax"),
         ("/models/%FF", "/models/%FF"),
     ],
-    ids=["Path", "PurePath", "bytes", "bytes that are no text", "our mark", "percent"],
+    ids=["Path", "PurePath", "bytes", "bytes that are not UTF-8", "prefix bytes:", "percent"],
 )
-async def test_a_path_is_stored_as_text(catalog, database, given, stored):
+async def test_path_is_stored_as_readable_text(catalog, database, given, stored):
     """
-    Other programs read the path as it is; only one that is no UTF-8 is written as `bytes:` and its
+    Other programs can read the stored path. A path that is not UTF-8 is stored as `bytes:` and the
     percent-encoded bytes.
     """
     model = await catalog.register_model(a_model("m", local_path=given))
@@ -340,9 +345,9 @@ bytes_of_a_path = st.one_of(
 
 
 @given(raw=bytes_of_a_path)
-def test_any_path_survives_its_column(raw):
+def test_any_path_is_converted_and_back(raw):
     """
-    What is bound is text that every database takes, and what is read is what was bound.
+    The stored value is valid UTF-8 text, and converts back to the same bytes.
     """
     path = os.fsdecode(raw)
 
@@ -353,16 +358,16 @@ def test_any_path_survives_its_column(raw):
 
 
 @given(one=bytes_of_a_path, other=bytes_of_a_path)
-def test_different_paths_are_stored_differently(one, other):
+def test_different_paths_have_different_stored_values(one, other):
     """
-    No two paths become one.
+    The stored values of two paths are equal only if the paths are.
     """
     stored = [PathText().process_bind_param(os.fsdecode(raw), DIALECT) for raw in (one, other)]
 
     assert (stored[0] == stored[1]) is (one == other)
 
 
-BAD_KEYS = {
+INVALID_KEYS = {
     "None": None,
     "NUL": "m\0",
     "lone surrogate": "\udcff",
@@ -371,12 +376,12 @@ BAD_KEYS = {
 }
 
 
-@pytest.mark.parametrize("bad", BAD_KEYS.values(), ids=BAD_KEYS)
+@pytest.mark.parametrize("bad", INVALID_KEYS.values(), ids=INVALID_KEYS)
 @pytest.mark.parametrize("field", ["reference", "provider", "version"])
-async def test_nothing_is_found_or_removed_by_a_bad_key(catalog, field, bad):
+async def test_invalid_key_finds_and_removes_nothing(catalog, field, bad):
     """
-    A key that is no text is an error, and never matches everything; only for the version None has a
-    meaning.
+    A key part that is not text raises an error and never matches all models. Only the version may
+    be None.
     """
     await catalog.register_model(a_model("m"))
     key = {"reference": "m", "provider": "hf", "version": "", field: bad}
@@ -391,11 +396,11 @@ async def test_nothing_is_found_or_removed_by_a_bad_key(catalog, field, bad):
     assert len(await catalog.list_models()) == 1
 
 
-@pytest.mark.parametrize("bad", ["m\0", "\udcff", 1, b"m"], ids=list(BAD_KEYS)[1:])
+@pytest.mark.parametrize("bad", ["m\0", "\udcff", 1, b"m"], ids=list(INVALID_KEYS)[1:])
 @pytest.mark.parametrize("field", ["reference", "provider"])
-async def test_a_bad_filter_is_refused(catalog, field, bad):
+async def test_invalid_filter_is_rejected(catalog, field, bad):
     """
-    Lists, iterations and totals are of a text or of everything, and of nothing else.
+    Listings and totals reject a filter value that is not text.
     """
     for call in (catalog.list_models, catalog.get_total_size):
         with pytest.raises(InvalidModelError, match=field):
@@ -408,9 +413,9 @@ async def test_a_bad_filter_is_refused(catalog, field, bad):
 @pytest.mark.parametrize(
     "key", ["", " ", "a\nb", "x" * 600], ids=["empty", "blank", "control", "long"]
 )
-async def test_what_would_not_be_stored_may_be_looked_for(catalog, database, key):
+async def test_lookup_accepts_names_that_cannot_be_stored(catalog, database, key):
     """
-    A name that this package refuses may be in an older catalog: it is found there, and removed.
+    An older catalog may contain a name that is now rejected: it can be found and removed.
     """
     database.run("INSERT INTO models (provider, reference, local_path) VALUES ('hf', ?, '/m')", key)
 

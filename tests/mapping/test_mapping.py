@@ -1,4 +1,4 @@
-"""The mapping as a plain object: what it takes, and what SQLAlchemy makes of it."""
+"""`Model` as a plain object: its constructor, its copies, and its use in a host's session."""
 
 import copy
 import dataclasses
@@ -14,7 +14,7 @@ from model_catalog.domain.fields import INPUT_FIELDS, REQUIRED_FIELDS
 
 
 @pytest.mark.parametrize(
-    ("given", "named"),
+    ("keywords", "named"),
     [
         ({}, "local_path, provider, reference"),
         ({"reference": "m", "provider": "hf"}, "local_path"),
@@ -22,40 +22,41 @@ from model_catalog.domain.fields import INPUT_FIELDS, REQUIRED_FIELDS
         ({"reference": "m", "provider": "hf", "local_path": "/m", "id": 1}, "id"),
         ({"reference": "m", "provider": "hf", "local_path": "/m", "use_count": 1}, "use_count"),
     ],
+    ids=["no fields", "no path", "misspelled", "row id", "counter"],
 )
-def test_what_a_model_does_not_take_is_named(given, named):
+def test_constructor_names_missing_and_unknown_keywords(keywords, named):
     """
-    A field that is missing, that there is not, or that only the catalog sets, as Python says it.
+    The TypeError names a missing field, an unknown field, or a field that only the catalog sets.
     """
     with pytest.raises(TypeError, match=rf"keyword argument: {named}$"):
-        Model(**given)
+        Model(**keywords)
 
 
-def test_type_checkers_and_the_catalog_know_the_same_fields():
+def test_type_checkers_see_the_fields_of_the_constructor():
     """
-    What they see is a dataclass, and what it takes are its fields that have init.
+    Type checkers see a dataclass; its `init` fields are the keywords of the constructor.
     """
-    taken = {field.name for field in dataclasses.fields(Model) if field.init}
-    needed = {
+    accepted = {field.name for field in dataclasses.fields(Model) if field.init}
+    required = {
         field.name
         for field in dataclasses.fields(Model)
         if field.init and field.default is dataclasses.MISSING
     }
 
-    assert (taken, needed) == (set(INPUT_FIELDS), set(REQUIRED_FIELDS))
+    assert (accepted, required) == (set(INPUT_FIELDS), set(REQUIRED_FIELDS))
 
 
-def test_nothing_is_taken_by_position():
+def test_constructor_accepts_no_positional_arguments():
     """
-    A reference and a provider look too much alike.
+    A reference and a provider could be swapped by mistake.
     """
     with pytest.raises(TypeError, match="positional"):
         Model("m", "hf", "/m")
 
 
-def test_a_field_that_was_given_is_one_that_was_set():
+def test_keyword_has_the_same_state_as_a_later_assignment():
     """
-    To SQLAlchemy it makes no difference whether a field came with the constructor or afterwards.
+    SQLAlchemy's attribute histories do not depend on whether a field was set in the constructor.
     """
     given = a_model(size_bytes=7, license=None)
     set_later = a_model()
@@ -73,20 +74,24 @@ def histories(model):
     return {attribute.key: attribute.history for attribute in inspect(model).attrs}
 
 
-@pytest.mark.parametrize("copied", [copy.copy, lambda model: pickle.loads(pickle.dumps(model))])
-def test_a_copy_has_what_the_model_has(copied):
+@pytest.mark.parametrize(
+    "duplicate",
+    [copy.copy, lambda model: pickle.loads(pickle.dumps(model))],
+    ids=["copy", "pickle"],
+)
+def test_copy_of_a_new_model_has_its_fields(duplicate):
     """
-    Also of one that no catalog has seen.
+    A model that was never registered can be copied, pickled and replaced.
     """
     model = a_model(size_bytes=7)
 
-    assert copied(model).size_bytes == 7
+    assert duplicate(model).size_bytes == 7
     assert dataclasses.replace(model, size_bytes=8).size_bytes == 8
 
 
-async def test_a_host_may_add_one_to_its_session(database):
+async def test_host_can_add_a_model_to_its_session(database):
     """
-    A model is an ordinary object of the ORM: added, flushed, changed, and found by the catalog.
+    A model works as an ORM object: it is added, flushed and changed, and the catalog finds it.
     """
     engine = create_async_engine(database.target_url)
     sessions = async_sessionmaker(engine)
@@ -103,9 +108,9 @@ async def test_a_host_may_add_one_to_its_session(database):
     assert found.size_bytes == 8
 
 
-async def test_a_copy_of_what_was_read_has_its_tags(catalog):
+async def test_copy_of_a_read_model_has_its_tags(catalog):
     """
-    What is no column goes along; and from another process it can be registered again.
+    Copies and pickles keep the tags, and an unpickled model can be registered again.
     """
     await catalog.register_model(a_model("m", claimed_license="mit"))
     await catalog.tag_model("m", "hf", "Chat", "b")
@@ -121,9 +126,9 @@ async def test_a_copy_of_what_was_read_has_its_tags(catalog):
     assert (again.id, again.size_bytes, again.tags) == (model.id, 7, ("b", "Chat"))
 
 
-async def test_a_host_may_merge_what_was_read_into_its_session(catalog, database):
+async def test_host_can_merge_a_read_model_into_its_session(catalog, database):
     """
-    It is written as the row that it is, and what the session gives back is expired like any other.
+    The merge updates the model's own row and returns another object of the session.
     """
     await catalog.register_model(a_model("m", size_bytes=7))
     model = await catalog.get_model("m", "hf")
