@@ -1,4 +1,4 @@
-"""Calls that come together: one for the database, and to each caller as if he had come alone."""
+"""Batching: concurrent calls share a query or a transaction, and each gets its own result."""
 
 import asyncio
 import time
@@ -25,38 +25,38 @@ from model_catalog.concurrency.batching import Coalescer
 from model_catalog.repository.operations.registration import UpsertRow, group_by_statement
 
 ON_POSTGRESQL = pytest.mark.parametrize("backend", ["asyncpg", "psycopg"])
-SOON_S = 1.5
-"""Many times what a call takes that nobody holds up, and far less than its thirty seconds."""
+PROMPT_S = 1.5
+"""Much longer than a call that is not blocked, and far less than its timeout of 30 seconds."""
 
 
 def values_of(model):
-    """All that is to be read of a model."""
+    """Return all attributes of a model."""
     if model is None:
         return None
     return {name: value for name, value in vars(model).items() if name != "_sa_instance_state"}
 
 
 @contextmanager
-def counted(engine):
-    """The statements that an engine executes meanwhile, and its commits."""
+def recorded_statements(engine):
+    """Record the statements and the commits of an engine during the block."""
     statements, commits = [], []
 
-    def note(_connection, _cursor, statement, *_):
+    def record_statement(_connection, _cursor, statement, *_):
         statements.append(statement)
 
-    def note_commit(connection):
+    def record_commit(connection):
         commits.append(connection)
 
-    event.listen(engine, "before_cursor_execute", note)
-    event.listen(engine, "commit", note_commit)
+    event.listen(engine, "before_cursor_execute", record_statement)
+    event.listen(engine, "commit", record_commit)
     yield statements, commits
-    event.remove(engine, "before_cursor_execute", note)
-    event.remove(engine, "commit", note_commit)
+    event.remove(engine, "before_cursor_execute", record_statement)
+    event.remove(engine, "commit", record_commit)
 
 
 @contextmanager
-def row_taken(database, reference):
-    """Somebody else's unfinished change of one model."""
+def locked_row(database, reference):
+    """Lock the row of one model from another connection."""
     with closing(psycopg.connect(postgres.dsn(database.url))) as other:
         other.execute("SELECT FROM models WHERE reference = %s FOR UPDATE", [reference])
         yield
@@ -64,10 +64,10 @@ def row_taken(database, reference):
 
 
 @contextmanager
-def trigger(database, body, *, at_commit=False):
-    """Something that the server does for each model that is written."""
+def installed_trigger(database, body, *, at_commit=False):
+    """Install a trigger whose body runs for each model that is written."""
     database.run(
-        "CREATE OR REPLACE FUNCTION meddle() RETURNS trigger LANGUAGE plpgsql AS"
+        "CREATE OR REPLACE FUNCTION test_trigger() RETURNS trigger LANGUAGE plpgsql AS"
         f" $$ BEGIN {body} RETURN NEW; END $$"
     )
     kind, when = (
@@ -75,14 +75,14 @@ def trigger(database, body, *, at_commit=False):
         if at_commit
         else ("TRIGGER", "BEFORE INSERT OR UPDATE ON models")
     )
-    database.run(f"CREATE {kind} meddle {when} FOR EACH ROW EXECUTE FUNCTION meddle()")
+    database.run(f"CREATE {kind} test_trigger {when} FOR EACH ROW EXECUTE FUNCTION test_trigger()")
     try:
         yield
     finally:
-        database.run("DROP FUNCTION meddle CASCADE")
+        database.run("DROP FUNCTION test_trigger CASCADE")
 
 
-async def waits_for_a_lock(database):
+async def until_a_query_waits_for_a_lock(database):
     while not await asyncio.to_thread(
         database.run,
         "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
@@ -92,7 +92,7 @@ async def waits_for_a_lock(database):
 
 
 async def timed(call):
-    """What a call returned or raised, and how long it took."""
+    """Return the result or the error of a call, and its duration in seconds."""
     start = time.monotonic()
     try:
         result = await call
@@ -102,7 +102,7 @@ async def timed(call):
 
 
 async def fill(catalog, database):
-    """Models of one version and of several, with and without a moment, with aliases and tags."""
+    """Register models with one or more versions, aliases, tags, and a missing download time."""
     for number, version in enumerate(("v1", "v2", "v3")):
         await catalog.register_model(a_model("m", version=version, downloaded_at=moment(number)))
     await catalog.register_models(
@@ -115,7 +115,7 @@ async def fill(catalog, database):
     database.run("UPDATE models SET downloaded_at = NULL WHERE reference = 'old' OR version = '1'")
     await catalog.set_alias("m", "hf", "stable", "v1")
     await catalog.set_alias("n", "hf", "stable", "b")
-    # An alias that is also a version: a name that came first is not taken away by the other.
+    # An alias with the name of a version: the version is found first.
     await catalog.set_alias("m", "hf", "later", "v2")
     await catalog.register_model(a_model("m", version="later", downloaded_at=moment(0)))
     await catalog.tag_model("m", "hf", "chat", "Äpfel", version="v2")
@@ -130,28 +130,28 @@ KEYS = [
 ]
 
 
-async def test_finds_that_come_together_find_what_each_would_alone(catalog, database):
+async def test_concurrent_finds_return_the_same_as_single_finds(catalog, database):
     """
-    By a version, by an alias, the newest, nothing; also where one key is asked for twice.
+    By version, by alias, the newest, and no model; also when a key is requested twice.
     """
     await fill(catalog, database)
-    alone = [await catalog.find_model(*key) for key in KEYS]
+    single = [await catalog.find_model(*key) for key in KEYS]
 
-    together = await asyncio.gather(*(catalog.find_model(*key) for key in KEYS * 2))
+    concurrent = await asyncio.gather(*(catalog.find_model(*key) for key in KEYS * 2))
 
-    assert [values_of(each) for each in together] == [values_of(each) for each in alone] * 2
-    assert sum(each is not None for each in alone) == 17
-    assert len({id(each) for each in together if each is not None}) == 34
+    assert [values_of(each) for each in concurrent] == [values_of(each) for each in single] * 2
+    assert sum(each is not None for each in single) == 17
+    assert len({id(each) for each in concurrent if each is not None}) == 34
 
 
 @ON_POSTGRESQL
-async def test_finds_that_come_together_are_one_query(database):
+async def test_concurrent_finds_are_one_query(database):
     """
-    Sixty-four tasks ask the server once, and their text is that of any other number's.
+    Sixty-four finds are one query, and its text does not depend on their number.
     """
     async with open_catalog(database.target) as catalog:
         await catalog.register_models(a_model(f"m{n}") for n in range(64))
-        with counted(catalog._executor._engine) as (statements, _):
+        with recorded_statements(catalog._executor._engine) as (statements, _):
             found = await asyncio.gather(*(catalog.find_model(f"m{n}", "hf") for n in range(64)))
             await asyncio.gather(*(catalog.find_model(f"m{n}", "hf") for n in range(7)))
 
@@ -163,14 +163,14 @@ async def test_finds_that_come_together_are_one_query(database):
 
 
 @ON_POSTGRESQL
-async def test_registrations_that_come_together_share_transactions(database):
+async def test_concurrent_registrations_share_transactions(database):
     """
-    Sixty-four tasks commit a few times, and each is told of its own model.
+    Sixty-four registrations need at most two commits, and each returns its own model.
     """
     async with open_catalog(database.target) as catalog:
         await catalog.register_model(a_model("m7"))
         await catalog.tag_model("m7", "hf", "chat")
-        with counted(catalog._executor._engine) as (_, commits):
+        with recorded_statements(catalog._executor._engine) as (_, commits):
             models = await asyncio.gather(
                 *(catalog.register_model(a_model(f"m{n}", size_bytes=n)) for n in range(64))
             )
@@ -180,13 +180,13 @@ async def test_registrations_that_come_together_share_transactions(database):
             (f"m{n}", n) for n in range(64)
         ]
         assert {each.reference: each.tags for each in models if each.tags} == {"m7": ("chat",)}
-        alone = [await catalog.get_model(f"m{n}", "hf") for n in range(64)]
-        assert [values_of(each) for each in models] == [values_of(each) for each in alone]
+        stored = [await catalog.get_model(f"m{n}", "hf") for n in range(64)]
+        assert [values_of(each) for each in models] == [values_of(each) for each in stored]
 
 
-async def test_who_registers_the_same_model_at_once_is_counted_each(catalog):
+async def test_concurrent_registrations_of_one_key_are_all_counted(catalog):
     """
-    Of one key each registration is one more, and sets what it sets and nothing else.
+    Each registration increments `download_count` and writes only the fields that it sets.
     """
     fields = [{"license": "mit"}, {"size_bytes": 7}, {"description": "good"}, {}]
 
@@ -206,26 +206,26 @@ async def test_who_registers_the_same_model_at_once_is_counted_each(catalog):
 
 
 @ON_POSTGRESQL
-async def test_a_row_that_is_taken_holds_up_its_own_caller_alone(database):
+async def test_locked_row_delays_only_its_own_caller(database):
     """
-    The others of the same transaction do without him after a moment.
+    The other calls of the same batch are completed without it after a short wait.
     """
     async with open_catalog(database.target) as catalog:
-        await catalog.register_model(a_model("taken"))
-        with row_taken(database, "taken"):
-            held_up = asyncio.create_task(catalog.register_model(a_model("taken")))
+        await catalog.register_model(a_model("locked"))
+        with locked_row(database, "locked"):
+            blocked = asyncio.create_task(catalog.register_model(a_model("locked")))
             others = await asyncio.gather(
                 *(timed(catalog.register_model(a_model(f"m{n}"))) for n in range(20))
             )
-            late = await asyncio.gather(
+            later = await asyncio.gather(
                 *(timed(catalog.register_model(a_model(f"n{n}"))) for n in range(20))
             )
-            assert not held_up.done()
-        model = await asyncio.wait_for(held_up, SOON_S)
+            assert not blocked.done()
+        model = await asyncio.wait_for(blocked, PROMPT_S)
 
         assert model.download_count == 2
-        assert max(seconds for _, seconds in others) < SOON_S
-        assert max(seconds for _, seconds in late) < SOON_S
+        assert max(seconds for _, seconds in others) < PROMPT_S
+        assert max(seconds for _, seconds in later) < PROMPT_S
         assert await catalog.count_models() == 41
 
 
@@ -233,33 +233,33 @@ async def test_a_row_that_is_taken_holds_up_its_own_caller_alone(database):
 @pytest.mark.parametrize(
     ("state", "at_commit"),
     [("23514", False), ("42501", False), ("40001", False), ("23514", True), ("40001", True)],
-    ids=["check", "rights", "conflict", "check at the commit", "conflict at the commit"],
+    ids=["check", "permission", "conflict", "check at commit", "conflict at commit"],
 )
-async def test_what_is_refused_is_told_to_its_own_caller_alone(database, state, at_commit):
+async def test_rejected_row_fails_only_its_own_call(database, state, at_commit):
     """
-    Whatever the server refuses one of them for, and when: the others are stored, and once.
+    The other calls of the batch are stored exactly once, whatever the error and its time.
     """
     refuse = f"IF NEW.reference = 'bad' THEN RAISE 'no' USING ERRCODE = '{state}'; END IF;"
     async with open_catalog(database.target, timeout_s=1) as catalog:
-        with trigger(database, refuse, at_commit=at_commit):
+        with installed_trigger(database, refuse, at_commit=at_commit):
             names = [*(f"m{n}" for n in range(10)), "bad", *(f"n{n}" for n in range(10))]
             found = await asyncio.gather(
                 *(timed(catalog.register_model(a_model(name))) for name in names)
             )
 
-        wrong = [
+        failed = [
             name
             for name, (each, _) in zip(names, found, strict=True)
             if isinstance(each, CatalogError)
         ]
-        assert wrong == ["bad"]
+        assert failed == ["bad"]
         assert {each.download_count for each in await catalog.list_models()} == {1}
         assert await catalog.count_models() == 20
 
 
-async def test_what_may_not_be_stored_never_comes_to_the_others(catalog):
+async def test_invalid_model_does_not_join_a_batch(catalog):
     """
-    A model that is refused before the database sees it is refused alone.
+    A model that validation rejects fails alone, before anything is sent to the database.
     """
     results = await asyncio.gather(
         *(catalog.register_model(a_model(name)) for name in ("a", "\0", "b")),
@@ -272,30 +272,30 @@ async def test_what_may_not_be_stored_never_comes_to_the_others(catalog):
 
 
 @ON_POSTGRESQL
-async def test_a_slow_row_leaves_the_others_their_time(database):
+async def test_slow_row_leaves_time_for_the_other_calls(database):
     """
-    Where one of them takes for ever, the others have time left to be stored without him.
+    If one row takes too long, the other calls still have time to be stored without it.
     """
     slow = "IF NEW.reference = 'slow' THEN PERFORM pg_sleep(60); END IF;"
     async with open_catalog(database.target, timeout_s=2) as catalog:
-        with trigger(database, slow):
+        with installed_trigger(database, slow):
             (slow, seconds), *others = await asyncio.gather(
                 *(timed(catalog.register_model(a_model(name))) for name in ("slow", "a", "b"))
             )
 
         assert isinstance(slow, CatalogBusyError)
-        assert 1.8 < seconds < 2 + SOON_S
+        assert 1.8 < seconds < 2 + PROMPT_S
         assert [model.reference for model, _ in others] == ["a", "b"]
         database.assert_no_lock()
 
 
 @ON_POSTGRESQL
-async def test_of_a_commit_without_an_answer_all_are_told(database):
+async def test_unanswered_commit_fails_all_calls_of_the_batch(database):
     """
-    Nobody knows of any of them whether it was kept.
+    Whether they were committed is unknown, and each call says so.
     """
     async with open_catalog(database.target, timeout_s=0.4) as catalog:
-        with trigger(database, "PERFORM pg_sleep(5);", at_commit=True):
+        with installed_trigger(database, "PERFORM pg_sleep(5);", at_commit=True):
             found = await asyncio.gather(
                 *(timed(catalog.register_model(a_model(f"m{n}"))) for n in range(8))
             )
@@ -303,19 +303,19 @@ async def test_of_a_commit_without_an_answer_all_are_told(database):
         for error, seconds in found:
             assert isinstance(error, CatalogUnavailableError)
             assert "not known" in str(error)
-            assert seconds < SOON_S
+            assert seconds < PROMPT_S
 
 
 @ON_POSTGRESQL
-async def test_a_commit_that_was_lost_is_not_made_again(database):
+async def test_lost_commit_is_not_repeated(database):
     """
-    Where the server drops the connection at the COMMIT, nobody is registered twice for it.
+    If the server drops the connection at COMMIT, no model is registered a second time.
     """
     database.run("CREATE SEQUENCE IF NOT EXISTS commits")
     database.run("ALTER SEQUENCE commits RESTART")
     once = "IF nextval('commits') = 1 THEN PERFORM pg_sleep(60); END IF;"
     async with open_catalog(database.target) as catalog:
-        with trigger(database, once, at_commit=True):
+        with installed_trigger(database, once, at_commit=True):
             calls = asyncio.gather(
                 *(timed(catalog.register_model(a_model(f"m{n}"))) for n in range(8))
             )
@@ -324,7 +324,7 @@ async def test_a_commit_that_was_lost_is_not_made_again(database):
                 " WHERE wait_event = 'PgSleep' AND datname = current_database()"
             ):
                 await asyncio.sleep(0.01)
-            found = await asyncio.wait_for(calls, SOON_S)
+            found = await asyncio.wait_for(calls, PROMPT_S)
 
         assert {type(error) for error, _ in found} == {CatalogUnavailableError}
         assert await catalog.count_models() == 0
@@ -333,10 +333,10 @@ async def test_a_commit_that_was_lost_is_not_made_again(database):
 
 @ON_POSTGRESQL
 @pytest.mark.parametrize("kind", ["find", "register"])
-async def test_who_is_cancelled_takes_nobody_with_him(database, kind):
+async def test_cancelled_call_does_not_affect_the_other_calls(database, kind):
     """
-    The others are answered; who is cancelled in the midst of a write learns of it when it has
-    ended, and of a read at once.
+    The other calls get their results. A cancelled read ends at once, a cancelled write after its
+    transaction has ended.
     """
     async with open_catalog(database.target) as catalog:
         await catalog.register_models(a_model(f"m{n}") for n in range(8))
@@ -349,30 +349,30 @@ async def test_who_is_cancelled_takes_nobody_with_him(database, kind):
                 )
                 for n in range(8)
             ]
-            await waits_for_a_lock(database)
+            await until_a_query_waits_for_a_lock(database)
             for task in tasks[::2]:
                 task.cancel()
-            done, _ = await asyncio.wait(tasks[::2], timeout=SOON_S)
+            done, _ = await asyncio.wait(tasks[::2], timeout=PROMPT_S)
             assert len(done) == 4
             assert not any(task.done() for task in tasks[1::2])
-        others = await asyncio.wait_for(asyncio.gather(*tasks[1::2]), SOON_S)
+        others = await asyncio.wait_for(asyncio.gather(*tasks[1::2]), PROMPT_S)
 
         assert all(task.cancelled() for task in tasks[::2])
         assert [model.reference for model in others] == ["m1", "m3", "m5", "m7"]
 
 
 @ON_POSTGRESQL
-async def test_a_query_that_nobody_waits_for_is_ended(database):
+async def test_query_without_callers_is_cancelled(database):
     """
-    When the last of them is gone the server need not go on.
+    When all callers have been cancelled, the query is cancelled in the server.
     """
     async with open_catalog(database.target) as catalog:
         with postgres.table_locked(database.url):
             tasks = [asyncio.create_task(catalog.find_model(f"m{n}", "hf")) for n in range(8)]
-            await waits_for_a_lock(database)
+            await until_a_query_waits_for_a_lock(database)
             for task in tasks:
                 task.cancel()
-            done, _ = await asyncio.wait(tasks, timeout=SOON_S)
+            done, _ = await asyncio.wait(tasks, timeout=PROMPT_S)
 
             assert len(done) == 8
             assert (
@@ -386,9 +386,9 @@ async def test_a_query_that_nobody_waits_for_is_ended(database):
 
 
 @ON_POSTGRESQL
-async def test_each_has_the_time_that_it_is_given(database):
+async def test_each_call_has_its_own_timeout(database):
     """
-    Who comes later to a server that does not answer gives up later; nobody is early or late.
+    Calls that start later time out later, each after its own timeout.
     """
     async with open_catalog(database.target, timeout_s=0.6) as catalog:
         with postgres.table_locked(database.url):
@@ -403,13 +403,13 @@ async def test_each_has_the_time_that_it_is_given(database):
 
         assert {type(error) for error, _ in found} == {CatalogBusyError}
         assert min(error.waited_s for error, _ in found) > 0.5
-        assert max(seconds for _, seconds in found) < 0.6 + SOON_S / 3
+        assert max(seconds for _, seconds in found) < 0.6 + PROMPT_S / 3
         database.assert_no_lock()
 
 
-async def test_a_call_within_ones_own_transaction_is_not_shared(catalog):
+async def test_calls_in_a_transaction_are_not_batched(catalog):
     """
-    It is part of that transaction, and the outer catalog would wait for it.
+    They are part of the transaction. A write of the outer catalog would wait for it, and raises.
     """
     async with catalog.transaction() as inner:
         await asyncio.gather(*(inner.register_model(a_model(f"m{n}")) for n in range(4)))
@@ -421,9 +421,9 @@ async def test_a_call_within_ones_own_transaction_is_not_shared(catalog):
 
 
 @ON_POSTGRESQL
-async def test_over_a_hosts_sessions_nothing_is_shared(database):
+async def test_calls_over_host_sessions_are_not_batched(database):
     """
-    A host's sessions may be of another tenant for each of its tasks.
+    A host's tasks may use sessions of different tenants.
     """
     engine = create_async_engine(database.target_url)
     catalogs = [ModelCatalog(async_sessionmaker(engine))]
@@ -431,7 +431,7 @@ async def test_over_a_hosts_sessions_nothing_is_shared(database):
         async with open_catalog(engine) as opened:
             catalogs.append(opened)
             for number, catalog in enumerate(catalogs):
-                with counted(engine.sync_engine) as (statements, commits):
+                with recorded_statements(engine.sync_engine) as (statements, commits):
                     await asyncio.gather(
                         *(catalog.register_model(a_model(f"{number}-{n}")) for n in range(8)),
                         *(catalog.find_model(f"m{n}", "hf") for n in range(8)),
@@ -442,9 +442,9 @@ async def test_over_a_hosts_sessions_nothing_is_shared(database):
         await engine.dispose()
 
 
-async def test_what_waits_together_when_it_closes_is_done(database):
+async def test_queued_calls_are_completed_on_close(database):
     """
-    Calls that were made before the end of the block are answered, also those in a queue.
+    Calls that were made before the end of the block are completed, also those in a queue.
     """
     async with open_catalog(database.target) as catalog:
         await catalog.register_model(a_model("m"))
@@ -461,7 +461,7 @@ async def test_what_waits_together_when_it_closes_is_done(database):
     assert [each.reference for each in found[1::2]] == [f"m{number}" for number in range(8)]
 
 
-def register_over_and_over(target, names):
+def register_repeatedly(target, names):
     async def run():
         async with open_catalog(target, timeout_s=20) as catalog:
             for _ in range(5):
@@ -471,15 +471,15 @@ def register_over_and_over(target, names):
 
 
 @ON_POSTGRESQL
-async def test_processes_that_register_the_same_models_do_not_block_one_another(database):
+async def test_processes_that_register_the_same_models_do_not_deadlock(database):
     """
-    Whatever order their tasks come in, the rows are taken in one.
+    Each process locks the rows in the same order, whatever the order of its tasks.
     """
     names = [f"m{n}" for n in range(32)]
-    logged = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
-    before = database.run(logged)
+    count_deadlocks = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
+    before = database.run(count_deadlocks)
     writers = [
-        PROCESSES.Process(target=register_over_and_over, args=(database.target, each))
+        PROCESSES.Process(target=register_repeatedly, args=(database.target, each))
         for each in (names, names[::-1], names[16:] + names[:16])
     ]
 
@@ -489,13 +489,13 @@ async def test_processes_that_register_the_same_models_do_not_block_one_another(
 
     assert [writer.exitcode for writer in writers] == [0] * 3
     assert set(database.run("SELECT download_count FROM models")) == {(15,)}
-    assert database.run(logged) == before
+    assert database.run(count_deadlocks) == before
 
 
-def test_rows_are_taken_in_the_order_of_their_keys():
+def test_rows_are_locked_in_the_order_of_their_keys():
     """
-    Whatever comes first and whatever is set: two that take the same rows do not wait in a circle.
-    Of a key that comes twice the second is of another statement.
+    So two transactions cannot deadlock, whatever the order of the calls and the fields they set. A
+    second registration of a key is in another statement.
     """
     shapes = [{"license": "mit"}, {"size_bytes": 7}]
     models = [a_model(f"m{n % 7}", **shapes[n % 2]) for n in (5, 3, 6, 1, 12, 0, 2, 4, 10)]
@@ -505,78 +505,78 @@ def test_rows_are_taken_in_the_order_of_their_keys():
         [registrations[at] for at in batch] for batch in group_by_statement(registrations)
     ]
 
-    taken = [each.row["reference"] for batch in statements for each in batch]
-    assert taken == ["m0", "m1", "m2", "m3", "m4", "m5", "m6", "m3", "m5"]
+    locked = [each.row["reference"] for batch in statements for each in batch]
+    assert locked == ["m0", "m1", "m2", "m3", "m4", "m5", "m6", "m3", "m5"]
     assert all(len({each.statement_key for each in batch}) == 1 for batch in statements)
     assert all(len({each.key for each in batch}) == len(batch) for batch in statements)
 
 
-@pytest.mark.parametrize(("reads", "given_s"), [(False, 5), (True, 9)])
-async def test_a_run_has_the_time_of_its_first_call_or_if_it_reads_of_its_last(reads, given_s):
+@pytest.mark.parametrize(("reads", "timeout_s"), [(False, 5), (True, 9)], ids=["write", "read"])
+async def test_write_batch_has_the_shortest_timeout_and_read_batch_the_longest(reads, timeout_s):
     """
-    Nobody may leave a write before it ends, and anybody may leave a read.
+    A call cannot leave a write batch before it ends, but it can leave a read batch.
     """
-    found = []
+    timeouts_s = []
 
     async def run(items, left_s):
-        found.append(left_s)
+        timeouts_s.append(left_s)
         return items
 
-    meeting = Coalescer(run, reads=reads)
-    await asyncio.gather(meeting.submit("a", 9), meeting.submit("b", 5))
+    coalescer = Coalescer(run, reads=reads)
+    await asyncio.gather(coalescer.submit("a", 9), coalescer.submit("b", 5))
 
-    assert found == [pytest.approx(given_s, abs=0.5)]
+    assert timeouts_s == [pytest.approx(timeout_s, abs=0.5)]
 
 
-async def test_what_comes_while_others_run_is_one_run():
+async def test_calls_during_a_batch_form_the_next_batch():
     """
-    Of a hundred calls in one turn the first run has all; what comes meanwhile is in the next.
+    The calls of one loop iteration form a batch; the calls during that batch form the next one.
     """
-    runs, go_on = [], asyncio.Event()
+    batches, proceed = [], asyncio.Event()
 
     async def run(items, _left_s):
-        runs.append(items)
-        await go_on.wait()
+        batches.append(items)
+        await proceed.wait()
         return [-item for item in items]
 
-    meeting = Coalescer(run)
-    first = [asyncio.create_task(meeting.submit(n, 5)) for n in range(100)]
+    coalescer = Coalescer(run)
+    first = [asyncio.create_task(coalescer.submit(n, 5)) for n in range(100)]
     await asyncio.sleep(0.01)
-    second = [asyncio.create_task(meeting.submit(n, 5)) for n in range(100, 120)]
+    second = [asyncio.create_task(coalescer.submit(n, 5)) for n in range(100, 120)]
     await asyncio.sleep(0.01)
     second[3].cancel()
-    go_on.set()
+    proceed.set()
     results = await asyncio.gather(*first, *second, return_exceptions=True)
 
-    assert runs == [[*range(100)], [n for n in range(100, 120) if n != 103]]
+    assert batches == [[*range(100)], [n for n in range(100, 120) if n != 103]]
     assert [n for n, each in enumerate(results) if each != -n] == [103]
 
 
-async def test_so_many_run_at_once_and_no_more():
+async def test_number_of_concurrent_batches_is_limited():
     """
-    One that is stuck does not hold up what comes after it, until all are.
+    A stuck batch does not block later ones until all allowed batches are stuck.
     """
-    stuck, answered = asyncio.Event(), []
+    release, completed = asyncio.Event(), []
 
     async def run(items, _left_s):
         if "stuck" in items:
-            await stuck.wait()
-        answered.extend(items)
+            await release.wait()
+        completed.extend(items)
         return items
 
-    meeting = Coalescer(run, max_concurrent=2)
+    coalescer = Coalescer(run, max_concurrent=2)
     tasks = []
     for name in ("stuck", "a", "b", "stuck", "c"):
-        tasks.append(asyncio.create_task(meeting.submit(name, 5)))
+        tasks.append(asyncio.create_task(coalescer.submit(name, 5)))
         await asyncio.sleep(0.01)
-    assert answered == ["a", "b"]
-    stuck.set()
+    assert completed == ["a", "b"]
+    release.set()
     assert await asyncio.gather(*tasks) == ["stuck", "a", "b", "stuck", "c"]
 
 
-def test_a_loop_that_ends_leaves_nobody_waiting():
+def test_ending_loop_cancels_batches_quietly():
     """
-    Where a program ends in the midst of it, or before it began, nothing hangs and nothing is said.
+    If a loop ends during a batch or before it, nothing hangs and no error is reported.
     """
     reported = []
 
@@ -584,17 +584,17 @@ def test_a_loop_that_ends_leaves_nobody_waiting():
         await asyncio.sleep(60)
         return items
 
-    async def program(turns):
+    async def program(iterations):
         asyncio.get_running_loop().set_exception_handler(lambda _, each: reported.append(each))
-        meeting = Coalescer(run)
-        tasks = [asyncio.create_task(meeting.submit(n, 90)) for n in range(3)]
-        for _ in range(turns):
+        coalescer = Coalescer(run)
+        tasks = [asyncio.create_task(coalescer.submit(n, 90)) for n in range(3)]
+        for _ in range(iterations):
             await asyncio.sleep(0)
         assert len(tasks) == 3
 
     start = time.monotonic()
-    for turns in range(4):
-        asyncio.run(program(turns))
+    for iterations in range(4):
+        asyncio.run(program(iterations))
 
     assert reported == []
     assert time.monotonic() - start < 5
