@@ -1,4 +1,4 @@
-"""Every error the catalog raises on purpose, under one base."""
+"""All exceptions of the package. Their base class is CatalogError."""
 
 from __future__ import annotations
 
@@ -7,43 +7,45 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_SHOWN = 80
+_MAX_SHOWN = 80
 
 
 def shown(value: object) -> str:
-    """A value as an error message may show it: escaped, and cut when it is long."""
-    if isinstance(value, str | bytes) and len(value) > _SHOWN:
-        return f"{value[:_SHOWN]!r}... ({len(value)} long)"
+    """Return the `repr` of a value for an error message, cut if it is long."""
+    if isinstance(value, str | bytes) and len(value) > _MAX_SHOWN:
+        return f"{value[:_MAX_SHOWN]!r}... ({len(value)} long)"
     try:
         text = repr(value)
     except (RecursionError, ValueError):
-        # Of a number of very many digits, or of lists that lie too deep, Python writes none.
+        # Python refuses to print an int of more than 4300 digits, and deeply nested lists.
         text = f"<{type(value).__name__}>"
-    return text if len(text) <= 2 * _SHOWN else f"{text[: 2 * _SHOWN]}..."
+    return text if len(text) <= 2 * _MAX_SHOWN else f"{text[: 2 * _MAX_SHOWN]}..."
 
 
-def _revive(kind: type[CatalogError], args: tuple[Any, ...], facts: dict[str, Any]) -> CatalogError:
+def _unpickle(
+    kind: type[CatalogError], args: tuple[Any, ...], attributes: dict[str, Any]
+) -> CatalogError:
     error = kind.__new__(kind)
     error.args = args
-    error.__dict__.update(facts)
+    error.__dict__.update(attributes)
     return error
 
 
 class CatalogError(Exception):
-    """Something the catalog was asked for and could not do."""
+    """Base class of all exceptions of this package. Catch it to catch them all."""
 
-    # An exception is pickled as its class and its message, which is not what
-    # these classes are made from: a worker process would die handing one back.
+    # By default an exception is unpickled by calling its class with its message. These classes
+    # take other arguments, so a worker process would fail to return one.
     def __reduce__(self) -> tuple[Any, ...]:
-        return _revive, (type(self), self.args, dict(self.__dict__))
+        return _unpickle, (type(self), self.args, dict(self.__dict__))
 
 
 class InvalidModelError(CatalogError, ValueError):
-    """A value no database may be given: which field, which value, what is allowed."""
+    """A value that the catalog does not store: `field`, `value` and `reason`."""
 
     def __init__(self, field: str, value: object, reason: str) -> None:
-        # In an import it may be a stranger's word, which is not to steer a terminal.
-        name = field if field.isprintable() and len(field) <= _SHOWN else shown(field)
+        # The name of a field in an import is untrusted, and may contain terminal control codes.
+        name = field if field.isprintable() and len(field) <= _MAX_SHOWN else shown(field)
         super().__init__(f"{name} {shown(value)} {reason}")
         self.field = field
         self.value = value
@@ -51,13 +53,13 @@ class InvalidModelError(CatalogError, ValueError):
 
 
 class ModelNotFoundError(CatalogError, LookupError):
-    """No such model is recorded."""
+    """The catalog has no such model: `reference`, `provider` and `version`."""
 
     def __init__(self, reference: str, provider: str, version: str | None) -> None:
-        which = "" if version is None else f", version {shown(version)}"
+        which = "" if version is None else f" with version {shown(version)}"
         super().__init__(
-            f"no model {shown(reference)} of provider {shown(provider)}{which} is recorded: "
-            f"list_models() shows what is"
+            f"no model {shown(reference)} of provider {shown(provider)}{which} is recorded: use "
+            f"list_models() to see the recorded models"
         )
         self.reference = reference
         self.provider = provider
@@ -65,28 +67,28 @@ class ModelNotFoundError(CatalogError, LookupError):
 
 
 class InvalidImportError(CatalogError, ValueError):
-    """A line of an import cannot be read; nothing of it was imported."""
+    """A line of an import is invalid, and nothing was imported: `line` and `reason`."""
 
     def __init__(self, line: int, reason: str) -> None:
         super().__init__(
-            f"line {line} cannot be imported, and so nothing was: {reason}. "
-            f"Mend it, or have broken lines skipped"
+            f"line {line} cannot be imported: {reason}. Nothing was imported. Correct the line, or "
+            f"skip invalid lines with `skip_broken=True` (`--skip-broken`)"
         )
         self.line = line
         self.reason = reason
 
 
 class InvalidTargetError(CatalogError, ValueError):
-    """What was given cannot name a catalog database."""
+    """A path, URL or engine that cannot be used as a catalog database: `target` and `reason`."""
 
     def __init__(self, target: str, reason: str) -> None:
-        super().__init__(f"{target} cannot hold a catalog: {reason}")
+        super().__init__(f"{target} cannot be used as a catalog database: {reason}")
         self.target = target
         self.reason = reason
 
 
 class CatalogUnavailableError(CatalogError):
-    """The database cannot be reached or opened."""
+    """The database cannot be opened or reached: `target` and `reason`."""
 
     def __init__(self, target: str, reason: str) -> None:
         super().__init__(f"the catalog at {target} cannot be opened: {reason}")
@@ -95,42 +97,45 @@ class CatalogUnavailableError(CatalogError):
 
 
 class CatalogReplacedError(CatalogUnavailableError):
-    """The database's file was removed or replaced while it was open; the call wrote nothing."""
+    """The database file was removed or replaced while it was open. The call wrote nothing."""
 
     def __init__(self, target: str, reason: str) -> None:
         CatalogError.__init__(
             self,
-            f"the catalog at {target} is no longer there as it was opened: {reason}. "
-            f"Nothing was written by this call: put the file back, or close the catalog and open "
-            f"it again",
+            f"the file of the catalog at {target} is not the one that was opened: {reason}. This "
+            f"call wrote nothing. Restore the file, or close the catalog and open it again",
         )
         self.target = target
         self.reason = reason
 
 
 class CatalogBusyError(CatalogError):
-    """Somebody else held the database for longer than the call would wait; try again."""
+    """
+    The call waited for a lock or a statement for longer than its timeout, and changed nothing.
+
+    `reason` says what it waited for, and `waited_s` how long. Try again later.
+    """
 
     def __init__(
         self, target: str, reason: str, waited_s: float = 0.0, *, is_interrupted: bool = False
     ) -> None:
         super().__init__(
-            f"the catalog at {target} is busy: {reason} (waited {waited_s:.1f} s): try again, "
-            f"or allow more with timeout_s"
+            f"the catalog at {target} is busy: {reason} (waited {waited_s:.1f} s). Try again, or "
+            f"increase timeout_s"
         )
         self.target = target
         self.reason = reason
         self.waited_s = waited_s
         self.is_interrupted = is_interrupted
-        """Whether a running statement was stopped, rather than a lock not obtained."""
+        """Whether a running statement was interrupted; otherwise a lock was not available."""
 
 
 class CatalogInUseError(CatalogBusyError):
-    """Somebody has the database open, and what was asked for wants it for itself."""
+    """Another program has the database open, but the call needs it for itself."""
 
     def __init__(self, target: str, reason: str) -> None:
         CatalogError.__init__(
-            self, f"the catalog at {target} is in use: {reason}. Close it there, and call again"
+            self, f"the catalog at {target} is in use: {reason}. Close it there and try again"
         )
         self.target = target
         self.reason = reason
@@ -139,18 +144,18 @@ class CatalogInUseError(CatalogBusyError):
 
 
 class CatalogClosedError(CatalogError, RuntimeError):
-    """The block of `open_catalog` that this catalog came from has ended."""
+    """A catalog was used after the end of its `open_catalog` block: `target`."""
 
     def __init__(self, target: str) -> None:
         super().__init__(
-            f"the catalog at {target} is closed: call it inside the block of open_catalog(), "
-            f"or open it again"
+            f"the catalog at {target} is closed: use it inside the block of open_catalog(), or "
+            f"open it again"
         )
         self.target = target
 
 
 class WrongLoopError(CatalogError, RuntimeError):
-    """A catalog was called where it was not opened: in another event loop, or after a fork."""
+    """A catalog was used in another event loop than it was opened in, or after a fork."""
 
     def __init__(self, target: str, opened_in: str, here: str) -> None:
         super().__init__(
@@ -202,49 +207,49 @@ class CatalogCorruptError(CatalogError):
 
 
 class CatalogReadOnlyError(CatalogError):
-    """The database may be read and not written."""
+    """The database can be read but not written: `target` and `reason`."""
 
     def __init__(self, target: str, reason: str) -> None:
         super().__init__(
-            f"the catalog at {target} is read-only: {reason}. To write, give this process "
-            f"write permission on the file and on the directory it lies in"
+            f"the catalog at {target} is read-only: {reason}. To write, give this process write "
+            f"permission for the file and for its folder"
         )
         self.target = target
         self.reason = reason
 
 
 class StorageFullError(CatalogError):
-    """There is no room for the write. What was acknowledged before is kept."""
+    """The disk or a quota is full. Earlier changes are kept: `target` and `reason`."""
 
     def __init__(self, target: str, reason: str) -> None:
         super().__init__(
-            f"the catalog at {target} could not be written: {reason}. "
-            f"Free space (or raise the quota) and call again; reads go on meanwhile"
+            f"the catalog at {target} could not be written: {reason}. Free disk space or raise the "
+            f"quota, and try again. Reads still work"
         )
         self.target = target
         self.reason = reason
 
 
 class ForeignDatabaseError(CatalogError):
-    """The database belongs to another program. It is left as it is."""
+    """The database belongs to another program and was left unchanged: `target` and `found`."""
 
     def __init__(self, target: str, found: str) -> None:
         super().__init__(
-            f"{target} belongs to another program: it holds {found}. It was left as it is: "
-            f"name another database, or pass your own AsyncEngine to share it on purpose"
+            f"{target} belongs to another program: it contains {found}. It was left unchanged. "
+            f"Name another database, or pass your own AsyncEngine to share this one"
         )
         self.target = target
         self.found = found
 
 
 class SchemaOutOfDateError(CatalogError):
-    """The catalog's tables are older than this package, or are not there yet."""
+    """The tables are missing, or older than this package: `target`, `current` and `head`."""
 
     def __init__(self, target: str, current: str | None, head: str) -> None:
+        revision = "an older revision or none" if current is None else f"revision {current}"
         super().__init__(
-            f"the catalog at {target} is at {current or 'an older revision or none'} and this "
-            f"package needs {head}: await model_catalog.upgrade(target), or run "
-            f"`model-catalog db upgrade`"
+            f"the catalog at {target} is at {revision}, but this package needs revision {head}: "
+            f"await model_catalog.upgrade(target), or run `model-catalog db upgrade`"
         )
         self.target = target
         self.current = current
@@ -252,12 +257,12 @@ class SchemaOutOfDateError(CatalogError):
 
 
 class SchemaTooNewError(CatalogError):
-    """The catalog was written by a newer package. It is left as it is."""
+    """A newer package wrote the catalog, which was left unchanged: `target`, `current`, `head`."""
 
     def __init__(self, target: str, current: str, head: str) -> None:
         super().__init__(
-            f"the catalog at {target} is at revision {shown(current)}, which this package does "
-            f"not know (it knows up to {head}): install a newer model-catalog"
+            f"the catalog at {target} is at revision {shown(current)}, but this package knows only "
+            f"revisions up to {head}: install a newer version of model-catalog"
         )
         self.target = target
         self.current = current
@@ -265,11 +270,12 @@ class SchemaTooNewError(CatalogError):
 
 
 class UpgradeFailedError(CatalogError):
-    """A migration was refused by the database, which is as it was before."""
+    """The database rejected a migration and was left unchanged: `target`, `revision`, `reason`."""
 
     def __init__(self, target: str, revision: str, reason: str) -> None:
         super().__init__(
-            f"the catalog at {target} could not be brought to {revision} and is as it was: {reason}"
+            f"the catalog at {target} could not be migrated to revision {revision} and was left "
+            f"unchanged: {reason}"
         )
         self.target = target
         self.revision = revision
@@ -277,11 +283,11 @@ class UpgradeFailedError(CatalogError):
 
 
 class TransactionError(CatalogError, RuntimeError):
-    """A call that its own open transaction would wait for, or one whose transaction is over."""
+    """A call that would wait for its own transaction, or one in a transaction that has ended."""
 
 
 class NotAFileError(CatalogError):
-    """A directory, a FIFO or a device lies where a file is wanted. It was not read."""
+    """A path names a directory, a FIFO or a device, which was not read: `path` and `found`."""
 
     def __init__(self, path: str, found: str) -> None:
         super().__init__(f"{path!r} is {found}: name a regular file")
@@ -290,48 +296,58 @@ class NotAFileError(CatalogError):
 
 
 class ProtectedFileError(CatalogError):
-    """The file is one of the catalog's own, which nobody else in its process may open."""
+    """A path names the catalog's own database, which was not opened: `path`."""
 
     def __init__(self, path: str) -> None:
         super().__init__(
-            f"{path!r} is the catalog's own database and was not opened: to close it again would "
-            f"drop the locks that SQLite has on it. Leave it out"
+            f"{path!r} is the catalog's own database and was not opened, because closing it would "
+            f"release SQLite's locks on it: leave it out"
         )
         self.path = path
 
 
 class FileChangedError(CatalogError):
-    """The file was not one and the same for as long as it was read; try again."""
+    """The file changed while it was being read: `path` and `reason`. Try again."""
 
     def __init__(self, path: str, reason: str) -> None:
         super().__init__(
-            f"{path!r} changed while it was read: {reason}. Try again when nobody writes to it"
+            f"{path!r} changed while it was read: {reason}. Try again when no program writes to it"
         )
         self.path = path
         self.reason = reason
 
 
 class TooManyMissingError(CatalogError):
-    """So much would go missing at once that the disk is suspected; none of it was recorded."""
+    """
+    So many models of a file system were not found that it may not be mounted.
 
-    def __init__(self, group: str, missing_count: int, held_count: int) -> None:
+    Nothing was recorded. `group` is its path, `missing_count` of its `model_count` models are not
+    there.
+    """
+
+    def __init__(self, group: str, missing_count: int, model_count: int) -> None:
         super().__init__(
-            f"{missing_count} of the {held_count} models on {group!r} are not there, and were not "
-            f"recorded as missing: see whether its disk is mounted. If they are gone, check "
-            f"with force"
+            f"{missing_count} of {model_count} models under {group!r} were not found. Nothing was "
+            f"recorded, because the disk may not be mounted. If the files are gone, run the check "
+            f"again with `force=True` (`--force`)"
         )
         self.group = group
         self.missing_count = missing_count
-        self.held_count = held_count
+        self.model_count = model_count
+
+    @property
+    def held_count(self) -> int:
+        """The name of `model_count` in release 0.1.0."""
+        return self.model_count
 
 
 class DigestMismatchError(CatalogError):
-    """What lies at a path has other bytes than the model that is to lie there. Nothing changed."""
+    """A path contains other bytes than `expected`, and nothing changed: `path` and `found`."""
 
     def __init__(self, path: str, expected: str, found: str) -> None:
         super().__init__(
-            f"{path!r} is another model: {found} was found and {expected} is recorded. Register it "
-            f"under a name of its own, or accept it as the new bytes of this one"
+            f"{path!r} is another model: its digest is {found}, and {expected} is recorded. "
+            f"Register it under its own name, or accept its bytes as the new ones of this model"
         )
         self.path = path
         self.expected = expected
@@ -339,11 +355,11 @@ class DigestMismatchError(CatalogError):
 
 
 class StoppedError(CatalogError):
-    """What was being done was stopped, as the caller asked; nothing came of it."""
+    """The operation was stopped at the caller's request and had no effect."""
 
 
 class BadHeaderError(CatalogError, ValueError):
-    """The file's header cannot be read: it is damaged, cut off, or made to do harm."""
+    """The header of a file is damaged, truncated or malicious: `path` and `reason`."""
 
     def __init__(self, path: str, reason: str) -> None:
         super().__init__(f"the header of {path!r} cannot be read: {reason}")
@@ -352,20 +368,20 @@ class BadHeaderError(CatalogError, ValueError):
 
 
 class UnknownFormatError(BadHeaderError):
-    """The file begins like none of the formats that are known, and so may be anything."""
+    """The file does not begin like any known format."""
 
 
 class BadLayoutError(CatalogError, ValueError):
-    """What lies at a path is too much to be the files of one model."""
+    """A folder has too many files to be one model: `path` and `reason`."""
 
     def __init__(self, path: str, reason: str) -> None:
-        super().__init__(f"{path!r} cannot be one model: {reason}. Name a folder further down")
+        super().__init__(f"{path!r} is not a single model: {reason}. Name one of its subfolders")
         self.path = path
         self.reason = reason
 
 
 class NotInstalledError(CatalogError):
-    """What was asked for needs a package that this one does without."""
+    """The call needs a package that is not installed: `package` and its `extra`."""
 
     def __init__(self, package: str, extra: str) -> None:
         super().__init__(f"{package} is not installed: pip install 'model-catalog[{extra}]'")
@@ -374,21 +390,21 @@ class NotInstalledError(CatalogError):
 
 
 class InvalidKeyError(CatalogError, ValueError):
-    """What was given is no public key that a model may be signed with."""
+    """A value is not a public key that can verify a signature: `source` and `reason`."""
 
     def __init__(self, source: str, reason: str) -> None:
         super().__init__(
-            f"{source} is not a key to verify with: {reason}. Give the signer's public key as "
-            f"PEM, on P-256, P-384 or P-521"
+            f"{source} cannot be used as a public key: {reason}. Give the signer's public key in "
+            f"PEM format, on the curve P-256, P-384 or P-521"
         )
         self.source = source
         self.reason = reason
 
 
 class BadSignatureError(CatalogError, ValueError):
-    """A signature that proves nothing of the model: altered, another key's, or over other files."""
+    """A signature is altered, of another key, or over other files: `path` and `reason`."""
 
     def __init__(self, path: str, reason: str) -> None:
-        super().__init__(f"the signature {path!r} does not hold: {reason}")
+        super().__init__(f"the signature {path!r} is not valid: {reason}")
         self.path = path
         self.reason = reason

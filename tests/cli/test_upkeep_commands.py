@@ -204,7 +204,7 @@ def test_many_missing_models_need_the_option_force(cli, tmp_path):
     code, _, err = cli("check", "--root", str(tmp_path))
 
     assert code == 3
-    assert "12 of the 13 models" in err
+    assert "12 of 13 models" in err
     assert cli("check", "--force")[2] == "13 models: 1 present, 12 missing\n"
 
 

@@ -641,7 +641,7 @@ async def test_a_refused_statement_raises_upgrade_failed_error(empty):
     )
     before = dump(empty)
 
-    with pytest.raises(UpgradeFailedError, match=r"is as it was: .*(paths|pk_models)") as caught:
+    with pytest.raises(UpgradeFailedError, match=r"left unchanged: .*(paths|pk_models)") as caught:
         await upgrade(empty.target)
     after = dump(empty)
     empty.run("DROP VIEW paths")

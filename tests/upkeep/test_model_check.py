@@ -390,7 +390,7 @@ async def test_many_models_that_go_missing_at_once_are_not_recorded(catalog, tmp
     await check_models(catalog, roots=[tmp_path], force=True)
 
     error = stopped.value
-    assert (error.group, error.missing_count, error.held_count) == (str(tmp_path), 12, 22)
+    assert (error.group, error.missing_count, error.model_count) == (str(tmp_path), 12, 22)
     assert before == {FileState.PRESENT: 21, FileState.CHANGED: 1}
     assert await state_counts(catalog) == {
         FileState.PRESENT: 9,
