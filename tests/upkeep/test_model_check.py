@@ -384,7 +384,7 @@ async def test_many_models_that_go_missing_at_once_are_not_recorded(catalog, tmp
         (tmp_path / f"{number}").unlink()
     (tmp_path / "20").write_bytes(b"longer")
 
-    with pytest.raises(TooManyMissingError, match="12 of the 22 models") as stopped:
+    with pytest.raises(TooManyMissingError, match="12 of 22 models") as stopped:
         await check_models(catalog, roots=[tmp_path])
     before = await state_counts(catalog)
     await check_models(catalog, roots=[tmp_path], force=True)
