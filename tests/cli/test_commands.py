@@ -278,7 +278,7 @@ def test_reading_commands_create_no_catalog(cli):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["show", "noprovider"], "names no provider"),
+        (["show", "noprovider"], "has no provider"),
         (["rm", "-y", "hf:"], "reference '' must not be blank"),
         (
             ["add", "tiny.bin", "--provider", " ", "--reference", "m"],

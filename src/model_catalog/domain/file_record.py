@@ -1,4 +1,4 @@
-"""What is recorded of a model's files: the words for it, and the values."""
+"""The record of a file of a model, and the states of a model's files."""
 
 from __future__ import annotations
 
@@ -21,42 +21,46 @@ ROLES: Final = (
     "license",
     "other",
 )
-"""What a file may be for."""
+"""The roles that a file can have in a model."""
 
 
 class FileState(StrEnum):
-    """What a look at the disk finds of a model's files, from their status alone."""
+    """The state of a model's files, as a check found it from their status, without reading them."""
 
     UNCHECKED = "unchecked"
-    """Nobody has looked since it was recorded."""
+    """The files have not been checked since the model was recorded."""
     PRESENT = "present"
-    """All are there, and are the ones that were recorded as far as their status tells."""
+    """All files exist, and their status is the recorded one."""
     MISSING = "missing"
-    """One at least is not there, and the disk is."""
+    """At least one file does not exist, and its disk is mounted."""
     CHANGED = "changed"
-    """One at least was written to, replaced or touched: a verification tells which it was."""
+    """At least one file was written to, replaced or touched. A verification finds out which."""
     OFFLINE = "offline"
-    """Their disk is not mounted, or their folder not reachable: nothing is known of them."""
+    """The disk is not mounted or the folder cannot be reached, so the state is not known."""
     UNREADABLE = "unreadable"
-    """The system refuses to tell."""
+    """The system does not permit reading the status."""
 
     @property
     def is_as_recorded(self) -> bool:
-        """Whether nothing speaks against what is recorded."""
+        """Whether no check has contradicted the record."""
         return self in {FileState.UNCHECKED, FileState.PRESENT}
 
 
-LEFT_STORE: Final = "it is in its store no more, though its files are there"
-"""Why a model is missing of which only the entry in a store's own book has gone."""
+LEFT_STORE: Final = "the store no longer lists this model, but its files still exist"
+"""The `state_detail` of a model whose store has removed only the entry, not the files."""
+
+LEFT_STORE_0_1_0: Final = "it is in its store no more, though its files are there"
+"""The text that release 0.1.0 recorded in its place."""
 
 
 @dataclass(frozen=True, slots=True)
 class FileRecord:
     """
-    A file of a model: its path inside the model, with `/`, and what is known of its bytes.
+    A file of a model: its path relative to the model, with `/`, its size, role and digests.
 
-    `digest` is the expected one, `found_digest` what was read instead; `fingerprint` tells the file
-    that had it from another, and `hashed_at` is when its bytes were last read, in UTC.
+    `digest` is the expected digest. `found_digest` is the digest of other bytes that were read
+    instead. `fingerprint` identifies the file that had that digest. `hashed_at` is the time at
+    which its bytes were last read, in UTC.
     """
 
     path: str
@@ -69,21 +73,21 @@ class FileRecord:
 
     @property
     def is_damaged(self) -> bool:
-        """Whether its bytes were read and were not the expected ones."""
+        """Whether the bytes were read and were not the expected ones."""
         return self.found_digest is not None
 
 
 def sorted_by_path(files: Iterable[FileRecord]) -> list[FileRecord]:
-    """By the bytes of their paths, as `LC_ALL=C sort` has them."""
+    """Sort files by the bytes of their paths, as `LC_ALL=C sort` does."""
     return sorted(files, key=lambda file: file.path.encode("utf-8", "surrogateescape"))
 
 
 def merge_file_record(new: FileRecord, old: FileRecord | None) -> FileRecord:
     """
-    What is recorded of a file that is listed again without having been read again.
+    Return the record of a file that is listed again without being read again.
 
-    An expected digest outlives the new list unless another one comes with it, or the size is
-    another; what was found when it was read is known as long as it is the same file.
+    The expected digest is kept unless the new record has another digest or another size. The
+    results of the last reading are kept while the fingerprint stays the same.
     """
     if old is None or new.size_bytes != old.size_bytes:
         return new
@@ -97,16 +101,16 @@ def merge_file_record(new: FileRecord, old: FileRecord | None) -> FileRecord:
 
 def expected_digest(files: Sequence[FileRecord]) -> str | None:
     """
-    The digest that all files together should have; None where one of theirs is not known.
+    Return the expected digest of the model; None if the digest of a file is not known.
 
-    None also where a name among several is one that `sha256sum` would write otherwise: no text of
-    theirs is the text, and each file has its own digest all the same.
+    Also None if one of several files has a name that `sha256sum` escapes, because its versions
+    escape differently. Each file still has its own digest.
     """
     return _combined({file.path: file.digest for file in files})
 
 
 def actual_digest(files: Sequence[FileRecord]) -> str | None:
-    """The digest that all files together have, as far as they were read; else as expected."""
+    """Return the digest of the model from the digests that were read, else the expected ones."""
     return _combined({file.path: file.found_digest or file.digest for file in files})
 
 

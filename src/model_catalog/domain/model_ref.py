@@ -1,4 +1,4 @@
-"""How a model is named in one text: `provider:reference@version`."""
+"""The name of a model as one text: `provider:reference@version`."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from model_catalog.errors import InvalidModelError
 @dataclass(frozen=True, slots=True)
 class ModelRef:
     """
-    A provider, a reference, and perhaps a version: the name of a model to look for.
+    The name of a model: its provider, its reference, and optionally its version or an alias.
 
-    `version=None` means the one downloaded last; `""` means the one without a version.
+    `version=None` means the version that was downloaded last. `""` means the model without a
+    version. Raises InvalidModelError for a blank provider or reference.
     """
 
     provider: str
@@ -34,28 +35,28 @@ class ModelRef:
     @classmethod
     def parse(cls, text: str) -> ModelRef:
         """
-        Read `provider:reference[@version]`.
+        Parse `provider:reference[@version]`.
 
-        The provider ends at the first colon and the version begins after the last `@`, so
-        `hf:org/repo:Q4_K_M@main` has the reference `org/repo:Q4_K_M`. With nothing after the `@`,
-        `hf:org/repo@` names the model that was recorded without a version. Blanks are kept.
+        The provider ends at the first colon, and the version begins after the last `@`: the
+        reference of `hf:org/repo:Q4_K_M@main` is `org/repo:Q4_K_M`. `hf:org/repo@` names the model
+        without a version. Whitespace is part of the names.
 
-        Raises InvalidModelError.
+        Raises InvalidModelError for a text without a provider or a reference.
         """
-        provider, colon, rest = validation.lookup_text("ref", text).partition(":")
+        provider, colon, name = validation.lookup_text("ref", text).partition(":")
         if not colon:
             raise InvalidModelError(
-                "ref", text, "names no provider: write provider:reference, as in hf:org/repo"
+                "ref", text, "has no provider: write provider:reference, as in hf:org/repo"
             )
-        reference, at, version = rest.rpartition("@")
-        return cls(provider, reference, version) if at else cls(provider, rest)
+        reference, at, version = name.rpartition("@")
+        return cls(provider, reference, version) if at else cls(provider, name)
 
     def __str__(self) -> str:
         """
-        The text that `parse` reads back.
+        Return the text that `parse` parses.
 
-        Not so for a provider with a colon, a version with an `@`, or a reference with an `@` and
-        no version: such names need the three arguments.
+        `parse` returns another name if the provider contains a colon, if the version contains an
+        `@`, or if the reference contains an `@` and there is no version.
         """
         version = "" if self.version is None else f"@{self.version}"
         return f"{self.provider}:{self.reference}{version}"

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from model_catalog.domain.file_record import LEFT_STORE, FileState
+from model_catalog.domain.file_record import LEFT_STORE, LEFT_STORE_0_1_0, FileState
 from model_catalog.files.fingerprint import fingerprint_text
 from model_catalog.files.mounts import is_mount_point, mount_point
 from model_catalog.files.safe_open import errno_name, non_regular_kind, stat_path
@@ -33,6 +33,8 @@ _STATE_PRIORITY: Final = (
     FileState.UNREADABLE,
     FileState.CHANGED,
 )
+
+_LEFT_STORE: Final = (LEFT_STORE, LEFT_STORE_0_1_0)
 
 
 class MountCache:
@@ -158,7 +160,7 @@ def check_status(model: CheckedModel, mounts: MountCache) -> CheckResult:
     """Compare the current status of a model's files with the catalog."""
     problems = _find_problems(model)
     if not problems:
-        if model.state is FileState.MISSING and model.state_detail == LEFT_STORE:
+        if model.state is FileState.MISSING and model.state_detail in _LEFT_STORE:
             # The files may belong to another model of the store. Only a scan can tell.
             return CheckResult(model, FileState.MISSING, LEFT_STORE)
         return CheckResult(
