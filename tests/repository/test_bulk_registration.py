@@ -1,4 +1,4 @@
-"""Many models at once: worked out together, and yet as if each had come alone."""
+"""Bulk registration has the effect of registering each model alone."""
 
 import asyncio
 import random
@@ -19,8 +19,8 @@ def model_of(values):
     return Model(**values)
 
 
-def all_of(model):
-    """Everything that is read of a model but when it was registered, and its number."""
+def values_of(model):
+    """Return all values of a model, but not its id and its time of registration."""
     names = {column.key for column in inspect(Model).columns} - {"id"}
     return {name: getattr(model, name) for name in names if not name.endswith("_folded")}
 
@@ -38,7 +38,7 @@ FIELDS = {
 
 
 def some_values(source, count):
-    """Of several shapes, with few values that come again and again; some keys come twice."""
+    """Return keywords of models that set different fields; values are repeated, some keys too."""
     for _ in range(count):
         names = source.sample(sorted(FIELDS), source.choice([0, 3, 3, 8]))
         yield {
@@ -52,16 +52,16 @@ def some_values(source, count):
 
 
 @pytest.mark.parametrize("seed", range(3))
-async def test_many_are_what_each_of_them_would_be_alone(catalog, database, seed):
+async def test_register_models_has_the_effect_of_register_model_for_each(catalog, database, seed):
     """
-    As models, as dicts, as what was read before or all of them mixed, and twice over: every field
-    of each is what registering one after the other makes of it.
+    As models, as dicts, as models that were read, or mixed, and registered twice: every field is
+    what registering one model after the other makes of it.
     """
     source = random.Random(seed)
     first, second = list(some_values(source, 60)), list(some_values(source, 60))
     for values in first + second:
         await catalog.register_model(Model(**values))
-    one_by_one = {model.ref: all_of(model) for model in await catalog.list_models()}
+    one_by_one = {model.ref: values_of(model) for model in await catalog.list_models()}
     texts = "SELECT reference_folded, description_folded FROM models ORDER BY 1, 2"
     searched = database.run(texts)
     for makes in ([model_of], [dict], [model_of, dict, MappingProxyType]):
@@ -69,17 +69,17 @@ async def test_many_are_what_each_of_them_would_be_alone(catalog, database, seed
         await catalog.register_models(source.choice(makes)(values) for values in first)
         await catalog.register_models(source.choice(makes)(values) for values in second)
 
-        together = {model.ref: all_of(model) for model in await catalog.list_models()}
-        assert together.keys() == one_by_one.keys()
-        for ref, model in together.items():
+        bulk = {model.ref: values_of(model) for model in await catalog.list_models()}
+        assert bulk.keys() == one_by_one.keys()
+        for ref, model in bulk.items():
             counts = "download_count"
             assert {**model, counts: 0} == {**one_by_one[ref], counts: 0}, ref
         assert sorted(database.run(texts), key=str) == sorted(searched, key=str)
 
 
-async def test_a_dict_says_no_more_than_it_says(catalog):
+async def test_a_dict_sets_only_its_own_keys(catalog):
     """
-    What is not in it keeps its value; what is None in it is cleared, as with a Model.
+    A field that is not in the dict keeps its value; a field with None is cleared, as with a Model.
     """
     await catalog.register_model(a_model("m", size_bytes=7, license="mit", description="Old"))
 
@@ -90,9 +90,9 @@ async def test_a_dict_says_no_more_than_it_says(catalog):
     assert [found.id for found in await catalog.list_models(search="OLD")] == [model.id]
 
 
-async def test_what_has_no_date_has_this_second_as_its_date(catalog):
+async def test_a_model_without_a_date_gets_the_current_second(catalog):
     """
-    Whether nothing is said of it, or that it is not known.
+    downloaded_at may be missing or None.
     """
     before = datetime.now(UTC).replace(microsecond=0)
 
@@ -102,9 +102,9 @@ async def test_what_has_no_date_has_this_second_as_its_date(catalog):
         assert before <= model.downloaded_at <= datetime.now(UTC)
 
 
-async def test_what_was_read_says_only_what_was_set_since(catalog, database):
+async def test_a_model_that_was_read_sets_only_what_was_changed_since(catalog, database):
     """
-    Also among others: a claim of its header does not become its user's word.
+    Also among other models: the value that its header states does not become the user's value.
     """
     await catalog.register_model(a_model("m", claimed_license="mit", size_bytes=7))
     model = await catalog.get_model("m", "hf")
@@ -118,9 +118,9 @@ async def test_what_was_read_says_only_what_was_set_since(catalog, database):
     ]
 
 
-async def test_more_than_are_worked_out_at_once_are_one_batch(catalog):
+async def test_more_models_than_a_chunk_are_merged_by_key(catalog):
     """
-    A key that comes again much later is merged with what it was, and none is left out.
+    A key that occurs again in a later chunk is merged with the earlier row, and no model is lost.
     """
     values = [{**VALUES, "reference": f"m{number % 2100:04}"} for number in range(2500)]
     values[0] |= {"size_bytes": 5}
@@ -134,9 +134,9 @@ async def test_more_than_are_worked_out_at_once_are_one_batch(catalog):
     assert await catalog.count_models() == 2100
 
 
-async def test_other_tasks_have_their_turns_while_models_are_taken(on_sqlite):
+async def test_other_tasks_run_while_models_are_collected(on_sqlite):
     """
-    However many there are: nothing holds up the loop until they have all been looked at.
+    A long iterable of models does not block the event loop.
     """
     turns = 0
 
@@ -160,9 +160,9 @@ async def test_other_tasks_have_their_turns_while_models_are_taken(on_sqlite):
     assert seen[0] < seen[1000] < seen[2000] < seen[3000]
 
 
-async def test_rows_come_in_the_order_of_their_keys_whatever_they_set():
+async def test_batches_are_sorted_by_key_whatever_fields_are_set():
     """
-    Two processes that take rows in one order never wait for one another in a circle.
+    Two processes that lock rows in the same order cannot deadlock.
     """
     values = [{**VALUES, "reference": f"m{number}", "license": None} for number in (5, 3, 1, 4)]
     values[1] = {**VALUES, "reference": "m3"}
@@ -189,9 +189,9 @@ async def test_rows_come_in_the_order_of_their_keys_whatever_they_set():
         ({**VALUES, "license": ["mit"]}, r"license \['mit'\] is a list"),
     ],
 )
-async def test_the_first_that_is_wrong_is_named(catalog, values, message):
+async def test_the_error_names_the_first_invalid_model(catalog, values, message):
     """
-    Wherever others are wrong too, and although 1 is equal to it: and nothing was written.
+    Later invalid models do not matter, True does not count as 1, and nothing is written.
     """
     good = [{**VALUES, "reference": f"m{number}", "size_bytes": 1} for number in range(3)]
     worse = {"reference": "", "provider": "", "local_path": "", "size_bytes": -1}
@@ -205,9 +205,9 @@ async def test_the_first_that_is_wrong_is_named(catalog, values, message):
     assert await catalog.count_models() == 0
 
 
-async def test_a_description_is_found_that_only_the_first_of_two_had(catalog):
+async def test_a_description_that_only_the_first_of_two_equal_keys_sets_is_searchable(catalog):
     """
-    Of one key in one batch the second says nothing of it, and so it stays, and is searched in.
+    The second model of the key does not set a description, so that of the first stays.
     """
     await catalog.register_models([{**VALUES, "description": "Grüße"}, VALUES])
 

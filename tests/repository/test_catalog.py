@@ -1,4 +1,4 @@
-"""The repository: what each call writes, returns and leaves alone."""
+"""The methods of ModelCatalog: what each writes, returns and leaves unchanged."""
 
 import asyncio
 import os
@@ -29,9 +29,9 @@ from model_catalog import (
 )
 
 
-async def test_what_was_registered_is_found(catalog):
+async def test_find_model_returns_a_registered_model(catalog):
     """
-    A registered model is found by its reference and provider, as it was given.
+    A registered model is found by reference and provider, with the registered values.
     """
     await catalog.register_model(
         a_model(size_bytes=669_000_000, downloaded_at=moment(5), version="v1")
@@ -50,9 +50,9 @@ async def test_what_was_registered_is_found(catalog):
     assert model.ref == ModelRef("hf", "TinyLlama-1.1B-Chat-v1.0", "v1")
 
 
-async def test_registering_writes_one_plain_row(catalog, database):
+async def test_register_model_writes_one_row_of_plain_values(catalog, database):
     """
-    What other programs read with SQL is text, whole bytes and whole seconds.
+    Programs that read the table with SQL find texts, numbers of bytes and whole seconds.
     """
     await catalog.register_model(a_model("m", size_bytes=2**63 - 1, downloaded_at=moment(0)))
 
@@ -63,9 +63,9 @@ async def test_registering_writes_one_plain_row(catalog, database):
     assert rows == [("hf", "m", "", "/models/tinyllama.gguf", 2**63 - 1, 1767225600)]
 
 
-async def test_registering_returns_what_is_recorded(catalog):
+async def test_register_model_returns_the_recorded_model(catalog):
     """
-    The returned model is the row: numbered, with its time cut to the second.
+    The returned model has an id, and its time is cut to whole seconds.
     """
     given = a_model(downloaded_at=moment(5) + timedelta(microseconds=999_999))
 
@@ -90,9 +90,9 @@ REGISTERED = {
 
 
 @pytest.mark.parametrize("given", REGISTERED.values(), ids=list(REGISTERED))
-async def test_what_registering_returns_is_what_is_read(catalog, given):
+async def test_register_model_returns_what_find_model_returns(catalog, given):
     """
-    A model that is new, and one that was there: each comes back as it would be found.
+    This holds for a new model and for one that is registered again.
     """
     values = vars(a_model(**given))
     named = values["reference"], values["provider"]
@@ -102,15 +102,15 @@ async def test_what_registering_returns_is_what_is_read(catalog, given):
     again = await catalog.register_model(a_model(**given, parameter_count=7))
     found_again = await catalog.find_model(*named)
 
-    assert read(new) == read(found)
-    assert read(again) == read(found_again)
+    assert all_values(new) == all_values(found)
+    assert all_values(again) == all_values(found_again)
     assert (new.download_count, again.download_count) == (1, 2)
     assert again.parameter_count == 7
 
 
-async def test_one_that_was_removed_comes_back_as_a_new_one(catalog):
+async def test_a_removed_model_that_is_registered_again_is_new(catalog):
     """
-    Nothing of what was known of it is left: no tag, no use, no state.
+    Its former tags, use counts and state are gone.
     """
     await catalog.register_model(a_model("m"))
     await catalog.tag_model("m", "hf", "chat")
@@ -120,12 +120,12 @@ async def test_one_that_was_removed_comes_back_as_a_new_one(catalog):
     back = await catalog.register_model(a_model("m"))
 
     assert (back.tags, back.use_count, back.download_count) == ((), 0, 1)
-    assert read(back) == read(await catalog.find_model("m", "hf"))
+    assert all_values(back) == all_values(await catalog.find_model("m", "hf"))
 
 
-async def test_a_tagged_model_that_is_registered_again_has_its_tags(catalog):
+async def test_register_model_returns_the_tags_of_a_known_model(catalog):
     """
-    What registering returns has them too.
+    A model that is registered again is returned with its tags.
     """
     await catalog.register_model(a_model("m"))
     await catalog.tag_model("m", "hf", "chat")
@@ -133,15 +133,15 @@ async def test_a_tagged_model_that_is_registered_again_has_its_tags(catalog):
     assert (await catalog.register_model(a_model("m"))).tags == ("chat",)
 
 
-def read(model):
-    """All that a model says of itself."""
+def all_values(model):
+    """Return all values of a model, and its tags."""
     fields = {name: value for name, value in vars(model).items() if not name.startswith("_sa_")}
     return fields, inspect(model).identity_key
 
 
-async def test_a_model_downloads_now_unless_it_says_when(catalog):
+async def test_downloaded_at_is_now_if_it_was_not_set(catalog):
     """
-    downloaded_at is the time of registering when it was not set.
+    downloaded_at defaults to the time of registration.
     """
     before = datetime.now(UTC).replace(microsecond=0)
 
@@ -150,9 +150,9 @@ async def test_a_model_downloads_now_unless_it_says_when(catalog):
     assert before <= model.downloaded_at <= datetime.now(UTC)
 
 
-async def test_registering_again_writes_what_was_set_and_keeps_the_rest(catalog):
+async def test_registering_again_keeps_fields_that_were_not_set(catalog):
     """
-    A second registration moves the model; the size, of which it says nothing, stays.
+    A second registration changes the path; the size, which it does not set, stays.
     """
     first = await catalog.register_model(a_model(size_bytes=1000))
 
@@ -162,9 +162,9 @@ async def test_registering_again_writes_what_was_set_and_keeps_the_rest(catalog)
     assert len(await catalog.list_models()) == 1
 
 
-async def test_none_is_a_value_when_it_is_given(catalog):
+async def test_a_field_that_is_set_to_none_is_cleared(catalog):
     """
-    A size that is set to None is written: it is no longer known.
+    A size that is set to None is unknown afterwards.
     """
     await catalog.register_model(a_model(size_bytes=1000))
 
@@ -175,7 +175,7 @@ async def test_none_is_a_value_when_it_is_given(catalog):
 
 async def test_a_found_model_can_be_changed_and_registered_again(catalog):
     """
-    What was read is a plain object: change a field, hand it back.
+    A returned model is a plain object: change a field and register it.
     """
     await catalog.register_model(a_model(size_bytes=1, downloaded_at=moment(1)))
     model = await catalog.get_model("TinyLlama-1.1B-Chat-v1.0", "hf")
@@ -186,9 +186,9 @@ async def test_a_found_model_can_be_changed_and_registered_again(catalog):
     assert (again.id, again.size_bytes, again.downloaded_at) == (model.id, 2, moment(1))
 
 
-async def test_a_model_of_no_date_gets_one_when_it_is_registered_again(catalog, database):
+async def test_a_model_without_a_date_gets_one_when_it_is_registered_again(catalog, database):
     """
-    Also where it is the one that was read: older catalogs hold rows that say of no time.
+    This also holds for a model that was read: rows of older catalogs may have no time.
     """
     await catalog.register_model(a_model("m"))
     database.run("UPDATE models SET downloaded_at = NULL")
@@ -215,20 +215,20 @@ async def test_the_same_reference_of_two_providers_is_two_models(catalog):
 @pytest.mark.parametrize(
     ("reference", "provider", "version"),
     [("M", "hf", None), ("m", "HF", None), ("m ", "hf", None), ("m", "hf", "v2"), ("m", "hf", "")],
-    ids=["case", "provider's case", "blank", "other version", "no version"],
+    ids=["case", "provider's case", "trailing blank", "other version", "empty version"],
 )
-async def test_finding_is_exact(catalog, reference, provider, version):
+async def test_find_model_compares_names_exactly(catalog, reference, provider, version):
     """
-    Case and blanks count, and a version that is named is that version.
+    Case and whitespace matter, and a version that is given must be equal.
     """
     await catalog.register_model(a_model("m", version="v1"))
 
     assert await catalog.find_model(reference, provider, version) is None
 
 
-async def test_without_a_version_the_one_downloaded_last_is_found(catalog):
+async def test_without_a_version_the_model_downloaded_last_is_found(catalog):
     """
-    version=None is the newest by download, not the greatest by name.
+    version=None means the newest by download, not the greatest by name.
     """
     await catalog.register_model(a_model("m", version="v9", downloaded_at=moment(1)))
     await catalog.register_model(a_model("m", version="v1", downloaded_at=moment(2)))
@@ -237,9 +237,9 @@ async def test_without_a_version_the_one_downloaded_last_is_found(catalog):
     assert (await catalog.find_model("m", "hf", "v9")).version == "v9"
 
 
-async def test_of_two_downloads_in_one_second_the_later_row_is_found(catalog):
+async def test_of_two_downloads_in_one_second_the_greater_id_is_found(catalog):
     """
-    Seconds are what is stored; within one the order of recording decides.
+    Times are stored in whole seconds; within a second the order of the ids decides.
     """
     for version in ("v1", "v2"):
         await catalog.register_model(a_model("m", version=version, downloaded_at=moment(1)))
@@ -247,9 +247,9 @@ async def test_of_two_downloads_in_one_second_the_later_row_is_found(catalog):
     assert (await catalog.find_model("m", "hf")).version == "v2"
 
 
-async def test_a_model_that_is_not_there_is_none_or_an_error(catalog):
+async def test_an_unknown_model_is_none_for_find_and_an_error_for_get(catalog):
     """
-    find returns None; get raises, with what was asked for.
+    find_model returns None; get_model raises an error with the key.
     """
     assert await catalog.find_model("m", "hf") is None
     with pytest.raises(
@@ -265,10 +265,10 @@ async def test_a_model_that_is_not_there_is_none_or_an_error(catalog):
     )
 
 
-async def test_the_list_is_newest_first_and_total(catalog, database):
+async def test_the_default_order_is_newest_first_and_total(catalog, database):
     """
-    Newest first, undated last, and then provider, reference and version byte by byte, so that
-    both databases give one order whatever their locale.
+    Newest first, NULL last, then by provider, reference and version in byte order. The order does
+    not depend on the locale of the database.
     """
     names = ["b", "A", "Z", "_x", "a", "ä", "B", "\U0001f999", "\uffff"]
     await catalog.register_models([a_model(name, downloaded_at=moment(1)) for name in names])
@@ -289,9 +289,9 @@ async def test_the_list_is_newest_first_and_total(catalog, database):
     ]
 
 
-async def test_lists_and_totals_can_be_of_one_provider_or_reference(catalog):
+async def test_lists_and_totals_can_be_filtered_by_provider_and_reference(catalog):
     """
-    provider and reference narrow list, iteration and total alike.
+    The filters provider and reference narrow list, iteration and total alike.
     """
     await catalog.register_models(
         a_model(reference, provider=provider, size_bytes=size)
@@ -305,9 +305,9 @@ async def test_lists_and_totals_can_be_of_one_provider_or_reference(catalog):
     assert await catalog.get_total_size(reference="m") == 3
 
 
-async def test_an_empty_catalog_is_no_special_case(catalog):
+async def test_an_empty_catalog_has_no_models_and_size_zero(catalog):
     """
-    Nothing is listed, nothing is iterated, and nothing weighs nothing.
+    The list and the iteration are empty, and the total size is 0.
     """
     assert await catalog.list_models() == []
     assert [model async for model in catalog.iter_models()] == []
@@ -316,9 +316,9 @@ async def test_an_empty_catalog_is_no_special_case(catalog):
     assert await catalog.remove_model("m", "hf") is False
 
 
-async def test_iteration_gives_what_the_list_gives(catalog, database):
+async def test_iter_models_yields_the_models_of_list_models(catalog, database):
     """
-    Over several pages, with equal times and without any, no model is skipped or met twice.
+    Over several pages, with equal and missing times, no model is skipped or repeated.
     """
     await catalog.register_models(
         a_model(f"m{number:04}", version=f"v{number % 3}", downloaded_at=moment(number % 7))
@@ -332,7 +332,7 @@ async def test_iteration_gives_what_the_list_gives(catalog, database):
     assert len(set(iterated)) == 1200
 
 
-async def test_models_may_be_written_while_they_are_iterated(catalog):
+async def test_models_can_be_written_during_an_iteration(catalog):
     """
     No transaction is open between two models.
     """
@@ -346,9 +346,10 @@ async def test_models_may_be_written_while_they_are_iterated(catalog):
     assert await catalog.list_models() == []
 
 
-async def test_removing_forgets_one_version_or_all(catalog):
+async def test_remove_model_deletes_one_version_or_all(catalog):
     """
-    With a version only that one goes; without, every version does. True means it was known.
+    With a version only that one is deleted, without a version all are. True means that a model
+    existed.
     """
     await catalog.register_models(a_model("m", version=version) for version in ("", "v1", "v2"))
 
@@ -360,9 +361,9 @@ async def test_removing_forgets_one_version_or_all(catalog):
     assert await catalog.list_models() == []
 
 
-async def test_removing_leaves_the_file(catalog, tmp_path):
+async def test_remove_model_leaves_the_file(catalog, tmp_path):
     """
-    The catalog forgets; it deletes no file.
+    remove_model deletes the record and no file.
     """
     path = tmp_path / "model.gguf"
     path.write_bytes(b"GGUF")
@@ -373,9 +374,9 @@ async def test_removing_leaves_the_file(catalog, tmp_path):
     assert path.read_bytes() == b"GGUF"
 
 
-async def test_the_total_is_exact_beyond_what_a_database_can_sum(catalog):
+async def test_the_total_size_is_exact_beyond_64_bits(catalog):
     """
-    SQLite refuses a sum over 2**63, PostgreSQL gives a Decimal; the total is an int.
+    SQLite refuses a sum over 2**63, PostgreSQL returns a Decimal; the total is an int.
     """
     await catalog.register_models(a_model(f"m{n}", size_bytes=2**63 - 1) for n in range(5))
     await catalog.register_model(a_model("unknown"))
@@ -386,9 +387,9 @@ async def test_the_total_is_exact_beyond_what_a_database_can_sum(catalog):
     assert type(total) is int
 
 
-async def test_many_models_are_registered_together(catalog):
+async def test_register_models_registers_the_models_of_a_generator(catalog):
     """
-    A generator of models with different fields set is one transaction, and each keeps its own.
+    The models set different fields, and each keeps its own values. All are in one transaction.
     """
     await catalog.register_model(a_model("known", size_bytes=7))
 
@@ -402,9 +403,9 @@ async def test_many_models_are_registered_together(catalog):
     assert (await catalog.find_model("known", "hf")).local_path == "/moved"
 
 
-async def test_of_one_key_in_a_batch_the_last_word_counts(catalog):
+async def test_in_a_batch_the_last_value_of_a_field_wins(catalog):
     """
-    A key that comes twice is one row, with each field as it was set last.
+    A key that occurs twice is one row, with each field as it was set last.
     """
     count = await catalog.register_models(
         [a_model("m", size_bytes=1, local_path="/a"), a_model("m", local_path="/b")]
@@ -415,9 +416,9 @@ async def test_of_one_key_in_a_batch_the_last_word_counts(catalog):
     assert (model.local_path, model.size_bytes) == ("/b", 1)
 
 
-async def test_one_bad_model_keeps_the_whole_batch_out(catalog):
+async def test_one_invalid_model_refuses_the_whole_batch(catalog):
     """
-    register_models is all or nothing.
+    register_models records all models or none.
     """
     with pytest.raises(ValueError, match="size_bytes -1"):
         await catalog.register_models([a_model("good"), a_model("bad", size_bytes=-1)])
@@ -425,9 +426,9 @@ async def test_one_bad_model_keeps_the_whole_batch_out(catalog):
     assert await catalog.list_models() == []
 
 
-async def test_a_transaction_keeps_all_or_nothing(catalog):
+async def test_a_transaction_is_committed_or_rolled_back_as_a_whole(catalog):
     """
-    What a failed block wrote is gone, what a block that ended wrote is there.
+    The rows of a block that raised are rolled back, those of a block that ended are committed.
     """
     with pytest.raises(ZeroDivisionError):
         async with catalog.transaction() as both:
@@ -442,9 +443,9 @@ async def test_a_transaction_keeps_all_or_nothing(catalog):
     assert len(await catalog.list_models()) == 1
 
 
-async def test_a_transaction_in_a_transaction_is_undone_alone(catalog):
+async def test_a_nested_transaction_is_rolled_back_alone(catalog):
     """
-    The inner block's rows go with it; the outer block's stay.
+    The rows of the inner block are rolled back; those of the outer block stay.
     """
     async with catalog.transaction() as outer:
         await outer.register_model(a_model("outer"))
@@ -456,9 +457,9 @@ async def test_a_transaction_in_a_transaction_is_undone_alone(catalog):
     assert [model.reference for model in await catalog.list_models()] == ["outer"]
 
 
-async def test_tasks_may_share_a_transaction(catalog):
+async def test_tasks_can_share_a_transaction(catalog):
     """
-    Calls of one transaction queue for its connection.
+    Calls in one transaction wait for its connection in a queue.
     """
     async with catalog.transaction() as shared:
         await asyncio.gather(*(shared.register_model(a_model(f"m{n}")) for n in range(20)))
@@ -466,9 +467,9 @@ async def test_tasks_may_share_a_transaction(catalog):
     assert len(await catalog.list_models()) == 20
 
 
-async def test_waiting_for_oneself_is_refused(catalog):
+async def test_a_write_of_the_outer_catalog_in_its_own_transaction_is_refused(catalog):
     """
-    Within its own transaction the outer catalog's write would wait for ever.
+    Inside the transaction the outer catalog's write would wait forever.
     """
     async with catalog.transaction() as inner:
         with pytest.raises(TransactionError, match="has a transaction open"):
@@ -482,20 +483,21 @@ async def test_waiting_for_oneself_is_refused(catalog):
         await inner.register_model(a_model())
 
 
-async def test_a_task_that_outlives_the_transaction_it_began_in_may_write(catalog):
+async def test_a_task_that_outlives_its_transaction_can_write(catalog):
     """
-    That a transaction is open is known to the tasks begun inside it, and only while it is.
+    A task that was started inside a transaction is refused a write only while the transaction is
+    open.
     """
-    over = asyncio.Event()
+    has_ended = asyncio.Event()
 
     async def afterwards():
-        await over.wait()
+        await has_ended.wait()
         await catalog.register_model(a_model("later"))
 
     async with catalog.transaction():
         task = asyncio.create_task(afterwards())
         await asyncio.sleep(0)
-    over.set()
+    has_ended.set()
     await task
 
     assert await catalog.find_model("later", "hf") is not None
@@ -503,7 +505,7 @@ async def test_a_task_that_outlives_the_transaction_it_began_in_may_write(catalo
 
 async def test_two_hundred_tasks_register_one_model(catalog):
     """
-    The same key from everywhere at once is one row and no error.
+    The same key registered by all tasks at once is one row and no error.
     """
     models = await asyncio.gather(
         *(catalog.register_model(a_model(size_bytes=n)) for n in range(200))
@@ -513,10 +515,10 @@ async def test_two_hundred_tasks_register_one_model(catalog):
     assert {found.id for found in models} == {model.id}
 
 
-async def test_a_host_factory_keeps_its_engine(database):
+async def test_a_host_engine_works_without_prepare_engine_and_stays_open(database):
     """
-    A catalog over a host's session factory works without any of our habits, even where sessions
-    expire what they hold, and the host's engine lives on.
+    A catalog over a host's session factory needs none of the catalog's engine settings. It works
+    with sessions that expire their objects, and leaves the host's engine open.
     """
     engine = create_async_engine(database.target_url)
     catalog = ModelCatalog(async_sessionmaker(engine, expire_on_commit=True))
@@ -533,14 +535,14 @@ async def test_a_host_factory_keeps_its_engine(database):
     await engine.dispose()
 
 
-@pytest.mark.parametrize("habits", [True, False], ids=["with habits", "without"])
+@pytest.mark.parametrize("is_prepared", [True, False], ids=["prepared engine", "plain engine"])
 @pytest.mark.parametrize("keep", [True, False], ids=["committed", "rolled back"])
-async def test_a_host_session_decides(database, habits, keep):
+async def test_a_host_session_commits_or_rolls_back_the_catalog_rows(database, is_prepared, keep):
     """
-    In a host's session host rows and catalog rows are kept or lost together, by the host.
+    Host rows and catalog rows in a host's session are committed or rolled back together.
     """
     engine = create_async_engine(database.target_url)
-    if habits:
+    if is_prepared:
         prepare_engine(engine)
     database.run("DROP TABLE IF EXISTS deployments")
     database.run("CREATE TABLE deployments (name TEXT)")
@@ -561,13 +563,14 @@ async def test_a_host_session_decides(database, habits, keep):
     database.run("DROP TABLE deployments")
 
 
-@pytest.mark.parametrize("habits", [True, False], ids=["with habits", "without"])
-async def test_a_savepoint_in_a_host_session_commits_nothing(database, habits):
+@pytest.mark.parametrize("is_prepared", [True, False], ids=["prepared engine", "plain engine"])
+async def test_a_savepoint_in_a_host_session_commits_nothing(database, is_prepared):
     """
-    transaction() over a host's session is undone with the session, even when it came first.
+    transaction() over a host's session is rolled back with the session, even if it was its first
+    statement.
     """
     engine = create_async_engine(database.target_url)
-    if habits:
+    if is_prepared:
         prepare_engine(engine)
 
     async with AsyncSession(engine) as session:
@@ -632,9 +635,9 @@ async def test_the_constructor_of_a_subclass_runs_in_a_transaction_too(
     assert model.provider == inner.provider == provider
 
 
-async def test_what_a_host_session_has_added_is_found(database):
+async def test_objects_that_a_host_session_has_not_flushed_are_found(database):
     """
-    Objects the host added and did not flush count, and the host's own objects stay the host's.
+    Objects that the host has added are flushed before the lookup, and stay objects of the host.
     """
     engine = create_async_engine(database.target_url)
 
@@ -651,7 +654,7 @@ async def test_what_a_host_session_has_added_is_found(database):
     await engine.dispose()
 
 
-async def test_a_prepared_engine_has_the_habits(tmp_path):
+async def test_prepare_engine_configures_a_host_engine(tmp_path):
     """
     One call gives a host's SQLite engine foreign keys, a write-ahead log and real transactions.
     """
@@ -668,9 +671,9 @@ async def test_a_prepared_engine_has_the_habits(tmp_path):
     await engine.dispose()
 
 
-async def test_a_lock_that_is_never_given_back_is_an_error_that_says_so(database, tmp_path):
+async def test_a_lock_that_is_never_released_is_catalog_busy_error(database, tmp_path):
     """
-    When another process holds SQLite's write lock, the call waits its time and no longer.
+    If another process holds SQLite's write lock, the call waits until its timeout and no longer.
     """
     if database.path is None:
         pytest.skip("PostgreSQL locks rows, not the database")
@@ -688,9 +691,9 @@ async def test_a_lock_that_is_never_given_back_is_an_error_that_says_so(database
     assert caught.value.target == repr(str(database.path))
 
 
-async def test_a_catalog_without_tables_says_how_to_get_them(empty):
+async def test_a_database_without_tables_raises_schema_out_of_date_error(empty):
     """
-    A host that forgot to upgrade is told to.
+    The error tells a host that did not upgrade how to do so.
     """
     engine = create_async_engine(empty.target_url)
     catalog = ModelCatalog(async_sessionmaker(engine))
@@ -702,7 +705,7 @@ async def test_a_catalog_without_tables_says_how_to_get_them(empty):
 
 async def test_a_process_that_only_reads_can_read(catalog, database):
     """
-    Models come back even where none was ever made by hand before.
+    Models are returned even if the process has made no Model before.
     """
     await catalog.register_model(a_model("m"))
     script = (
@@ -720,9 +723,9 @@ async def test_a_process_that_only_reads_can_read(catalog, database):
     assert (reader.stdout, reader.stderr) == ("m\n", "")
 
 
-async def test_errors_survive_a_process_boundary():
+async def test_every_error_can_be_pickled():
     """
-    Every error comes out of a worker process as it went in.
+    An error that a worker process raises is equal in the parent process.
     """
     made = [
         errors.InvalidModelError("size_bytes", -1, "is out of range"),

@@ -1,4 +1,4 @@
-"""The catalog as text: everything out, everything in, on whatever database."""
+"""Export and import of the whole catalog, from either database to either."""
 
 import asyncio
 import io
@@ -18,7 +18,7 @@ TEXTS = ["plain", "ü ß 模型 🦙", "tab\tline\nquote\"'\\%_", "\u202e\u200b"
 
 
 async def fill(catalog):
-    """A catalog with something in every field, and hostile text wherever it may be."""
+    """Record models with a value in every field, and unusual text where any text is allowed."""
     for number, text in enumerate(TEXTS):
         await catalog.register_model(
             a_model(
@@ -59,7 +59,7 @@ def line(**fields):
 
 @pytest.fixture
 def other(request, tmp_path, backend):
-    """A second, empty catalog: on PostgreSQL for SQLite, and on SQLite for PostgreSQL."""
+    """A second, empty catalog: on PostgreSQL if the first is on SQLite, and the reverse."""
     if backend == "sqlite":
         database = postgresql_database("asyncpg", request.getfixturevalue("pg_migrated"))
         database.run("DELETE FROM models")
@@ -67,9 +67,9 @@ def other(request, tmp_path, backend):
     return str(tmp_path / "other.db")
 
 
-async def test_what_goes_out_comes_in_to_the_last_byte(catalog, other):
+async def test_an_export_that_is_imported_gives_the_same_export(catalog, other):
     """
-    Export, import into an empty catalog on the other database, export again: the same bytes.
+    Export, import into an empty catalog on the other database, export again: the bytes are equal.
     """
     await fill(catalog)
     text = await exported(catalog)
@@ -84,9 +84,9 @@ async def test_what_goes_out_comes_in_to_the_last_byte(catalog, other):
     assert again == text
 
 
-async def test_the_text_is_lines_of_ascii_json_under_a_head(catalog):
+async def test_an_export_is_lines_of_ascii_json_after_a_header(catalog):
     """
-    Any program can read it, and no terminal is steered by it.
+    Any program can read it, and it has no control characters for a terminal.
     """
     await fill(catalog)
 
@@ -126,9 +126,9 @@ async def test_the_text_is_lines_of_ascii_json_under_a_head(catalog):
     }
 
 
-async def test_streams_of_bytes_do_as_well(catalog, tmp_path):
+async def test_streams_can_be_binary(catalog, tmp_path):
     """
-    A file may be opened as text or as bytes.
+    A file may be opened in text mode or in binary mode.
     """
     await fill(catalog)
     with (tmp_path / "out").open("wb") as stream:
@@ -141,9 +141,9 @@ async def test_streams_of_bytes_do_as_well(catalog, tmp_path):
     assert (tmp_path / "out").read_text() == await exported(catalog)
 
 
-async def test_an_empty_catalog_is_its_head(catalog):
+async def test_the_export_of_an_empty_catalog_is_its_header(catalog):
     """
-    Nothing recorded is one line, and it can be imported.
+    The header line alone can be imported.
     """
     assert await exported(catalog) == HEADER
     assert (await imported(catalog, HEADER)).written == 0
@@ -154,9 +154,10 @@ async def test_an_empty_catalog_is_its_head(catalog):
     [("keep", 9, "/old"), ("replace", 1, "/new"), ("newer", 9, "/new"), ("newer", 5, "/old")],
     ids=["keep", "replace", "newer is newer", "newer is as old"],
 )
-async def test_a_conflict_is_settled_as_asked(catalog, on_conflict, second, path):
+async def test_on_conflict_decides_about_a_model_that_exists(catalog, on_conflict, second, path):
     """
-    What is there is kept, replaced with all that hangs on it, or replaced by what is newer.
+    The existing model is kept, replaced with its tags, aliases and files, or replaced by a newer
+    one.
     """
     await catalog.register_model(
         a_model("m", local_path="/old", size_bytes=1, downloaded_at=moment(5), description="old")
@@ -182,9 +183,9 @@ async def test_a_conflict_is_settled_as_asked(catalog, on_conflict, second, path
         assert (model.tags, model.pinned, model.description) == (("old",), True, "old")
 
 
-async def test_an_undated_model_is_older_than_any(catalog, database):
+async def test_a_model_without_a_date_is_older_than_every_other(catalog, database):
     """
-    newer replaces what has no date, and not by what has none.
+    `newer` replaces a model without a date, but not by a line without a date.
     """
     await catalog.register_model(a_model("m", local_path="/old"))
     database.run("UPDATE models SET downloaded_at = NULL")
@@ -195,9 +196,11 @@ async def test_an_undated_model_is_older_than_any(catalog, database):
 
 
 @pytest.mark.parametrize(("on_conflict", "version"), [("keep", "v1"), ("replace", "v2")])
-async def test_an_alias_that_points_elsewhere_is_kept_or_moved(catalog, on_conflict, version):
+async def test_an_alias_that_points_at_another_model_is_kept_or_moved(
+    catalog, on_conflict, version
+):
     """
-    A new model's alias takes nothing from what is to be kept.
+    With `keep` the alias of a new model does not take an alias from an existing model.
     """
     await catalog.register_model(a_model("m", version="v1"))
     await catalog.set_alias("m", "hf", "main", "v1")
@@ -207,7 +210,7 @@ async def test_an_alias_that_points_elsewhere_is_kept_or_moved(catalog, on_confl
     assert (await catalog.get_model("m", "hf", "main")).version == version
 
 
-BROKEN = {
+INVALID_LINES = {
     "no JSON": "{",
     "no object": "[]\n",
     "no path": '{"provider": "hf", "reference": "m"}\n',
@@ -238,14 +241,14 @@ BROKEN = {
 }
 
 
-@pytest.mark.parametrize("broken", BROKEN.values(), ids=BROKEN)
-async def test_a_broken_line_is_told_with_its_number(catalog, broken):
+@pytest.mark.parametrize("invalid", INVALID_LINES.values(), ids=INVALID_LINES)
+async def test_an_invalid_line_is_reported_with_its_number(catalog, invalid):
     """
-    Nothing is imported, or the rest is, as asked.
+    Nothing is imported, or with skip_broken all other lines are.
     """
-    text = HEADER + line(reference="good") + "\n" + broken + line(reference="better")
+    text = HEADER + line(reference="good") + "\n" + invalid + line(reference="better")
 
-    if broken != "{":
+    if invalid != "{":
         with pytest.raises(InvalidImportError, match="line 4 cannot be imported") as caught:
             await imported(catalog, text)
         assert caught.value.line == 4
@@ -269,12 +272,12 @@ async def test_a_broken_line_is_told_with_its_number(catalog, broken):
         "[]\n",
         "null\n",
     ],
-    ids=["nothing", "an empty line", "a model", "a later version", "a picture", "a list", "null"],
+    ids=["empty stream", "empty line", "a model", "later version", "a picture", "a list", "null"],
 )
 @pytest.mark.parametrize("skip_broken", [True, False], ids=["skipping", "not skipping"])
-async def test_what_does_not_begin_as_a_catalog_is_refused(catalog, head, skip_broken):
+async def test_a_stream_without_the_header_is_refused(catalog, head, skip_broken):
     """
-    Another file, or one of a later version, is not taken for a catalog.
+    Another file, or an export of a later version, is not imported.
     """
     with pytest.raises(InvalidImportError, match="line 1"):
         await imported(catalog, head + line() if head else "", skip_broken=skip_broken)
@@ -282,9 +285,9 @@ async def test_what_does_not_begin_as_a_catalog_is_refused(catalog, head, skip_b
     assert await catalog.list_models() == []
 
 
-async def test_bytes_that_are_no_text_are_a_broken_line(catalog):
+async def test_a_line_that_is_not_utf8_is_invalid(catalog):
     """
-    A line that is not UTF-8 is told of like any other.
+    It is reported like any other invalid line.
     """
     stream = io.BytesIO(HEADER.encode() + b'{"provider": "\xff"}\n' + line().encode())
 
@@ -294,17 +297,17 @@ async def test_bytes_that_are_no_text_are_a_broken_line(catalog):
     assert done.written == 1
 
 
-async def test_a_conflict_is_settled_in_one_of_three_ways(catalog):
+async def test_an_unknown_on_conflict_is_refused(catalog):
     """
-    Any other word is refused.
+    There are three values of on_conflict.
     """
     with pytest.raises(InvalidModelError, match="on_conflict 'overwrite'"):
         await imported(catalog, HEADER, "overwrite")
 
 
-async def test_an_import_in_a_transaction_is_undone_with_it(catalog):
+async def test_an_import_in_a_transaction_is_rolled_back_with_it(catalog):
     """
-    Within transaction() an import is part of it.
+    An import within transaction() is part of the transaction.
     """
     with pytest.raises(ZeroDivisionError):
         async with catalog.transaction() as together:
@@ -315,9 +318,9 @@ async def test_an_import_in_a_transaction_is_undone_with_it(catalog):
     assert await catalog.list_tags() == []
 
 
-async def test_thousands_of_models_go_through(catalog):
+async def test_thousands_of_models_are_exported_and_imported(catalog):
     """
-    Pages of the stream and batches of statements add up.
+    Several pages of the stream and several batches of statements are complete.
     """
     text = HEADER + "".join(
         line(reference=f"m{n:05}", tags=[f"t{n % 7}"], downloaded_at=moment(n).isoformat())
@@ -332,9 +335,11 @@ async def test_thousands_of_models_go_through(catalog):
 
 @pytest.mark.parametrize("backend", ["asyncpg", "psycopg"])
 @pytest.mark.parametrize(("on_conflict", "path"), [("keep", "/theirs"), ("newer", "/theirs")])
-async def test_what_another_writes_meanwhile_is_kept_as_well(database, on_conflict, path):
+async def test_a_model_that_another_writer_adds_meanwhile_counts_as_existing(
+    database, on_conflict, path
+):
     """
-    Which models are there is seen by the statement that writes, not by a look before it.
+    The upsert decides whether a model exists, not a SELECT before it.
     """
     with psycopg.connect(postgres.dsn(database.url)) as other:
         other.execute(
@@ -357,9 +362,10 @@ async def test_what_another_writes_meanwhile_is_kept_as_well(database, on_confli
     assert (model.local_path, model.use_count) == (path, 42)
 
 
-async def test_what_the_hive_recorded_comes_back_from_an_export(tmp_path):
+async def test_rows_of_the_hive_can_be_exported_and_imported(tmp_path):
     """
-    A long reference, a tab in one, a path of nothing: what may no longer be recorded may return.
+    A long reference, a reference with a tab, an empty path: values that can no longer be
+    registered can be imported.
     """
     rows = [
         ("long/" + "x" * 600, "hf", "/a", 1, 1),
@@ -387,9 +393,9 @@ async def test_what_the_hive_recorded_comes_back_from_an_export(tmp_path):
     ],
     ids=["with its version", "with an alias"],
 )
-async def test_a_key_that_postgresql_cannot_index_is_a_broken_line(catalog, long):
+async def test_a_key_that_postgresql_cannot_index_is_an_invalid_line(catalog, long):
     """
-    The line is told of, and the rest is imported or not, as asked.
+    The line is reported, and the rest is imported if skip_broken is set.
     """
     text = HEADER + line(**long) + line()
 
@@ -400,9 +406,9 @@ async def test_a_key_that_postgresql_cannot_index_is_a_broken_line(catalog, long
     assert (done.written, [problem.line for problem in done.problems]) == (1, [2])
 
 
-async def test_a_count_of_downloads_stands_still_before_it_overflows(catalog):
+async def test_download_count_stops_before_it_overflows(catalog):
     """
-    2**63 - 1 downloads are as many as can be counted, on both databases.
+    2**63 - 1 is the greatest count on both databases.
     """
     await imported(catalog, HEADER + line(download_count=2**63 - 1))
 
@@ -411,9 +417,9 @@ async def test_a_count_of_downloads_stands_still_before_it_overflows(catalog):
     assert (model.download_count, type(model.download_count)) == (2**63 - 1, int)
 
 
-async def test_a_stream_that_stops_being_text_is_refused(catalog, tmp_path):
+async def test_a_text_stream_with_invalid_bytes_is_refused(catalog, tmp_path):
     """
-    A stream of text cannot go on behind bytes that are none; one of bytes can.
+    A text stream cannot be read beyond invalid bytes; a binary stream can.
     """
     path = tmp_path / "broken.ndjson"
     path.write_bytes(HEADER.encode() + line().encode() + b"\xff\n")

@@ -1,4 +1,4 @@
-"""Which models, and in what order: one set of filters, one order, on every database alike."""
+"""Filters, order, pages and statistics of listings, the same on every database."""
 
 import asyncio
 import random
@@ -16,7 +16,7 @@ from model_catalog.repository.statements.row_conversion import select_models
 
 HUGE = 2**63 - 1
 
-# What was downloaded when, how large it is, and what is known of it, by the user or by a header.
+# Models with their download times, sizes and fields, set by the user or stated by a header.
 CORPUS = {
     "Llama-3-8B": {
         "fields": {
@@ -76,7 +76,7 @@ def of_the_corpus(reference):
 
 
 async def fill(database):
-    """The corpus, as users make one; what was used was used at 100 and at 200 seconds."""
+    """Record the corpus; some of its models were used, at second 100 and at second 200."""
     await upgrade(database.target)
     async with open_catalog(database.target) as catalog:
         await catalog.register_models(of_the_corpus(reference) for reference in CORPUS)
@@ -117,7 +117,7 @@ def corpus_database(backend, request):
 
 @pytest.fixture
 async def corpus(corpus_database):
-    """The corpus, only to be read."""
+    """A catalog with the corpus, which tests only read."""
     async with open_catalog(corpus_database.target) as catalog:
         yield catalog
 
@@ -238,9 +238,9 @@ FILTERS = {
 
 
 @pytest.mark.parametrize(("filters", "expected"), FILTERS.values(), ids=FILTERS)
-async def test_every_operation_passes_the_same_models(corpus, filters, expected):
+async def test_every_operation_has_the_same_filters(corpus, filters, expected):
     """
-    list, iterate, count, total size, statistics and the list of tags share one set of filters.
+    List, iteration, count, total size, statistics and the list of tags select the same models.
     """
     sizes = [CORPUS[reference]["fields"].get("size_bytes", 0) for reference in expected]
     tags = Counter(tag.casefold() for name in expected for tag in CORPUS[name].get("tags", ()))
@@ -257,9 +257,9 @@ async def test_every_operation_passes_the_same_models(corpus, filters, expected)
     assert {count.tag.casefold(): count.model_count for count in counts} == tags
 
 
-async def test_a_claim_is_filtered_by_until_the_user_says_otherwise(catalog):
+async def test_a_filter_compares_the_header_value_unless_the_user_set_one(catalog):
     """
-    A header's claim is what is known of a model, unless the user has said it.
+    The value that the header states counts while the user's field is None.
     """
     await catalog.register_model(
         a_model("m", claimed_architecture="llama", claimed_context_length=4096)
@@ -302,18 +302,18 @@ async def test_a_claim_is_filtered_by_until_the_user_says_otherwise(catalog):
         ("한국", "\u1112\u1161\u11ab", True),
     ],
     ids=[
-        "sharp s as two",
-        "two as sharp s",
-        "great sharp s",
-        "umlaut in one and in two",
-        "umlaut in two and in one",
-        "umlaut left out",
-        "last sigma",
-        "last sigma of a query",
+        "sharp s found by two letters",
+        "two letters found by sharp s",
+        "capital sharp s",
+        "composed umlaut found by a decomposed one",
+        "decomposed umlaut found by a composed one",
+        "umlaut not found by its letter",
+        "final sigma",
+        "final sigma in the search",
         "sigma alone",
         "dotted I is an i and a dot",
-        "dotted I is no I",
-        "dotless i is no I",
+        "dotted I is not an I",
+        "dotless i is not an I",
         "dotless i is itself",
         "Cyrillic",
         "ligature",
@@ -321,13 +321,13 @@ async def test_a_claim_is_filtered_by_until_the_user_says_otherwise(catalog):
         "Deseret beyond 16 bits",
         "emoji",
         "title case",
-        "Hangul in parts",
+        "decomposed Hangul",
     ],
 )
-async def test_searching_disregards_case_in_any_script(catalog, text, search, found):
+async def test_search_ignores_case_in_any_script(catalog, text, search, found):
     """
-    Search compares by Unicode's default case folding of composed text, of no language in
-    particular, and gives one answer on every database.
+    Search compares by Unicode's default case folding of composed text, without the rules of a
+    language. The result is the same on every database.
     """
     await catalog.register_model(a_model(f"<{text}>"))
     await catalog.register_model(a_model("described", description=f"is {text} there"))
@@ -351,19 +351,19 @@ async def test_searching_disregards_case_in_any_script(catalog, text, search, fo
         "double quote",
         "escaped percent",
         "regular expression",
-        "class of characters",
-        "star",
+        "character class",
+        "asterisk",
         "question mark",
-        "end of a statement",
+        "semicolon",
         "numbered parameter",
         "named parameter",
         "format",
         "line break",
     ],
 )
-async def test_nothing_in_a_search_is_a_wildcard(catalog, text):
+async def test_search_has_no_wildcards(catalog, text):
     """
-    A character that some language gives a meaning to is found where it stands, and nowhere else.
+    A character that has a meaning in LIKE, in a regular expression or in SQL matches only itself.
     """
     await catalog.register_model(a_model("with", description=f"a{text}b"))
     await catalog.register_model(a_model("without", description="axyzb"))
@@ -374,9 +374,9 @@ async def test_nothing_in_a_search_is_a_wildcard(catalog, text):
     assert await catalog.count_models(search=text) == 1
 
 
-async def test_a_search_follows_what_is_written(catalog):
+async def test_search_finds_the_current_description_and_tags(catalog):
     """
-    A description is found from when it is written until it is changed or cleared, and so is a tag.
+    A description is found until it is changed or cleared, and so is a tag.
     """
 
     async def found(text):
@@ -405,9 +405,9 @@ async def test_a_search_follows_what_is_written(catalog):
     [("x" * 1000, True), ("x" * 999 + "y", False)],
     ids=["found", "not found"],
 )
-async def test_the_longest_search_is_as_right_as_any(catalog, text, matched):
+async def test_the_longest_search_is_exact(catalog, text, matched):
     """
-    A thousand characters are looked for in the longest description there may be.
+    A text of 1,000 characters is searched in the longest description.
     """
     await catalog.register_model(a_model("m", description="x" * 64 * 1024))
 
@@ -449,31 +449,32 @@ async def test_the_longest_search_is_as_right_as_any(catalog, text, matched):
         "search with a surrogate",
         "search for bytes",
         "provider a number",
-        "reference no text",
+        "reference not a text",
         "architecture a list",
         "tags a bare string",
-        "any tags a bare string",
+        "any_tags a bare string",
         "tag a number",
         "tag blank",
-        "tags no list",
+        "tags not a list",
         "too many tags",
-        "too many tags, any of them",
+        "too many any_tags",
         "size below zero",
-        "size too great",
+        "size too large",
         "size a fraction",
         "context a bool",
         "context a text",
-        "moment without a zone",
-        "moment of use without a zone",
-        "moment a text",
-        "moment a number",
+        "time without a zone",
+        "time of use without a zone",
+        "time a text",
+        "time a number",
         "never used a number",
         "pinned a text",
     ],
 )
-async def test_what_no_model_could_pass_or_fail_is_refused(catalog, filters, message):
+async def test_an_invalid_filter_value_is_refused(catalog, filters, message):
     """
-    A filter of the wrong kind is an error in every operation, never an empty answer.
+    Every operation raises an error for a filter of the wrong kind, and never returns an empty
+    result.
     """
     (field,) = filters
 
@@ -525,18 +526,18 @@ async def test_an_unknown_filter_raises_type_error(catalog):
     ids=[
         "sort by a text",
         "sort by SQL",
-        "sort by nothing",
+        "sort by None",
         "limit below zero",
-        "limit too great",
+        "limit too large",
         "limit a fraction",
         "limit a text",
         "limit a bool",
         "after a text",
     ],
 )
-async def test_an_order_or_a_page_that_there_is_not_is_refused(catalog, options, message):
+async def test_an_invalid_order_or_page_is_refused(catalog, options, message):
     """
-    The order is one of an enumeration and never text; a page is a number and a model.
+    The order is a member of an enumeration and never a text; a page is a number and a model.
     """
     (field,) = options
 
@@ -546,13 +547,13 @@ async def test_an_order_or_a_page_that_there_is_not_is_refused(catalog, options,
     assert caught.value.field == field
 
 
-# Locales disagree with bytes on case, on accents and on punctuation, and UTF-16 on the last two.
+# Locales sort case, accents and punctuation differently from bytes; UTF-16 sorts the last two so.
 NAMES = ["B", "a", "Z", "_", "ä", "a\u0308", "é", "É", "a-b", "ab", "a b", "A b", "~"]
 NAMES += ["\u4e2d", "\uffff", "\U0001f999"]
 
 
 def some_models(rng, names):
-    """Models with few different values and many that are missing, so that most are equal."""
+    """Return models with few different values, many of them None, so that most are equal."""
 
     def some(*values):
         return rng.choice([None, *values])
@@ -577,7 +578,7 @@ def some_models(rng, names):
 
 
 def use_some(rng, database):
-    """What only use, time and older catalogs bring about."""
+    """Set the columns that only uses, time and older catalogs set."""
     for (number,) in database.run("SELECT id FROM models ORDER BY id"):
         database.run(
             "UPDATE models SET use_count = ?, download_count = ? WHERE id = ?",
@@ -588,7 +589,7 @@ def use_some(rng, database):
 
 
 def in_order(models, sort, descending):
-    """The models as a listing is to have them, by sorting them here."""
+    """Sort models in Python as a listing has to sort them."""
 
     def value(model):
         found = getattr(model, sort.value)
@@ -606,8 +607,8 @@ def refs(models):
     return [model.ref for model in models]
 
 
-async def pages_behind(catalog, last, **options):
-    """The pages that follow a model; a model that comes twice would come for ever."""
+async def pages_after(catalog, last, **options):
+    """Return the pages after a model; fail if a model occurs twice."""
     pages = []
     while page := await catalog.list_models(after=last, **options):
         seen = {last.ref}.union(*map(refs, pages))
@@ -620,10 +621,10 @@ async def pages_behind(catalog, last, **options):
 ORDERS = list(product(Sort, [False, True]))
 
 
-async def test_every_order_is_total_and_of_bytes(catalog, database):
+async def test_every_order_is_total_and_by_bytes(catalog, database):
     """
-    Whatever a listing is sorted by, and both ways: by bytes, what has no value last, and what is
-    equal by provider, reference and version.
+    For each sort in both directions: texts by bytes, NULL last, ties by provider, reference and
+    version.
     """
     rng = random.Random(1)
     await catalog.register_models(some_models(rng, NAMES * 4))
@@ -637,9 +638,9 @@ async def test_every_order_is_total_and_of_bytes(catalog, database):
         assert refs(iterated) == refs(listed), (sort, descending)
 
 
-async def test_numbers_and_times_begin_with_the_greatest_and_names_with_the_first(catalog):
+async def test_numbers_and_times_are_descending_by_default_and_names_ascending(catalog):
     """
-    Where no direction is given it is the one that is mostly meant.
+    Without `descending` each sort has its usual direction.
     """
     await catalog.register_models(
         a_model(
@@ -667,9 +668,9 @@ async def test_numbers_and_times_begin_with_the_greatest_and_names_with_the_firs
     assert Sort.LAST_USED_AT.descending_by_default
 
 
-async def test_pages_are_the_listing(catalog, database):
+async def test_the_pages_of_a_listing_make_up_the_listing(catalog, database):
     """
-    In every order, and with a filter, the pages that `limit` and `after` give make up the list.
+    In every order, and with a filter, the pages of `limit` and `after` give the whole list.
     """
     rng = random.Random(2)
     await catalog.register_models(some_models(rng, NAMES * 2))
@@ -678,7 +679,7 @@ async def test_pages_are_the_listing(catalog, database):
     for (sort, descending), filters in product(ORDERS, [{}, {"never_used": True}]):
         options = {"sort": sort, "descending": descending, **filters}
         first = await catalog.list_models(limit=7, **options)
-        pages = [first, *await pages_behind(catalog, first[-1], limit=7, **options)]
+        pages = [first, *await pages_after(catalog, first[-1], limit=7, **options)]
 
         assert {len(page) for page in pages[:-1]} == {7}, options
         paged = [model.ref for page in pages for model in page]
@@ -686,9 +687,9 @@ async def test_pages_are_the_listing(catalog, database):
 
 
 @pytest.mark.parametrize("where", ["at the front", "in the middle", "among the undated"])
-def test_a_page_of_the_default_order_is_read_from_its_index(database, where):
+def test_a_page_of_the_default_order_is_read_from_the_index(database, where):
     """
-    Wherever a page begins, the database reads it and nothing that comes before it or after it.
+    Wherever a page starts, the database reads only the rows of the page.
     """
     numbers = (
         "WITH RECURSIVE numbers(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers LIMIT 30000)"
@@ -721,9 +722,9 @@ def test_a_page_of_the_default_order_is_read_from_its_index(database, where):
     assert any("ix_models_newest_first" in step for step in plan), plan
 
 
-async def test_a_page_of_none_is_empty(catalog):
+async def test_a_limit_of_zero_is_an_empty_page(catalog):
     """
-    limit=0 is a page without models, and the greatest limit there is no limit.
+    limit=0 is a page without models, and the greatest limit lists all models.
     """
     await catalog.register_model(a_model("m"))
 
@@ -731,10 +732,10 @@ async def test_a_page_of_none_is_empty(catalog):
     assert len(await catalog.list_models(limit=HUGE)) == 1
 
 
-async def test_what_others_write_between_two_pages_shifts_nothing(catalog, database):
+async def test_rows_written_between_two_pages_do_not_shift_the_next(catalog, database):
     """
-    Rows that come and go before the cursor and behind it, and the cursor's own that goes: the next
-    pages have all that is behind it by then, once, and nothing that was there before.
+    Rows are added and removed before and after the cursor, and the cursor's own row is removed.
+    The next pages have each row after the cursor once.
     """
     rng = random.Random(3)
     await catalog.register_models(some_models(rng, NAMES * 2))
@@ -751,14 +752,14 @@ async def test_what_others_write_between_two_pages_shifts_nothing(catalog, datab
             await others.register_models(some_models(rng, [f"{name}{turn}" for name in NAMES[:6]]))
             behind = in_order([*await others.list_models(), cursor], sort, descending)
             behind = behind[behind.index(cursor) + 1 :]
-            pages = await pages_behind(catalog, cursor, limit=5, **options)
+            pages = await pages_after(catalog, cursor, limit=5, **options)
 
             assert [model.ref for page in pages for model in page] == refs(behind), options
 
 
-async def test_a_model_that_is_registered_again_is_not_met_twice(catalog):
+async def test_a_model_that_is_registered_again_is_not_listed_twice(catalog):
     """
-    By the time of download, newest first, what is registered while others page goes to the front.
+    In the default order a model that is registered between two pages moves to the front.
     """
     await catalog.register_models(a_model(f"m{n}", downloaded_at=moment(n)) for n in range(9))
 
@@ -770,10 +771,10 @@ async def test_a_model_that_is_registered_again_is_not_met_twice(catalog):
     assert [model.reference for model in first + rest] == [f"m{n}" for n in reversed(range(9))]
 
 
-async def test_statistics_are_what_counting_gives(catalog, database):
+async def test_stats_equal_the_sums_of_the_listed_models(catalog, database):
     """
-    Of every kind so many models and bytes, exact beyond 2**63, by what is known of each; what is
-    not known is counted under None, and the largest comes first.
+    Each group has its number of models and of bytes, exact beyond 2**63. The group None has the
+    models without a value, and the largest group is first.
     """
     rng = random.Random(4)
     await catalog.register_models(some_models(rng, NAMES * 3))
@@ -801,10 +802,9 @@ async def test_statistics_are_what_counting_gives(catalog, database):
     assert type(stats.total.size_bytes) is int
 
 
-async def test_kinds_of_one_size_come_in_one_order(catalog):
+async def test_groups_of_equal_size_are_sorted_by_count_and_name(catalog):
     """
-    Kinds with as many bytes come by how many models there are, then by name, what is not known
-    last.
+    Groups with equal sizes are sorted by their number of models, then by name, None last.
     """
     await catalog.register_models(
         a_model(f"m{number}", format=kind)
@@ -816,9 +816,9 @@ async def test_kinds_of_one_size_come_in_one_order(catalog):
     assert list(stats.by_format) == ["two", "B", "None", "b", "zz", None]
 
 
-async def test_statistics_are_of_one_moment(catalog, database):
+async def test_stats_are_of_one_snapshot(catalog, database):
     """
-    While others write, the kinds add up to the same total each way they are counted.
+    While another task writes, the groups of each kind add up to the same total.
     """
     seen = []
 
@@ -853,9 +853,9 @@ async def test_statistics_are_of_one_moment(catalog, database):
     ],
     ids=repr,
 )
-async def test_a_place_to_go_on_from_has_to_be_one(catalog, sort, changes):
+async def test_an_after_with_invalid_values_is_refused(catalog, sort, changes):
     """
-    `after` may be made by hand, and is checked as what is stored is.
+    `after` may be a model that was made by hand, so its values are validated.
     """
     last = a_model("m", **changes) if "reference" not in changes else a_model(**changes)
 
@@ -863,9 +863,9 @@ async def test_a_place_to_go_on_from_has_to_be_one(catalog, sort, changes):
         await catalog.list_models(sort=sort, after=last)
 
 
-async def test_a_direction_is_one_or_none(catalog):
+async def test_descending_must_be_a_bool_or_none(catalog):
     """
-    A word is no direction, though it is true.
+    A text is refused, although it is true.
     """
     with pytest.raises(InvalidModelError, match="descending 'no'"):
         await catalog.list_models(descending="no")

@@ -1,4 +1,4 @@
-"""What a user attaches to a model, and what it survives."""
+"""Tags, pins and aliases of models."""
 
 import asyncio
 
@@ -16,9 +16,9 @@ from model_catalog import (
 )
 
 
-async def test_tags_are_kept_as_they_are_written(catalog):
+async def test_tags_keep_their_spelling(catalog):
     """
-    Case and script are preserved, and a tag that differs in case alone is the same tag.
+    Case and script are preserved, and a tag that differs only in case is the same tag.
     """
     await catalog.register_model(a_model("m"))
 
@@ -32,16 +32,16 @@ async def test_tags_are_kept_as_they_are_written(catalog):
 
 async def test_of_two_spellings_in_one_call_the_first_is_kept(catalog):
     """
-    A call is as good as its arguments one after the other.
+    One call has the effect of a call for each tag in order.
     """
     await catalog.register_model(a_model("m"))
 
     assert (await catalog.tag_model("m", "hf", "Chat", "chat")).tags == ("Chat",)
 
 
-async def test_tags_are_taken_off_in_any_case(catalog):
+async def test_untag_model_ignores_case(catalog):
     """
-    untag_model removes what is there and passes over what is not.
+    untag_model removes the tags that the model has and ignores others.
     """
     await catalog.register_model(a_model("m"))
     await catalog.tag_model("m", "hf", "Chat", "Straße", "keep")
@@ -54,7 +54,7 @@ async def test_tags_are_taken_off_in_any_case(catalog):
 
 async def test_tags_belong_to_one_version(catalog):
     """
-    A tag is given to the version that is named, by its name or an alias, or to the newest.
+    A tag is added to the version that is given by name or by alias, or to the newest.
     """
     for number, version in enumerate(("v1", "v2")):
         await catalog.register_model(a_model("m", version=version, downloaded_at=moment(number)))
@@ -69,9 +69,9 @@ async def test_tags_belong_to_one_version(catalog):
     }
 
 
-async def test_tags_are_listed_with_counts(catalog):
+async def test_list_tags_counts_the_models_of_each_tag(catalog):
     """
-    Over all spellings, under the most usual one, in the order of their names.
+    The count is over all spellings, under the most frequent one, sorted by name.
     """
     await catalog.register_models(a_model(f"m{n}", provider=p) for n, p in enumerate("aab"))
     await catalog.tag_model("m0", "a", "chat", "zeta")
@@ -87,9 +87,9 @@ async def test_tags_are_listed_with_counts(catalog):
 
 
 @pytest.mark.parametrize("tag", ["", "  ", "a\nb", "a" * 129, "\ud800", 3, None], ids=repr)
-async def test_a_tag_that_may_not_be_stored_is_refused(catalog, tag):
+async def test_an_invalid_tag_is_refused(catalog, tag):
     """
-    A bad tag is named, and the good ones beside it are not given.
+    The error names the invalid tag, and the valid tags of the call are not added.
     """
     await catalog.register_model(a_model("m"))
 
@@ -100,18 +100,18 @@ async def test_a_tag_that_may_not_be_stored_is_refused(catalog, tag):
     assert (await catalog.get_model("m", "hf")).tags == ()
 
 
-async def test_a_tag_of_any_script_has_128_characters(catalog):
+async def test_a_tag_of_any_script_may_have_128_characters(catalog):
     """
-    They are counted as characters, however many bytes they take.
+    Characters are counted, not bytes.
     """
     await catalog.register_model(a_model("m"))
 
     assert (await catalog.tag_model("m", "hf", "あ" * 128)).tags == ("あ" * 128,)
 
 
-async def test_a_later_pin_keeps_the_first_ones_date(catalog, database):
+async def test_pinning_again_keeps_the_first_time(catalog, database):
     """
-    Since when a model is pinned does not change when it is pinned again.
+    The time of the pin does not change when the model is pinned again.
     """
     await catalog.register_model(a_model("m"))
     await catalog.pin_model("m", "hf")
@@ -129,9 +129,9 @@ async def test_a_later_pin_keeps_the_first_ones_date(catalog, database):
     ],
     ids=["provider", "version", "alias"],
 )
-async def test_what_no_ref_could_name_is_refused(catalog, field, register):
+async def test_a_name_with_a_separator_of_refs_is_refused(catalog, field, register):
     """
-    A name that a REF would read as another model's is not given in the first place.
+    A REF with such a name would be parsed as that of another model.
     """
     await catalog.register_model(a_model("m"))
 
@@ -143,9 +143,9 @@ async def test_what_no_ref_could_name_is_refused(catalog, field, register):
     assert caught.value.field == field
 
 
-async def test_a_pin_has_a_date_and_perhaps_a_reason(catalog):
+async def test_a_pin_has_a_time_and_an_optional_reason(catalog):
     """
-    A pinned model says since when; pinning again keeps the date, and a new reason replaces the old.
+    Pinning again keeps the time, and a new reason replaces the old one.
     """
     await catalog.register_model(a_model("m"))
 
@@ -163,9 +163,9 @@ async def test_a_pin_has_a_date_and_perhaps_a_reason(catalog):
         await catalog.pin_model("m", "hf", reason="x" * 1025)
 
 
-async def test_an_alias_names_a_version_and_can_be_moved(catalog):
+async def test_an_alias_points_at_a_version_and_can_be_moved(catalog):
     """
-    set_alias points a name at a version; setting it again moves it.
+    set_alias points an alias at a version; calling it again moves the alias.
     """
     for number, version in enumerate(("v1", "v2")):
         await catalog.register_model(a_model("m", version=version, downloaded_at=moment(number)))
@@ -179,9 +179,9 @@ async def test_an_alias_names_a_version_and_can_be_moved(catalog):
     assert (await catalog.set_alias("m", "hf", "also", "stable")).version == "v2"
 
 
-async def test_an_exact_version_comes_before_an_alias(catalog):
+async def test_an_exact_version_has_priority_over_an_alias(catalog):
     """
-    Where a version has the name of an alias, the version is meant.
+    If a version has the name of an alias, the version is meant.
     """
     for version in ("main", "v1"):
         await catalog.register_model(a_model("m", version=version))
@@ -192,9 +192,9 @@ async def test_an_exact_version_comes_before_an_alias(catalog):
     assert (await catalog.get_model("m", "hf", "main")).version == "v1"
 
 
-async def test_an_alias_is_of_one_reference(catalog):
+async def test_an_alias_belongs_to_one_reference(catalog):
     """
-    The same name of another reference, or another provider, is another alias.
+    The same alias of another reference or provider is another alias.
     """
     await catalog.register_models(
         [a_model("m", version="v1"), a_model("n", version="v1"), a_model("m", provider="p")]
@@ -206,9 +206,9 @@ async def test_an_alias_is_of_one_reference(catalog):
     assert await catalog.find_model("m", "p", "main") is None
 
 
-async def test_aliases_are_listed_and_forgotten(catalog):
+async def test_aliases_are_listed_and_removed(catalog):
     """
-    By provider, reference and alias; forgetting one leaves its model.
+    They are sorted by provider, reference and alias; removing one keeps its model.
     """
     await catalog.register_models(a_model(r, version="v1") for r in ("m", "n"))
     for reference, alias in (("n", "a"), ("m", "b"), ("m", "B")):
@@ -224,9 +224,9 @@ async def test_aliases_are_listed_and_forgotten(catalog):
     assert await catalog.find_model("m", "hf", "v1") is not None
 
 
-async def test_an_alias_moves_at_once(catalog):
+async def test_an_alias_is_moved_atomically(catalog):
     """
-    Whoever looks while it is moved to and fro finds one of the two, never nothing.
+    A reader finds one of the two models while the alias is moved, never none.
     """
     for version in ("v1", "v2"):
         await catalog.register_model(a_model("m", version=version))
@@ -244,9 +244,9 @@ async def test_an_alias_moves_at_once(catalog):
 
 
 @pytest.mark.parametrize("name", ["", " ", "a\tb", "a" * 129, None])
-async def test_an_alias_that_may_not_be_stored_is_refused(catalog, name):
+async def test_an_invalid_alias_is_refused(catalog, name):
     """
-    A bad name is named.
+    The error names the alias.
     """
     await catalog.register_model(a_model("m"))
 
@@ -254,9 +254,10 @@ async def test_an_alias_that_may_not_be_stored_is_refused(catalog, name):
         await catalog.set_alias("m", "hf", name)
 
 
-async def test_registering_again_keeps_what_was_attached(catalog):
+async def test_registering_again_keeps_labels_and_uses(catalog):
     """
-    Tags, description, pin, aliases and uses outlive a new download, which is counted.
+    Tags, description, pin, aliases and uses stay when the model is downloaded again, and the
+    download is counted.
     """
     first = await catalog.register_model(a_model("m", description="mine", license="mit"))
     await catalog.tag_model("m", "hf", "chat")
@@ -273,14 +274,14 @@ async def test_registering_again_keeps_what_was_attached(catalog):
     assert (final.id, final.download_count) == (first.id, 3)
 
 
-@pytest.mark.parametrize("habits", [True, False], ids=["with habits", "without"])
-async def test_what_hangs_on_a_model_goes_with_it(database, habits):
+@pytest.mark.parametrize("is_prepared", [True, False], ids=["prepared engine", "plain engine"])
+async def test_tags_and_aliases_are_removed_with_their_model(database, is_prepared):
     """
-    Tags and aliases are removed with their model, also where a host's connections keep no foreign
-    keys, and a model that gets its number later does not inherit them.
+    This also holds if a host's connections do not enforce foreign keys. A later model with the
+    same id does not inherit them.
     """
     engine = create_async_engine(database.target_url)
-    if habits:
+    if is_prepared:
         prepare_engine(engine)
     catalog = ModelCatalog(async_sessionmaker(engine))
     await catalog.register_models(a_model("m", version=version) for version in ("v1", "v2"))
@@ -291,10 +292,10 @@ async def test_what_hangs_on_a_model_goes_with_it(database, habits):
     await catalog.remove_model("m", "hf", "alias of v2")
     assert [each.alias for each in await catalog.list_aliases()] == ["alias of v1"]
     await catalog.remove_model("m", "hf")
-    heir = await catalog.register_model(a_model("heir"))
+    new = await catalog.register_model(a_model("new"))
     await engine.dispose()
 
-    assert heir.tags == ()
+    assert new.tags == ()
     assert database.run("SELECT count(*) FROM model_tags") == [(0,)]
     assert database.run("SELECT count(*) FROM model_aliases") == [(0,)]
 
@@ -312,9 +313,9 @@ async def test_what_hangs_on_a_model_goes_with_it(database, habits):
     ],
     ids=["tag", "untag", "pin", "unpin", "alias", "use", "update"],
 )
-async def test_what_is_not_recorded_has_nothing_attached(catalog, act):
+async def test_operations_on_an_unknown_model_raise_model_not_found(catalog, act):
     """
-    Every operation on a model that is not there raises, and leaves no trace.
+    They write nothing.
     """
     with pytest.raises(ModelNotFoundError):
         await act(catalog)
@@ -323,9 +324,9 @@ async def test_what_is_not_recorded_has_nothing_attached(catalog, act):
     assert await catalog.list_tags() == []
 
 
-async def test_labels_take_part_in_a_transaction(catalog):
+async def test_labels_are_rolled_back_with_their_transaction(catalog):
     """
-    What a block attached is gone with it.
+    Tags, pins and aliases of a block that raised are gone.
     """
     await catalog.register_model(a_model("m"))
 
@@ -342,9 +343,9 @@ async def test_labels_take_part_in_a_transaction(catalog):
     assert await catalog.list_aliases() == []
 
 
-async def test_a_model_that_is_registered_again_shows_its_own_tags(catalog):
+async def test_a_model_that_is_registered_again_has_only_its_own_tags(catalog):
     """
-    And not those of another, nor of another version of it.
+    It does not have the tags of another model or of another version.
     """
     for version in ("v1", "v2"):
         await catalog.register_model(a_model("m", version=version))

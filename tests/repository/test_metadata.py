@@ -1,11 +1,11 @@
-"""What is known of a model: the user's word before the header's claim."""
+"""The metadata of a model: the user's value has priority over the one that the header states."""
 
 import pytest
 from conftest import a_model, moment
 
 from model_catalog import InvalidModelError, ModelNotFoundError
 
-SAID = {
+USER_VALUES = {
     "format": "gguf",
     "architecture": "llama",
     "quantization": "Q4_K_M",
@@ -13,7 +13,7 @@ SAID = {
     "context_length": 4096,
     "parameter_count": 1_100_048_384,
 }
-CLAIMED = {
+HEADER_VALUES = {
     "format": "safetensors",
     "architecture": "qwen2",
     "quantization": "F16",
@@ -24,55 +24,59 @@ CLAIMED = {
 
 
 def claims(**changes):
-    return {f"claimed_{name}": value for name, value in {**CLAIMED, **changes}.items()}
+    return {f"claimed_{name}": value for name, value in {**HEADER_VALUES, **changes}.items()}
 
 
 def known(model):
-    return {name: getattr(model, name) for name in SAID}
+    return {name: getattr(model, name) for name in USER_VALUES}
 
 
-async def test_what_the_user_says_is_recorded(catalog):
+async def test_the_metadata_that_a_user_sets_is_recorded(catalog):
     """
-    Every field of the metadata is kept as it was given, and the others stay unknown.
+    Every field is recorded as it was set, and other fields stay unknown.
     """
     model = await catalog.register_model(
-        a_model(**SAID, source_url="https://huggingface.co/org/repo", description="Für den Chat.\n")
+        a_model(
+            **USER_VALUES,
+            source_url="https://huggingface.co/org/repo",
+            description="Für den Chat.\n",
+        )
     )
 
-    assert known(model) == SAID
+    assert known(model) == USER_VALUES
     assert model.source_url == "https://huggingface.co/org/repo"
     assert model.description == "Für den Chat.\n"
-    assert known(await catalog.register_model(a_model("other"))) == dict.fromkeys(SAID)
+    assert known(await catalog.register_model(a_model("other"))) == dict.fromkeys(USER_VALUES)
 
 
-async def test_what_a_header_claims_is_known_where_nobody_says_otherwise(catalog, database):
+async def test_a_header_value_is_shown_where_the_user_set_none(catalog, database):
     """
-    A claim fills what the user has not said, in a column of its own.
+    The value that a header states is stored in a column of its own.
     """
     model = await catalog.register_model(a_model(**claims(), architecture="llama"))
 
-    assert known(model) == {**CLAIMED, "architecture": "llama"}
+    assert known(model) == {**HEADER_VALUES, "architecture": "llama"}
     assert model.claimed_architecture == "qwen2"
     assert database.run("SELECT architecture, claimed_architecture, format FROM models") == [
         ("llama", "qwen2", None)
     ]
 
 
-async def test_a_later_claim_does_not_overwrite_the_users_word(catalog):
+async def test_a_later_header_value_does_not_overwrite_the_users_value(catalog):
     """
-    Registering the file again with another header changes what is claimed, not what was said.
+    Registering the file again with another header changes the claimed fields alone.
     """
-    await catalog.register_model(a_model(**SAID, **claims()))
+    await catalog.register_model(a_model(**USER_VALUES, **claims()))
 
     model = await catalog.register_model(a_model(**claims(architecture="gemma3")))
 
-    assert known(model) == SAID
+    assert known(model) == USER_VALUES
     assert model.claimed_architecture == "gemma3"
 
 
-async def test_a_claim_that_was_read_does_not_come_back_as_the_users_word(catalog):
+async def test_a_header_value_that_was_read_does_not_become_the_users_value(catalog):
     """
-    A found model that is changed and registered again says what was changed, and no more.
+    A found model that is changed and registered again sets only the changed fields.
     """
     await catalog.register_model(a_model(**claims()))
     model = await catalog.get_model("TinyLlama-1.1B-Chat-v1.0", "hf")
@@ -86,7 +90,7 @@ async def test_a_claim_that_was_read_does_not_come_back_as_the_users_word(catalo
 
 async def test_a_model_that_was_read_and_removed_can_be_registered_again(catalog):
     """
-    What was read is enough to record it anew, its claims as claims.
+    The claimed fields of the new record are those of the model that was read.
     """
     await catalog.register_model(
         a_model(**claims(), size_bytes=5, downloaded_at=moment(1), description="mine")
@@ -101,38 +105,40 @@ async def test_a_model_that_was_read_and_removed_can_be_registered_again(catalog
     assert (again.description, again.format) == ("mine", "gguf")
 
 
-async def test_an_update_sets_the_named_fields_alone(catalog):
+async def test_update_model_sets_only_the_named_fields(catalog):
     """
-    update_model changes what it names, counts as no download, and returns the model.
+    update_model does not count as a download, and returns the model.
     """
-    before = await catalog.register_model(a_model(**SAID, size_bytes=7, downloaded_at=moment(1)))
+    before = await catalog.register_model(
+        a_model(**USER_VALUES, size_bytes=7, downloaded_at=moment(1))
+    )
 
     model = await catalog.update_model(
         "TinyLlama-1.1B-Chat-v1.0", "hf", local_path="/new.gguf", context_length=8192
     )
 
-    assert known(model) == {**SAID, "context_length": 8192}
+    assert known(model) == {**USER_VALUES, "context_length": 8192}
     assert (model.id, model.local_path, model.size_bytes) == (before.id, "/new.gguf", 7)
     assert (model.downloaded_at, model.download_count) == (moment(1), 1)
 
 
-async def test_none_clears_and_lets_the_claim_be_seen(catalog):
+async def test_a_cleared_field_shows_the_header_value(catalog):
     """
-    Without the user's word the header's claim is known again.
+    Without the user's value the header's value is shown again.
     """
-    await catalog.register_model(a_model(**SAID, **claims(), description="mine"))
+    await catalog.register_model(a_model(**USER_VALUES, **claims(), description="mine"))
 
     model = await catalog.update_model(
         "TinyLlama-1.1B-Chat-v1.0", "hf", architecture=None, description=None
     )
 
-    assert known(model) == {**SAID, "architecture": "qwen2"}
+    assert known(model) == {**USER_VALUES, "architecture": "qwen2"}
     assert model.description is None
 
 
-async def test_an_update_of_nothing_changes_nothing(catalog):
+async def test_update_model_without_fields_changes_nothing(catalog):
     """
-    Without a field update_model only returns the model; without a model it raises.
+    It returns the model, and raises if there is none.
     """
     await catalog.register_model(a_model("m", size_bytes=3))
 
@@ -170,9 +176,9 @@ async def test_an_update_of_nothing_changes_nothing(catalog):
         ("nonsense", 1),
     ],
 )
-async def test_an_update_refuses_what_may_not_be_stored(catalog, field, value):
+async def test_update_model_refuses_invalid_values(catalog, field, value):
     """
-    A value that is out of bounds, or a field that cannot be set, is named and nothing is written.
+    The error names a value out of bounds or a field that cannot be set, and nothing is written.
     """
     before = await catalog.register_model(a_model("m", size_bytes=1))
 
@@ -197,9 +203,9 @@ async def test_an_update_refuses_what_may_not_be_stored(catalog, field, value):
     ],
     ids=["64 KiB", "control characters", "empty", "zero", "2**63 - 1", "128", "2048"],
 )
-async def test_what_is_just_within_bounds_is_kept(catalog, field, value):
+async def test_values_at_their_limits_are_recorded(catalog, field, value):
     """
-    The limits themselves are allowed, and come back as they were given.
+    The limits are allowed, and such values are returned as they were set.
     """
     model = await catalog.register_model(a_model(**{field: value}))
 

@@ -1,4 +1,4 @@
-"""The files of a model and its digest: what is recorded of them, and what outlives what."""
+"""The recorded files of a model and its digest, and when results of verification are reset."""
 
 import pytest
 from conftest import a_model, moment
@@ -21,9 +21,10 @@ SHARDS = [
 ]
 
 
-async def test_files_are_recorded_with_their_model(catalog):
+async def test_register_model_records_files(catalog):
     """
-    They come back as they were given, by the bytes of their paths, and their digest is the model's.
+    The files are returned unchanged, sorted by the bytes of their paths. Their digest becomes the
+    model's.
     """
     model = await catalog.register_model(a_model(size_bytes=12), files=SHARDS)
 
@@ -36,9 +37,9 @@ async def test_files_are_recorded_with_their_model(catalog):
     assert model.state is FileState.UNCHECKED
 
 
-async def test_a_name_that_no_text_holds_is_kept(catalog):
+async def test_a_file_name_may_have_any_bytes(catalog):
     """
-    A path inside a model may be of any bytes, on every database.
+    A path inside a model that is not valid text is recorded unchanged on every database.
     """
     names = ["\udcff.gguf", "a b\n'\"\\.txt", "bytes:%41", "é/模型.gguf"]
     files = [FileRecord(name, 1, "other") for name in names]
@@ -50,9 +51,9 @@ async def test_a_name_that_no_text_holds_is_kept(catalog):
     )
 
 
-async def test_a_model_without_a_list_has_no_files(catalog):
+async def test_a_model_whose_files_are_not_known_has_no_files(catalog):
     """
-    Nobody has looked; a model that is not recorded is another matter.
+    An unknown model raises ModelNotFoundError instead.
     """
     await catalog.register_model(a_model())
 
@@ -68,13 +69,12 @@ async def test_a_model_without_a_list_has_no_files(catalog):
         ({"size_bytes": 12, "local_path": "/elsewhere"}, "kept"),
         ({"size_bytes": 12, "digest": TWO}, TWO),
     ],
-    ids=["another size", "another path", "another digest"],
+    ids=["other size", "other path", "other digest"],
 )
 @pytest.mark.parametrize("how", ["registered", "registered with others", "updated"])
-async def test_other_bytes_are_known_by_nothing_that_was_found(catalog, again, digest, how):
+async def test_a_new_path_size_or_digest_resets_verification(catalog, again, digest, how):
     """
-    A new path, size or digest resets what was verified; only the size of the bytes says that they
-    have another digest.
+    Only a new size clears the digest too.
     """
     first = await catalog.register_model(a_model(size_bytes=12), files=SHARDS)
     await save_inspection(
@@ -108,11 +108,11 @@ async def test_other_bytes_are_known_by_nothing_that_was_found(catalog, again, d
 @pytest.mark.parametrize(
     "again",
     [{}, {"size_bytes": 12}, {"size_bytes": None}, {"description": "mine", "digest": None}],
-    ids=["nothing new", "the same size", "an unknown size", "no digest"],
+    ids=["no field", "same size", "unknown size", "no digest"],
 )
-async def test_the_same_bytes_stay_verified(catalog, again):
+async def test_registering_the_same_files_keeps_verification(catalog, again):
     """
-    Registering a model again without another path, size or digest keeps what was found of it.
+    Registering a model again without a new path, size or digest keeps its results.
     """
     first = await catalog.register_model(a_model(size_bytes=12), files=SHARDS)
     found = {"state": FileState.PRESENT, "verified_at": moment(5), "checked_at": moment(6)}
@@ -127,10 +127,10 @@ async def test_the_same_bytes_stay_verified(catalog, again):
     assert await catalog.list_files(*NAME) == SHARDS[::-1]
 
 
-async def test_a_new_list_keeps_what_is_still_true(catalog):
+async def test_a_new_list_of_files_keeps_digests_of_unchanged_files(catalog):
     """
-    A file of the same size keeps its expected digest; one of another size does not, and what was
-    read of a file that was touched is no longer known.
+    A file of the same size keeps its expected digest, a file of another size does not. The found
+    digest of a touched file is cleared.
     """
     await catalog.register_model(a_model(size_bytes=13), files=SHARDS)
     listed = [
@@ -151,9 +151,9 @@ async def test_a_new_list_keeps_what_is_still_true(catalog):
     assert (touched.digest, touched.hashed_at) == (ONE, None)
 
 
-async def test_the_files_go_with_their_model(catalog, database):
+async def test_files_are_removed_with_their_model(catalog, database):
     """
-    A model that is forgotten leaves no list behind.
+    A removed model leaves no rows in the table of files.
     """
     await catalog.register_model(a_model(), files=SHARDS)
 
@@ -181,9 +181,9 @@ async def test_the_files_go_with_their_model(catalog, database):
     ],
     ids=str,
 )
-async def test_a_bad_file_is_refused_by_its_field(catalog, file, field):
+async def test_an_invalid_file_is_refused_and_its_field_named(catalog, file, field):
     """
-    Nothing that leads out of the model, or that no database keeps, is recorded.
+    A path that leads out of the model, or a value that no database can store, is not recorded.
     """
     with pytest.raises(InvalidModelError) as refused:
         await catalog.register_model(a_model(), files=[file])
@@ -193,11 +193,11 @@ async def test_a_bad_file_is_refused_by_its_field(catalog, file, field):
 
 
 @pytest.mark.parametrize(
-    "given", [ONE, ONE[7:], ONE[7:].upper()], ids=["whole", "bare", "capitals"]
+    "given", [ONE, ONE[7:], ONE[7:].upper()], ids=["with prefix", "hex", "capitals"]
 )
-async def test_a_digest_is_recorded_in_one_form(catalog, given):
+async def test_a_digest_is_stored_in_one_form(catalog, given):
     """
-    However it was written, it is found by any of them.
+    In whichever form a digest is set, it is found by each form.
     """
     await catalog.register_model(a_model(digest=given))
 
@@ -206,9 +206,9 @@ async def test_a_digest_is_recorded_in_one_form(catalog, given):
     assert await catalog.count_models(digest=TWO) == 0
 
 
-async def test_models_are_found_by_what_was_found_of_them(catalog):
+async def test_models_are_filtered_by_the_results_of_checks(catalog):
     """
-    By their state, by a digest of theirs or of one of their files, as damaged, as incomplete.
+    By state, by the digest of the model or of a file, as damaged, as incomplete.
     """
     shards = await catalog.register_model(a_model("shards", size_bytes=12), files=SHARDS)
     await catalog.register_model(a_model("other"))
@@ -229,9 +229,9 @@ async def test_models_are_found_by_what_was_found_of_them(catalog):
         await found(state="gone")
 
 
-async def test_what_was_found_of_another_is_not_recorded(catalog):
+async def test_an_inspection_of_a_former_path_is_not_saved(catalog):
     """
-    A model that was given another path since it was read is not touched by what was found there.
+    A model that was given another path since it was read is not changed.
     """
     old = await catalog.register_model(a_model())
     await catalog.update_model(*NAME, local_path="/elsewhere")
@@ -255,9 +255,10 @@ PATHS = {
 
 
 @pytest.mark.parametrize("ending", ["", "/"], ids=["without a slash", "with a slash"])
-async def test_a_folder_that_moved_takes_its_models_along(catalog, ending):
+async def test_relocate_changes_the_paths_below_a_folder(catalog, ending):
     """
-    Every path below it, of whatever bytes, begins otherwise; no other does. A dry run tells which.
+    Every path below the folder changes, whatever its bytes, and no other path does. A dry run
+    lists the same models.
     """
     await catalog.register_models(
         a_model(name, local_path=old, digest=ONE) for name, (old, _) in PATHS.items()
@@ -277,9 +278,9 @@ async def test_a_folder_that_moved_takes_its_models_along(catalog, ending):
     assert {m.digest for m in await catalog.list_models()} == {ONE}
 
 
-async def test_a_folder_with_a_name_that_is_no_text_can_be_left(catalog):
+async def test_relocate_from_a_folder_with_invalid_utf8(catalog):
     """
-    What lay below it is found below the new one.
+    The paths below such a folder are moved below the new one.
     """
     await catalog.register_model(a_model(local_path="/caf\udce9/m.gguf"))
 
@@ -291,11 +292,11 @@ async def test_a_folder_with_a_name_that_is_no_text_can_be_left(catalog):
 @pytest.mark.parametrize(
     ("old", "new"),
     [("models", "/new"), ("/old", "new"), ("/old", "/caf\udce9"), ("/old", "/n\0"), (1, "/new")],
-    ids=["relative", "relative new", "no utf-8", "NUL", "no text"],
+    ids=["relative", "relative new", "new not UTF-8", "NUL", "not a text"],
 )
-async def test_a_folder_that_cannot_be_meant_is_refused(catalog, old, new):
+async def test_relocate_refuses_an_invalid_folder(catalog, old, new):
     """
-    Nothing is written, and the field is named.
+    Nothing is written, and the error names the argument.
     """
     await catalog.register_model(a_model(local_path="/old/m.gguf"))
 

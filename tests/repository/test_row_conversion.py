@@ -1,4 +1,4 @@
-"""What is read is the same, whichever way it comes: as SQLAlchemy has it, directly, or plain."""
+"""Rows have the same values through SQLAlchemy, prepared statements, models and plain rows."""
 
 import gc
 import sqlite3
@@ -39,8 +39,22 @@ ODD = {
 
 
 @pytest.fixture
+def sync_engine():
+    """A function that makes engines on SQLite files; they are disposed of after the test."""
+    engines = []
+
+    def make(path):
+        engines.append(create_engine(f"sqlite:///{path}"))
+        return engines[-1]
+
+    yield make
+    for engine in engines:
+        engine.dispose()
+
+
+@pytest.fixture
 def odd_file(sqlite_file):
-    """A catalog with one model, of which every kind of value is at its limit."""
+    """A catalog file with one model that has unusual values in every column."""
     with closing(sqlite3.connect(sqlite_file)) as raw, raw:
         names = ", ".join(ODD)
         marks = ", ".join(f":{name}" for name in ODD)
@@ -49,12 +63,12 @@ def odd_file(sqlite_file):
     return sqlite_file
 
 
-async def test_a_model_that_is_found_is_what_the_mapping_reads(odd_file):
+async def test_find_model_returns_the_values_that_the_mapping_loads(odd_file, sync_engine):
     """
-    Of a row with every kind of value `find_model` tells what a session of SQLAlchemy's tells,
-    but for a state that nobody knows, what a header claims, and the tags, which it has in addition.
+    A session of SQLAlchemy loads the same values, except for an unknown state, the values that a
+    header states, and the tags.
     """
-    with Session(create_engine(f"sqlite:///{odd_file}")) as session:
+    with Session(sync_engine(odd_file)) as session:
         mapped = session.get(Model, 7)
 
         async with open_catalog(odd_file) as catalog:
@@ -72,16 +86,16 @@ async def test_a_model_that_is_found_is_what_the_mapping_reads(odd_file):
 
 def test_a_plain_row_has_the_fields_of_a_model_and_its_tags():
     """
-    Whatever is added to Model is in ModelRow as well.
+    Every field of Model is a field of ModelRow.
     """
     known = [field.name for field in fields(Model) if not field.name.endswith("_folded")]
 
     assert list(ModelRow._fields) == [*known, "tags"]
 
 
-async def test_plain_rows_say_what_models_say(odd_file):
+async def test_plain_rows_have_the_values_of_models(odd_file):
     """
-    `list_rows` and `iter_rows` give the values of `list_models`, in the same order.
+    `list_rows` and `iter_rows` return the values of `list_models`, in the same order.
     """
     async with open_catalog(odd_file) as catalog:
         await catalog.register_model(Model(provider="a", reference="b", local_path="/c"))
@@ -95,9 +109,9 @@ async def test_plain_rows_say_what_models_say(odd_file):
     assert streamed == rows
 
 
-async def test_a_page_may_begin_after_a_plain_row(odd_file):
+async def test_a_page_may_start_after_a_plain_row(odd_file):
     """
-    `after` takes the last of the page before, whether that was of models or of rows.
+    `after` takes the last item of the page before, a model or a row.
     """
     async with open_catalog(odd_file) as catalog:
         await catalog.register_model(Model(provider="a", reference="b", local_path="/c"))
@@ -109,31 +123,31 @@ async def test_a_page_may_begin_after_a_plain_row(odd_file):
     assert model.reference == row.reference == "org/odd"
 
 
-def test_what_the_driver_is_given_is_what_sqlalchemy_would_give_it(odd_file):
+def test_a_prepared_statement_passes_the_parameters_that_sqlalchemy_passes(odd_file, sync_engine):
     """
-    A prepared statement with the values of a caller and one of its own finds the same row twice.
+    A prepared statement with parameters and a constant returns the row that SQLAlchemy returns.
     """
     statement = select(raw_column(MODELS.c.id), raw_column(MODELS.c.local_path)).where(
         MODELS.c.local_path == bindparam("path", type_=MODELS.c.local_path.type),
         MODELS.c.size_bytes == 2**63 - 1,
     )
-    values = {"path": "/m/\udcff", "of no use": 1}
+    values = {"path": "/m/\udcff", "unused": 1}
 
-    with create_engine(f"sqlite:///{odd_file}").connect() as connection:
-        direct = PreparedStatement(statement).fetch_all(connection, values)
+    with sync_engine(odd_file).connect() as connection:
+        rows = PreparedStatement(statement).fetch_all(connection, values)
 
-        assert [tuple(row) for row in connection.execute(statement, values)] == direct
-    assert direct == [(7, "bytes:/m/%FF")]
+        assert [tuple(row) for row in connection.execute(statement, values)] == rows
+    assert rows == [(7, "bytes:/m/%FF")]
 
 
-def test_many_rows_are_written_as_sqlalchemy_would_write_them(sqlite_file):
+def test_execute_many_writes_the_rows_that_sqlalchemy_writes(sqlite_file, sync_engine):
     """
-    A prepared INSERT stores a path and a moment in the form that the mapping stores them in.
+    A prepared INSERT stores paths and times as the mapping does.
     """
     row = dict.fromkeys(("provider", "reference", "version", *FOLDED), "x")
     row |= {"local_path": "/m/\udcff", "downloaded_at": datetime(2026, 1, 1, tzinfo=UTC)}
 
-    with create_engine(f"sqlite:///{sqlite_file}").begin() as connection:
+    with sync_engine(sqlite_file).begin() as connection:
         connection.execute(insert(MODELS), row | {"reference": "mapped"})
         columns = {name: [value] * 4 for name, value in row.items()} | {"provider": [*"xyzz"]}
         columns["version"] = [*"xxxy"]
@@ -155,9 +169,9 @@ def test_many_rows_are_written_as_sqlalchemy_would_write_them(sqlite_file):
         assert moments == (1767225600,)
 
 
-def test_garbage_is_looked_for_again_after_the_last_list():
+def test_the_garbage_collector_runs_again_after_the_last_pause():
     """
-    While two lists are built, the end of the first changes nothing; the end of the second does.
+    The end of the inner of two pauses changes nothing, the end of the outer one does.
     """
     with gc_paused():
         with gc_paused():
@@ -167,9 +181,9 @@ def test_garbage_is_looked_for_again_after_the_last_list():
     assert gc.isenabled()
 
 
-def test_a_program_without_garbage_collection_stays_without():
+def test_a_pause_does_not_enable_a_disabled_garbage_collector():
     """
-    Where a program has turned it off, no list turns it on.
+    If the program has disabled the collector, it stays disabled.
     """
     gc.disable()
     try:

@@ -1,4 +1,4 @@
-"""Uses: counted without loss, in few transactions, and never back in time."""
+"""Use counts: exact, in few transactions, with a time that never goes back."""
 
 import asyncio
 import multiprocessing
@@ -18,9 +18,9 @@ from model_catalog import (
 )
 
 
-async def test_a_use_is_counted_and_dated(catalog):
+async def test_record_use_counts_and_sets_the_time(catalog):
     """
-    record_use adds to the count and remembers the time; finding a model does neither.
+    record_use adds to the count and sets last_used_at; finding a model does neither.
     """
     before = await catalog.register_model(a_model("m"))
     await catalog.record_use("m", "hf")
@@ -35,9 +35,9 @@ async def test_a_use_is_counted_and_dated(catalog):
     assert model.download_count == 1
 
 
-async def test_reading_never_writes(catalog, database):
+async def test_read_methods_do_not_write(catalog, database):
     """
-    Of all that reads, nothing leaves a trace in the database.
+    The row of the model is unchanged after every read method.
     """
     await catalog.register_model(a_model("m"))
     await catalog.tag_model("m", "hf", "chat")
@@ -56,7 +56,7 @@ async def test_reading_never_writes(catalog, database):
 
 async def test_a_thousand_tasks_count_exactly_in_few_transactions(database):
     """
-    None of a thousand uses at once is lost, and they share their commits.
+    None of a thousand concurrent uses is lost, and they share transactions.
     """
     async with open_catalog(database.target) as catalog:
         await catalog.register_models(a_model(f"m{n}") for n in range(3))
@@ -95,7 +95,7 @@ async def test_eight_processes_count_exactly(catalog, database):
     assert (await catalog.get_model("m", "hf")).use_count == 1000
 
 
-async def test_one_unknown_model_among_many_is_told_to_its_caller_alone(catalog):
+async def test_only_the_caller_with_the_unknown_model_gets_the_error(catalog):
     """
     Calls that share a transaction do not share their errors.
     """
@@ -110,9 +110,9 @@ async def test_one_unknown_model_among_many_is_told_to_its_caller_alone(catalog)
     assert (await catalog.get_model("m", "hf")).use_count == 2
 
 
-async def test_a_use_is_of_the_version_that_is_named(catalog):
+async def test_a_use_is_counted_for_the_given_version(catalog):
     """
-    By its name, by an alias, or the newest.
+    The version is given by name, by alias, or is the newest.
     """
     for number, version in enumerate(("v1", "v2")):
         await catalog.register_model(a_model("m", version=version, downloaded_at=moment(number)))
@@ -128,9 +128,9 @@ async def test_a_use_is_of_the_version_that_is_named(catalog):
     }
 
 
-async def test_a_clock_that_goes_back_does_not_move_the_last_use_back(catalog, database):
+async def test_a_clock_that_goes_back_does_not_change_last_used_at(catalog, database):
     """
-    A use that is dated before the last one counts and changes no date.
+    A use with an earlier time is counted, and last_used_at stays.
     """
     await catalog.register_model(a_model("m"))
     await catalog.record_use("m", "hf")
@@ -141,9 +141,9 @@ async def test_a_clock_that_goes_back_does_not_move_the_last_use_back(catalog, d
     assert database.run("SELECT use_count, last_used_at FROM models") == [(2, 32503680000)]
 
 
-async def test_a_count_stands_still_before_it_overflows(catalog, database):
+async def test_use_count_stops_before_it_overflows(catalog, database):
     """
-    2**63 - 1 uses are as many as can be counted, on both databases.
+    2**63 - 1 is the greatest count on both databases.
     """
     await catalog.register_model(a_model("m"))
     database.run("UPDATE models SET use_count = 9223372036854775806")
@@ -154,9 +154,9 @@ async def test_a_count_stands_still_before_it_overflows(catalog, database):
 
 
 @pytest.mark.parametrize("count", [0, -1, 1.5, True, "1", None, 2**31])
-async def test_a_count_that_is_none_is_refused(catalog, count):
+async def test_an_invalid_count_is_refused(catalog, count):
     """
-    A use happens at least once, and a whole number of times.
+    A count is an int of at least 1.
     """
     await catalog.register_model(a_model("m"))
 
@@ -166,9 +166,9 @@ async def test_a_count_that_is_none_is_refused(catalog, count):
     assert (await catalog.get_model("m", "hf")).use_count == 0
 
 
-async def test_a_use_inside_ones_own_transaction_is_refused_at_once(catalog):
+async def test_record_use_of_the_outer_catalog_in_its_transaction_is_refused(catalog):
     """
-    The outer catalog would wait for the transaction; the inner one counts within it.
+    The outer catalog would wait for its own transaction; the inner one counts within it.
     """
     await catalog.register_model(a_model("m"))
 
@@ -180,9 +180,9 @@ async def test_a_use_inside_ones_own_transaction_is_refused_at_once(catalog):
     assert (await catalog.get_model("m", "hf")).use_count == 1
 
 
-async def test_cancelled_uses_are_counted_or_not_and_the_rest_are(catalog):
+async def test_all_uses_that_were_not_cancelled_are_counted(catalog):
     """
-    Whoever is cancelled may or may not have been counted; nobody else is hurt.
+    A cancelled use may or may not be counted; other callers are not affected.
     """
     await catalog.register_model(a_model("m"))
     tasks = [asyncio.create_task(catalog.record_use("m", "hf")) for _ in range(100)]
@@ -199,9 +199,9 @@ async def test_cancelled_uses_are_counted_or_not_and_the_rest_are(catalog):
     assert done + 1 <= (await catalog.get_model("m", "hf")).use_count <= 101
 
 
-async def test_a_use_whose_caller_is_gone_before_it_is_written_is_not(catalog):
+async def test_a_use_that_is_cancelled_in_the_queue_is_not_counted(catalog):
     """
-    A call that is cancelled while it waits for its turn is left out of the write.
+    A call that is cancelled before its batch starts is left out of the batch.
     """
     await catalog.register_model(a_model("m"))
     first = asyncio.create_task(catalog.record_use("m", "hf"))
@@ -218,9 +218,9 @@ async def test_a_use_whose_caller_is_gone_before_it_is_written_is_not(catalog):
     assert (await catalog.get_model("m", "hf")).use_count == 1
 
 
-def test_nothing_is_left_to_say_at_exit(sqlite_migrated, tmp_path):
+def test_a_program_that_records_uses_exits_without_warnings(sqlite_migrated, tmp_path):
     """
-    A program that records uses and ends leaves no task, thread or warning behind.
+    It leaves no task, no thread and no warning.
     """
     script = (
         "import asyncio, sys\n"

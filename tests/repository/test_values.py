@@ -1,4 +1,4 @@
-"""Any value in any place: one answer, whichever the database and its driver."""
+"""Any value for any argument has the same result on every database and driver."""
 
 import enum
 import io
@@ -32,7 +32,7 @@ from model_catalog.repository.statements.filters import _CONDITIONS
 
 
 class Text(str):
-    """A text of somebody else's, which says something else of itself."""
+    """A subclass of str that returns another text for str() and encode()."""
 
     __slots__ = ()
 
@@ -47,7 +47,7 @@ class Plain(enum.StrEnum):
     HF = "hf"
 
 
-class Mixed(str, enum.Enum):  # noqa: UP042 - this is the one whose str() is its name
+class Mixed(str, enum.Enum):  # noqa: UP042 - its str() is its name
     HF = "hf"
 
 
@@ -56,14 +56,14 @@ class Level(enum.IntEnum):
 
 
 class Nowhere(tzinfo):
-    """A time zone that does not know its offset."""
+    """A time zone without an offset."""
 
     def utcoffset(self, when):
         return None
 
 
 class Later(datetime):
-    """A time of somebody else's."""
+    """A subclass of datetime."""
 
 
 def zone(hours: float, seconds: int = 0) -> timezone:
@@ -135,8 +135,8 @@ KEY = {"reference": "m", "provider": "hf", "version": ""}
 LISTED = {"path": "a", "size_bytes": 1}
 
 
-def seen(model):
-    """All that a model says of itself and that does not depend on when it was written."""
+def values_of(model):
+    """Return all values of a model that do not depend on the time of writing."""
     names = (*IMPORT_FIELDS, "tags")
     return {n: getattr(model, n) for n in names if n not in ("last_used_at", "pinned_at")}
 
@@ -145,10 +145,10 @@ def registering(field):
     async def call(catalog, value):
         returned = await catalog.register_model(Model(**{**BASE, field: value}))
         if (field, value) == ("downloaded_at", None):
-            # It is now.
+            # None is replaced by the current time.
             return None
         assert getattr(returned, field) == as_stored(field, value)
-        return seen(returned)
+        return values_of(returned)
 
     return call
 
@@ -157,7 +157,7 @@ def updating(field):
     async def call(catalog, value):
         returned = await catalog.update_model("m", "hf", **{field: value})
         assert getattr(returned, field) == as_stored(field, value)
-        return seen(returned)
+        return values_of(returned)
 
     return call
 
@@ -172,8 +172,8 @@ def listing(name):
 
 def of_a_key(method, name):
     async def call(catalog, value):
-        said = await getattr(catalog, method)(**{**KEY, name: value})
-        return seen(said) if isinstance(said, Model) else said
+        result = await getattr(catalog, method)(**{**KEY, name: value})
+        return values_of(result) if isinstance(result, Model) else result
 
     return call
 
@@ -212,7 +212,7 @@ async def aliasing(catalog, value):
 
 
 async def pinning(catalog, value):
-    return seen(await catalog.pin_model("m", "hf", reason=value))
+    return values_of(await catalog.pin_model("m", "hf", reason=value))
 
 
 async def using(catalog, value):
@@ -261,7 +261,7 @@ PLACES = {
 
 
 def as_stored(field, value):
-    """What is to be read of a value that was not refused."""
+    """Return the value to expect when a value that was not refused is read again."""
     if field.endswith("digest"):
         return value and "sha256:" + value.lower().removeprefix("sha256:")
     if isinstance(value, datetime):
@@ -274,7 +274,7 @@ def as_stored(field, value):
 
 
 async def answers(target, calls):
-    """What each call answers to each value, one after the other; the next begins anew."""
+    """Return the result of each call with each value; each call is rolled back."""
     found = {}
     async with open_catalog(target) as catalog:
         await catalog.register_model(Model(**BASE, architecture="llama", description="ß"))
@@ -291,17 +291,17 @@ async def answers(target, calls):
     return found
 
 
-def is_refusal(said):
-    return isinstance(said, tuple) and said[:1] == (InvalidModelError,)
+def is_refusal(result):
+    return isinstance(result, tuple) and result[:1] == (InvalidModelError,)
 
 
 class UndoError(Exception):
-    """Takes back what was written."""
+    """Rolls a transaction back."""
 
 
 @pytest.fixture
 def emptied(sqlite_migrated, pg_migrated, tmp_path):
-    """The databases of all drivers one after the other, each with nothing in it."""
+    """Yield the databases of all drivers one after the other, each without rows."""
 
     def databases():
         path = tmp_path / "catalog.db"
@@ -317,10 +317,10 @@ def emptied(sqlite_migrated, pg_migrated, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", PLACES)
-async def test_a_value_has_one_answer_on_every_database(emptied, kind):
+async def test_a_value_has_the_same_result_on_every_database(emptied, kind):
     """
-    Any value in any place is refused with the same words everywhere, or is kept and read as it was
-    written; and nothing is raised but what the catalog says it raises.
+    Any value for any argument is refused with the same message on every database, or is stored and
+    read back unchanged. No exception but those of the catalog is raised.
     """
     expected = None
     for database in emptied():
@@ -331,8 +331,8 @@ async def test_a_value_has_one_answer_on_every_database(emptied, kind):
                 assert said == expected[place, number], (database.backend, place, VALUES[number])
         expected = expected or found
 
-    refused = sum(is_refusal(said) for said in expected.values())
-    # Both happen, or the values were all too mild or all too wild.
+    refused = sum(is_refusal(result) for result in expected.values())
+    # Some values must be refused and some must not, or the values test too little.
     assert len(expected) / 5 < refused < len(expected)
 
 
@@ -345,7 +345,7 @@ def is_json(value):
 
 
 def lines():
-    """Every value that JSON has, in every field of a model and of a file; each is one model."""
+    """Yield import lines: every kind of JSON value in every field of a model and of a file."""
     for field in (
         *IMPORT_FIELDS,
         "tags",
@@ -353,7 +353,7 @@ def lines():
         "files",
         *(f"files.{f}" for f in FileRecord.__slots__),
     ):
-        # How long the key of another catalog's may be is a matter of the database.
+        # The maximum length of an imported key depends on the database.
         for number, value in enumerate(filter(is_json, VALUES)):
             if field in KEY and len(json.dumps(value)) > 2100:
                 continue
@@ -365,9 +365,9 @@ def lines():
             yield json.dumps(model) + "\n"
 
 
-async def test_a_line_has_one_answer_on_every_database(emptied):
+async def test_an_import_line_has_the_same_result_on_every_database(emptied):
     """
-    A value in an import is refused with the same words everywhere, or comes out as it came in.
+    A value in an import is refused with the same message on every database, or exported unchanged.
     """
     text = HEADER + "".join(lines())
     expected = None
