@@ -158,8 +158,8 @@ def _compile(
             f"SQLAlchemy would compute defaults for {', '.join(missing)}: "
             "prepare the statement with these columns"
         )
-    # Named placeholders would not need `positiontup`. But `sqlite3` looks each of them up in a dict,
-    # which made an upsert up to twice as slow, and `executemany` with tuples needs positions.
+    # Named placeholders would not need `positiontup`. But `sqlite3` looks each of them up in a
+    # dict, which made an upsert up to twice as slow, and `executemany` with tuples needs positions.
     ordered = tuple(compiled.positiontup or ())
     constants = {}
     converters = []
