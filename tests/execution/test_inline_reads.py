@@ -1,4 +1,4 @@
-"""Single models read in the event loop's own thread, where a host has chosen so."""
+"""`reads="inline"`: single models are read in the event loop's thread."""
 
 import asyncio
 import sqlite3
@@ -25,28 +25,28 @@ async def inline(sqlite_file):
 
 @pytest.fixture
 def other(sqlite_file):
-    """Another program's connection, of which a lock lets nobody read: there is no log."""
+    """Another program's connection. Without a write-ahead log its lock blocks all readers."""
     with closing(sqlite3.connect(sqlite_file, isolation_level=None)) as raw:
         raw.execute("PRAGMA journal_mode = DELETE")
         raw.execute("INSERT INTO models (provider, reference, local_path) VALUES ('hf', 'm', '/m')")
         yield raw
 
 
-async def test_a_model_is_found_without_a_turn_of_the_loop(inline):
+async def test_find_runs_before_any_other_task(inline):
     """
-    `find_model` and `get_model` answer before any other task has its turn.
+    `find_model` returns before the event loop runs another task.
     """
-    turn = asyncio.ensure_future(asyncio.sleep(0))
+    other_task = asyncio.ensure_future(asyncio.sleep(0))
 
     assert await inline.find_model("m", "hf") is None
 
-    assert not turn.done()
-    await turn
+    assert not other_task.done()
+    await other_task
 
 
-async def test_what_was_written_is_found_at_once(inline):
+async def test_committed_changes_are_found_at_once(inline):
     """
-    What a call has written, and what another program has committed, the next call finds.
+    The next find sees the changes of a call and of another program.
     """
     await inline.find_model("m", "hf")
     await inline.register_model(a_model("m"))
@@ -59,21 +59,21 @@ async def test_what_was_written_is_found_at_once(inline):
     assert found.size_bytes == 7
 
 
-async def test_within_a_transaction_its_own_rows_are_found(inline):
+async def test_find_in_a_transaction_sees_its_own_rows(inline):
     """
-    Inside `transaction()` a model is looked for in that transaction, outside of it among what is
-    committed.
+    A find in `transaction()` sees the rows of that transaction; a find outside sees only committed
+    rows.
     """
-    async with inline.transaction() as both:
-        await both.register_model(a_model("m"))
+    async with inline.transaction() as inner:
+        await inner.register_model(a_model("m"))
 
-        assert await both.find_model("m", "hf") is not None
+        assert await inner.find_model("m", "hf") is not None
         assert await inline.find_model("m", "hf") is None
 
 
-async def test_where_a_lock_is_in_the_way_a_thread_waits_for_it(other, inline):
+async def test_locked_file_is_read_in_a_thread(other, inline):
     """
-    The loop goes on meanwhile, and the model is found once the lock is given back.
+    The event loop is not blocked, and the model is found when the lock is released.
     """
     await inline.find_model("m", "hf")
     other.execute("BEGIN EXCLUSIVE")
@@ -87,9 +87,9 @@ async def test_where_a_lock_is_in_the_way_a_thread_waits_for_it(other, inline):
     assert (await waiting).reference == "m"
 
 
-async def test_a_wait_for_a_lock_has_an_end(other, inline):
+async def test_wait_for_a_lock_times_out(other, inline):
     """
-    A lock that nobody gives back ends the call with CatalogBusyError, in its time.
+    If the lock is not released, the call raises CatalogBusyError at its timeout.
     """
     await inline.find_model("m", "hf")
     other.execute("BEGIN EXCLUSIVE")
@@ -98,9 +98,9 @@ async def test_a_wait_for_a_lock_has_an_end(other, inline):
         await inline.find_model("m", "hf")
 
 
-async def test_another_file_in_its_place_is_noticed(inline, sqlite_file):
+async def test_replaced_file_is_detected(inline, sqlite_file):
     """
-    As elsewhere: what was opened is not what the path leads to any more.
+    The path no longer leads to the file that was opened.
     """
     await inline.find_model("m", "hf")
     sqlite_file.replace(sqlite_file.with_name("moved"))
@@ -109,9 +109,9 @@ async def test_another_file_in_its_place_is_noticed(inline, sqlite_file):
         await inline.find_model("m", "hf")
 
 
-async def test_after_the_end_nothing_is_read(sqlite_file):
+async def test_find_after_close_raises_closed(sqlite_file):
     """
-    A closed catalog answers no call, and has its file no more.
+    A closed catalog raises CatalogClosedError and has closed its file.
     """
     async with open_catalog(sqlite_file, reads="inline") as catalog:
         await catalog.find_model("m", "hf")
@@ -121,9 +121,9 @@ async def test_after_the_end_nothing_is_read(sqlite_file):
     assert not sqlite_file.with_name(f"{sqlite_file.name}-wal").exists()
 
 
-async def test_another_way_to_read_is_refused(sqlite_file):
+async def test_unknown_read_mode_is_rejected(sqlite_file):
     """
-    There are two: a mistyped one is an error, and not the usual one.
+    A misspelled mode raises an error; it is not replaced by the default.
     """
     with pytest.raises(InvalidModelError, match="not one of threads, inline"):
         async with open_catalog(sqlite_file, reads="inlined"):

@@ -1,4 +1,4 @@
-"""The life of a catalog: one process, one loop, and an end that leaves nothing behind."""
+"""Forks, event loops and closing: a catalog belongs to one process and one loop."""
 
 import asyncio
 import json
@@ -24,14 +24,14 @@ from model_catalog import (
 )
 
 TIMEOUT_S = 0.3
-END_S = 1.0
-"""When what waits no longer than TIMEOUT_S has to have ended, on a busy machine as well."""
+PROMPT_S = 1.0
+"""The time within which a call with TIMEOUT_S must have ended, even on a busy machine."""
 
 CALLS = READS | WRITES
 
 
-def forking(database, scenario):
-    """What a process and the child that it forks say of a scenario."""
+def run_fork_scenario(database, scenario):
+    """Run a scenario of `fork_programs`; return the results of the child and the parent."""
     ours, theirs = PROCESSES.Pipe(duplex=False)
     parent = PROCESSES.Process(target=fork_programs.run, args=(scenario, database.target, theirs))
     parent.start()
@@ -39,9 +39,9 @@ def forking(database, scenario):
     try:
         if not ours.poll(3 * fork_programs.WATCH_S):
             pytest.fail("the parent hangs")
-        said = ours.recv()
+        results = ours.recv()
         parent.join(fork_programs.WATCH_S)
-        assert parent.exitcode == 0, "the parent does not come to its end"
+        assert parent.exitcode == 0, "the parent does not exit"
     finally:
         parent.kill()
         parent.join()
@@ -49,58 +49,59 @@ def forking(database, scenario):
     if database.path is not None:
         with closing(sqlite3.connect(database.path)) as raw:
             assert raw.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
-    return said
+    return results
 
 
-def test_a_forked_child_is_told_that_the_catalog_is_its_parents(database):
+def test_calls_in_a_forked_child_raise_wrong_loop(database):
     """
-    Every call in the child is refused by name, and hangs nowhere; the parent works on, as ever.
+    Every call in the child raises WrongLoopError without hanging, and the parent keeps working.
     """
-    child, left = forking(database, "use")
+    child, left = run_fork_scenario(database, "use")
 
     assert isinstance(child, dict), child
-    kinds = {name: said if said == "works" else said[0] for name, said in child.items()}
-    assert kinds == dict.fromkeys(CALLS, "WrongLoopError")
-    assert all("process" in said[1] and "open it again" in said[1] for said in child.values())
+    errors = {name: result if result == "works" else result[0] for name, result in child.items()}
+    assert errors == dict.fromkeys(CALLS, "WrongLoopError")
+    messages = [result[1] for result in child.values()]
+    assert all("process" in message and "open it again" in message for message in messages)
     assert left == ["after", "before"]
 
 
-def test_a_forked_child_opens_its_own(database):
+def test_forked_child_can_open_its_own_catalog(database):
     """
-    The child opens the same database, and what it writes the parent reads.
+    The child opens the same database, and the parent reads the rows that the child writes.
     """
-    child, left = forking(database, "open_again")
+    child, left = run_fork_scenario(database, "open_again")
 
     assert child == "works"
     assert left == ["after", "before", "child"]
 
 
 @pytest.mark.parametrize("where", ["outside", "inside"])
-def test_a_forked_child_leaves_the_block_without_a_trace(database, where):
+def test_forked_child_leaves_the_block_without_effect(database, where):
     """
-    A child that goes out through the parent's `async with`, and the transaction in it, ends
-    neither: what the parent has written and goes on to write is there.
+    A child that leaves the parent's `async with` block, or a transaction in it, ends neither. All
+    writes of the parent are stored.
     """
-    child, count = forking(database, f"leave_{where}")
+    child, count = run_fork_scenario(database, f"leave_{where}")
 
     assert child == "SystemExit"
     assert count == 2 + (fork_programs.MANY if where == "inside" else 0)
 
 
-def test_a_forked_child_of_a_host_does_not_hang(database):
+def test_forked_child_over_a_host_engine_does_not_hang(database):
     """
-    Over a host's engine a call in the child works or is refused in words of ours, and the parent's
-    connections are its own.
+    Over a host's engine each call in the child works or raises our error, and the parent's
+    connections are not affected.
     """
-    child, left = forking(database, "use_host_engine")
+    child, left = run_fork_scenario(database, "use_host_engine")
 
     assert isinstance(child, dict), child
-    assert all(said == "works" or "Error" in said[0] for said in child.values())
+    assert all(result == "works" or "Error" in result[0] for result in child.values())
     assert "after" in left
 
 
 async def outcomes(catalog) -> dict[str, CatalogError | None]:
-    """The error of each public call."""
+    """Return the result or the error of each public call."""
     found = {}
     for name, call in CALLS.items():
         try:
@@ -114,9 +115,9 @@ def assert_all_are(found, kind) -> None:
     assert {name: value for name, value in found.items() if not isinstance(value, kind)} == {}
 
 
-async def test_another_threads_loop_is_refused(database):
+async def test_calls_in_another_loop_raise_wrong_loop(database):
     """
-    A catalog belongs to the loop it was opened in: in another every call says so, and does nothing.
+    In an event loop other than its own, every call raises WrongLoopError and does nothing.
     """
     async with open_catalog(database.target) as catalog:
         await fill(catalog)
@@ -130,9 +131,9 @@ async def test_another_threads_loop_is_refused(database):
         await catalog.record_use("m", "hf")
 
 
-async def test_the_catalog_of_a_transaction_is_of_its_loop_as_well(database):
+async def test_transaction_rejects_calls_in_another_loop(database):
     """
-    Inside transaction() no other loop may call either, and the transaction is not hurt by it.
+    A call in another loop raises WrongLoopError and does not affect the open transaction.
     """
     async with open_catalog(database.target) as catalog:
         async with catalog.transaction() as inner:
@@ -142,9 +143,9 @@ async def test_the_catalog_of_a_transaction_is_of_its_loop_as_well(database):
         assert len(await catalog.list_models()) == 1
 
 
-def test_a_second_run_is_another_loop(database):
+def test_second_asyncio_run_is_another_loop(database):
     """
-    What one asyncio.run opened the next may not use; the first may, and close it.
+    A catalog opened in one asyncio.run cannot be used in the next; the first can use and close it.
     """
     block = open_catalog(database.target)
     with asyncio.Runner() as first, asyncio.Runner() as second:
@@ -158,9 +159,9 @@ def test_a_second_run_is_another_loop(database):
         assert_all_are(first.run(outcomes(catalog)), CatalogClosedError)
 
 
-async def test_a_closed_catalog_says_so(database):
+async def test_calls_after_close_raise_closed(database):
     """
-    After the block every call is CatalogClosedError, and opens nothing again.
+    After the block every call raises CatalogClosedError, and no connection is opened.
     """
     async with open_catalog(database.target) as catalog:
         await fill(catalog)
@@ -178,8 +179,8 @@ async def test_a_closed_catalog_says_so(database):
     database.assert_nothing_left()
 
 
-async def leave_at_once() -> None:
-    """The block ends well."""
+async def leave_normally() -> None:
+    """Leave the block without an error."""
 
 
 async def leave_by_an_error() -> None:
@@ -192,7 +193,7 @@ async def leave_by_a_cancellation() -> None:
 
 
 WAYS_OUT = {
-    "at once": leave_at_once,
+    "normally": leave_normally,
     "by an error": leave_by_an_error,
     "by a cancellation": leave_by_a_cancellation,
 }
@@ -202,7 +203,7 @@ async def register_three(catalog, number):
     await catalog.register_models(a_model(f"{number}-{part}") for part in "abc")
 
 
-async def register_three_together(catalog, number):
+async def register_three_in_transaction(catalog, number):
     async with catalog.transaction() as inner:
         for part in "abc":
             await inner.register_model(a_model(f"{number}-{part}"))
@@ -210,12 +211,12 @@ async def register_three_together(catalog, number):
 
 
 @pytest.mark.parametrize("way_out", WAYS_OUT.values(), ids=WAYS_OUT)
-async def test_what_is_in_flight_when_it_closes_is_done_or_undone(database, way_out):
+async def test_calls_in_progress_at_close_are_completed_or_rolled_back(database, way_out):
     """
-    Left at any moment with calls under way, a catalog closes; each call was done, and returns,
-    or is CatalogClosedError and wrote nothing. None is left waiting.
+    A catalog is closed at any moment while calls are in progress. Each call returns its result, or
+    raises CatalogClosedError and has written nothing. None waits for ever.
     """
-    kinds = (register_three, register_three_together)
+    kinds = (register_three, register_three_in_transaction)
     for moment in (0, 1, 3, 10, 40, 150):
         tasks, reads = {}, []
         try:
@@ -228,8 +229,8 @@ async def test_what_is_in_flight_when_it_closes_is_done_or_undone(database, way_
                     await asyncio.sleep(0)
                 await way_out()
         except (ZeroDivisionError, asyncio.CancelledError):
-            assert way_out is not leave_at_once
-        async with asyncio.timeout(END_S):
+            assert way_out is not leave_normally
+        async with asyncio.timeout(PROMPT_S):
             found = await asyncio.gather(*tasks.values(), return_exceptions=True)
             read = await asyncio.gather(*reads, return_exceptions=True)
         database.assert_nothing_left()
@@ -242,62 +243,62 @@ async def test_what_is_in_flight_when_it_closes_is_done_or_undone(database, way_
             assert len(rows) == (3 if error is None else 0), (name, error)
 
 
-async def test_a_transaction_that_is_open_when_it_closes_is_rolled_back(database):
+async def test_open_transaction_is_rolled_back_at_close(database):
     """
-    A task that is not at the end of its transaction finds it over, and nothing of it is kept.
+    The task in the transaction gets an error at its next call, and nothing is stored.
     """
-    written, go_on = asyncio.Event(), asyncio.Event()
+    written, proceed = asyncio.Event(), asyncio.Event()
 
     async def writer():
         async with catalog.transaction() as inner:
             await inner.register_model(a_model("m"))
             written.set()
-            await go_on.wait()
+            await proceed.wait()
             await inner.register_model(a_model("n"))
 
     async with open_catalog(database.target, timeout_s=TIMEOUT_S) as catalog:
         task = asyncio.create_task(writer())
         await written.wait()
-        # Else a block that waits for the writer would wait for ever.
-        asyncio.get_running_loop().call_later(3 * END_S, go_on.set)
+        # Otherwise a block that waits for the writer would hang.
+        asyncio.get_running_loop().call_later(3 * PROMPT_S, proceed.set)
         start = time.monotonic()
-    took = time.monotonic() - start
+    duration_s = time.monotonic() - start
     database.assert_nothing_left()
-    go_on.set()
+    proceed.set()
     with pytest.raises(CatalogError):
         await task
 
-    assert took < END_S
+    assert duration_s < PROMPT_S
     assert database.run("SELECT reference FROM models") == []
 
 
-async def test_two_catalogs_of_one_database_close_apart(database):
+async def test_two_catalogs_of_one_database_close_independently(database):
     """
-    Closing one is nothing to the other.
+    Closing one does not affect the other.
     """
-    async with open_catalog(database.target) as staying:
-        async with open_catalog(database.target) as going:
-            await asyncio.gather(*(going.list_models() for _ in range(5)))
-            await staying.register_model(a_model("m"))
+    async with open_catalog(database.target) as first:
+        async with open_catalog(database.target) as second:
+            await asyncio.gather(*(second.list_models() for _ in range(5)))
+            await first.register_model(a_model("m"))
 
         with pytest.raises(CatalogClosedError):
-            await going.list_models()
-        await staying.register_model(a_model("n"))
-        assert len(await staying.list_models()) == 2
+            await second.list_models()
+        await first.register_model(a_model("n"))
+        assert len(await first.list_models()) == 2
 
 
-async def test_opening_and_closing_leaves_nothing_of_the_process(database):
+async def test_opening_and_closing_leaks_no_threads_tasks_or_files(database):
     """
-    Twenty lives later there are as many threads, tasks and open files as after the first.
+    After twenty catalogs there are as many threads, tasks and open files as after the first.
     """
 
-    async def life():
+    async def open_and_close():
         async with open_catalog(database.target) as catalog:
             await asyncio.gather(*(catalog.list_models() for _ in range(6)))
             await catalog.register_model(a_model("m"))
 
-    def things():
-        # The loop's own threads (`asyncio_0`) grow in number and stay: they are the host's.
+    def resources():
+        # The loop's own threads (`asyncio_0`) grow in number and stay; they belong to the host.
         names = [thread.name for thread in threading.enumerate()]
         return (
             sorted(name for name in names if not name.startswith("asyncio_")),
@@ -305,17 +306,17 @@ async def test_opening_and_closing_leaves_nothing_of_the_process(database):
             len(list(Path("/proc/self/fd").iterdir())),
         )
 
-    await life()
+    await open_and_close()
     database.assert_nothing_left()
-    before = things()
+    before = resources()
     for _ in range(20):
-        await life()
+        await open_and_close()
     database.assert_nothing_left()
 
-    assert things() == before
+    assert resources() == before
 
 
-LIVES = """
+EXIT_PROGRAM = """
 import asyncio, gc, json, sys, threading
 from model_catalog import CatalogError, Model, open_catalog
 
@@ -323,7 +324,7 @@ how, target = sys.argv[1:]
 model = Model(reference="m", provider="hf", local_path="/m")
 
 async def main():
-    # In development mode asyncio tells of every turn of its loop that was slow.
+    # In development mode asyncio logs every slow iteration of its loop.
     asyncio.get_running_loop().slow_callback_duration = 60
     block = open_catalog(target)
     catalog = await block.__aenter__()
@@ -334,7 +335,7 @@ async def main():
         await block.__aexit__(None, None, None)
         await asyncio.gather(*tasks, return_exceptions=True)
         return catalog
-    # Whoever does not close it leaves that to the end of the loop.
+    # Without a close, the end of the loop closes it.
     return block, catalog
 
 kept = asyncio.run(main())
@@ -344,10 +345,10 @@ print(json.dumps([thread.name for thread in threading.enumerate()]))
 """
 
 
-async def life(how, database):
-    """What a process has to say that ends in one of these ways."""
+async def run_exit_program(how, database):
+    """Run a process that exits with its catalog closed or open; return its output."""
     child = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-X", "dev", "-W", "error", "-c", LIVES, how, database.target),
+        *(sys.executable, "-X", "dev", "-W", "error", "-c", EXIT_PROGRAM, how, database.target),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
@@ -356,38 +357,36 @@ async def life(how, database):
     except TimeoutError:
         child.kill()
         await child.wait()
-        pytest.fail("it does not come to its end")
+        pytest.fail("the process does not exit")
     assert child.returncode == 0
     return output, errors.decode()
 
 
-async def test_a_process_ends_with_nothing_to_say(database):
+async def test_process_exits_without_warnings_or_threads(database):
     """
-    With calls under way when the catalog closes, and every warning an error, nothing is said, and
-    no thread is left.
+    A catalog is closed during calls, with warnings as errors: nothing is printed to standard error,
+    and only the main thread is left.
     """
-    output, errors = await life("closed", database)
+    output, errors = await run_exit_program("closed", database)
 
     assert errors == ""
     assert json.loads(output) == ["MainThread"]
 
 
-async def test_a_process_that_never_closes_its_catalog_ends(database):
+async def test_process_that_does_not_close_its_catalog_exits(database):
     """
-    What Python says of that is its own affair; it hangs on no thread of ours.
+    Python may warn, but the process does not hang on one of our threads.
     """
-    await life("never closed", database)
+    await run_exit_program("never closed", database)
 
 
-async def test_a_file_that_is_up_to_date_is_opened_without_an_engine_of_the_loop(
-    sqlite_file, monkeypatch
-):
+async def test_current_file_is_opened_without_an_async_engine(sqlite_file, monkeypatch):
     """
-    No driver that lives in the event loop is started for what a thread is going to read.
+    No asynchronous driver is started for a file whose schema is current; a thread reads it.
     """
 
     def refuse(*_):
-        pytest.fail("an engine was made")
+        pytest.fail("an asynchronous engine was created")
 
     monkeypatch.setattr("model_catalog.connection.open_database.create_engine", refuse)
 

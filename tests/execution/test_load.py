@@ -1,4 +1,4 @@
-"""Many at once, for long, and cancelled at any moment: nothing fails, is lost or left behind."""
+"""Load: many concurrent, long-running and cancelled calls lose and leak nothing."""
 
 import asyncio
 import os
@@ -19,24 +19,25 @@ from model_catalog import open_catalog
 
 CALLERS = 1000
 CALLS_EACH = 2
-PATIENT_S = 120
-"""How long a call may wait in the queue: what a slow machine takes is no error."""
+QUEUE_TIMEOUT_S = 120
+"""A long timeout, so that a slow machine does not fail the test."""
 PROCESS_COUNT = 8
-SECONDS = {"sqlite": 30, "asyncpg": 8, "psycopg": 8}
-"""PostgreSQL has its own tests of that; SQLite's writers meet in code of ours."""
+WRITE_SECONDS = {"sqlite": 30, "asyncpg": 8, "psycopg": 8}
+"""SQLite runs longer, because our own code queues its writers."""
 CANCELLED_CALLS = 2000
 
 ON_SQLITE = pytest.mark.parametrize("backend", ["sqlite"])
 
 
-def report(capsys, what: str, took: list[float], wall_s: float) -> None:
-    """Say what a service may expect."""
-    took = sorted(took)
-    middle, worst = (took[int(len(took) * share)] * 1000 for share in (0.5, 0.99))
+def report(capsys, title: str, durations_s: list[float], wall_s: float) -> None:
+    """Print the throughput and the latency percentiles."""
+    durations_s = sorted(durations_s)
+    count = len(durations_s)
+    p50_ms, p99_ms = (durations_s[int(count * share)] * 1000 for share in (0.5, 0.99))
     with capsys.disabled():
         print(
-            f"\n{what}: {len(took)} calls in {wall_s:.1f} s, {len(took) / wall_s:.0f} a second; "
-            f"half of them within {middle:.0f} ms, 99 % within {worst:.0f} ms"
+            f"\n{title}: {count} calls in {wall_s:.1f} s, {count / wall_s:.0f} a second; "
+            f"p50 {p50_ms:.0f} ms, p99 {p99_ms:.0f} ms"
         )
 
 
@@ -68,32 +69,37 @@ KINDS = (find, list_some, register, register_again, use, update)
 
 
 @pytest.mark.slow
-async def test_a_thousand_callers_at_once_are_all_served(database, capsys):
+async def test_thousand_concurrent_callers_get_no_error(database, capsys):
     """
-    A thousand tasks that read and write at the same time meet no error, and each write counts.
+    A thousand tasks read and write at the same time without an error, and each write is stored.
     """
-    took = []
-    done = Counter()
+    durations_s = []
+    completed = Counter()
 
     async def caller(number):
         for kind in random.Random(number).choices(KINDS, k=CALLS_EACH):
             start = time.monotonic()
             await kind(catalog, number)
-            took.append(time.monotonic() - start)
-            done[kind, number] += 1
+            durations_s.append(time.monotonic() - start)
+            completed[kind, number] += 1
 
-    async with open_catalog(database.target, timeout_s=PATIENT_S) as catalog:
+    async with open_catalog(database.target, timeout_s=QUEUE_TIMEOUT_S) as catalog:
         await catalog.register_models(
             [a_model("shared"), *(a_model(f"m{number}") for number in range(CALLERS))]
         )
         start = time.monotonic()
         await asyncio.gather(*(caller(number) for number in range(CALLERS)))
-        report(capsys, f"{CALLERS} callers on {database.backend}", took, time.monotonic() - start)
+        report(
+            capsys,
+            f"{CALLERS} callers on {database.backend}",
+            durations_s,
+            time.monotonic() - start,
+        )
         shared = await catalog.get_model("shared", "hf")
         database.assert_no_lock()
 
     sums = Counter()
-    for (kind, _), count in done.items():
+    for (kind, _), count in completed.items():
         sums[kind] += count
     assert sum(sums.values()) == CALLERS * CALLS_EACH
     assert (shared.use_count, shared.download_count) == (sums[use], 1 + sums[register_again])
@@ -102,19 +108,21 @@ async def test_a_thousand_callers_at_once_are_all_served(database, capsys):
         for name, count in database.run(
             "SELECT reference, download_count FROM models WHERE reference LIKE 'own %'"
         )
-    } == {(f"own {number}", count) for (kind, number), count in done.items() if kind is register}
+    } == {
+        (f"own {number}", count) for (kind, number), count in completed.items() if kind is register
+    }
     assert {
         row for (row,) in database.run("SELECT license FROM models WHERE license IS NOT NULL")
-    } == {f"of {number}" for kind, number in done if kind is update}
+    } == {f"of {number}" for kind, number in completed if kind is update}
 
 
 @pytest.mark.slow
-async def test_eight_processes_that_write_for_long_lose_nothing(database, capsys):
+async def test_eight_writing_processes_lose_nothing(database, capsys):
     """
-    Eight processes write without a pause: none meets an error, and all that each was acknowledged
-    is there, once.
+    Eight processes write without a pause and without an error. Every acknowledged write is stored
+    exactly once.
     """
-    seconds = SECONDS[database.backend]
+    seconds = WRITE_SECONDS[database.backend]
     async with open_catalog(database.target) as catalog:
         await catalog.register_model(a_model("shared"))
     pipes = [PROCESSES.Pipe(duplex=False) for _ in range(PROCESS_COUNT)]
@@ -134,7 +142,7 @@ async def test_eight_processes_that_write_for_long_lose_nothing(database, capsys
     report(
         capsys,
         f"{PROCESS_COUNT} processes on {database.backend}",
-        [each for _, took in results for each in took],
+        [each for _, durations_s in results for each in durations_s],
         seconds,
     )
     sums = sum((Counter(counts) for counts, _ in results), Counter())
@@ -157,7 +165,7 @@ async def test_eight_processes_that_write_for_long_lose_nothing(database, capsys
 
 @pytest.fixture
 def statements(monkeypatch):
-    """What each connection that this process opens to SQLite executes, by the connection."""
+    """Record the statements of each SQLite connection that this process opens."""
     found: dict[sqlite3.Connection, list[str]] = {}
 
     def connect(*args, **options):
@@ -171,24 +179,24 @@ def statements(monkeypatch):
     return found
 
 
-WRITING = ("BEGIN IMMEDIATE", "BEGIN EXCLUSIVE", "INSERT", "UPDATE", "DELETE")
+WRITE_STATEMENTS = ("BEGIN IMMEDIATE", "BEGIN EXCLUSIVE", "INSERT", "UPDATE", "DELETE")
 
 
-def descriptors_of(path: Path) -> int:
-    found = 0
+def open_descriptor_count(path: Path) -> int:
+    count = 0
     for each in Path("/proc/self/fd").iterdir():
         try:
-            found += os.path.realpath(each) == str(path)
+            count += os.path.realpath(each) == str(path)
         except FileNotFoundError:
             continue
-    return found
+    return count
 
 
 @ON_SQLITE
-async def test_all_that_a_process_writes_goes_through_one_connection(database, statements):
+async def test_all_writes_of_a_process_use_one_connection(database, statements):
     """
-    Sixty-four tasks that write, amid as many that read, share one connection that writes: SQLite
-    has faults where several of a process write back the log.
+    Sixty-four writing tasks among reading tasks share one writing connection. SQLite has had bugs
+    when several connections of a process checkpoint the write-ahead log.
     """
     async with open_catalog(database.target) as catalog:
         await fill(catalog)
@@ -213,31 +221,33 @@ async def test_all_that_a_process_writes_goes_through_one_connection(database, s
 
         assert await catalog.count_models() == 66
     used = [executed for executed in statements.values() if executed]
-    writers = [executed for executed in used if any(text.startswith(WRITING) for text in executed)]
+    writers = [
+        executed for executed in used if any(text.startswith(WRITE_STATEMENTS) for text in executed)
+    ]
     assert len(used) > 1
     assert len(writers) == 1
 
 
 @ON_SQLITE
-async def test_writers_that_queue_open_no_connections(database):
+async def test_queued_writers_open_no_connections(database):
     """
-    Sixty-four tasks that only write need no more of the file than one does.
+    Sixty-four writing tasks open the file no more often than one does.
     """
     async with open_catalog(database.target) as catalog:
         await catalog.register_model(a_model("first"))
-        before = descriptors_of(database.path)
+        before = open_descriptor_count(database.path)
 
         writes = [asyncio.create_task(catalog.register_model(a_model(f"m{n}"))) for n in range(64)]
-        most = before
+        max_count = before
         while not all(write.done() for write in writes):
-            most = max(most, descriptors_of(database.path))
+            max_count = max(max_count, open_descriptor_count(database.path))
             await asyncio.sleep(0.001)
         await asyncio.gather(*writes)
 
-        assert (before, most) in {(1, 1), (2, 2)}
+        assert (before, max_count) in {(1, 1), (2, 2)}
 
 
-async def by_a_task(call, delay_s):
+async def cancel_task(call, delay_s):
     task = asyncio.ensure_future(call)
     await asyncio.wait([task], timeout=delay_s)
     task.cancel()
@@ -248,7 +258,7 @@ async def by_a_task(call, delay_s):
     return True
 
 
-async def by_a_timeout(call, delay_s):
+async def use_asyncio_timeout(call, delay_s):
     try:
         async with asyncio.timeout(delay_s):
             await call
@@ -257,14 +267,14 @@ async def by_a_timeout(call, delay_s):
     return True
 
 
-async def by_move_on_after(call, delay_s):
+async def use_move_on_after(call, delay_s):
     with anyio.move_on_after(delay_s) as scope:
         await call
     return not scope.cancelled_caught
 
 
-async def by_a_task_group(call, delay_s):
-    """A sibling fails, and the group cancels the call."""
+async def fail_in_task_group(call, delay_s):
+    """Cancel the call by the failure of a sibling task in an anyio task group."""
     ended = []
 
     async def run():
@@ -284,7 +294,7 @@ async def by_a_task_group(call, delay_s):
     return bool(ended)
 
 
-CANCELLERS = (by_a_task, by_a_timeout, by_move_on_after, by_a_task_group)
+CANCELLERS = (cancel_task, use_asyncio_timeout, use_move_on_after, fail_in_task_group)
 
 
 async def cancelled_register(catalog, name):
@@ -311,7 +321,7 @@ async def cancelled_read(catalog, name):
     await catalog.list_models(limit=3)
 
 
-PARTS = {
+ROWS_OF_CALL = {
     cancelled_register: 1,
     cancelled_batch: 3,
     cancelled_transaction: 2,
@@ -320,8 +330,8 @@ PARTS = {
 }
 
 
-def things() -> tuple[list[str], int, int]:
-    """Threads, tasks and open files of this process; asyncio keeps threads of its own."""
+def process_resources() -> tuple[list[str], int, int]:
+    """Return the threads, tasks and open files of this process, without asyncio's own threads."""
     threads = sorted(each.name for each in threading.enumerate())
     return (
         [name for name in threads if not name.startswith("asyncio_")],
@@ -331,10 +341,10 @@ def things() -> tuple[list[str], int, int]:
 
 
 @pytest.mark.slow
-async def test_of_two_thousand_calls_seven_in_ten_are_cancelled(database, caplog):
+async def test_two_thousand_calls_with_cancellations_leak_nothing(database, caplog):
     """
-    Cancelled at random moments, in every way there is, they leave no lock, thread, connection or
-    task; what was acknowledged is there, and what was not is there wholly or not at all.
+    Seven in ten calls are cancelled at random moments, in four ways. They leave no lock, thread,
+    connection or task. Acknowledged calls are stored; others are stored completely or not at all.
     """
     choose = random.Random(6)
     acknowledged, all_names, uses = set(), {}, Counter()
@@ -344,7 +354,7 @@ async def test_of_two_thousand_calls_seven_in_ten_are_cancelled(database, caplog
     async def caller(number):
         nonlocal cancelled, typical_s
         for each in range(CANCELLED_CALLS // 40):
-            name, kind = f"c{number}x{each}", choose.choice(list(PARTS))
+            name, kind = f"c{number}x{each}", choose.choice(list(ROWS_OF_CALL))
             all_names[name] = kind
             if choose.random() < 0.7:
                 delay_s = choose.uniform(0, 1.2 * typical_s)
@@ -360,7 +370,7 @@ async def test_of_two_thousand_calls_seven_in_ten_are_cancelled(database, caplog
             if ended:
                 acknowledged.add(name)
 
-    before = things()
+    before = process_resources()
     async with open_catalog(database.target) as catalog:
         await catalog.register_model(a_model("shared"))
         await asyncio.gather(*(caller(number) for number in range(40)))
@@ -377,14 +387,14 @@ async def test_of_two_thousand_calls_seven_in_ten_are_cancelled(database, caplog
         shared = await catalog.get_model("shared", "hf")
     database.assert_nothing_left()
 
-    assert things() == before
+    assert process_resources() == before
     assert CANCELLED_CALLS * 0.3 < cancelled < CANCELLED_CALLS * 0.7
     assert uses[True] <= shared.use_count <= uses[True] + uses[False]
     found = Counter(
         name.partition("-")[0] for (name,) in database.run("SELECT reference FROM models")
     )
     for name, kind in all_names.items():
-        assert found[name] in (0, PARTS[kind]), (name, kind)
+        assert found[name] in (0, ROWS_OF_CALL[kind]), (name, kind)
         if name in acknowledged:
-            assert found[name] == PARTS[kind], (name, kind)
+            assert found[name] == ROWS_OF_CALL[kind], (name, kind)
     assert [each.getMessage() for each in caplog.records if each.levelname == "ERROR"] == []

@@ -1,4 +1,4 @@
-"""A PostgreSQL server that restarts, drops its clients, or refuses what cannot be serialized."""
+"""A PostgreSQL server that restarts, drops connections, or reports serialization failures."""
 
 import asyncio
 import os
@@ -24,11 +24,11 @@ from model_catalog import (
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[postgres.Cluster]:
-    """A server that belongs to these tests alone, and finds a deadlock quickly."""
+    """A server that only these tests use, with a short deadlock timeout."""
     if not (postgres.find_binary("initdb") and postgres.find_binary("postgres")):
         if os.environ.get("MODEL_CATALOG_TEST_PG_REQUIRED"):
             pytest.fail("no server binaries")
-        pytest.skip("no server binaries: a server that is somebody else's is not to be restarted")
+        pytest.skip("no server binaries: these tests restart the server, so they need their own")
     with postgres.throwaway_cluster("deadlock_timeout=10ms") as cluster:
         asyncio.run(upgrade(cluster.url.set(drivername="postgresql+psycopg")))
         yield cluster
@@ -39,8 +39,8 @@ def backend(request) -> str:
     return request.param
 
 
-class Own(Database):
-    """The database of the cluster: every look at it is a connection of its own."""
+class ClusterDatabase(Database):
+    """The database of the cluster; each statement uses a new connection."""
 
     def run(self, sql, *parameters):
         with psycopg.connect(postgres.dsn(self.url), autocommit=True) as raw:
@@ -49,39 +49,41 @@ class Own(Database):
 
 
 @pytest.fixture
-def database(cluster, backend) -> Iterator[Own]:
+def database(cluster, backend) -> Iterator[ClusterDatabase]:
     found = postgresql_database(backend, cluster.url)
-    found = Own(found.backend, found.target, url=found.url)
+    found = ClusterDatabase(found.backend, found.target, url=found.url)
     found.run("DELETE FROM models")
     yield found
     found.assert_nothing_left()
 
 
 @contextmanager
-def trigger(database, body, *, when="BEFORE INSERT OR UPDATE"):
-    """Something that the server does whenever a model is written."""
+def installed_trigger(database, body, *, when="BEFORE INSERT OR UPDATE"):
+    """Install a trigger whose body runs whenever a model is written."""
     database.run(
-        "CREATE OR REPLACE FUNCTION meddle() RETURNS trigger LANGUAGE plpgsql AS"
+        "CREATE OR REPLACE FUNCTION test_trigger() RETURNS trigger LANGUAGE plpgsql AS"
         f" $$ BEGIN {body} RETURN NEW; END $$"
     )
-    database.run(f"CREATE TRIGGER meddle {when} ON models FOR EACH ROW EXECUTE FUNCTION meddle()")
+    database.run(
+        f"CREATE TRIGGER test_trigger {when} ON models FOR EACH ROW EXECUTE FUNCTION test_trigger()"
+    )
     try:
         yield
     finally:
-        database.run("DROP TRIGGER meddle ON models")
-        database.run("DROP FUNCTION meddle")
+        database.run("DROP TRIGGER test_trigger ON models")
+        database.run("DROP FUNCTION test_trigger")
 
 
-async def has_begun(database) -> None:
-    """Return when the server is at work on something slow."""
+async def until_server_sleeps(database) -> None:
+    """Wait until the server runs pg_sleep."""
     while not await asyncio.to_thread(
         database.run, "SELECT 1 FROM pg_stat_activity WHERE wait_event = 'PgSleep'"
     ):
         await asyncio.sleep(0.01)
 
 
-async def many(catalog: ModelCatalog, count: int = 8) -> None:
-    """Have every connection of the pool in use."""
+async def use_all_connections(catalog: ModelCatalog, count: int = 8) -> None:
+    """Use every connection of the pool at the same time."""
     await asyncio.gather(
         *(catalog.list_models() for _ in range(count)),
         *(catalog.register_model(a_model(f"m{number}")) for number in range(count)),
@@ -89,26 +91,26 @@ async def many(catalog: ModelCatalog, count: int = 8) -> None:
 
 
 @pytest.mark.parametrize(
-    "how",
+    "stop_signal",
     [
         pytest.param(signal.SIGINT, id="fast", marks=pytest.mark.slow),
         pytest.param(signal.SIGQUIT, id="immediate"),
     ],
 )
-async def test_a_restart_between_two_calls_is_not_noticed(cluster, database, how):
+async def test_restart_between_two_calls_is_not_noticed(cluster, database, stop_signal):
     """
-    Whether the server took its leave or was gone all at once, the next calls are answered, on every
-    connection of the pool.
+    After a fast or an immediate shutdown and a restart, the next calls work on every connection of
+    the pool.
     """
     async with open_catalog(database.target) as catalog:
-        await many(catalog)
+        await use_all_connections(catalog)
 
-        cluster.stop(how)
+        cluster.stop(stop_signal)
         cluster.start()
-        await many(catalog)
+        await use_all_connections(catalog)
 
         assert len(await catalog.list_models()) == 8
-        cluster.stop(how)
+        cluster.stop(stop_signal)
         cluster.start()
         async with catalog.transaction() as inner:
             await inner.register_model(a_model("after"))
@@ -117,40 +119,42 @@ async def test_a_restart_between_two_calls_is_not_noticed(cluster, database, how
 
 async def test_dropped_connections_are_not_noticed(database):
     """
-    Where an administrator ends all idle connections the next calls make new ones.
+    If an administrator terminates all idle connections, the next calls make new ones.
     """
     async with open_catalog(database.target) as catalog:
-        await many(catalog)
+        await use_all_connections(catalog)
         database.run(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
             " WHERE datname = current_database() AND pid <> pg_backend_pid()"
         )
-        await many(catalog)
+        await use_all_connections(catalog)
 
 
-async def one(catalog):
+async def register_one(catalog):
     await catalog.register_model(a_model("slow"))
 
 
-async def batch(catalog):
+async def register_batch(catalog):
     await catalog.register_models([a_model("other"), a_model("slow")])
 
 
-async def together(catalog):
+async def register_in_transaction(catalog):
     async with catalog.transaction() as inner:
         await inner.register_model(a_model("other"))
         await inner.register_model(a_model("slow"))
 
 
-@pytest.mark.parametrize("write", [one, batch, together])
-async def test_a_restart_during_a_call_is_told(cluster, database, write):
+@pytest.mark.parametrize("write", [register_one, register_batch, register_in_transaction])
+async def test_restart_during_a_call_raises_unavailable(cluster, database, write):
     """
-    The call is CatalogUnavailableError and nothing of it is kept; the next one works.
+    The call raises CatalogUnavailableError and stores nothing; the next call works.
     """
     async with open_catalog(database.target) as catalog:
-        with trigger(database, "IF NEW.reference = 'slow' THEN PERFORM pg_sleep(60); END IF;"):
+        with installed_trigger(
+            database, "IF NEW.reference = 'slow' THEN PERFORM pg_sleep(60); END IF;"
+        ):
             call = asyncio.create_task(write(catalog))
-            await has_begun(database)
+            await until_server_sleeps(database)
             await asyncio.to_thread(cluster.stop, signal.SIGQUIT)
             with pytest.raises(CatalogUnavailableError):
                 await asyncio.wait_for(call, 5)
@@ -161,12 +165,12 @@ async def test_a_restart_during_a_call_is_told(cluster, database, write):
         assert await catalog.find_model("slow", "hf") is not None
 
 
-async def test_a_server_that_is_down_is_unavailable_until_it_is_up(cluster, database):
+async def test_calls_fail_at_once_while_the_server_is_down(cluster, database):
     """
-    Meanwhile each call says so, at once and not when its time is up; then all is as before.
+    Each call raises CatalogUnavailableError long before its timeout. After a restart calls work.
     """
     async with open_catalog(database.target, timeout_s=10) as catalog:
-        await many(catalog)
+        await use_all_connections(catalog)
         cluster.stop(signal.SIGQUIT)
         start = time.monotonic()
         for _ in range(3):
@@ -176,12 +180,12 @@ async def test_a_server_that_is_down_is_unavailable_until_it_is_up(cluster, data
                 await catalog.register_model(a_model("m"))
         assert time.monotonic() - start < 5
         cluster.start()
-        await many(catalog)
+        await use_all_connections(catalog)
 
 
 @asynccontextmanager
-async def host(database, level, count=1):
-    """Catalogs over engines of a host's that have an isolation level of their own."""
+async def host_catalogs(database, level, count=1):
+    """Make catalogs over a host's engines with another isolation level."""
     engines = [
         create_async_engine(database.target, isolation_level=level, pool_size=10)
         for _ in range(count)
@@ -197,11 +201,11 @@ LEVELS = pytest.mark.parametrize("level", ["REPEATABLE READ", "SERIALIZABLE"])
 
 
 @LEVELS
-async def test_what_cannot_be_serialized_is_done_again(database, level):
+async def test_serialization_failures_are_retried(database, level):
     """
-    Whatever isolation a host has chosen, many who change one row at once all do, and each once.
+    With any isolation level of a host, concurrent changes of one row all take effect exactly once.
     """
-    async with host(database, level, count=2) as catalogs:
+    async with host_catalogs(database, level, count=2) as catalogs:
         await catalogs[0].register_model(a_model("m"))
         await asyncio.gather(
             *(
@@ -221,37 +225,38 @@ async def test_what_cannot_be_serialized_is_done_again(database, level):
     assert (model.use_count, model.download_count) == (12, 13)
 
 
-@pytest.mark.parametrize("state", ["40001", "40P01"])
-async def test_a_refusal_that_passes_is_not_noticed(database, state):
+@pytest.mark.parametrize("sqlstate", ["40001", "40P01"], ids=["serialization", "deadlock"])
+async def test_temporary_failure_is_retried(database, sqlstate):
     """
-    A call that the server refuses twice for the sake of others is made a third time, and its effect
-    is there once.
+    A call that fails twice with a retryable error is tried a third time, and takes effect once.
     """
     database.run("CREATE SEQUENCE IF NOT EXISTS attempts")
     database.run("ALTER SEQUENCE attempts RESTART")
-    # A sequence counts on where a transaction is undone.
-    refuse = f"IF nextval('attempts') < 3 THEN RAISE 'not now' USING ERRCODE = '{state}'; END IF;"
+    # A rollback does not reset a sequence.
+    refuse = (
+        f"IF nextval('attempts') < 3 THEN RAISE 'not now' USING ERRCODE = '{sqlstate}'; END IF;"
+    )
 
     async with open_catalog(database.target) as catalog:
-        with trigger(database, refuse):
+        with installed_trigger(database, refuse):
             await catalog.register_model(a_model("m"))
 
         assert (await catalog.get_model("m", "hf")).download_count == 1
     assert database.run("SELECT last_value FROM attempts") == [(3,)]
 
 
-@pytest.mark.parametrize("state", ["40001", "40P01"])
-async def test_a_refusal_that_lasts_is_told_in_time(database, state):
+@pytest.mark.parametrize("sqlstate", ["40001", "40P01"], ids=["serialization", "deadlock"])
+async def test_lasting_failure_raises_busy_at_the_timeout(database, sqlstate):
     """
-    It is tried again until the call's time is up, and then CatalogBusyError.
+    A retryable error is retried until the timeout, and then raises CatalogBusyError.
     """
     async with open_catalog(database.target, timeout_s=0.3) as catalog:
-        with trigger(database, f"RAISE 'not now' USING ERRCODE = '{state}';"):
+        with installed_trigger(database, f"RAISE 'not now' USING ERRCODE = '{sqlstate}';"):
             start = time.monotonic()
             with pytest.raises(CatalogBusyError, match=r"waited 0\.[2-9] s"):
                 await catalog.register_model(a_model("m"))
             assert 0.25 <= time.monotonic() - start < 1.0
-            # What came before it cannot be done again by a call.
+            # A call in a transaction cannot repeat the calls before it, so it is not retried.
             start = time.monotonic()
             with pytest.raises(CatalogBusyError):
                 async with catalog.transaction() as inner:
@@ -259,21 +264,23 @@ async def test_a_refusal_that_lasts_is_told_in_time(database, state):
             assert time.monotonic() - start < 1.0
 
 
-async def test_a_deadlock_is_survived(database):
+async def test_deadlock_is_retried(database):
     """
-    A call that takes two rows which somebody else takes in the other order gets through when he
-    has ended, however the server decided.
+    A call that locks two rows in the opposite order to another client succeeds after that client
+    has ended its transaction.
     """
     async with open_catalog(database.target, timeout_s=10) as catalog:
         await catalog.register_models([a_model("a"), a_model("b")])
-        # Long enough for the other to be waiting already when the call comes to its second row.
-        slow = trigger(database, "IF NEW.reference = 'b' THEN PERFORM pg_sleep(0.3); END IF;")
+        # Long enough for the other client to wait when the call locks its second row.
+        slow = installed_trigger(
+            database, "IF NEW.reference = 'b' THEN PERFORM pg_sleep(0.3); END IF;"
+        )
         with slow, psycopg.connect(postgres.dsn(database.url)) as other:
-            # So that it is the call which is the victim.
+            # The other client must not be the victim of the deadlock.
             other.execute("SET deadlock_timeout = '60s'")
             other.execute("SELECT FROM models WHERE reference = 'b' FOR UPDATE")
             call = asyncio.create_task(catalog.register_models([a_model("a"), a_model("b")]))
-            await has_begun(database)
+            await until_server_sleeps(database)
             await asyncio.to_thread(
                 other.execute, "SELECT FROM models WHERE reference = 'a' FOR UPDATE"
             )

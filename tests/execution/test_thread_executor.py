@@ -1,4 +1,4 @@
-"""Calls that share a thread and a transaction: what befalls one is nothing to the others."""
+"""Calls that share a thread and a transaction do not affect one another."""
 
 import asyncio
 import gc
@@ -24,123 +24,123 @@ from model_catalog import (
 from model_catalog.execution.executor import Operation, write
 from model_catalog.execution.sqlite_threads.connection_thread import ConnectionThread
 
-END_S = 2.0
-"""When what has to end at once has ended on a busy machine as well."""
+PROMPT_S = 2.0
+"""The time within which a prompt call ends, even on a busy machine."""
 
 COUNT = (
     "WITH RECURSIVE numbers(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers LIMIT {})"
     " SELECT count(*) FROM numbers"
 )
-FOR_EVER = 10**9
-A_WHILE = 10**6
-"""Some tenths of a second: much longer than it is between two interrupts."""
+ENDLESS_ROWS = 10**9
+SLOW_ROWS = 10**6
+"""Takes some tenths of a second: much longer than the time between two interrupts."""
 
 
 def counting(rows: int):
-    """A unit that only an interrupt ends before its time."""
+    """Return an operation that counts rows in SQLite, and that only an interrupt can stop."""
 
-    def unit(connection: Connection) -> int:
+    def operation(connection: Connection) -> int:
         return connection.exec_driver_sql(COUNT.format(rows)).scalar_one()
 
-    return unit
+    return operation
 
 
-def at_once(_connection: Connection) -> str:
+def finish_at_once(_connection: Connection) -> str:
     return "done"
 
 
-def failing(_connection: Connection) -> None:
+def fail(_connection: Connection) -> None:
     raise ZeroDivisionError
 
 
-def registering(reference: str, then=at_once):
-    """A unit that writes a row, and then does something else."""
+def registering(reference: str, then=finish_at_once):
+    """Return an operation that inserts a row and then calls `then`."""
 
-    def unit(connection: Connection) -> object:
+    def operation(connection: Connection) -> object:
         connection.exec_driver_sql(
             "INSERT INTO models (provider, reference, local_path) VALUES ('hf', ?, '/m')",
             (reference,),
         )
         return then(connection)
 
-    return unit
+    return operation
 
 
 def sleeping(seconds: float):
-    """A unit that no interrupt reaches."""
+    """Return an operation that sleeps in Python, so that no interrupt stops it."""
     return lambda _connection: time.sleep(seconds)
 
 
 async def timed(call):
-    """What a call returned or raised, and how long it took."""
+    """Return the result or the error of a call, and its duration in seconds."""
     start = time.monotonic()
     try:
         found = await call
-    except Exception as error:  # noqa: BLE001 - it is looked at
+    except Exception as error:  # noqa: BLE001 - the test checks it
         found = error
     return found, time.monotonic() - start
 
 
 async def read_shared(executor, function):
-    """Run a read that shares its snapshot with others."""
+    """Run a read that shares a snapshot with concurrent reads."""
     return await executor.run(Operation(lambda connection, _: function(connection), None))
 
 
 async def run_write(executor, function, timeout_s=None):
-    """Run a write that shares its transaction with others."""
+    """Run a write that shares a transaction with concurrent writes."""
     return await executor.run(
         write(lambda connection, _: function(connection), None, timeout_s=timeout_s)
     )
 
 
-def recorded(path) -> set[str]:
+def stored_references(path) -> set[str]:
     with closing(sqlite3.connect(path)) as raw:
         return {reference for (reference,) in raw.execute("SELECT reference FROM models")}
 
 
-async def test_a_call_that_is_stopped_is_told_before_its_batch_has_ended(on_sqlite, sqlite_file):
+async def test_call_that_times_out_fails_before_its_batch_has_ended(on_sqlite, sqlite_file):
     """
-    One of several that share a transaction is too slow: it is told so in its time, and the others
-    are done, though they take long as well.
+    One call of a batch is too slow and fails at its timeout. The other calls are completed,
+    although they are slow as well.
     """
     executor = on_sqlite._executor
 
     (slow, slow_s), (other, _), (third, _) = await asyncio.gather(
-        timed(run_write(executor, registering("slow", counting(FOR_EVER)), 0.2)),
-        timed(run_write(executor, registering("other", counting(A_WHILE)), 20)),
-        timed(run_write(executor, registering("third", counting(A_WHILE)), 20)),
+        timed(run_write(executor, registering("slow", counting(ENDLESS_ROWS)), 0.2)),
+        timed(run_write(executor, registering("other", counting(SLOW_ROWS)), 20)),
+        timed(run_write(executor, registering("third", counting(SLOW_ROWS)), 20)),
     )
 
     assert isinstance(slow, CatalogBusyError)
     assert "its statements took longer" in slow.reason
     assert slow_s < 0.2 + 0.15
-    assert [other, third] == [A_WHILE, A_WHILE]
-    assert recorded(sqlite_file) == {"other", "third"}
+    assert [other, third] == [SLOW_ROWS, SLOW_ROWS]
+    assert stored_references(sqlite_file) == {"other", "third"}
 
 
-async def test_a_call_that_is_done_is_told_though_its_batch_is_not(on_sqlite, sqlite_file):
+async def test_completed_call_returns_before_its_batch_has_ended(on_sqlite, sqlite_file):
     """
-    Where one of a batch fails each is done by itself. At its deadline one that was kept returns,
-    and those that are still done are not stopped in its place.
+    If one call of a batch fails, each call runs on its own. A committed call returns at its
+    timeout, and the calls that still run are not interrupted in its place.
     """
     executor = on_sqlite._executor
 
     (failed, _), (quick, quick_s), (other, _) = await asyncio.gather(
-        timed(run_write(executor, failing, 20)),
+        timed(run_write(executor, fail, 20)),
         timed(run_write(executor, registering("quick"), 0.1)),
-        timed(run_write(executor, registering("other", counting(5 * A_WHILE)), 20)),
+        timed(run_write(executor, registering("other", counting(5 * SLOW_ROWS)), 20)),
     )
 
     assert isinstance(failed, ZeroDivisionError)
     assert quick == "done"
-    assert quick_s < END_S
-    assert other == 5 * A_WHILE
-    assert recorded(sqlite_file) == {"quick", "other"}
+    assert quick_s < PROMPT_S
+    assert other == 5 * SLOW_ROWS
+    assert stored_references(sqlite_file) == {"quick", "other"}
 
 
-async def test_nobody_is_told_of_the_error_of_another(on_sqlite, sqlite_file):
+async def test_call_does_not_get_the_error_of_another_call(on_sqlite, sqlite_file):
     """
-    A call whose time was up when another of its batch failed is told that, not of the failure.
+    A call that timed out before another call of its batch failed raises its own timeout error.
     """
     executor = on_sqlite._executor
 
@@ -155,24 +155,24 @@ async def test_nobody_is_told_of_the_error_of_another(on_sqlite, sqlite_file):
 
     assert isinstance(failed, ZeroDivisionError)
     assert isinstance(late, CatalogBusyError)
-    assert recorded(sqlite_file) == set()
+    assert stored_references(sqlite_file) == set()
 
 
-async def test_what_takes_too_long_outside_the_database_is_not_kept_either(on_sqlite, sqlite_file):
+async def test_timeout_outside_the_database_rolls_back(on_sqlite, sqlite_file):
     """
-    No interrupt reaches it; its time is looked at before the commit.
+    An interrupt does not stop Python code, so the timeout is checked before the commit.
     """
     late = run_write(on_sqlite._executor, registering("late", sleeping(0.4)), 0.1)
 
     with pytest.raises(CatalogBusyError, match="took longer"):
         await late
 
-    assert recorded(sqlite_file) == set()
+    assert stored_references(sqlite_file) == set()
 
 
-async def test_what_is_committed_is_told_before_the_rest_of_its_batch(on_sqlite):
+async def test_committed_calls_return_before_the_other_calls_of_a_slow_batch(on_sqlite):
     """
-    A batch that takes long is cut, and those of its first part return while the second is done.
+    A slow batch is split. The calls of the first part return while the second part runs.
     """
     executor = on_sqlite._executor
     first = asyncio.create_task(run_write(executor, registering("first", sleeping(0.1))))
@@ -184,14 +184,14 @@ async def test_what_is_committed_is_told_before_the_rest_of_its_batch(on_sqlite)
     await second
 
 
-async def test_what_waits_to_be_done_again_may_still_be_given_up(on_sqlite, sqlite_file):
+async def test_call_that_waits_for_a_retry_can_time_out(on_sqlite, sqlite_file):
     """
-    After a failure in its batch a call that has not had its turn is let go at its deadline.
+    After a failure in its batch, a call whose retry has not begun fails at its timeout.
     """
     executor = on_sqlite._executor
 
     (failed, _), (slow, _), (third, third_s) = await asyncio.gather(
-        timed(run_write(executor, failing, 20)),
+        timed(run_write(executor, fail, 20)),
         timed(run_write(executor, registering("slow", sleeping(1.5)), 20)),
         timed(run_write(executor, registering("third"), 0.2)),
     )
@@ -200,63 +200,65 @@ async def test_what_waits_to_be_done_again_may_still_be_given_up(on_sqlite, sqli
     assert slow is None
     assert isinstance(third, CatalogBusyError)
     assert third_s < 1
-    assert recorded(sqlite_file) == {"slow"}
+    assert stored_references(sqlite_file) == {"slow"}
 
 
-async def test_a_refused_commit_leaves_nothing_open(on_sqlite, sqlite_file):
+async def test_refused_commit_is_rolled_back(on_sqlite, sqlite_file):
     """
-    SQLite keeps the transaction whose COMMIT it refuses: it is undone, and the next call has one
-    of its own.
+    SQLite keeps a transaction open if it refuses the COMMIT. The executor rolls it back, and the
+    next call has its own transaction.
     """
 
-    def orphaning(connection: Connection) -> None:
+    def insert_orphan(connection: Connection) -> None:
         connection.exec_driver_sql("PRAGMA defer_foreign_keys = ON")
         connection.exec_driver_sql(
             "INSERT INTO model_tags (model_id, folded, tag) VALUES (99, 't', 't')"
         )
 
     with pytest.raises(CatalogError, match="FOREIGN KEY"):
-        await run_write(on_sqlite._executor, orphaning)
+        await run_write(on_sqlite._executor, insert_orphan)
 
     await on_sqlite.register_model(a_model("m"))
     with closing(sqlite3.connect(sqlite_file)) as raw:
         assert raw.execute("SELECT count(*) FROM model_tags").fetchall() == [(0,)]
 
 
-async def test_one_of_a_batch_that_waits_for_a_lock_may_have_less_time(on_sqlite, sqlite_file):
+async def test_calls_of_a_batch_that_waits_for_a_lock_have_their_own_timeouts(
+    on_sqlite, sqlite_file
+):
     """
-    It is told when its time is up, and so is one that stands behind the batch: what they waited
-    for is the lock. The others go on waiting, and get it.
+    A call of the batch and a call that is queued behind it time out and name the lock. The other
+    calls keep waiting, and get the lock.
     """
     executor = on_sqlite._executor
     with closing(sqlite3.connect(sqlite_file, isolation_level=None)) as raw:
         raw.execute("BEGIN IMMEDIATE")
-        patient = asyncio.create_task(timed(run_write(executor, registering("patient"), 20)))
-        hasty = asyncio.create_task(timed(run_write(executor, registering("hasty"), 0.3)))
+        long_wait = asyncio.create_task(timed(run_write(executor, registering("long"), 20)))
+        short_wait = asyncio.create_task(timed(run_write(executor, registering("short"), 0.3)))
         while executor._writer._runner.waiting_for is None:
             await asyncio.sleep(0)
-        behind = asyncio.create_task(timed(run_write(executor, registering("behind"), 0.3)))
-        (first, first_s), (second, second_s) = await asyncio.gather(hasty, behind)
-        assert not patient.done()
+        queued = asyncio.create_task(timed(run_write(executor, registering("queued"), 0.3)))
+        (first, first_s), (second, second_s) = await asyncio.gather(short_wait, queued)
+        assert not long_wait.done()
         raw.execute("ROLLBACK")
 
     assert [type(first), type(second)] == [CatalogBusyError] * 2
     assert max(first_s, second_s) < 1
     assert first.reason == second.reason == "database is locked"
-    assert (await patient)[0] == "done"
-    assert recorded(sqlite_file) == {"patient"}
+    assert (await long_wait)[0] == "done"
+    assert stored_references(sqlite_file) == {"long"}
 
 
-async def test_a_look_waits_for_a_lock_as_well(sqlite_file):
+async def test_reads_wait_for_a_lock(sqlite_file):
     """
-    Without a write-ahead log a writer shuts readers out for a moment: they are answered after it.
+    Without a write-ahead log a writer blocks readers for a moment; then the reads are completed.
     """
     with closing(sqlite3.connect(sqlite_file, isolation_level=None)) as raw:
         raw.execute("PRAGMA journal_mode = DELETE")
         async with open_catalog(sqlite_file) as catalog:
             raw.execute("BEGIN EXCLUSIVE")
-            looks = [catalog.list_models(), catalog.find_model("m", "hf"), catalog.count_models()]
-            waiting = asyncio.gather(*looks)
+            reads = [catalog.list_models(), catalog.find_model("m", "hf"), catalog.count_models()]
+            waiting = asyncio.gather(*reads)
             done, _ = await asyncio.wait([waiting], timeout=0.4)
             assert not done
             raw.execute("ROLLBACK")
@@ -264,16 +266,16 @@ async def test_a_look_waits_for_a_lock_as_well(sqlite_file):
             assert await waiting == [[], None, 0]
 
 
-async def test_a_reader_that_gives_up_stops_no_other(on_sqlite):
+async def test_cancelled_read_does_not_stop_other_reads(on_sqlite):
     """
-    Looks that share a snapshot: of one that was cancelled, whether it is done already or under way,
-    nothing is felt by the others.
+    Reads share a snapshot. Cancelling one, whether it is complete or running, does not affect the
+    others.
     """
     executor = on_sqlite._executor
-    done = asyncio.create_task(read_shared(executor, at_once))
-    first = asyncio.create_task(read_shared(executor, counting(A_WHILE)))
-    slow = asyncio.create_task(read_shared(executor, counting(FOR_EVER)))
-    last = asyncio.create_task(read_shared(executor, counting(A_WHILE)))
+    done = asyncio.create_task(read_shared(executor, finish_at_once))
+    first = asyncio.create_task(read_shared(executor, counting(SLOW_ROWS)))
+    slow = asyncio.create_task(read_shared(executor, counting(ENDLESS_ROWS)))
+    last = asyncio.create_task(read_shared(executor, counting(SLOW_ROWS)))
     await asyncio.sleep(0.05)
 
     start = time.monotonic()
@@ -282,53 +284,53 @@ async def test_a_reader_that_gives_up_stops_no_other(on_sqlite):
     await asyncio.wait([done])
 
     assert time.monotonic() - start < 0.1
-    assert await asyncio.wait_for(asyncio.gather(first, last), 20) == [A_WHILE, A_WHILE]
+    assert await asyncio.wait_for(asyncio.gather(first, last), 20) == [SLOW_ROWS, SLOW_ROWS]
     await asyncio.wait([slow])
     assert slow.cancelled()
 
 
-async def test_a_look_that_waits_behind_a_stopped_one_is_answered(on_sqlite):
+async def test_read_behind_an_interrupted_read_is_completed(on_sqlite):
     """
-    The deadline of a slow look ends it, and what shares its snapshot goes on.
+    A slow read is interrupted at its timeout, and the other reads of its snapshot continue.
     """
     on_sqlite._executor.timeout_s = 0.3
-    slow = asyncio.create_task(timed(read_shared(on_sqlite._executor, counting(FOR_EVER))))
+    slow = asyncio.create_task(timed(read_shared(on_sqlite._executor, counting(ENDLESS_ROWS))))
     await asyncio.sleep(0)
     on_sqlite._executor.timeout_s = 20
-    other = asyncio.create_task(timed(read_shared(on_sqlite._executor, counting(A_WHILE))))
+    other = asyncio.create_task(timed(read_shared(on_sqlite._executor, counting(SLOW_ROWS))))
 
     error, slow_s = await slow
     assert isinstance(error, CatalogBusyError)
     assert "its statements took longer" in error.reason
     assert slow_s < 0.3 + 0.15
-    assert (await other)[0] == A_WHILE
+    assert (await other)[0] == SLOW_ROWS
 
 
-async def test_too_many_calls_for_their_time_are_not_all_undone(sqlite_file):
+async def test_overload_completes_the_calls_that_fit_in_the_timeout(sqlite_file):
     """
-    When more is asked for than can be done in time, what could be done is done and kept.
+    If there are more calls than can run within the timeout, those that could run are committed.
     """
     async with open_catalog(sqlite_file, timeout_s=1.0) as catalog:
-        # To open the file is no part of it.
-        await run_write(catalog._executor, at_once)
+        # Opening the file must not count.
+        await run_write(catalog._executor, finish_at_once)
         found = await asyncio.gather(
             *(
                 timed(run_write(catalog._executor, registering(f"m{number}", sleeping(0.01))))
                 for number in range(200)
             )
         )
-    kept = {f"m{number}" for number, (error, _) in enumerate(found) if error is None}
+    completed = {f"m{number}" for number, (error, _) in enumerate(found) if error is None}
 
-    assert recorded(sqlite_file) == kept
-    assert len(kept) > 10
+    assert stored_references(sqlite_file) == completed
+    assert len(completed) > 10
     assert {type(error) for error, _ in found} <= {type(None), CatalogBusyError}
-    assert max(seconds for _, seconds in found) < END_S
+    assert max(seconds for _, seconds in found) < PROMPT_S
 
 
-async def test_a_thread_that_cannot_be_had_is_told(on_sqlite, monkeypatch):
+async def test_thread_that_cannot_start_raises_unavailable(on_sqlite, monkeypatch):
     """
-    Where the system gives no thread the call says so; the next one tries again, and the catalog
-    closes.
+    If the system cannot start a thread, the call raises. The next call tries again, and the catalog
+    can be closed.
     """
 
     def refuse(_thread):
@@ -337,15 +339,15 @@ async def test_a_thread_that_cannot_be_had_is_told(on_sqlite, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", refuse)
         with pytest.raises(CatalogUnavailableError, match="can't start new thread"):
-            await asyncio.wait_for(on_sqlite.register_model(a_model("m")), END_S)
+            await asyncio.wait_for(on_sqlite.register_model(a_model("m")), PROMPT_S)
 
     await on_sqlite.register_model(a_model("m"))
     assert len(await on_sqlite.list_models()) == 1
 
 
-async def test_a_use_in_another_loop_is_refused_while_one_is_counted(on_sqlite):
+async def test_use_in_another_loop_is_rejected(on_sqlite):
     """
-    Uses are counted together within a loop, and not across two.
+    Uses are batched within one event loop; a call in another loop raises WrongLoopError.
     """
     await on_sqlite.register_model(a_model("m"))
     busy = asyncio.create_task(run_write(on_sqlite._executor, sleeping(0.3)))
@@ -354,7 +356,7 @@ async def test_a_use_in_another_loop_is_refused_while_one_is_counted(on_sqlite):
     await asyncio.sleep(0.05)
 
     async def elsewhere():
-        async with asyncio.timeout(END_S):
+        async with asyncio.timeout(PROMPT_S):
             await on_sqlite.record_use("m", "hf")
 
     with pytest.raises(WrongLoopError):
@@ -364,9 +366,9 @@ async def test_a_use_in_another_loop_is_refused_while_one_is_counted(on_sqlite):
     assert (await on_sqlite.get_model("m", "hf")).use_count == 1
 
 
-async def test_a_use_that_is_busy_says_how_long_it_waited(sqlite_file):
+async def test_use_that_times_out_states_its_own_waiting_time(sqlite_file):
     """
-    From its call on, also where it waited for the uses before it first.
+    The time counts from the call, also if it first waited for a previous batch of uses.
     """
     async with open_catalog(sqlite_file, timeout_s=0.6) as catalog:
         await catalog.register_model(a_model("m"))
@@ -382,17 +384,17 @@ async def test_a_use_that_is_busy_says_how_long_it_waited(sqlite_file):
         assert error.waited_s == pytest.approx(seconds, abs=0.1)
 
 
-LEFT = """
+CLOSED_LOOP_PROGRAM = """
 import asyncio, os, sqlite3, sys, threading
 from model_catalog import open_catalog
 from model_catalog.execution.executor import write
 
-threads, go_on = [], threading.Event()
+threads, proceed = [], threading.Event()
 
-def unit(connection, _value):
+def wait_in_thread(connection, _value):
     threads.append(threading.current_thread())
     begun.set()
-    go_on.wait(20)
+    proceed.wait(20)
 
 loop = asyncio.new_event_loop()
 begun = threading.Event()
@@ -400,13 +402,13 @@ block = open_catalog(sys.argv[1])
 catalog = loop.run_until_complete(block.__aenter__())
 
 async def call():
-    task = asyncio.ensure_future(catalog._executor.run(write(unit, None)))
+    task = asyncio.ensure_future(catalog._executor.run(write(wait_in_thread, None)))
     await asyncio.to_thread(begun.wait, 20)
     return task
 
 task = loop.run_until_complete(call())
 loop.close()
-go_on.set()
+proceed.set()
 threads[0].join(20)
 sqlite3.connect(sys.argv[1], timeout=0, isolation_level=None).execute("BEGIN EXCLUSIVE")
 print("free", threads[0].is_alive(), flush=True)
@@ -414,11 +416,11 @@ os._exit(0)
 """
 
 
-def test_a_loop_that_is_closed_with_a_call_under_way_leaves_no_lock(sqlite_file):
+def test_loop_closed_during_a_call_leaves_no_lock(sqlite_file):
     """
-    Nobody is left to be told: the thread ends with its call, and its connection with it.
+    No task waits for the call any more: the thread finishes it, closes its connection and ends.
     """
-    command = [sys.executable, "-X", "dev", "-c", LEFT, str(sqlite_file)]
+    command = [sys.executable, "-X", "dev", "-c", CLOSED_LOOP_PROGRAM, str(sqlite_file)]
 
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
 
@@ -426,9 +428,9 @@ def test_a_loop_that_is_closed_with_a_call_under_way_leaves_no_lock(sqlite_file)
     assert "Exception in thread" not in done.stderr
 
 
-async def test_what_was_answered_is_not_kept_until_its_time_is_up(on_sqlite):
+async def test_result_is_not_referenced_until_the_timeout(on_sqlite):
     """
-    A long list is the caller's alone, and gone when that drops it.
+    The executor keeps no reference to a result, so it is freed when the caller drops it.
     """
     await on_sqlite.register_model(a_model("m"))
     (model,) = await on_sqlite.list_models()
@@ -440,9 +442,9 @@ async def test_what_was_answered_is_not_kept_until_its_time_is_up(on_sqlite):
     assert known() is None
 
 
-async def test_a_closed_catalog_leaves_nothing_in_the_loop(sqlite_file):
+async def test_closed_catalog_leaves_no_timer_in_the_loop(sqlite_file):
     """
-    What would look after its calls does not look any more.
+    The timer for deadlines is cancelled, so no object of the catalog stays referenced.
     """
     before = [each for each in gc.get_objects() if isinstance(each, ConnectionThread)]
     async with open_catalog(sqlite_file) as catalog:
