@@ -389,12 +389,12 @@ def test_help_does_not_import_the_database_packages(tmp_path):
         "assert not heavy, heavy\n"
     )
 
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path, check=False
     )
 
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "model-catalog add" in done.stdout
+    assert (process.returncode, process.stderr) == (0, "")
+    assert "model-catalog add" in process.stdout
 
 
 def test_a_closed_pipe_is_not_an_error(filled):
@@ -765,9 +765,9 @@ def test_a_closed_stream_causes_no_traceback(filled, closed):
     """
     command = f"{sys.executable} -m model_catalog rm local:tiny {closed}"
 
-    done = subprocess.run(
+    process = subprocess.run(
         ["sh", "-c", command], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
     )
 
-    assert done.returncode == 1
-    assert "Traceback" not in done.stderr
+    assert process.returncode == 1
+    assert "Traceback" not in process.stderr

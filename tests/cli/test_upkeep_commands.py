@@ -135,14 +135,14 @@ def test_a_moved_model_is_found_and_relinked(cli, tmp_path):
     refused = cli("relink", "local:m", "other.gguf")
     dry = cli("relink", "--search", "deep", "-n")
     before = cli("ls", "--paths")[1]
-    done = cli("relink", "--search", "deep")
+    result = cli("relink", "--search", "deep")
 
     new_path = f"{tmp_path}/deep/er/renamed.gguf"
     assert refused[0] == 3
     assert "is another model" in refused[2]
     assert dry == (0, f"local:m: {new_path}\n", "1 of 1 missing model would be relinked\n")
     assert new_path not in before
-    assert done == (0, f"local:m: {new_path}\n", "1 of 1 missing model relinked\n")
+    assert result == (0, f"local:m: {new_path}\n", "1 of 1 missing model relinked\n")
     assert cli("check")[0] == 0
 
 
@@ -157,10 +157,10 @@ def test_a_moved_folder_is_relocated(cli, tmp_path):
 
     missing = cli("check")
     dry = cli("relocate", f"{tmp_path}/old", f"{tmp_path}/new", "-n")
-    done = cli("relocate", f"{tmp_path}/old/", f"{tmp_path}/new/")
+    result = cli("relocate", f"{tmp_path}/old/", f"{tmp_path}/new/")
 
     assert missing[0] == 3
-    assert dry[:2] == done[:2] == (0, f"local:m: {tmp_path}/new/m.gguf\n")
+    assert dry[:2] == result[:2] == (0, f"local:m: {tmp_path}/new/m.gguf\n")
     assert "would be recorded" in dry[2]
     assert cli("check") == (0, "", "1 model: 1 present\n")
     assert cli("relocate", "/nothing/here", "/new")[0] == 1

@@ -230,21 +230,19 @@ async def test_a_check_changes_no_digest_and_deletes_no_row(catalog, tmp_path):
     assert await catalog.list_files(*NAME) == files
 
 
-@pytest.mark.parametrize("place", ["x" * 300, "no/such/folder", "f/below a file"])
-async def test_an_invalid_path_is_unreadable_and_an_absent_path_is_missing(
-    catalog, tmp_path, place
-):
+@pytest.mark.parametrize("path", ["x" * 300, "no/such/folder", "f/below a file"])
+async def test_an_invalid_path_is_unreadable_and_an_absent_path_is_missing(catalog, tmp_path, path):
     """
     A name that is too long is `unreadable`. A path below something that is not a folder is
     `missing`.
     """
     (tmp_path / "f").write_bytes(b"f")
-    await catalog.register_model(a_model("m", provider="local", local_path=str(tmp_path / place)))
+    await catalog.register_model(a_model("m", provider="local", local_path=str(tmp_path / path)))
 
     await check_models(catalog)
 
     model = await catalog.get_model(*NAME)
-    expected = "unreadable" if place.startswith("x") else "missing"
+    expected = "unreadable" if path.startswith("x") else "missing"
     assert model.state == expected
     assert ("ENAMETOOLONG" in model.state_detail) is (expected == "unreadable")
 
@@ -285,8 +283,8 @@ async def test_models_below_an_absent_or_empty_root_are_offline(catalog, tmp_pat
     assert missing.missing_since is not None
 
 
-def remount(place):
-    subprocess.run(["mount", "-t", "tmpfs", "model-catalog-test", place], check=True)
+def remount(folder):
+    subprocess.run(["mount", "-t", "tmpfs", "model-catalog-test", folder], check=True)
 
 
 async def test_models_on_an_unmounted_disk_are_offline(catalog, disk):
@@ -323,20 +321,20 @@ async def test_models_on_an_unmounted_disk_are_offline(catalog, disk):
 @pytest.fixture
 def dead_mount(tmp_path):
     """A mount whose file server is down: every access fails with ENOTCONN."""
-    place = tmp_path / "dead_mount"
-    place.mkdir()
+    folder = tmp_path / "dead_mount"
+    folder.mkdir()
     libc = ctypes.CDLL(None, use_errno=True)
     try:
         server = os.open("/dev/fuse", os.O_RDWR)
     except OSError:
         pytest.skip("FUSE is not available")
     options = f"fd={server},rootmode=40000,user_id=0,group_id=0".encode()
-    failed = libc.mount(b"model-catalog-test", os.fsencode(place), b"fuse", 0, options)
+    failed = libc.mount(b"model-catalog-test", os.fsencode(folder), b"fuse", 0, options)
     os.close(server)
     if failed:
         pytest.skip("mounting is not permitted: run as root, or in `unshare -Urm`")
-    yield place
-    libc.umount2(os.fsencode(place), 2)
+    yield folder
+    libc.umount2(os.fsencode(folder), 2)
 
 
 @pytest.mark.parametrize("kind", ["file", "folder"])
@@ -526,7 +524,7 @@ def test_a_file_without_permission_is_unreadable(open_folder):
     closed = create_file(open_folder, "closed.gguf")
     closed.chmod(0o600)
 
-    done = subprocess.run(
+    process = subprocess.run(
         [
             sys.executable,
             "-c",
@@ -540,8 +538,8 @@ def test_a_file_without_permission_is_unreadable(open_folder):
         check=False,
     )
 
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
+    assert process.returncode == 0, process.stderr
+    found = json.loads(process.stdout)
     assert sorted(found) == ["0", "verified 0", "verified 1"]
     for seen in found.values():
         assert seen[0] == "unreadable"

@@ -264,10 +264,10 @@ def create_folder(folder):
 
 def sha256sum(folder):
     command = "find . -type f | sed s,^./,, | LC_ALL=C sort | xargs -d'\\n' sha256sum | sha256sum"
-    done = subprocess.run(
+    process = subprocess.run(
         command, shell=True, cwd=folder, capture_output=True, text=True, check=True
     )
-    return "sha256:" + done.stdout.split()[0]
+    return "sha256:" + process.stdout.split()[0]
 
 
 @pytest.mark.parametrize("how", ["registered", "verified", "accepted"])

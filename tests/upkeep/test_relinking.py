@@ -57,10 +57,10 @@ async def test_a_renamed_file_is_found_by_its_digest(catalog, tmp_path):
     assert await find_paths(catalog, tmp_path / "there") == {"m": str(new_path)}
     assert (await catalog.get_model(*NAME)).local_path == str(path)
 
-    done = await relink_model(catalog, *NAME, path=new_path)
+    result = await relink_model(catalog, *NAME, path=new_path)
 
-    assert (done.model.local_path, done.model.state) == (str(new_path), FileState.PRESENT)
-    assert done.model.missing_since is None
+    assert (result.model.local_path, result.model.state) == (str(new_path), FileState.PRESENT)
+    assert result.model.missing_since is None
     assert (await check_models(catalog)).is_as_recorded
     assert [each.verdict async for each in verify_models(catalog)] == [Verdict.OK]
 
@@ -85,8 +85,8 @@ async def test_a_moved_folder_or_set_is_found_with_all_its_files(catalog, tmp_pa
 
     expected = complete if named == "folder" else complete / "m-00001-of-00002.gguf"
     assert await find_paths(catalog, tmp_path / "new") == {"m": str(expected)}
-    done = await relink_model(catalog, *NAME, path=expected)
-    assert done.model.state is FileState.PRESENT
+    result = await relink_model(catalog, *NAME, path=expected)
+    assert result.model.state is FileState.PRESENT
     assert (await check_models(catalog)).is_as_recorded
 
 

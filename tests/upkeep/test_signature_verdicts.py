@@ -52,11 +52,11 @@ async def test_the_fingerprint_of_the_key_is_recorded(catalog, signing, signed_f
     folder, key = signed_folder
     await register_path(catalog, folder, provider="local", reference="m")
 
-    done = await verify(catalog, signing, key)
+    result = await verify(catalog, signing, key)
 
-    assert (done.is_valid, done.reason) == (True, None)
+    assert (result.is_valid, result.reason) == (True, None)
     model = await catalog.get_model(*NAME)
-    assert model.signed_by == done.key_fingerprint
+    assert model.signed_by == result.key_fingerprint
     assert (model.signature_verdict, model.signature_detail) == ("valid", None)
     assert model.signature_checked_at is not None
 
@@ -95,10 +95,10 @@ async def test_a_changed_folder_is_refused(catalog, signing, signed_folder, chan
     await register_path(catalog, folder, provider="local", reference="m", digest=True)
     change(folder)
 
-    done = await verify(catalog, signing, key)
+    result = await verify(catalog, signing, key)
 
-    assert not done.is_valid
-    assert reason in done.reason
+    assert not result.is_valid
+    assert reason in result.reason
     model = await catalog.get_model(*NAME)
     assert (model.signature_verdict, model.signed_by) == ("refused", None)
     assert reason in model.signature_detail
@@ -111,11 +111,11 @@ async def test_a_signature_by_another_key_is_refused(catalog, signing, signed_fo
     folder, _ = signed_folder
     await register_path(catalog, folder, provider="local", reference="m")
 
-    done = await verify(catalog, signing, signing.private_key())
+    result = await verify(catalog, signing, signing.private_key())
 
-    assert not done.is_valid
-    assert done.model.signed_by is None
-    assert done.key_fingerprint.startswith("sha256:")
+    assert not result.is_valid
+    assert result.model.signed_by is None
+    assert result.key_fingerprint.startswith("sha256:")
 
 
 async def test_a_key_in_the_models_folder_is_not_used(catalog, signing, signed_folder):
@@ -188,12 +188,12 @@ async def test_recorded_digests_are_used_if_the_files_are_settled(
             )
 
     _watched_folders.append(str(folder))
-    done = await verify(catalog, signing, key)
+    result = await verify(catalog, signing, key)
     _watched_folders.clear()
     opened = sorted(_opened_names)
     _opened_names.clear()
 
-    assert done.is_valid
+    assert result.is_valid
     read = [] if settled else ["config.json", "weights.bin"]
     assert opened == sorted(["model.sig", *read])
     tamper(folder)

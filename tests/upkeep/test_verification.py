@@ -254,8 +254,8 @@ async def test_a_registered_digest_is_compared_with_the_files(catalog, store, ki
         create_file(store, name, name.encode())
     expected = sha256(SHA256SUM_OUTPUT.encode()) if kind == "folder" else sha256(b"a.bin")
     given = expected if is_right else sha256(b"another")
-    place = store if kind == "folder" else store / "a.bin"
-    model = a_model("m", provider="local", local_path=str(place), digest=given)
+    path = store if kind == "folder" else store / "a.bin"
+    model = a_model("m", provider="local", local_path=str(path), digest=given)
     await catalog.register_model(model)
 
     found = await verify_one(catalog)
@@ -617,8 +617,8 @@ async def test_progress_never_falls_and_ends_at_the_total(on_sqlite, store):
     await verify(on_sqlite, on_progress=reports.append)
     await asyncio.sleep(0)
 
-    done = [each.done_bytes for each in reports]
-    assert done == sorted(done)
+    done_bytes = [each.done_bytes for each in reports]
+    assert done_bytes == sorted(done_bytes)
     assert (reports[-1].done_bytes, reports[-1].total_bytes) == (5 * MIB, 5 * MIB)
 
 
@@ -741,8 +741,8 @@ async def test_disks_are_read_in_parallel_and_files_of_a_disk_one_by_one(on_sqli
 
     assert max_readers == {"one": 1, "two": 1}
     assert in_one_pass == 2
-    done = [each.done_bytes for each in reports]
-    assert done == sorted(done)
+    done_bytes = [each.done_bytes for each in reports]
+    assert done_bytes == sorted(done_bytes)
     assert reports[-1].done_bytes == reports[-1].total_bytes == 6 * 48 * MIB
 
 

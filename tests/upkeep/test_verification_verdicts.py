@@ -67,14 +67,14 @@ async def verdicts(catalog, *arguments, **options):
 
 def sha256sum(folder):
     """Return the digest of a folder, computed by the shell's own commands."""
-    done = subprocess.run(
+    process = subprocess.run(
         "find . -type f | sed s,^./,, | LC_ALL=C sort | xargs -d'\\n' sha256sum | sha256sum",
         shell=True,
         cwd=folder,
         capture_output=True,
         check=True,
     )
-    return "sha256:" + done.stdout.decode().split()[0]
+    return "sha256:" + process.stdout.decode().split()[0]
 
 
 async def test_the_first_verification_records_the_digest_of_a_folder(catalog, tmp_path):
@@ -106,8 +106,8 @@ async def test_registering_with_a_digest_counts_as_a_verification(catalog, tmp_p
 
     assert model.digest == sha256sum(folder)
     assert model.verified_at is not None
-    (done,) = await verify(catalog)
-    assert (done.verdict, done.model.digest) == (Verdict.OK, model.digest)
+    (result,) = await verify(catalog)
+    assert (result.verdict, result.model.digest) == (Verdict.OK, model.digest)
 
 
 async def test_a_registered_model_is_compared_with_its_registered_digest(catalog, tmp_path):
@@ -157,10 +157,10 @@ async def test_an_empty_folder_is_incomplete(catalog, tmp_path):
     (tmp_path / "empty").mkdir()
     await register(catalog, tmp_path / "empty")
 
-    (done,) = await verify(catalog)
+    (result,) = await verify(catalog)
 
-    assert (done.verdict, done.read_bytes) == (Verdict.INCOMPLETE, 0)
-    assert done.model.verified_at is not None
+    assert (result.verdict, result.read_bytes) == (Verdict.INCOMPLETE, 0)
+    assert result.model.verified_at is not None
 
 
 def flip_a_bit(path):
@@ -396,9 +396,9 @@ async def test_progress_ends_when_all_bytes_are_read(catalog, tmp_path):
     await verify(catalog, on_progress=reports.append)
     await asyncio.sleep(0)
 
-    done = [each.done_bytes for each in reports]
-    assert done == sorted(done)
-    assert (done[-1], reports[-1].total_bytes) == (5 * MIB, 5 * MIB)
+    done_bytes = [each.done_bytes for each in reports]
+    assert done_bytes == sorted(done_bytes)
+    assert (done_bytes[-1], reports[-1].total_bytes) == (5 * MIB, 5 * MIB)
 
 
 async def test_closing_the_iterator_ends_the_verification(catalog, tmp_path):
@@ -444,10 +444,10 @@ async def test_a_file_appended_to_during_the_reading_is_changed(catalog, tmp_pat
 
     writer = threading.Thread(target=append)
     writer.start()
-    (done,) = await verify(catalog, on_progress=lambda _: reading.set())
+    (result,) = await verify(catalog, on_progress=lambda _: reading.set())
     writer.join()
 
-    assert done.verdict is Verdict.CHANGED
+    assert result.verdict is Verdict.CHANGED
     assert (await catalog.get_model(*NAME)).digest is None
 
 
@@ -508,10 +508,10 @@ async def test_a_path_changed_during_the_reading_gets_no_digest(catalog, tmp_pat
         await catalog.update_model(*NAME, local_path="/elsewhere")
 
     moving = asyncio.create_task(move())
-    done = await verify(catalog, on_progress=lambda _: reading.set())
+    result = await verify(catalog, on_progress=lambda _: reading.set())
     await moving
 
-    assert done == []
+    assert result == []
     model = await catalog.get_model(*NAME)
     assert (model.digest, model.verified_at, model.state) == (None, None, FileState.UNCHECKED)
 
@@ -528,9 +528,9 @@ async def test_hard_links_and_symbolic_links_are_read_once(catalog, tmp_path):
     await register(catalog, folder)
     reports = []
 
-    (done,) = await verify(catalog, on_progress=reports.append)
+    (result,) = await verify(catalog, on_progress=reports.append)
 
-    assert done.verdict is Verdict.OK
+    assert result.verdict is Verdict.OK
     assert {each.path.rpartition("/")[2] for each in reports} == {"a.bin"}
     assert len({file.digest for file in await catalog.list_files(*NAME)}) == 1
 

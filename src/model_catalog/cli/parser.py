@@ -24,9 +24,7 @@ the model without a version.
 
 def _non_negative_int(text: str) -> int:
     if not (text.isascii() and text.isdigit()):
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not a whole number: give a number of 0 or more"
-        )
+        raise argparse.ArgumentTypeError(f"{text!r} is not an integer of 0 or more")
     return int(text)
 
 

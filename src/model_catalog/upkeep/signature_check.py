@@ -67,10 +67,12 @@ async def verify_signature(
     file that was hashed before and has not changed is not read again. Symbolic links are refused,
     as model-signing refuses them when it signs, unless `follow_links` is set.
 
-    A signature is refused, and this result is recorded, if a file was altered, is missing, was
-    renamed, is not signed, or if another key signed it. Raises ModelNotFoundError, InvalidKeyError,
-    NotInstalledError without the extra `signing`, FileChangedError, BadLayoutError,
-    ProtectedFileError, and OSError if the bundle does not exist or a file cannot be read.
+    A signature is refused if a file was altered, is missing, was renamed or is not signed, or if
+    another key signed the model. A refusal is recorded like a valid signature.
+
+    Raises ModelNotFoundError, InvalidKeyError, NotInstalledError without the extra `signing`,
+    FileChangedError, BadLayoutError, ProtectedFileError, and OSError if the bundle does not exist
+    or a file cannot be read.
     """
     model = await catalog.get_model(reference, provider, version)
     files = await catalog.list_files(model.reference, model.provider, model.version)

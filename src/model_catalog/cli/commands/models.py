@@ -226,7 +226,9 @@ async def rm(options: Namespace) -> int:
         removals = [found for ref in refs if (found := await _find_removal(catalog, ref))]
         if not removals:
             return FAILED
-        if not options.yes and not _confirm("Remove them from the catalog? The files stay. [y/N] "):
+        if not options.yes and not _is_confirmed(
+            "Remove them from the catalog? The files stay. [y/N] "
+        ):
             print_notice("nothing was removed")
             return FAILED
         for removal in removals:
@@ -279,7 +281,7 @@ def _tsv_fields(model: Model) -> list[object]:
     return list({**_json_fields(model), "tags": ",".join(model.tags)}.values())
 
 
-def _confirm(question: str) -> bool:
+def _is_confirmed(question: str) -> bool:
     print(question, end="", file=sys.stderr, flush=True)
     answer = sys.stdin.readline() if sys.stdin is not None else ""
     if not answer:

@@ -38,7 +38,7 @@ class FileHasher:
         known = self._hashed.get(file_id)
         if known is not None and known.fingerprint == expected:
             return known
-        if not self._budget.take(found.st_size):
+        if not self._budget.try_take(found.st_size):
             self.was_cut_short = True
             return None
         before = self.read_bytes

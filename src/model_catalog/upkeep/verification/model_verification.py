@@ -49,9 +49,11 @@ async def verify_models(
 
     The iteration ends before the first file that would exceed `max_bytes` or `max_seconds`. One
     file is always read. Each file is recorded when it has been read, so the next call continues
-    with the others. `not_since` skips the models that were verified within this time. `on_progress`
-    is called in the event loop, ten times a second, with the bytes read and the bytes to read.
-    Close the iterator to stop the verification.
+    with the next file. `not_since` skips the models that were verified within this time. Close the
+    iterator to stop the verification.
+
+    `on_progress` is called in the event loop, ten times a second, with the bytes read and the bytes
+    to read.
 
     Raises InvalidModelError for an unknown level, and what the filters raise.
     """

@@ -91,7 +91,7 @@ class ModelVerifier:
             # Without a digest, changed content must not become the expected content.
             is_unknown = verdict is Verdict.CHANGED and not files and model.digest is None
             return by_status if is_unknown else await self._verify_content(by_status, files, hasher)
-        if not self._budget.take(0):
+        if not self._budget.try_take(0):
             return None
         if self._level == "quick":
             return by_status

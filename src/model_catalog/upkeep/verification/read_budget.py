@@ -14,13 +14,13 @@ class ReadBudget:
         self._has_started = False
         self.is_exhausted = False
 
-    def take(self, size_bytes: int) -> bool:
+    def try_take(self, size_bytes: int) -> bool:
         """
         Take the bytes of a file from the budget, and return whether the file may be read.
 
         The first file may always be read.
         """
-        if self._has_started and not self._allows(size_bytes):
+        if self._has_started and not self._is_within_limits(size_bytes):
             self.is_exhausted = True
             return False
         self._has_started = True
@@ -39,7 +39,7 @@ class ReadBudget:
         if self._remaining_bytes is not None:
             self._remaining_bytes += size_bytes
 
-    def _allows(self, size_bytes: int) -> bool:
+    def _is_within_limits(self, size_bytes: int) -> bool:
         if self._deadline is not None and time.monotonic() >= self._deadline:
             return False
         return self._remaining_bytes is None or size_bytes <= self._remaining_bytes

@@ -27,7 +27,7 @@ class Verdict(StrEnum):
     OFFLINE = "offline"
     UNREADABLE = "unreadable"
     UNFINISHED = "unfinished"
-    """The budget ended before all files were read. The next call continues with the others."""
+    """The budget ended before all files were read. The next call reads the other files."""
 
 
 @dataclass(frozen=True, slots=True)
