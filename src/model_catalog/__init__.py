@@ -1,5 +1,5 @@
 """
-A catalog of the AI model files on a machine: what they are, where they lie, how large they are.
+A catalog of the AI model files on a machine: their names, paths, sizes, formats and states.
 
     async with open_catalog("catalog.db") as catalog:
         await catalog.register_model(Model(reference="TinyLlama", provider="hf", local_path="/m"))
@@ -135,9 +135,10 @@ __all__ = [
     "upgrade",
 ]
 
+# The modules of the names that are not in errors.py.
 _MODULES = {
     "Alias": "repository.operations.labels",
-    "ModelChanges": "domain.fields",
+    "CatalogStats": "repository.operations.statistics",
     "Durability": "connection.sqlite_pragmas",
     "FileRecord": "domain.file_record",
     "FileState": "domain.file_record",
@@ -145,16 +146,16 @@ _MODULES = {
     "ImportResult": "repository.operations.export_import",
     "Model": "mapping.tables",
     "ModelCatalog": "repository.model_catalog",
+    "ModelChanges": "domain.fields",
     "ModelRef": "domain.model_ref",
     "ModelRow": "domain.fields",
+    "ModelTotals": "repository.operations.statistics",
     "ReadMode": "execution.sqlite_threads.thread_executor",
     "RepairReport": "backups.salvage",
-    "RestoreResult": "backups.restore",
     "RepairedTable": "backups.salvage",
+    "RestoreResult": "backups.restore",
     "Sort": "repository.statements.pagination",
-    "CatalogStats": "repository.operations.statistics",
     "TagCount": "repository.operations.labels",
-    "ModelTotals": "repository.operations.statistics",
     "Target": "connection.target",
     "backup": "backups.restore",
     "check_schema": "schema.check",
@@ -166,7 +167,6 @@ _MODULES = {
     "schema_state": "schema.revision",
     "upgrade": "schema.migrate",
 }
-
 
 # Names of release 0.1.0 that have a clearer name now. They keep working.
 _RENAMED = {
@@ -181,8 +181,8 @@ _RENAMED = {
 }
 
 
-# SQLAlchemy takes half a second to import, and `model-catalog --help` needs none of it: a name is
-# fetched from its room when it is first asked for.
+# A name is imported when it is first used. SQLAlchemy takes half a second to import, and
+# `model-catalog --help` does not need it.
 def __getattr__(name: str) -> Any:
     name = _RENAMED.get(name, name)
     if name not in __all__:

@@ -111,8 +111,8 @@ def decode_state(stored: str) -> FileState:
     return _STATES.get(stored, FileState.UNCHECKED)
 
 
-# Alembic unwraps a UnaryExpression to find the column of an index. It takes any other class for an
-# expression, and on SQLite it skips the comparison of such an index with a warning.
+# Alembic unwraps a UnaryExpression to find the column of an index. It treats any other class as an
+# expression and, on SQLite, skips the index: check_schema would not report that it is missing.
 class NullsLast(UnaryExpression[Any]):
     """
     `NULLS LAST` for a descending column of an index.
