@@ -141,8 +141,8 @@ async def run_benchmarks(
 
 
 def _is_race(result: Result) -> bool:
-    """Whether it compares contenders, and not one value with a fixed limit."""
-    return len(result.samples) > 2
+    """Whether it compares the time or memory of contenders, and not a value with a limit."""
+    return len(result.samples) > 2 and result.unit != "times"
 
 
 async def run_growth(environment: Environment, options: argparse.Namespace) -> int:

@@ -15,6 +15,7 @@ _OTHER_COLORS: Final = (
 )  # fmt: skip
 _OTHER_MARKERS: Final = "sD^vPX<>p*h"
 _LIBRARY_SUFFIX: Final = ", asyncpg"
+_SHIFT: Final = 0.17
 
 
 def draw_ratios(
@@ -23,23 +24,29 @@ def draw_ratios(
     """
     One line for each benchmark, one marker for each contender at its ratio to the baseline.
 
-    `own_names` are the contenders that are drawn larger and on top. Ratios that are not finite or
-    not positive are left out, because the axis is logarithmic.
+    `own_names` are the contenders that are drawn larger and above the line of their benchmark; the
+    others are drawn below it. Ratios that are not finite or not positive are left out, because the
+    axis is logarithmic.
     """
     rows = {
         title: {name: ratio for name, ratio in row.items() if math.isfinite(ratio) and ratio > 0}
         for title, row in ratios.items()
     }
     names = list(dict.fromkeys(name for row in rows.values() for name in row))
+    names.sort(key=lambda name: name not in own_names)
     styles = _marker_styles(names, own_names)
-    with _figure(10, 1.8 + 0.34 * len(rows)) as (figure, axes):
+    with _figure(10, 2 + 0.42 * len(rows)) as (figure, axes):
         for name in names:
+            shift = -_SHIFT if name in own_names else _SHIFT
             points = [
-                (row[name], number) for number, row in enumerate(rows.values()) if name in row
+                (row[name], number + shift)
+                for number, row in enumerate(rows.values())
+                if name in row
             ]
             axes.plot(*zip(*points, strict=True), label=name, linestyle="none", **styles[name])
         axes.set_xscale("log")
-        axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}x")
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:f}".rstrip("0").rstrip(".") + "x")
+        axes.minorticks_off()
         axes.set_yticks(range(len(rows)), list(rows))
         axes.set_ylim(len(rows) - 0.5, -0.5)
         axes.grid(color="#d0d7de", linewidth=0.6)
@@ -59,6 +66,7 @@ def draw_growth(calls: Mapping[str, Mapping[int, float]], heading: str) -> str:
             axes.plot(*zip(*points, strict=True), label=call, color=color, marker=marker)
         axes.set_xscale("log")
         axes.set_yscale("log")
+        axes.minorticks_off()
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:,g}")
         axes.grid(color="#d0d7de", linewidth=0.6)
@@ -75,7 +83,7 @@ def _marker_styles(names: Sequence[str], own_names: Sequence[str]) -> dict[str, 
     for name in names:
         if name in own_names:
             color = _OWN_COLORS[next(own_numbers) % len(_OWN_COLORS)]
-            styles[name] = {"color": color, "marker": "o", "markersize": 9, "zorder": 4}
+            styles[name] = {"color": color, "marker": "o", "markersize": 8, "zorder": 4}
             continue
         library = name.removesuffix(_LIBRARY_SUFFIX)
         if library not in others:
@@ -84,8 +92,8 @@ def _marker_styles(names: Sequence[str], own_names: Sequence[str]) -> dict[str, 
         styles[name] = {
             "color": _OTHER_COLORS[number % len(_OTHER_COLORS)],
             "marker": _OTHER_MARKERS[number % len(_OTHER_MARKERS)],
-            "markersize": 5.5,
-            "alpha": 0.8,
+            "markersize": 6,
+            "alpha": 0.85,
             "zorder": 3,
         }
     return styles
