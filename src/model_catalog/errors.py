@@ -22,12 +22,10 @@ def shown(value: object) -> str:
     return text if len(text) <= 2 * _MAX_SHOWN else f"{text[: 2 * _MAX_SHOWN]}..."
 
 
-def _unpickle(
-    kind: type[CatalogError], args: tuple[Any, ...], attributes: dict[str, Any]
-) -> CatalogError:
+def _build(kind: type[CatalogError], args: tuple[Any, ...], facts: dict[str, Any]) -> CatalogError:
     error = kind.__new__(kind)
     error.args = args
-    error.__dict__.update(attributes)
+    error.__dict__.update(facts)
     return error
 
 
@@ -37,7 +35,7 @@ class CatalogError(Exception):
     # By default an exception is unpickled by calling its class with its message. These classes
     # take other arguments, so a worker process would fail to return one.
     def __reduce__(self) -> tuple[Any, ...]:
-        return _unpickle, (type(self), self.args, dict(self.__dict__))
+        return _build, (type(self), self.args, dict(self.__dict__))
 
 
 class InvalidModelError(CatalogError, ValueError):
@@ -170,7 +168,8 @@ class CatalogCorruptError(CatalogError):
     The file is not a database, or it is damaged. It was left unchanged.
 
     The message names the newest valid backup only if that has been looked up: `open_catalog` and
-    the command line look it up in a thread. Over a host's sessions, `copy` looks it up.
+    the command line look it up in a thread. Over a host's sessions, `copy` looks it up when it is
+    first read. In an event loop, read it in a thread.
     """
 
     def __init__(
@@ -183,11 +182,7 @@ class CatalogCorruptError(CatalogError):
 
     @property
     def copy(self) -> str | None:
-        """
-        The path of the newest valid backup beside the file, or None if there is no valid backup.
-
-        The first access may read every backup from the disk. In an event loop, read it in a thread.
-        """
+        """The path of the newest valid backup, or None. The first access may read every backup."""
         if callable(self._copy):
             self._copy = self._copy()
         return self._copy
@@ -318,12 +313,7 @@ class FileChangedError(CatalogError):
 
 
 class TooManyMissingError(CatalogError):
-    """
-    So many models of a file system were not found that it may not be mounted.
-
-    Nothing was recorded. `group` is its path, `missing_count` of its `model_count` models are not
-    there.
-    """
+    """Most models under the path `group` were not found. None was recorded as missing."""
 
     def __init__(self, group: str, missing_count: int, model_count: int) -> None:
         super().__init__(
