@@ -133,6 +133,29 @@ def index(files):
     return json.dumps({"metadata": {}, "weight_map": {f"w{i}": f for i, f in enumerate(files)}})
 
 
+CONFIG = {"model_type": "qwen2", "max_position_embeddings": 32768, "torch_dtype": "bfloat16"}
+
+
+def write(path, content):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
+def fill(folder, **files):
+    """Write files with these contents; in their names `__` stands for `.` and `___` for `/`."""
+    for name, content in files.items():
+        write(folder / name.replace("___", "/").replace("__", "."), content)
+    return folder
+
+
+def shards(folder, *numbers, of=3):
+    """Write some shards of a GGUF set and return the path of the first."""
+    for number in numbers:
+        write(folder / f"m-{number:05}-of-{of:05}.gguf", gguf_shard(number, of))
+    return folder / f"m-{numbers[0]:05}-of-{of:05}.gguf"
+
+
 def fixtures():
     """The folder of real model files, which are not part of the project; skips without it."""
     named = os.environ.get("MODEL_CATALOG_TEST_FIXTURES")

@@ -502,7 +502,7 @@ async def test_models_of_stores_can_be_filtered(catalog, hub, tmp_path):
 
 
 @pytest.mark.parametrize("store", ["lmstudio", "llamacpp", "directory"])
-async def test_every_kind_of_store_is_adopt_scan(catalog, tmp_path, store):
+async def test_every_kind_of_store_is_adopted(catalog, tmp_path, store):
     """
     A second adoption of a store without manifests reports no change either.
     """

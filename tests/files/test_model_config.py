@@ -1,0 +1,161 @@
+"""Readers of config.json and of index files, and how a description uses them."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from builders import (
+    fill,
+    index,
+    safetensors,
+    write,
+)
+
+from model_catalog import (
+    BadHeaderError,
+)
+from model_catalog.files.model_config import ModelConfig, read_config, read_index
+from model_catalog.files.model_description import describe_model
+
+
+@pytest.mark.parametrize(
+    ("config", "found"),
+    [
+        ({}, ModelConfig()),
+        ({"architectures": ["LlamaForCausalLM"]}, ModelConfig("LlamaForCausalLM")),
+        ({"model_type": "a\nb", "architectures": []}, ModelConfig()),
+        ({"model_type": 1, "architectures": "x" * 129}, ModelConfig()),
+        ({"n_positions": 1024}, ModelConfig(context_length=1024)),
+        ({"text_config": {"max_position_embeddings": 8}}, ModelConfig(context_length=8)),
+        ({"max_position_embeddings": 10**30, "n_positions": 2}, ModelConfig(context_length=2)),
+        ({"max_position_embeddings": True}, ModelConfig()),
+        ({"torch_dtype": "float16"}, ModelConfig(dtype="F16")),
+        ({"dtype": "bfloat16", "torch_dtype": "x"}, ModelConfig(dtype="BF16")),
+        (
+            {"quantization_config": {"quant_method": "gptq", "bits": 4}},
+            ModelConfig(quantization="gptq 4-bit"),
+        ),
+        ({"quantization_config": {"quant_method": "fp8"}}, ModelConfig(quantization="fp8")),
+        ({"quantization_config": {"quant_method": ["x"], "bits": 4}}, ModelConfig()),
+        (
+            {"quantization_config": {"quant_method": "x", "bits": 2**40}},
+            ModelConfig(quantization="x"),
+        ),
+    ],
+    ids=[
+        "empty",
+        "class name",
+        "unprintable name",
+        "wrong types",
+        "n_positions",
+        "text_config",
+        "larger than the limit",
+        "bool",
+        "torch_dtype",
+        "dtype",
+        "gptq",
+        "no bits",
+        "no method",
+        "too many bits",
+    ],
+)  # fmt: skip
+def test_only_valid_values_of_a_config_are_used(tmp_path, config, found):
+    """
+    A value of an unexpected type is ignored.
+    """
+    path = write(tmp_path / "config.json", json.dumps({"id2label": {"1": "x" * 9000}, **config}))
+
+    assert read_config(path) == found
+
+
+def test_a_number_at_the_end_of_the_read_window_is_complete(tmp_path):
+    """
+    A number can continue in the next part that is read.
+    """
+    for pad in range(65_490, 65_540):
+        path = write(tmp_path / "c", f'{{"a":"{"x" * pad}","n_positions":1234567}}'.encode())
+
+        assert read_config(path).context_length == 1_234_567
+
+
+NOT_JSON = {
+    "empty": b"",
+    "list": b"[]",
+    "nested deeply": b'{"a":' + b"[" * 100_000,
+    "duplicate name": b'{"a":1,"a":2}',
+    "duplicate name in an object": b'{"a":{"b":1,"b":2}}',
+    "NaN": b'{"a":NaN}',
+    "Infinity": b'{"a":-Infinity}',
+    "too long": b"{}" + b" " * 5 * 1024 * 1024,
+    "trailing content": b"{}{}",
+    "not UTF-8": b'{"a":"\xff"}',
+    "a long value": b'{"a":"' + b"x" * 1_200_000 + b'"}',
+    "many members": b"{" + b",".join(b'"%d":1' % i for i in range(10_001)) + b"}",
+}
+
+
+@pytest.mark.parametrize("content", NOT_JSON.values(), ids=NOT_JSON)
+def test_a_config_that_is_not_valid_json_is_a_reason(tmp_path, content):
+    """
+    Reading it raises an error. A description lists it as a reason why the model is incomplete.
+    """
+    fill(tmp_path, m__safetensors=safetensors())
+    path = write(tmp_path / "config.json", content)
+
+    with pytest.raises(BadHeaderError):
+        read_config(path)
+    found = describe_model(tmp_path)
+
+    assert [reason.split(":")[0] for reason in found.reasons] == ["'config.json' cannot be read"]
+    assert found.header.parameter_count == 34
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"{", b'{"weight_map":[]}', b'{"weight_map":{"a":1}}', b'{"weight_map":{"a":"b","a":"b"}}'],
+    ids=["truncated", "list", "number", "duplicate name"],
+)
+def test_an_unreadable_index_is_a_reason(tmp_path, content):
+    """
+    Without the index it is unknown whether the model is complete.
+    """
+    fill(tmp_path, m__safetensors=safetensors())
+    write(tmp_path / "model.safetensors.index.json", content)
+
+    assert not describe_model(tmp_path).is_complete
+
+
+def test_an_index_of_100_000_tensors_needs_little_memory(tmp_path):
+    """
+    The largest models have as many. The file is read as a stream.
+    """
+    weights = {f"layers.{i:050}.weight": f"m-{i % 100:05}.safetensors" for i in range(100_000)}
+    path = write(
+        tmp_path / "model.safetensors.index.json", json.dumps({"weight_map": weights}, indent=2)
+    )
+    code = """if True:
+        import sys
+        from model_catalog.files.model_config import read_index
+        names = len(read_index(sys.argv[1]).file_names)
+        peak = [line for line in open("/proc/self/status") if line.startswith("VmHWM")]
+        print(names, int(peak[0].split()[1]) // 1024 if peak else 0)
+    """
+
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True
+    )
+    names, mebibytes = map(int, done.stdout.split())
+
+    assert names == 100
+    assert mebibytes < 64
+
+
+def test_the_number_of_files_in_an_index_is_limited(tmp_path):
+    """
+    The limit is 10,000 files.
+    """
+    path = write(tmp_path / "i.json", index(f"{i}.safetensors" for i in range(10_001)))
+
+    with pytest.raises(BadHeaderError, match="10,000"):
+        read_index(path)
