@@ -2,55 +2,31 @@
 
 import asyncio
 import os
-import shutil
 import sqlite3
 from contextlib import closing
 from dataclasses import replace
 
 import pytest
+from adoption_helpers import FILES, GGUF, OTHER, adopt_scan, make_hub, names, scan
 from conftest import a_model
 from layouts import C1, C2, HuggingFace, Ollama, fill, listing, sha256
 from schema_shape import digest
 
 from model_catalog import FileState, open_catalog
 from model_catalog.cli.commands.demo_files import make_gguf
-from model_catalog.stores.store_kinds import SCANNERS
 from model_catalog.upkeep import (
     adopt,
     check_models,
     register_path,
-    relink_model,
     scan_store,
     verify_models,
 )
 from model_catalog.upkeep.store_sync import adoption
 
-GGUF = b"GGUF" + bytes(100)
-OTHER = b"GGUF" + bytes(99) + b"1"
-FILES = {"m.gguf": GGUF, "config.json": b"{}"}
-
 
 @pytest.fixture
 def hub(tmp_path):
-    """A cache with two revisions of one repository and one revision of another."""
-    cache = HuggingFace(tmp_path / "hub")
-    cache.write_marker_files()
-    cache.revision("org/a", C1, FILES, refs=("main", "v1"))
-    cache.revision("org/a", C2, {"m.gguf": OTHER}, refs=("next",))
-    cache.revision("org/b", C1, {"b.gguf": GGUF})
-    return cache
-
-
-def scan(store, root):
-    return SCANNERS[store](root)
-
-
-async def adopt_scan(catalog, cache, **options):
-    return await adopt(catalog, scan("huggingface", cache.root), **options)
-
-
-def names(sightings):
-    return [(each.ref.reference, each.ref.version) for each in sightings]
+    return make_hub(tmp_path)
 
 
 async def test_found_models_are_recorded_in_place(catalog, hub):
@@ -218,72 +194,6 @@ async def test_a_store_on_an_unmounted_disk_is_offline(catalog, disk):
     assert (await adopt_scan(catalog, cache)).changed == ()
 
 
-async def test_an_alias_follows_its_ref(catalog, hub):
-    """
-    A ref to another commit moves its alias, and a deleted ref deletes it.
-    """
-    await adopt_scan(catalog, hub)
-    refs = hub.repository("org/a") / "refs"
-    refs.joinpath("main").write_text(C2)
-    refs.joinpath("v1").unlink()
-
-    done = await adopt_scan(catalog, hub)
-
-    assert sorted(each.detail for each in done.changed) == ["alias main set", "alias v1 removed"]
-    targets = {each.alias: each.version for each in await catalog.list_aliases("org/a", "hf")}
-    assert targets == {"main": C2, "next": C2}
-    assert (await adopt_scan(catalog, hub)).changed == ()
-
-
-async def test_the_alias_of_an_unreadable_ref_is_kept(catalog, hub):
-    """
-    A damaged ref is a problem, and its target is unknown.
-    """
-    await adopt_scan(catalog, hub)
-    hub.repository("org/a").joinpath("refs/main").write_text("../../etc/passwd")
-
-    done = await adopt_scan(catalog, hub)
-
-    assert (len(done.problems), done.changed) == (1, ())
-    assert (await catalog.get_model("org/a", "hf", "main")).version == C1
-
-
-async def test_an_alias_of_the_user_has_priority_over_a_ref(catalog, hub):
-    """
-    It is never moved, and the conflict is reported as a problem.
-    """
-    await adopt_scan(catalog, hub)
-    await catalog.set_alias("org/a", "hf", "main", C2)
-
-    done = await adopt_scan(catalog, hub)
-
-    assert (await catalog.get_model("org/a", "hf", "main")).version == C2
-    assert [("'main'" in problem.reason, problem.version) for problem in done.problems] == [
-        (True, C1)
-    ]
-    assert done.changed == ()
-
-
-async def test_an_export_keeps_the_aliases_of_a_store(catalog, hub, tmp_path):
-    """
-    After an import a ref still moves its alias.
-    """
-    await adopt_scan(catalog, hub)
-    with (tmp_path / "out").open("w+") as stream:
-        await catalog.export_catalog(stream)
-        for model in await catalog.list_models():
-            await catalog.remove_model(model.reference, model.provider)
-        stream.seek(0)
-        await catalog.import_catalog(stream)
-    assert (await adopt_scan(catalog, hub)).changed == ()
-    hub.repository("org/a").joinpath("refs/main").write_text(C2)
-
-    done = await adopt_scan(catalog, hub)
-
-    assert done.problems == ()
-    assert (await catalog.get_model("org/a", "hf", "main")).version == C2
-
-
 async def test_a_modified_file_is_changed_until_it_is_verified(catalog, hub):
     """
     Its state is that of a check, until its bytes have been read.
@@ -360,108 +270,6 @@ async def test_an_incomplete_model_is_recorded_with_the_reasons(catalog, tmp_pat
 
     assert "more.gguf" in partial.incomplete_reason
     assert (await catalog.get_model("org/a", "hf")).incomplete_reason is None
-
-
-async def test_two_stores_can_have_models_of_the_same_name(catalog, tmp_path):
-    """
-    The reference of the second contains the path of its store. Later scans in any order keep it.
-    """
-    first, second = Ollama(tmp_path / "mine"), Ollama(tmp_path / "service")
-    for store in (first, second):
-        store.model("llama3", GGUF)
-
-    await adopt(catalog, scan("ollama", first.root))
-    done = await adopt(catalog, scan("ollama", second.root))
-
-    other_reference = f"{second.root}/llama3"
-    assert names(done.new) == [(other_reference, "latest")]
-    for store in (second, first):
-        again = await adopt(catalog, scan("ollama", store.root))
-        assert (again.new, again.changed, again.gone, again.problems) == ((), (), (), ())
-    shutil.rmtree(second.root / "manifests")
-    gone = await adopt(catalog, scan("ollama", second.root))
-    assert names(gone.gone) == [(other_reference, "latest")]
-
-
-async def test_a_model_of_the_user_at_another_path_is_kept(catalog, hub, tmp_path):
-    """
-    A model with the same name at another path is another copy.
-    """
-    fill(tmp_path, mine__gguf=GGUF)
-    await register_path(
-        catalog, tmp_path / "mine.gguf", provider="hf", reference="org/b", version=C1
-    )
-
-    done = await adopt_scan(catalog, hub)
-
-    assert names(done.new)[-1] == (f"{hub.root}/org/b", C1)
-    mine = await catalog.get_model("org/b", "hf")
-    assert (mine.local_path, mine.foreign) == (str(tmp_path / "mine.gguf"), False)
-
-
-@pytest.mark.parametrize("below", ["", "/b.gguf"], ids=["folder", "file in the folder"])
-async def test_a_model_that_the_user_recorded_in_the_store_joins_the_store(catalog, hub, below):
-    """
-    A row with the same name and files is assigned to the store, and keeps the user's values.
-    """
-    path = f"{hub.repository('org/b')}/snapshots/{C1}{below}"
-    await catalog.register_model(a_model("org/b", version=C1, local_path=path, architecture="mine"))
-
-    done = await adopt_scan(catalog, hub)
-
-    assert ("org/b", C1) in names(done.changed)
-    model = await catalog.get_model("org/b", "hf")
-    assert (model.store, model.architecture) == ("huggingface", "mine")
-
-
-async def test_a_moved_store_keeps_its_models(catalog, hub, tmp_path):
-    """
-    If the old path no longer exists, the models are the same and keep their tags.
-    """
-    await adopt_scan(catalog, hub)
-    await catalog.tag_model("org/b", "hf", "Chat")
-    moved = HuggingFace(hub.root.rename(tmp_path / "moved"))
-
-    done = await adopt_scan(catalog, moved)
-
-    assert (done.new, len(done.changed)) == ((), 3)
-    model = await catalog.get_model("org/b", "hf")
-    assert (model.store_root, model.tags) == (str(moved.root), ("Chat",))
-    assert model.local_path.startswith(str(moved.root))
-    assert (await adopt_scan(catalog, moved)).changed == ()
-
-
-async def test_a_model_that_the_user_gives_another_path_leaves_its_store(catalog, hub, tmp_path):
-    """
-    The model in the store is then recorded as another model.
-    """
-    await adopt_scan(catalog, hub)
-    fill(tmp_path, mine__gguf=GGUF)
-    await catalog.update_model("org/b", "hf", local_path=str(tmp_path / "mine.gguf"))
-
-    done = await adopt_scan(catalog, hub)
-
-    mine = await catalog.get_model("org/b", "hf")
-    assert (mine.local_path, mine.foreign) == (str(tmp_path / "mine.gguf"), False)
-    assert (names(done.new), done.gone) == ([(f"{hub.root}/org/b", C1)], ())
-
-
-async def test_a_relinked_model_does_not_become_missing(catalog, hub, tmp_path):
-    """
-    A scan no longer expects a relinked model in the store.
-    """
-    await adopt_scan(catalog, hub)
-    away = hub.repository("org/b").rename(tmp_path / "away")
-    await adopt_scan(catalog, hub)
-    path = away / "snapshots" / C1
-    await relink_model(catalog, "org/b", "hf", path=path)
-
-    done = await adopt_scan(catalog, hub)
-
-    assert (done.gone, done.new) == ((), ())
-    model = await catalog.get_model("org/b", "hf")
-    assert (model.local_path, model.state) == (str(path), FileState.PRESENT)
-    assert model.foreign
 
 
 async def test_a_verification_does_not_change_the_next_adoption(catalog, tmp_path):
@@ -598,24 +406,6 @@ async def test_a_model_with_a_file_path_outside_of_it_is_a_problem(catalog, hub)
 
     assert names(done.new) == [("org/a", C2), ("org/b", C1)]
     assert ["files.path" in problem.reason for problem in done.problems] == [True]
-
-
-async def test_an_alias_that_the_user_sets_during_the_adoption_is_kept(catalog, hub, monkeypatch):
-    """
-    It belongs to the user from that moment, whatever was read before.
-    """
-    await catalog.register_model(a_model("org/a", version="mine"))
-    read = adoption.load_store_rows
-
-    async def stored(*arguments):
-        rows = await read(*arguments)
-        await catalog.set_alias("org/a", "hf", "main", "mine")
-        return rows
-
-    monkeypatch.setattr(adoption, "load_store_rows", stored)
-    await adopt_scan(catalog, hub)
-
-    assert (await catalog.get_model("org/a", "hf", "main")).version == "mine"
 
 
 async def test_a_run_without_changes_takes_no_write_lock(tmp_path, hub):
