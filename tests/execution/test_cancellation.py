@@ -1,4 +1,4 @@
-"""A cancelled call: it leaves no lock, no connection and no half of a write behind."""
+"""A cancelled call leaves no lock, no checked-out connection and no partial write."""
 
 import asyncio
 import gc
@@ -20,13 +20,13 @@ from model_catalog import CatalogBusyError, ModelCatalog, open_catalog
 from model_catalog.concurrency.completion import run_to_completion
 from model_catalog.concurrency.retry import Backoff
 
-AT_ONCE_S = 1.0
-"""Far less than the thirty seconds a call waits for others, far more than a busy machine needs."""
+PROMPT_S = 1.0
+"""Far less than the default timeout of 30 seconds, and far more than a busy machine needs."""
 
 
 @pytest.fixture
 async def quiet(caplog):
-    """Nothing is reported to the loop or as an error while a test runs, or after it."""
+    """Assert that neither the loop nor the log reports an error during a test or after it."""
     caplog.set_level(logging.DEBUG, "model_catalog")
     reported = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
@@ -43,13 +43,13 @@ async def catalog(database, quiet):
         yield found
 
 
-async def turns(count: int) -> None:
+async def run_iterations(count: int) -> None:
     for _ in range(count):
         await asyncio.sleep(0)
 
 
-async def length_of(call) -> int:
-    """How many turns of the loop a call takes that nobody disturbs."""
+async def count_iterations(call) -> int:
+    """Return how many loop iterations a call takes if it is not cancelled."""
     task = asyncio.ensure_future(call)
     count = 0
     while not task.done():
@@ -60,10 +60,10 @@ async def length_of(call) -> int:
 
 
 async def by_asyncio(call, count: int | None):
-    """Run a call, and cancel its task after so many turns; False if it was cancelled."""
+    """Run a call and cancel its task after `count` iterations; return False if it was cancelled."""
     task = asyncio.ensure_future(call)
     if count is not None:
-        await turns(count)
+        await run_iterations(count)
         task.cancel()
     try:
         await task
@@ -73,12 +73,12 @@ async def by_asyncio(call, count: int | None):
 
 
 async def by_two_cancellations(call, count: int | None):
-    """As `by_asyncio`, with a second cancellation while the first one is being waited for."""
+    """Cancel as `by_asyncio` does, and cancel again while the first cancellation is pending."""
     task = asyncio.ensure_future(call)
     if count is not None:
-        await turns(count)
+        await run_iterations(count)
         task.cancel()
-        await turns(count // 4)
+        await run_iterations(count // 4)
         task.cancel()
     try:
         await task
@@ -88,10 +88,10 @@ async def by_two_cancellations(call, count: int | None):
 
 
 async def by_anyio(call, count: int | None):
-    """As `by_asyncio`, by the scope around it: anyio cancels at every turn until it is obeyed."""
+    """Cancel by an anyio scope, which cancels in every iteration until the call ends."""
 
     async def cancel(scope):
-        await turns(count)
+        await run_iterations(count)
         scope.cancel()
 
     with anyio.CancelScope() as scope:
@@ -103,7 +103,7 @@ async def by_anyio(call, count: int | None):
 
 
 async def by_deadline(call, count: int | None):
-    """As `by_anyio`, by the clock: so many fifty-thousandths of a second."""
+    """Cancel by an anyio deadline of `count` times 20 microseconds."""
     with anyio.move_on_after(None if count is None else count / 50_000) as scope:
         await call
     return not scope.cancelled_caught
@@ -125,13 +125,13 @@ async def register_many(catalog, name):
     await catalog.register_models(a_model(f"{name}-{n}", size_bytes=7) for n in range(3))
 
 
-async def register_together(catalog, name):
-    async with catalog.transaction() as both:
-        await both.register_model(a_model(f"{name}-0", size_bytes=7))
-        await both.list_models(provider="nobody")
-        async with both.transaction() as inner:
+async def register_in_transaction(catalog, name):
+    async with catalog.transaction() as outer:
+        await outer.register_model(a_model(f"{name}-0", size_bytes=7))
+        await outer.list_models(provider="nobody")
+        async with outer.transaction() as inner:
             await inner.register_model(a_model(f"{name}-1", size_bytes=7))
-        await both.register_model(a_model(f"{name}-2", size_bytes=7))
+        await outer.register_model(a_model(f"{name}-2", size_bytes=7))
 
 
 async def remove(catalog, name):
@@ -148,19 +148,19 @@ async def list_some(catalog, name):
         await catalog.get_total_size()
 
 
-# What is there of a call's own names: before it, and once it was acknowledged.
+# The rows of a call before it, and after it was acknowledged.
 CALLS = {
     register: (set(), {"one"}),
     register_many: (set(), {"0", "1", "2"}),
-    register_together: (set(), {"0", "1", "2"}),
+    register_in_transaction: (set(), {"0", "1", "2"}),
     remove: ({"old"}, set()),
     find: ({"old"}, {"old"}),
     list_some: ({"old"}, {"old"}),
 }
 
 
-def names(database) -> dict[str, set[str]]:
-    """What is recorded for each call, read by a driver of the test's own; whole rows only."""
+def rows_by_call(database) -> dict[str, set[str]]:
+    """Return the complete rows of each call, read with a plain driver."""
     found = {}
     for reference, size in database.run("SELECT reference, size_bytes FROM models"):
         assert size == 7
@@ -172,22 +172,22 @@ def names(database) -> dict[str, set[str]]:
 assert_no_lock = Database.assert_no_lock
 
 
-async def disturb(database, cancelled_by, *, seed: int, calls: int, at_a_time: int = 15):
-    """Run many calls at once and cancel seven in ten of them, each at a moment of its own."""
+async def run_and_cancel(database, cancelled_by, *, seed: int, calls: int, at_a_time: int = 15):
+    """Run many concurrent calls and cancel 70 % of them, each at a random moment."""
     choose = random.Random(seed)
     async with open_catalog(database.target) as catalog:
         plan = [(choose.choice(list(CALLS)), f"c{number}") for number in range(calls)]
         await catalog.register_models(
             a_model(f"{name}-old", size_bytes=7) for call, name in plan if "old" in CALLS[call][0]
         )
-        # As many as will be disturbed at a time, and watched as closely: that takes longer. From a
-        # third of it on, so that the first are hit for certain.
+        # Measured with the same concurrency and instrumentation, which take longer. Starting at a
+        # third of the duration, the first cancellations are certain to hit.
         for attempt in range(2):
-            undisturbed = (
-                length_of(choose.choice(list(CALLS))(catalog, f"w{attempt}x{number}"))
+            uncancelled = (
+                count_iterations(choose.choice(list(CALLS))(catalog, f"w{attempt}x{number}"))
                 for number in range(at_a_time)
             )
-            longest = max(await asyncio.gather(*undisturbed)) // 3
+            longest = max(await asyncio.gather(*uncancelled)) // 3
         outcomes, after = {}, {}
         for first in range(0, calls, at_a_time):
             batch = plan[first : first + at_a_time]
@@ -199,21 +199,21 @@ async def disturb(database, cancelled_by, *, seed: int, calls: int, at_a_time: i
                 )
             )
             outcomes.update(zip((name for _, name in batch), done, strict=True))
-            # A machine is not equally fast all the time: neither all are to be hit nor none.
+            # The speed of the machine varies: neither all calls nor none should be cancelled.
             hit = done.count(False) / at_a_time
             longest = max(1, int(longest * (1.5 if hit > 0.5 else 0.5 if hit < 0.3 else 1)))
-            recorded = names(database)
-            after.update({name: recorded.get(name, set()) for _, name in batch})
-        checked_out = in_use(catalog)
+            stored = rows_by_call(database)
+            after.update({name: stored.get(name, set()) for _, name in batch})
+        checked_out = checked_out_connections(catalog)
         assert_no_lock(database)
-        async with asyncio.timeout(AT_ONCE_S):
+        async with asyncio.timeout(PROMPT_S):
             await register(catalog, "last")
-        final = names(database)
+        final = rows_by_call(database)
     return plan, outcomes, after, final, checked_out
 
 
-def in_use(catalog) -> int:
-    """The connections of a server's pool that somebody has; those to a file are held anyway."""
+def checked_out_connections(catalog) -> int:
+    """Return the number of checked-out pool connections; 0 on SQLite, whose threads keep theirs."""
     pool = catalog._executor._engine.pool
     return 0 if isinstance(pool, NullPool) else pool.checkedout()
 
@@ -221,25 +221,25 @@ def in_use(catalog) -> int:
 def assert_all_or_nothing(plan, outcomes, after, final) -> None:
     for call, name in plan:
         before, acknowledged = CALLS[call]
-        # What it did was known when it returned: nothing is written behind the caller's back.
+        # Nothing is written after the call has returned.
         assert final.get(name, set()) == after[name], (call, name)
         assert after[name] in (before, acknowledged), (call, name)
         if outcomes[name]:
             assert after[name] == acknowledged, (call, name)
 
 
-async def test_a_transaction_cancelled_while_it_begins_is_ended(catalog, database):
+async def test_transaction_cancelled_at_any_moment_is_ended(catalog, database):
     """
-    Whenever the cancellation comes, its connection is back when it is delivered; not only once
-    somebody looks for garbage.
+    When the cancellation is delivered, the connection is back in the pool, without help of the
+    garbage collector.
     """
     gc.disable()
     try:
-        whole = await length_of(register_together(catalog, "whole"))
+        whole = await count_iterations(register_in_transaction(catalog, "whole"))
         for count in range(0, whole, max(1, whole // 25)):
-            await by_asyncio(register_together(catalog, f"c{count}"), count)
+            await by_asyncio(register_in_transaction(catalog, f"c{count}"), count)
 
-            assert in_use(catalog) == 0
+            assert checked_out_connections(catalog) == 0
         assert_no_lock(database)
     finally:
         gc.enable()
@@ -247,12 +247,12 @@ async def test_a_transaction_cancelled_while_it_begins_is_ended(catalog, databas
 
 @pytest.mark.slow
 @pytest.mark.parametrize("cancelled_by", CANCELLERS.values(), ids=CANCELLERS)
-async def test_a_call_may_be_cancelled_at_any_moment(database, quiet, cancelled_by):
+async def test_cancelled_calls_are_complete_or_absent(database, quiet, cancelled_by):
     """
-    Of hundreds of calls at once seven in ten are cancelled: what was acknowledged is there, what
-    was cancelled is there wholly or not at all, and the catalog is free at once.
+    Of 75 calls 70 % are cancelled. Acknowledged calls are stored, cancelled calls are stored
+    completely or not at all, and no lock or connection is left.
     """
-    result = await disturb(database, cancelled_by, seed=1, calls=75)
+    result = await run_and_cancel(database, cancelled_by, seed=1, calls=75)
 
     plan, outcomes, after, final, checked_out = result
     assert_all_or_nothing(plan, outcomes, after, final)
@@ -264,11 +264,11 @@ async def test_a_call_may_be_cancelled_at_any_moment(database, quiet, cancelled_
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [2, 5], ids="seed {}".format)
 @pytest.mark.parametrize("cancelled_by", CANCELLERS.values(), ids=CANCELLERS)
-async def test_thousands_of_calls_may_be_cancelled(database, quiet, cancelled_by, seed):
+async def test_many_cancelled_calls_are_complete_or_absent(database, quiet, cancelled_by, seed):
     """
-    The same for longer, and in other orders.
+    The same with 600 calls and other random orders.
     """
-    result = await disturb(database, cancelled_by, seed=seed, calls=600, at_a_time=5 * seed)
+    result = await run_and_cancel(database, cancelled_by, seed=seed, calls=600, at_a_time=5 * seed)
 
     plan, outcomes, after, final, checked_out = result
     assert_all_or_nothing(plan, outcomes, after, final)
@@ -276,26 +276,26 @@ async def test_thousands_of_calls_may_be_cancelled(database, quiet, cancelled_by
 
 
 @pytest.mark.parametrize("cancelled_by", [by_asyncio, by_anyio], ids=["asyncio", "anyio"])
-async def test_opening_may_be_cancelled_at_any_moment(database, quiet, cancelled_by):
+async def test_opening_can_be_cancelled_at_any_moment(database, quiet, cancelled_by):
     """
-    An opening that is given up leaves no connection, and the next one opens.
+    A cancelled opening leaves no connection, and the catalog can be opened again.
     """
 
-    async def life():
+    async def open_and_list():
         async with open_catalog(database.target) as catalog:
             await catalog.list_models()
 
-    longest = max([await length_of(life()) for _ in range(2)])
+    longest = max([await count_iterations(open_and_list()) for _ in range(2)])
     for attempt in range(14):
-        await cancelled_by(life(), longest * attempt // 12)
+        await cancelled_by(open_and_list(), longest * attempt // 12)
         database.assert_nothing_left()
 
-    await life()
+    await open_and_list()
 
 
 @pytest.fixture
-def held(database):
-    """A lock that another program holds on what is about to be written, and a way to let it go."""
+def other_client(database):
+    """Another program's connection, which has a lock on the rows to write until its rollback."""
     if database.path is not None:
         other = sqlite3.connect(database.path, isolation_level=None)
         other.execute("BEGIN IMMEDIATE")
@@ -307,24 +307,26 @@ def held(database):
         other.rollback()
 
 
-async def one(catalog):
+async def register_one(catalog):
     await catalog.register_model(a_model("m"))
 
 
-async def many(catalog):
+async def register_several(catalog):
     await catalog.register_models([a_model("m"), a_model("n")])
 
 
-async def together(catalog):
-    async with catalog.transaction() as both:
-        await both.register_model(a_model("m"))
+async def register_in_block(catalog):
+    async with catalog.transaction() as outer:
+        await outer.register_model(a_model("m"))
 
 
-WRITES = pytest.mark.parametrize("write", [one, many, together], ids=["one", "many", "together"])
+WRITES = pytest.mark.parametrize(
+    "write", [register_one, register_several, register_in_block], ids=["one", "many", "transaction"]
+)
 
 
-async def waiting_for_a_lock(database, task):
-    """Return when a task has met somebody else's lock; on SQLite it has then tried a few times."""
+async def until_blocked(database, task):
+    """Wait until a task is blocked by a lock; on SQLite it has retried a few times by then."""
     if database.path is not None:
         await asyncio.sleep(0.3)
         return
@@ -337,30 +339,30 @@ async def waiting_for_a_lock(database, task):
 
 
 @WRITES
-async def test_a_wait_for_another_program_can_be_cancelled(catalog, database, held, write):
+async def test_call_that_waits_for_a_lock_can_be_cancelled(catalog, database, other_client, write):
     """
-    A call that waits for somebody else's lock is given up at once, and has written nothing.
+    A call that waits for another program's lock ends at once and has written nothing.
     """
-    if database.path is None and write is not one:
+    if database.path is None and write is not register_one:
         pytest.skip("a transaction on PostgreSQL waits in the server, up to timeout_s")
     task = asyncio.create_task(write(catalog))
-    await waiting_for_a_lock(database, task)
+    await until_blocked(database, task)
 
     start = time.monotonic()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
 
-    assert time.monotonic() - start < AT_ONCE_S
-    held.rollback()
+    assert time.monotonic() - start < PROMPT_S
+    other_client.rollback()
     assert await catalog.list_models() == []
     assert_no_lock(database)
 
 
 @WRITES
-async def test_a_wait_for_another_program_has_an_end(database, quiet, held, write):
+async def test_call_that_waits_for_a_lock_times_out(database, quiet, other_client, write):
     """
-    After timeout_s the call is CatalogBusyError, on every database.
+    After timeout_s the call raises CatalogBusyError, on every database.
     """
     async with open_catalog(database.target, timeout_s=0.3) as catalog:
         start = time.monotonic()
@@ -368,113 +370,115 @@ async def test_a_wait_for_another_program_has_an_end(database, quiet, held, writ
             await asyncio.wait_for(write(catalog), 10)
         waited = time.monotonic() - start
 
-        assert 0.3 <= waited < 0.3 + AT_ONCE_S
-        held.rollback()
+        assert 0.3 <= waited < 0.3 + PROMPT_S
+        other_client.rollback()
         await write(catalog)
         assert await catalog.find_model("m", "hf") is not None
 
 
 @WRITES
-async def test_a_wait_for_another_program_is_rewarded(catalog, database, held, write):
+async def test_call_that_waits_for_a_lock_continues_when_it_is_released(
+    catalog, database, other_client, write
+):
     """
-    When the lock is given back the call goes on.
+    When the other program releases its lock, the call is completed.
     """
     task = asyncio.create_task(write(catalog))
-    await waiting_for_a_lock(database, task)
+    await until_blocked(database, task)
 
-    held.rollback()
-    await asyncio.wait_for(task, AT_ONCE_S)
+    other_client.rollback()
+    await asyncio.wait_for(task, PROMPT_S)
 
     assert await catalog.find_model("m", "hf") is not None
 
 
 @WRITES
-async def test_a_place_in_the_queue_can_be_given_up(catalog, database, write):
+async def test_queued_write_can_be_cancelled(catalog, database, write):
     """
-    SQLite's writers queue in turn; who is cancelled in the queue leaves it, and nobody waits for
-    him.
+    Writes to SQLite are queued. A cancelled write leaves the queue at once, and does not delay the
+    others.
     """
     if database.path is None:
         pytest.skip("PostgreSQL's writers do not queue")
     written = asyncio.Event()
-    go_on = asyncio.Event()
+    proceed = asyncio.Event()
 
     async def writer():
         async with catalog.transaction() as slow:
             await slow.register_model(a_model("slow"))
             written.set()
-            await go_on.wait()
+            await proceed.wait()
 
     first = asyncio.create_task(writer())
     await written.wait()
     queue = [asyncio.create_task(write(catalog)) for _ in range(3)]
-    await turns(20)
+    await run_iterations(20)
 
     start = time.monotonic()
     queue[0].cancel()
     queue[2].cancel()
     await asyncio.wait([queue[0], queue[2]])
-    assert time.monotonic() - start < AT_ONCE_S
+    assert time.monotonic() - start < PROMPT_S
     assert not first.done()
     assert not queue[1].done()
 
-    go_on.set()
-    await asyncio.wait_for(asyncio.gather(first, queue[1]), AT_ONCE_S)
+    proceed.set()
+    await asyncio.wait_for(asyncio.gather(first, queue[1]), PROMPT_S)
     assert await catalog.find_model("slow", "hf") is not None
     assert await catalog.find_model("m", "hf") is not None
 
 
-async def test_a_timeout_of_the_callers_own_is_kept(catalog, database, held):
+async def test_timeout_of_the_caller_is_respected(catalog, database, other_client):
     """
-    asyncio.timeout round a call that waits for a lock ends it in time.
+    asyncio.timeout around a call that waits for a lock ends the call in time.
     """
     start = time.monotonic()
 
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.2):
-            await one(catalog)
+            await register_one(catalog)
 
-    assert time.monotonic() - start < 0.2 + AT_ONCE_S
-    held.rollback()
+    assert time.monotonic() - start < 0.2 + PROMPT_S
+    other_client.rollback()
     assert await catalog.list_models() == []
 
 
 @pytest.mark.parametrize("cancelled_by", CANCELLERS.values(), ids=CANCELLERS)
-async def test_a_transaction_whose_body_is_cancelled_is_rolled_back(
+async def test_transaction_is_rolled_back_when_its_body_is_cancelled(
     catalog, database, cancelled_by
 ):
     """
-    What was written before the cancellation is gone, and the next writer does not wait.
+    The rows that were written before the cancellation are gone, and no lock is left.
     """
 
     async def body():
-        async with catalog.transaction() as both:
-            await both.register_model(a_model("m"))
+        async with catalog.transaction() as outer:
+            await outer.register_model(a_model("m"))
             await asyncio.Event().wait()
 
     assert await cancelled_by(body(), 5000) is False
 
     assert_no_lock(database)
     assert database.run("SELECT count(*) FROM models") == [(0,)]
-    await asyncio.wait_for(one(catalog), AT_ONCE_S)
+    await asyncio.wait_for(register_one(catalog), PROMPT_S)
 
 
-async def test_a_generator_that_is_left_leaves_nothing_open(catalog, database):
+async def test_abandoned_iteration_leaves_no_transaction(catalog, database):
     """
-    Breaking out of iter_models, or being cancelled in it, holds no transaction.
+    Breaking out of iter_models leaves no transaction and no connection.
     """
     await catalog.register_models(a_model(f"m{number}") for number in range(3))
 
     async for _ in catalog.iter_models():
         break
 
-    assert in_use(catalog) == 0
+    assert checked_out_connections(catalog) == 0
     assert_no_lock(database)
 
 
-async def test_work_gives_its_result(quiet):
+async def test_run_to_completion_returns_the_result_or_raises(quiet):
     """
-    What is waited for to its end returns what it returns, and raises what it raises.
+    run_to_completion returns the result of its coroutine, or raises its error.
     """
 
     async def work(error=None):
@@ -488,9 +492,9 @@ async def test_work_gives_its_result(quiet):
         await run_to_completion(work(ZeroDivisionError()))
 
 
-async def test_work_is_waited_for_however_often_its_caller_is_cancelled(quiet):
+async def test_run_to_completion_delays_cancellation(quiet):
     """
-    The cancellation is delivered when the work has ended, and not before.
+    However often the caller is cancelled, the cancellation is delivered after the work has ended.
     """
     release = asyncio.Event()
     ended = []
@@ -500,10 +504,10 @@ async def test_work_is_waited_for_however_often_its_caller_is_cancelled(quiet):
         ended.append(True)
 
     caller = asyncio.create_task(run_to_completion(work()))
-    await turns(2)
+    await run_iterations(2)
     for _ in range(20):
         caller.cancel()
-        await turns(1)
+        await run_iterations(1)
         assert not caller.done()
     release.set()
 
@@ -512,9 +516,9 @@ async def test_work_is_waited_for_however_often_its_caller_is_cancelled(quiet):
     assert ended == [True]
 
 
-async def test_work_that_fails_after_its_caller_was_cancelled_is_logged(quiet, caplog):
+async def test_failure_after_a_cancellation_is_logged(quiet, caplog):
     """
-    The caller hears of the cancellation; the error is in the log for who looks, and nowhere else.
+    The caller gets the cancellation, and the error is only logged, at debug level.
     """
     release = asyncio.Event()
 
@@ -523,9 +527,9 @@ async def test_work_that_fails_after_its_caller_was_cancelled_is_logged(quiet, c
         raise ZeroDivisionError
 
     caller = asyncio.create_task(run_to_completion(work()))
-    await turns(2)
+    await run_iterations(2)
     caller.cancel()
-    await turns(2)
+    await run_iterations(2)
     release.set()
     with pytest.raises(asyncio.CancelledError):
         await caller
@@ -535,14 +539,14 @@ async def test_work_that_fails_after_its_caller_was_cancelled_is_logged(quiet, c
     assert record.exc_info[0] is ZeroDivisionError
 
 
-async def test_work_may_be_hurried_when_its_caller_is_gone(quiet):
+async def test_on_cancel_is_called_once(quiet):
     """
-    on_cancel is called once, at the first cancellation; without one it is not called.
+    on_cancel is called at the first cancellation, and not without a cancellation.
     """
     release = asyncio.Event()
     calls = []
 
-    def hurry():
+    def on_cancel():
         calls.append(True)
         release.set()
 
@@ -550,21 +554,21 @@ async def test_work_may_be_hurried_when_its_caller_is_gone(quiet):
         await release.wait()
         return 7
 
-    caller = asyncio.create_task(run_to_completion(work(), on_cancel=hurry))
-    await turns(2)
+    caller = asyncio.create_task(run_to_completion(work(), on_cancel=on_cancel))
+    await run_iterations(2)
     caller.cancel()
-    await turns(5)
+    await run_iterations(5)
     assert calls == [True]
     with pytest.raises(asyncio.CancelledError):
         await caller
-    assert await run_to_completion(work(), on_cancel=hurry) == 7
+    assert await run_to_completion(work(), on_cancel=on_cancel) == 7
 
     assert calls == [True]
 
 
-async def test_work_that_is_itself_cancelled_cancels_its_caller(quiet):
+async def test_cancelled_work_raises_cancelled_error(quiet):
     """
-    A driver that gives up by CancelledError is no result; its caller was asked for nothing.
+    A CancelledError of the work is raised, although the caller was not cancelled.
     """
 
     async def work():
@@ -577,14 +581,14 @@ async def test_work_that_is_itself_cancelled_cancels_its_caller(quiet):
     assert asyncio.current_task().cancelling() == 0
 
 
-async def test_a_scope_that_cancels_at_every_turn_is_answered_once(quiet):
+async def test_anyio_scope_ends_after_the_work(quiet):
     """
-    anyio's scope ends as cancelled, with the work done.
+    An anyio scope cancels in every iteration; it ends as cancelled after the work is done.
     """
     ended = []
 
     async def work():
-        await turns(50)
+        await run_iterations(50)
         ended.append(True)
 
     with anyio.move_on_after(0) as scope:
@@ -594,9 +598,9 @@ async def test_a_scope_that_cancels_at_every_turn_is_answered_once(quiet):
     assert scope.cancelled_caught
 
 
-async def test_patience_ends(quiet):
+async def test_backoff_raises_at_its_timeout(quiet):
     """
-    Trying again goes on for the time it was given; the error then says how long that was.
+    Retries end at the timeout, and the error states how long they took.
     """
     busy = CatalogBusyError("x.db", "locked")
     backoff = Backoff(0.1)
@@ -607,25 +611,25 @@ async def test_patience_ends(quiet):
             while True:
                 await backoff.wait_or_raise(busy)
 
-    assert 0.1 <= time.monotonic() - start < 0.1 + AT_ONCE_S
+    assert 0.1 <= time.monotonic() - start < 0.1 + PROMPT_S
     assert caught.value.__cause__ is busy
 
 
-async def test_a_hosts_transaction_may_be_cancelled_at_any_moment(database, quiet):
+async def test_transaction_over_a_host_engine_can_be_cancelled_at_any_moment(database, quiet):
     """
-    Over a host's engine as well: its connection goes back to the pool, also where the cancellation
-    came as the transaction began.
+    The connection goes back to the host's pool, even if the transaction was cancelled while it
+    began.
     """
     engine = create_async_engine(database.target_url)
     catalog = ModelCatalog(async_sessionmaker(engine))
 
-    async def life():
-        async with catalog.transaction() as both:
-            await both.register_model(a_model("m"))
+    async def register_in_transaction():
+        async with catalog.transaction() as outer:
+            await outer.register_model(a_model("m"))
 
-    longest = max([await length_of(life()) for _ in range(2)])
+    longest = max([await count_iterations(register_in_transaction()) for _ in range(2)])
     for moment in range(0, longest, max(1, longest // 40)):
-        await by_asyncio(life(), moment)
+        await by_asyncio(register_in_transaction(), moment)
         assert engine.pool.checkedout() == 0, moment
-    await life()
+    await register_in_transaction()
     await engine.dispose()

@@ -1,4 +1,4 @@
-"""Units of work: all or nothing, in their turn, and never longer than they are given."""
+"""Executors: transactions are atomic, ordered, and limited by their timeout."""
 
 import asyncio
 import sqlite3
@@ -27,12 +27,12 @@ from model_catalog import (
 
 
 @contextmanager
-def refusing(database, how="ABORT"):
-    """A database that refuses a model called `bad`, as a full disk would: in a statement."""
+def rejecting_bad_model(database, conflict="ABORT"):
+    """Make the database reject a model called `bad`, in a statement, as a full disk would."""
     if database.path is not None:
         database.run(
             "CREATE TRIGGER refuse BEFORE INSERT ON models WHEN NEW.reference = 'bad'"
-            f" BEGIN SELECT RAISE({how}, 'no room'); END"
+            f" BEGIN SELECT RAISE({conflict}, 'no room'); END"
         )
         yield
         return
@@ -51,43 +51,43 @@ def refusing(database, how="ABORT"):
         database.run("DROP FUNCTION refuse")
 
 
-@pytest.mark.parametrize("how", ["ABORT", "ROLLBACK"])
-async def test_a_failure_that_is_caught_does_not_lose_the_rest_silently(catalog, database, how):
+@pytest.mark.parametrize("conflict", ["ABORT", "ROLLBACK"])
+async def test_caught_failure_rolls_the_transaction_back_with_an_error(catalog, database, conflict):
     """
-    A call that the database failed ends its transaction: later calls and the end of the block say
-    so, and nothing is kept.
+    A call that the database rejects ends its transaction. Later calls and the end of the block
+    raise TransactionError, and nothing is stored.
     """
-    lost = pytest.raises(TransactionError, match="an earlier call in this transaction failed")
-    with refusing(database, how), lost:
-        async with catalog.transaction() as together:
-            await together.register_model(a_model("before"))
+    failed = pytest.raises(TransactionError, match="an earlier call in this transaction failed")
+    with rejecting_bad_model(database, conflict), failed:
+        async with catalog.transaction() as outer:
+            await outer.register_model(a_model("before"))
             with pytest.raises(CatalogError):
-                await together.register_model(a_model("bad"))
+                await outer.register_model(a_model("bad"))
             with pytest.raises(TransactionError):
-                await together.register_model(a_model("after"))
+                await outer.register_model(a_model("after"))
 
     assert await catalog.list_models() == []
 
 
-async def test_a_failure_in_a_savepoint_loses_the_savepoint_alone(catalog, database):
+async def test_failure_in_a_savepoint_rolls_back_only_the_savepoint(catalog, database):
     """
-    Around a call that may fail a transaction() within the transaction saves the rest.
+    A nested transaction() around a call that may fail keeps the other calls.
     """
-    with refusing(database):
-        async with catalog.transaction() as together:
-            await together.register_model(a_model("before"))
+    with rejecting_bad_model(database):
+        async with catalog.transaction() as outer:
+            await outer.register_model(a_model("before"))
             with pytest.raises(CatalogError):
-                async with together.transaction() as inner:
+                async with outer.transaction() as inner:
                     await inner.register_model(a_model("bad"))
-            await together.register_model(a_model("after"))
+            await outer.register_model(a_model("after"))
 
     assert {model.reference for model in await catalog.list_models()} == {"before", "after"}
 
 
-async def test_what_took_the_whole_transaction_with_it_is_told(tmp_path):
+async def test_rollback_of_the_whole_transaction_by_sqlite_is_reported(tmp_path):
     """
-    Where SQLite undoes more than the savepoint, the error is the one that did it, and the rest of
-    the transaction is not committed by itself.
+    If SQLite rolls back more than the savepoint, the call raises the original error. Later calls of
+    the transaction are not committed on their own.
     """
     async with open_catalog(tmp_path / "catalog.db") as catalog:
         with closing(sqlite3.connect(tmp_path / "catalog.db")) as raw:
@@ -96,33 +96,33 @@ async def test_what_took_the_whole_transaction_with_it_is_told(tmp_path):
                 " BEGIN SELECT RAISE(ROLLBACK, 'no room'); END"
             )
         with pytest.raises(TransactionError):
-            async with catalog.transaction() as together:
-                await together.register_model(a_model("before"))
+            async with catalog.transaction() as outer:
+                await outer.register_model(a_model("before"))
                 with pytest.raises(CatalogError, match="no room"):
-                    await together.register_models([a_model("bad")])
-                await together.register_model(a_model("after"))
+                    await outer.register_models([a_model("bad")])
+                await outer.register_model(a_model("after"))
 
         assert await catalog.list_models() == []
 
 
-async def test_what_is_merely_not_there_ends_no_transaction(catalog):
+async def test_missing_or_invalid_model_does_not_end_the_transaction(catalog):
     """
-    A model that is not found, or a value that may not be stored, is no failure of the database.
+    A model that is not found, or an invalid value, is not a failure of the database.
     """
-    async with catalog.transaction() as together:
-        await together.register_model(a_model("m"))
+    async with catalog.transaction() as outer:
+        await outer.register_model(a_model("m"))
         with pytest.raises(CatalogError):
-            await together.pin_model("other", "hf")
+            await outer.pin_model("other", "hf")
         with pytest.raises(InvalidModelError):
-            await together.register_model(a_model(""))
+            await outer.register_model(a_model(""))
 
     assert len(await catalog.list_models()) == 1
 
 
 @pytest.mark.parametrize("backend", ["asyncpg", "psycopg"])
-async def test_a_read_waits_no_longer_than_it_is_given(database):
+async def test_blocked_read_times_out(database):
     """
-    A reader that a migration holds up is told so in its time.
+    A read that a migration blocks raises CatalogBusyError at its timeout.
     """
     async with open_catalog(database.target, timeout_s=0.3) as catalog:
         busy = pytest.raises(CatalogBusyError, match=r"waited 0\.[3-9] s")
@@ -132,15 +132,15 @@ async def test_a_read_waits_no_longer_than_it_is_given(database):
 
 
 @pytest.mark.parametrize("backend", ["asyncpg", "psycopg"])
-@pytest.mark.parametrize("look", ["find", "state"])
-async def test_a_look_that_is_held_up_can_be_cancelled(database, look):
+@pytest.mark.parametrize("read", ["find", "schema state"])
+async def test_blocked_read_can_be_cancelled(database, read):
     """
-    Whoever waits for somebody's lock in a server is let go when he no longer wants to.
+    A read that waits for a lock in the server ends soon after its cancellation.
     """
     async with open_catalog(database.target) as catalog:
         with postgres.table_locked(database.url):
             waiting = asyncio.create_task(
-                catalog.find_model("m", "hf") if look == "find" else schema_state(database.target)
+                catalog.find_model("m", "hf") if read == "find" else schema_state(database.target)
             )
             deadline = time.monotonic() + 10
             while not waiting.done() and not database.run(
@@ -149,74 +149,74 @@ async def test_a_look_that_is_held_up_can_be_cancelled(database, look):
             ):
                 assert time.monotonic() < deadline
                 await asyncio.sleep(0)
-            began = time.monotonic()
+            start = time.monotonic()
             waiting.cancel()
-            if look == "find":
+            if read == "find":
                 with pytest.raises(asyncio.CancelledError):
                     await waiting
             else:
                 await asyncio.wait([waiting])
-            assert time.monotonic() - began < 5
+            assert time.monotonic() - start < 5
 
 
-async def test_a_batch_takes_its_rows_in_the_order_of_their_keys(catalog):
+async def test_bulk_registration_writes_rows_in_the_order_of_their_keys(catalog):
     """
-    Whatever fields its models have set and in whatever order they come, so that two batches cannot
-    each hold a row that the other waits for.
+    The order does not depend on the order of the models or on the fields that are set, so two bulk
+    registrations cannot deadlock.
     """
     models = [a_model(f"m{n:02}", **({"size_bytes": n} if n % 2 else {})) for n in range(20)]
 
     await catalog.register_models(reversed(models))
 
-    # Each is given its number as it is written.
-    taken = sorted(await catalog.list_models(), key=lambda model: model.id)
-    assert [model.reference for model in taken] == [f"m{n:02}" for n in range(20)]
+    # Ids are assigned in the order in which rows are written.
+    written = sorted(await catalog.list_models(), key=lambda model: model.id)
+    assert [model.reference for model in written] == [f"m{n:02}" for n in range(20)]
 
 
-async def test_two_batches_over_the_same_rows_both_get_through(database):
+async def test_concurrent_bulk_registrations_of_the_same_models_succeed(database):
     """
-    Processes that register the same models at once wait for each other and lose none.
+    Two catalogs that register the same models at the same time lose no registration.
     """
-    forth = [a_model(f"m{n}", **({"size_bytes": n} if n % 2 else {})) for n in range(40)]
-    back = [a_model(f"m{n}", **({} if n % 2 else {"format": "x"})) for n in range(40)]
+    ascending = [a_model(f"m{n}", **({"size_bytes": n} if n % 2 else {})) for n in range(40)]
+    others = [a_model(f"m{n}", **({} if n % 2 else {"format": "x"})) for n in range(40)]
 
     async with open_catalog(database.target) as one, open_catalog(database.target) as other:
         await asyncio.gather(
             *(
                 catalog.register_models(models)
                 for catalog in (one, other)
-                for models in (forth, back) * 8
+                for models in (ascending, others) * 8
             )
         )
 
         assert {model.download_count for model in await one.list_models()} == {32}
 
 
-def test_an_engine_may_be_used_in_one_loop_after_another(tmp_path):
+def test_engine_can_be_used_in_consecutive_loops(tmp_path):
     """
-    A host's engine without a pool outlives its event loop, as in a suite of tests.
+    A host's engine without a pool works in several event loops in turn, as in a test suite.
     """
     engine = create_async_engine(f"sqlite+aiosqlite:///{tmp_path}/catalog.db", poolclass=NullPool)
 
-    async def burst():
+    async def register_many():
         async with open_catalog(engine) as catalog:
             await asyncio.gather(*(catalog.register_model(a_model(f"m{n}")) for n in range(20)))
             return await catalog.count_models()
 
-    assert [asyncio.run(burst()), asyncio.run(burst())] == [20, 20]
+    assert [asyncio.run(register_many()), asyncio.run(register_many())] == [20, 20]
 
 
 @pytest.mark.parametrize("backend", ["asyncpg", "psycopg"])
-async def test_a_hosts_autocommit_does_not_keep_half_a_transaction(database):
+async def test_transaction_is_atomic_over_an_autocommit_engine(database):
     """
-    transaction() is one also over an engine that commits every statement by itself.
+    transaction() works over a host's engine that commits every statement on its own.
     """
     engine = create_async_engine(database.target_url, isolation_level="AUTOCOMMIT")
     catalog = ModelCatalog(async_sessionmaker(engine))
 
     with pytest.raises(ZeroDivisionError):
-        async with catalog.transaction() as together:
-            await together.register_model(a_model("m"))
+        async with catalog.transaction() as outer:
+            await outer.register_model(a_model("m"))
             raise ZeroDivisionError
 
     assert await catalog.list_models() == []
@@ -226,18 +226,18 @@ async def test_a_hosts_autocommit_does_not_keep_half_a_transaction(database):
 @pytest.mark.parametrize(
     "sessions", [async_sessionmaker(), AsyncSession()], ids=["factory", "session"]
 )
-def test_a_session_that_belongs_to_no_database_is_refused(sessions):
+def test_session_without_an_engine_is_rejected(sessions):
     """
-    A factory without an engine says so in our words.
+    A factory or session without an engine raises CatalogError.
     """
     with pytest.raises(CatalogError, match="the host's session"):
         ModelCatalog(sessions)
 
 
 @pytest.mark.parametrize("timeout_s", ["5", -1, True, None, float("nan")])
-def test_a_time_to_wait_is_a_number(timeout_s):
+def test_invalid_timeout_is_rejected(timeout_s):
     """
-    Seconds, 0 or more.
+    A timeout is a number of seconds, 0 or more.
     """
     engine = create_async_engine("sqlite+aiosqlite:///never-opened.db")
 
