@@ -1,4 +1,4 @@
-"""Advanced Alchemy: a session a call, and its repository over that."""
+"""Advanced Alchemy: a new session and a repository for each call."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Repository(SQLAlchemyAsyncRepository[Any]):
 
 
 class AdvancedAlchemy:
-    """Each call commits by `auto_commit`, as its documentation has it outside of a framework."""
+    """Each call commits with `auto_commit`, as documented for programs without a web framework."""
 
     async def open(self, target: str, durability: str) -> None:
         self._engine = engine_of(target, durability)
@@ -32,31 +32,33 @@ class AdvancedAlchemy:
 
     async def find(self, reference: str, provider: str) -> Any:
         async with self._sessions() as session:
-            return await _in(session).get_one_or_none(
+            return await _repository(session).get_one_or_none(
                 reference=reference, provider=provider, version=""
             )
 
     async def register(self, entry: Registration) -> None:
         async with self._sessions() as session:
-            await _in(session).upsert(
+            await _repository(session).upsert(
                 Model(**entry._asdict()), match_fields=list(KEY), auto_refresh=False
             )
 
     async def register_many(self, entries: list[Registration]) -> None:
         async with self._sessions() as session:
-            await _in(session).upsert_many(
+            await _repository(session).upsert_many(
                 [Model(**entry._asdict()) for entry in entries], match_fields=list(KEY)
             )
 
     async def list(self) -> Any:
         newest = OrderBy("downloaded_at", "desc")
         async with self._sessions() as session:
-            return await _in(session).get_many(newest, *(OrderBy(name, "asc") for name in KEY))
+            return await _repository(session).get_many(
+                newest, *(OrderBy(name, "asc") for name in KEY)
+            )
 
     async def page(self, architecture: str, limit: int) -> Any:
         order = [OrderBy("size_bytes", "desc"), *(OrderBy(name, "asc") for name in KEY)]
         async with self._sessions() as session:
-            return await _in(session).get_many(
+            return await _repository(session).get_many(
                 *order, LimitOffset(limit, 0), architecture=architecture
             )
 
@@ -66,8 +68,10 @@ class AdvancedAlchemy:
 
     async def remove(self, reference: str, provider: str) -> bool:
         async with self._sessions() as session:
-            return bool(await _in(session).delete_where(reference=reference, provider=provider))
+            return bool(
+                await _repository(session).delete_where(reference=reference, provider=provider)
+            )
 
 
-def _in(session: AsyncSession) -> Repository:
+def _repository(session: AsyncSession) -> Repository:
     return Repository(session=session, auto_commit=True)

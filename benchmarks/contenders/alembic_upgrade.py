@@ -1,4 +1,4 @@
-"""SQLAlchemy and Alembic as programs usually have them: upgraded to head whenever one starts."""
+"""SQLAlchemy and Alembic as programs often use them: every start upgrades to head."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _SCRIPTS: Final = Path(__file__).parent / "alembic_scripts"
 
 
 class OrmAndAlembic(Orm):
-    """`command.upgrade` runs in a thread, for it is not asynchronous."""
+    """`command.upgrade` is synchronous, so it runs in a thread."""
 
     async def open(self, target: str, durability: str) -> None:
         config = Config()

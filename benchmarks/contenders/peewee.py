@@ -1,4 +1,4 @@
-"""peewee: synchronous, one connection, in the event loop's own thread."""
+"""peewee: synchronous, one connection, in the event loop's thread."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ Model: Any = type(
 
 
 class PeeweeOrm:
-    """A registration is an upsert, as its documentation has it."""
+    """A registration is an upsert, as its documentation shows."""
 
     async def open(self, target: str, durability: str) -> None:
         self._database = SqliteDatabase(target, pragmas=pragmas(durability), timeout=BUSY_TIMEOUT_S)
@@ -60,7 +60,7 @@ class PeeweeOrm:
 
     async def register_many(self, entries: list[Registration]) -> None:
         with self._database.atomic():
-            # SQLite takes 32,766 parameters in a statement; every column is one.
+            # SQLite allows 32,766 parameters in a statement, and every column of a row is one.
             for first in range(0, len(entries), 500):
                 _upsert(entries[first : first + 500])
 

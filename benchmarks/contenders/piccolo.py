@@ -1,4 +1,4 @@
-"""Piccolo: on SQLite it makes a connection, and its thread, for every query."""
+"""Piccolo: on SQLite it opens a connection, with its own thread, for every query."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from benchmarks.harness.models_table import (
 
 DATABASE = SQLiteEngine(path="unset.db")
 
-# `id` is there by itself.
+# Piccolo adds the column `id` itself.
 Model: Any = type(
     "Model",
     (Table,),
@@ -39,11 +39,11 @@ Model: Any = type(
 
 
 class PiccoloOrm:
-    """A registration is an upsert, for it has no other way to change or create."""
+    """A registration is an upsert, its only way to update or insert."""
 
     async def open(self, target: str, durability: str) -> None:
         class Connection(sqlite3.Connection):
-            """It has no hook for what a connection is to be told."""
+            """Sets the PRAGMAs, because Piccolo has no hook for new connections."""
 
             def __init__(self, *arguments: Any, **options: Any) -> None:
                 super().__init__(*arguments, **options)
@@ -64,7 +64,7 @@ class PiccoloOrm:
 
     async def register_many(self, entries: list[Registration]) -> None:
         async with DATABASE.transaction():
-            # SQLite takes 32,766 parameters in a statement; every column is one.
+            # SQLite allows 32,766 parameters in a statement, and every column of a row is one.
             for first in range(0, len(entries), 500):
                 await _upsert(entries[first : first + 500])
 
@@ -81,8 +81,8 @@ class PiccoloOrm:
         return int((await Model.select(Sum(Model.size_bytes)).first())["sum"] or 0)
 
     async def remove(self, reference: str, provider: str) -> bool:
-        gone = Model.delete().where(*_key(reference, provider)).returning(Model.id)
-        return bool(await gone)
+        deleted = Model.delete().where(*_key(reference, provider)).returning(Model.id)
+        return bool(await deleted)
 
 
 def _key(reference: str, provider: str) -> tuple[Any, Any]:

@@ -1,4 +1,4 @@
-"""A limit on PostgreSQL: psycopg, with statements written by hand."""
+"""A PostgreSQL driver: psycopg, with handwritten SQL."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ import psycopg_pool
 from benchmarks.harness.models_table import FIND, LIST, PAGE, REMOVE, TOTAL, UPSERT, Registration
 
 _POOL_SIZE: Final = 10
-"""What asyncpg's has unless it is told otherwise."""
+"""The default size of asyncpg's pool."""
 
 
-def marked(sql: str) -> str:
-    """The parameters as it wants them."""
+def with_psycopg_parameters(sql: str) -> str:
+    """The statement with psycopg's parameters: %s."""
     return sql.replace("?", "%s")
 
 
 class Psycopg:
-    """Its pool, of as many connections as asyncpg's."""
+    """psycopg's pool, with as many connections as asyncpg's."""
 
-    async def open(self, target: str, durability: str) -> None:  # noqa: ARG002 - the server's
+    async def open(self, target: str, durability: str) -> None:  # noqa: ARG002 - set by the server
         self._pool = psycopg_pool.AsyncConnectionPool(
             target.replace("+asyncpg", ""), min_size=_POOL_SIZE, max_size=_POOL_SIZE, open=False
         )
@@ -31,15 +31,17 @@ class Psycopg:
 
     async def find(self, reference: str, provider: str) -> Any:
         async with self._pool.connection() as raw:
-            return await (await raw.execute(marked(FIND), (provider, reference))).fetchone()
+            return await (
+                await raw.execute(with_psycopg_parameters(FIND), (provider, reference))
+            ).fetchone()
 
     async def register(self, entry: Registration) -> None:
         async with self._pool.connection() as raw:
-            await raw.execute(marked(UPSERT), entry)
+            await raw.execute(with_psycopg_parameters(UPSERT), entry)
 
     async def register_many(self, entries: list[Registration]) -> None:
         async with self._pool.connection() as raw, raw.cursor() as cursor:
-            await cursor.executemany(marked(UPSERT), entries)
+            await cursor.executemany(with_psycopg_parameters(UPSERT), entries)
 
     async def list(self) -> Any:
         async with self._pool.connection() as raw:
@@ -47,7 +49,9 @@ class Psycopg:
 
     async def page(self, architecture: str, limit: int) -> Any:
         async with self._pool.connection() as raw:
-            return await (await raw.execute(marked(PAGE), (architecture, limit))).fetchall()
+            return await (
+                await raw.execute(with_psycopg_parameters(PAGE), (architecture, limit))
+            ).fetchall()
 
     async def total(self) -> int:
         async with self._pool.connection() as raw:
@@ -56,4 +60,6 @@ class Psycopg:
 
     async def remove(self, reference: str, provider: str) -> bool:
         async with self._pool.connection() as raw:
-            return (await raw.execute(marked(REMOVE), (provider, reference))).rowcount > 0
+            return (
+                await raw.execute(with_psycopg_parameters(REMOVE), (provider, reference))
+            ).rowcount > 0

@@ -1,4 +1,4 @@
-"""SQLAlchemy as its tutorials show it: a connection or a session a call, from the default pool."""
+"""SQLAlchemy as its tutorials show it: a connection or session for each call, default pool."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from benchmarks.harness.models_table import (
 
 
 def columns() -> dict[str, Column[Any]]:
-    """All columns of the table; those that a registration leaves out have Python's defaults."""
+    """All columns of the table, with Python defaults for those that a registration does not set."""
     number = BigInteger().with_variant(Integer(), "sqlite")
     return {
         name: Column(
@@ -54,7 +54,7 @@ MODELS = Table("models", MetaData(), *columns().values())
 
 
 def engine_of(target: str, durability: str) -> AsyncEngine:
-    """An engine of the default kind, for a file or a URL; SQLite's connections have the pragmas."""
+    """A default engine for a file or a URL. SQLite's connections get the PRAGMAs."""
     if "://" in target:
         return create_async_engine(target)
     engine = create_async_engine(
@@ -62,7 +62,7 @@ def engine_of(target: str, durability: str) -> AsyncEngine:
     )
 
     @event.listens_for(engine.sync_engine, "connect")
-    def tell(connection: Any, _record: Any) -> None:
+    def set_pragmas(connection: Any, _record: Any) -> None:
         cursor = connection.cursor()
         for name, value in pragmas(durability).items():
             cursor.execute(f"PRAGMA {name} = {value}")
@@ -81,7 +81,7 @@ def upsert(engine: AsyncEngine, table: Any) -> Any:
 
 
 class Core:
-    """`engine.connect()` to read and `engine.begin()` to write, the statement built each time."""
+    """`engine.connect()` to read and `engine.begin()` to write. Each call builds its statement."""
 
     async def open(self, target: str, durability: str) -> None:
         self._engine = engine_of(target, durability)
@@ -136,7 +136,7 @@ class Core:
 
 
 class Orm:
-    """A session a call: read the object and change it, or add a new one, and commit."""
+    """A session for each call: read and change the object or add a new one, then commit."""
 
     async def open(self, target: str, durability: str) -> None:
         self._engine = engine_of(target, durability)
@@ -192,9 +192,9 @@ class Orm:
     async def remove(self, reference: str, provider: str) -> bool:
         statement = delete(Model).where(Model.provider == provider, Model.reference == reference)
         async with self._sessions() as session:
-            gone = await session.execute(statement)
+            deleted = await session.execute(statement)
             await session.commit()
-            return bool(gone.rowcount)
+            return bool(deleted.rowcount)
 
 
 def _one(provider: str, reference: str) -> Any:

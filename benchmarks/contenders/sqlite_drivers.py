@@ -1,4 +1,4 @@
-"""The limits on SQLite: its two drivers, with statements written by hand and rows as tuples."""
+"""The two SQLite drivers, with handwritten SQL and rows as tuples."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from benchmarks.harness.models_table import (
 
 
 class Sqlite3:
-    """One connection, in the event loop's own thread."""
+    """One connection in the event loop's thread. Every call blocks the event loop."""
 
     async def open(self, target: str, durability: str) -> None:
         self._raw = sqlite3.connect(target, timeout=BUSY_TIMEOUT_S)
@@ -70,13 +70,13 @@ class Sqlite3:
 
 class Aiosqlite:
     """
-    One connection for everybody, as its documentation shows it.
+    One connection for all tasks, as its documentation shows.
 
-    Tasks are not kept apart: where one commits, what others have written so far is committed too.
+    Tasks are not isolated: a commit also commits what other tasks have written so far.
     """
 
     async def open(self, target: str, durability: str) -> None:
-        self._raw = await connected(target, durability)
+        self._raw = await _connect(target, durability)
 
     async def close(self) -> None:
         await self._raw.close()
@@ -144,7 +144,7 @@ class Aiosqlite:
 
 
 class AiosqlitePerCall(Aiosqlite):
-    """A connection, and its thread, for every call: what is kept apart by the simplest means."""
+    """A connection with its own thread for every call, the simplest way to isolate tasks."""
 
     async def open(self, target: str, durability: str) -> None:
         self._target, self._durability = target, durability
@@ -154,20 +154,20 @@ class AiosqlitePerCall(Aiosqlite):
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[aiosqlite.Connection]:
-        raw = await connected(self._target, self._durability)
+        raw = await _connect(self._target, self._durability)
         try:
             yield raw
         finally:
             await raw.close()
 
 
-async def connected(target: str, durability: str) -> aiosqlite.Connection:
+async def _connect(target: str, durability: str) -> aiosqlite.Connection:
     raw = await aiosqlite.connect(target, timeout=BUSY_TIMEOUT_S)
     try:
         for name, value in pragmas(durability).items():
             await raw.execute(f"PRAGMA {name} = {value}")
     except BaseException:
-        # Its thread is no daemon: left open, it would keep the process from ending.
+        # The thread of an open connection is not a daemon thread, so the process could not end.
         await raw.close()
         raise
     return raw

@@ -1,4 +1,4 @@
-"""SQLModel: its own AsyncSession a call."""
+"""SQLModel: a new `AsyncSession` for each call."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Model: Any = type(
 
 
 class SqlModelSessions:
-    """Read the object and change it, or add a new one, and commit."""
+    """Read and change the object or add a new one, then commit."""
 
     async def open(self, target: str, durability: str) -> None:
         self._engine = engine_of(target, durability)
@@ -81,9 +81,9 @@ class SqlModelSessions:
     async def remove(self, reference: str, provider: str) -> bool:
         statement = delete(Model).where(Model.provider == provider, Model.reference == reference)
         async with self._session() as session:
-            gone = await session.exec(statement)
+            deleted = await session.exec(statement)
             await session.commit()
-            return bool(gone.rowcount)
+            return bool(deleted.rowcount)
 
     def _session(self) -> AsyncSession:
         return AsyncSession(self._engine, expire_on_commit=False)

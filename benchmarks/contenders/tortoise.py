@@ -1,4 +1,4 @@
-"""Tortoise ORM: one connection for everybody, behind its own lock."""
+"""Tortoise ORM: one connection for all tasks, behind its own lock."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ Model: Any = type(
 
 
 class TortoiseOrm:
-    """`update_or_create` would read, and write in a second call: a registration is an upsert."""
+    """A registration is an upsert: `update_or_create` would take two calls, a read and a write."""
 
     async def open(self, target: str, durability: str) -> None:
         options = {**pragmas(durability), "busy_timeout": BUSY_TIMEOUT_S * 1000}

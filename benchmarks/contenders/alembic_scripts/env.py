@@ -1,4 +1,4 @@
-"""Alembic as its template writes it, for a program that has the same table."""
+"""Alembic's environment as its template generates it, for a program with the same table."""
 
 from alembic import context
 from benchmarks.contenders.sqlalchemy import Base

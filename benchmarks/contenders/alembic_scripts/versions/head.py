@@ -1,4 +1,4 @@
-"""The revision that the databases are at; there is nothing left to do."""
+"""The revision of the benchmark's databases: an upgrade has nothing to do."""
 
 from model_catalog.mapping.revisions import head_revision
 
