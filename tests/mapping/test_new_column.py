@@ -7,10 +7,16 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 
-MAPPING_LINE = "    notes: Mapped[str | None] = mapped_column(Text, default=None)\n"
-TABLE_LINE = "    notes: Annotated[str | None, Field(Group.USER, validation.description)]\n"
+MAPPING_LINES = (
+    "    notes: Mapped[str | None] = mapped_column(Text, default=None)\n"
+    "    audited_at: Mapped[datetime | None] = mapped_column(UnixTimestamp, init=False)\n"
+)
+TABLE_LINES = (
+    "    notes: Annotated[str | None, Field(Group.USER, validation.description)]\n"
+    "    audited_at: Annotated[datetime | None, Field(Group.INSPECTION, validation.timestamp)]\n"
+)
 REVISION = '''"""
-Add the user's notes.
+Add the user's notes, and the time of an audit.
 
 Revision ID: 9999
 """
@@ -26,14 +32,18 @@ depends_on = None
 
 def upgrade() -> None:
     op.add_column("models", sa.Column("notes", sa.Text()))
+    seconds = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+    op.add_column("models", sa.Column("audited_at", seconds))
 
 
 def downgrade() -> None:
+    op.drop_column("models", "audited_at")
     op.drop_column("models", "notes")
 '''
 # Runs on the changed copy. Every road that a value takes must carry the new field.
 PROGRAM = """
-import asyncio, contextlib, copy, inspect, io, json, pickle, sys
+import asyncio, contextlib, copy, inspect, io, json, pickle, sqlite3, sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 import model_catalog
@@ -78,12 +88,29 @@ async def use(path):
         else:
             raise AssertionError("the validator of the new field did not run")
 
+        with contextlib.closing(sqlite3.connect(path)) as raw, raw:
+            raw.execute("UPDATE models SET audited_at = 86400")
+        audited_at = datetime(1970, 1, 2, tzinfo=UTC)
+        (row,) = await catalog.list_rows(reference="m")
+        assert row.audited_at == (await catalog.get_model("m", "hf")).audited_at == audited_at
+
         stream = io.StringIO()
         await catalog.export_catalog(stream)
+        assert stream.getvalue().count('"audited_at": "1970-01-02T00:00:00Z"') == 2
+
+        # A result of a check is reset by a new path, and cannot be set by the caller.
+        assert (await catalog.update_model("m", "hf", local_path="/k")).audited_at is None
+        try:
+            Model(reference="m", provider="hf", local_path="/m", audited_at=audited_at)
+        except TypeError as error:
+            assert "audited_at" in str(error)
+        else:
+            raise AssertionError("the constructor takes a field that the catalog sets")
     stream.seek(0)
     async with open_catalog(COPY) as catalog:
         assert (await catalog.import_catalog(stream)).written == 2
-        assert (await catalog.get_model("m", "hf")).notes == "two"
+        model = await catalog.get_model("m", "hf")
+        assert (model.notes, model.audited_at) == ("two", audited_at)
     COPY.unlink()
 
 
@@ -95,6 +122,7 @@ for path in (OLD, NEW):
 assert json.loads(printed("show", "hf:m", "--json"))["notes"] == "two"
 assert {model["notes"] for model in json.loads(printed("ls", "--json"))} == {"two", "many"}
 assert "notes:" in printed("show", "hf:m")
+assert json.loads(printed("show", "hf:n", "--json"))["audited_at"] == "1970-01-02T00:00:00Z"
 """
 
 
@@ -107,8 +135,9 @@ def insert_before(path: Path, line: str, text: str) -> None:
 
 def test_a_new_column_needs_one_line_in_the_mapping_and_one_in_the_field_table(tmp_path):
     """
-    With these two lines and a revision, the new field is registered, updated, read, listed,
-    exported, imported, printed and validated. A migrated file and a new file pass check_schema.
+    With these two lines and a revision, a new field is registered, updated, read, listed,
+    exported, imported, printed and validated. A new result of checks is reset by a new path. A
+    migrated file and a new file pass check_schema.
     Only type checkers read the line of ModelChanges, which test_fields.py demands.
     """
     package = tmp_path / "scratch" / "model_catalog"
@@ -121,9 +150,9 @@ def test_a_new_column_needs_one_line_in_the_mapping_and_one_in_the_field_table(t
 
     revisions = package / "migrations" / "versions"
     head = max(path.name[:4] for path in revisions.glob("[0-9]*.py"))
-    (revisions / "9999_add_notes.py").write_text(REVISION.format(head=head))
-    insert_before(package / "mapping" / "tables.py", "    __table_args__ = (\n", MAPPING_LINE)
-    insert_before(package / "domain" / "fields.py", "    tags: tuple[str, ...]\n", TABLE_LINE)
+    (revisions / "9999_add_columns.py").write_text(REVISION.format(head=head))
+    insert_before(package / "mapping" / "tables.py", "    __table_args__ = (\n", MAPPING_LINES)
+    insert_before(package / "domain" / "fields.py", "    tags: tuple[str, ...]\n", TABLE_LINES)
 
     run_on(package, PROGRAM, package.parent, old)
 

@@ -62,12 +62,11 @@ class ScanContext:
             name: fields.UPDATABLE_FIELDS[name](name, value) for name, value in unchecked.items()
         }
         values |= {
+            **dict.fromkeys(fields.INSPECTION_FIELDS),
             **self.state_values(*state_of_found(found, changed)),
             "found_digest": found_model_digest(None, files) if is_damaged else None,
-            "verified_at": None,
             "inventoried_at": self.now,
             "incomplete_reason": join_reasons(found.reasons),
-            **dict.fromkeys(fields.SIGNATURE_FIELDS),
             "store": self.store,
             "store_root": validation.path("store_root", self.root),
         }
