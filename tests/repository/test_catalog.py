@@ -77,15 +77,18 @@ async def test_register_model_returns_the_recorded_model(catalog):
 
 
 REGISTERED = {
-    "no more than it must": {},
-    "a version": {"version": "v1"},
-    "a header's claims alone": {"claimed_format": "gguf", "claimed_context_length": 4096},
-    "a claim that its user denies": {"claimed_license": "mit", "license": "apache-2.0"},
-    "a path that is no text": {"local_path": os.fsdecode(b"/m/\xff")},
-    "a moment before 1970": {"downloaded_at": datetime(1969, 7, 20, 20, 17, 40, 5, tzinfo=UTC)},
-    "words": {"description": "Zeile 1\nZeile 2 \U0001f999", "source_url": "https://example.org/m"},
-    "what is searched without regard to case": {"reference": "STRASSE-\u1e9e"},
-    "an unknown size, by name": {"size_bytes": None, "digest": "sha256:" + "0" * 64},
+    "only required fields": {},
+    "version": {"version": "v1"},
+    "only header values": {"claimed_format": "gguf", "claimed_context_length": 4096},
+    "user value other than the header value": {"claimed_license": "mit", "license": "apache-2.0"},
+    "path that is not UTF-8": {"local_path": os.fsdecode(b"/m/\xff")},
+    "time before 1970": {"downloaded_at": datetime(1969, 7, 20, 20, 17, 40, 5, tzinfo=UTC)},
+    "description and URL": {
+        "description": "Zeile 1\nZeile 2 \U0001f999",
+        "source_url": "https://example.org/m",
+    },
+    "reference with case folding": {"reference": "STRASSE-\u1e9e"},
+    "size set to None": {"size_bytes": None, "digest": "sha256:" + "0" * 64},
 }
 
 
@@ -318,7 +321,7 @@ async def test_an_empty_catalog_has_no_models_and_size_zero(catalog):
 
 async def test_iter_models_yields_the_models_of_list_models(catalog, database):
     """
-    Over several pages, with equal and missing times, no model is skipped or repeated.
+    Over many pages, with equal and missing times, no model is skipped or repeated.
     """
     await catalog.register_models(
         a_model(f"m{number:04}", version=f"v{number % 3}", downloaded_at=moment(number % 7))
@@ -539,7 +542,7 @@ async def test_a_host_engine_works_without_prepare_engine_and_stays_open(databas
 @pytest.mark.parametrize("keep", [True, False], ids=["committed", "rolled back"])
 async def test_a_host_session_commits_or_rolls_back_the_catalog_rows(database, is_prepared, keep):
     """
-    Host rows and catalog rows in a host's session are committed or rolled back together.
+    Host rows and catalog rows in a host's session are committed or rolled back as one.
     """
     engine = create_async_engine(database.target_url)
     if is_prepared:

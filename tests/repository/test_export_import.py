@@ -211,33 +211,33 @@ async def test_an_alias_that_points_at_another_model_is_kept_or_moved(
 
 
 INVALID_LINES = {
-    "no JSON": "{",
-    "no object": "[]\n",
-    "no path": '{"provider": "hf", "reference": "m"}\n',
-    "a null path": line(local_path=None),
-    "a field too many": line(colour="red"),
-    "a field that steers a terminal": line(**{"\x1b[31m\u202e": 1}),
-    "a long field": line(**{"x" * 5000: 1}),
-    "a long date": line(downloaded_at="x" * 5000),
-    "a folded text": line(reference_folded="m"),
-    "an id": line(id=1),
-    "a negative size": line(size_bytes=-1),
-    "a size of text": line(size_bytes="1"),
-    "a huge number": line(size_bytes=0).replace(": 0", ": " + "9" * 5000),
+    "not JSON": "{",
+    "not an object": "[]\n",
+    "missing path": '{"provider": "hf", "reference": "m"}\n',
+    "null path": line(local_path=None),
+    "unknown field": line(colour="red"),
+    "field with control characters": line(**{"\x1b[31m\u202e": 1}),
+    "long field name": line(**{"x" * 5000: 1}),
+    "long time": line(downloaded_at="x" * 5000),
+    "folded text": line(reference_folded="m"),
+    "id": line(id=1),
+    "negative size": line(size_bytes=-1),
+    "size a text": line(size_bytes="1"),
+    "huge number": line(size_bytes=0).replace(": 0", ": " + "9" * 5000),
     "NaN": line(size_bytes=float("nan")),
-    "no date": line(downloaded_at="yesterday"),
-    "a date of number": line(downloaded_at=5),
-    "a control character": line(tags=["a\x1bb"]),
-    "a lone surrogate": line(description="\ud800"),
-    "tags of text": line(tags="abc"),
-    "a tag of number": line(tags=[1]),
-    "a blank alias": line(aliases=[" "]),
-    "no use count": line(use_count=None),
-    "a long description": line(description="x" * 65537),
-    "a long line": line(description="x" * 3_000_000),
-    "a deep line": "[" * 100_000 + "\n",
-    "a key twice": '{"provider": "hf", "provider": "hf", "reference": "m", "local_path": "/m"}\n',
-    "a model twice": line(reference="good"),
+    "time not ISO 8601": line(downloaded_at="yesterday"),
+    "time a number": line(downloaded_at=5),
+    "tag with a control character": line(tags=["a\x1bb"]),
+    "lone surrogate": line(description="\ud800"),
+    "tags a text": line(tags="abc"),
+    "tag a number": line(tags=[1]),
+    "blank alias": line(aliases=[" "]),
+    "null use count": line(use_count=None),
+    "long description": line(description="x" * 65537),
+    "long line": line(description="x" * 3_000_000),
+    "deeply nested line": "[" * 100_000 + "\n",
+    "repeated key": '{"provider": "hf", "provider": "hf", "reference": "m", "local_path": "/m"}\n',
+    "repeated model": line(reference="good"),
 }
 
 
@@ -310,8 +310,8 @@ async def test_an_import_in_a_transaction_is_rolled_back_with_it(catalog):
     An import within transaction() is part of the transaction.
     """
     with pytest.raises(ZeroDivisionError):
-        async with catalog.transaction() as together:
-            await imported(together, HEADER + line(tags=["a"]))
+        async with catalog.transaction() as inner:
+            await imported(inner, HEADER + line(tags=["a"]))
             raise ZeroDivisionError
 
     assert await catalog.list_models() == []
@@ -320,7 +320,7 @@ async def test_an_import_in_a_transaction_is_rolled_back_with_it(catalog):
 
 async def test_thousands_of_models_are_exported_and_imported(catalog):
     """
-    Several pages of the stream and several batches of statements are complete.
+    Many pages of the stream and many batches of statements are complete.
     """
     text = HEADER + "".join(
         line(reference=f"m{n:05}", tags=[f"t{n % 7}"], downloaded_at=moment(n).isoformat())

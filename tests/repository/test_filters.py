@@ -129,8 +129,8 @@ def in_zone(second, hours):
 CUT = timedelta(microseconds=500_000)
 
 FILTERS = {
-    "none": ({}, EVERYTHING),
-    "all not given": ({"provider": None, "tags": None, "pinned": None}, EVERYTHING),
+    "no filters": ({}, EVERYTHING),
+    "all filters None": ({"provider": None, "tags": None, "pinned": None}, EVERYTHING),
     "provider": ({"provider": "ollama"}, {"mixtral"}),
     "provider's case": ({"provider": "Ollama"}, set()),
     "reference": ({"reference": "qwen2"}, {"qwen2"}),
@@ -138,24 +138,24 @@ FILTERS = {
     "part of a reference": ({"reference": "qwen"}, set()),
     "format": ({"format": "gguf"}, {"Llama-3-8B", "qwen2"}),
     "architecture": ({"architecture": "mixtral"}, {"mixtral"}),
-    "architecture that is claimed": ({"architecture": "llama"}, {"Llama-3-8B"}),
+    "architecture from a header": ({"architecture": "llama"}, {"Llama-3-8B"}),
     "quantization": ({"quantization": "Q4_K_M"}, {"Llama-3-8B", "mixtral"}),
     "license": ({"license": "apache-2.0"}, {"qwen2"}),
-    "least size": ({"min_size_bytes": 100}, {"Llama-3-8B", "mixtral", "ΟΔΟΣ"}),
-    "least size of nothing": ({"min_size_bytes": 0}, EVERYTHING - {"undated"}),
-    "greatest size": ({"max_size_bytes": 100}, {"Llama-3-8B", "qwen2"}),
+    "minimum size": ({"min_size_bytes": 100}, {"Llama-3-8B", "mixtral", "ΟΔΟΣ"}),
+    "minimum size 0": ({"min_size_bytes": 0}, EVERYTHING - {"undated"}),
+    "maximum size": ({"max_size_bytes": 100}, {"Llama-3-8B", "qwen2"}),
     "range of sizes": ({"min_size_bytes": 1, "max_size_bytes": 199}, {"Llama-3-8B"}),
     "empty range": ({"min_size_bytes": 2, "max_size_bytes": 1}, set()),
-    "greatest number there is": ({"min_size_bytes": HUGE}, set()),
-    "context": ({"min_context_length": 8192}, {"Llama-3-8B", "mixtral"}),
-    "context of nothing": ({"min_context_length": 0}, {"Llama-3-8B", "mixtral", "qwen2"}),
+    "greatest integer": ({"min_size_bytes": HUGE}, set()),
+    "minimum context length": ({"min_context_length": 8192}, {"Llama-3-8B", "mixtral"}),
+    "minimum context length 0": ({"min_context_length": 0}, {"Llama-3-8B", "mixtral", "qwen2"}),
     "downloaded after": ({"downloaded_after": moment(20)}, {"ΟΔΟΣ"}),
-    "downloaded after a part of a second": (
+    "downloaded after a fraction of a second": (
         {"downloaded_after": moment(20) - CUT},
         {"mixtral", "qwen2", "ΟΔΟΣ"},
     ),
     "downloaded before": ({"downloaded_before": moment(20)}, {"Llama-3-8B"}),
-    "downloaded before a part of a second": (
+    "downloaded before a fraction of a second": (
         {"downloaded_before": moment(20) + CUT},
         {"Llama-3-8B", "mixtral", "qwen2"},
     ),
@@ -163,22 +163,25 @@ FILTERS = {
         {"downloaded_after": moment(10), "downloaded_before": moment(30)},
         {"mixtral", "qwen2"},
     ),
-    "downloaded before, on another clock": (
+    "downloaded before, in another time zone": (
         {"downloaded_before": in_zone(20, -9)},
         {"Llama-3-8B"},
     ),
-    "downloaded before the end of time": (
+    "downloaded before the greatest time": (
         {"downloaded_before": datetime.max.replace(tzinfo=UTC)},
         EVERYTHING - {"undated"},
     ),
-    "downloaded after the end of time": (
+    "downloaded after the greatest time": (
         {"downloaded_after": datetime.max.replace(tzinfo=UTC)},
         set(),
     ),
-    "downloaded before all time": ({"downloaded_before": datetime.min.replace(tzinfo=UTC)}, set()),
+    "downloaded before the least time": (
+        {"downloaded_before": datetime.min.replace(tzinfo=UTC)},
+        set(),
+    ),
     "used after": ({"used_after": moment(100)}, {"ΟΔΟΣ"}),
     "used before": ({"used_before": moment(200)}, {"Llama-3-8B"}),
-    "used before a part of a second": (
+    "used before a fraction of a second": (
         {"used_before": moment(200) + CUT},
         {"Llama-3-8B", "ΟΔΟΣ"},
     ),
@@ -188,29 +191,32 @@ FILTERS = {
     "not pinned": ({"pinned": False}, {"Llama-3-8B", "mixtral", "undated"}),
     "one tag": ({"tags": ["CHAT"]}, {"Llama-3-8B", "mixtral"}),
     "all tags": ({"tags": ["chat", "moe"]}, {"mixtral"}),
-    "one tag in two cases": ({"tags": ["moe", "MOE"]}, {"mixtral", "qwen2"}),
-    "tags, none of them": ({"tags": []}, EVERYTHING),
-    "tag that nobody has": ({"tags": ["chat", "none"]}, set()),
+    "one tag in two spellings": ({"tags": ["moe", "MOE"]}, {"mixtral", "qwen2"}),
+    "empty list of tags": ({"tags": []}, EVERYTHING),
+    "tag that no model has": ({"tags": ["chat", "none"]}, set()),
     "part of a tag": ({"tags": ["cha"]}, set()),
-    "tag with an umlaut in two": ({"tags": ["GRO\u0308SSE"]}, {"Llama-3-8B"}),
-    "any tag": ({"any_tags": ("größe", "moe")}, {"Llama-3-8B", "mixtral", "qwen2"}),
-    "any of no tags": ({"any_tags": set()}, set()),
+    "tag with a decomposed umlaut": ({"tags": ["GRO\u0308SSE"]}, {"Llama-3-8B"}),
+    "any_tags": ({"any_tags": ("größe", "moe")}, {"Llama-3-8B", "mixtral", "qwen2"}),
+    "empty any_tags": ({"any_tags": set()}, set()),
     "a thousand tags": ({"tags": ["chat", *map(str, range(999))]}, set()),
-    "any of a thousand tags": (
+    "a thousand any_tags": (
         {"any_tags": ["chat", *map(str, range(999))]},
         {"Llama-3-8B", "mixtral"},
     ),
     "search in a reference": ({"search": "LAMA-3"}, {"Llama-3-8B"}),
     "search in a description": ({"search": "QUESTION"}, {"Llama-3-8B"}),
     "search in a tag": ({"search": "hat"}, {"Llama-3-8B", "mixtral"}),
-    "search in all three": ({"search": "M"}, {"Llama-3-8B", "mixtral", "qwen2"}),
-    "search for nothing": ({"search": ""}, EVERYTHING),
+    "search in reference, description and tag": (
+        {"search": "M"},
+        {"Llama-3-8B", "mixtral", "qwen2"},
+    ),
+    "empty search": ({"search": ""}, EVERYTHING),
     "search across fields": ({"search": "8bAnswers"}, set()),
-    "search a provider": ({"search": "ollama"}, set()),
+    "search for a provider": ({"search": "ollama"}, set()),
     "search and format": ({"search": "moe", "format": "gguf"}, {"qwen2"}),
     "provider and tag": ({"provider": "hf", "tags": ["chat"]}, {"Llama-3-8B"}),
-    "all tags and any": ({"tags": ["moe"], "any_tags": ["chat", "x"]}, {"mixtral"}),
-    "everything at once": (
+    "tags and any_tags": ({"tags": ["moe"], "any_tags": ["chat", "x"]}, {"mixtral"}),
+    "all filters": (
         {
             "provider": "hf",
             "reference": "Llama-3-8B",

@@ -331,11 +331,11 @@ async def test_labels_are_rolled_back_with_their_transaction(catalog):
     await catalog.register_model(a_model("m"))
 
     with pytest.raises(ZeroDivisionError):
-        async with catalog.transaction() as together:
-            await together.tag_model("m", "hf", "chat")
-            await together.pin_model("m", "hf")
-            await together.set_alias("m", "hf", "main")
-            await together.record_use("m", "hf")
+        async with catalog.transaction() as inner:
+            await inner.tag_model("m", "hf", "chat")
+            await inner.pin_model("m", "hf")
+            await inner.set_alias("m", "hf", "main")
+            await inner.record_use("m", "hf")
             raise ZeroDivisionError
 
     model = await catalog.get_model("m", "hf")

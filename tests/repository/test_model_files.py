@@ -179,7 +179,21 @@ async def test_files_are_removed_with_their_model(catalog, database):
         (FileRecord("m", 1, hashed_at="now"), "files.hashed_at"),
         ("m.gguf", "files"),
     ],
-    ids=str,
+    ids=[
+        "absolute path",
+        "path to the parent",
+        "empty path part",
+        "NUL",
+        "long path",
+        "negative size",
+        "no size",
+        "unknown role",
+        "unknown digest",
+        "invalid found digest",
+        "invalid fingerprint",
+        "time a text",
+        "a text",
+    ],
 )
 async def test_an_invalid_file_is_refused_and_its_field_named(catalog, file, field):
     """
@@ -246,10 +260,10 @@ OLD, NEW = "/old/models", "/new/place"
 PATHS = {
     "below": (f"{OLD}/a/m.gguf", f"{NEW}/a/m.gguf"),
     "itself": (OLD, NEW),
-    "no utf-8": (f"{OLD}/caf\udce9.gguf", f"{NEW}/caf\udce9.gguf"),
+    "not UTF-8": (f"{OLD}/caf\udce9.gguf", f"{NEW}/caf\udce9.gguf"),
     "percent": (f"{OLD}/100%41_x.gguf", f"{NEW}/100%41_x.gguf"),
-    "a sibling": ("/old/models2/m.gguf", "/old/models2/m.gguf"),
-    "another case": ("/OLD/models/m.gguf", "/OLD/models/m.gguf"),
+    "sibling": ("/old/models2/m.gguf", "/old/models2/m.gguf"),
+    "other case": ("/OLD/models/m.gguf", "/OLD/models/m.gguf"),
     "inside": ("/x/old/models/m.gguf", "/x/old/models/m.gguf"),
 }
 

@@ -169,7 +169,7 @@ def test_execute_many_writes_the_rows_that_sqlalchemy_writes(sqlite_file, sync_e
         assert moments == (1767225600,)
 
 
-def test_the_garbage_collector_runs_again_after_the_last_pause():
+def test_gc_is_enabled_again_after_the_last_pause():
     """
     The end of the inner of two pauses changes nothing, the end of the outer one does.
     """
@@ -181,7 +181,7 @@ def test_the_garbage_collector_runs_again_after_the_last_pause():
     assert gc.isenabled()
 
 
-def test_a_pause_does_not_enable_a_disabled_garbage_collector():
+def test_a_pause_does_not_enable_a_disabled_gc():
     """
     If the program has disabled the collector, it stays disabled.
     """

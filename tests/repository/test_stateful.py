@@ -377,7 +377,7 @@ class CatalogMachine(RuleBasedStateMachine):
 
     @rule(models=st.lists(st.tuples(NAMES, VERSIONS, FIELDS), max_size=4), made=MADE_AS)
     def register_many(self, models, made=Model):
-        """Of several models with one key the fields that were set last are written."""
+        """Of models with the same key the fields that were set last are written."""
         given = {}
         for name, version, fields in models:
             given[*name, version] = given.get((*name, version), {}) | fields

@@ -80,7 +80,7 @@ def use(target, times):
 
 async def test_eight_processes_count_exactly(catalog, database):
     """
-    Uses of several processes add up.
+    Uses of eight processes add up.
     """
     await catalog.register_model(a_model("m"))
     context = multiprocessing.get_context("forkserver")

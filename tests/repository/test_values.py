@@ -281,10 +281,10 @@ async def answers(target, calls):
         await catalog.tag_model("m", "hf", "A", "\u00e9")
         for place, call in calls.items():
             with suppress(UndoError):
-                async with catalog.transaction() as together:
+                async with catalog.transaction() as inner:
                     for number, value in enumerate(VALUES):
                         try:
-                            found[place, number] = await call(together, value)
+                            found[place, number] = await call(inner, value)
                         except (InvalidModelError, ModelNotFoundError) as error:
                             found[place, number] = type(error), str(error)
                     raise UndoError

@@ -143,7 +143,7 @@ class ModelCatalog:
         Record many models in one transaction, all or none; return the number of different models.
 
         A model may be given as a dict with the keywords of `Model(...)`, which takes less time. If
-        the same key occurs several times, each field gets the value that was set last.
+        the same key occurs more than once, each field gets the value that was set last.
 
         Other tasks run in the meantime, also while `models` is iterated. Raises InvalidModelError
         for the first invalid model, and then writes nothing.

@@ -172,7 +172,7 @@ def _convert_by_column(models: Sequence[ModelInput]) -> list[RowTuple] | None:
         rows = [row for names, group in by_fields.items() for row in _convert_group(names, group)]
     except (InvalidModelError, KeyError):
         return None
-    # Rows of one group are in the order of the models; rows of several groups are not.
+    # Rows of one group are in the order of the models; rows of more groups are not.
     return rows if len(by_fields) == 1 or _are_keys_unique(rows) else None
 
 

@@ -112,7 +112,7 @@ async def iterate(
 @contextmanager
 def gc_paused() -> Iterator[None]:
     """
-    Disable Python's garbage collector for the block, in all threads of the process.
+    Disable `gc`, Python's collector of reference cycles, for the block and all threads.
 
     Blocks may overlap: the collector is enabled again when the last one has ended.
     """

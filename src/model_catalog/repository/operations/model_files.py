@@ -28,7 +28,7 @@ FILE_COLUMNS: Final = tuple(column for column in FILES.c if column.key != "model
 
 
 class RowWithFiles(NamedTuple):
-    """A model to register together with its files."""
+    """A model to register with its files."""
 
     row: UpsertRow
     row_if_same: UpsertRow

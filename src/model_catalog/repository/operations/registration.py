@@ -1,4 +1,4 @@
-"""Register one model, or several at once on PostgreSQL: validated rows, written by an upsert."""
+"""Register one model, or a batch of them on PostgreSQL: validated rows, written by an upsert."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ class UseRecorder:
 
     def __init__(self, executor: Executor) -> None:
         self._executor: Final = executor
-        # A coalescer belongs to one event loop, and a host's sessions may be used in several.
+        # A coalescer belongs to one event loop, and a host's sessions may be used in more than one.
         self._coalescers: WeakKeyDictionary[
             asyncio.AbstractEventLoop, Coalescer[tuple[LookupKey, int], bool]
         ] = WeakKeyDictionary()

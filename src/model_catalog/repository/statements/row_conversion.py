@@ -58,7 +58,7 @@ def aggregate_children(
 
 
 def string_agg(dialect: str, text: ColumnElement[str]) -> ColumnElement[str]:
-    """Join the texts of several rows to one text, for `split_aggregate`."""
+    """Join the texts of many rows to one text, for `split_aggregate`."""
     join = func.group_concat if dialect == "sqlite" else func.string_agg
     return join(text, _SEPARATOR)
 
