@@ -1,4 +1,4 @@
-"""Deadlines: whatever a call waits for, it ends when its time is up, and says what for."""
+"""Timeouts: whatever a call waits for, it ends at its timeout and states the reason."""
 
 import asyncio
 import gc
@@ -27,14 +27,14 @@ from model_catalog.execution.interruption import InterruptibleRun
 from model_catalog.schema.migration_lock import _ADVISORY_LOCK
 
 TIMEOUT_S = 0.4
-END_S = 2.5
-"""When a call of TIMEOUT_S has to have ended, on a machine that has other things to do as well."""
+PROMPT_S = 2.5
+"""The time within which a call with TIMEOUT_S must have ended, even on a busy machine."""
 
 ON_SQLITE = pytest.mark.parametrize("backend", ["sqlite"])
 ON_POSTGRESQL = pytest.mark.parametrize("backend", ["asyncpg", "psycopg"])
 
-# Many seconds of counting: SQLite has no sleep, and what it does meanwhile only an interrupt ends.
-COUNTING = (
+# SQLite has no sleep. This counts for many seconds, and only an interrupt ends it.
+SLOW_COUNT = (
     "(WITH RECURSIVE numbers(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers LIMIT 10000000)"
     " SELECT count(*) FROM numbers)"
 )
@@ -42,8 +42,8 @@ TABLES = ("models", "model_tags", "model_aliases", "model_files")
 
 
 @contextmanager
-def another_process(path, *statements):
-    """A lock that another process holds on a SQLite file."""
+def sqlite_lock(path, *statements):
+    """Lock a SQLite file from another process during the block."""
     began, stop = PROCESSES.Event(), PROCESSES.Event()
     holder = PROCESSES.Process(
         target=keep_sqlite_lock, args=(str(path), list(statements), began, stop)
@@ -58,10 +58,10 @@ def another_process(path, *statements):
 
 
 @contextmanager
-def rows_taken(database):
-    """Somebody else's unfinished change: on SQLite of the file, on PostgreSQL of every row."""
+def rows_locked(database):
+    """Lock the SQLite file, or every PostgreSQL row, from another client during the block."""
     if database.path is not None:
-        with another_process(database.path, "BEGIN IMMEDIATE"):
+        with sqlite_lock(database.path, "BEGIN IMMEDIATE"):
             yield
         return
     with closing(psycopg.connect(postgres.dsn(database.url))) as other:
@@ -71,8 +71,8 @@ def rows_taken(database):
         other.rollback()
 
 
-def let_go(database):
-    """Where a test failed with a lock held, the next is not to wait for it."""
+def terminate_other_connections(database):
+    """End all PostgreSQL connections, so that a failed test leaves no lock for the next one."""
     if database.path is None:
         database.run(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
@@ -81,17 +81,17 @@ def let_go(database):
 
 
 @contextmanager
-def slow_to_read(database):
-    """In place of its table a view on it that takes many seconds to read."""
+def slow_reads(database):
+    """Replace the table `models` by a view that takes many seconds to read."""
     database.run("ALTER TABLE models RENAME TO slow_models")
     if database.path is not None:
-        database.run(f"CREATE VIEW models AS SELECT * FROM slow_models WHERE {COUNTING} > 0")
+        database.run(f"CREATE VIEW models AS SELECT * FROM slow_models WHERE {SLOW_COUNT} > 0")
     else:
         database.run("CREATE VIEW models AS SELECT slow_models.* FROM slow_models, pg_sleep(5)")
     try:
         yield
     except BaseException:
-        let_go(database)
+        terminate_other_connections(database)
         raise
     finally:
         database.run("DROP VIEW models")
@@ -110,8 +110,8 @@ def drop_triggers(database, tables):
 
 
 @contextmanager
-def slow_to_write(database, tables=TABLES, *, when="BEFORE"):
-    """Triggers that take many seconds: before each write or, on PostgreSQL, at the commit."""
+def slow_writes(database, tables=TABLES, *, when="BEFORE"):
+    """Install triggers that take many seconds, before each write or at a PostgreSQL commit."""
     if database.path is None:
         database.run(
             "CREATE OR REPLACE FUNCTION sleep() RETURNS trigger LANGUAGE plpgsql AS"
@@ -122,7 +122,7 @@ def slow_to_write(database, tables=TABLES, *, when="BEFORE"):
             for event in ("INSERT", "UPDATE", "DELETE"):
                 database.run(
                     f"CREATE TRIGGER slow_{table}_{event} BEFORE {event} ON {table}"
-                    f" BEGIN SELECT {COUNTING}; END"
+                    f" BEGIN SELECT {SLOW_COUNT}; END"
                 )
         elif when == "BEFORE":
             database.run(
@@ -137,15 +137,15 @@ def slow_to_write(database, tables=TABLES, *, when="BEFORE"):
     try:
         yield
     except BaseException:
-        let_go(database)
+        terminate_other_connections(database)
         raise
     finally:
         drop_triggers(database, tables)
 
 
 @contextmanager
-def schema_taken(database):
-    """Somebody else's upgrade, in the midst of it."""
+def migration_lock_held(database):
+    """Take the migration lock, as another process does during an upgrade."""
     with psycopg.connect(postgres.dsn(database.url)) as other:
         other.execute("SELECT pg_advisory_xact_lock(%s)", [_ADVISORY_LOCK])
         yield
@@ -153,17 +153,17 @@ def schema_taken(database):
 
 
 @asynccontextmanager
-async def opened(database):
-    """A catalog of little patience, with what the calls are made on."""
-    async with open_catalog(database.target) as patient:
-        await fill(patient)
+async def filled_catalog(database):
+    """Open a catalog with a short timeout and the rows that the calls need."""
+    async with open_catalog(database.target) as slow_catalog:
+        await fill(slow_catalog)
     async with open_catalog(database.target, timeout_s=TIMEOUT_S) as catalog:
         yield catalog
 
 
 @asynccontextmanager
-async def host(database, **options):
-    """A host's own engine."""
+async def host_engine(database, **options):
+    """Make a host's own engine."""
     engine = create_async_engine(database.target_url, **options)
     try:
         yield engine
@@ -171,12 +171,12 @@ async def host(database, **options):
         await engine.dispose()
 
 
-def over(engine):
+def catalog_over(engine):
     return ModelCatalog(async_sessionmaker(engine), timeout_s=TIMEOUT_S)
 
 
-async def ended(call):
-    """What a call raised, or None, and how long it took."""
+async def timed(call):
+    """Return the CatalogBusyError of a call, or None, and its duration in seconds."""
     start = time.monotonic()
     try:
         await call
@@ -185,188 +185,194 @@ async def ended(call):
     return None, time.monotonic() - start
 
 
-async def answered(call, *arguments):
+async def call_twice_if_busy(call, *arguments):
     """
-    What a call returns that nobody holds up, and whose time is short all the same: a machine that
-    does something else meanwhile is busy as well, but not twice.
+    Return the result of a call that is not blocked. Its timeout is short, so on a busy machine it
+    may time out once; then it is called again.
     """
     with suppress(CatalogBusyError):
         return await call(*arguments)
     return await call(*arguments)
 
 
-async def all_end_busy(catalog, calls, *, by=END_S):
-    """All of the calls at once, each of which has to be busy in its time and say so."""
-    found = await asyncio.gather(*(ended(call(catalog)) for call in calls.values()))
+async def assert_all_time_out(catalog, calls, *, within_s=PROMPT_S):
+    """Run calls concurrently and assert that each times out with CatalogBusyError."""
+    found = await asyncio.gather(*(timed(call(catalog)) for call in calls.values()))
     wrong = {
         name: (error, f"{seconds:.2f} s")
         for name, (error, seconds) in zip(calls, found, strict=True)
         if error is None
-        or not seconds < by
-        or not TIMEOUT_S * 0.9 <= error.waited_s < by
+        or not seconds < within_s
+        or not TIMEOUT_S * 0.9 <= error.waited_s < within_s
         or f"{error.reason} (waited {error.waited_s:.1f} s)" not in str(error)
     }
     assert wrong == {}
     return {error.reason for error, _ in found}
 
 
-def test_every_public_call_is_looked_at():
+def test_every_public_method_is_tested():
     """
-    A method that is added to the catalog gets its deadline shown here.
+    A method that is added to the catalog must be added to `public_calls`.
     """
     public = {name for name in dir(ModelCatalog) if not name.startswith("_")}
 
     assert public - {"database_files"} == PUBLIC_READS.keys() | PUBLIC_WRITES.keys()
 
 
-async def test_no_write_outwaits_another_process(database):
+async def test_writes_time_out_while_another_process_has_the_lock(database):
     """
-    While another process holds the lock, every call that writes ends in its time, also those that
-    stand in a queue; calls that read are answered; and when the lock is given back all write.
+    While another process has the lock, every write times out, also in the queue, and reads work.
+    When the lock is released, the writes work too.
     """
-    async with opened(database) as catalog:
-        with rows_taken(database):
-            await all_end_busy(catalog, WRITES)
+    async with filled_catalog(database) as catalog:
+        with rows_locked(database):
+            await assert_all_time_out(catalog, WRITES)
             for read in READS.values():
-                await answered(read, catalog)
+                await call_twice_if_busy(read, catalog)
         for write in WRITES.values():
-            await answered(write, catalog)
+            await call_twice_if_busy(write, catalog)
 
 
-async def test_no_read_outlasts_its_deadline(database):
+async def test_slow_reads_time_out(database):
     """
-    A query that would take long is stopped in the database when its time is up, and the next one
-    is answered at once.
+    A slow query is stopped in the database at the timeout, and the next query works at once.
     """
-    async with opened(database) as catalog:
-        with slow_to_read(database):
-            await all_end_busy(catalog, READS)
+    async with filled_catalog(database) as catalog:
+        with slow_reads(database):
+            await assert_all_time_out(catalog, READS)
             database.assert_no_lock()
         for read in READS.values():
             start = time.monotonic()
-            await answered(read, catalog)
-            assert time.monotonic() - start < END_S
+            await call_twice_if_busy(read, catalog)
+            assert time.monotonic() - start < PROMPT_S
 
 
-async def test_no_write_outlasts_its_deadline(database):
+async def test_slow_writes_time_out(database):
     """
-    The same of a statement that writes: nothing of it is kept, and nothing stays locked.
+    A slow write is stopped at the timeout; nothing of it is stored, and no lock is left.
     """
-    async with opened(database) as catalog:
+    async with filled_catalog(database) as catalog:
         before = repr(await catalog.list_models())
-        with slow_to_write(database):
-            await all_end_busy(catalog, WRITES)
+        with slow_writes(database):
+            await assert_all_time_out(catalog, WRITES)
             database.assert_no_lock()
         assert repr(await catalog.list_models()) == before
         for write in WRITES.values():
             start = time.monotonic()
-            await answered(write, catalog)
-            assert time.monotonic() - start < END_S
+            await call_twice_if_busy(write, catalog)
+            assert time.monotonic() - start < PROMPT_S
 
 
 @ON_POSTGRESQL
-async def test_no_commit_outlasts_its_deadline(database):
+async def test_slow_commit_times_out_with_an_unknown_outcome(database):
     """
-    What a server does at the commit is part of the call. Where it gives no answer in time nobody
-    knows whether it was kept, and the error says that.
+    The commit is part of the call. Without an answer within the timeout, the error says that the
+    outcome is not known.
     """
     writes = [WRITES[name] for name in ("register_models", "transaction", "update_model")]
-    async with opened(database) as catalog:
-        with slow_to_write(database, when="COMMIT"):
+    async with filled_catalog(database) as catalog:
+        with slow_writes(database, when="COMMIT"):
             for write in writes:
                 start = time.monotonic()
                 with pytest.raises(CatalogUnavailableError, match="not known"):
                     await write(catalog)
-                assert time.monotonic() - start < END_S
-        await answered(open_transaction, catalog)
+                assert time.monotonic() - start < PROMPT_S
+        await call_twice_if_busy(open_transaction, catalog)
 
 
 @ON_POSTGRESQL
 @pytest.mark.parametrize("write", ["register_model", "transaction"])
-async def test_what_was_kept_is_not_said_to_be_unknown(database, write):
+async def test_committed_call_is_not_reported_as_unknown(database, write):
     """
-    The server has answered COMMIT, and only giving the connection back takes too long: the call
-    was kept, and says so.
+    If the server has answered COMMIT and only the return of the connection is slow, the call
+    succeeds.
     """
-    async with host(database) as engine:
+    async with host_engine(database) as engine:
 
         @event.listens_for(engine.sync_engine, "reset")
-        def dawdle(connection, _record, _state):
+        def reset_slowly(connection, _record, _state):
             cursor = connection.cursor()
             cursor.execute("SELECT pg_sleep(3)")
             cursor.close()
 
         start = time.monotonic()
-        await WRITES[write](over(engine))
+        await WRITES[write](catalog_over(engine))
 
-        assert time.monotonic() - start < END_S
+        assert time.monotonic() - start < PROMPT_S
         assert database.run("SELECT reference FROM models") == [("m",)]
 
 
 @ON_SQLITE
-async def test_a_reader_that_holds_up_a_commit_is_waited_for_no_longer(database):
+async def test_commit_that_waits_for_a_reader_times_out(database):
     """
-    With a rollback journal, as on a network file system, a commit waits for readers: not for long.
+    With a rollback journal, as on a network file system, a commit waits for readers, up to the
+    timeout.
     """
     database.run("PRAGMA journal_mode = DELETE")
     calls = {name: WRITES[name] for name in ("register_model", "transaction")}
 
-    async with host(database) as engine:
-        catalog = over(engine)
-        with another_process(database.path, "BEGIN", "SELECT * FROM models"):
-            await all_end_busy(catalog, calls)
+    async with host_engine(database) as engine:
+        catalog = catalog_over(engine)
+        with sqlite_lock(database.path, "BEGIN", "SELECT * FROM models"):
+            await assert_all_time_out(catalog, calls)
         assert await catalog.list_models() == []
         await catalog.register_model(a_model("m"))
 
 
 @ON_SQLITE
 @pytest.mark.parametrize("journal", ["wal", "delete"])
-async def test_a_hosts_engine_may_be_more_patient_than_the_catalog(database, journal):
+async def test_timeout_is_shorter_than_the_busy_timeout_of_a_host_engine(database, journal):
     """
-    sqlite3 waits five seconds for a lock unless it is told otherwise: a call does not.
+    sqlite3 waits five seconds for a lock by default; a call ends at its own timeout.
     """
     database.run(f"PRAGMA journal_mode = {journal}")
     names = ["register_model", "transaction"] + (["list_models"] if journal == "delete" else [])
 
-    async with host(database) as engine:
-        with another_process(database.path, "BEGIN EXCLUSIVE"):
-            await all_end_busy(over(engine), {name: (READS | WRITES)[name] for name in names})
-        await over(engine).register_model(a_model("m"))
+    async with host_engine(database) as engine:
+        with sqlite_lock(database.path, "BEGIN EXCLUSIVE"):
+            await assert_all_time_out(
+                catalog_over(engine), {name: (READS | WRITES)[name] for name in names}
+            )
+        await catalog_over(engine).register_model(a_model("m"))
 
 
-async def test_no_call_outwaits_an_exhausted_pool(database):
+async def test_calls_time_out_when_the_pool_is_exhausted(database):
     """
-    A host that has all connections of its pool in use is told so by the catalog's deadline.
+    If all connections of a host's pool are in use, a call times out and names the pool.
     """
     names = ("find_model", "register_model", "transaction")
 
-    async with host(database, pool_size=1, max_overflow=0, pool_timeout=5 * END_S) as engine:
-        catalog = over(engine)
+    async with host_engine(
+        database, pool_size=1, max_overflow=0, pool_timeout=5 * PROMPT_S
+    ) as engine:
+        catalog = catalog_over(engine)
         async with engine.connect():
-            reasons = await all_end_busy(catalog, {name: (READS | WRITES)[name] for name in names})
+            reasons = await assert_all_time_out(
+                catalog, {name: (READS | WRITES)[name] for name in names}
+            )
         assert any("connection" in reason for reason in reasons), reasons
         await catalog.register_model(a_model("m"))
         assert len(await catalog.list_models()) == 1
 
 
 @ON_SQLITE
-async def test_no_write_outwaits_another_task(database):
+async def test_writes_time_out_while_another_task_writes(database):
     """
-    A task that keeps a transaction open holds up the others as long as they like to wait.
+    While a task keeps a transaction open, the writes of other tasks wait up to their timeout.
     """
-    written, go_on = asyncio.Event(), asyncio.Event()
+    written, proceed = asyncio.Event(), asyncio.Event()
 
     async def slow_writer():
         async with catalog.transaction() as slow:
             await slow.register_model(a_model("slow"))
             written.set()
-            await go_on.wait()
+            await proceed.wait()
 
-    async with opened(database) as catalog:
+    async with filled_catalog(database) as catalog:
         writer = asyncio.create_task(slow_writer())
         await written.wait()
-        reasons = await all_end_busy(catalog, WRITES)
-        go_on.set()
+        reasons = await assert_all_time_out(catalog, WRITES)
+        proceed.set()
         await writer
         assert all("another task of this process" in reason for reason in reasons), reasons
         assert await catalog.find_model("slow", "hf") is not None
@@ -374,23 +380,23 @@ async def test_no_write_outwaits_another_task(database):
 
 
 @ON_SQLITE
-async def test_a_wait_for_ones_turn_counts(database):
+async def test_time_in_the_queue_counts(database):
     """
-    The time in the queue and the time at the lock are one time; so are a use that waits for
-    the uses before it and its own write.
+    The timeout includes the time in the queue and the time at the lock. For a use it includes the
+    wait for the previous batch of uses.
     """
     timeout_s = 0.8
     async with open_catalog(database.target, timeout_s=timeout_s) as catalog:
         await fill(catalog)
-        with rows_taken(database):
+        with rows_locked(database):
             first = [
-                asyncio.create_task(ended(catalog.record_use("m", "hf"))),
-                asyncio.create_task(ended(catalog.register_model(a_model("m")))),
+                asyncio.create_task(timed(catalog.record_use("m", "hf"))),
+                asyncio.create_task(timed(catalog.register_model(a_model("m")))),
             ]
             await asyncio.sleep(timeout_s / 4)
             later = await asyncio.gather(
-                *(ended(catalog.record_use("m", "hf")) for _ in range(3)),
-                *(ended(catalog.register_model(a_model("m"))) for _ in range(3)),
+                *(timed(catalog.record_use("m", "hf")) for _ in range(3)),
+                *(timed(catalog.register_model(a_model("m"))) for _ in range(3)),
             )
             await asyncio.gather(*first)
 
@@ -398,108 +404,115 @@ async def test_a_wait_for_ones_turn_counts(database):
     assert max(seconds for _, seconds in later) < 1.6 * timeout_s
 
 
-async def test_no_write_in_a_transaction_outlasts_its_deadline(database):
+async def test_slow_write_in_a_transaction_times_out(database):
     """
-    A statement inside transaction() has the same time; with it the transaction is over, nothing of
-    which is kept.
+    A call in transaction() has the same timeout. It ends the transaction, and nothing is stored.
     """
-    async with opened(database) as catalog:
-        with slow_to_write(database, ["model_tags"]), pytest.raises(TransactionError):
+    async with filled_catalog(database) as catalog:
+        with slow_writes(database, ["model_tags"]), pytest.raises(TransactionError):
             async with catalog.transaction() as inner:
                 await inner.register_model(a_model("before"))
-                await all_end_busy(inner, {"tag_model": WRITES["tag_model"]})
+                await assert_all_time_out(inner, {"tag_model": WRITES["tag_model"]})
         database.assert_no_lock()
         assert [model.reference for model in await catalog.list_models()] == ["m"]
-        await answered(open_transaction, catalog)
+        await call_twice_if_busy(open_transaction, catalog)
 
 
-async def test_no_read_in_a_transaction_outlasts_its_deadline(database):
+async def test_slow_read_in_a_transaction_times_out(database):
     """
-    Nor may a query keep the others from writing for longer than that.
+    So a query in a transaction cannot block other writers for longer than the timeout.
     """
-    async with opened(database) as catalog:
-        with slow_to_read(database), pytest.raises(TransactionError):
+    async with filled_catalog(database) as catalog:
+        with slow_reads(database), pytest.raises(TransactionError):
             async with catalog.transaction() as inner:
-                await all_end_busy(inner, {"list_models": READS["list_models"]})
+                await assert_all_time_out(inner, {"list_models": READS["list_models"]})
         database.assert_no_lock()
         async with catalog.transaction() as inner:
-            # Until it has read, SQLite takes the table for the view that was there.
+            # Until its first read, this connection's cached schema still has the view.
             assert len(await inner.list_models()) == 1
             await inner.register_model(a_model("after"))
 
 
 @ON_POSTGRESQL
-async def test_a_transaction_whose_statement_its_driver_has_ended_is_over(database, monkeypatch):
+async def test_statement_that_the_driver_cancels_ends_the_transaction(database, monkeypatch):
     """
-    Where a server does not end a statement itself in time, its caller is told the same.
+    If the server does not stop a statement at its own limit, the driver cancels it with the same
+    result.
     """
 
     async def no_limits(*_):
         pass
 
-    async with opened(database) as catalog:
+    async with filled_catalog(database) as catalog:
         monkeypatch.setattr("model_catalog.execution.postgres_transaction.set_timeouts", no_limits)
-        with slow_to_read(database), pytest.raises(TransactionError):
+        with slow_reads(database), pytest.raises(TransactionError):
             async with catalog.transaction() as inner:
-                await all_end_busy(inner, {"list_models": READS["list_models"]})
+                await assert_all_time_out(inner, {"list_models": READS["list_models"]})
         database.assert_no_lock()
 
 
 @ON_POSTGRESQL
-async def test_a_row_that_is_taken_holds_up_a_transaction_no_longer(database):
+async def test_locked_row_in_a_transaction_times_out(database):
     """
-    Inside transaction() a lock is waited for as long as outside.
+    A call in transaction() waits for a lock up to the same timeout.
     """
-    async with opened(database) as catalog:
-        with rows_taken(database), pytest.raises(CatalogBusyError) as caught:
+    async with filled_catalog(database) as catalog:
+        with rows_locked(database), pytest.raises(CatalogBusyError) as caught:
             start = time.monotonic()
             async with catalog.transaction() as inner:
                 await inner.register_model(a_model("before"))
                 await inner.update_model("m", "hf", license="mit")
 
-        assert time.monotonic() - start < END_S
-        assert TIMEOUT_S * 0.9 <= caught.value.waited_s < END_S
+        assert time.monotonic() - start < PROMPT_S
+        assert TIMEOUT_S * 0.9 <= caught.value.waited_s < PROMPT_S
         database.assert_no_lock()
         assert [model.reference for model in await catalog.list_models()] == ["m"]
-        await answered(open_transaction, catalog)
+        await call_twice_if_busy(open_transaction, catalog)
 
 
-async def test_a_call_in_a_hosts_own_transaction_has_an_end(database):
+async def test_call_in_a_host_transaction_times_out(database):
     """
-    Over a host's session the call ends as well, and the host may roll back and go on.
+    A call over a host's session times out too, and the host can roll back and continue.
     """
-    async with opened(database), host(database) as engine, AsyncSession(engine) as session:
+    async with (
+        filled_catalog(database),
+        host_engine(database) as engine,
+        AsyncSession(engine) as session,
+    ):
         catalog = ModelCatalog(session, timeout_s=TIMEOUT_S)
-        with slow_to_read(database):
-            await all_end_busy(catalog, {"list_models": READS["list_models"]})
+        with slow_reads(database):
+            await assert_all_time_out(catalog, {"list_models": READS["list_models"]})
             await session.rollback()
         assert len(await catalog.list_models()) == 1
 
 
-async def test_opening_waits_no_longer_than_it_is_given(empty):
+async def test_opening_times_out_during_another_upgrade(empty):
     """
-    A catalog that another process is bringing up to date is waited for as long as the call allows.
+    While another process upgrades the catalog, opening waits up to its timeout.
     """
     if empty.path is not None:
         empty.path.touch()
-        lock = another_process(empty.path, "BEGIN IMMEDIATE")
+        lock = sqlite_lock(empty.path, "BEGIN IMMEDIATE")
     else:
-        lock = schema_taken(empty)
+        lock = migration_lock_held(empty)
 
     with lock:
         start = time.monotonic()
         with pytest.raises(CatalogBusyError):
-            async with asyncio.timeout(5 * END_S), open_catalog(empty.target, timeout_s=TIMEOUT_S):
+            async with (
+                asyncio.timeout(5 * PROMPT_S),
+                open_catalog(empty.target, timeout_s=TIMEOUT_S),
+            ):
                 pass
-        assert time.monotonic() - start < END_S
+        assert time.monotonic() - start < PROMPT_S
     async with open_catalog(empty.target, timeout_s=5):
         pass
 
 
 @pytest.mark.parametrize("timeout_s", [0, 1e-9, 1e12, math.inf], ids=str)
-async def test_a_free_catalog_answers_whatever_time_it_is_given(database, timeout_s):
+async def test_any_timeout_works_without_contention(database, timeout_s):
     """
-    No time is a time in which nobody is waited for, and a time without end is one as well.
+    A timeout of zero or infinity is valid; without contention the calls succeed.
     """
 
     async def calls():
@@ -511,18 +524,18 @@ async def test_a_free_catalog_answers_whatever_time_it_is_given(database, timeou
 
             assert len(await catalog.list_models()) == 2
 
-    await answered(calls)
+    await call_twice_if_busy(calls)
 
 
-async def test_without_any_time_nobody_is_waited_for(database):
+async def test_zero_timeout_does_not_wait_for_a_lock(database):
     """
-    With a timeout of 0 a write that would wait is refused at once.
+    With a timeout of 0, a write that would wait raises CatalogBusyError at once.
     """
-    async with open_catalog(database.target, timeout_s=5) as patient:
-        await fill(patient)
+    async with open_catalog(database.target, timeout_s=5) as slow_catalog:
+        await fill(slow_catalog)
     async with open_catalog(database.target, timeout_s=0) as catalog:
-        with rows_taken(database):
-            error, seconds = await ended(catalog.register_model(a_model("m")))
+        with rows_locked(database):
+            error, seconds = await timed(catalog.register_model(a_model("m")))
 
         assert isinstance(error, CatalogBusyError)
         assert seconds < TIMEOUT_S
@@ -530,9 +543,9 @@ async def test_without_any_time_nobody_is_waited_for(database):
 
 
 @pytest.mark.slow
-async def test_a_large_catalog_is_searched_no_longer_than_allowed(database):
+async def test_search_of_a_large_catalog_times_out(database):
     """
-    An ordinary query over 200,000 models is stopped as any other, and answered to who can wait.
+    A search over 200,000 models is stopped at a short timeout, and succeeds with a long one.
     """
     many = (
         "WITH RECURSIVE numbers(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < ?) "
@@ -545,21 +558,21 @@ async def test_a_large_catalog_is_searched_no_longer_than_allowed(database):
         200_000,
         "model " * 300,
     )
-    async with open_catalog(database.target, timeout_s=0.05) as hasty:
+    async with open_catalog(database.target, timeout_s=0.05) as short_timeout:
         for _ in range(3):
-            error, seconds = await ended(hasty.list_models(search="nowhere to be found"))
+            error, seconds = await timed(short_timeout.list_models(search="nowhere to be found"))
             assert isinstance(error, CatalogBusyError)
             assert seconds < 0.5
-    async with open_catalog(database.target) as patient:
-        assert await patient.list_models(search="nowhere to be found") == []
-        assert await patient.count_models() == 200_000
+    async with open_catalog(database.target) as catalog:
+        assert await catalog.list_models(search="nowhere to be found") == []
+        assert await catalog.count_models() == 200_000
 
 
 @ON_POSTGRESQL
-async def test_a_connection_that_is_given_up_while_it_is_made_is_closed(database):
+async def test_connection_attempt_that_times_out_is_closed(database):
     """
-    Whenever a call's time is up, the server has no connection of it afterwards that nobody uses,
-    also where somebody keeps the call's error.
+    At whatever moment a connection attempt times out, the server keeps no connection of it, even
+    while its error is referenced.
     """
 
     async def connect(run):
@@ -571,7 +584,7 @@ async def test_a_connection_that_is_given_up_while_it_is_made_is_closed(database
     gc.disable()
     try:
         for number in range(60):
-            async with host(database) as engine:
+            async with host_engine(database) as engine:
                 run = InterruptibleRun("a server")
                 try:
                     await run_to_completion(
@@ -587,9 +600,9 @@ async def test_a_connection_that_is_given_up_while_it_is_made_is_closed(database
     assert errors
 
 
-async def test_each_transaction_on_a_connection_of_the_hosts_waits_briefly(sqlite_file):
+async def test_each_transaction_on_a_host_connection_has_a_short_busy_timeout(sqlite_file):
     """
-    Also the one after a COMMIT, which waits for readers as long as it may.
+    Also a transaction after a COMMIT, which has a longer busy timeout because it waits for readers.
     """
     engine = create_async_engine(f"sqlite+aiosqlite:///{sqlite_file}")
     waits = []
