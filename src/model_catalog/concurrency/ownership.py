@@ -87,7 +87,7 @@ class HostOwner:
         self._on_fork = on_fork
 
     def active_call(self) -> AbstractContextManager[None]:
-        """Return a block for one call; nobody waits for its end."""
+        """Return a block for one call. `wait_idle` does not wait for its end."""
         self.check_usable()
         return nullcontext()
 

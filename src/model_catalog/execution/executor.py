@@ -1,4 +1,4 @@
-"""The interface of all executors: an operation, the database it runs on, and how it is run."""
+"""Operations on the database, and the interface of the executors that run them."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ OTHER_READER: Final = "another task of this process is reading"
 @dataclass(slots=True)
 class Operation(Generic[I, T]):
     """
-    One unit of work on the database: a function of a connection and a value.
+    One unit of work on the database: a function, and the value that it is called with.
 
-    An executor runs it in a transaction. The function is synchronous whatever the driver is, and it
-    may be run again from the start, for example after a lock timeout. Build operations with
-    `lookup`, `read`, `write` and `write_alone`.
+    An executor calls `run_one(connection, value)` in a transaction. The function is synchronous on
+    every driver. It may be run again from the start, for example after a lock timeout. Build
+    operations with `lookup`, `read`, `write` and `write_alone`.
     """
 
     run_one: Callable[[Connection, I], T]
@@ -48,7 +48,7 @@ class Operation(Generic[I, T]):
     """
     writes: bool = False
     single_statement: bool = False
-    """Whether it is one SELECT by key: it then needs no transaction, and several may share one."""
+    """Whether it is one SELECT by key. It needs no transaction, and may share a snapshot."""
     exclusive: bool = False
     """Whether it needs a transaction of its own, because it may take long or writes many rows."""
     timeout_s: float | None = None
@@ -60,7 +60,7 @@ def lookup(
     value: I,
     run_many: Callable[[Connection, Sequence[I]], Sequence[T]] | None = None,
 ) -> Operation[I, T]:
-    """Return an operation that is one SELECT of few rows by their keys."""
+    """Return an operation that is one SELECT of a few rows by key."""
     return Operation(run_one, value, run_many, single_statement=True)
 
 
@@ -80,7 +80,7 @@ def write(
 
 
 def write_alone(run_one: Callable[[Connection, I], T], value: I) -> Operation[I, T]:
-    """Return an operation of several writes: all of them are committed or none."""
+    """Return an operation that writes many rows, in a transaction of its own."""
     return Operation(run_one, value, writes=True, exclusive=True)
 
 

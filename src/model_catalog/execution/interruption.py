@@ -27,6 +27,9 @@ T = TypeVar("T")
 SERVER_GRACE_S: Final = 0.08
 """The seconds that a server gets to end a late statement itself, before its driver is cancelled."""
 
+TIMEOUT_TOLERANCE_S: Final = 0.05
+"""The statement timeout is set again before COMMIT if the operation took longer than this."""
+
 # A call that was cancelled waits at most this long for a lock inside the server.
 _MAX_LOCK_WAIT_S: Final = 2.0
 

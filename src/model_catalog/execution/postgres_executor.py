@@ -33,6 +33,7 @@ from model_catalog.execution.executor import (
 )
 from model_catalog.execution.interruption import (
     SERVER_GRACE_S,
+    TIMEOUT_TOLERANCE_S,
     InterruptibleRun,
     run_with_retries,
 )
@@ -56,9 +57,6 @@ _MIN_BATCH_TIMEOUT_S: Final = 2 * LOCK_WAIT_S
 # A statement of a batch runs at most this long, and at most half of the batch's time.
 _BATCH_TIMEOUT_S: Final = 2.0
 
-# The statement timeout is set again before COMMIT if the operation took longer than this.
-_TOLERANCE_S: Final = 0.05
-
 
 class PostgresExecutor:
     """
@@ -81,7 +79,7 @@ class PostgresExecutor:
         # trips. If a lookup waits for a lock, the driver ends it.
         self._autocommit = engine.execution_options(isolation_level="AUTOCOMMIT")
         self._batches: dict[Any, Coalescer[Operation[Any, Any], Any]] = {}
-        self._open: dict[TransactionExecutor, ConnectionTransaction] = {}
+        self._open_transactions: dict[TransactionExecutor, ConnectionTransaction] = {}
 
     def forbid_nested_write(self) -> None:
         """Raise TransactionError in a task that has a transaction of this engine open."""
@@ -171,7 +169,7 @@ class PostgresExecutor:
                 begun_s = backoff.remaining_s
                 result = await connection.run_sync(function, value)
                 remaining_s = backoff.remaining_s
-                if begun_s - remaining_s > _TOLERANCE_S:
+                if begun_s - remaining_s > TIMEOUT_TOLERANCE_S:
                     await set_timeouts(connection, lock_wait_s, max(remaining_s, MIN_TIMEOUT_S))
                 if writes:
                     run.mark_committing(result)
@@ -231,19 +229,19 @@ class PostgresExecutor:
         executor = TransactionExecutor(
             backend, LoopOwner(self.database.name), owns_transaction=True
         )
-        self._open[executor] = backend
+        self._open_transactions[executor] = backend
         try:
             with transaction_context(self._engine):
                 yield executor
                 await executor.commit(backend.commit)
         finally:
             await executor.end(backend.close)
-            self._open.pop(executor, None)
+            self._open_transactions.pop(executor, None)
 
     async def close(self) -> None:
         """Wait for calls in progress, and roll back the transactions that are open."""
         await self._owner.wait_idle()
-        for executor, backend in list(self._open.items()):
+        for executor, backend in list(self._open_transactions.items()):
             await executor.end_early(backend.close)
 
 

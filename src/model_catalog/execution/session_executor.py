@@ -39,6 +39,7 @@ from model_catalog.execution.executor import (
 )
 from model_catalog.execution.interruption import (
     SERVER_GRACE_S,
+    TIMEOUT_TOLERANCE_S,
     InterruptibleRun,
     driver_working,
     run_in_open_transaction,
@@ -52,9 +53,6 @@ T = TypeVar("T")
 
 # A host may bind each of its mappings to a database of its own.
 _BIND: Final[dict[str, Any]] = {"mapper": Model.__mapper__}
-
-# The statement timeout is set again before COMMIT if the operation took longer than this.
-_TOLERANCE_S: Final = 0.05
 
 # SQLite has one writer. A queue in the process is fair, and a wait in it can be cancelled. SQLite's
 # own busy handler blocks a thread, and serves waiting writers at random.
@@ -84,7 +82,7 @@ class SessionExecutor:
         restore_timeout_on_checkin(self._engine)
         self.database = database_info(self._engine)
         self._grace_s = _grace_s(self.database.dialect)
-        self._open: dict[TransactionExecutor, SessionTransaction] = {}
+        self._open_transactions: dict[TransactionExecutor, SessionTransaction] = {}
 
     def forbid_nested_write(self) -> None:
         """Raise TransactionError in a task that has a transaction of this engine open."""
@@ -125,7 +123,7 @@ class SessionExecutor:
                 begun_s = backoff.remaining_s
                 result = await connection.run_sync(operation.run_one, operation.value)
                 remaining_s = backoff.remaining_s
-                if begun_s - remaining_s > _TOLERANCE_S:
+                if begun_s - remaining_s > TIMEOUT_TOLERANCE_S:
                     await set_timeouts(connection, lock_wait_s, max(remaining_s, MIN_TIMEOUT_S))
                 if operation.writes:
                     _commits(run, session, result)
@@ -176,14 +174,14 @@ class SessionExecutor:
             executor = TransactionExecutor(
                 backend, LoopOwner(self.database.name), owns_transaction=True
             )
-            self._open[executor] = backend
+            self._open_transactions[executor] = backend
             try:
                 with transaction_context(self._engine):
                     yield executor
                     await executor.commit(backend.commit)
             finally:
                 await executor.end(backend.close)
-                self._open.pop(executor, None)
+                self._open_transactions.pop(executor, None)
 
     async def _begin_with_retries(self, session: AsyncSession, backoff: Backoff) -> None:
         async def attempt(run: InterruptibleRun, _lock_wait_s: float) -> None:
@@ -200,7 +198,7 @@ class SessionExecutor:
     async def close(self) -> None:
         """Wait for calls in progress, and roll back the transactions that are open."""
         await self._owner.wait_idle()
-        for executor, backend in list(self._open.items()):
+        for executor, backend in list(self._open_transactions.items()):
             await executor.end_early(backend.close)
 
     @asynccontextmanager

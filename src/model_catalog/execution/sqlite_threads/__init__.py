@@ -1,1 +1,1 @@
-"""The executor for a SQLite file of our own: one writer thread, several reader threads."""
+"""The executor for a SQLite file of our own: one writer thread, up to four reader threads."""

@@ -55,7 +55,7 @@ class Request(Generic[T]):
         self.is_completed = False
         """Whether its outcome is certain, whatever becomes of its batch; set in the thread only."""
         self.is_timed_out = False
-        """Whether it has to be interrupted: its time is up, or nobody needs what it reads."""
+        """Whether it has to be interrupted: it has timed out, or is a read that was cancelled."""
         self.is_cancelled = False
         """Whether its task was cancelled after it had started."""
         self.is_dropped = False

@@ -65,7 +65,7 @@ class ThreadExecutor:
         self._inline_reader = (
             _InlineReader(engine, self.database.name) if reads == "inline" else None
         )
-        self._open: dict[TransactionExecutor, TransactionHandle] = {}
+        self._open_transactions: dict[TransactionExecutor, TransactionHandle] = {}
 
     def _connection_thread(self, *, writes: bool) -> ConnectionThread:
         return ConnectionThread(self._engine, self.database.name, writes=writes)
@@ -120,19 +120,19 @@ class ThreadExecutor:
             LoopOwner(self.database.name),
             owns_transaction=True,
         )
-        self._open[executor] = transaction
+        self._open_transactions[executor] = transaction
         try:
             with transaction_context(self):
                 yield executor
                 await executor.commit(lambda: writer.commit(transaction, timeout_s))
         finally:
-            self._open.pop(executor, None)
+            self._open_transactions.pop(executor, None)
             # Does nothing after the commit.
             await executor.end(lambda: writer.roll_back(transaction))
 
     async def close(self) -> None:
         """Roll back open transactions, run the requests in the queues, and end the threads."""
-        for executor, transaction in list(self._open.items()):
+        for executor, transaction in list(self._open_transactions.items()):
             await executor.end_early(partial(self._writer.roll_back, transaction))
         for thread in (self._writer, *self._readers):
             await thread.close()

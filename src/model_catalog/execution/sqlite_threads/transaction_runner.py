@@ -77,7 +77,7 @@ class TransactionRunner:
         """
         Run requests that write in one transaction (group commit).
 
-        A batch that takes longer than 0.05 s is split over several transactions. If a request
+        A batch that takes longer than 0.05 s is split into more transactions. If a request
         fails, each request of the batch runs in a transaction of its own. While another program
         holds the lock, the batch is retried.
         """
