@@ -135,7 +135,7 @@ def test_parsed_text_is_printed_unchanged(text):
 )
 def test_printed_ref_parses_to_an_equal_ref(provider, reference, version):
     """
-    This holds for every ref without a colon in the provider and without `@` in other parts.
+    This is true for every ref without a colon in the provider and without `@` in other parts.
     """
     try:
         ref = ModelRef(provider, reference, version)

@@ -27,7 +27,7 @@ MAX_NAME_BYTES: Final = 256
 """
 Maximum length of a provider or a version, in bytes.
 
-An index entry of PostgreSQL holds 2704 bytes, and a reference may take 2048 of them.
+PostgreSQL limits an index entry to 2704 bytes, and a reference may take 2048 of them.
 """
 MAX_PATH_BYTES: Final = 4096
 """Maximum length of a path, in bytes: PATH_MAX of Linux."""
