@@ -1,7 +1,8 @@
 """
 Every method of a catalog and the queries of upkeep, as functions of a catalog.
 
-`fill` records the model that they work on: `m` of `hf`, with a file, a tag and an alias.
+`fill` records the model that they work on: `m` of `hf`, with a file, a tag and an alias. Each
+write changes a row of it, so that it waits for a lock on that row.
 """
 
 import io
@@ -9,9 +10,11 @@ import json
 
 from conftest import a_model, moment
 
-from model_catalog import FileRecord, ModelCatalog
+from model_catalog import FileRecord, FileState, ModelCatalog
 from model_catalog.domain.ndjson import HEADER
 from model_catalog.upkeep.queries.check_queries import (
+    CheckedModel,
+    CheckResult,
     load_check_rows,
     refs_by_id,
     save_check_results,
@@ -19,6 +22,7 @@ from model_catalog.upkeep.queries.check_queries import (
 from model_catalog.upkeep.queries.duplicate_queries import duplicate_digest_rows
 from model_catalog.upkeep.queries.store_sync_queries import (
     AliasChanges,
+    ModelToStore,
     load_store_rows,
     save_store_sync,
 )
@@ -30,8 +34,13 @@ from model_catalog.upkeep.queries.verification_queries import (
 )
 
 FILE = FileRecord(path="m.gguf", size_bytes=1, digest="sha256:" + 64 * "0")
-RECORDED = a_model("m")
+RECORDED = a_model("m", digest=FILE.digest)
 RECORDED.id = 1
+FOUND = CheckResult(
+    CheckedModel(1, RECORDED.local_path, None, FileState.UNCHECKED, None, None, is_damaged=False),
+    FileState.PRESENT,
+)
+IN_STORE = ModelToStore(("hf", "m", ""), 1, {"source_url": None}, None)
 LINES = HEADER + json.dumps({"reference": "m", "provider": "hf", "local_path": "/imported"})
 NO_ALIASES = AliasChanges("ollama", {}, ())
 
@@ -97,12 +106,12 @@ UPKEEP_WRITES = {
     "register_inspected": lambda catalog: register_inspected(
         catalog, a_model("m"), {"inventoried_at": moment(0)}, [FILE]
     ),
-    "save_check_results": lambda catalog: save_check_results(catalog, [], moment(0), [1]),
+    "save_check_results": lambda catalog: save_check_results(catalog, [FOUND], moment(0)),
     "save_file_digest": lambda catalog: save_file_digest(catalog, RECORDED, FILE),
     "save_inspection": lambda catalog: save_inspection(
         catalog, RECORDED, {"verified_at": moment(0)}, [FILE]
     ),
-    "save_store_sync": lambda catalog: save_store_sync(catalog, [], NO_ALIASES),
+    "save_store_sync": lambda catalog: save_store_sync(catalog, [IN_STORE], NO_ALIASES),
 }
 
 WRITES = UPKEEP_WRITES | PUBLIC_WRITES
