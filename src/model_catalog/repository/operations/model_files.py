@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
 
 from sqlalchemy import Connection, delete, select
@@ -19,7 +18,7 @@ from model_catalog.domain.file_validation import validate_files
 from model_catalog.execution.executor import Operation, read, write_alone
 from model_catalog.mapping.tables import Model
 from model_catalog.repository.operations.lookup import LookupKey, get_model_id, load_model
-from model_catalog.repository.operations.registration import UpsertRow, register_one
+from model_catalog.repository.operations.registration import UpsertRow, register_one, utc_now
 from model_catalog.repository.statements.filters import FILES, MODELS, model_columns
 from model_catalog.repository.statements.models import insert_into
 
@@ -58,7 +57,7 @@ def register_with_files(
     digest is different. The model's digest is computed from its files, unless it was set.
     """
     if found is None:
-        found = {"inventoried_at": datetime.now(UTC)}
+        found = {"inventoried_at": utc_now()}
     kept = {name: value for name, value in found.items() if name not in VERIFICATION_FIELDS}
     value = RowWithFiles(
         UpsertRow.from_model(model, found),
