@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -125,10 +126,20 @@ def format_row(row: Row, limit: float) -> str:
 
 
 def format_summary(rows: Sequence[Row], limit: float) -> str:
-    """How many rows are within the limit, and the titles of the others."""
+    """How many rows are within the limit, the middle of their ratios, and the rows above it."""
     above = [row for row in rows if row.exceeds(limit)]
-    lines = [f"{len(rows) - len(above)} of {len(rows)} rows are at most {limit:g}x"]
-    return "\n".join([*lines, *(f"  {row.title}: {format_ratio(row.ratio)}" for row in above)])
+    time = _median(row.ratio for row in rows)
+    cpu = _median(row.result.cpu_ratio(CURRENT, PREVIOUS) for row in rows)
+    summary = (
+        f"{len(rows) - len(above)} of {len(rows)} rows are at most {limit:g}x;"
+        f" median of all rows: time {format_ratio(time)}, CPU {format_ratio(cpu)}"
+    )
+    return "\n".join([summary, *(f"  {row.title}: {format_ratio(row.ratio)}" for row in above)])
+
+
+def _median(ratios: Iterable[float]) -> float:
+    known = [ratio for ratio in ratios if not math.isnan(ratio)]
+    return statistics.median(known) if known else math.nan
 
 
 def to_json(rows: Sequence[Row], limit: float) -> dict[str, Any]:
