@@ -207,7 +207,7 @@ async def test_the_error_names_the_first_invalid_model(catalog, values, message)
 
 async def test_a_description_that_only_the_first_of_two_equal_keys_sets_is_searchable(catalog):
     """
-    The second model of the key does not set a description, so that of the first stays.
+    The second model of the key does not set a description, so the first description stays.
     """
     await catalog.register_models([{**VALUES, "description": "Grüße"}, VALUES])
 

@@ -131,7 +131,7 @@ async def test_pinning_again_keeps_the_first_time(catalog, database):
 )
 async def test_a_name_with_a_separator_of_refs_is_refused(catalog, field, register):
     """
-    A REF with such a name would be parsed as that of another model.
+    A REF with such a name would be parsed as another model's.
     """
     await catalog.register_model(a_model("m"))
 

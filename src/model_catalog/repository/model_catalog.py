@@ -1,4 +1,4 @@
-"""`ModelCatalog`: the public methods of a catalog, each of which runs one operation."""
+"""The public class `ModelCatalog`. Each method builds an operation and an executor runs it."""
 
 from __future__ import annotations
 

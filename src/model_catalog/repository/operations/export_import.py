@@ -255,7 +255,7 @@ def write_import(connection: Connection, value: ImportedModels) -> int:
 
 
 def _upsert_models(connection: Connection, value: ImportedModels) -> set[tuple[str, ...]]:
-    """Write the rows of models, and return the keys of those that were written."""
+    """Write the rows of models, and return the keys of the rows that were written."""
     # The upsert decides whether a model exists. A SELECT before it would race with other writers.
     upsert = insert_into(MODELS, connection.dialect.name)
     rows = [line.row | search_columns(line.row) for line in value.lines]

@@ -139,7 +139,7 @@ def remove(
     """
     Return the operation that deletes one model, or with `version=None` all versions of it.
 
-    `cascades` says whether the database itself deletes the rows of child tables. The operation
+    `cascades` is whether the database itself deletes the rows of child tables. The operation
     returns whether there was a model.
     """
     key = LookupKey.validated(reference, provider, version)

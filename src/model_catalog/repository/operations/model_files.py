@@ -31,7 +31,7 @@ class RowWithFiles(NamedTuple):
 
     row: UpsertRow
     row_if_same: UpsertRow
-    """The row to write if the files are those that are recorded: it keeps what was verified."""
+    """The row to write if the recorded files are equal: it keeps the results of verification."""
     files: Sequence[FileRecord]
     """Sorted by path."""
 

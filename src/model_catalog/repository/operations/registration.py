@@ -178,7 +178,7 @@ def register_many(connection: Connection, rows: Sequence[UpsertRow]) -> list[Mod
     """
     Register models on PostgreSQL, in few statements; return each as it is recorded.
 
-    The effect is that of registering them one after the other, and the results are in this order.
+    It has the effect of registering them one after the other. The results are in this order.
     Adjacent rows that set the same columns are written by one statement. All writers lock rows in
     key order, which prevents deadlocks.
     """

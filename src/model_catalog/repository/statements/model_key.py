@@ -8,8 +8,8 @@ A key is a provider, a reference and perhaps a version:
 - Without a version it means the model downloaded last. A model without `downloaded_at` comes after
   all others. Of models downloaded in the same second it means the one with the greatest id.
 
-The rule has three forms: for one key, for many keys in arrays (PostgreSQL), and the fast path,
-which answers in the usual case and otherwise leaves the answer to the form for one key.
+The rule has three forms: one key, many keys in arrays (PostgreSQL), and a fast path. The fast path
+covers the usual case. If it does not find exactly one row, the form for one key has to be asked.
 """
 
 from __future__ import annotations
