@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
 
 from model_catalog.concurrency.completion import run_to_completion
 from model_catalog.concurrency.ownership import LoopOwner
-from model_catalog.connection.open_database import open_database
+from model_catalog.connection.open_database import OpenDatabase, open_database
 from model_catalog.connection.sqlite_pragmas import Durability, validate_durability
 from model_catalog.connection.target import Target
 from model_catalog.domain import validation
@@ -72,16 +72,11 @@ async def open_catalog(
             await migrate_to(database, "head")
         else:
             await require_current_schema(database)
-        owner = LoopOwner(database.name)
-        executor: PostgresExecutor | SessionExecutor | ThreadExecutor
         if database.sync_engine is not None:
-            # Only the migration used this engine's connections.
+            # The async engine was needed for the migration only.
             await database.dispose()
-            executor = ThreadExecutor(database.sync_engine, timeout_s, owner, reads)
-        elif isinstance(target, AsyncEngine):
-            executor = SessionExecutor(async_sessionmaker(database.engine), timeout_s, owner)
-        else:
-            executor = PostgresExecutor(database.engine, timeout_s, owner)
+        owner = LoopOwner(database.name)
+        executor = _make_executor(database, target, timeout_s, owner, reads)
         try:
             if isinstance(executor, ThreadExecutor):
                 await executor.open()
@@ -91,3 +86,17 @@ async def open_catalog(
             # A forked child has none of the threads and connections.
             if owner.is_in_owner_process:
                 await run_to_completion(executor.close())
+
+
+def _make_executor(
+    database: OpenDatabase,
+    target: Target | None,
+    timeout_s: float,
+    owner: LoopOwner,
+    reads: ReadMode,
+) -> PostgresExecutor | SessionExecutor | ThreadExecutor:
+    if database.sync_engine is not None:
+        return ThreadExecutor(database.sync_engine, timeout_s, owner, reads)
+    if isinstance(target, AsyncEngine):
+        return SessionExecutor(async_sessionmaker(database.engine), timeout_s, owner)
+    return PostgresExecutor(database.engine, timeout_s, owner)
