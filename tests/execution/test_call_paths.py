@@ -11,6 +11,7 @@ from types import FrameType
 import greenlet
 import pytest
 from conftest import a_model
+from public_calls import PUBLIC_READS, PUBLIC_WRITES, fill
 from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
 
 import model_catalog
@@ -235,3 +236,16 @@ async def test_a_call_goes_through_few_files_and_only_downward(warm_catalog, nam
 
 def files_of(path: list[str]) -> list[str]:
     return list(dict.fromkeys(place.partition(":")[0] for place in path))
+
+
+@pytest.mark.parametrize("executor", ["threads", "sessions", "asyncpg"])
+async def test_no_public_call_goes_upward(warm_catalog):
+    """Whatever operation an executor runs, no layer calls a method of a higher layer."""
+    await fill(warm_catalog)
+    trace = Trace(asyncio.get_running_loop())
+
+    with profiling(trace):
+        for call in (PUBLIC_READS | PUBLIC_WRITES).values():
+            await call(warm_catalog)
+
+    assert trace.upward_calls == set()

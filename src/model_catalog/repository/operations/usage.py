@@ -6,6 +6,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from typing import Final, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -45,18 +46,20 @@ class UseRecorder:
         loop = asyncio.get_running_loop()
         coalescer = self._coalescers.get(loop)
         if coalescer is None:
-            coalescer = self._coalescers[loop] = Coalescer(self._record_many)
+            coalescer = self._coalescers[loop] = Coalescer(partial(_record_many, self._executor))
         if not await coalescer.submit(use, self._executor.timeout_s):
             raise key.not_found()
 
-    async def _record_many(
-        self, uses: Sequence[tuple[LookupKey, int]], timeout_s: float
-    ) -> list[bool]:
-        counts: Counter[LookupKey] = Counter()
-        for key, count in uses:
-            counts[key] += count
-        known = await self._executor.run(add_uses(UseCounts(counts, utc_now()), timeout_s))
-        return [known[key] for key, _ in uses]
+
+async def _record_many(
+    executor: Executor, uses: Sequence[tuple[LookupKey, int]], timeout_s: float
+) -> list[bool]:
+    """Record the uses of a batch; return for each whether its model exists."""
+    counts: Counter[LookupKey] = Counter()
+    for key, count in uses:
+        counts[key] += count
+    known = await executor.run(add_uses(UseCounts(counts, utc_now()), timeout_s))
+    return [known[key] for key, _ in uses]
 
 
 def add_uses(value: UseCounts, timeout_s: float) -> Operation[UseCounts, dict[LookupKey, bool]]:
