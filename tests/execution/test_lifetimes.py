@@ -258,7 +258,9 @@ async def test_open_transaction_is_rolled_back_at_close(database):
 
     async with open_catalog(database.target, timeout_s=TIMEOUT_S) as catalog:
         task = asyncio.create_task(writer())
-        await written.wait()
+        # The writer may fail on a busy machine, and would then never set the event.
+        async with asyncio.timeout(3 * PROMPT_S):
+            await written.wait()
         # Otherwise a block that waits for the writer would hang.
         asyncio.get_running_loop().call_later(3 * PROMPT_S, proceed.set)
         start = time.monotonic()
