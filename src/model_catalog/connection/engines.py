@@ -143,7 +143,7 @@ def _on_host_begin(connection: Connection) -> None:
 def _begin(connection: Connection) -> None:
     writes = connection.get_execution_options().get(WRITE)
     statement = "BEGIN IMMEDIATE" if writes else "BEGIN"
-    driver = driver_connection(connection)
+    driver = connection.connection.driver_connection
     if isinstance(driver, sqlite3.Connection):
         # exec_driver_sql takes 13 us more: a lone registration then takes 1.11 times as long.
         driver.execute(statement)
