@@ -13,7 +13,7 @@ from model_catalog.connection.open_database import open_database
 from model_catalog.connection.target import TARGET_VARIABLE, resolve_target
 from model_catalog.errors import CatalogError
 from model_catalog.mapping.tables import Base
-from model_catalog.schema.check import autogenerate_options
+from model_catalog.schema.diagnosis import autogenerate_options
 from model_catalog.schema.migrate import backup_if_needed, set_application_id
 from model_catalog.schema.migration_lock import migration_transaction
 from model_catalog.schema.revision import VERSION_TABLE, current_revision, detect_revision

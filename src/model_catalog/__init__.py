@@ -59,7 +59,7 @@ if TYPE_CHECKING:
     from model_catalog.repository.operations.statistics import CatalogStats, ModelTotals
     from model_catalog.repository.statements.filters import Filters
     from model_catalog.repository.statements.pagination import Sort
-    from model_catalog.schema.check import check_schema
+    from model_catalog.schema.diagnosis import check_schema
     from model_catalog.schema.migrate import downgrade, upgrade
     from model_catalog.schema.revision import schema_state
 
@@ -158,7 +158,7 @@ _MODULES = {
     "TagCount": "repository.operations.labels",
     "Target": "connection.target",
     "backup": "backups.restore",
-    "check_schema": "schema.check",
+    "check_schema": "schema.diagnosis",
     "downgrade": "schema.migrate",
     "open_catalog": "opening",
     "prepare_engine": "connection.engines",

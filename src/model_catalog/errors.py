@@ -313,13 +313,13 @@ class FileChangedError(CatalogError):
 
 
 class TooManyMissingError(CatalogError):
-    """Most models under the path `group` were not found. None was recorded as missing."""
+    """Most models under the path `group` were not found. None of them was recorded as missing."""
 
     def __init__(self, group: str, missing_count: int, model_count: int) -> None:
         super().__init__(
-            f"{missing_count} of {model_count} models under {group!r} were not found. Nothing was "
-            f"recorded, because the disk may not be mounted. If the files are gone, run the check "
-            f"again with `force=True` (`--force`)"
+            f"{missing_count} of {model_count} models under {group!r} were not found. None of them "
+            f"was recorded as missing, because the disk may not be mounted. If the files are gone, "
+            f"run the check again with `force=True` (`--force`)"
         )
         self.group = group
         self.missing_count = missing_count

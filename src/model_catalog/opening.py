@@ -43,9 +43,10 @@ async def open_catalog(
     missing SQLite file is created, readable by its owner only, unless `create` is false. Its folder
     is created only for the default path.
 
-    The tables are created or migrated to the newest revision. With `upgrade=False` a database at
-    another revision raises SchemaOutOfDateError. `timeout_s` is the number of seconds that opening
-    waits for locks, and that a call may take.
+    The tables are created or migrated to the newest revision. With `upgrade=False`, tables that are
+    missing or older raise SchemaOutOfDateError. Tables of a newer package always raise
+    SchemaTooNewError. `timeout_s` is the number of seconds that opening waits for locks, and that a
+    call may take.
 
     Changes in a SQLite file survive a crash of the process once the call has returned. With
     `durability="full"` they survive a power failure too, because every transaction waits for the

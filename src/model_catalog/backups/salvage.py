@@ -1,4 +1,4 @@
-"""Repairs a corrupt SQLite catalog: copies every readable row into a new database."""
+"""Repairs a corrupt SQLite catalog: copies its readable rows into a new database."""
 
 from __future__ import annotations
 
@@ -66,14 +66,19 @@ async def repair(
     target: Target | None = None, path: str | os.PathLike[str] | None = None
 ) -> RepairReport:
     """
-    Copy every readable row of a corrupt SQLite catalog into a new file, and report the lost rows.
+    Copy the readable rows of a corrupt SQLite catalog into a new file, and report the others.
 
     The corrupt file is not changed; use `restore` to replace it with the new file. Without `path`
     the new file is created beside it, as `catalog.db.repaired-20261123T140509Z`. Values are copied
     as they are read. A wrong value that still has the right type cannot be detected.
 
-    Raises CatalogInUseError while any process has the file open, and CatalogCorruptError if nothing
-    can be read.
+    Rows that can be read are refused, and counted as `refused`, if they break a constraint, contain
+    text that is not UTF-8, or refer to a missing row.
+
+    Raises CatalogUnavailableError for a missing file, CatalogInUseError while any process has it
+    open, CatalogCorruptError if nothing can be read, and SchemaTooNewError for a file of a newer
+    package. Raises InvalidTargetError for a database that is not a file of its own, and for a
+    `path` that exists.
     """
     damaged, name = file_of_target(target)
     if not damaged.is_file():

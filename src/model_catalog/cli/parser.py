@@ -172,7 +172,7 @@ def _add_label_commands(add_command: _AddCommand, formats: argparse.ArgumentPars
         "text", metavar="TEXT", help="`-` reads standard input; '' removes the description"
     )
 
-    pin = add_command("pin", "Protect a model from eviction.")
+    pin = add_command("pin", "Mark a model as one to keep.")
     pin.add_argument("ref", metavar="REF")
     pin.add_argument("--reason", help="why the model is pinned")
     add_command("unpin", "Remove the pin of a model.").add_argument("ref", metavar="REF")

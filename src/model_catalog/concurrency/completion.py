@@ -30,9 +30,12 @@ async def run_to_completion(
     Run `work` in a task of its own; deliver a cancellation of the caller after the work has ended.
 
     A write that is cancelled halfway may or may not have been committed, and its connection is
-    lost. A write that is waited for has a known outcome. `on_cancel` is called when the caller is
-    cancelled, and may make the work end sooner. `on_timeout` is called after `timeout_s` seconds
-    to stop the work, and repeatedly from then on until the work has ended.
+    lost. A write that is waited for has a known outcome.
+
+    `on_cancel` is called once, when the caller is first cancelled, and may make the work end
+    sooner. After a cancellation the result of the work is dropped, and its error is logged at the
+    level DEBUG. `on_timeout` is called after `timeout_s` seconds to stop the work, and then every
+    0.01 s until the work has ended.
     """
     task = asyncio.ensure_future(work)
     if timeout_s is not None and on_timeout is not None:

@@ -87,7 +87,11 @@ def throttle_of_loop() -> LoopThrottle:
 
 @contextmanager
 def thread_working() -> Iterator[None]:
-    """Throttle the running event loop during a block in which a thread works for it."""
+    """
+    Let the event loop, if it is busy, sleep briefly during the block.
+
+    So a worker thread gets the GIL. An idle loop is not slowed down; see LoopThrottle.
+    """
     throttle = throttle_of_loop()
     throttle.thread_started()
     try:
@@ -97,6 +101,6 @@ def thread_working() -> Iterator[None]:
 
 
 async def to_thread(work: Callable[P, T], /, *args: P.args, **options: P.kwargs) -> T:
-    """Run a function as `asyncio.to_thread` does; a busy event loop does not starve its thread."""
+    """Run a function as `asyncio.to_thread` does; a busy event loop lets its thread get the GIL."""
     with thread_working():
         return await asyncio.to_thread(work, *args, **options)

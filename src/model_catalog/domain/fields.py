@@ -212,7 +212,7 @@ STORE_FIELDS: Final = _names_in(Group.STORE)
 """The external store of a model. A changed path resets them."""
 
 IMPORT_FIELDS: Final[Mapping[str, Validator]] = {
-    # Values that the hive or an older release recorded under other rules must be importable.
+    # Values that rbee-hive or an older release recorded under other rules must be importable.
     name: field.validate_import or field.validate
     for name, field in FIELDS.items()
     if field.group is not Group.ROW_ID

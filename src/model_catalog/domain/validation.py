@@ -332,7 +332,7 @@ def state(field: str, value: object) -> FileState:
 
 
 def verdict(field: str, value: object) -> str | None:
-    """Validate the result of a signature check, or None."""
+    """Validate the result of a signature check: `valid`, `refused` or None."""
     if value not in (None, *VERDICTS):
         raise InvalidModelError(
             field, value, f"is not a verdict: give one of {', '.join(VERDICTS)}"

@@ -90,6 +90,7 @@ class Executor(Protocol):
 
     If an operation does not end within its timeout, it is rolled back and CatalogBusyError is
     raised. When a caller is cancelled, the cancellation is delivered after the operation has ended.
+    A lookup that shares a batch on PostgreSQL is left at once.
     """
 
     database: DatabaseInfo

@@ -170,9 +170,9 @@ async def run_with_retries(
     """
     Run `attempt(run, lock_wait_s)` to completion; repeat it while it raises CatalogBusyError.
 
-    `lock_wait_s` is the lock timeout of the attempt: 0.1 s at first, and doubled up to 2 s. An
-    attempt is interrupted `grace_s` seconds after the time of `backoff` is up. If the caller is
-    cancelled, a read is interrupted and a write is waited for.
+    `lock_wait_s` is the lock timeout of the attempt on PostgreSQL: 0.1 s at first, and doubled up
+    to 2 s. On SQLite it is always 0.1 s. An attempt is interrupted `grace_s` seconds after the time
+    of `backoff` is up. If the caller is cancelled, a read is interrupted and a write is waited for.
     """
     lock_wait_s = LOCK_WAIT_S
     while True:
@@ -195,10 +195,10 @@ async def run_in_open_transaction(
     step: Coroutine[Any, Any, T], run: InterruptibleRun, timeout_s: float, grace_s: float
 ) -> T:
     """
-    Run one step of an open transaction to completion, which cannot be repeated.
+    Run one step of an open transaction to completion. It cannot be repeated.
 
-    It is interrupted after `timeout_s` plus `grace_s` seconds. CatalogBusyError then tells how long
-    it took.
+    It is interrupted after `timeout_s` plus `grace_s` seconds, but not by a cancellation. Then
+    CatalogBusyError tells how long it took.
     """
     start = time.monotonic()
     try:

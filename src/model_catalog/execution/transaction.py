@@ -49,7 +49,7 @@ class TransactionBackend(Protocol):
     timeout_s: float
 
     async def run(self, function: Callable[[Connection, I], T], value: I) -> T:
-        """Return what `function(connection, value)` returns; raise only the catalog's errors."""
+        """Return `function(connection, value)`; errors of the driver become a CatalogError."""
 
     async def savepoint(self) -> Savepoint:
         """Begin a savepoint."""
@@ -102,7 +102,12 @@ class TransactionExecutor:
             ) from self._failure
 
     async def run(self, operation: Operation[Any, T]) -> T:
-        """Run an operation; an `exclusive` write gets a savepoint of its own."""
+        """
+        Run an operation in the open transaction.
+
+        An `exclusive` write may change many rows with several statements. It gets a savepoint of
+        its own, so that all of its changes are made, or none.
+        """
         if operation.writes and operation.exclusive:
             async with self.transaction():
                 return await self._run(operation)
@@ -110,7 +115,7 @@ class TransactionExecutor:
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Executor]:
-        """Open a savepoint; an error in the block undoes what was done since."""
+        """Open a savepoint; an error in the block rolls back to it."""
         savepoint = await self._change_savepoint(self._backend.savepoint)
         try:
             yield self

@@ -24,7 +24,7 @@ KeyText: Final = Text().with_variant(postgresql.TEXT(collation="C"), "postgresql
 
 
 class UnixTimestamp(TypeDecorator[datetime]):
-    """A datetime in UTC, stored as whole seconds since 1970 as the Rust hive stored it."""
+    """A datetime in UTC, stored as whole seconds since 1970 as rbee-hive stores it."""
 
     impl = BigInt
     cache_ok = True

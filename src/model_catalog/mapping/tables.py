@@ -247,12 +247,16 @@ class Model(MappedAsDataclass, Base, kw_only=True, eq=False):
 
     @property
     def foreign(self) -> bool:
-        """Whether an external store contains the model. Such a model is never evicted."""
+        """
+        Whether an external store, such as Ollama's, contains the model.
+
+        Another program owns its files, so a program that frees disk space should not delete them.
+        """
         return self.store is not None
 
     @property
     def pinned(self) -> bool:
-        """Whether the model is protected from eviction."""
+        """Whether the model is marked as one to keep. The catalog itself deletes no files."""
         return self.pinned_at is not None
 
 

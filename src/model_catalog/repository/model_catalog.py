@@ -51,14 +51,16 @@ class ModelCatalog:
       commits or closes the session.
 
     A model is identified by reference, provider and version. In place of a version you can pass an
-    alias, or None for the model downloaded last. Names are compared exactly: case and whitespace
+    alias, or None for the version downloaded last. The version `""` is a model without a version.
+    Names are compared exactly: case and whitespace
     matter. No method accesses model files, and read methods never write to the database. Returned
     models are detached from any session: to change one, update it or register it again.
 
     If a task is cancelled during a call, the cancellation is delivered after the call's transaction
-    has ended.
+    has ended. A lookup that shares a batch on PostgreSQL is left at once.
 
-    Methods raise CatalogError and its subclasses, and no exception of SQLAlchemy or of a driver.
+    Methods raise CatalogError and its subclasses, and no exception of SQLAlchemy or of a driver. An
+    unknown filter raises TypeError.
 
     A subclass may have its own `__init__`, as long as it can be called with one argument:
     `transaction()` makes an object of the subclass for the transaction.
@@ -380,7 +382,10 @@ class ModelCatalog:
         reason: str | None = None,
     ) -> Model:
         """
-        Protect a model from eviction, and return it.
+        Mark a model as one to keep, and return it.
+
+        The catalog stores the mark, and changes nothing else: `remove_model` still removes the
+        record. A program that deletes models should keep those with `Model.pinned`.
 
         A model that is pinned keeps the time of its pin; a new reason replaces the old one. Raises
         ModelNotFoundError, and InvalidModelError for a reason longer than 1 KiB.

@@ -1,1 +1,1 @@
-"""Schema revisions: upgrade, downgrade, check. Only this package imports Alembic."""
+"""Schema revisions: upgrade, downgrade, diagnosis. Only this package imports Alembic."""

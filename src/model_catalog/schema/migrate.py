@@ -46,12 +46,12 @@ async def upgrade(target: Target | None = None, revision: str = "head") -> None:
     """
     Upgrade a database to a revision. All migrations run in one transaction.
 
-    A missing SQLite file is created, and the table of the Rust hive is adopted. If the database is
-    at the revision already, no lock is taken. Otherwise one process migrates at a time; if it
-    fails, is cancelled or is killed, the database stays unchanged. Before a SQLite file of our own
-    with models is migrated, it is backed up to a file beside it; the last three such backups are
-    kept. An `AsyncEngine` may belong to a host with other tables: it is not disposed, and its
-    database is not backed up. It may be called in a running event loop.
+    A missing SQLite file is created, and the table of the Rust daemon rbee-hive is adopted. If the
+    database is at the revision already, no lock is taken. Otherwise one process migrates at a time;
+    if it fails, is cancelled or is killed, the database stays unchanged. Before a SQLite file of
+    our own with models is migrated, it is backed up to a file beside it; the last three such
+    backups are kept. An `AsyncEngine` may belong to a host with other tables: it is not disposed,
+    and its database is not backed up. `upgrade` may be called in a running event loop.
 
     Raises SchemaTooNewError if a newer package wrote the database, and ForeignDatabaseError if the
     database belongs to another program. Raises UpgradeFailedError if the database refuses a
@@ -67,8 +67,8 @@ async def downgrade(target: Target | None, revision: str) -> None:
     """
     Downgrade a database to an older revision. All migrations run in one transaction.
 
-    Data without a column or table in the older revision is deleted. `0001` is the Rust hive's
-    table: if a model has more than one version, only the newest is kept.
+    Data without a column or table in the older revision is deleted. `0001` is rbee-hive's table: if
+    a model has more than one version, only the newest is kept.
 
     Raises the same errors as `upgrade`.
     """

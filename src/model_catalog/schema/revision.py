@@ -28,7 +28,7 @@ _REVISION_0001_COLUMNS: Final = {
     "size_bytes",
     "downloaded_at",
 }
-# The two primary keys that the Rust hive has created the table with.
+# The two primary keys that the Rust daemon rbee-hive has created the table with.
 _HIVE_KEYS: Final = (["reference", "provider"], ["reference"])
 
 
@@ -36,8 +36,11 @@ async def schema_state(target: Target | None = None) -> tuple[str | None, str]:
     """
     Return the revision of a catalog database, and the newest revision that this package knows.
 
-    The first is None for a database without a catalog and for a file of the Rust hive. Takes no
-    write lock and changes nothing. Raises ForeignDatabaseError for another program's database.
+    The first is None for an empty database, and for a file of the Rust daemon rbee-hive, which
+    records no revision. Takes no write lock and changes nothing.
+
+    Raises ForeignDatabaseError for another program's database, and CatalogUnavailableError for a
+    missing file.
     """
     async with open_database(target, create=False) as database:
         return await current_revision(database), head_revision()

@@ -54,11 +54,16 @@ def group_files(walk: StoreWalk, root: str, *, share_projectors: bool) -> Iterat
     """
     Yield the models in a folder and below it.
 
-    A folder with weights and a config.json, or a similar file, is one model, with everything below
-    it. In any other folder, each GGUF or safetensors file is one model, and each shard set is one.
-    A projector belongs to the only GGUF model in its folder. If there are several GGUF models, it
-    belongs to each of them with `share_projectors`, and is a separate model without it. Hidden
-    files and unfinished downloads are left out. Links to folders are not followed.
+    A folder with a model_index.json, or with weights and a config.json or adapter_config.json, is
+    one model, with everything below it. In any other folder, each GGUF or safetensors file is one
+    model, and each shard set is one.
+
+    A projector (`mmproj*.gguf`, the image encoder of a model) belongs to the only GGUF model in its
+    folder. If there are several GGUF models, it belongs to each of them with `share_projectors`,
+    and is a separate model without it.
+
+    Hidden files are left out. Unfinished downloads are not files of a group; its `reasons` name
+    them. Links to folders are not followed.
     """
     folders = [root]
     while folders:

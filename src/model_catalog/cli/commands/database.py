@@ -9,7 +9,7 @@ from model_catalog.backups.restore import backup, restore
 from model_catalog.backups.salvage import repair
 from model_catalog.cli.exit_codes import DONE, FAILED
 from model_catalog.cli.output import pluralize, print_error, print_line, print_notice
-from model_catalog.schema.check import check_schema
+from model_catalog.schema.diagnosis import check_schema
 from model_catalog.schema.migrate import upgrade
 from model_catalog.schema.revision import schema_state
 

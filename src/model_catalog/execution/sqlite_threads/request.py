@@ -97,7 +97,7 @@ class DeadlineTimer:
     """
     The deadlines of pending requests. Calls `expire(request)` when one passes.
 
-    All requests share one timer of the loop: a timer each would take as long as the way of the
+    All requests share one timer of the loop. A timer for each would take as long as handing the
     request to its thread.
     """
 
@@ -108,17 +108,17 @@ class DeadlineTimer:
         self._timer: asyncio.TimerHandle | None = None
 
     def set(self, request: Request[Any], deadline: float) -> None:
-        """Expire a request at a time of the loop's clock."""
+        """Call `expire(request)` at `deadline`, a time of the loop's clock in seconds."""
         self._deadlines[request] = deadline
         if self._timer is None or deadline < self._timer.when():
             self._schedule(deadline)
 
     def discard(self, request: Request[Any]) -> None:
-        """Forget a request, also if it has expired."""
+        """Remove the deadline of a request. Does nothing if it has none, or has expired."""
         self._deadlines.pop(request, None)
 
     def close(self) -> None:
-        """Forget all requests."""
+        """Cancel the timer: no request expires any more."""
         self._deadlines.clear()
         if self._timer is not None:
             self._timer.cancel()

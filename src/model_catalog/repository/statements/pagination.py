@@ -184,7 +184,11 @@ class Page:
 
 
 def _validate_sorted_value(name: str, value: object) -> Any:
-    """Return a value that can be compared with a column, on every driver."""
+    """
+    Validate the sorted field of the model before a page, and return it as stored.
+
+    None is valid only if the column may be NULL. Raises InvalidModelError.
+    """
     if value is None and not model_columns[name].nullable:
         raise InvalidModelError(name, None, "is not known: pass a model that was read")
     if value is None:

@@ -1,4 +1,4 @@
-"""Checks a catalog database: its revision, its tables, its pages and its stored values."""
+"""Diagnoses a catalog database for `db check`: its tables, pages, foreign keys and values."""
 
 from __future__ import annotations
 
