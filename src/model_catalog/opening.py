@@ -55,10 +55,9 @@ async def open_catalog(
 
     With `reads="inline"` `find_model` and `get_model` read a SQLite file in the event loop's
     thread. This avoids a thread switch, which costs five times the query itself, or fifty times
-    when the loop is busy. Use it when the file is on a local disk and mostly cached. On a slow disk
-    the whole loop blocks until the disk answers: no timeout ends such a read, and other tasks do
-    not run during it. A read that would wait for a lock runs in a thread. PostgreSQL is not
-    affected.
+    when the loop is busy. Use it when the file is on a local disk and mostly cached. A slow disk
+    blocks the whole loop, and no timeout ends such a read. A read that would wait for a lock runs
+    in a thread. PostgreSQL is not affected.
 
     Raises InvalidTargetError, CatalogUnavailableError, CatalogReadOnlyError, CatalogCorruptError,
     ForeignDatabaseError, SchemaTooNewError, and what `upgrade` raises. No message contains the

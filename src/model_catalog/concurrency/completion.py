@@ -55,7 +55,11 @@ async def run_to_completion(
 
 
 async def wait_until_done(future: asyncio.Future[Any]) -> None:
-    """Wait for a future or task to be done, and ignore every cancellation until then."""
+    """
+    Wait for a future or task to be done, and ignore every cancellation until then.
+
+    The result of the future is not returned, and its error is not raised.
+    """
     while not future.done():
         try:
             await asyncio.wait([future])

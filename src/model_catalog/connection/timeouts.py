@@ -50,8 +50,8 @@ async def set_timeouts(
     Set the lock timeout and the statement timeout of the current transaction, in seconds.
 
     Without a limit PostgreSQL waits for locks forever, and keeps running a statement after its
-    caller has given up. On SQLite only the short lock timeout is set: a transaction that writes
-    already has the only lock.
+    caller has given up. On SQLite both arguments are ignored, and the lock timeout is LOCK_WAIT_S:
+    a transaction that writes already has the only lock.
     """
     if connection.dialect.name == "postgresql":
         limits = f"set_config('lock_timeout', '{_milliseconds(lock_wait_s)}', true)"

@@ -101,7 +101,12 @@ class Executor(Protocol):
         """Raise TransactionError if a write would wait for the caller's own open transaction."""
 
     async def run(self, operation: Operation[Any, T]) -> T:
-        """Run an operation, and return its result once its transaction has ended."""
+        """
+        Run an operation, and return its result.
+
+        Its transaction has been committed by then, unless the executor is that of an open
+        transaction. Raises CatalogError.
+        """
 
     def transaction(self) -> AbstractAsyncContextManager[Executor]:
         """Open one transaction for all operations that are run in the executor it yields."""

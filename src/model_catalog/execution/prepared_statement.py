@@ -130,7 +130,7 @@ class _Compiled:
         return self.to_tuple(converted)
 
     def parameter_rows(self, columns: Mapping[str, Sequence[Any]]) -> Iterator[tuple[Any, ...]]:
-        """Return the parameters of each execution."""
+        """Return the parameters of each execution, for columns of values of the same length."""
         converted: dict[str, Iterable[Any]] = {
             **{name: repeat(value) for name, value in self.constants.items()},
             **columns,

@@ -43,7 +43,7 @@ class Savepoint:
 
 
 class TransactionBackend(Protocol):
-    """A connection with an open transaction; it runs one call at a time."""
+    """A connection with an open transaction. Only one of its methods may run at a time."""
 
     database: DatabaseInfo
     timeout_s: float

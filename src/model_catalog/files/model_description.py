@@ -23,7 +23,9 @@ class ModelDescription:
     """
     The files of a model, the combined header of its weights, and why it is incomplete.
 
-    `header` is None if no weights could be read. `reasons` is empty if the model is complete.
+    The headers of the shards of a model are added up. If a folder contains alternative models,
+    `header` has only the values that all of them share. It is None if no weights could be read.
+    `reasons` is empty if the model is complete.
     """
 
     files: ModelFiles

@@ -87,7 +87,7 @@ def file_identities(paths: Iterable[Path]) -> set[tuple[int, int]]:
 
 class ProgressMeter:
     """
-    Count bytes in worker threads, and report the count to the event loop ten times a second.
+    Counts bytes in worker threads, and reports the count to the event loop ten times a second.
 
     Several threads may use one meter, because several disks are read at the same time.
     """

@@ -91,7 +91,11 @@ async def scan(options: Namespace) -> int:
 
 
 def _store_roots(paths: Sequence[str]) -> list[tuple[StoreName, str]] | None:
-    """Return the stores to scan. Prints an error and returns None if a path is not a folder."""
+    """
+    Return the stores to scan: those at `paths`, or without paths the default stores that exist.
+
+    Prints an error and returns None if a path is not a folder that can be scanned.
+    """
     defaults = default_roots()
     if not paths:
         return [(root.store, root.path) for root in defaults if os.path.lexists(root.path)]

@@ -39,7 +39,7 @@ _MAX_READERS: Final = 4
 
 
 def validate_read_mode(value: str) -> None:
-    """Raise InvalidModelError if a value is not a ReadMode."""
+    """Raise InvalidModelError if a value is neither `threads` nor `inline`."""
     if value not in ("threads", "inline"):
         raise InvalidModelError("reads", value, "is not one of threads, inline")
 

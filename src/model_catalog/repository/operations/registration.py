@@ -42,7 +42,7 @@ SEARCHED_FIELDS: Final = ("reference", "description")
 
 
 class UpsertRow(NamedTuple):
-    """A validated row to register: all columns if the model is new, and some if it exists."""
+    """A validated row to register: `row` for a new model; for others, only its `overwritten`."""
 
     row: dict[str, Any]
     overwritten: frozenset[str]
@@ -74,7 +74,8 @@ class UpsertRow(NamedTuple):
         """
         Return the row of a new model with these fields.
 
-        Raises InvalidModelError for an invalid value and for a name that `Model(...)` has not.
+        Raises InvalidModelError for an invalid value and for a name that is not a keyword of
+        `Model(...)`.
         """
         for name, value in values.items():
             if name not in fields.INPUT_FIELDS:

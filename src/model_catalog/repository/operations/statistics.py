@@ -44,7 +44,7 @@ class ModelTotals:
 @dataclass(frozen=True, slots=True)
 class CatalogStats:
     """
-    Totals of a catalog, and by provider, format, architecture and quantization.
+    The totals of some models: of all, and by provider, format, architecture and quantization.
 
     Each dict is sorted by size, largest first. The key None has the models without a value.
     """

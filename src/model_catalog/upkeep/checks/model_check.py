@@ -89,9 +89,9 @@ async def check_models(
 
     Reads only the status of the files, in a thread, and opens no file. Records the states batch by
     batch: `present`, `missing` (with the time), `changed`, `unreadable` or `offline`. A model is
-    `offline` if the disk it was last seen on is not mounted. It is also `offline` if the one of
-    `roots` above it does not exist, cannot be listed, or is empty. A model that exists again
-    becomes `present`. No row is deleted, and no digest is changed.
+    `offline` if the disk it was last seen on is not mounted. It is also `offline` if the folder in
+    `roots` that contains it does not exist, cannot be listed, or is empty. A model that exists
+    again becomes `present`. No row is deleted, and no digest is changed.
 
     Raises TooManyMissingError if more than ten models, and more than half of the models below one
     root or mount point, would become `missing` at once. Those are then not recorded as missing.

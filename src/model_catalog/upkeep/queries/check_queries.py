@@ -164,7 +164,7 @@ async def refs_by_id(catalog: ModelCatalog, model_ids: Sequence[int]) -> dict[in
 
 
 def select_refs(connection: Connection, model_ids: Sequence[int]) -> dict[int, ModelRef]:
-    """Return the names of models by id."""
+    """Return the names of models by id; ids that do not exist are left out."""
     names = select(
         model_columns.id, model_columns.provider, model_columns.reference, model_columns.version
     )

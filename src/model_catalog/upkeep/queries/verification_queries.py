@@ -173,6 +173,7 @@ async def register_inspected(
     """
     Register a model with the columns and files that an inspection found, and return it.
 
-    As `ModelCatalog.register_model` with files; `found` has the columns that an inspection sets.
+    Does the same as `ModelCatalog.register_model` with `files`. The columns in `found` replace the
+    values of `model`.
     """
     return await executor_of(catalog).run(register_with_files(model, files, found))

@@ -80,7 +80,7 @@ def first_file_records(inspected: InspectedFiles, digest: str | None) -> list[Fi
 
 
 def describe_mismatch(paths: list[str]) -> str:
-    """Return the detail for files whose content differs; the first one is named."""
+    """Return a message about files that differ from their recorded digests. Names the first."""
     if len(paths) == 1:
         return f"{paths[0]!r} does not match its recorded digest"
     return f"{paths[0]!r} and {len(paths) - 1} more do not match their recorded digests"
