@@ -130,6 +130,30 @@ async def test_dropped_connections_are_not_noticed(database):
         await use_all_connections(catalog)
 
 
+async def test_dropped_connections_of_a_host_engine_are_not_noticed(database):
+    """
+    If `open_catalog` was given a host's engine, the next calls make new connections as well.
+    """
+    engine = create_async_engine(database.url)
+    try:
+        async with open_catalog(engine) as catalog:
+            for call in (
+                lambda: catalog.register_model(a_model("m")),
+                lambda: catalog.find_model("m", "hf"),
+                catalog.list_models,
+                lambda: catalog.record_use("m", "hf"),
+                lambda: register_in_transaction(catalog),
+            ):
+                await catalog.count_models()
+                database.run(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                    " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+                )
+                await call()
+    finally:
+        await engine.dispose()
+
+
 async def register_one(catalog):
     await catalog.register_model(a_model("slow"))
 

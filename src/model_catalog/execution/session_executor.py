@@ -9,6 +9,7 @@ from typing import Any, Final, TypeAlias, TypeVar
 from weakref import WeakKeyDictionary
 
 from sqlalchemy import Connection, Engine, event
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import (
     AsyncConnection,
     AsyncSession,
@@ -79,6 +80,7 @@ class SessionExecutor:
         self.timeout_s = validation.seconds("timeout_s", timeout_s)
         self._engine = _engine_of(sessions())
         self._owner = owner or HostOwner(on_fork=lambda: abandon_pool_after_fork(self._engine))
+        self._reconnects = owner is not None
         restore_timeout_on_checkin(self._engine)
         self.database = database_info(self._engine)
         self._grace_s = _grace_s(self.database.dialect)
@@ -142,7 +144,32 @@ class SessionExecutor:
         *,
         writes: bool,
     ) -> AsyncConnection:
-        """Begin a transaction of a session, and limit its lock waits and statements in time."""
+        """
+        Begin a transaction of a session, and limit its lock waits and statements in time.
+
+        If the server has dropped the pooled connection meanwhile, a catalog of `open_catalog`
+        takes a new one, as in `begin_transaction`. A session of a host's factory may have done
+        more than begin, so its catalog raises the error.
+        """
+        timeouts_s = (max(statement_timeout_s, MIN_TIMEOUT_S), lock_wait_s)
+        try:
+            return await self._begin_once(session, run, *timeouts_s, writes=writes)
+        except DBAPIError as error:
+            if not (self._reconnects and error.connection_invalidated):
+                raise
+        await session.invalidate()
+        run.set_connection(None)
+        return await self._begin_once(session, run, *timeouts_s, writes=writes)
+
+    async def _begin_once(
+        self,
+        session: AsyncSession,
+        run: InterruptibleRun,
+        statement_timeout_s: float,
+        lock_wait_s: float,
+        *,
+        writes: bool,
+    ) -> AsyncConnection:
         options: dict[str, object] = {WRITE: writes}
         if self.database.dialect == "postgresql" and writes:
             # The host may have set AUTOCOMMIT, in which nothing can be rolled back.
@@ -152,7 +179,7 @@ class SessionExecutor:
         run.set_connection(connection)
         if writes:
             await ensure_write_transaction(connection)
-        await set_timeouts(connection, lock_wait_s, max(statement_timeout_s, MIN_TIMEOUT_S))
+        await set_timeouts(connection, lock_wait_s, statement_timeout_s)
         return connection
 
     @asynccontextmanager
