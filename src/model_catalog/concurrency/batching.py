@@ -40,8 +40,9 @@ class Coalescer(Generic[I, R]):
         """
         Create one that calls `run(items, remaining_s)`, at most `max_concurrent` times at once.
 
-        `timeout_error` makes the error of a call whose time is up `grace_s` seconds ago. Without
-        it a call waits until its batch has ended.
+        `timeout_error` makes the error of a call that has no result `grace_s` seconds after its
+        deadline. Without it a call waits until its batch has ended. So does a write, once its batch
+        has started.
         """
         self._run: Final = run
         self._max_concurrent: Final = max_concurrent

@@ -30,8 +30,9 @@ class LoopThrottle:
     thread then needs seconds for microseconds of work, and again after each system call.
 
     While a thread works, the loop's load is checked every millisecond. If the loop has computed for
-    half of that time or more, it sleeps for 0.1 ms. If the thread has not finished by the next
-    check, it sleeps for up to 0.4 ms. An idle or waiting loop never sleeps.
+    more than half of that time, it sleeps for 0.1 ms. If the thread has not finished by the next
+    check, it sleeps for up to 0.4 ms. An idle or waiting loop never sleeps, and is checked less and
+    less often, down to every 50 ms.
     """
 
     def __init__(self) -> None:

@@ -80,7 +80,11 @@ def write(
 
 
 def write_alone(run_one: Callable[[Connection, I], T], value: I) -> Operation[I, T]:
-    """Return an operation that writes many rows, in a transaction of its own."""
+    """
+    Return an operation that writes many rows, in a transaction of its own.
+
+    In an open transaction it runs in a savepoint of its own.
+    """
     return Operation(run_one, value, writes=True, exclusive=True)
 
 

@@ -123,7 +123,7 @@ class StoreWalk:
 
     def add_model(self, model: FoundModel, entry: str) -> None:
         """
-        Record a model, or a problem if a catalog would refuse it.
+        Record a model, or a problem if a catalog would refuse it or its name is taken.
 
         `entry` is the path from which the model was read.
         """

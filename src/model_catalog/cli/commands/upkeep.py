@@ -49,7 +49,7 @@ _VERIFY_FIELDS: Final = ("verdict", "model", "detail", "read_bytes", "digest", "
 
 
 async def check(options: Namespace) -> int:
-    """Check the status of files."""
+    """Check whether the files of models exist and are unchanged, without reading them."""
     filters = parse_filters(options.filter, datetime.now(UTC))
 
     async def run(catalog: ModelCatalog) -> CheckReport:
@@ -105,7 +105,7 @@ def _state_label(finding: CheckFinding) -> str:
 
 
 async def verify(options: Namespace) -> int:
-    """Verify models."""
+    """Verify the content of models, and print the result of each."""
     filters = parse_filters(options.filter, datetime.now(UTC))
 
     async def run(catalog: ModelCatalog) -> list[VerifiedModel]:

@@ -108,7 +108,7 @@ class TransactionRunner:
                     requests = self._requeue(requests, OTHER_WRITER)
 
     def _run_transaction(self, requests: Requests) -> None:
-        """Run the first of the requests; `_index` is then that of the last one that ran."""
+        """Run and commit as many requests as 0.05 s allow; `_index` is that of the last of them."""
         self._index = 0
         connection = self._connected()
         transaction = connection.begin()

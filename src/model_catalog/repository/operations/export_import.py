@@ -195,7 +195,7 @@ def _key_too_long(line: ImportLine, dialect: str) -> str | None:
 async def _numbered_lines(
     stream: IO[str] | IO[bytes],
 ) -> AsyncIterator[tuple[int, str | bytes]]:
-    """Yield the lines of a stream; a line that is too long is cut, but stays too long."""
+    """Yield the lines of a stream. A very long line is cut, to a length that is still refused."""
     number = 0
     while True:
         try:
@@ -312,7 +312,7 @@ def _insert_files(connection: Connection, pairs: _Pairs) -> None:
 
 
 def _insert_aliases(connection: Connection, pairs: _Pairs, *, moves: bool) -> None:
-    """Insert aliases; with `moves` an alias that points at another model is moved here."""
+    """Insert aliases; with `moves`, those that exist are changed to point at the new models."""
     rows = [
         {**key, "alias": alias, "of_store": store}
         for key, line in pairs

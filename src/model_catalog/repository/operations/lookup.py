@@ -26,7 +26,7 @@ from model_catalog.repository.statements.row_conversion import to_model
 
 
 class LookupKey(NamedTuple):
-    """A validated key; `version` may be an alias, and None means the newest version."""
+    """A validated key; `version` may be an alias, and None means the version downloaded last."""
 
     reference: str
     provider: str

@@ -105,7 +105,7 @@ def insert_if_absent(dialect: str, names: tuple[str, ...]) -> PreparedStatement:
 
 @lru_cache(maxsize=64)
 def upsert_arrays(names: tuple[str, ...], changed: tuple[str, ...]) -> PreparedStatement:
-    """Upsert many rows on PostgreSQL, returning each; the parameters are of `array_table`."""
+    """Upsert many rows on PostgreSQL, returning each; the parameters are those of `array_table`."""
     rows = array_table(model_columns[name] for name in names)
     insert = postgresql.insert(MODELS).from_select(
         names, select(*(rows.c[name] for name in names)), include_defaults=False
