@@ -65,9 +65,9 @@ async def accept_model(
     """
     Accept the files at a model's path as its expected content: read and record all of them again.
 
-    No other function replaces an expected digest. `download_count` and the fields that the user
-    has set stay. Raises ModelNotFoundError, FileChangedError, and what `register_path` raises for
-    the disk.
+    This replaces the expected digests and the size; a check or a verification never does that.
+    `download_count` and the other fields that the user has set stay. Raises ModelNotFoundError,
+    FileChangedError, and what `register_path` raises for the disk.
     """
     model = await catalog.get_model(reference, provider, version)
     inspected = await inspect_path(catalog, model.local_path, digest=True, on_progress=on_progress)

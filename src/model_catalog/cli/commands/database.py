@@ -64,7 +64,7 @@ async def db_repair(options: Namespace) -> int:
         print_notice(f"{table.table}: {pluralize(table.kept, 'row')} saved")
         if table.refused:
             refused = pluralize(table.refused, "row")
-            print_error(f"{table.table}: {refused} read but not saved: a constraint was violated")
+            print_error(f"{table.table}: {refused} read but not saved: not valid in a catalog")
         if table.lost:
             ids = ", ".join(map(str, table.lost[:_MAX_LISTED_IDS]))
             more = ", ..." if len(table.lost) > _MAX_LISTED_IDS else ""
