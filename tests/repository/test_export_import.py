@@ -12,7 +12,7 @@ import pytest
 from conftest import a_model, moment, postgresql_database
 
 from model_catalog import InvalidImportError, InvalidModelError, open_catalog
-from model_catalog.domain.ndjson import HEADER
+from model_catalog.domain.ndjson import HEADER, MAX_LINE
 
 TEXTS = ["plain", "ü ß 模型 🦙", "tab\tline\nquote\"'\\%_", "\u202e\u200b", "x" * 1000]
 
@@ -431,3 +431,16 @@ async def test_a_text_stream_with_invalid_bytes_is_refused(catalog, tmp_path):
         await catalog.import_catalog(stream, skip_broken=True)
 
     assert await catalog.list_models() == []
+
+
+async def test_a_line_with_more_blanks_than_a_line_may_be_long_is_refused(catalog):
+    """
+    The end of such a line is not read, so that the blanks must not hide what follows them.
+    """
+    too_long = line().strip() + " " * (2 * MAX_LINE) + "}"
+
+    with pytest.raises(InvalidImportError, match="longer than") as caught:
+        await catalog.import_catalog(io.StringIO(HEADER + too_long + "\n"))
+
+    assert caught.value.line == 2
+    assert await catalog.count_models() == 0

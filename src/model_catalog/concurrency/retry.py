@@ -54,7 +54,12 @@ class Backoff:
         return self._start + self._timeout_s - time.monotonic()
 
     async def wait_or_raise(self, error: CatalogBusyError) -> None:
-        """Pause before a retry. When the time is up, raise `error` with the seconds waited."""
+        """
+        Pause before a retry.
+
+        When the time is up, raise a new CatalogBusyError with the reason of `error` and the seconds
+        waited.
+        """
         waited_s = time.monotonic() - self._start
         if waited_s >= self._timeout_s:
             raise CatalogBusyError(error.target, error.reason, waited_s) from error

@@ -43,7 +43,7 @@ class LoopThrottle:
         self._checked_s = self._computed_s = 0.0
 
     def thread_started(self) -> None:
-        """Record that a thread starts to work for this loop. Call it in the loop."""
+        """Count a thread that starts to work, and check the load of the loop while any works."""
         self._working_thread_count += 1
         if self._timer is None:
             self._check_after_s = _FIRST_CHECK_S

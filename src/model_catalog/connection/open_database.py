@@ -32,7 +32,10 @@ log = logging.getLogger(__name__)
 
 class OpenDatabase:
     """
-    An open database: its engines, its name in messages, and whether a host shares it.
+    An open database: its engines and its name in messages.
+
+    If it is `shared`, other programs may have tables in it. That is so for a host's engine and for
+    every server.
 
     `path` and `sync_engine` are set only for a SQLite file of our own. `wait_s` is how long opening
     and migrating wait for locks, in seconds.

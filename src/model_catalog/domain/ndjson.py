@@ -79,9 +79,11 @@ def _to_json(value: Any) -> Any:
 def parse(line: str | bytes, number: int) -> ImportLine | LineError | None:
     """Parse and validate a line. Returns None for an empty line and for a valid first line."""
     try:
-        text = (line.decode() if isinstance(line, bytes) else line).strip()
-        if len(text) > MAX_LINE:
+        text = line.decode() if isinstance(line, bytes) else line
+        # Before blanks are removed: the end of a longer line was not read.
+        if len(text.rstrip("\r\n")) > MAX_LINE:
             return LineError(number, f"it is longer than {MAX_LINE} characters")
+        text = text.strip()
         if not text and number > 1:
             return None
         value = json.loads(text, object_pairs_hook=_object, parse_constant=_refuse_constant)

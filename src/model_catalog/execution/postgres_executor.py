@@ -65,6 +65,9 @@ class PostgresExecutor:
     It exists because it is faster than sessions: lookups that come at the same time are one query,
     and registrations one transaction. It must not be used for a host's sessions or engine: each
     task of a host may use a database or a user of its own.
+
+    If a call is cancelled, its Coalescer takes it out of its batch. For a call that runs alone,
+    `run_with_retries` does the same: a read is interrupted, a write is completed.
     """
 
     def __init__(self, engine: AsyncEngine, timeout_s: float, owner: LoopOwner) -> None:
@@ -256,7 +259,7 @@ async def _run_lookups(
         try:
             return await run_to_completion(
                 executor.look_up_once(function, value, run),
-                run.interrupt_read,
+                on_cancel=run.interrupt_read,
                 timeout_s=max(backoff.remaining_s, MIN_TIMEOUT_S),
                 on_timeout=run.interrupt,
             )

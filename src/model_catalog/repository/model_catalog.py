@@ -175,8 +175,8 @@ class ModelCatalog:
         """
         Delete the record of a model, or of all its versions; return whether there was one.
 
-        `version=None` deletes all versions. Tags, aliases and the list of files are deleted too.
-        The model's files stay.
+        `version` may be an alias; None deletes all versions. Tags, aliases and the list of files
+        are deleted too. The model's files stay.
         """
         cascades = self._executor.database.cascades
         return await self._executor.run(

@@ -21,7 +21,7 @@ _FORMATS: Final = (
 
 
 def detect_format(files: Sequence[StoreFile]) -> str | None:
-    """Return the first of safetensors, GGUF and pickle that the suffixes of the weights match."""
+    """Return the first of safetensors, GGUF and pickle that a weights file has the suffix of."""
     names = [file.path.lower() for file in files if file.role == "weights"]
     for format_, suffixes in _FORMATS:
         if any(name.endswith(suffixes) for name in names):

@@ -91,9 +91,9 @@ class ScanProblem:
     An entry of a store that could not be interpreted and was left out of the scan.
 
     `path` is absolute and may contain any bytes. Models below it may still exist although the scan
-    did not find them. The same is true for the versions of `reference`, or for its one `version`,
-    if the store keeps models and manifests in different folders. A `reference` of `""` stands for
-    every reference.
+    did not find them. If the store keeps models and manifests in different folders, `reference` and
+    `version` name the models that may still exist: a `version` of None means all versions, and a
+    `reference` of `""` means all references.
     """
 
     path: str

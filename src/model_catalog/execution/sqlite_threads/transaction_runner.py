@@ -197,7 +197,7 @@ class TransactionRunner:
             request.error = error
 
     def run_in_transaction(self, requests: Requests) -> None:
-        """Run requests in the transaction that is open; one of them may end it."""
+        """Run requests in the open transaction, and set their results; one may be its COMMIT."""
         for request in requests:
             if request.try_start():
                 operation = request.operation

@@ -1,4 +1,4 @@
-"""Parse the values of a GGUF header one by one, with bounded memory and time."""
+"""Read the bytes of a GGUF header and parse its values, with bounded memory and time."""
 
 from __future__ import annotations
 

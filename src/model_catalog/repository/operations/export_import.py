@@ -195,7 +195,12 @@ def _key_too_long(line: ImportLine, dialect: str) -> str | None:
 async def _numbered_lines(
     stream: IO[str] | IO[bytes],
 ) -> AsyncIterator[tuple[int, str | bytes]]:
-    """Yield the lines of a stream. A very long line is cut, to a length that is still refused."""
+    """
+    Yield each line of a stream with its number, from 1.
+
+    A line that is too long is cut to a length that `parse` still refuses. Raises InvalidImportError
+    for an empty stream, and for text that cannot be decoded.
+    """
     number = 0
     while True:
         try:

@@ -34,7 +34,7 @@ class LookupKey(NamedTuple):
 
     @classmethod
     def validated(cls, reference: object, provider: object, version: object) -> LookupKey:
-        """Return a key. Raises InvalidModelError for a value that no model can have."""
+        """Return a key. Raises InvalidModelError for a value that no database can store as text."""
         return cls(
             validation.lookup_text("reference", reference),
             validation.lookup_text("provider", provider),
