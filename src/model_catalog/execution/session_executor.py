@@ -147,9 +147,9 @@ class SessionExecutor:
         """
         Begin a transaction of a session, and limit its lock waits and statements in time.
 
-        If the server has dropped the pooled connection meanwhile, a catalog of `open_catalog`
-        takes a new one, as in `begin_transaction`. A session of a host's factory may have done
-        more than begin, so its catalog raises the error.
+        If the server has dropped the pooled connection meanwhile, a catalog of `open_catalog` takes
+        a new one, as in `begin_transaction`. A catalog over a host's session factory raises the
+        error.
         """
         timeouts_s = (max(statement_timeout_s, MIN_TIMEOUT_S), lock_wait_s)
         try:
