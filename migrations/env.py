@@ -1,4 +1,4 @@
-"""Alembic's environment: runs migrations on the package's connection, or from the command line."""
+"""Alembic's environment for the `alembic` command in a checkout. The package does not use it."""
 
 import asyncio
 import os
@@ -49,7 +49,7 @@ async def run_from_the_shell() -> None:
             # Refuses another program's database before the lock writes to it.
             await current_revision(database)
             async with migration_transaction(database.engine, database.name) as connection:
-                await connection.run_sync(detect_revision, database)
+                await connection.run_sync(detect_revision, database.name, shared=database.shared)
                 if command in ("upgrade", "downgrade"):
                     await backup_if_needed(connection, database, config.cmd_opts.revision)
                 await connection.run_sync(run)
@@ -78,10 +78,7 @@ def print_sql() -> None:
 
 if context.is_offline_mode():
     print_sql()
-elif (lent := config.attributes.get("connection")) is not None:
-    run(lent)
 else:
-    # fileConfig would replace the logging configuration of a host that calls upgrade().
     if config.config_file_name is not None and config.file_config.has_section("loggers"):
         fileConfig(config.config_file_name, disable_existing_loggers=False)
     asyncio.run(run_from_the_shell())

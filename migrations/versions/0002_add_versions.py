@@ -10,7 +10,7 @@ number of such rows is logged.
 import logging
 
 import sqlalchemy as sa
-from alembic import context, op
+from alembic import op
 from sqlalchemy.dialects import postgresql
 
 revision = "0002"
@@ -68,7 +68,7 @@ def forget_odd(column: str, sound: str) -> None:
     statement = sa.text(
         f"UPDATE models SET {column} = NULL WHERE {column} IS NOT NULL AND NOT ({whole}{sound})"
     )
-    if context.is_offline_mode():
+    if op.get_context().as_sql:
         op.execute(statement)
     elif odd := op.get_bind().execute(statement).rowcount:
         log.warning("%d rows had an invalid %s; it was set to NULL", odd, column)

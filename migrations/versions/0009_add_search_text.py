@@ -11,7 +11,7 @@ corrects its text.
 import unicodedata
 
 import sqlalchemy as sa
-from alembic import context, op
+from alembic import op
 
 revision = "0009"
 down_revision = "0008"
@@ -31,7 +31,7 @@ def folded(text: object) -> str | None:
 def upgrade() -> None:
     op.add_column("models", sa.Column("reference_folded", sa.Text()))
     op.add_column("models", sa.Column("description_folded", sa.Text()))
-    if context.is_offline_mode():
+    if op.get_context().as_sql:
         op.execute(
             "UPDATE models SET reference_folded = lower(reference),"
             " description_folded = lower(description)"

@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     from model_catalog.repository.statements.filters import Filters
     from model_catalog.repository.statements.pagination import Sort
     from model_catalog.schema.diagnosis import check_schema
+    from model_catalog.schema.host_connection import upgrade_connection
     from model_catalog.schema.migrate import downgrade, upgrade
     from model_catalog.schema.revision import schema_state
 
@@ -133,6 +134,7 @@ __all__ = [
     "restore",
     "schema_state",
     "upgrade",
+    "upgrade_connection",
 ]
 
 # The modules of the names that are not in errors.py.
@@ -166,6 +168,7 @@ _MODULES = {
     "restore": "backups.restore",
     "schema_state": "schema.revision",
     "upgrade": "schema.migrate",
+    "upgrade_connection": "schema.host_connection",
 }
 
 # Names of release 0.1.0 that have a clearer name now. They keep working.

@@ -24,7 +24,7 @@ from model_catalog import (
 )
 from model_catalog.concurrency.completion import run_to_completion
 from model_catalog.execution.interruption import InterruptibleRun
-from model_catalog.schema.migration_lock import _ADVISORY_LOCK
+from model_catalog.schema.migration_lock import ADVISORY_LOCK
 
 TIMEOUT_S = 0.4
 PROMPT_S = 2.5
@@ -147,7 +147,7 @@ def slow_writes(database, tables=TABLES, *, when="BEFORE"):
 def migration_lock_held(database):
     """Take the migration lock, as another process does during an upgrade."""
     with psycopg.connect(postgres.dsn(database.url)) as other:
-        other.execute("SELECT pg_advisory_xact_lock(%s)", [_ADVISORY_LOCK])
+        other.execute("SELECT pg_advisory_xact_lock(%s)", [ADVISORY_LOCK])
         yield
         other.rollback()
 

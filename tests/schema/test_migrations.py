@@ -16,7 +16,6 @@ import hive_files
 import postgres
 import psycopg
 import pytest
-from alembic.script import ScriptDirectory
 from conftest import Database, a_model, moment
 from schema_shape import digest, dump, shape
 from sqlalchemy.ext.asyncio import create_async_engine
@@ -32,8 +31,8 @@ from model_catalog import (
 )
 from model_catalog.mapping.revisions import head_revision, known_revisions
 from model_catalog.mapping.tables import Base
-from model_catalog.schema.migrate import alembic_config
 from model_catalog.schema.revision import VERSION_TABLE
+from model_catalog.schema.revision_runner import script_directory
 
 HEAD = head_revision()
 
@@ -287,7 +286,7 @@ async def test_migrations_and_create_all_make_the_same_schema(empty):
 
 def test_known_revisions_equals_the_chain_of_alembic():
     """The revisions read from the file names are those that Alembic finds in the files."""
-    scripts = ScriptDirectory.from_config(alembic_config())
+    scripts = script_directory()
 
     chain = [script.revision for script in scripts.walk_revisions()]
 

@@ -16,8 +16,7 @@ import hive_files
 import postgres
 import psycopg
 import pytest
-from alembic import op
-from alembic.operations import BatchOperations
+from alembic.operations import BatchOperations, Operations
 from child_programs import migration_was_killed
 from conftest import Database, a_model
 from schema_shape import digest, dump, shape
@@ -611,15 +610,15 @@ async def test_a_failed_upgrade_changes_nothing(empty, start, monkeypatch):
     if empty.path is not None and start == "nothing":
         empty.path.touch()
     before = dump(empty)
-    batch = op.batch_alter_table
+    batch = Operations.batch_alter_table
 
-    def second_fails(*arguments, **options):
+    def second_fails(self, *arguments, **options):
         if options.get("recreate") == "always":
-            return batch(*arguments, **options)
+            return batch(self, *arguments, **options)
         raise RuntimeError("disk full")
 
     with monkeypatch.context() as broken:
-        broken.setattr(op, "batch_alter_table", second_fails)
+        broken.setattr(Operations, "batch_alter_table", second_fails)
         with pytest.raises(RuntimeError, match="disk full"):
             await upgrade(empty.target)
     after = dump(empty)

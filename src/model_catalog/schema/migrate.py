@@ -6,8 +6,9 @@ import asyncio
 import logging
 import threading
 from contextlib import contextmanager
-from importlib import import_module, resources
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -29,15 +30,14 @@ from model_catalog.schema.revision import (
     detect_revision,
     require_known_revision,
 )
+from model_catalog.schema.revision_runner import run_revisions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from alembic.config import Config
-
-# Alembic's `op` and `context` are global to the process. Of two migrations in different threads or
-# event loops, one would run its revisions on the connection of the other.
-_alembic_lock = threading.Lock()
+# One migration at a time on an engine. The pool of a database in memory gives all tasks the same
+# connection, so that the database's own lock could not keep two migrations apart.
+_engine_locks: WeakKeyDictionary[sa.Engine, threading.Lock] = WeakKeyDictionary()
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +51,8 @@ async def upgrade(target: Target | None = None, revision: str = "head") -> None:
     if it fails, is cancelled or is killed, the database stays unchanged. Before a SQLite file of
     our own with models is migrated, it is backed up to a file beside it; the last three such
     backups are kept. An `AsyncEngine` may belong to a host with other tables: it is not disposed,
-    and its database is not backed up. `upgrade` may be called in a running event loop.
+    and its database is not backed up. `upgrade` may be called in a running event loop, in the
+    env.py of a host's own Alembic, and while that Alembic runs in another thread.
 
     Raises SchemaTooNewError if a newer package wrote the database, and ForeignDatabaseError if the
     database belongs to another program. Raises UpgradeFailedError if the database refuses a
@@ -78,36 +79,43 @@ async def downgrade(target: Target | None, revision: str) -> None:
 
 async def migrate_to(database: OpenDatabase, revision: str, *, down: bool = False) -> None:
     """Run the migrations from the database's revision to another; see `upgrade`."""
-    known = ["base", *known_revisions()]
-    goal = head_revision() if revision == "head" else revision
-    if goal not in known:
-        raise UpgradeFailedError(
-            database.name, revision, f"this revision does not exist; known are {', '.join(known)}"
-        )
+    goal = resolve_revision(revision, database.name)
     current = await current_revision(database)
-    if _is_at(database, current, goal, down=down):
+    if is_at(current, goal, database.name, down=down):
         return
 
     cancelled = threading.Event()
-    while not _alembic_lock.acquire(blocking=False):  # noqa: ASYNC110 - a lock of all loops
+    engine_lock = _engine_locks.setdefault(database.engine.sync_engine, threading.Lock())
+    while not engine_lock.acquire(blocking=False):  # noqa: ASYNC110 - a lock of all loops
         await asyncio.sleep(0.01)
     try:
         await run_to_completion(
             _migrate(database, goal, cancelled, down=down), on_cancel=cancelled.set
         )
     finally:
-        _alembic_lock.release()
+        engine_lock.release()
 
 
-def _is_at(database: OpenDatabase, current: str | None, goal: str, *, down: bool) -> bool:
+def resolve_revision(revision: str, name: str) -> str:
+    """Return a known revision, or "base"; "head" is the newest. `name` is for the error."""
+    known = ["base", *known_revisions()]
+    goal = head_revision() if revision == "head" else revision
+    if goal not in known:
+        raise UpgradeFailedError(
+            name, revision, f"this revision does not exist; known are {', '.join(known)}"
+        )
+    return goal
+
+
+def is_at(current: str | None, goal: str, name: str, *, down: bool) -> bool:
     """Return whether a database is at a revision. Raises if the direction is wrong."""
-    require_known_revision(current, database.name)
+    require_known_revision(current, name)
     # The revisions are numbers of four digits; "base" is before all of them.
     start, end = ("" if revision in (None, "base") else revision for revision in (current, goal))
     if start != end and down != (end < start):
         function = "upgrade" if down else "downgrade"
         raise UpgradeFailedError(
-            database.name, goal, f"it is at {current or 'no revision'}: use {function}() instead"
+            name, goal, f"it is at {current or 'no revision'}: use {function}() instead"
         )
     return start == end
 
@@ -116,34 +124,43 @@ async def _migrate(
     database: OpenDatabase, goal: str, cancelled: threading.Event, *, down: bool
 ) -> None:
     # The import takes a quarter of a second, so it runs in a thread and only if it is needed.
-    command = await to_thread(import_module, "alembic.command")
+    await to_thread(import_module, "alembic.script")
 
     def run(connection: sa.Connection, current: str | None) -> None:
         with _stop_when_cancelled(connection, cancelled):
-            (command.downgrade if down else command.upgrade)(alembic_config(connection), goal)
+            run_revisions(connection, current, goal, down=down)
         set_application_id(connection, database)
-        log.info(
-            "migrated the catalog at %s from %s to %s", database.name, current or "nothing", goal
-        )
+        log_migration(database.name, current, goal)
 
     try:
         async with migration_transaction(
             database.engine, database.name, cancelled, wait_s=database.wait_s
         ) as connection:
             # Another process may have migrated the database before we got the lock.
-            current = await connection.run_sync(detect_revision, database)
-            if not _is_at(database, current, goal, down=down):
+            current = await connection.run_sync(
+                detect_revision, database.name, shared=database.shared
+            )
+            if not is_at(current, goal, database.name, down=down):
                 await backup_if_needed(connection, database, goal)
                 await connection.run_sync(run, current)
     except _MigrationCancelledError:
         raise asyncio.CancelledError from None
     except sa.exc.SQLAlchemyError as error:
-        reason = to_catalog_error(error, database.name)
-        if type(reason) in (CatalogError, SchemaOutOfDateError):
-            # A statement was refused, but the database is neither busy, full nor corrupt.
-            cause = f"{error.__cause__ or error}"
-            raise UpgradeFailedError(database.name, goal, cause) from error
-        raise reason from error
+        raise to_migration_error(error, database.name, goal) from error
+
+
+def to_migration_error(error: sa.exc.SQLAlchemyError, name: str, goal: str) -> CatalogError:
+    """Return the CatalogError for an error of SQLAlchemy during a migration."""
+    reason = to_catalog_error(error, name)
+    if type(reason) in (CatalogError, SchemaOutOfDateError):
+        # A statement was refused, but the database is neither busy, full nor corrupt.
+        return UpgradeFailedError(name, goal, f"{error.__cause__ or error}")
+    return reason
+
+
+def log_migration(name: str, current: str | None, goal: str) -> None:
+    """Log the two revisions of a finished migration."""
+    log.info("migrated the catalog at %s from %s to %s", name, current or "nothing", goal)
 
 
 async def backup_if_needed(connection: AsyncConnection, database: OpenDatabase, goal: str) -> None:
@@ -191,16 +208,3 @@ def _stop_when_cancelled(connection: sa.Connection, cancelled: threading.Event) 
         yield
     finally:
         sa.event.remove(connection, "before_cursor_execute", check)
-
-
-def alembic_config(connection: sa.Connection | None = None) -> Config:
-    """Return the Alembic configuration for this package's migrations on a connection."""
-    from alembic.config import Config  # noqa: PLC0415 - slow to import, see _migrate
-
-    config = Config()
-    # ConfigParser interprets % as a placeholder.
-    scripts = str(resources.files("model_catalog.migrations")).replace("%", "%%")
-    config.set_main_option("script_location", scripts)
-    config.set_main_option("path_separator", "os")
-    config.attributes["connection"] = connection
-    return config

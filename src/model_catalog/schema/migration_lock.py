@@ -23,8 +23,8 @@ from model_catalog.connection.timeouts import (
 )
 from model_catalog.errors import CatalogBusyError, UpgradeFailedError
 
-# `MCatalog` in ASCII: an arbitrary number that no other program should use.
-_ADVISORY_LOCK: Final = 0x4D436174616C6F67
+ADVISORY_LOCK: Final = 0x4D436174616C6F67
+"""`MCatalog` in ASCII: an arbitrary number that no other program should use."""
 
 
 @asynccontextmanager
@@ -60,15 +60,9 @@ async def migration_transaction(
                 await connection.rollback()
                 await backoff.wait_or_raise(error)
         try:
-            broken_before = await _broken_references(connection)
+            broken_before = await connection.run_sync(broken_references)
             yield connection
-            if broken := await _broken_references(connection) - broken_before:
-                tables = ", ".join(sorted({table for table, *_ in broken}))
-                raise UpgradeFailedError(
-                    name,
-                    "that revision",
-                    f"{len(broken)} rows of {tables} would refer to rows that do not exist",
-                )
+            await connection.run_sync(require_references_kept, name, broken_before)
             await connection.commit()
         finally:
             # Has no effect after the commit.
@@ -81,7 +75,7 @@ async def _lock(connection: AsyncConnection, name: str) -> None:
         return
     # The "try" function, because a wait in the server could be neither cancelled nor limited.
     locked = await connection.scalar(
-        sa.text("SELECT pg_try_advisory_xact_lock(:lock)"), {"lock": _ADVISORY_LOCK}
+        sa.text("SELECT pg_try_advisory_xact_lock(:lock)"), {"lock": ADVISORY_LOCK}
     )
     if not locked:
         raise CatalogBusyError(name, "another process is migrating it")
@@ -118,9 +112,22 @@ async def _connect(engine: AsyncEngine, name: str) -> AsyncIterator[AsyncConnect
             await connection.close()
 
 
-async def _broken_references(connection: AsyncConnection) -> set[tuple[Any, ...]]:
+def broken_references(connection: sa.Connection) -> set[tuple[Any, ...]]:
     """Return the rows of SQLite that refer to missing rows. A host's tables may have some."""
     # PostgreSQL always enforces foreign keys.
     if connection.dialect.name != "sqlite":
         return set()
-    return {tuple(row) for row in await connection.exec_driver_sql("PRAGMA foreign_key_check")}
+    return {tuple(row) for row in connection.exec_driver_sql("PRAGMA foreign_key_check")}
+
+
+def require_references_kept(
+    connection: sa.Connection, name: str, broken_before: set[tuple[Any, ...]]
+) -> None:
+    """Raise UpgradeFailedError if more rows refer to missing rows than before."""
+    if broken := broken_references(connection) - broken_before:
+        tables = ", ".join(sorted({table for table, *_ in broken}))
+        raise UpgradeFailedError(
+            name,
+            "that revision",
+            f"{len(broken)} rows of {tables} would refer to rows that do not exist",
+        )

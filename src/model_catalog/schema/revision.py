@@ -56,7 +56,7 @@ async def current_revision(database: OpenDatabase) -> str | None:
 
     def detect(engine: sa.Engine) -> str | None:
         with map_errors(database.name), engine.connect() as connection:
-            return detect_revision(connection, database)
+            return detect_revision(connection, database.name, shared=database.shared)
 
     async def detect_once() -> str | None:
         if sync_engine is not None:
@@ -64,13 +64,15 @@ async def current_revision(database: OpenDatabase) -> str | None:
         with map_errors(database.name):
             async with database.engine.connect() as connection:
                 await set_timeouts(connection, LOCK_WAIT_S)
-                return await connection.run_sync(detect_revision, database)
+                return await connection.run_sync(
+                    detect_revision, database.name, shared=database.shared
+                )
 
     # Runs to completion: a driver that is cancelled while it connects leaks the connection.
     return await retry_while_busy(detect_once, database.wait_s)
 
 
-def detect_revision(connection: sa.Connection, database: OpenDatabase) -> str | None:
+def detect_revision(connection: sa.Connection, name: str, *, shared: bool) -> str | None:
     """
     Return the revision of the connection's database; None if a catalog can be created there.
 
@@ -78,12 +80,12 @@ def detect_revision(connection: sa.Connection, database: OpenDatabase) -> str | 
     file that is not shared, it also raises if another program has tables in the file.
     """
     revision = _recorded_revision(connection)
-    if revision is None and (found := _foreign_content(connection, shared=database.shared)):
+    if revision is None and (found := _foreign_content(connection, shared=shared)):
         # On PostgreSQL, and with a host's sqlite3, each statement sees all commits so far. Another
         # process may have migrated the database after the first look, so look again.
         revision = _recorded_revision(connection)
         if revision is None:
-            raise ForeignDatabaseError(database.name, found)
+            raise ForeignDatabaseError(name, found)
     return revision
 
 

@@ -1,0 +1,55 @@
+"""Runs revisions on a connection, without the objects of Alembic that are global to the process."""
+
+from __future__ import annotations
+
+import logging
+from importlib import resources
+from typing import TYPE_CHECKING
+
+import sqlalchemy as sa
+
+from model_catalog.mapping.tables import Base
+from model_catalog.schema.revision import VERSION_TABLE
+
+if TYPE_CHECKING:
+    from alembic.script import ScriptDirectory
+
+log = logging.getLogger(__name__)
+
+
+def run_revisions(
+    connection: sa.Connection, current: str | None, goal: str, *, down: bool = False
+) -> None:
+    """
+    Run the revisions from `current` to `goal` in the connection's transaction, and record `goal`.
+
+    `current` is None for a database without a catalog. With `down`, `goal` is an older revision or
+    "base". The caller holds the migration lock, and commits.
+    """
+    # Imported here, because importing Alembic takes a quarter of a second.
+    from alembic.migration import MigrationContext  # noqa: PLC0415
+    from alembic.operations import Operations  # noqa: PLC0415
+
+    context = MigrationContext.configure(
+        connection, opts={"version_table": VERSION_TABLE, "target_metadata": Base.metadata}
+    )
+    operations = Operations(context)
+    scripts = script_directory()
+    start = current or "base"
+    upper, lower = (start, goal) if down else (goal, start)
+    revisions = list(scripts.iterate_revisions(upper, lower))
+    for script in revisions if down else reversed(revisions):
+        module = script.module
+        # The `op` that a revision imports belongs to the process. A host's Alembic, here or in
+        # another thread, sets it to the host's connection. This module is a copy of our own.
+        vars(module)["op"] = operations
+        log.debug("%s revision %s", "reverting" if down else "applying", script.revision)
+        (module.downgrade if down else module.upgrade)()
+    context.stamp(scripts, goal)
+
+
+def script_directory() -> ScriptDirectory:
+    """Return Alembic's view of our revisions. Each call loads new copies of their modules."""
+    from alembic.script import ScriptDirectory  # noqa: PLC0415 - slow to import, see run_revisions
+
+    return ScriptDirectory(str(resources.files("model_catalog.migrations")))
