@@ -1,0 +1,52 @@
+"""
+Filters that keep a host's Alembic away from the catalog's tables, in a database that both share.
+
+    context.configure(..., include_name=include_name, include_object=include_object)
+
+Without them `alembic revision --autogenerate` drops the tables, which the host's models do not
+contain. A host with a filter of its own calls these from it. This package does not import Alembic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from model_catalog.mapping.tables import Base
+from model_catalog.schema.revision import VERSION_TABLE
+
+__all__ = ["TABLE_NAMES", "VERSION_TABLE", "include_name", "include_object"]
+
+TABLE_NAMES: Final = frozenset((*Base.metadata.tables, VERSION_TABLE))
+"""The names of the catalog's tables and of its version table."""
+
+
+def include_name(name: str | None, type_: str, parent_names: Mapping[Any, str | None]) -> bool:
+    """
+    Return False for the name of a table of the catalog in the default schema, otherwise True.
+
+    It is for the option `include_name` of `context.configure`, which filters what Alembic reads
+    from the database.
+    """
+    return not _is_ours(name, type_, parent_names.get("schema_name"))
+
+
+def include_object(
+    item: Any,
+    name: str | None,
+    type_: str,
+    reflected: bool,  # noqa: FBT001 - Alembic's signature
+    compare_to: Any,
+) -> bool:
+    """
+    Return False for a table of the catalog in the default schema, otherwise True.
+
+    It is for the option `include_object` of `context.configure`. A host needs it if its own
+    `target_metadata` contains tables of the catalog, for example by `Table.to_metadata`.
+    """
+    del reflected, compare_to
+    return not _is_ours(name, type_, getattr(item, "schema", None))
+
+
+def _is_ours(name: str | None, type_: str, schema: str | None) -> bool:
+    return type_ == "table" and schema is None and name in TABLE_NAMES
