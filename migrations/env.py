@@ -12,13 +12,26 @@ from sqlalchemy import Connection
 from model_catalog.connection.open_database import open_database
 from model_catalog.connection.target import TARGET_VARIABLE, resolve_target
 from model_catalog.errors import CatalogError
+from model_catalog.mapping.revisions import VERSION_TABLE
 from model_catalog.mapping.tables import Base
 from model_catalog.schema.diagnosis import autogenerate_options
 from model_catalog.schema.migrate import backup_if_needed, set_application_id
 from model_catalog.schema.migration_lock import migration_transaction
-from model_catalog.schema.revision import VERSION_TABLE, current_revision, detect_revision
+from model_catalog.schema.revision import (
+    current_revision,
+    detect_revision,
+    require_known_revision,
+)
+from model_catalog.schema.revision_runner import record_revision
 
 config = context.config
+
+
+def is_shared() -> bool:
+    given = context.get_x_argument(as_dictionary=True).get("shared", "no")
+    if given not in ("yes", "no"):
+        raise CommandError(f"-x shared={given}: give `yes` or `no`")
+    return given == "yes"
 
 
 def target() -> str | None:
@@ -45,13 +58,21 @@ async def run_from_the_shell() -> None:
     # Only a command that writes a schema may create the file.
     command = config.cmd_opts.cmd[0].__name__ if config.cmd_opts is not None else ""
     try:
-        async with open_database(target(), create=command in ("upgrade", "stamp")) as database:
+        async with open_database(
+            target(), create=command in ("upgrade", "stamp"), shared=is_shared()
+        ) as database:
             # Refuses another program's database before the lock writes to it.
             await current_revision(database)
             async with migration_transaction(database.engine, database.name) as connection:
-                await connection.run_sync(detect_revision, database.name, shared=database.shared)
+                current = await connection.run_sync(
+                    detect_revision, database.name, shared=database.shared
+                )
                 if command in ("upgrade", "downgrade"):
                     await backup_if_needed(connection, database, config.cmd_opts.revision)
+                if current.revision != current.recorded:
+                    # Alembic knows neither an id of release 0.1.0 nor tables without an id.
+                    require_known_revision(current.revision, database.name)
+                    await connection.run_sync(record_revision, current.revision)
                 await connection.run_sync(run)
                 if command == "upgrade":
                     await connection.run_sync(set_application_id, database)

@@ -76,6 +76,7 @@ class HostProject:
         self._url = url.render_as_string(hide_password=False).replace("%", "%%")
         config = Config(folder / "alembic.ini", stdout=io.StringIO())
         command.init(config, str(self._steps), template=template)
+        self.version_locations: str | None = None
         self.env = self._steps / "env.py"
         self.replace("target_metadata = None", MODELS)
 
@@ -102,8 +103,10 @@ class HostProject:
         """Return a configuration like that of alembic.ini, which does not configure logging."""
         config = Config(stdout=io.StringIO(), output_buffer=io.StringIO())
         config.set_main_option("script_location", str(self._steps).replace("%", "%%"))
-        config.set_main_option("path_separator", "os")
+        config.set_main_option("path_separator", "newline")
         config.set_main_option("sqlalchemy.url", self._url)
+        if self.version_locations is not None:
+            config.set_main_option("version_locations", self.version_locations)
         return config
 
     def upgrade(self) -> None:

@@ -1,7 +1,7 @@
 """
 Create the table of the Rust hive, or adopt an existing one.
 
-Revision ID: 0001
+Revision ID: model_catalog_0001
 
 The Rust hive declared `size_bytes` and `downloaded_at` NOT NULL, although its documentation calls
 them nullable. Its first releases had the reference alone as the primary key. SQLite cannot change
@@ -12,9 +12,9 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import postgresql
 
-revision = "0001"
+revision = "model_catalog_0001"
 down_revision = None
-branch_labels = None
+branch_labels = ("model_catalog",)
 depends_on = None
 
 BIG = sa.BigInteger().with_variant(sa.Integer(), "sqlite")

@@ -1,7 +1,7 @@
 """
 Add versions, so that a reference can have more than one model.
 
-Revision ID: 0002
+Revision ID: model_catalog_0002
 
 An invalid size or time (negative, text, or milliseconds) becomes NULL. Its row is kept, and the
 number of such rows is logged.
@@ -13,8 +13,8 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import postgresql
 
-revision = "0002"
-down_revision = "0001"
+revision = "model_catalog_0002"
+down_revision = "model_catalog_0001"
 branch_labels = None
 depends_on = None
 

@@ -1,7 +1,7 @@
 """
 Add metadata: format, architecture, quantization, license, context length and more.
 
-Revision ID: 0003
+Revision ID: model_catalog_0003
 
 Values from a file's header have their own columns, so that they never overwrite a user's values.
 """
@@ -10,8 +10,8 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import postgresql
 
-revision = "0003"
-down_revision = "0002"
+revision = "model_catalog_0003"
+down_revision = "model_catalog_0002"
 branch_labels = None
 depends_on = None
 

@@ -1,14 +1,14 @@
 """
 Add a description that the user writes.
 
-Revision ID: 0004
+Revision ID: model_catalog_0004
 """
 
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0004"
-down_revision = "0003"
+revision = "model_catalog_0004"
+down_revision = "model_catalog_0003"
 branch_labels = None
 depends_on = None
 

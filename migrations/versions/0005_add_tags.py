@@ -1,7 +1,7 @@
 """
 Add tags.
 
-Revision ID: 0005
+Revision ID: model_catalog_0005
 
 A tag is stored as the user wrote it. Tags that differ only in case are the same tag, so the primary
 key contains the case-folded text.
@@ -11,8 +11,8 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import postgresql
 
-revision = "0005"
-down_revision = "0004"
+revision = "model_catalog_0005"
+down_revision = "model_catalog_0004"
 branch_labels = None
 depends_on = None
 

@@ -1,7 +1,7 @@
 """
 Count downloads and uses.
 
-Revision ID: 0006
+Revision ID: model_catalog_0006
 
 An existing model counts as downloaded once.
 """
@@ -9,8 +9,8 @@ An existing model counts as downloaded once.
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0006"
-down_revision = "0005"
+revision = "model_catalog_0006"
+down_revision = "model_catalog_0005"
 branch_labels = None
 depends_on = None
 

@@ -1,14 +1,14 @@
 """
 Add pins: when a model was pinned, and the reason.
 
-Revision ID: 0007
+Revision ID: model_catalog_0007
 """
 
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0007"
-down_revision = "0006"
+revision = "model_catalog_0007"
+down_revision = "model_catalog_0006"
 branch_labels = None
 depends_on = None
 

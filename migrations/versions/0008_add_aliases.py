@@ -1,15 +1,15 @@
 """
 Add aliases: names of a reference that each point to one of its versions.
 
-Revision ID: 0008
+Revision ID: model_catalog_0008
 """
 
 import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import postgresql
 
-revision = "0008"
-down_revision = "0007"
+revision = "model_catalog_0008"
+down_revision = "model_catalog_0007"
 branch_labels = None
 depends_on = None
 

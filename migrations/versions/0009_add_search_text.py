@@ -1,7 +1,7 @@
 """
 Add case-folded copies of the reference and the description, for searching.
 
-Revision ID: 0009
+Revision ID: model_catalog_0009
 
 SQLite and PostgreSQL fold case differently, so Python folds it, here and at every write. Printed
 SQL (`alembic upgrade --sql`) can only use the database's `lower`. The next registration of a model
@@ -13,8 +13,8 @@ import unicodedata
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0009"
-down_revision = "0008"
+revision = "model_catalog_0009"
+down_revision = "model_catalog_0008"
 branch_labels = None
 depends_on = None
 

@@ -1,7 +1,7 @@
 """
 Add the results of checks: a model's state, since when it is missing, and its mount point.
 
-Revision ID: 0010
+Revision ID: model_catalog_0010
 
 Existing models have the state `unchecked`.
 """
@@ -10,8 +10,8 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import postgresql
 
-revision = "0010"
-down_revision = "0009"
+revision = "model_catalog_0010"
+down_revision = "model_catalog_0009"
 branch_labels = None
 depends_on = None
 

@@ -1,15 +1,15 @@
 """
 Add a model's expected digest, a different digest that was found, and the time of verification.
 
-Revision ID: 0011
+Revision ID: model_catalog_0011
 """
 
 import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import postgresql
 
-revision = "0011"
-down_revision = "0010"
+revision = "model_catalog_0011"
+down_revision = "model_catalog_0010"
 branch_labels = None
 depends_on = None
 

@@ -1,7 +1,7 @@
 """
 Add the files of a model, when they were listed, and why a model is incomplete.
 
-Revision ID: 0012
+Revision ID: model_catalog_0012
 
 The rows of `model_files` are valid only while `inventoried_at` is set. A registration with another
 size or digest is a single statement. It sets `inventoried_at` to NULL and leaves the rows for the
@@ -12,8 +12,8 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import postgresql
 
-revision = "0012"
-down_revision = "0011"
+revision = "model_catalog_0012"
+down_revision = "model_catalog_0011"
 branch_labels = None
 depends_on = None
 

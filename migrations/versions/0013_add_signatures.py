@@ -1,15 +1,15 @@
 """
 Add the signer of a model, and the time, verdict and detail of the signature check.
 
-Revision ID: 0013
+Revision ID: model_catalog_0013
 """
 
 import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import postgresql
 
-revision = "0013"
-down_revision = "0012"
+revision = "model_catalog_0013"
+down_revision = "model_catalog_0012"
 branch_labels = None
 depends_on = None
 

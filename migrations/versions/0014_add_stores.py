@@ -1,7 +1,7 @@
 """
 Add the external store that contains a model, and the store that created an alias.
 
-Revision ID: 0014
+Revision ID: model_catalog_0014
 
 Existing models were registered by a user and belong to no store. Existing aliases belong to the
 user.
@@ -11,8 +11,8 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import postgresql
 
-revision = "0014"
-down_revision = "0013"
+revision = "model_catalog_0014"
+down_revision = "model_catalog_0013"
 branch_labels = None
 depends_on = None
 

@@ -1,7 +1,7 @@
 """
 Add an index for the default order of listings, so that every page is read equally fast.
 
-Revision ID: 0015
+Revision ID: model_catalog_0015
 
 NULL sorts last. SQLite rejects NULLS LAST in an index, but there NULL is the smallest value, so it
 comes last in descending order.
@@ -10,8 +10,8 @@ comes last in descending order.
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0015"
-down_revision = "0014"
+revision = "model_catalog_0015"
+down_revision = "model_catalog_0014"
 branch_labels = None
 depends_on = None
 

@@ -228,10 +228,10 @@ class StorageFullError(CatalogError):
 class ForeignDatabaseError(CatalogError):
     """The database belongs to another program and was left unchanged: `target` and `found`."""
 
-    def __init__(self, target: str, found: str) -> None:
+    def __init__(self, target: str, found: str, advice: str = "Name another database") -> None:
         super().__init__(
             f"{target} belongs to another program: it contains {found}. It was left unchanged. "
-            f"Name another database, or pass your own AsyncEngine to share this one"
+            f"{advice}"
         )
         self.target = target
         self.found = found

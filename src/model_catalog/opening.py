@@ -34,6 +34,7 @@ async def open_catalog(
     timeout_s: float = 30.0,
     durability: Durability = "full",
     reads: ReadMode = "threads",
+    shared: bool = False,
 ) -> AsyncIterator[ModelCatalog]:
     """
     Open a catalog, and close it when the block ends.
@@ -45,8 +46,9 @@ async def open_catalog(
 
     The tables are created or migrated to the newest revision. With `upgrade=False`, tables that are
     missing or older raise SchemaOutOfDateError. Tables of a newer package always raise
-    SchemaTooNewError. `timeout_s` is the number of seconds that opening waits for locks, and that a
-    call may take.
+    SchemaTooNewError. In a database with another program's tables they are created only with
+    `shared=True`, or over the program's own AsyncEngine. `timeout_s` is the number of seconds that
+    opening waits for locks, and that a call may take.
 
     Changes in a SQLite file survive a crash of the process once the call has returned. With
     `durability="full"` they survive a power failure too, because every transaction waits for the
@@ -66,15 +68,10 @@ async def open_catalog(
     validate_durability(durability)
     validate_read_mode(reads)
     validation.seconds("timeout_s", timeout_s)
-    opening = open_database(target, create=create, durability=durability, wait_s=timeout_s)
-    async with opening as database:
-        if upgrade:
-            await migrate_to(database, "head")
-        else:
-            await require_current_schema(database)
-        if database.sync_engine is not None:
-            # The async engine was needed for the migration only.
-            await database.dispose()
+    async with open_database(
+        target, create=create, durability=durability, wait_s=timeout_s, shared=shared
+    ) as database:
+        await _prepare_schema(database, upgrade=upgrade)
         owner = LoopOwner(database.name)
         executor = _make_executor(database, target, timeout_s, owner, reads)
         try:
@@ -86,6 +83,16 @@ async def open_catalog(
             # A forked child has none of the threads and connections.
             if owner.is_in_owner_process:
                 await run_to_completion(executor.close())
+
+
+async def _prepare_schema(database: OpenDatabase, *, upgrade: bool) -> None:
+    if upgrade:
+        await migrate_to(database, "head")
+    else:
+        await require_current_schema(database)
+    if database.sync_engine is not None:
+        # The async engine was needed for the migration only.
+        await database.dispose()
 
 
 def _make_executor(

@@ -372,7 +372,7 @@ async def test_a_file_with_models_is_backed_up_before_a_migration(tmp_path):
 
     (copy,) = other_files(path)
     assert copy.startswith("catalog.db.backup-20")
-    assert copy.endswith(f"Z-before-{HEAD}")
+    assert copy.endswith(f"Z-before-{HEAD.removeprefix('model_catalog_')}")
     assert stat.S_IMODE((tmp_path / copy).stat().st_mode) == 0o600
     with closing(sqlite3.connect(tmp_path / copy)) as raw:
         assert raw.execute("SELECT * FROM models ORDER BY 1, 2").fetchall() == rows

@@ -334,10 +334,10 @@ def test_the_database_is_upgraded_and_checked(cli):
     column.
     """
     assert cli("db", "upgrade", "0001", "--db", "c.db")[0] == 0
-    assert cli("db", "current", "--db", "c.db")[:2] == (0, "0001\n")
+    assert cli("db", "current", "--db", "c.db")[:2] == (0, "model_catalog_0001\n")
     code, out, _ = cli("db", "check", "--db", "c.db")
     assert code == 1
-    assert "is at revision 0001" in out
+    assert "is at revision model_catalog_0001" in out
 
     assert cli("db", "upgrade", "--db", "c.db")[0] == 0
     assert cli("db", "check", "--db", "c.db") == (0, "", "no problem found\n")

@@ -601,7 +601,7 @@ MODES = {
     "unreadable file": (0o000, 0o777, "read", "CatalogUnavailableError"),
     "unreadable folder": (0o666, 0o000, "read", "CatalogUnavailableError"),
     "no file": (None, 0o555, "read", "CatalogReadOnlyError"),
-    "old file, state": ("0001", 0o777, "state", ["0001", HEAD]),
+    "old file, state": ("0001", 0o777, "state", ["model_catalog_0001", HEAD]),
     "old file, read": ("0001", 0o777, "read", "CatalogReadOnlyError"),
     "old file, upgrade": ("0001", 0o777, "upgrade", "CatalogReadOnlyError"),
 }

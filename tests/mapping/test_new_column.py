@@ -18,14 +18,14 @@ TABLE_LINES = (
 REVISION = '''"""
 Add the user's notes, and the time of an audit.
 
-Revision ID: 9999
+Revision ID: model_catalog_9999
 """
 
 import sqlalchemy as sa
 from alembic import op
 
-revision = "9999"
-down_revision = "{head}"
+revision = "model_catalog_9999"
+down_revision = "model_catalog_{head}"
 branch_labels = None
 depends_on = None
 

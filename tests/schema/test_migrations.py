@@ -35,6 +35,7 @@ from model_catalog.schema.revision import VERSION_TABLE
 from model_catalog.schema.revision_runner import script_directory
 
 HEAD = head_revision()
+NUMBERS = [revision.removeprefix("model_catalog_") for revision in known_revisions()]
 
 ROOT = Path(__file__).parents[2]
 REVISIONS = sorted((ROOT / "migrations" / "versions").glob("[0-9]*.py"))
@@ -316,9 +317,11 @@ def test_a_revision_follows_the_rules_of_the_template(path):
     number = REVISIONS.index(path)
 
     assert re.fullmatch(r"\d{4}(_[a-z0-9]+){2,}\.py", path.name)
-    assert names["revision"] == path.name[:4] == f"{number + 1:04}"
-    assert names["down_revision"] == (REVISIONS[number - 1].name[:4] if number else None)
-    assert f"Revision ID: {path.name[:4]}" in ast.get_docstring(tree)
+    assert path.name[:4] == f"{number + 1:04}"
+    assert names["revision"] == f"model_catalog_{number + 1:04}"
+    assert names["down_revision"] == (f"model_catalog_{number:04}" if number else None)
+    assert names["branch_labels"] == (None if number else ("model_catalog",))
+    assert f"Revision ID: {names['revision']}\n" in f"{ast.get_docstring(tree)}\n"
     assert not {name for name in imported if name.startswith("model_catalog")}
     assert {"upgrade", "downgrade"} <= {n.name for n in tree.body if isinstance(n, ast.FunctionDef)}
 
@@ -351,13 +354,13 @@ async def test_the_alembic_command_equals_the_functions(empty):
     by_alembic = dump(empty)
     current = run_alembic("current", url=empty.target)
     check = run_alembic("check", url=empty.target)
-    run_alembic("downgrade", "0001", url=empty.target)
+    run_alembic("downgrade", "model_catalog_0001", url=empty.target)
     state = await schema_state(empty.target)
     await upgrade(empty.target)
 
     assert f"{HEAD} (head)" in current
     assert "No new upgrade operations detected" in check
-    assert state == ("0001", HEAD)
+    assert state == ("model_catalog_0001", HEAD)
     assert sorted(map(repr, empty.run(SELECT_HIVE_COLUMNS))) == rows
     assert dump(empty) == by_alembic
 
@@ -366,7 +369,7 @@ async def test_the_alembic_command_creates_a_catalog(file):
     """`alembic upgrade head` creates the file and sets its application id."""
     output = run_alembic("upgrade", "head", url=file.target)
 
-    assert "Running upgrade 0001 -> 0002" in output
+    assert "Running upgrade model_catalog_0001 -> model_catalog_0002" in output
     assert file.path.read_bytes()[68:72] == b"MCat"
     assert await check_schema(file.target) == []
 
@@ -499,7 +502,7 @@ async def test_an_upgrade_from_any_revision_keeps_all_values(empty):
         "0012": "INSERT INTO model_files (model_id, path, role, size_bytes, digest)"
         f" SELECT id, 'm.gguf', 'weights', 7, 'sha256:{4:064x}' FROM models",
     }
-    for stop in known_revisions()[1:]:
+    for stop in NUMBERS[1:]:
         await upgrade(empty.target, stop)
         row = {"provider": "hf", "reference": f"At {stop}", "version": "v1", "local_path": "/m"}
         for revision, more in values.items():
@@ -515,9 +518,9 @@ async def test_an_upgrade_from_any_revision_keeps_all_values(empty):
         files = await catalog.list_files("At 0012", "hf")
         aliased = await catalog.get_model("At 0008", "hf", "main")
 
-    assert sorted(found) == [f"At {stop}" for stop in known_revisions()[1:]]
+    assert sorted(found) == [f"At {stop}" for stop in NUMBERS[1:]]
     # Rows that a plain driver wrote after 0009 have no search text.
-    assert len(searched) == len([stop for stop in known_revisions()[1:] if stop < "0009"])
+    assert len(searched) == len([stop for stop in NUMBERS[1:] if stop < "0009"])
     assert aliased.pin_reason == "mine"
     assert files == [FileRecord("m.gguf", 7, digest=f"sha256:{4:064x}")]
     for reference, model in found.items():

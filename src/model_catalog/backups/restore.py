@@ -63,7 +63,7 @@ async def backup(
     if isinstance(source, ModelCatalog):
         return await _back_up_catalog(source, path)
     async with open_database(source, create=False) as database:
-        require_known_revision(await current_revision(database), database.name)
+        require_known_revision((await current_revision(database)).revision, database.name)
         return await _back_up_catalog(ModelCatalog(async_sessionmaker(database.engine)), path)
 
 
@@ -152,7 +152,7 @@ def file_of_target(target: Target | None) -> tuple[Path, str]:
 async def _check_and_count(backup_file: Path) -> int:
     """Check all pages of a backup, and return the number of its models."""
     async with open_database(backup_file, create=False) as database:
-        revision = await current_revision(database)
+        revision = (await current_revision(database)).revision
         require_known_revision(revision, database.name)
         with map_errors(database.name):
             async with database.engine.connect() as connection:

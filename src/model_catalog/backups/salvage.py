@@ -21,10 +21,15 @@ from model_catalog.connection.error_mapping import map_errors
 from model_catalog.connection.online_backup import atomic_file
 from model_catalog.connection.target import Target
 from model_catalog.errors import CatalogUnavailableError
-from model_catalog.mapping.revisions import head_revision
+from model_catalog.mapping.revisions import (
+    VERSION_TABLE,
+    canonical_revision,
+    head_revision,
+    known_revisions,
+)
 from model_catalog.mapping.tables import Base
 from model_catalog.schema.migrate import upgrade
-from model_catalog.schema.revision import VERSION_TABLE, require_known_revision
+from model_catalog.schema.revision import require_known_revision
 
 _Row: TypeAlias = tuple[Any, ...]
 
@@ -135,10 +140,10 @@ def _read_revision(work: Path, name: str) -> str:
         if "models" not in tables:
             raise corrupt_error(name, "it has no readable table 'models'")
         if VERSION_TABLE not in tables:
-            return "0001"
+            return known_revisions()[0]
         try:
             row = raw.execute(f"SELECT version_num FROM {VERSION_TABLE}").fetchone()  # noqa: S608
-            revision: str = row[0].decode()
+            revision = canonical_revision(row[0].decode())
         except (sqlite3.Error, UnicodeDecodeError, TypeError):
             return head_revision()
     require_known_revision(revision, name)

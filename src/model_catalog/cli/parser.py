@@ -281,6 +281,11 @@ def _add_database_commands(add_command: _AddCommand, commands: Any) -> None:
     group = db.add_subparsers(title="commands", metavar="COMMAND", required=True)
     upgrade = add_command("db upgrade", "Create the tables or upgrade them.", group=group)
     upgrade.add_argument("revision", nargs="?", default="head")
+    upgrade.add_argument(
+        "--shared",
+        action="store_true",
+        help="create the tables even if the database has tables of another program",
+    )
     add_command("db current", "Print the revision of the database.", group=group)
     add_command("db check", "Check the database for errors.", group=group)
     backup = add_command("db backup", "Back up the database while it is in use.", group=group)

@@ -84,15 +84,18 @@ def open_database(
     create: bool,
     durability: Durability = "full",
     wait_s: float = DEFAULT_OPEN_TIMEOUT_S,
+    shared: bool = False,
 ) -> AbstractAsyncContextManager[OpenDatabase]:
     """
     Open the database that a target names. At the end our own engine is disposed, a host's is not.
+
+    `shared` says that other programs may have tables in the database. A host's engine implies it.
 
     A SQLite file that was not shut down cleanly is read once completely; if that finds damage, it
     raises CatalogCorruptError. A CatalogCorruptError that leaves the block names the newest valid
     backup.
     """
-    return _Opening(target, create, durability, wait_s)
+    return _Opening(target, create, durability, wait_s, shared)
 
 
 # Not a generator: at shutdown, a loop closes all its async generators at once, possibly an inner
@@ -104,8 +107,10 @@ class _Opening(AbstractAsyncContextManager[OpenDatabase]):
         create: bool,  # noqa: FBT001 - called only by open_database()
         durability: Durability,
         wait_s: float,
+        shared: bool,  # noqa: FBT001
     ) -> None:
         self._target = target
+        self._shared = shared
         self._create = create
         self._durability: Durability = durability
         self._wait_s = wait_s
@@ -126,8 +131,7 @@ class _Opening(AbstractAsyncContextManager[OpenDatabase]):
         database = self._own = OpenDatabase(
             location.name,
             lambda: create_engine(location, sync_engine),
-            # Programs commonly share a database on a server, but not a SQLite file.
-            shared=path is None,
+            shared=self._shared,
             path=path,
             sync_engine=sync_engine,
             wait_s=self._wait_s,

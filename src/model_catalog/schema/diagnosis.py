@@ -13,8 +13,9 @@ from model_catalog.connection.open_database import OpenDatabase, open_database
 from model_catalog.connection.target import Target
 from model_catalog.errors import SchemaOutOfDateError
 from model_catalog.mapping.column_types import UnixTimestamp
+from model_catalog.mapping.revisions import VERSION_TABLE
 from model_catalog.mapping.tables import Base
-from model_catalog.schema.revision import VERSION_TABLE, require_current_schema
+from model_catalog.schema.revision import require_current_schema
 
 
 async def check_schema(target: Target | None = None) -> list[str]:

@@ -14,8 +14,8 @@ from model_catalog.connection.error_mapping import map_errors
 from model_catalog.connection.target import display_name
 from model_catalog.errors import InvalidTargetError, UpgradeFailedError, shown
 from model_catalog.schema.migrate import (
-    is_at,
     log_migration,
+    needs_migration,
     resolve_revision,
     to_migration_error,
 )
@@ -65,7 +65,7 @@ def upgrade_connection(connection: sa.Connection, revision: str = "head") -> Non
         if is_own_transaction:
             # SQLAlchemy began a transaction for the reads.
             connection.rollback()
-    if is_at(current, goal, name, down=False):
+    if not needs_migration(current, goal, name, down=False):
         return
     try:
         with (
@@ -75,11 +75,11 @@ def upgrade_connection(connection: sa.Connection, revision: str = "head") -> Non
         ):
             # Another process may have migrated the database before we got the lock.
             current = detect_revision(connection, name, shared=True)
-            if not is_at(current, goal, name, down=False):
+            if needs_migration(current, goal, name, down=False):
                 broken_before = broken_references(connection)
-                run_revisions(connection, current, goal)
+                run_revisions(connection, current.revision, goal)
                 require_references_kept(connection, name, broken_before)
-                log_migration(name, current, goal)
+                log_migration(name, current.revision, goal)
     except sa.exc.SQLAlchemyError as error:
         raise to_migration_error(error, name, goal) from error
 

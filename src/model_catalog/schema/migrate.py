@@ -20,12 +20,18 @@ from model_catalog.connection.online_backup import backup_before_migration
 from model_catalog.connection.open_database import OpenDatabase, open_database
 from model_catalog.connection.target import Target
 from model_catalog.errors import CatalogError, SchemaOutOfDateError, UpgradeFailedError
-from model_catalog.mapping.revisions import head_revision, known_revisions
+from model_catalog.mapping.revisions import (
+    VERSION_TABLE,
+    canonical_revision,
+    head_revision,
+    known_revisions,
+    revision_number,
+)
 from model_catalog.mapping.tables import Base
 from model_catalog.schema.migration_lock import migration_transaction
 from model_catalog.schema.revision import (
     APPLICATION_ID,
-    VERSION_TABLE,
+    DatabaseRevision,
     current_revision,
     detect_revision,
     require_known_revision,
@@ -42,7 +48,9 @@ _engine_locks: WeakKeyDictionary[sa.Engine, threading.Lock] = WeakKeyDictionary(
 log = logging.getLogger(__name__)
 
 
-async def upgrade(target: Target | None = None, revision: str = "head") -> None:
+async def upgrade(
+    target: Target | None = None, revision: str = "head", *, shared: bool = False
+) -> None:
     """
     Upgrade a database to a revision. All migrations run in one transaction.
 
@@ -50,9 +58,13 @@ async def upgrade(target: Target | None = None, revision: str = "head") -> None:
     database is at the revision already, no lock is taken. Otherwise one process migrates at a time;
     if it fails, is cancelled or is killed, the database stays unchanged. Before a SQLite file of
     our own with models is migrated, it is backed up to a file beside it; the last three such
-    backups are kept. An `AsyncEngine` may belong to a host with other tables: it is not disposed,
-    and its database is not backed up. `upgrade` may be called in a running event loop, in the
-    env.py of a host's own Alembic, and while that Alembic runs in another thread.
+    backups are kept. Tables of a catalog without a version table are recognized if they are exactly
+    at a known revision, which is then recorded.
+
+    In a database with tables of another program a catalog is created only with `shared=True`, or
+    with the program's own `AsyncEngine`. The engine is not disposed, and its database is not backed
+    up. `upgrade` may be called in a running event loop, in the env.py of a host's own Alembic,
+    and while that Alembic runs in another thread.
 
     Raises SchemaTooNewError if a newer package wrote the database, and ForeignDatabaseError if the
     database belongs to another program. Raises UpgradeFailedError if the database refuses a
@@ -60,7 +72,7 @@ async def upgrade(target: Target | None = None, revision: str = "head") -> None:
     StorageFullError if the disk has no space for the migration or the backup. After each of these
     errors the database is unchanged.
     """
-    async with open_database(target, create=True) as database:
+    async with open_database(target, create=True, shared=shared) as database:
         await migrate_to(database, revision)
 
 
@@ -80,8 +92,7 @@ async def downgrade(target: Target | None, revision: str) -> None:
 async def migrate_to(database: OpenDatabase, revision: str, *, down: bool = False) -> None:
     """Run the migrations from the database's revision to another; see `upgrade`."""
     goal = resolve_revision(revision, database.name)
-    current = await current_revision(database)
-    if is_at(current, goal, database.name, down=down):
+    if not needs_migration(await current_revision(database), goal, database.name, down=down):
         return
 
     cancelled = threading.Event()
@@ -99,7 +110,7 @@ async def migrate_to(database: OpenDatabase, revision: str, *, down: bool = Fals
 def resolve_revision(revision: str, name: str) -> str:
     """Return a known revision, or "base"; "head" is the newest. `name` is for the error."""
     known = ["base", *known_revisions()]
-    goal = head_revision() if revision == "head" else revision
+    goal = head_revision() if revision == "head" else canonical_revision(revision)
     if goal not in known:
         raise UpgradeFailedError(
             name, revision, f"this revision does not exist; known are {', '.join(known)}"
@@ -107,17 +118,21 @@ def resolve_revision(revision: str, name: str) -> str:
     return goal
 
 
-def is_at(current: str | None, goal: str, name: str, *, down: bool) -> bool:
-    """Return whether a database is at a revision. Raises if the direction is wrong."""
-    require_known_revision(current, name)
-    # The revisions are numbers of four digits; "base" is before all of them.
-    start, end = ("" if revision in (None, "base") else revision for revision in (current, goal))
+def needs_migration(current: DatabaseRevision, goal: str, name: str, *, down: bool) -> bool:
+    """
+    Return whether a database is not at a revision, or does not record it.
+
+    Raises SchemaTooNewError, and UpgradeFailedError if the direction is wrong.
+    """
+    require_known_revision(current.revision, name)
+    # The ids end with four digits; "base" is before all of them.
+    start, end = ("" if at in (None, "base") else at for at in (current.revision, goal))
     if start != end and down != (end < start):
         function = "upgrade" if down else "downgrade"
         raise UpgradeFailedError(
-            name, goal, f"it is at {current or 'no revision'}: use {function}() instead"
+            name, goal, f"it is at {current.revision or 'no revision'}: use {function}() instead"
         )
-    return start == end
+    return start != end or current.is_unrecorded
 
 
 async def _migrate(
@@ -140,9 +155,9 @@ async def _migrate(
             current = await connection.run_sync(
                 detect_revision, database.name, shared=database.shared
             )
-            if not is_at(current, goal, database.name, down=down):
+            if needs_migration(current, goal, database.name, down=down):
                 await backup_if_needed(connection, database, goal)
-                await connection.run_sync(run, current)
+                await connection.run_sync(run, current.revision)
     except _MigrationCancelledError:
         raise asyncio.CancelledError from None
     except sa.exc.SQLAlchemyError as error:
@@ -167,7 +182,7 @@ async def backup_if_needed(connection: AsyncConnection, database: OpenDatabase, 
     """Back up a SQLite file of our own before its migration, if it has models."""
     if database.path is None or not await connection.run_sync(_has_models):
         return
-    backup = await backup_before_migration(database.path, database.name, goal)
+    backup = await backup_before_migration(database.path, database.name, revision_number(goal))
     log.info("backed up the catalog at %s to %r", database.name, str(backup))
 
 
@@ -183,7 +198,7 @@ def set_application_id(connection: sa.Connection, database: OpenDatabase) -> Non
 
     Does nothing if the file has another id or other tables: a host's file may be opened by path.
     """
-    if database.shared or connection.dialect.name != "sqlite":
+    if database.path is None:
         return
     tables = set(sa.inspect(connection).get_table_names()) - {VERSION_TABLE, *Base.metadata.tables}
     if not tables and connection.exec_driver_sql("PRAGMA application_id").scalar() == 0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Final
 
 import sqlalchemy as sa
@@ -13,10 +14,13 @@ from model_catalog.connection.open_database import OpenDatabase, open_database
 from model_catalog.connection.target import Target
 from model_catalog.connection.timeouts import LOCK_WAIT_S, set_timeouts
 from model_catalog.errors import ForeignDatabaseError, SchemaOutOfDateError, SchemaTooNewError
-from model_catalog.mapping.revisions import head_revision, known_revisions
-
-VERSION_TABLE: Final = "model_catalog_version"
-"""The table with the revision. It is not `alembic_version`, which a host may use itself."""
+from model_catalog.mapping.revisions import (
+    VERSION_TABLE,
+    canonical_revision,
+    head_revision,
+    known_revisions,
+)
+from model_catalog.schema.recognition import recognize_revision
 
 APPLICATION_ID: Final = 0x4D436174
 """`MCat`, in the header of our own SQLite files: https://www.sqlite.org/fileformat2.html#application_id"""
@@ -28,37 +32,66 @@ _REVISION_0001_COLUMNS: Final = {
     "size_bytes",
     "downloaded_at",
 }
+# Tables with these columns and more are the catalog's own, at revision 0002 or later.
+_CATALOG_COLUMNS: Final = _REVISION_0001_COLUMNS | {"id", "version"}
 # The two primary keys that the Rust daemon rbee-hive has created the table with.
 _HIVE_KEYS: Final = (["reference", "provider"], ["reference"])
+_NAME_OR_SHARE: Final = (
+    "Name another database, or create the catalog beside these tables: upgrade(target, "
+    "shared=True), `model-catalog db upgrade --shared`, or your own AsyncEngine"
+)
+_CHANGE_OR_NAME: Final = (
+    "Change the tables so that they equal those of that revision, or name another database"
+)
+_NAME_ANOTHER: Final = (
+    "The catalog needs a table of that name, so it cannot share this database: name another one"
+)
 
 
-async def schema_state(target: Target | None = None) -> tuple[str | None, str]:
+@dataclass(frozen=True, slots=True)
+class DatabaseRevision:
+    """The revision of a database, and how it is known."""
+
+    revision: str | None
+    """The id of the revision; None if the database has no catalog yet."""
+    recorded: str | None
+    """The text in the version table, perhaps an id of release 0.1.0; None without such a table."""
+
+    @property
+    def is_unrecorded(self) -> bool:
+        """Whether the tables are at a known revision that no version table names."""
+        return self.revision is not None and self.recorded is None
+
+
+async def schema_state(
+    target: Target | None = None, *, shared: bool = False
+) -> tuple[str | None, str]:
     """
     Return the revision of a catalog database, and the newest revision that this package knows.
 
     The first is None for an empty database, and for a file of the Rust daemon rbee-hive, which
     records no revision. Takes no write lock and changes nothing.
 
-    Raises ForeignDatabaseError for another program's database, and CatalogUnavailableError for a
-    missing file.
+    Raises ForeignDatabaseError for another program's database, unless it has no table `models` and
+    `shared` is true, and CatalogUnavailableError for a missing file.
     """
-    async with open_database(target, create=False) as database:
-        return await current_revision(database), head_revision()
+    async with open_database(target, create=False, shared=shared) as database:
+        return (await current_revision(database)).revision, head_revision()
 
 
-async def current_revision(database: OpenDatabase) -> str | None:
+async def current_revision(database: OpenDatabase) -> DatabaseRevision:
     """
-    Return the revision of an open database; None if it has no catalog yet.
+    Return the revision of an open database.
 
     Raises ForeignDatabaseError, and CatalogBusyError if it stays locked for `database.wait_s`.
     """
     sync_engine = database.sync_engine
 
-    def detect(engine: sa.Engine) -> str | None:
+    def detect(engine: sa.Engine) -> DatabaseRevision:
         with map_errors(database.name), engine.connect() as connection:
             return detect_revision(connection, database.name, shared=database.shared)
 
-    async def detect_once() -> str | None:
+    async def detect_once() -> DatabaseRevision:
         if sync_engine is not None:
             return await to_thread(detect, sync_engine)
         with map_errors(database.name):
@@ -72,21 +105,27 @@ async def current_revision(database: OpenDatabase) -> str | None:
     return await retry_while_busy(detect_once, database.wait_s)
 
 
-def detect_revision(connection: sa.Connection, name: str, *, shared: bool) -> str | None:
+def detect_revision(connection: sa.Connection, name: str, *, shared: bool) -> DatabaseRevision:
     """
     Return the revision of the connection's database; None if a catalog can be created there.
 
-    Raises ForeignDatabaseError if the database has a table `models` that is not ours. For a SQLite
-    file that is not shared, it also raises if another program has tables in the file.
+    Without a version table, tables that are exactly at a known revision are recognized. Raises
+    ForeignDatabaseError if the database has a table `models` that is not ours. Unless `shared`, it
+    also raises if another program has tables in a database without a catalog.
     """
-    revision = _recorded_revision(connection)
-    if revision is None and (found := _foreign_content(connection, shared=shared)):
-        # On PostgreSQL, and with a host's sqlite3, each statement sees all commits so far. Another
-        # process may have migrated the database after the first look, so look again.
-        revision = _recorded_revision(connection)
-        if revision is None:
-            raise ForeignDatabaseError(name, found)
-    return revision
+    recorded = _recorded_revision(connection)
+    revision = None
+    if recorded is None:
+        revision, error = _examine_tables(connection, name, shared=shared)
+        if revision is not None or error is not None:
+            # On PostgreSQL, and with a host's sqlite3, each statement sees all commits so far.
+            # Another process may have migrated the database after the first look: look again.
+            recorded = _recorded_revision(connection)
+        if recorded is None and error is not None:
+            raise error
+    if recorded is not None:
+        revision = canonical_revision(recorded)
+    return DatabaseRevision(revision, recorded)
 
 
 def _recorded_revision(connection: sa.Connection) -> str | None:
@@ -98,24 +137,44 @@ def _recorded_revision(connection: sa.Connection) -> str | None:
     return revision
 
 
-def _foreign_content(connection: sa.Connection, *, shared: bool) -> str | None:
-    """Describe what another program has in a database without our version table, or None."""
+def _examine_tables(
+    connection: sa.Connection, name: str, *, shared: bool
+) -> tuple[str | None, ForeignDatabaseError | None]:
+    """
+    Examine a database without a recorded revision.
+
+    Returns the revision that its tables have, and the error if they are another program's. At most
+    one of the two is not None.
+    """
     inspector = sa.inspect(connection)
-    if inspector.has_table("models"):
-        columns = {column["name"] for column in inspector.get_columns("models")}
-        key = inspector.get_pk_constraint("models")["constrained_columns"]
-        if columns != _REVISION_0001_COLUMNS or key not in _HIVE_KEYS:
-            return f"a table 'models' with the columns {', '.join(sorted(columns))}"
-        return None
-    if not shared and connection.dialect.name == "sqlite":
+    if not inspector.has_table("models"):
+        other = None if shared else _other_content(connection)
+        return None, None if other is None else ForeignDatabaseError(name, other, _NAME_OR_SHARE)
+    columns = {column["name"] for column in inspector.get_columns("models")}
+    key = inspector.get_pk_constraint("models")["constrained_columns"]
+    if columns == _REVISION_0001_COLUMNS and key in _HIVE_KEYS:
+        return None, None
+    if columns >= _CATALOG_COLUMNS:
+        revision, differences = recognize_revision(connection)
+        if revision is not None:
+            return revision, None
+        found = f"the tables of a catalog, but no table '{VERSION_TABLE}'; they are {differences}"
+        return None, ForeignDatabaseError(name, found, _CHANGE_OR_NAME)
+    found = f"a table 'models' with the columns {', '.join(sorted(columns))}"
+    return None, ForeignDatabaseError(name, found, _NAME_ANOTHER)
+
+
+def _other_content(connection: sa.Connection) -> str | None:
+    """Describe what another program has in a database without a table `models`, or None."""
+    if connection.dialect.name == "sqlite":
         application_id = connection.exec_driver_sql("PRAGMA application_id").scalar()
         if application_id not in (0, APPLICATION_ID):
             return f"the application id {application_id}"
-        tables = sorted(set(inspector.get_table_names()) - {VERSION_TABLE})
-        if tables:
-            listed = ", ".join(map(repr, tables[:3])) + (", ..." if tables[3:] else "")
-            return f"the tables {listed} and no catalog"
-    return None
+    tables = sorted(set(sa.inspect(connection).get_table_names()) - {VERSION_TABLE})
+    if not tables:
+        return None
+    listed = ", ".join(map(repr, tables[:3])) + (", ..." if tables[3:] else "")
+    return f"the tables {listed} and no catalog"
 
 
 def require_known_revision(current: str | None, name: str) -> None:
@@ -126,7 +185,7 @@ def require_known_revision(current: str | None, name: str) -> None:
 
 async def require_current_schema(database: OpenDatabase) -> None:
     """Raise SchemaOutOfDateError or SchemaTooNewError unless it is at the head revision."""
-    current = await current_revision(database)
+    current = (await current_revision(database)).revision
     require_known_revision(current, database.name)
     if current != head_revision():
         raise SchemaOutOfDateError(database.name, current, head_revision())

@@ -3,41 +3,45 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from importlib import resources
 from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
+from model_catalog.mapping.revisions import VERSION_TABLE
 from model_catalog.mapping.tables import Base
-from model_catalog.schema.revision import VERSION_TABLE
 
 if TYPE_CHECKING:
+    from alembic.migration import MigrationContext
     from alembic.script import ScriptDirectory
 
 log = logging.getLogger(__name__)
 
 
 def run_revisions(
-    connection: sa.Connection, current: str | None, goal: str, *, down: bool = False
+    connection: sa.Connection,
+    current: str | None,
+    goal: str,
+    *,
+    down: bool = False,
+    after_each: Callable[[str], object] | None = None,
 ) -> None:
     """
     Run the revisions from `current` to `goal` in the connection's transaction, and record `goal`.
 
     `current` is None for a database without a catalog. With `down`, `goal` is an older revision or
-    "base". The caller holds the migration lock, and commits.
+    "base". `after_each` is called with the id of each revision that has run. The caller holds the
+    migration lock, and commits.
     """
     # Imported here, because importing Alembic takes a quarter of a second.
-    from alembic.migration import MigrationContext  # noqa: PLC0415
     from alembic.operations import Operations  # noqa: PLC0415
 
-    context = MigrationContext.configure(
-        connection, opts={"version_table": VERSION_TABLE, "target_metadata": Base.metadata}
-    )
-    operations = Operations(context)
+    operations = Operations(_migration_context(connection))
     scripts = script_directory()
     start = current or "base"
     upper, lower = (start, goal) if down else (goal, start)
-    revisions = list(scripts.iterate_revisions(upper, lower))
+    revisions = [] if start == goal else list(scripts.iterate_revisions(upper, lower))
     for script in revisions if down else reversed(revisions):
         module = script.module
         # The `op` that a revision imports belongs to the process. A host's Alembic, here or in
@@ -45,7 +49,25 @@ def run_revisions(
         vars(module)["op"] = operations
         log.debug("%s revision %s", "reverting" if down else "applying", script.revision)
         (module.downgrade if down else module.upgrade)()
-    context.stamp(scripts, goal)
+        if after_each is not None:
+            after_each(script.revision)
+    record_revision(connection, goal)
+
+
+def record_revision(connection: sa.Connection, revision: str) -> None:
+    """Write a revision to the version table, which is created if it is missing."""
+    if sa.inspect(connection).has_table(VERSION_TABLE):
+        # Alembic could not replace an id of release 0.1.0, because it does not know that id.
+        connection.execute(sa.delete(sa.table(VERSION_TABLE)))
+    _migration_context(connection).stamp(script_directory(), revision)
+
+
+def _migration_context(connection: sa.Connection) -> MigrationContext:
+    from alembic.migration import MigrationContext  # noqa: PLC0415 - slow to import
+
+    return MigrationContext.configure(
+        connection, opts={"version_table": VERSION_TABLE, "target_metadata": Base.metadata}
+    )
 
 
 def script_directory() -> ScriptDirectory:

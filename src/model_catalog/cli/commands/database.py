@@ -18,7 +18,7 @@ _MAX_LISTED_IDS: Final = 20
 
 async def db_upgrade(options: Namespace) -> int:
     """Create or upgrade the tables."""
-    await upgrade(options.db, options.revision)
+    await upgrade(options.db, options.revision, shared=options.shared)
     current, _ = await schema_state(options.db)
     print_notice(f"the catalog is at revision {current}")
     return DONE

@@ -1,0 +1,109 @@
+"""Recognizes the revision of catalog tables that have no version table, by their structure."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any, Final, TypeAlias
+
+import sqlalchemy as sa
+
+from model_catalog.mapping.revisions import head_revision
+from model_catalog.mapping.tables import Base
+from model_catalog.schema.revision_runner import run_revisions
+
+_MAX_DIFFERENCES: Final = 3
+
+
+_Structure: TypeAlias = dict[str, frozenset[str]]
+"""The facts of each table that exists, one text a fact, the same on every dialect."""
+
+
+def recognize_revision(connection: sa.Connection) -> tuple[str | None, str]:
+    """
+    Return the revision whose tables a database has, exactly; otherwise None and the differences.
+
+    The differences are from the most similar revision, as text for an error message. Tables with
+    other names are ignored. The first call creates every revision in a database in memory, which
+    takes about half a second.
+    """
+    found = _structure(connection)
+    differences = {
+        revision: _differences(found, reference)
+        for revision, reference in _reference_structures().items()
+    }
+    # Of two equally similar revisions the newer one needs fewer migrations.
+    nearest = min(reversed(differences), key=lambda revision: len(differences[revision]))
+    listed = differences[nearest]
+    if not listed:
+        return nearest, ""
+    more = ", ..." if listed[_MAX_DIFFERENCES:] else ""
+    return None, f"most like revision {nearest}, but {', '.join(listed[:_MAX_DIFFERENCES])}{more}"
+
+
+def _differences(found: _Structure, reference: _Structure) -> list[str]:
+    """Return what a database lacks, and what it has too much, compared with a revision."""
+    missing = {f"table {table}" for table in reference.keys() - found.keys()}
+    extra = {f"table {table}" for table in found.keys() - reference.keys()}
+    for table in found.keys() & reference.keys():
+        missing |= reference[table] - found[table]
+        extra |= found[table] - reference[table]
+    return [
+        *(f"without {fact}" for fact in sorted(missing)),
+        *(f"with {fact}" for fact in sorted(extra)),
+    ]
+
+
+@cache
+def _reference_structures() -> dict[str, _Structure]:
+    """Return the structure of the tables at each revision, oldest first."""
+    structures: dict[str, _Structure] = {}
+    engine = sa.create_engine("sqlite://")
+    with engine.begin() as connection:
+        run_revisions(
+            connection,
+            None,
+            head_revision(),
+            after_each=lambda revision: structures.update({revision: _structure(connection)}),
+        )
+    engine.dispose()
+    return structures
+
+
+def _structure(connection: sa.Connection) -> _Structure:
+    inspector = sa.inspect(connection)
+    return {
+        table: frozenset(_column_facts(inspector, table) | _constraint_facts(inspector, table))
+        for table in Base.metadata.tables
+        if inspector.has_table(table)
+    }
+
+
+def _column_facts(inspector: sa.Inspector, table: str) -> set[str]:
+    facts = set()
+    for column in inspector.get_columns(table):
+        # TEXT and VARCHAR have the same affinity, and so have INTEGER and BIGINT.
+        affinity = column["type"]._type_affinity  # noqa: SLF001 - it has no public name
+        kind = "null" if affinity is None else affinity.__name__.lower()
+        null = "" if column["nullable"] else " not null"
+        default = " with a default" if column.get("default") is not None else ""
+        facts.add(f"column {table}.{column['name']} ({kind}{null}{default})")
+    return facts
+
+
+def _constraint_facts(inspector: sa.Inspector, table: str) -> set[str]:
+    key = inspector.get_pk_constraint(table)
+    facts = {f"primary key {key['name']} of {table} ({', '.join(key['constrained_columns'])})"}
+    kinds: dict[str, Any] = {
+        "check": inspector.get_check_constraints(table),
+        "unique constraint": inspector.get_unique_constraints(table),
+        "foreign key": inspector.get_foreign_keys(table),
+        "index": [
+            index
+            for index in inspector.get_indexes(table)
+            # PostgreSQL also lists the indexes of unique constraints.
+            if not index.get("duplicates_constraint")
+        ],
+    }
+    for kind, constraints in kinds.items():
+        facts.update(f"{kind} {constraint['name']} of {table}" for constraint in constraints)
+    return facts
