@@ -12,6 +12,14 @@ from model_catalog.mapping.tables import Base
 from model_catalog.schema.revision_runner import run_revisions
 
 _MAX_DIFFERENCES: Final = 3
+_KINDS: Final = {
+    "integer": sa.Integer,
+    "string": sa.String,
+    "binary": sa.LargeBinary,
+    "number": sa.Numeric,
+    "datetime": sa.DateTime,
+    "boolean": sa.Boolean,
+}
 
 
 _Structure: TypeAlias = dict[str, frozenset[str]]
@@ -81,9 +89,8 @@ def _structure(connection: sa.Connection) -> _Structure:
 def _column_facts(inspector: sa.Inspector, table: str) -> set[str]:
     facts = set()
     for column in inspector.get_columns(table):
-        # TEXT and VARCHAR have the same affinity, and so have INTEGER and BIGINT.
-        affinity = column["type"]._type_affinity  # noqa: SLF001 - it has no public name
-        kind = "null" if affinity is None else affinity.__name__.lower()
+        # TEXT and VARCHAR are the same kind, and so are INTEGER and BIGINT.
+        kind = next((name for name, base in _KINDS.items() if isinstance(column["type"], base)), "")
         null = "" if column["nullable"] else " not null"
         default = " with a default" if column.get("default") is not None else ""
         facts.add(f"column {table}.{column['name']} ({kind}{null}{default})")
