@@ -63,6 +63,7 @@ def run_alembic(*arguments: str, target: str) -> str:
     return done.stdout + done.stderr
 
 
+@pytest.mark.slow
 async def test_every_old_id_goes_up_down_and_up(empty):
     """
     From each id of release 0.1.0 a database is upgraded and downgraded, its rows stay, and its
@@ -252,6 +253,7 @@ def test_a_host_downgrades_our_branch(empty, tmp_path):
     assert empty.tables == {"alembic_version", "deployments"}
 
 
+@pytest.mark.slow
 async def test_tables_without_a_version_table_are_recognized_at_every_revision(empty):
     """
     They are read as what they are, without a change. An upgrade goes on from there, and keeps the
