@@ -128,12 +128,15 @@ def format_row(row: Row, limit: float) -> str:
 def format_summary(rows: Sequence[Row], limit: float) -> str:
     """How many rows are within the limit, the middle of their ratios, and the rows above it."""
     above = [row for row in rows if row.exceeds(limit)]
+    compared = [row for row in rows if not math.isnan(row.ratio)]
     time = _median(row.ratio for row in rows)
     cpu = _median(row.result.cpu_ratio(CURRENT, PREVIOUS) for row in rows)
     summary = (
-        f"{len(rows) - len(above)} of {len(rows)} rows are at most {limit:g}x;"
-        f" median of all rows: time {format_ratio(time)}, CPU {format_ratio(cpu)}"
+        f"{sum(row.ratio <= limit for row in compared)} of {len(compared)} compared rows are at"
+        f" most {limit:g}x; their median: time {format_ratio(time)}, CPU {format_ratio(cpu)}"
     )
+    if missing := len(rows) - len(compared):
+        summary += f"\nrows not compared, because a version failed: {missing}"
     return "\n".join([summary, *(f"  {row.title}: {format_ratio(row.ratio)}" for row in above)])
 
 

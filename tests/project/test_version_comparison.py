@@ -95,7 +95,7 @@ async def test_a_row_above_the_limit_makes_the_command_fail(folder, tmp_path, sl
 
 
 async def test_a_version_that_fails_is_reported(folder, tmp_path, capsys):
-    """Its exception is printed, and the other version is not called slow because of it."""
+    """Its exception is printed, and its row counts neither as slow nor as fast enough."""
     broken = tmp_path / "broken"
     shutil.copytree(ROOT / "src" / "model_catalog", broken / "model_catalog")
     with (broken / "model_catalog" / "__init__.py").open("a") as module:
@@ -103,8 +103,11 @@ async def test_a_version_that_fails_is_reported(folder, tmp_path, capsys):
 
     code = await command.run(options(broken, "--limit", "100"), folder, None)
 
+    printed = capsys.readouterr().out
     assert code == 0
-    assert "previous failed: open: RemoteContenderError: OSError: broken" in capsys.readouterr().out
+    assert "previous failed: open: RemoteContenderError: OSError: broken" in printed
+    assert "0 of 0 compared rows" in printed
+    assert "rows not compared, because a version failed: 1" in printed
 
 
 def test_rounds_of_several_sessions_are_merged():
