@@ -169,6 +169,7 @@ async def test_a_backup_of_an_old_id_has_the_number_of_the_new_revision(tmp_path
     assert backup.name.endswith("Z-before-0010")
 
 
+@pytest.mark.slow
 async def test_the_alembic_command_starts_at_an_old_id(empty):
     """`alembic current` and `alembic upgrade head` recognize the ids of release 0.1.0."""
     await upgrade(empty.target, "0013")
