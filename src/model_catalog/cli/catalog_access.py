@@ -38,7 +38,7 @@ async def use_existing_model(
     """
     Return the result of `use` for the model that `options.ref` names.
 
-    Raises ModelNotFoundError if there is no catalog, and what `use` raises.
+    Raises ModelNotFoundError if there is no catalog. Errors of `use` are passed on.
     """
     ref = ModelRef.parse(options.ref)
     result = await use_existing_catalog(options, lambda catalog: _in_tuple(use(catalog, ref)), None)

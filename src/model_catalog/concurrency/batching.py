@@ -38,7 +38,9 @@ class Coalescer(Generic[I, R]):
         grace_s: float = 0.0,
     ) -> None:
         """
-        Create one that calls `run(items, remaining_s)`, at most `max_concurrent` times at once.
+        Create a coalescer that runs each batch with `run(items, remaining_s)`.
+
+        At most `max_concurrent` batches run at once.
 
         `timeout_error` makes the error of a call that has no result `grace_s` seconds after its
         deadline. Without it a call waits until its batch has ended. So does a write, once its batch

@@ -41,8 +41,8 @@ async def run_to_completion(
     if timeout_s is not None and on_timeout is not None:
         _call_after_timeout(task, timeout_s, on_timeout)
     try:
-        # Not shield(): if the work fails after the cancellation, Python 3.14 reports its error as
-        # one that was never retrieved.
+        # Not shield(): if the work fails after the cancellation, Python 3.14 logs that its error
+        # was never retrieved.
         await asyncio.wait([task])
     except asyncio.CancelledError:
         if on_cancel is not None:

@@ -173,8 +173,8 @@ def create_sync_sqlite_engine(
     Create a synchronous engine for a SQLite file of our own, for use in worker threads.
 
     It does not open or create the file. It has no pool: each connection is new, and is closed when
-    it is released. Transactions raise CatalogReplacedError if the file is not the one that the
-    engine opened first.
+    it is released. Transactions raise CatalogReplacedError if another file has replaced the file
+    that the engine opened first.
     """
     log_sqlite_version()
     url = location.url.set(drivername="sqlite+pysqlite")

@@ -98,8 +98,8 @@ def open_database(
     return _Opening(target, create, durability, wait_s, shared)
 
 
-# Not a generator: at shutdown, a loop closes all its async generators at once, possibly an inner
-# one before the outer one that uses it.
+# Not a generator: at shutdown, a loop closes all its async generators at once. It may close an
+# inner generator before the outer generator that uses it.
 class _Opening(AbstractAsyncContextManager[OpenDatabase]):
     def __init__(
         self,

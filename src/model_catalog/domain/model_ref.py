@@ -55,8 +55,8 @@ class ModelRef:
         """
         Return the text that `parse` parses.
 
-        `parse` returns another name if the provider contains a colon, if the version contains an
-        `@`, or if the reference contains an `@` and there is no version.
+        `parse` returns another name in three cases: the provider contains a colon, the version
+        contains an `@`, or the version is None and the reference contains an `@`.
         """
         version = "" if self.version is None else f"@{self.version}"
         return f"{self.provider}:{self.reference}{version}"

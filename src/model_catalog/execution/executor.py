@@ -108,8 +108,8 @@ class Executor(Protocol):
         """
         Run an operation, and return its result.
 
-        Its transaction has been committed by then, unless the executor is that of an open
-        transaction. Raises CatalogError.
+        The operation is then committed, except in an executor for an open transaction. Raises
+        CatalogError.
         """
 
     def transaction(self) -> AbstractAsyncContextManager[Executor]:

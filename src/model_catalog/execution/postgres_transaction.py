@@ -61,7 +61,7 @@ class ConnectionTransaction:
         await self._run_step(lambda connection: connection.commit(), commits=True)
 
     async def close(self) -> None:
-        """Roll back what was not committed, and return the connection to its pool."""
+        """Roll back uncommitted changes, and return the connection to its pool."""
         connection, self._connection = self._connection, None
         if connection is not None:
             await run_to_completion(self._close(connection))

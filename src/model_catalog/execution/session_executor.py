@@ -290,7 +290,7 @@ class SessionTransaction:
         await self._run_step(step, commits=True)
 
     async def close(self) -> None:
-        """Roll back what was not committed, and return the connection to its pool."""
+        """Roll back uncommitted changes, and return the connection to its pool."""
 
         async def step() -> None:
             with InterruptibleRun(self.database.name):
