@@ -100,7 +100,7 @@ class CatalogReplacedError(CatalogUnavailableError):
     def __init__(self, target: str, reason: str) -> None:
         CatalogError.__init__(
             self,
-            f"the file of the catalog at {target} was replaced while it was open: {reason}. This "
+            f"the catalog at {target} lost its file while it was open: {reason}. This "
             f"call wrote nothing. Restore the file, or close the catalog and open it again",
         )
         self.target = target
