@@ -36,6 +36,7 @@ if TYPE_CHECKING:
         InvalidKeyError,
         InvalidModelError,
         InvalidTargetError,
+        ModelInUseError,
         ModelNotFoundError,
         NotAFileError,
         NotInstalledError,
@@ -102,6 +103,7 @@ __all__ = [
     "Model",
     "ModelCatalog",
     "ModelChanges",
+    "ModelInUseError",
     "ModelNotFoundError",
     "ModelRef",
     "ModelRow",
@@ -137,7 +139,7 @@ __all__ = [
     "upgrade_connection",
 ]
 
-# The modules of the names that are not in errors.py.
+# The modules of the names that are not in the package errors.
 _MODULES = {
     "Alias": "repository.operations.labels",
     "CatalogStats": "repository.operations.statistics",

@@ -20,6 +20,7 @@ EXAMPLES = [
     errors.CatalogReadOnlyError(TARGET, "attempt to write a readonly database"),
     errors.CatalogReplacedError(TARGET, "its file was removed"),
     errors.CatalogUnavailableError(TARGET, "no answer in time"),
+    errors.CatalogUnavailableError(TARGET, "no answer in time", outcome_unknown=True),
     errors.DigestMismatchError("/m.gguf", "sha256:aa", "sha256:bb"),
     errors.FileChangedError("/m.gguf", "its size changed"),
     errors.ForeignDatabaseError(TARGET, "the tables 'a', 'b' and no catalog"),
@@ -27,6 +28,7 @@ EXAMPLES = [
     errors.InvalidKeyError("'key.pem'", "it is an RSA key"),
     errors.InvalidModelError("size_bytes", -1, "is out of range: give 0 to 2**63 - 1"),
     errors.InvalidTargetError(TARGET, "it is a directory"),
+    errors.ModelInUseError("placements", "hf:m"),
     errors.ModelNotFoundError("m", "hf", "v1"),
     errors.NotAFileError("/m", "a directory"),
     errors.NotInstalledError("cryptography", "signing"),
@@ -48,7 +50,7 @@ def public_attributes(error: CatalogError) -> dict:
 
 
 def test_there_is_an_example_of_every_public_exception():
-    """The other tests cover all exceptions, and each exception of errors.py is public."""
+    """The other tests cover all exceptions, and each exception of the package errors is public."""
     defined = {each for each in vars(errors).values() if isinstance(each, type)}
     classes = {each for each in defined if issubclass(each, CatalogError)} - {CatalogError}
     public = {

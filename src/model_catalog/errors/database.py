@@ -1,79 +1,13 @@
-"""All exceptions of the package. Their base class is CatalogError."""
+"""Exceptions about the database: its target, its state, its schema and its transactions."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from model_catalog.errors.base import CatalogError, shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-_MAX_SHOWN = 80
-
-
-def shown(value: object) -> str:
-    """Return the `repr` of a value for an error message, cut if it is long."""
-    if isinstance(value, str | bytes) and len(value) > _MAX_SHOWN:
-        return f"{value[:_MAX_SHOWN]!r}... ({len(value)} long)"
-    try:
-        text = repr(value)
-    except (RecursionError, ValueError):
-        # Python refuses to print an int of more than 4300 digits, and deeply nested lists.
-        text = f"<{type(value).__name__}>"
-    return text if len(text) <= 2 * _MAX_SHOWN else f"{text[: 2 * _MAX_SHOWN]}..."
-
-
-def _build(kind: type[CatalogError], args: tuple[Any, ...], facts: dict[str, Any]) -> CatalogError:
-    error = kind.__new__(kind)
-    error.args = args
-    error.__dict__.update(facts)
-    return error
-
-
-class CatalogError(Exception):
-    """Base class of all exceptions of this package. Catch it to catch them all."""
-
-    # By default an exception is unpickled by calling its class with its message. These classes
-    # take other arguments, so a worker process would fail to return one.
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _build, (type(self), self.args, dict(self.__dict__))
-
-
-class InvalidModelError(CatalogError, ValueError):
-    """A value that the catalog does not store: `field`, `value` and `reason`."""
-
-    def __init__(self, field: str, value: object, reason: str) -> None:
-        # The name of a field in an import is untrusted, and may contain terminal control codes.
-        name = field if field.isprintable() and len(field) <= _MAX_SHOWN else shown(field)
-        super().__init__(f"{name} {shown(value)} {reason}")
-        self.field = field
-        self.value = value
-        self.reason = reason
-
-
-class ModelNotFoundError(CatalogError, LookupError):
-    """The catalog has no such model: `reference`, `provider` and `version`."""
-
-    def __init__(self, reference: str, provider: str, version: str | None) -> None:
-        which = "" if version is None else f" with version {shown(version)}"
-        super().__init__(
-            f"no model {shown(reference)} of provider {shown(provider)}{which} is recorded: use "
-            f"list_models() to see the recorded models"
-        )
-        self.reference = reference
-        self.provider = provider
-        self.version = version
-
-
-class InvalidImportError(CatalogError, ValueError):
-    """A line of an import is invalid, and nothing was imported: `line` and `reason`."""
-
-    def __init__(self, line: int, reason: str) -> None:
-        super().__init__(
-            f"line {line} cannot be imported: {reason}. Nothing was imported. Correct the line, or "
-            f"skip invalid lines with `skip_broken=True` (`--skip-broken`)"
-        )
-        self.line = line
-        self.reason = reason
 
 
 class InvalidTargetError(CatalogError, ValueError):
@@ -86,12 +20,25 @@ class InvalidTargetError(CatalogError, ValueError):
 
 
 class CatalogUnavailableError(CatalogError):
-    """The database cannot be opened or reached: `target` and `reason`."""
+    """
+    The database cannot be opened or reached: `target` and `reason`.
 
-    def __init__(self, target: str, reason: str) -> None:
-        super().__init__(f"the catalog at {target} cannot be opened: {reason}")
+    If `outcome_unknown` is true, COMMIT was sent and its answer was lost: the changes of the call
+    may have been kept. If it is false, nothing of the call was kept.
+    """
+
+    def __init__(self, target: str, reason: str, *, outcome_unknown: bool = False) -> None:
+        if outcome_unknown:
+            message = (
+                f"the answer of the catalog at {target} to COMMIT was lost: {reason}. It is not "
+                f"known whether the changes of this call were kept: read them before you repeat it"
+            )
+        else:
+            message = f"the catalog at {target} is not available: {reason}"
+        super().__init__(message)
         self.target = target
         self.reason = reason
+        self.outcome_unknown = outcome_unknown
 
 
 class CatalogReplacedError(CatalogUnavailableError):
@@ -105,6 +52,7 @@ class CatalogReplacedError(CatalogUnavailableError):
         )
         self.target = target
         self.reason = reason
+        self.outcome_unknown = False
 
 
 class CatalogBusyError(CatalogError):
@@ -279,122 +227,3 @@ class UpgradeFailedError(CatalogError):
 
 class TransactionError(CatalogError, RuntimeError):
     """A call that would wait for its own transaction, or one in a transaction that has ended."""
-
-
-class NotAFileError(CatalogError):
-    """A path names a directory, a FIFO or a device, which was not read: `path` and `found`."""
-
-    def __init__(self, path: str, found: str) -> None:
-        super().__init__(f"{path!r} is {found}: name a regular file")
-        self.path = path
-        self.found = found
-
-
-class ProtectedFileError(CatalogError):
-    """A path names the catalog's own database, which was not opened: `path`."""
-
-    def __init__(self, path: str) -> None:
-        super().__init__(
-            f"{path!r} is the catalog's own database and was not opened, because closing it would "
-            f"release SQLite's locks on it: leave it out"
-        )
-        self.path = path
-
-
-class FileChangedError(CatalogError):
-    """The file changed while it was being read: `path` and `reason`. Try again."""
-
-    def __init__(self, path: str, reason: str) -> None:
-        super().__init__(
-            f"{path!r} changed while it was read: {reason}. Try again when no program writes to it"
-        )
-        self.path = path
-        self.reason = reason
-
-
-class TooManyMissingError(CatalogError):
-    """Most models under the path `group` were not found. None of them was recorded as missing."""
-
-    def __init__(self, group: str, missing_count: int, model_count: int) -> None:
-        super().__init__(
-            f"{missing_count} of {model_count} models under {group!r} were not found. None of them "
-            f"was recorded as missing, because the disk may not be mounted. If the files are gone, "
-            f"run the check again with `force=True` (`--force`)"
-        )
-        self.group = group
-        self.missing_count = missing_count
-        self.model_count = model_count
-
-    @property
-    def held_count(self) -> int:
-        """The name of `model_count` in release 0.1.0."""
-        return self.model_count
-
-
-class DigestMismatchError(CatalogError):
-    """A path contains other bytes than `expected`, and nothing changed: `path` and `found`."""
-
-    def __init__(self, path: str, expected: str, found: str) -> None:
-        super().__init__(
-            f"{path!r} is another model: its digest is {found}, and {expected} is recorded. "
-            f"Register it under its own name, or accept its bytes as the new ones of this model"
-        )
-        self.path = path
-        self.expected = expected
-        self.found = found
-
-
-class StoppedError(CatalogError):
-    """The operation was stopped at the caller's request and had no effect."""
-
-
-class BadHeaderError(CatalogError, ValueError):
-    """The header of a file is damaged, truncated or malicious: `path` and `reason`."""
-
-    def __init__(self, path: str, reason: str) -> None:
-        super().__init__(f"the header of {path!r} cannot be read: {reason}")
-        self.path = path
-        self.reason = reason
-
-
-class UnknownFormatError(BadHeaderError):
-    """The file does not begin like any known format."""
-
-
-class BadLayoutError(CatalogError, ValueError):
-    """A folder has too many files to be one model: `path` and `reason`."""
-
-    def __init__(self, path: str, reason: str) -> None:
-        super().__init__(f"{path!r} is not a single model: {reason}. Name one of its subfolders")
-        self.path = path
-        self.reason = reason
-
-
-class NotInstalledError(CatalogError):
-    """The call needs a package that is not installed: `package` and its `extra`."""
-
-    def __init__(self, package: str, extra: str) -> None:
-        super().__init__(f"{package} is not installed: pip install 'model-catalog[{extra}]'")
-        self.package = package
-        self.extra = extra
-
-
-class InvalidKeyError(CatalogError, ValueError):
-    """A value is not a public key that can verify a signature: `source` and `reason`."""
-
-    def __init__(self, source: str, reason: str) -> None:
-        super().__init__(
-            f"{source} cannot be used as a public key: {reason}. Give the signer's public key in "
-            f"PEM format, on the curve P-256, P-384 or P-521"
-        )
-        self.source = source
-        self.reason = reason
-
-
-class BadSignatureError(CatalogError, ValueError):
-    """A signature is altered, of another key, or over other files: `path` and `reason`."""
-
-    def __init__(self, path: str, reason: str) -> None:
-        super().__init__(f"the signature {path!r} is not valid: {reason}")
-        self.path = path
-        self.reason = reason

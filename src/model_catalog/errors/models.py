@@ -1,0 +1,94 @@
+"""Exceptions about models: invalid values, missing models, models in use."""
+
+from __future__ import annotations
+
+from model_catalog.errors.base import MAX_SHOWN, CatalogError, shown
+
+
+class InvalidModelError(CatalogError, ValueError):
+    """A value that the catalog does not store: `field`, `value` and `reason`."""
+
+    def __init__(self, field: str, value: object, reason: str) -> None:
+        # The name of a field in an import is untrusted, and may contain terminal control codes.
+        name = field if field.isprintable() and len(field) <= MAX_SHOWN else shown(field)
+        super().__init__(f"{name} {shown(value)} {reason}")
+        self.field = field
+        self.value = value
+        self.reason = reason
+
+
+class ModelNotFoundError(CatalogError, LookupError):
+    """The catalog has no such model: `reference`, `provider` and `version`."""
+
+    def __init__(self, reference: str, provider: str, version: str | None) -> None:
+        which = "" if version is None else f" with version {shown(version)}"
+        super().__init__(
+            f"no model {shown(reference)} of provider {shown(provider)}{which} is recorded: use "
+            f"list_models() to see the recorded models"
+        )
+        self.reference = reference
+        self.provider = provider
+        self.version = version
+
+
+class ModelInUseError(CatalogError):
+    """
+    Rows of another program's table refer to a model by a foreign key: `table` and `model`.
+
+    The model was not removed. `table` is the name of that table, and `model` the model's reference
+    in the form that `ModelRef` has. Each is None if the database did not tell.
+    """
+
+    def __init__(self, table: str | None, model: str | None = None) -> None:
+        which = "a model" if model is None else f"model {shown(model)}"
+        rows = "another table" if table is None else f"the table {shown(table)}"
+        super().__init__(
+            f"{which} cannot be removed, because rows of {rows} refer to it: delete or change "
+            f"those rows first"
+        )
+        self.table = table
+        self.model = model
+
+
+class InvalidImportError(CatalogError, ValueError):
+    """A line of an import is invalid, and nothing was imported: `line` and `reason`."""
+
+    def __init__(self, line: int, reason: str) -> None:
+        super().__init__(
+            f"line {line} cannot be imported: {reason}. Nothing was imported. Correct the line, or "
+            f"skip invalid lines with `skip_broken=True` (`--skip-broken`)"
+        )
+        self.line = line
+        self.reason = reason
+
+
+class TooManyMissingError(CatalogError):
+    """Most models under the path `group` were not found. None of them was recorded as missing."""
+
+    def __init__(self, group: str, missing_count: int, model_count: int) -> None:
+        super().__init__(
+            f"{missing_count} of {model_count} models under {group!r} were not found. None of them "
+            f"was recorded as missing, because the disk may not be mounted. If the files are gone, "
+            f"run the check again with `force=True` (`--force`)"
+        )
+        self.group = group
+        self.missing_count = missing_count
+        self.model_count = model_count
+
+    @property
+    def held_count(self) -> int:
+        """The name of `model_count` in release 0.1.0."""
+        return self.model_count
+
+
+class DigestMismatchError(CatalogError):
+    """A path contains other bytes than `expected`, and nothing changed: `path` and `found`."""
+
+    def __init__(self, path: str, expected: str, found: str) -> None:
+        super().__init__(
+            f"{path!r} is another model: its digest is {found}, and {expected} is recorded. "
+            f"Register it under its own name, or accept its bytes as the new ones of this model"
+        )
+        self.path = path
+        self.expected = expected
+        self.found = found
