@@ -10,9 +10,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, TypeAlias
 
-from sqlalchemy import URL, make_url
+from sqlalchemy import URL, Connection, Engine, make_url
 from sqlalchemy.exc import ArgumentError
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import (
+    AsyncConnection,
+    AsyncEngine,
+    AsyncSession,
+    async_scoped_session,
+    async_sessionmaker,
+)
+from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 from model_catalog.errors import InvalidTargetError, shown
 
@@ -51,6 +58,23 @@ _SHOWN_PARAMETERS: Final = frozenset(
         "timeout",
         "user",
     )
+)
+
+# What to do with an object that is not what a function takes, by its type.
+_SYNCHRONOUS: Final = "it is synchronous: make an engine with create_async_engine()"
+_OPEN: Final = "use `async with open_catalog(...)` to open it"
+_ADVICE: Final[tuple[tuple[type | tuple[type, ...], str], ...]] = (
+    (type, "it is a class: give an object of it"),
+    (
+        AsyncEngine,
+        "use `async with open_catalog(engine)`, or ModelCatalog(async_sessionmaker(engine))",
+    ),
+    ((async_sessionmaker, AsyncSession), "use ModelCatalog(...) over a host's sessions"),
+    (async_scoped_session, "call it, and give the AsyncSession that it returns to ModelCatalog()"),
+    (AsyncConnection, "use ModelCatalog(AsyncSession(connection)); upgrade() takes its engine"),
+    (Connection, "use upgrade_connection(connection) to upgrade; other calls need an AsyncEngine"),
+    ((Engine, Session, sessionmaker, scoped_session), _SYNCHRONOUS),
+    ((str, bytes, os.PathLike, URL, type(None)), _OPEN),
 )
 
 
@@ -112,9 +136,28 @@ def resolve_target(target: str | os.PathLike[str] | URL | None) -> DatabaseLocat
     if isinstance(target, str) and ("://" in target or target.partition(":")[0] in _DRIVERS):
         return _from_url(_parse_url(target))
     try:
-        return _from_path(os.fsdecode(target))
+        path = os.fsdecode(target)
     except TypeError as error:
-        raise InvalidTargetError(shown(target), "give a path, a URL or an AsyncEngine") from error
+        raise wrong_object(target) from error
+    return _from_path(path)
+
+
+def wrong_object(value: object) -> InvalidTargetError:
+    """
+    Return the error for an object that a function does not take, with what to give instead.
+
+    The message contains no URL, which may contain a password.
+    """
+    advice = next(
+        (text for kind, text in _ADVICE if isinstance(value, kind)),
+        "give a path, a URL or an AsyncEngine to open_catalog(), "
+        "or an async_sessionmaker or an AsyncSession to ModelCatalog()",
+    )
+    if isinstance(value, type):
+        name = f"the class {value.__name__}"
+    else:
+        name = "None" if value is None else f"an object of type {type(value).__name__}"
+    return InvalidTargetError(name, advice)
 
 
 def _parse_url(text: str) -> URL:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any, Final, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 from weakref import WeakKeyDictionary
 
 from sqlalchemy import Connection, Engine, event
@@ -21,7 +21,6 @@ from model_catalog.concurrency.completion import run_to_completion
 from model_catalog.concurrency.ownership import HostOwner, LoopOwner
 from model_catalog.concurrency.retry import MIN_TIMEOUT_S, Backoff
 from model_catalog.connection.engines import WRITE, abandon_pool_after_fork, database_info
-from model_catalog.connection.error_mapping import map_errors
 from model_catalog.connection.timeouts import (
     ensure_write_transaction,
     is_in_transaction,
@@ -46,14 +45,11 @@ from model_catalog.execution.interruption import (
     run_in_open_transaction,
     run_with_retries,
 )
+from model_catalog.execution.session_binds import find_bind, find_first_bind, new_session
 from model_catalog.execution.transaction import Savepoint, TransactionExecutor
-from model_catalog.mapping.tables import Model
 
 I = TypeVar("I")  # noqa: E741 - an item
 T = TypeVar("T")
-
-# A host may bind each of its mappings to a database of its own.
-_BIND: Final[dict[str, Any]] = {"mapper": Model.__mapper__}
 
 # SQLite has one writer. A queue in the process is fair, and a wait in it can be cancelled. SQLite's
 # own busy handler blocks a thread, and serves waiting writers at random.
@@ -78,7 +74,9 @@ class SessionExecutor:
     ) -> None:
         self._sessions = sessions
         self.timeout_s = validation.seconds("timeout_s", timeout_s)
-        self._engine = _engine_of(sessions())
+        # A router may answer differently at each call. The lock of writes, and the facts about the
+        # database, are those of the first answer.
+        self._engine = find_first_bind(new_session(sessions)).engine
         self._owner = owner or HostOwner(on_fork=lambda: abandon_pool_after_fork(self._engine))
         self._reconnects = owner is not None
         restore_timeout_on_checkin(self._engine)
@@ -174,8 +172,10 @@ class SessionExecutor:
         if self.database.dialect == "postgresql" and writes:
             # The host may have set AUTOCOMMIT, in which nothing can be rolled back.
             options["isolation_level"] = "READ COMMITTED"
+        bind = find_bind(session, writes=writes)
+        restore_timeout_on_checkin(bind.engine)
         await session.begin()
-        connection = await session.connection(_BIND, execution_options=options)
+        connection = await session.connection(bind.arguments, execution_options=options)
         run.set_connection(connection)
         if writes:
             await ensure_write_transaction(connection)
@@ -254,7 +254,7 @@ class SessionTransaction:
     def __init__(self, session: AsyncSession, timeout_s: float) -> None:
         self._session = session
         self.timeout_s = validation.seconds("timeout_s", timeout_s)
-        engine = _engine_of(session)
+        engine = find_first_bind(session).engine
         restore_timeout_on_checkin(engine)
         self.database = database_info(engine)
 
@@ -310,7 +310,9 @@ class SessionTransaction:
                     # Only the ORM's own statements flush by themselves. The operation shall find
                     # what the host has added to the session.
                     await session.flush()
-                connection = await session.connection(_BIND)
+                # Reads go there too, because they shall find what the transaction has written.
+                bind = find_bind(session, writes=True)
+                connection = await session.connection(bind.arguments)
                 run.set_connection(connection)
                 if commits:
                     _commits(run, session)
@@ -332,8 +334,3 @@ def _commits(run: InterruptibleRun, session: AsyncSession, result: object = None
 
 def _grace_s(dialect: str) -> float:
     return SERVER_GRACE_S if dialect == "postgresql" else 0.0
-
-
-def _engine_of(session: AsyncSession) -> Engine:
-    with map_errors("the host's session"):
-        return session.get_bind(Model).engine

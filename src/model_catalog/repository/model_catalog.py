@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import IO, Self, Unpack, cast
+from typing import IO, Self, Unpack
 
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
+from model_catalog.connection.target import wrong_object
 from model_catalog.domain.fields import ModelChanges, ModelRow
 from model_catalog.domain.file_record import FileRecord
 from model_catalog.errors import ModelNotFoundError
@@ -76,15 +77,18 @@ class ModelCatalog:
         Make a catalog over a host's session factory or over one session.
 
         `timeout_s` is the number of seconds that a call may take, 0 or more. An `Executor` is what
-        `open_catalog` and `transaction()` pass; it has a timeout of its own.
+        `open_catalog` and `transaction()` pass; it has a timeout of its own. Raises
+        InvalidTargetError for another object, such as an engine or a path.
         """
         if isinstance(sessions, AsyncSession):
             self._executor: Executor = TransactionExecutor(SessionTransaction(sessions, timeout_s))
+        elif isinstance(sessions, async_sessionmaker):
+            self._executor = SessionExecutor(sessions, timeout_s)
         # `isinstance` with a protocol would take 15 us in each `transaction()`.
         elif hasattr(sessions, "forbid_nested_write"):
-            self._executor = cast("Executor", sessions)
+            self._executor = sessions
         else:
-            self._executor = SessionExecutor(sessions, timeout_s)
+            raise wrong_object(sessions)
         self._uses = UseRecorder(self._executor)
 
     def _with_executor(self, executor: Executor) -> Self:
