@@ -151,7 +151,8 @@ def file_of_target(target: Target | None) -> tuple[Path, str]:
 
 async def _check_and_count(backup_file: Path) -> int:
     """Check all pages of a backup, and return the number of its models."""
-    async with open_database(backup_file, create=False) as database:
+    await to_thread(_require_unshared, backup_file)
+    async with open_database(backup_file, create=False, is_backup=True) as database:
         revision = (await current_revision(database)).revision
         require_known_revision(revision, database.name)
         with map_errors(database.name):
@@ -167,6 +168,14 @@ async def _check_and_count(backup_file: Path) -> int:
                     raise ForeignDatabaseError(database.name, "no table 'models'")
                 models = await connection.exec_driver_sql("SELECT count(*) FROM models")
                 return int(models.scalar_one())
+
+
+def _require_unshared(backup_file: Path) -> None:
+    """Raise CatalogInUseError if a backup with several hard links is open under any of them."""
+    with map_errors(repr(os.fspath(backup_file))):
+        if backup_file.is_file() and backup_file.stat().st_nlink > 1:
+            # A change in the log of the other name is not visible under this name.
+            require_unused(backup_file, repr(os.fspath(backup_file)))
 
 
 def _replace_database_file(backup_file: Path, path: Path, name: str) -> Path | None:

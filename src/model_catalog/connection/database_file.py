@@ -7,13 +7,14 @@ import contextlib
 import errno
 import os
 import re
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Final
 
 from model_catalog.connection.backup_files import newest_valid_backup
 from model_catalog.connection.target import database_file_of
-from model_catalog.errors import CatalogCorruptError, CatalogReplacedError
+from model_catalog.errors import CatalogCorruptError, CatalogReplacedError, InvalidTargetError
 
 MOUNT_TABLE: Final = Path("/proc/self/mountinfo")
 """Linux's list of mounts: https://man7.org/linux/man-pages/man5/proc_pid_mountinfo.5.html"""
@@ -65,23 +66,84 @@ def network_file_system(path: Path) -> str | None:
 
     Returns None for a local disk, and on systems without `/proc/self/mountinfo`.
     """
+    real = os.path.realpath(path)
+    longest, found = "", ""
+    for mount_point, kind in _mounts():
+        inside = real == mount_point or real.startswith(mount_point.rstrip("/") + "/")
+        # When a mount point is listed twice, the last mount hides the earlier ones.
+        if inside and len(mount_point) >= len(longest):
+            longest, found = mount_point, kind
+    return found if found in _NETWORK_FILE_SYSTEMS else None
+
+
+def _mounts() -> Iterator[tuple[str, str]]:
+    """Yield the mount point and the file system type of each mount that this process sees."""
     try:
         mounts = MOUNT_TABLE.read_text(errors="surrogateescape")
     except OSError:
-        return None
-    real = os.path.realpath(path)
-    longest, found = "", ""
+        return
     for line in mounts.splitlines():
         before, _, after = line.partition(" - ")
         # Spaces, tabs, line breaks and backslashes are written as three octal digits.
         mount_point = re.sub(
             r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), before.split(" ")[4]
         )
-        inside = real == mount_point or real.startswith(mount_point.rstrip("/") + "/")
-        # When a mount point is listed twice, the last mount hides the earlier ones.
-        if inside and len(mount_point) >= len(longest):
-            longest, found = mount_point, after.split(" ")[0]
-    return found if found in _NETWORK_FILE_SYSTEMS else None
+        yield mount_point, after.split(" ")[0]
+
+
+def require_one_name(path: Path, name: str) -> None:
+    """
+    Raise InvalidTargetError if a database file has a second name: a hard link or a bind mount.
+
+    SQLite names the write-ahead log after the file. Two names have two logs, and two connections
+    that do not see each other's log corrupt the file. Call it before the file is opened: the
+    second name is refused, because it exists when its user opens the file. Of a bind mount only
+    the mount point can be recognized, on systems with `/proc/self/mountinfo`.
+    """
+    real = os.path.realpath(path)
+    try:
+        link_count = Path(real).stat().st_nlink
+    except OSError:
+        return
+    if any(mount_point == real for mount_point, _ in _mounts()):
+        raise InvalidTargetError(
+            name,
+            "the file itself is a mount point, so its write-ahead log would not be beside the "
+            "original file; mount the folder that contains the file",
+        )
+    if link_count > 1:
+        others, unfinished_count = _other_names(real)
+        if link_count - unfinished_count > 1:
+            raise _several_names_error(name, link_count - unfinished_count, others)
+
+
+def _other_names(real: str) -> tuple[list[str], int]:
+    """Return the other names that a file has in its folder, and the number of `.part` names."""
+    folder, file_name = os.path.split(real)
+    unfinished = re.compile(re.escape(f".{file_name}.") + r"\w+\.part")
+    names: list[str] = []
+    unfinished_count = 0
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        inode = Path(real).stat().st_ino
+        for entry in entries:
+            if entry.inode() == inode and unfinished.fullmatch(entry.name):
+                # A process was killed before it removed the temporary name of a finished copy.
+                unfinished_count += 1
+            elif entry.inode() == inode and entry.name != file_name:
+                names.append(entry.name)
+    return sorted(names), unfinished_count
+
+
+def _several_names_error(name: str, link_count: int, others: list[str]) -> InvalidTargetError:
+    listed = f", one of them {others[0]!r}" if others else ""
+    advice = "use one name and remove the other names"
+    if any(".replaced-" in other for other in others):
+        advice = f"run the interrupted restore again, or {advice}"
+    return InvalidTargetError(
+        name,
+        f"its file has {link_count} names (hard links){listed}, and each would have a write-ahead "
+        f"log of its own; {advice}",
+    )
 
 
 def was_shut_down_uncleanly(path: Path) -> bool:

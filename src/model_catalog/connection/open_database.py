@@ -15,7 +15,12 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from model_catalog.concurrency.completion import run_to_completion
 from model_catalog.concurrency.retry import DEFAULT_OPEN_TIMEOUT_S, retry_while_busy
 from model_catalog.concurrency.threads import thread_working, to_thread
-from model_catalog.connection.database_file import corrupt_error, was_shut_down_uncleanly
+from model_catalog.connection.database_file import (
+    corrupt_error,
+    require_one_name,
+    was_shut_down_uncleanly,
+)
+from model_catalog.connection.database_info import database_files
 from model_catalog.connection.engines import (
     abandon_pool_after_fork,
     create_engine,
@@ -85,17 +90,20 @@ def open_database(
     durability: Durability = "full",
     wait_s: float = DEFAULT_OPEN_TIMEOUT_S,
     shared: bool = False,
+    is_backup: bool = False,
 ) -> AbstractAsyncContextManager[OpenDatabase]:
     """
     Open the database that a target names. At the end our own engine is disposed, a host's is not.
 
     `shared` says that other programs may have tables in the database. A host's engine implies it.
+    `is_backup` says that no other program writes to the file, so it may have several hard links.
+    Any other SQLite file with two names raises InvalidTargetError.
 
     A SQLite file that was not shut down cleanly is read once completely; if that finds damage, it
     raises CatalogCorruptError. A CatalogCorruptError that leaves the block names the newest valid
     backup.
     """
-    return _Opening(target, create, durability, wait_s, shared)
+    return _Opening(target, create, durability, wait_s, shared=shared, is_backup=is_backup)
 
 
 # Not a generator: at shutdown, a loop closes all its async generators at once. It may close an
@@ -107,9 +115,12 @@ class _Opening(AbstractAsyncContextManager[OpenDatabase]):
         create: bool,  # noqa: FBT001 - called only by open_database()
         durability: Durability,
         wait_s: float,
-        shared: bool,  # noqa: FBT001
+        *,
+        shared: bool,
+        is_backup: bool,
     ) -> None:
         self._target = target
+        self._is_backup = is_backup
         self._shared = shared
         self._create = create
         self._durability: Durability = durability
@@ -121,10 +132,14 @@ class _Opening(AbstractAsyncContextManager[OpenDatabase]):
         target = self._target
         if isinstance(target, AsyncEngine):
             name = display_name(target.url)
+            for file in database_files(target.sync_engine)[:1]:
+                await to_thread(require_one_name, file, name)
             return OpenDatabase(name, lambda: target, shared=True, wait_s=self._wait_s)
         location = resolve_target(target)
         path = location.path
-        is_unclean = await to_thread(_prepare_file, location, create=self._create)
+        is_unclean = await to_thread(
+            _prepare_file, location, create=self._create, is_backup=self._is_backup
+        )
         sync_engine = (
             None if path is None else create_sync_sqlite_engine(location, path, self._durability)
         )
@@ -157,11 +172,15 @@ class _Opening(AbstractAsyncContextManager[OpenDatabase]):
             await run_to_completion(to_thread(getattr, error, "copy"))
 
 
-def _prepare_file(location: DatabaseLocation, *, create: bool) -> bool:
+def _prepare_file(location: DatabaseLocation, *, create: bool, is_backup: bool) -> bool:
     """Create or check the file, and return whether it was shut down uncleanly."""
     ensure_database_file(location, create=create)
+    if location.path is None:
+        return False
+    if not is_backup:
+        require_one_name(location.path, location.name)
     # Checked before the first connection, because a reader may recover and shorten the log.
-    return location.path is not None and was_shut_down_uncleanly(location.path)
+    return was_shut_down_uncleanly(location.path)
 
 
 async def _check_pages(database: OpenDatabase) -> None:
