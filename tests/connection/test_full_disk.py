@@ -4,33 +4,14 @@ import json
 import os
 import subprocess
 import sys
-from functools import cache
 from pathlib import Path
 
 import pytest
+from mounts import mount_namespace_command
 
 pytestmark = pytest.mark.slow
 
 SCRIPT = Path(__file__).parents[1] / "small_disk_program.py"
-
-
-@cache
-def mount_namespace_command() -> list[str] | None:
-    """
-    Return the command prefix for a private mount namespace; None if this user may not create one.
-    """
-    for command in (["unshare", "-m"], ["unshare", "-Urm"]):
-        try:
-            tried = subprocess.run(
-                [*command, "mount", "-t", "tmpfs", "tmpfs", "/mnt"],
-                capture_output=True,
-                check=False,
-            )
-        except FileNotFoundError:
-            return None
-        if tried.returncode == 0:
-            return command
-    return None
 
 
 CASES = [

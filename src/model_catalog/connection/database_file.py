@@ -225,6 +225,8 @@ class FileIdentityGuard:
         self._text = os.fspath(path)
         self._name = name
         self._opened: tuple[int, int] | None = None
+        self.size_bytes = 0
+        """The size of the file when it was last checked, without its write-ahead log."""
 
     def remember(self) -> None:
         """Record the file's identity before its first opening; check it before later ones."""
@@ -239,13 +241,14 @@ class FileIdentityGuard:
         """Raise CatalogReplacedError if the path leads to no file or to another file."""
         try:
             # Path.stat() would take twice as long.
-            found = _identity(os.stat(self._text))  # noqa: PTH116
+            status = os.stat(self._text)  # noqa: PTH116
         except OSError as error:
             # An unresponsive disk does not mean that the file was removed.
             if error.errno not in (errno.ENOENT, errno.ENOTDIR):
                 return
             raise CatalogReplacedError(self._name, "its file was removed or moved away") from error
-        if self._opened is not None and found != self._opened:
+        self.size_bytes = status.st_size
+        if self._opened is not None and _identity(status) != self._opened:
             raise CatalogReplacedError(self._name, "another file has replaced its file")
 
 

@@ -32,6 +32,7 @@ from model_catalog.connection.sqlite_pragmas import (
     JournalMode,
     connection_pragmas,
     log_sqlite_version,
+    temp_store,
 )
 from model_catalog.connection.target import DatabaseLocation, display_name
 from model_catalog.connection.timeouts import LOCK_WAIT_S, on_reset, use_short_busy_timeout
@@ -230,6 +231,11 @@ def _prepare_own(engine: Engine, file: _DatabaseFile) -> None:
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
         file.guard.check_unchanged()
+        # SQLite refuses this setting inside a transaction.
+        temp = temp_store(file.guard.size_bytes)
+        if connection.info.get("temp_store") != temp:
+            connection.exec_driver_sql(f"PRAGMA temp_store = {temp}")
+            connection.info["temp_store"] = temp
         # The journal mode is stored in the file, so it is set only before the first write. A file
         # that is empty or only read, or belongs to another program, must not be changed.
         if connection.get_execution_options().get(WRITE) and not connection.info.get("journal"):

@@ -10,6 +10,8 @@ from typing import Final
 from sqlalchemy import exc
 
 from model_catalog.connection.database_file import corrupt_error
+from model_catalog.connection.sqlite_pragmas import has_room, temporary_folder
+from model_catalog.connection.target import database_file_of
 from model_catalog.errors import (
     CatalogBusyError,
     CatalogCorruptError,
@@ -30,6 +32,7 @@ _SQLITE_ERRORS: Final = {
     # SQLite reports an exceeded quota or file size limit as a failed write.
     "SQLITE_IOERR_WRITE": StorageFullError,
     "SQLITE_IOERR_SHMSIZE": StorageFullError,
+    "SQLITE_IOERR_GETTEMPPATH": StorageFullError,
     "SQLITE_IOERR": CatalogUnavailableError,
     "SQLITE_CANTOPEN": CatalogUnavailableError,
     "SQLITE_PERM": CatalogUnavailableError,
@@ -59,6 +62,11 @@ _POSTGRESQL_ERRORS: Final = {
 
 # A running statement was stopped: by sqlite3_interrupt(), a cancellation or statement_timeout.
 _INTERRUPTED: Final = frozenset(("SQLITE_INTERRUPT", "57014"))
+
+# SQLite has one code for the database file and for a temporary file.
+_NO_ROOM: Final = frozenset(
+    ("SQLITE_FULL", "SQLITE_CANTOPEN", "SQLITE_IOERR_WRITE", "SQLITE_IOERR_GETTEMPPATH")
+)
 
 # Undefined table, column and schema. SQLite has no code of its own for them, only a message.
 _NO_SUCH_TABLE: Final = frozenset(("42P01", "42703", "3F000"))
@@ -103,7 +111,24 @@ def _from_driver_error(error: BaseException, target: str, *, connection_lost: bo
         kind = CatalogUnavailableError
     if kind is None:
         return CatalogError(f"the catalog at {target} refused the statement: {reason} ({code})")
-    return corrupt_error(target, reason) if kind is CatalogCorruptError else kind(target, reason)
+    if kind is CatalogCorruptError:
+        return corrupt_error(target, reason)
+    return _no_room_error(target, reason, code) if code in _NO_ROOM else kind(target, reason)
+
+
+def _no_room_error(target: str, reason: str, code: str) -> CatalogError:
+    """Return the error for a file that SQLite could not create or extend, also a temporary one."""
+    kind = CatalogUnavailableError if code == "SQLITE_CANTOPEN" else StorageFullError
+    path = database_file_of(target)
+    if path is None or not path.exists() or not has_room(path.parent):
+        return kind(target, reason)
+    folder = temporary_folder() or ""
+    if not has_room(folder):
+        return StorageFullError(target, reason, folder)
+    if kind is StorageFullError:
+        # A temporary file is removed before the error is raised, so its disk has room again.
+        reason = f"{reason} (its disk, a quota, or the disk of temporary files in {folder!r})"
+    return kind(target, reason)
 
 
 def _match_code(codes: dict[str, type[CatalogError]], code: str) -> type[CatalogError] | None:

@@ -1,8 +1,9 @@
-"""SQLite's journal mode and `synchronous` setting, and versions with a known bug."""
+"""SQLite's settings: journal mode, `synchronous`, temporary files, versions with a known bug."""
 
 from __future__ import annotations
 
 import logging
+import os
 import sqlite3
 from collections.abc import Callable
 from functools import cache
@@ -27,6 +28,12 @@ ExecutePragma: TypeAlias = Callable[[str], Any]
 _WAL_RESET_BUG_SINCE: Final = (3, 7, 0)
 _WAL_RESET_BUG_FIXED: Final = ((3, 51, 3), (3, 50, 7), (3, 44, 6))
 
+# SQLite sorts and builds indexes in temporary files. Up to this size of the database they are kept
+# in memory: they hold no more than the database, and the disk for them may be full or read-only.
+_MAX_BYTES_IN_MEMORY: Final = 256 * 2**20
+# A folder with less free space is considered full.
+_ROOM_BYTES: Final = 2**20
+
 log = logging.getLogger(__name__)
 
 
@@ -45,6 +52,35 @@ def connection_pragmas(durability: Durability) -> tuple[str, ...]:
         "PRAGMA cell_size_check = ON",
         f"PRAGMA synchronous = {durability.upper()}",
     )
+
+
+def temp_store(size_bytes: int) -> Literal["MEMORY", "FILE"]:
+    """Return the value of `PRAGMA temp_store` for a database of a size."""
+    return "MEMORY" if size_bytes <= _MAX_BYTES_IN_MEMORY else "FILE"
+
+
+def temporary_folder() -> str | None:
+    """
+    Return the folder that SQLite chooses for its temporary files; None if no folder is writable.
+
+    SQLite reads the environment variables when it is loaded: https://www.sqlite.org/tempfiles.html
+    """
+    named = (os.environ.get("SQLITE_TMPDIR"), os.environ.get("TMPDIR"))
+    for folder in (*named, "/var/tmp", "/usr/tmp", "/tmp", "."):  # noqa: S108 - SQLite's own list
+        if folder and Path(folder).is_dir() and os.access(folder, os.W_OK | os.X_OK):
+            return folder
+    return None
+
+
+def has_room(folder: str | os.PathLike[str]) -> bool:
+    """Return whether files can be created in a folder and 1 MiB can be written to them."""
+    try:
+        status = os.statvfs(folder)
+    except OSError:
+        return False
+    # Some file systems, for example btrfs, have no fixed number of inodes and report none.
+    has_inodes = status.f_files == 0 or status.f_favail > 0
+    return has_inodes and status.f_bavail * status.f_frsize >= _ROOM_BYTES
 
 
 class JournalMode:

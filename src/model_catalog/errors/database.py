@@ -162,15 +162,34 @@ class CatalogReadOnlyError(CatalogError):
 
 
 class StorageFullError(CatalogError):
-    """The disk or a quota is full. Earlier changes are kept: `target` and `reason`."""
+    """
+    The disk or a quota is full. Earlier changes are kept: `target` and `reason`.
 
-    def __init__(self, target: str, reason: str) -> None:
-        super().__init__(
-            f"the catalog at {target} could not be written: {reason}. Free disk space or raise the "
-            f"quota, and try again. Reads still work"
-        )
+    `temporary_folder` is the folder of SQLite's temporary files if they are what has no room, and
+    "" if no folder is writable. Otherwise it is None, and the database itself has no room.
+    """
+
+    def __init__(self, target: str, reason: str, temporary_folder: str | None = None) -> None:
+        if temporary_folder is None:
+            message = (
+                f"the catalog at {target} could not be written: {reason}. Free disk space or raise "
+                f"the quota, and try again. Reads still work"
+            )
+        else:
+            found = (
+                f"SQLite's temporary files have no room in {temporary_folder!r}"
+                if temporary_folder
+                else "SQLite found no writable folder for its temporary files"
+            )
+            message = (
+                f"{found}, and the call on the catalog at {target} needs them: {reason}. Free disk "
+                f"space there, or set SQLITE_TMPDIR to a folder with space before the process "
+                f"starts. Reads by name still work"
+            )
+        super().__init__(message)
         self.target = target
         self.reason = reason
+        self.temporary_folder = temporary_folder
 
 
 class ForeignDatabaseError(CatalogError):
