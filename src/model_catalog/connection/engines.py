@@ -35,7 +35,13 @@ from model_catalog.connection.sqlite_pragmas import (
     temp_store,
 )
 from model_catalog.connection.target import DatabaseLocation, display_name
-from model_catalog.connection.timeouts import LOCK_WAIT_S, on_reset, use_short_busy_timeout
+from model_catalog.connection.timeouts import (
+    HAS_WRITE_LOCK,
+    LOCK_WAIT_S,
+    begin_immediate,
+    on_reset,
+    use_short_busy_timeout,
+)
 from model_catalog.errors import (
     CatalogError,
     CatalogReadOnlyError,
@@ -64,13 +70,23 @@ def prepare_engine(engine: AsyncEngine) -> None:
     write-ahead log; and rolls back when a task is cancelled, so that no lock remains. The catalog
     also works without it, but then the host's own transactions may not be safe. Calling it again,
     or for an engine of another database, has no effect.
+
+    The engine may have a listener that sends BEGIN, or `autocommit=False` among its `connect_args`.
+    Then its transactions begin as before, except for the catalog's writes.
     """
-    if engine.dialect.name == "sqlite" and not event.contains(
-        engine.sync_engine, "connect", _on_host_connect
-    ):
-        event.listen(engine.sync_engine, "connect", _on_host_connect)
-        event.listen(engine.sync_engine, "begin", _on_host_begin)
-        event.listen(engine.sync_engine, "invalidate", _on_invalidate)
+    sync_engine = engine.sync_engine
+    if engine.dialect.name != "sqlite" or event.contains(sync_engine, "connect", _on_host_connect):
+        return
+
+    def move_listener_to_end(_connection: Any, _record: Any) -> None:
+        # As the last listener it finds the transaction that a listener of the host has begun.
+        event.remove(sync_engine, "begin", _on_host_begin)
+        event.listen(sync_engine, "begin", _on_host_begin)
+
+    event.listen(sync_engine, "connect", _on_host_connect)
+    event.listen(sync_engine, "begin", _on_host_begin)
+    event.listen(sync_engine, "connect", move_listener_to_end, once=True)
+    event.listen(sync_engine, "invalidate", _on_invalidate)
 
 
 def database_info(engine: Engine) -> DatabaseInfo:
@@ -104,8 +120,8 @@ def _on_connect(connection: Any, _record: Any, durability: Durability = "full") 
 
 
 def _on_host_connect(connection: Any, record: Any) -> None:
-    _on_connect(connection, record)
-    with _close_on_error(connection):
+    with _close_on_error(connection), _outside_transaction(connection):
+        _on_connect(connection, record)
         cursor = connection.cursor()
 
         def execute_pragma(pragma: str) -> Any:
@@ -126,6 +142,24 @@ def _on_host_connect(connection: Any, record: Any) -> None:
 
 
 @contextlib.contextmanager
+def _outside_transaction(connection: Any) -> Iterator[None]:
+    """End the transaction of a new connection with `autocommit=False`, and begin it again."""
+    # In a transaction SQLite ignores or refuses some PRAGMAs.
+    has_begun = driver_connection(connection).in_transaction
+    if has_begun:
+        _execute(connection, "ROLLBACK")
+    yield
+    if has_begun:
+        _execute(connection, "BEGIN")
+
+
+def _execute(connection: Any, statement: str) -> None:
+    cursor = connection.cursor()
+    cursor.execute(statement)
+    cursor.close()
+
+
+@contextlib.contextmanager
 def _close_on_error(connection: Any) -> Iterator[None]:
     try:
         yield
@@ -136,13 +170,17 @@ def _close_on_error(connection: Any) -> Iterator[None]:
 
 
 def _on_host_begin(connection: Connection) -> None:
-    if connection.get_execution_options().get(WRITE):
+    writes = bool(connection.get_execution_options().get(WRITE))
+    if writes:
         use_short_busy_timeout(connection)
-    _begin(connection)
+        begin_immediate(connection)
+    elif not driver_connection(connection).in_transaction:
+        connection.exec_driver_sql("BEGIN")
+    connection.info[HAS_WRITE_LOCK] = writes
 
 
 def _begin(connection: Connection) -> None:
-    writes = connection.get_execution_options().get(WRITE)
+    writes = bool(connection.get_execution_options().get(WRITE))
     statement = "BEGIN IMMEDIATE" if writes else "BEGIN"
     driver = connection.connection.driver_connection
     if isinstance(driver, sqlite3.Connection):
@@ -150,6 +188,7 @@ def _begin(connection: Connection) -> None:
         driver.execute(statement)
     else:
         connection.exec_driver_sql(statement)
+        connection.info[HAS_WRITE_LOCK] = writes
 
 
 def _on_invalidate(connection: Any, _record: Any, _error: BaseException | None) -> None:

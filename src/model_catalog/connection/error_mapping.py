@@ -20,8 +20,14 @@ from model_catalog.errors import (
     CatalogUnavailableError,
     SchemaOutOfDateError,
     StorageFullError,
+    TransactionError,
 )
 from model_catalog.mapping.revisions import head_revision
+
+NEEDS_ROLLBACK: Final = (
+    "the transaction of the host's session or connection has ended with an error: roll it back "
+    "before other calls"
+)
 
 # An extended result code begins with its primary code: https://www.sqlite.org/rescode.html
 _SQLITE_ERRORS: Final = {
@@ -82,6 +88,8 @@ def to_catalog_error(error: Exception, target: str) -> CatalogError:
     """Return the CatalogError for an error of SQLAlchemy, a driver or the operating system."""
     if isinstance(error, exc.TimeoutError):
         return CatalogBusyError(target, "every connection of the pool is in use")
+    if isinstance(error, exc.PendingRollbackError):
+        return TransactionError(NEEDS_ROLLBACK)
     if isinstance(error, OSError):
         # asyncpg passes on the errors of its socket.
         kind = StorageFullError if error.errno in _DISK_FULL else CatalogUnavailableError

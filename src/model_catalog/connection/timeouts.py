@@ -17,6 +17,9 @@ How long the database waits for a lock before it raises, in seconds.
 
 A statement that waits for a lock cannot be interrupted, so it waits briefly and the caller retries.
 """
+HAS_WRITE_LOCK: Final = "model_catalog_has_write_lock"
+"""Key of Connection.info: whether a prepared engine has begun the transaction for a write."""
+
 # PostgreSQL stores the milliseconds in a 32-bit signed integer.
 _MAX_WAIT_S: Final = 2_000_000
 # Keys of Connection.info: the host's busy_timeout, and whether our short one is set.
@@ -24,16 +27,65 @@ _HOST_TIMEOUT: Final = "model_catalog_host_busy_timeout"
 _IS_SHORT: Final = "model_catalog_short_busy_timeout"
 
 
+def begin_immediate(connection: Connection) -> None:
+    """
+    Begin a SQLite transaction with the write lock, on a connection that has done nothing yet.
+
+    A listener of a host may have sent BEGIN, and sqlite3 sends it with `autocommit=False`. That
+    transaction has no lock, and is ended first. If the lock is not free, it is begun again.
+    """
+    has_begun = driver_connection(connection).in_transaction
+    if has_begun:
+        connection.exec_driver_sql("ROLLBACK")
+    try:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+    except BaseException:
+        if has_begun:
+            # Without a transaction, rollback() of sqlite3 raises an error with autocommit=False.
+            connection.exec_driver_sql("BEGIN")
+        raise
+
+
+async def begin_if_needed(connection: AsyncConnection) -> None:
+    """Begin a SQLite transaction with the write lock if none is open; for PostgreSQL do nothing."""
+    if not await is_in_transaction(connection):
+        await connection.run_sync(use_short_busy_timeout)
+        await connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
 async def ensure_write_transaction(connection: AsyncConnection) -> None:
     """
-    Take SQLite's write lock if the connection is not in a transaction; does nothing on PostgreSQL.
+    Take SQLite's write lock at the beginning of a transaction; does nothing on PostgreSQL.
 
     A prepared engine has sent BEGIN IMMEDIATE already. On other engines of a host, sqlite3 would
     begin at the first INSERT; SQLite refuses a write lock at once if the transaction began to read.
     """
+    if connection.dialect.name != "sqlite":
+        return
     if not await is_in_transaction(connection):
+        await begin_if_needed(connection)
+    elif not connection.info.get(HAS_WRITE_LOCK):
+        # A listener of the host, or sqlite3 with autocommit=False, has sent BEGIN. Listeners may
+        # have written since, so the transaction cannot be begun again. Any UPDATE takes the lock.
         await connection.run_sync(use_short_busy_timeout)
-        await connection.exec_driver_sql("BEGIN IMMEDIATE")
+        await connection.exec_driver_sql("UPDATE models SET id = id WHERE 0")
+
+
+async def restore_driver_transaction(connection: AsyncConnection) -> bool:
+    """
+    Return whether SQLite has no transaction open after an error, because it rolled it back.
+
+    With `autocommit=False` sqlite3 believes that a transaction is always open, so that rollback()
+    would raise an error. Then an empty one is begun.
+    """
+    if connection.invalidated or await is_in_transaction(connection):
+        return False
+    driver = driver_connection(connection)
+    try:
+        await driver.rollback()
+    except sqlite3.OperationalError:
+        await driver.execute("BEGIN")
+    return True
 
 
 async def is_in_transaction(connection: AsyncConnection) -> bool:

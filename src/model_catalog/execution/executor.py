@@ -25,6 +25,9 @@ OTHER_WRITER: Final = "another task of this process is writing"
 OTHER_READER: Final = "another task of this process is reading"
 """The reason of a CatalogBusyError: the call waited for a read of this process."""
 
+OTHER_CALL: Final = "another task uses the connection of the host"
+"""The reason of a CatalogBusyError: the call waited for another on the connection of a host."""
+
 
 # Not frozen: an operation is made for every call, and a frozen dataclass takes three times as long
 # to make.

@@ -9,8 +9,9 @@ from sqlalchemy import Connection, Engine, select, update
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 from sqlalchemy.orm import Session
 
-from model_catalog.connection.error_mapping import map_errors
+from model_catalog.connection.error_mapping import NEEDS_ROLLBACK, map_errors
 from model_catalog.connection.target import wrong_object
+from model_catalog.errors import TransactionError
 from model_catalog.mapping.tables import Model
 
 SESSION_NAME: Final = "the host's session"
@@ -54,6 +55,32 @@ class SessionBind:
     def connection(self) -> Connection | None:
         """The host's own connection, which no other connection may replace; None for an engine."""
         return self.source if isinstance(self.source, Connection) else None
+
+    @property
+    def joined(self) -> Connection | None:
+        """
+        The host's own connection if the host has begun a transaction on it.
+
+        Raises TransactionError if that transaction has ended and is not rolled back yet.
+        """
+        connection = self.connection
+        if connection is None or connection.get_transaction() is None:
+            return None
+        if not connection.in_transaction():
+            raise TransactionError(NEEDS_ROLLBACK)
+        return connection
+
+    def require_transactions(self) -> None:
+        """Raise TransactionError if the host's own connection commits every statement."""
+        connection = self.connection
+        if connection is None:
+            return
+        dbapi_connection: Any = connection.connection.dbapi_connection
+        if connection.dialect.detect_autocommit_setting(dbapi_connection):
+            raise TransactionError(
+                "the session is bound to a connection with the isolation level AUTOCOMMIT, in "
+                "which nothing can be rolled back: bind it to an engine"
+            )
 
 
 def find_bind(session: AsyncSession, *, writes: bool) -> SessionBind:

@@ -3,30 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, TypeAlias, TypeVar
 from weakref import WeakKeyDictionary
 
-from sqlalchemy import Connection, Engine, event
+from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import (
-    AsyncConnection,
-    AsyncSession,
-    AsyncSessionTransaction,
-    async_sessionmaker,
-)
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_sessionmaker
 
-from model_catalog.concurrency.completion import run_to_completion
 from model_catalog.concurrency.ownership import HostOwner, LoopOwner
 from model_catalog.concurrency.retry import MIN_TIMEOUT_S, Backoff
 from model_catalog.connection.engines import WRITE, abandon_pool_after_fork, database_info
 from model_catalog.connection.timeouts import (
     ensure_write_transaction,
-    is_in_transaction,
+    restore_driver_transaction,
     restore_timeout_on_checkin,
     set_timeouts,
-    use_commit_timeout,
 )
 from model_catalog.domain import validation
 from model_catalog.errors import CatalogBusyError
@@ -38,17 +31,20 @@ from model_catalog.execution.executor import (
     transaction_context,
 )
 from model_catalog.execution.interruption import (
-    SERVER_GRACE_S,
     TIMEOUT_TOLERANCE_S,
     InterruptibleRun,
     driver_working,
-    run_in_open_transaction,
     run_with_retries,
 )
 from model_catalog.execution.session_binds import find_bind, find_first_bind, new_session
-from model_catalog.execution.transaction import Savepoint, TransactionExecutor
+from model_catalog.execution.session_transaction import (
+    SessionTransaction,
+    grace_s,
+    joined_transaction,
+    tell_of_commit,
+)
+from model_catalog.execution.transaction import TransactionExecutor
 
-I = TypeVar("I")  # noqa: E741 - an item
 T = TypeVar("T")
 
 # SQLite has one writer. A queue in the process is fair, and a wait in it can be cancelled. SQLite's
@@ -81,7 +77,7 @@ class SessionExecutor:
         self._reconnects = owner is not None
         restore_timeout_on_checkin(self._engine)
         self.database = database_info(self._engine)
-        self._grace_s = _grace_s(self.database.dialect)
+        self._grace_s = grace_s(self.database.dialect)
         self._open_transactions: dict[TransactionExecutor, SessionTransaction] = {}
 
     def forbid_nested_write(self) -> None:
@@ -91,6 +87,12 @@ class SessionExecutor:
     async def run(self, operation: Operation[Any, T]) -> T:
         """Run an operation in a transaction of its own; writes to SQLite run one at a time."""
         timeout_s = self.timeout_s if operation.timeout_s is None else operation.timeout_s
+        session = self._sessions()
+        host_connection = find_bind(session, writes=operation.writes).joined
+        if host_connection is not None:
+            self._owner.check_usable()
+            async with joined_transaction(session, host_connection, timeout_s) as executor:
+                return await executor.run(operation)
         backoff = Backoff(timeout_s)
         with self._owner.active_call(), driver_working(self.database.dialect):
             if not operation.writes:
@@ -121,15 +123,19 @@ class SessionExecutor:
                     session, run, backoff.remaining_s, lock_wait_s, writes=operation.writes
                 )
                 begun_s = backoff.remaining_s
-                result = await connection.run_sync(operation.run_one, operation.value)
-                remaining_s = backoff.remaining_s
-                if begun_s - remaining_s > TIMEOUT_TOLERANCE_S:
-                    await set_timeouts(connection, lock_wait_s, max(remaining_s, MIN_TIMEOUT_S))
-                if operation.writes:
-                    _commits(run, session, result)
-                else:
-                    run.mark_read_done()
-                await session.commit()
+                try:
+                    result = await connection.run_sync(operation.run_one, operation.value)
+                    remaining_s = backoff.remaining_s
+                    if begun_s - remaining_s > TIMEOUT_TOLERANCE_S:
+                        await set_timeouts(connection, lock_wait_s, max(remaining_s, MIN_TIMEOUT_S))
+                    if operation.writes:
+                        tell_of_commit(run, session, result)
+                    else:
+                        run.mark_read_done()
+                    await session.commit()
+                except Exception:
+                    await restore_driver_transaction(connection)
+                    raise
             return result
         return run.result  # type: ignore[no-any-return]
 
@@ -168,12 +174,16 @@ class SessionExecutor:
         *,
         writes: bool,
     ) -> AsyncConnection:
-        options: dict[str, object] = {WRITE: writes}
-        if self.database.dialect == "postgresql" and writes:
-            # The host may have set AUTOCOMMIT, in which nothing can be rolled back.
-            options["isolation_level"] = "READ COMMITTED"
         bind = find_bind(session, writes=writes)
         restore_timeout_on_checkin(bind.engine)
+        # The options of a connection would outlive the session.
+        options: dict[str, object] = {WRITE: writes} if bind.connection is None else {}
+        if self.database.dialect == "postgresql" and writes:
+            # The host may have set AUTOCOMMIT, in which nothing can be rolled back.
+            if bind.connection is None:
+                options["isolation_level"] = "READ COMMITTED"
+            else:
+                bind.require_transactions()
         await session.begin()
         connection = await session.connection(bind.arguments, execution_options=options)
         run.set_connection(connection)
@@ -185,8 +195,14 @@ class SessionExecutor:
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Executor]:
         """Open a transaction that can write; on SQLite it holds the write lock until its end."""
-        backoff = Backoff(self.timeout_s)
         self._owner.check_usable()
+        session = self._sessions()
+        host_connection = find_bind(session, writes=True).joined
+        if host_connection is not None:
+            async with joined_transaction(session, host_connection, self.timeout_s) as joined:
+                yield joined
+            return
+        backoff = Backoff(self.timeout_s)
         async with self._write_lock(backoff):
             session = self._sessions()
             backend = SessionTransaction(session, self.timeout_s)
@@ -246,91 +262,3 @@ class SessionExecutor:
             yield
         finally:
             lock.release()
-
-
-class SessionTransaction:
-    """The open transaction of a host's session; a `TransactionBackend`."""
-
-    def __init__(self, session: AsyncSession, timeout_s: float) -> None:
-        self._session = session
-        self.timeout_s = validation.seconds("timeout_s", timeout_s)
-        engine = find_first_bind(session).engine
-        restore_timeout_on_checkin(engine)
-        self.database = database_info(engine)
-
-    async def run(self, function: Callable[[Connection, I], T], value: I) -> T:
-        """Return what `function(connection, value)` returns."""
-        return await self._run_step(lambda connection: connection.run_sync(function, value))
-
-    async def savepoint(self) -> Savepoint:
-        """Begin a savepoint of the session."""
-
-        async def step(connection: AsyncConnection) -> AsyncSessionTransaction:
-            # sqlite3 sends no BEGIN before a SAVEPOINT. Without one, RELEASE would commit.
-            await ensure_write_transaction(connection)
-            return await self._session.begin_nested()
-
-        nested = await self._run_step(step)
-        return Savepoint(
-            commit=lambda: self._run_step(lambda _: nested.commit()),
-            rollback=lambda: self._run_step(lambda _: nested.rollback()),
-        )
-
-    async def is_open(self) -> bool:
-        """Return whether the database still has the transaction open."""
-        return await self._run_step(is_in_transaction)
-
-    async def commit(self) -> None:
-        """Commit the transaction."""
-
-        async def step(connection: AsyncConnection) -> None:
-            await connection.run_sync(use_commit_timeout, self.timeout_s)
-            await self._session.commit()
-
-        await self._run_step(step, commits=True)
-
-    async def close(self) -> None:
-        """Roll back uncommitted changes, and return the connection to its pool."""
-
-        async def step() -> None:
-            with InterruptibleRun(self.database.name):
-                await self._session.close()
-
-        await run_to_completion(step())
-
-    async def _run_step(
-        self, step: Callable[[AsyncConnection], Awaitable[T]], *, commits: bool = False
-    ) -> T:
-        run = InterruptibleRun(self.database.name)
-
-        async def attempt() -> T:
-            session = self._session
-            with run:
-                if session.autoflush and (session.new or session.dirty or session.deleted):
-                    # Only the ORM's own statements flush by themselves. The operation shall find
-                    # what the host has added to the session.
-                    await session.flush()
-                # Reads go there too, because they shall find what the transaction has written.
-                bind = find_bind(session, writes=True)
-                connection = await session.connection(bind.arguments)
-                run.set_connection(connection)
-                if commits:
-                    _commits(run, session)
-                return await step(connection)
-            return run.result  # type: ignore[no-any-return]
-
-        dialect = self.database.dialect
-        with driver_working(dialect):
-            return await run_in_open_transaction(attempt(), run, self.timeout_s, _grace_s(dialect))
-
-
-def _commits(run: InterruptibleRun, session: AsyncSession, result: object = None) -> None:
-    """Tell a run that a session is about to commit, and have the session tell it of the commit."""
-    run.mark_committing(result)
-    # session.commit() also returns the connection to its pool, which may take a while. The event
-    # comes before that.
-    event.listen(session.sync_session, "after_commit", run.mark_committed, once=True)
-
-
-def _grace_s(dialect: str) -> float:
-    return SERVER_GRACE_S if dialect == "postgresql" else 0.0

@@ -133,7 +133,9 @@ class TransactionExecutor:
             await savepoint.rollback()
             is_open = await self._backend.is_open()
         except CatalogError as error:
-            self._failure = self._failure or error
+            # A session of a host is rolled back by the host, and may be used again.
+            if self._owns_transaction:
+                self._failure = self._failure or error
         else:
             # On a full disk SQLite rolls back the whole transaction.
             if is_open:

@@ -14,7 +14,8 @@ from model_catalog.domain.fields import ModelChanges, ModelRow
 from model_catalog.domain.file_record import FileRecord
 from model_catalog.errors import ModelNotFoundError
 from model_catalog.execution.executor import Executor
-from model_catalog.execution.session_executor import SessionExecutor, SessionTransaction
+from model_catalog.execution.session_executor import SessionExecutor
+from model_catalog.execution.session_transaction import SessionTransaction
 from model_catalog.execution.transaction import TransactionExecutor
 from model_catalog.mapping.tables import Model
 from model_catalog.repository.operations import (

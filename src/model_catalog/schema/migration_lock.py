@@ -17,9 +17,10 @@ from model_catalog.connection.database_info import driver_connection
 from model_catalog.connection.engines import WRITE
 from model_catalog.connection.error_mapping import map_errors
 from model_catalog.connection.timeouts import (
-    ensure_write_transaction,
+    begin_immediate,
     restore_timeout_on_checkin,
     set_timeouts,
+    use_short_busy_timeout,
 )
 from model_catalog.errors import CatalogBusyError, UpgradeFailedError
 
@@ -71,7 +72,8 @@ async def migration_transaction(
 
 async def _lock(connection: AsyncConnection, name: str) -> None:
     if connection.dialect.name == "sqlite":
-        await ensure_write_transaction(connection)
+        await connection.run_sync(use_short_busy_timeout)
+        await connection.run_sync(begin_immediate)
         return
     # The "try" function, because a wait in the server could be neither cancelled nor limited.
     locked = await connection.scalar(

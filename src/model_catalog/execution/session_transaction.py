@@ -1,0 +1,204 @@
+"""The open transaction of a host's session, or of the connection that it is bound to."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
+
+from sqlalchemy import Connection, event
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, AsyncSessionTransaction
+
+from model_catalog.concurrency.completion import run_to_completion
+from model_catalog.concurrency.ownership import LoopOwner
+from model_catalog.connection.database_info import driver_connection
+from model_catalog.connection.engines import database_info
+from model_catalog.connection.timeouts import (
+    begin_if_needed,
+    is_in_transaction,
+    restore_driver_transaction,
+    restore_timeout_on_checkin,
+    use_commit_timeout,
+)
+from model_catalog.domain import validation
+from model_catalog.errors import CatalogBusyError
+from model_catalog.execution.executor import (
+    OTHER_CALL,
+    Executor,
+    forbid_nested_write,
+    transaction_context,
+)
+from model_catalog.execution.interruption import (
+    SERVER_GRACE_S,
+    InterruptibleRun,
+    driver_working,
+    run_in_open_transaction,
+)
+from model_catalog.execution.session_binds import find_bind, find_first_bind
+from model_catalog.execution.transaction import Savepoint, TransactionExecutor
+
+I = TypeVar("I")  # noqa: E741 - an item
+T = TypeVar("T")
+
+# A host's connection serves one call at a time, because savepoints end in a fixed order.
+_connection_locks: WeakKeyDictionary[Connection, asyncio.Lock] = WeakKeyDictionary()
+
+
+class SessionTransaction:
+    """The open transaction of a host's session; a `TransactionBackend`."""
+
+    def __init__(self, session: AsyncSession, timeout_s: float) -> None:
+        self._session = session
+        self.timeout_s = validation.seconds("timeout_s", timeout_s)
+        engine = find_first_bind(session).engine
+        restore_timeout_on_checkin(engine)
+        self.database = database_info(engine)
+
+    async def run(self, function: Callable[[Connection, I], T], value: I) -> T:
+        """Return what `function(connection, value)` returns."""
+        return await self._run_step(lambda connection: connection.run_sync(function, value))
+
+    async def savepoint(self) -> Savepoint:
+        """Begin a savepoint of the session."""
+
+        async def step(connection: AsyncConnection) -> AsyncSessionTransaction:
+            # sqlite3 sends no BEGIN before a SAVEPOINT. Without one, RELEASE would commit.
+            await begin_if_needed(connection)
+            return await self._session.begin_nested()
+
+        nested = await self._run_step(step)
+        return Savepoint(
+            commit=lambda: self._run_step(lambda _: nested.commit()),
+            rollback=lambda: self._run_step(lambda _: nested.rollback()),
+        )
+
+    async def is_open(self) -> bool:
+        """Return whether the database still has the transaction open."""
+        return await self._run_step(is_in_transaction)
+
+    async def commit(self) -> None:
+        """Commit the transaction."""
+
+        async def step(connection: AsyncConnection) -> None:
+            await connection.run_sync(use_commit_timeout, self.timeout_s)
+            await self._session.commit()
+
+        await self._run_step(step, commits=True)
+
+    async def release(self) -> None:
+        """End the session, whose transaction is part of one of the host's connection."""
+        await self._run_step(lambda _: self._session.commit())
+
+    async def close(self) -> None:
+        """Roll back uncommitted changes, and return the connection to its pool."""
+
+        async def step() -> None:
+            with InterruptibleRun(self.database.name):
+                await self._session.close()
+
+        await run_to_completion(step())
+
+    async def _run_step(
+        self, step: Callable[[AsyncConnection], Awaitable[T]], *, commits: bool = False
+    ) -> T:
+        run = InterruptibleRun(self.database.name)
+
+        async def attempt() -> T:
+            session = self._session
+            with run:
+                if session.autoflush and (session.new or session.dirty or session.deleted):
+                    # Only the ORM's own statements flush by themselves. The operation shall find
+                    # what the host has added to the session.
+                    await session.flush()
+                connection = await self._connect()
+                run.set_connection(connection)
+                if commits:
+                    tell_of_commit(run, session)
+                was_open = await is_in_transaction(connection)
+                try:
+                    return await step(connection)
+                except Exception:
+                    if was_open:
+                        await _mark_if_ended(connection)
+                    raise
+            return run.result  # type: ignore[no-any-return]
+
+        dialect = self.database.dialect
+        with driver_working(dialect):
+            return await run_in_open_transaction(attempt(), run, self.timeout_s, grace_s(dialect))
+
+    async def _connect(self) -> AsyncConnection:
+        # Reads are sent where writes are, because they shall find what the transaction has written.
+        bind = find_bind(self._session, writes=True)
+        host_connection = bind.joined
+        if host_connection is not None:
+            # The session may begin with a SAVEPOINT, before which sqlite3 sends no BEGIN.
+            await self._session.run_sync(lambda _: _begin_on(host_connection))
+        return await self._session.connection(bind.arguments)
+
+
+@asynccontextmanager
+async def joined_transaction(
+    session: AsyncSession, connection: Connection, timeout_s: float
+) -> AsyncIterator[Executor]:
+    """
+    Open a savepoint in the transaction that a host has begun on its own connection.
+
+    The session joins that transaction as its `join_transaction_mode` says, and the host rolls back
+    or commits what the calls have written. A failed call rolls back to the savepoint. Only one call
+    or block uses the connection at a time; another waits for at most `timeout_s` seconds.
+    """
+    forbid_nested_write(connection)
+    backend = SessionTransaction(session, timeout_s)
+    lock = _connection_locks.setdefault(connection, asyncio.Lock())
+    try:
+        async with asyncio.timeout(timeout_s):
+            await lock.acquire()
+    except TimeoutError as error:
+        raise CatalogBusyError(backend.database.name, OTHER_CALL, timeout_s) from error
+    try:
+        executor = TransactionExecutor(backend, LoopOwner(backend.database.name))
+        try:
+            with transaction_context(connection), transaction_context(connection.engine):
+                async with executor.transaction():
+                    yield executor
+            await executor.commit(backend.release)
+        finally:
+            await executor.end(backend.close)
+    finally:
+        lock.release()
+
+
+def tell_of_commit(run: InterruptibleRun, session: AsyncSession, result: object = None) -> None:
+    """Tell a run that a session is about to commit, and have the session tell it of the commit."""
+    run.mark_committing(result)
+    # session.commit() also returns the connection to its pool, which may take a while. The event
+    # comes before that.
+    event.listen(session.sync_session, "after_commit", run.mark_committed, once=True)
+
+
+def grace_s(dialect: str) -> float:
+    """Return the seconds that a database gets to end a late statement itself."""
+    return SERVER_GRACE_S if dialect == "postgresql" else 0.0
+
+
+def _begin_on(connection: Connection) -> None:
+    if connection.dialect.name == "sqlite" and not driver_connection(connection).in_transaction:
+        connection.exec_driver_sql("BEGIN")
+
+
+async def _mark_if_ended(connection: AsyncConnection) -> None:
+    """
+    Make a transaction of SQLAlchemy invalid if SQLite has rolled it back by itself.
+
+    SQLite does so when a statement that writes is interrupted, or finds the disk full. Each later
+    statement would then be committed by itself. Now statements and commits of the host raise
+    PendingRollbackError until it rolls back. SQLAlchemy does the same after a failed COMMIT.
+    """
+    if await restore_driver_transaction(connection):
+        transaction = connection.get_transaction()
+        if transaction is not None:
+            root: Any = transaction.sync_transaction
+            root.is_active = False
