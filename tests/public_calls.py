@@ -58,17 +58,25 @@ async def iterate_rows(catalog: ModelCatalog) -> list:
     return [row async for row in catalog.iter_rows()]
 
 
+async def rename_and_back(catalog: ModelCatalog) -> None:
+    await catalog.rename_model("m", "hf", new_version="v9")
+    await catalog.rename_model("m", "hf", new_version="")
+
+
 PUBLIC_READS = {
     "count_models": lambda catalog: catalog.count_models(),
     "export_catalog": lambda catalog: catalog.export_catalog(io.StringIO()),
     "find_model": lambda catalog: catalog.find_model("m", "hf"),
+    "find_model_by_id": lambda catalog: catalog.find_model_by_id(1),
     "get_model": lambda catalog: catalog.get_model("m", "hf"),
+    "get_model_by_id": lambda catalog: catalog.get_model_by_id(1),
     "get_total_size": lambda catalog: catalog.get_total_size(),
     "iter_models": iterate,
     "iter_rows": iterate_rows,
     "list_aliases": lambda catalog: catalog.list_aliases(),
     "list_files": lambda catalog: catalog.list_files("m", "hf"),
     "list_models": lambda catalog: catalog.list_models(),
+    "list_page": lambda catalog: catalog.list_page(limit=1),
     "list_rows": lambda catalog: catalog.list_rows(),
     "list_tags": lambda catalog: catalog.list_tags(),
     "stats": lambda catalog: catalog.stats(),
@@ -91,6 +99,7 @@ PUBLIC_WRITES = {
     "register_model": lambda catalog: catalog.register_model(a_model("m")),
     "register_models": lambda catalog: catalog.register_models([a_model("m")]),
     "relocate": lambda catalog: catalog.relocate("/models", "/elsewhere"),
+    "rename_model": rename_and_back,
     "set_alias": lambda catalog: catalog.set_alias("m", "hf", "latest"),
     "tag_model": lambda catalog: catalog.tag_model("m", "hf", "coding"),
     "transaction": open_transaction,

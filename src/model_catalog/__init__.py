@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from model_catalog.connection.target import Target
     from model_catalog.domain.fields import ModelChanges, ModelRow
     from model_catalog.domain.file_record import FileRecord, FileState
-    from model_catalog.domain.model_ref import ModelRef
+    from model_catalog.domain.model_ref import ModelName, ModelRef
     from model_catalog.errors import (
         BadHeaderError,
         BadLayoutError,
@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from model_catalog.repository.model_catalog import ModelCatalog
     from model_catalog.repository.operations.export_import import ImportResult
     from model_catalog.repository.operations.labels import Alias, TagCount
+    from model_catalog.repository.operations.listing import ModelPage
     from model_catalog.repository.operations.statistics import CatalogStats, ModelTotals
     from model_catalog.repository.statements.filters import Filters
     from model_catalog.repository.statements.pagination import Sort
@@ -104,7 +105,9 @@ __all__ = [
     "ModelCatalog",
     "ModelChanges",
     "ModelInUseError",
+    "ModelName",
     "ModelNotFoundError",
+    "ModelPage",
     "ModelRef",
     "ModelRow",
     "ModelTotals",
@@ -151,6 +154,8 @@ _MODULES = {
     "Model": "mapping.tables",
     "ModelCatalog": "repository.model_catalog",
     "ModelChanges": "domain.fields",
+    "ModelName": "domain.model_ref",
+    "ModelPage": "repository.operations.listing",
     "ModelRef": "domain.model_ref",
     "ModelRow": "domain.fields",
     "ModelTotals": "repository.operations.statistics",

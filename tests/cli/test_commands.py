@@ -697,6 +697,20 @@ def test_an_export_replaces_only_regular_files(filled, tmp_path):
     assert Path("pipe").is_fifo()
 
 
+def test_rename_changes_the_reference_or_the_version(filled):
+    """
+    It prints the new name, and refuses one that is taken.
+    """
+    code, out, err = filled("rename", "local:tiny", "--reference", "small", "--version", "")
+
+    assert (code, out, err) == (0, "", "local:tiny is local:small now\n")
+    assert filled("show", "local:small")[0] == 0
+    code, _, err = filled("rename", "local:org/other:Q4@v1", "--version", "v2")
+    assert code == 2
+    assert "'local:org/other:Q4@v2' is taken" in err
+    assert filled("rename", "local:small")[0] == 2
+
+
 def test_rm_accepts_an_alias(filled):
     """
     It prints and removes the version that the alias points to.

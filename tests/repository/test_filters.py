@@ -713,7 +713,7 @@ def test_a_page_of_the_default_order_is_read_from_the_index(database, where):
         "in the middle": a_model("m2500", version="", downloaded_at=moment(357)),
         "among the undated": a_model("m2501", version="", downloaded_at=None),
     }[where]
-    window, values = Page.validated(order, last, 50)
+    window, values = Page.validated(order, last and order.position_of(last), 50)
     dialect = database.target_url.get_dialect()()
     query = window.apply_to(select_models(dialect.name)).params(values)
     sql = query.compile(dialect=dialect, compile_kwargs={"literal_binds": True})

@@ -87,8 +87,8 @@ def test_an_operation_on_an_unknown_model_raises_model_not_found(connection):
     key = LookupKey("m", "hf", None)
 
     for operation in (
-        lookup.update("m", "hf", None, {"license": "mit"}),
-        lookup.update("m", "hf", None, {}),
+        lookup.update(LookupKey("m", "hf", None), {"license": "mit"}),
+        lookup.update(LookupKey("m", "hf", None), {}),
         labels.tag(key, ["chat"]),
         labels.pin(key, None),
         labels.set_alias(key, "latest"),
@@ -110,7 +110,7 @@ def test_remove_deletes_child_rows_where_the_database_does_not(connection, casca
     run(connection, labels.tag(key, ["chat"]))
     run(connection, labels.set_alias(key, "latest"))
 
-    assert run(connection, lookup.remove("m", "hf", None, cascades=cascades))
+    assert run(connection, lookup.remove(LookupKey("m", "hf", None), cascades=cascades))
 
     for table in ("models", "model_tags", "model_files", "model_aliases"):
         count = connection.exec_driver_sql(f"SELECT count(*) FROM {table}")
@@ -149,14 +149,17 @@ def all_results(connection: Connection):
         run(connection, registration.register(model)),
         run(connection, model_files.register_with_files(model, [file], {"checked_at": moment(9)})),
         run(connection, bulk_registration.register_rows(rows)),
-        run(connection, lookup.find("m", "hf", None)),
-        run(connection, lookup.find("bulk", "hf", None)),
-        run(connection, lookup.find("gone", "hf", "v1")),
-        run(connection, lookup.update("m", "hf", None, {"size_bytes": 7, "license": "mit"})),
+        run(connection, lookup.find(LookupKey("m", "hf", None))),
+        run(connection, lookup.find(LookupKey("bulk", "hf", None))),
+        run(connection, lookup.find(LookupKey("gone", "hf", "v1"))),
+        run(
+            connection,
+            lookup.update(LookupKey("m", "hf", None), {"size_bytes": 7, "license": "mit"}),
+        ),
         run(connection, labels.tag(key, ["Chat", "code"])),
         run(connection, labels.untag(key, ["CODE"])),
         run(connection, labels.set_alias(LookupKey("bulk", "hf", None), "latest")),
-        run(connection, lookup.find("bulk", "hf", "latest")),
+        run(connection, lookup.find(LookupKey("bulk", "hf", "latest"))),
         run(connection, labels.list_aliases(None, None)),
         run(connection, labels.list_tags({}, dialect)),
         run(connection, usage.add_uses(uses, 1.0)),
@@ -170,8 +173,8 @@ def all_results(connection: Connection):
         run(connection, statistics.total_size({}, dialect)),
         run(connection, statistics.stats({}, dialect)),
         list(map(export_import._export_line, run(connection, export_import.export_rows()))),
-        run(connection, labels.remove_alias(LookupKey("bulk", "hf", "latest"))),
-        run(connection, lookup.remove("bulk", "hf", None, cascades=False)),
+        run(connection, labels.remove_alias(LookupKey("bulk", "hf", None), "latest")),
+        run(connection, lookup.remove(LookupKey("bulk", "hf", None), cascades=False)),
     ]
     return [plain(result) for result in results]
 

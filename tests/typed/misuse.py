@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from model_catalog import Model, ModelCatalog, ModelRef, open_catalog
+from model_catalog import Model, ModelCatalog, ModelName, ModelRef, open_catalog
 
 Model(refrence="m", provider="hf", local_path="/m")  # type: ignore[call-arg] # pyright: ignore[reportCallIssue]
 Model(reference="m", provider="hf")  # type: ignore[call-arg] # pyright: ignore[reportCallIssue]
@@ -15,7 +15,10 @@ ModelRef.parse(Path("m"))  # type: ignore[arg-type] # pyright: ignore[reportArgu
 async def misuse(catalog: ModelCatalog) -> None:
     model = await catalog.find_model("m", "hf")
     print(model.size_bytes)  # type: ignore[union-attr] # pyright: ignore[reportOptionalMemberAccess]
-    await catalog.find_model("m")  # type: ignore[call-arg] # pyright: ignore[reportCallIssue]
+    await catalog.find_model()  # type: ignore[call-arg] # pyright: ignore[reportCallIssue]
+    await catalog.find_model(Path("m"))  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+    await catalog.tag_model("hf:m", [])  # type: ignore[call-overload] # pyright: ignore[reportCallIssue, reportArgumentType]
+    await catalog.set_alias("hf:m", "main")  # type: ignore[call-overload] # pyright: ignore[reportArgumentType]
     await catalog.list_models("hf")  # type: ignore[call-arg, arg-type] # pyright: ignore[reportCallIssue]
     await catalog.register_model({"reference": "m"})  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
     open_catalog(3)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
@@ -27,5 +30,12 @@ async def use() -> int:
             Model(reference="m", provider="hf", local_path="/m", size_bytes=None)
         )
         path: str = model.local_path
+        names: list[ModelName] = ["hf:m", ModelRef("hf", "m"), model, *await catalog.list_rows()]
+        for name in names:
+            await catalog.remove_model(name)
+        await catalog.tag_model(model, "chat")
+        await catalog.tag_model("hf:m", tags=["chat"])
+        await catalog.set_alias(model.ref, "stable")
+        await catalog.set_alias("m", "hf", "stable", version="v1")
         total: int = await catalog.get_total_size()
         return total + len(path)

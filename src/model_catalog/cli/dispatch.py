@@ -39,6 +39,7 @@ _COMMANDS: Final[dict[str, Callable[[Namespace], Awaitable[int]]]] = {
     "pin": labels.pin,
     "relink": relinking.relink,
     "relocate": relinking.relocate,
+    "rename": models.rename,
     "rm": models.rm,
     "scan": stores.scan,
     "show": models.show,

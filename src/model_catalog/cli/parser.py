@@ -148,6 +148,11 @@ def _add_model_commands(add_command: _AddCommand, formats: argparse.ArgumentPars
     show = add_command("show", "Show all fields of one model.", formats)
     show.add_argument("ref", metavar="REF")
 
+    rename = add_command("rename", "Change the reference or the version of a model.")
+    rename.add_argument("ref", metavar="REF")
+    rename.add_argument("--reference", metavar="NAME", help="the new reference")
+    rename.add_argument("--version", metavar="VERSION", help="the new version; '' removes it")
+
     rm = add_command("rm", "Remove models from the catalog. Their files stay.")
     rm.add_argument("refs", metavar="REF", nargs="+")
     rm.add_argument("-y", "--yes", action="store_true", help="do not ask for confirmation")

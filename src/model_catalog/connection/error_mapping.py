@@ -77,6 +77,9 @@ _NO_ROOM: Final = frozenset(
 # Undefined table, column and schema. SQLite has no code of its own for them, only a message.
 _NO_SUCH_TABLE: Final = frozenset(("42P01", "42703", "3F000"))
 
+# A unique constraint or a primary key was violated.
+_DUPLICATE: Final = frozenset(("SQLITE_CONSTRAINT_UNIQUE", "SQLITE_CONSTRAINT_PRIMARYKEY", "23505"))
+
 _DISK_FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 # The beginning of sqlite3's message for invalid UTF-8 in a text column. It has no error code.
@@ -103,8 +106,17 @@ def to_catalog_error(error: Exception, target: str) -> CatalogError:
     return CatalogError(f"the catalog at {target} failed: {error}")
 
 
+def is_duplicate(error: exc.IntegrityError) -> bool:
+    """Return whether a statement was refused because a unique value exists already."""
+    return _code_of(error.driver_exception) in _DUPLICATE
+
+
+def _code_of(error: BaseException) -> str:
+    return getattr(error, "sqlite_errorname", None) or getattr(error, "sqlstate", None) or ""
+
+
 def _from_driver_error(error: BaseException, target: str, *, connection_lost: bool) -> CatalogError:
-    code = getattr(error, "sqlite_errorname", None) or getattr(error, "sqlstate", None) or ""
+    code = _code_of(error)
     reason = f"{error}".strip() or type(error).__name__
     if code in _NO_SUCH_TABLE or (code == "SQLITE_ERROR" and reason.startswith("no such ")):
         return SchemaOutOfDateError(target, None, head_revision())

@@ -16,6 +16,7 @@ from typing import Annotated, Any, Final, NamedTuple, TypedDict, get_args, get_t
 
 from model_catalog.domain import validation
 from model_catalog.domain.file_record import FileState
+from model_catalog.domain.model_ref import ModelRef
 from model_catalog.domain.validation import Validator
 from model_catalog.errors import InvalidModelError
 
@@ -135,6 +136,11 @@ class ModelRow(NamedTuple):
     store: Annotated[str | None, Field(Group.STORE, validation.short_text)]
     store_root: Annotated[str | None, Field(Group.STORE, validation.optional_path)]
     tags: tuple[str, ...]
+
+    @property
+    def ref(self) -> ModelRef:
+        """The name of the model, with its version."""
+        return ModelRef(self.provider, self.reference, self.version)
 
 
 class ModelChanges(TypedDict, total=False):

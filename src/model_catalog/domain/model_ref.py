@@ -1,11 +1,18 @@
-"""The name of a model as one text: `provider:reference@version`."""
+"""The name of a model: as one text, `provider:reference@version`, or as arguments of a call."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, Final, Protocol, TypeAlias
 
 from model_catalog.domain import validation
-from model_catalog.errors import InvalidModelError
+from model_catalog.errors import CatalogError, InvalidModelError
+
+_FORMS: Final = (
+    "give a text such as 'hf:org/repo' or 'hf:org/repo@v1', a ModelRef, or a reference and a "
+    "provider"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,3 +67,95 @@ class ModelRef:
         """
         version = "" if self.version is None else f"@{self.version}"
         return f"{self.provider}:{self.reference}{version}"
+
+
+class NamedModel(Protocol):
+    """An object that names a model: a `Model`, a `ModelRow`, an `Alias` or a finding of a check."""
+
+    @property
+    def ref(self) -> ModelRef:
+        """The name of the model, with its version."""
+
+
+ModelName: TypeAlias = str | ModelRef | NamedModel
+"""The name of a model as one argument; a text is what `ModelRef.parse` parses."""
+
+
+def resolve_name(
+    reference: object, provider: object = None, version: object = None
+) -> tuple[str, str, str | None]:
+    """
+    Return the reference, the provider and the version that the arguments of a call name.
+
+    A model is named by one argument, a `ModelName`, or by a reference and a provider, with or
+    without a version. Raises InvalidModelError for half a name, for a name that is given twice, and
+    for a provider and a reference that were swapped.
+    """
+    if provider is None or not isinstance(reference, str):
+        return _resolve_one_argument(reference, provider, version)
+    reference = validation.lookup_text("reference", reference)
+    provider = validation.lookup_text("provider", provider)
+    # References often contain a slash or a colon. Providers never contain a colon, and a slash only
+    # if they are unusual.
+    if ("/" in provider and "/" not in reference) or (":" in provider and ":" not in reference):
+        raise InvalidModelError(
+            "provider",
+            provider,
+            "looks like a reference: give the reference first, then the provider. If this is the "
+            "provider, pass ModelRef(provider, reference)",
+        )
+    if version is not None:
+        version = validation.lookup_text("version", version)
+    return reference, provider, version
+
+
+def _resolve_one_argument(
+    model: object, provider: object, version: object
+) -> tuple[str, str, str | None]:
+    ref = _ref_of(model)
+    for field, value in (("provider", provider), ("version", version)):
+        if value is not None:
+            raise InvalidModelError(
+                field,
+                value,
+                f"follows {str(ref)!r}, which names a model already: give the version in the name, "
+                "as in hf:org/repo@v1, and other arguments by keyword",
+            )
+    return ref.reference, ref.provider, ref.version
+
+
+def _ref_of(model: Any) -> ModelRef:
+    if isinstance(model, ModelRef):
+        return model
+    if isinstance(model, str):
+        if ":" not in model:
+            problem = f"is missing, because {model!r} is only a reference: {_FORMS}"
+            raise InvalidModelError("provider", None, problem)
+        return ModelRef.parse(model)
+    kind = type(model).__name__
+    try:
+        ref: ModelRef = model.ref
+    except CatalogError:
+        raise
+    except AttributeError as error:
+        raise InvalidModelError("reference", model, f"is a {kind}: {_FORMS}") from error
+    except Exception as error:
+        # The object is the caller's: an expired Model of a session raises errors of SQLAlchemy,
+        # and its repr would raise them again.
+        problem = f"cannot be read from this {kind}: refresh it, or {_FORMS}"
+        raise InvalidModelError("reference", None, problem) from error
+    # A new Model may have no version yet. As the version of a ModelRef, None means any version.
+    return ModelRef(ref.provider, ref.reference, "") if ref.version is None else ref
+
+
+def split_arguments(
+    model: object, provider: str | None, others: Sequence[str]
+) -> tuple[str | None, Sequence[str]]:
+    """
+    Return the provider and the other texts of a call whose arguments are a name and other texts.
+
+    An object is a whole name, so all texts after it are other arguments.
+    """
+    if provider is None or isinstance(model, str):
+        return provider, others
+    return None, (provider, *others)

@@ -227,6 +227,21 @@ def non_negative_int(field: str, value: object) -> int | None:
     return number
 
 
+def row_id(field: str, value: object) -> int:
+    """Validate the id of a model, from 0 to 2**63 - 1."""
+    number = non_negative_int(field, value)
+    if number is None:
+        raise InvalidModelError(field, None, "is missing: give the id of a model as an int")
+    return number
+
+
+def row_ids(field: str, values: object) -> list[int]:
+    """Validate the ids of models; equal ids are listed once, in ascending order."""
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        raise InvalidModelError(field, values, "is not a list of ids: give a list of int")
+    return sorted({row_id(field, value) for value in values})
+
+
 def timestamp(field: str, value: object) -> datetime | None:
     """Validate a datetime with a time zone or None; return it in UTC, cut to whole seconds."""
     if value is None:

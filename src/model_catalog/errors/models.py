@@ -18,17 +18,25 @@ class InvalidModelError(CatalogError, ValueError):
 
 
 class ModelNotFoundError(CatalogError, LookupError):
-    """The catalog has no such model: `reference`, `provider` and `version`."""
+    """
+    The catalog has no such model: `reference`, `provider` and `version`.
 
-    def __init__(self, reference: str, provider: str, version: str | None) -> None:
+    Of a model that was looked up by its id only `model_id` is known; the names are then empty.
+    """
+
+    def __init__(
+        self, reference: str, provider: str, version: str | None, *, model_id: int | None = None
+    ) -> None:
         which = "" if version is None else f" with version {shown(version)}"
+        name = f"{shown(reference)} of provider {shown(provider)}{which}"
         super().__init__(
-            f"no model {shown(reference)} of provider {shown(provider)}{which} is recorded: use "
+            f"no model {name if model_id is None else f'with id {model_id}'} is recorded: use "
             f"list_models() to see the recorded models"
         )
         self.reference = reference
         self.provider = provider
         self.version = version
+        self.model_id = model_id
 
 
 class ModelInUseError(CatalogError):

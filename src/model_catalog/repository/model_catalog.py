@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import IO, Self, Unpack
+from typing import IO, Self, Unpack, overload
 
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 from model_catalog.connection.target import wrong_object
 from model_catalog.domain.fields import ModelChanges, ModelRow
 from model_catalog.domain.file_record import FileRecord
+from model_catalog.domain.model_ref import ModelName, ModelRef, NamedModel, split_arguments
 from model_catalog.errors import ModelNotFoundError
 from model_catalog.execution.executor import Executor
 from model_catalog.execution.session_executor import SessionExecutor
@@ -31,6 +32,7 @@ from model_catalog.repository.operations import (
 )
 from model_catalog.repository.operations.export_import import ImportResult, OnConflict
 from model_catalog.repository.operations.labels import Alias, TagCount
+from model_catalog.repository.operations.listing import ModelPage
 from model_catalog.repository.operations.lookup import LookupKey
 from model_catalog.repository.operations.relocation import RelocatedModel
 from model_catalog.repository.operations.statistics import CatalogStats
@@ -52,11 +54,15 @@ class ModelCatalog:
     - Over an `AsyncSession` each call is part of that session's transaction. The catalog never
       commits or closes the session.
 
-    A model is identified by reference, provider and version. In place of a version you can pass an
+    A model is named by reference, provider and version. In place of a version you can pass an
     alias, or None for the version downloaded last. The version `""` is a model without a version.
-    Names are compared exactly: case and whitespace
-    matter. No method accesses model files, and read methods never write to the database. Returned
-    models are detached from any session: to change one, update it or register it again.
+    Instead of these three, every method takes one argument: a text `"provider:reference@version"`,
+    a `ModelRef`, or an object with such a `ref`, as a `Model`. Then pass all other arguments by
+    keyword. Names are compared exactly: case and whitespace matter. Half a name, and
+    a reference and a provider that were swapped, raise InvalidModelError where this can be told.
+
+    No method accesses model files, and read methods never write to the database. Returned models
+    are detached from any session: to change one, update it or register it again.
 
     If a task is cancelled during a call, the cancellation is delivered after the call's transaction
     has ended. A lookup that shares a batch on PostgreSQL is left at once.
@@ -162,8 +168,8 @@ class ModelCatalog:
 
     async def update_model(
         self,
-        reference: str,
-        provider: str,
+        reference: ModelName,
+        provider: str | None = None,
         version: str | None = None,
         **changes: Unpack[ModelChanges],
     ) -> Model:
@@ -174,19 +180,43 @@ class ModelCatalog:
         value that the file's header claims. `download_count` stays: an update is not a download.
         Raises ModelNotFoundError and InvalidModelError.
         """
-        return await self._executor.run(lookup.update(reference, provider, version, changes))
+        key = LookupKey.validated(reference, provider, version)
+        return await self._executor.run(lookup.update(key, changes))
 
-    async def remove_model(self, reference: str, provider: str, version: str | None = None) -> bool:
+    async def remove_model(
+        self, reference: ModelName, provider: str | None = None, version: str | None = None
+    ) -> bool:
         """
         Delete the record of a model, or of all its versions; return whether there was one.
 
         `version` may be an alias; None deletes all versions. Tags, aliases and the list of files
         are deleted too. The model's files stay.
         """
+        key = LookupKey.validated(reference, provider, version)
         cascades = self._executor.database.cascades
-        return await self._executor.run(
-            lookup.remove(reference, provider, version, cascades=cascades)
-        )
+        return await self._executor.run(lookup.remove(key, cascades=cascades))
+
+    async def rename_model(
+        self,
+        reference: ModelName,
+        provider: str | None = None,
+        version: str | None = None,
+        *,
+        new_reference: str | None = None,
+        new_version: str | None = None,
+    ) -> Model:
+        """
+        Give one model another reference, another version or both, and return it.
+
+        The id, tags, aliases, pin, files, uses and all other fields stay; the aliases then belong
+        to the new reference. `version=None` renames the version downloaded last.
+
+        Raises ModelNotFoundError. Raises InvalidModelError, and changes nothing, if the new name is
+        taken by another model, or if an alias would get another meaning. It is also raised for a
+        model in an external store, whose scan would record the old name again.
+        """
+        key = LookupKey.validated(reference, provider, version)
+        return await self._executor.run(lookup.rename(key, new_reference, new_version))
 
     async def relocate(
         self, old_prefix: str, new_prefix: str, *, dry_run: bool = False
@@ -206,26 +236,56 @@ class ModelCatalog:
     # Lookup
 
     async def find_model(
-        self, reference: str, provider: str, version: str | None = None
+        self,
+        reference: ModelName,
+        provider: str | None = None,
+        version: str | None = None,
+        *,
+        present: bool = False,
     ) -> Model | None:
         """
         Return the model of exactly this key, or None.
 
         `version` is an exact version or, if there is none, an alias. `version=None` means the model
         downloaded last; of models downloaded in the same second, the one with the greatest id.
-        Raises InvalidModelError for arguments of a wrong type.
-        """
-        return await self._executor.run(lookup.find(reference, provider, version))
 
-    async def get_model(self, reference: str, provider: str, version: str | None = None) -> Model:
+        With `present` it returns None for a model whose files, as last checked, are not there: in
+        the states `missing`, `offline`, `unreadable` and `changed`. A model that is `unchecked`
+        counts as there, because registering states that. The files are not looked at.
+
+        Raises InvalidModelError for arguments that name no model.
+        """
+        key = LookupKey.validated(reference, provider, version)
+        model = await self._executor.run(lookup.find(key))
+        return None if present and model and not model.state.is_as_recorded else model
+
+    async def get_model(
+        self, reference: ModelName, provider: str | None = None, version: str | None = None
+    ) -> Model:
         """Return a model as `find_model` does, but raise ModelNotFoundError if there is none."""
-        model = await self.find_model(reference, provider, version)
+        key = LookupKey.validated(reference, provider, version)
+        model = await self._executor.run(lookup.find(key))
         if model is None:
-            raise ModelNotFoundError(reference, provider, version)
+            raise key.not_found()
+        return model
+
+    async def find_model_by_id(self, model_id: int) -> Model | None:
+        """
+        Return the model with an id, or None.
+
+        SQLite may give the id of a removed model to a new one. Raises InvalidModelError.
+        """
+        return await self._executor.run(lookup.find_by_id(model_id))
+
+    async def get_model_by_id(self, model_id: int) -> Model:
+        """Return the model with an id. Raises ModelNotFoundError and InvalidModelError."""
+        model = await self.find_model_by_id(model_id)
+        if model is None:
+            raise ModelNotFoundError("", "", None, model_id=model_id)
         return model
 
     async def list_files(
-        self, reference: str, provider: str, version: str | None = None
+        self, reference: ModelName, provider: str | None = None, version: str | None = None
     ) -> list[FileRecord]:
         """
         Return the recorded files of a model, sorted by the bytes of their paths.
@@ -268,6 +328,36 @@ class ModelCatalog:
                 descending=descending,
                 limit=limit,
                 after=after,
+            )
+        )
+
+    async def list_page(
+        self,
+        *,
+        limit: int = 100,
+        page_token: str | None = None,
+        sort: Sort = Sort.DOWNLOADED_AT,
+        descending: bool | None = None,
+        **filters: Unpack[Filters],
+    ) -> ModelPage:
+        """
+        Return a page of the models of `list_models`, and the token of the next page, for HTTP.
+
+        `page_token` is the `next_token` of the page before. It needs the same `sort`, `descending`
+        and filters; `limit` may change. The token is URL-safe text that states where the next page
+        begins. It is neither encrypted nor signed, so it proves nothing about its sender.
+
+        Raises InvalidModelError for a token of another listing or a damaged one, and as
+        `list_models` does.
+        """
+        return await self._executor.run(
+            listing.list_token_page(
+                self._dialect,
+                filters,
+                sort=sort,
+                descending=descending,
+                limit=limit,
+                page_token=page_token,
             )
         )
 
@@ -351,28 +441,63 @@ class ModelCatalog:
 
     # Tags, pins, aliases and uses
 
+    @overload
+    async def tag_model(self, model: ModelRef | NamedModel, /, *tags: str) -> Model: ...
+
+    @overload
+    async def tag_model(self, model: ModelName, /, *, tags: Iterable[str]) -> Model: ...
+
+    @overload
     async def tag_model(
         self, reference: str, provider: str, *tags: str, version: str | None = None
+    ) -> Model: ...
+
+    async def tag_model(
+        self,
+        reference: ModelName,
+        provider: str | None = None,
+        *texts: str,
+        tags: Iterable[str] = (),
+        version: str | None = None,
     ) -> Model:
         """
         Add tags to a model, and return it; tags that it has keep their spelling.
 
-        Tags keep their case, but two tags that differ only in case are the same tag. A tag has at
-        most 128 characters. Raises ModelNotFoundError and InvalidModelError.
+        The tags follow the name, or after a text `"provider:reference"` the keyword `tags`. They
+        keep their case, but two tags that differ only in case are the same tag. A tag has at most
+        128 characters. Raises ModelNotFoundError and InvalidModelError.
         """
+        provider, given = split_arguments(reference, provider, texts)
         key = LookupKey.validated(reference, provider, version)
-        return await self._executor.run(labels.tag(key, tags))
+        return await self._executor.run(labels.tag(key, given, tags))
 
+    @overload
+    async def untag_model(self, model: ModelRef | NamedModel, /, *tags: str) -> Model: ...
+
+    @overload
+    async def untag_model(self, model: ModelName, /, *, tags: Iterable[str]) -> Model: ...
+
+    @overload
     async def untag_model(
         self, reference: str, provider: str, *tags: str, version: str | None = None
+    ) -> Model: ...
+
+    async def untag_model(
+        self,
+        reference: ModelName,
+        provider: str | None = None,
+        *texts: str,
+        tags: Iterable[str] = (),
+        version: str | None = None,
     ) -> Model:
         """
         Remove tags from a model regardless of case, and return it; absent tags are ignored.
 
-        Raises ModelNotFoundError and InvalidModelError.
+        Takes the arguments of `tag_model`. Raises ModelNotFoundError and InvalidModelError.
         """
+        provider, given = split_arguments(reference, provider, texts)
         key = LookupKey.validated(reference, provider, version)
-        return await self._executor.run(labels.untag(key, tags))
+        return await self._executor.run(labels.untag(key, given, tags))
 
     async def list_tags(self, **filters: Unpack[Filters]) -> list[TagCount]:
         """Return the tags of the models that pass all filters, sorted by case-folded tag."""
@@ -380,8 +505,8 @@ class ModelCatalog:
 
     async def pin_model(
         self,
-        reference: str,
-        provider: str,
+        reference: ModelName,
+        provider: str | None = None,
         version: str | None = None,
         *,
         reason: str | None = None,
@@ -398,13 +523,30 @@ class ModelCatalog:
         key = LookupKey.validated(reference, provider, version)
         return await self._executor.run(labels.pin(key, reason))
 
-    async def unpin_model(self, reference: str, provider: str, version: str | None = None) -> Model:
+    async def unpin_model(
+        self, reference: ModelName, provider: str | None = None, version: str | None = None
+    ) -> Model:
         """Remove the pin of a model, and return the model. Raises ModelNotFoundError."""
         key = LookupKey.validated(reference, provider, version)
         return await self._executor.run(labels.unpin(key))
 
+    @overload
+    async def set_alias(self, model: ModelRef | NamedModel, alias: str, /) -> Alias: ...
+
+    @overload
+    async def set_alias(self, model: ModelName, /, *, alias: str) -> Alias: ...
+
+    @overload
     async def set_alias(
         self, reference: str, provider: str, alias: str, version: str | None = None
+    ) -> Alias: ...
+
+    async def set_alias(
+        self,
+        reference: ModelName,
+        provider: str | None = None,
+        alias: str | None = None,
+        version: str | None = None,
     ) -> Alias:
         """
         Create an alias for one version of a reference, or move it there; return the alias.
@@ -414,26 +556,48 @@ class ModelCatalog:
 
         Raises ModelNotFoundError and InvalidModelError.
         """
+        provider, alias = labels.split_alias(reference, provider, alias)
         key = LookupKey.validated(reference, provider, version)
         return await self._executor.run(labels.set_alias(key, alias))
 
-    async def remove_alias(self, reference: str, provider: str, alias: str) -> bool:
-        """Delete an alias; return whether it existed. The model it points at stays."""
-        key = LookupKey.validated(reference, provider, alias)
-        return await self._executor.run(labels.remove_alias(key))
+    @overload
+    async def remove_alias(self, model: ModelRef | NamedModel, alias: str, /) -> bool: ...
+
+    @overload
+    async def remove_alias(self, model: ModelName, /, *, alias: str) -> bool: ...
+
+    @overload
+    async def remove_alias(self, reference: str, provider: str, alias: str) -> bool: ...
+
+    async def remove_alias(
+        self, reference: ModelName, provider: str | None = None, alias: str | None = None
+    ) -> bool:
+        """
+        Delete an alias of a reference; return whether it existed.
+
+        The model that it points at stays. The version of the name does not matter.
+        """
+        provider, alias = labels.split_alias(reference, provider, alias)
+        key = LookupKey.validated(reference, provider)
+        return await self._executor.run(labels.remove_alias(key, alias))
 
     async def list_aliases(
-        self, reference: str | None = None, provider: str | None = None
+        self, reference: ModelName | None = None, provider: str | None = None
     ) -> list[Alias]:
         """
         Return all aliases, or those of a reference or a provider.
 
-        Sorted by provider, reference and alias.
+        A text is a reference here. A `ModelRef` with a version and a `Model` select the aliases of
+        that version. Sorted by provider, reference and alias.
         """
         return await self._executor.run(labels.list_aliases(reference, provider))
 
     async def record_use(
-        self, reference: str, provider: str, version: str | None = None, count: int = 1
+        self,
+        reference: ModelName,
+        provider: str | None = None,
+        version: str | None = None,
+        count: int = 1,
     ) -> None:
         """
         Add `count` uses to a model and set `last_used_at` to now; return when it is committed.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from model_catalog.domain.model_ref import ModelName, resolve_name
 from model_catalog.errors import FileChangedError
 from model_catalog.mapping.tables import Model
 from model_catalog.repository.model_catalog import ModelCatalog
@@ -16,15 +17,18 @@ from model_catalog.upkeep.worker_threads import OnProgress
 async def register_path(
     catalog: ModelCatalog,
     path: str | os.PathLike[str],
+    reference: ModelName | None = None,
+    provider: str | None = None,
+    version: str | None = None,
     *,
-    provider: str,
-    reference: str,
-    version: str = "",
     digest: bool = False,
     on_progress: OnProgress | None = None,
 ) -> RegisteredPath:
     """
     Register a file or a folder as a model, with its files and the metadata of their headers.
+
+    The model is named as in the methods of `ModelCatalog`, but a version is never an alias, and
+    without a version it is a model without a version.
 
     A folder is one model, and so is a set of shards if `path` names one shard. An incomplete model
     is registered too; the result gives the reasons. With `digest` every byte is read, and the
@@ -38,12 +42,13 @@ async def register_path(
     for the database; BadLayoutError for a folder with too many files; FileChangedError if a file
     was modified in the meantime; and OSError if the path does not exist or cannot be read.
     """
+    reference, provider, version = resolve_name(reference, provider, version)
     full = os.fspath(Path(path).absolute())  # noqa: ASYNC240 - reads only the working directory
     inspected = await inspect_path(catalog, full, digest=digest, on_progress=on_progress)
     model = Model(
         reference=reference,
         provider=provider,
-        version=version,
+        version=version or "",
         local_path=full,
         size_bytes=inspected.described.size_bytes,
         **inspected.claims,
@@ -56,8 +61,8 @@ async def register_path(
 
 async def accept_model(
     catalog: ModelCatalog,
-    reference: str,
-    provider: str,
+    reference: ModelName,
+    provider: str | None = None,
     version: str | None = None,
     *,
     on_progress: OnProgress | None = None,

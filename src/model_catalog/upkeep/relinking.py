@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from model_catalog.domain.file_record import FileRecord, FileState
+from model_catalog.domain.model_ref import ModelName
 from model_catalog.errors import (
     DigestMismatchError,
     FileChangedError,
@@ -44,8 +45,8 @@ class MovedModel:
 
 async def relink_model(
     catalog: ModelCatalog,
-    reference: str,
-    provider: str,
+    reference: ModelName,
+    provider: str | None = None,
     version: str | None = None,
     *,
     path: str | os.PathLike[str],
@@ -59,7 +60,7 @@ async def relink_model(
     then changes nothing; FileChangedError; and what `register_path` raises for the disk.
     """
     model = await catalog.get_model(reference, provider, version)
-    files = await catalog.list_files(model.reference, model.provider, model.version)
+    files = await catalog.list_files(model)
     # File names that sha256sum escapes have no combined digest. Then each file is compared.
     by_file = model.digest is None and bool(files) and all(file.digest for file in files)
     has_digest = by_file or model.digest is not None
@@ -97,7 +98,7 @@ async def find_moved(
     wanted = []
     for model in await catalog.list_models(state=FileState.MISSING):
         try:
-            files = await catalog.list_files(model.reference, model.provider, model.version)
+            files = await catalog.list_files(model)
         except ModelNotFoundError:
             continue
         if not files and model.digest is not None and model.size_bytes is not None:

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from model_catalog.domain.file_record import FileRecord
+from model_catalog.domain.model_ref import ModelName
 from model_catalog.errors import BadSignatureError, FileChangedError
 from model_catalog.files.digest import file_digest
 from model_catalog.files.file_names import parse_shard_name
@@ -49,8 +50,8 @@ class Signature:
 
 async def verify_signature(
     catalog: ModelCatalog,
-    reference: str,
-    provider: str,
+    reference: ModelName,
+    provider: str | None = None,
     version: str | None = None,
     *,
     key: bytes | str | os.PathLike[str],
@@ -75,7 +76,7 @@ async def verify_signature(
     or a file cannot be read.
     """
     model = await catalog.get_model(reference, provider, version)
-    files = await catalog.list_files(model.reference, model.provider, model.version)
+    files = await catalog.list_files(model)
     database_files = catalog.database_files
     meter = ProgressMeter(on_progress, 0)
     path = await run_in_thread(lambda _: _signed_path(model.local_path, files))

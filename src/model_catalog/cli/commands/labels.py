@@ -25,9 +25,7 @@ async def tag(options: Namespace) -> int:
     """Add tags to a model."""
     model = await use_existing_model(
         options,
-        lambda catalog, ref: catalog.tag_model(
-            ref.reference, ref.provider, *options.tags, version=ref.version
-        ),
+        lambda catalog, ref: catalog.tag_model(ref, *options.tags),
     )
     print_notice(f"{model_name(model, exact=False)} has the tags {', '.join(model.tags)}")
     return DONE
@@ -37,9 +35,7 @@ async def untag(options: Namespace) -> int:
     """Remove tags from a model."""
     model = await use_existing_model(
         options,
-        lambda catalog, ref: catalog.untag_model(
-            ref.reference, ref.provider, *options.tags, version=ref.version
-        ),
+        lambda catalog, ref: catalog.untag_model(ref, *options.tags),
     )
     remaining = f"the tags {', '.join(model.tags)}" if model.tags else "no tags"
     print_notice(f"{model_name(model, exact=False)} has {remaining}")
@@ -51,9 +47,7 @@ async def note(options: Namespace) -> int:
     text = sys.stdin.read() if options.text == "-" else options.text
     model = await use_existing_model(
         options,
-        lambda catalog, ref: catalog.update_model(
-            ref.reference, ref.provider, ref.version, description=text or None
-        ),
+        lambda catalog, ref: catalog.update_model(ref, description=text or None),
     )
     outcome = "has a new description" if text else "has no description now"
     print_notice(f"{model_name(model, exact=False)} {outcome}")
@@ -64,9 +58,7 @@ async def pin(options: Namespace) -> int:
     """Pin a model."""
     model = await use_existing_model(
         options,
-        lambda catalog, ref: catalog.pin_model(
-            ref.reference, ref.provider, ref.version, reason=options.reason
-        ),
+        lambda catalog, ref: catalog.pin_model(ref, reason=options.reason),
     )
     reason = f": {model.pin_reason}" if model.pin_reason else ""
     print_notice(f"{model_name(model, exact=False)} is pinned{reason}")
@@ -77,7 +69,7 @@ async def unpin(options: Namespace) -> int:
     """Remove the pin of a model."""
     model = await use_existing_model(
         options,
-        lambda catalog, ref: catalog.unpin_model(ref.reference, ref.provider, ref.version),
+        lambda catalog, ref: catalog.unpin_model(ref),
     )
     print_notice(f"{model_name(model, exact=False)} is not pinned")
     return DONE
@@ -93,9 +85,7 @@ async def alias(options: Namespace) -> int:
         return await _delete_alias(options)
     new_alias = await use_existing_model(
         options,
-        lambda catalog, ref: catalog.set_alias(
-            ref.reference, ref.provider, options.name, ref.version
-        ),
+        lambda catalog, ref: catalog.set_alias(ref, options.name),
     )
     version = new_alias.version or "the model without a version"
     print_notice(f"{_alias_ref(new_alias)} is {version}")
@@ -106,7 +96,7 @@ async def _delete_alias(options: Namespace) -> int:
     ref = ModelRef.parse(options.ref)
     was_deleted = await use_existing_catalog(
         options,
-        lambda catalog: catalog.remove_alias(ref.reference, ref.provider, options.name),
+        lambda catalog: catalog.remove_alias(ref, options.name),
         default=False,
     )
     if not was_deleted:

@@ -1,4 +1,4 @@
-"""Commands for models: `add`, `ls`, `show` and `rm`."""
+"""Commands for models: `add`, `ls`, `show`, `rename` and `rm`."""
 
 from __future__ import annotations
 
@@ -12,8 +12,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from model_catalog.cli.catalog_access import model_name, use_existing_catalog
-from model_catalog.cli.exit_codes import DONE, FAILED
+from model_catalog.cli.catalog_access import (
+    model_name,
+    use_existing_catalog,
+    use_existing_model,
+)
+from model_catalog.cli.exit_codes import DONE, FAILED, MISUSED
 from model_catalog.cli.filter_expressions import parse_filters, parse_sort
 from model_catalog.cli.output import (
     ProgressBar,
@@ -186,7 +190,7 @@ async def show(options: Namespace) -> int:
     ref = ModelRef.parse(options.ref)
 
     async def read(catalog: ModelCatalog) -> Model | None:
-        return await catalog.find_model(ref.reference, ref.provider, ref.version)
+        return await catalog.find_model(ref)
 
     model = await use_existing_catalog(options, read, None)
     if model is None:
@@ -216,6 +220,21 @@ def _print_fields(model: Model) -> None:
     width = max(_MIN_NAME_WIDTH, *(len(name) + 2 for name in shown))
     for name, value in shown.items():
         print_line(f"{name + ':':<{width}}{'?' if value is None else value}")
+
+
+async def rename(options: Namespace) -> int:
+    """Change the reference or the version of a model."""
+    if options.reference is None and options.version is None:
+        print_error("error: give --reference, --version or both")
+        return MISUSED
+    model = await use_existing_model(
+        options,
+        lambda catalog, ref: catalog.rename_model(
+            ref, new_reference=options.reference, new_version=options.version
+        ),
+    )
+    print_notice(f"{options.ref} is {model_name(model, exact=False)} now")
+    return DONE
 
 
 async def rm(options: Namespace) -> int:
@@ -256,7 +275,7 @@ async def _find_removal(catalog: ModelCatalog, ref: ModelRef) -> _Removal | None
     models = await catalog.list_models(provider=ref.provider, reference=ref.reference)
     if ref.version is not None:
         # find_model, because the version may be an alias.
-        model = await catalog.find_model(ref.reference, ref.provider, ref.version)
+        model = await catalog.find_model(ref)
         models = [model] if model else []
     if not models:
         print_error(f"error: {ModelNotFoundError(ref.reference, ref.provider, ref.version)}")

@@ -37,7 +37,7 @@ async def relink(options: Namespace) -> int:
         return MISUSED
 
     async def run(catalog: ModelCatalog, ref: ModelRef) -> Model:
-        model = await catalog.get_model(ref.reference, ref.provider, ref.version)
+        model = await catalog.get_model(ref)
         return await _relink(catalog, model, options.path)
 
     model = await use_existing_model(options, run)
@@ -49,9 +49,7 @@ async def _relink(catalog: ModelCatalog, model: Model, path: str) -> Model:
     with ProgressBar() as bar:
         relinked = await relink_model(
             catalog,
-            model.reference,
-            model.provider,
-            model.version,
+            model,
             path=path,
             on_progress=bar.show,
         )

@@ -188,7 +188,7 @@ def _filters_for(model: Model) -> Filters:
 
 
 async def _get_model(catalog: ModelCatalog, ref: ModelRef) -> Model:
-    return await catalog.get_model(ref.reference, ref.provider, ref.version)
+    return await catalog.get_model(ref)
 
 
 async def accept(options: Namespace) -> int:
@@ -199,9 +199,7 @@ async def accept(options: Namespace) -> int:
         with ProgressBar() as bar:
             accepted = await accept_model(
                 catalog,
-                before.reference,
-                before.provider,
-                before.version,
+                before,
                 on_progress=bar.show,
             )
         return before, accepted.model
@@ -224,9 +222,7 @@ async def sign_verify(options: Namespace) -> int:
         with ProgressBar() as bar:
             return await verify_signature(
                 catalog,
-                model.reference,
-                model.provider,
-                model.version,
+                model,
                 key=options.key,
                 bundle=options.bundle,
                 follow_links=options.follow_links,

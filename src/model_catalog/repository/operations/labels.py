@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, NamedTuple
@@ -19,6 +19,8 @@ from sqlalchemy import (
 )
 
 from model_catalog.domain import validation
+from model_catalog.domain.model_ref import ModelName, ModelRef, resolve_name, split_arguments
+from model_catalog.errors import InvalidModelError
 from model_catalog.execution.executor import Operation, read, write
 from model_catalog.mapping.tables import Model, fold_case
 from model_catalog.repository.operations.lookup import (
@@ -59,6 +61,11 @@ class Alias:
     version: str
     """The version of the model that the alias points at."""
 
+    @property
+    def ref(self) -> ModelRef:
+        """The name of the model that the alias points at, with its version."""
+        return ModelRef(self.provider, self.reference, self.version)
+
 
 class _ModelTags(NamedTuple):
     key: LookupKey
@@ -66,16 +73,16 @@ class _ModelTags(NamedTuple):
     """The tags by their case-folded forms."""
 
 
-class _NewAlias(NamedTuple):
+class _AliasOfKey(NamedTuple):
     key: LookupKey
     alias: str
 
 
-def tag(key: LookupKey, tags: Sequence[str]) -> Operation[_ModelTags, Model]:
+def tag(
+    key: LookupKey, tags: Iterable[str], more: Iterable[str] = ()
+) -> Operation[_ModelTags, Model]:
     """Return the operation that adds tags to a model."""
-    # Reversed: of two tags that differ only in case the first one is kept.
-    by_fold = {fold_case(text): text for text in reversed(validation.tags("tag", tags))}
-    return write(add_tags, _ModelTags(key, by_fold))
+    return write(add_tags, _ModelTags(key, _tags_by_fold(tags, more)))
 
 
 def add_tags(connection: Connection, value: _ModelTags) -> Model:
@@ -90,10 +97,17 @@ def add_tags(connection: Connection, value: _ModelTags) -> Model:
     return load_model(connection, model_id)
 
 
-def untag(key: LookupKey, tags: Sequence[str]) -> Operation[_ModelTags, Model]:
+def untag(
+    key: LookupKey, tags: Iterable[str], more: Iterable[str] = ()
+) -> Operation[_ModelTags, Model]:
     """Return the operation that removes tags from a model."""
-    by_fold = {fold_case(text): text for text in validation.tags("tag", tags)}
-    return write(remove_tags, _ModelTags(key, by_fold))
+    return write(remove_tags, _ModelTags(key, _tags_by_fold(tags, more)))
+
+
+def _tags_by_fold(tags: Iterable[str], more: Iterable[str]) -> dict[str, str]:
+    texts = [*validation.tags("tag", tags), *validation.tags("tags", more)]
+    # Reversed: of two tags that differ only in case the first one is kept.
+    return {fold_case(text): text for text in reversed(texts)}
 
 
 def remove_tags(connection: Connection, value: _ModelTags) -> Model:
@@ -145,12 +159,21 @@ def unpin(key: LookupKey) -> Operation[Any, Model]:
     return set_columns(key, {"pinned_at": None, "pin_reason": None})
 
 
-def set_alias(key: LookupKey, alias: str) -> Operation[_NewAlias, Alias]:
+def split_alias(model: object, provider: str | None, alias: str | None) -> tuple[str | None, str]:
+    """Return the provider and the alias of a call. Raises InvalidModelError without an alias."""
+    provider, texts = split_arguments(model, provider, () if alias is None else (alias,))
+    if len(texts) != 1:
+        problem = "is missing or given twice: give one, as in alias='stable'"
+        raise InvalidModelError("alias", alias, problem)
+    return provider, texts[0]
+
+
+def set_alias(key: LookupKey, alias: str) -> Operation[_AliasOfKey, Alias]:
     """Return the operation that creates or moves an alias."""
-    return write(upsert_alias, _NewAlias(key, validation.alias("alias", alias)))
+    return write(upsert_alias, _AliasOfKey(key, validation.alias("alias", alias)))
 
 
-def upsert_alias(connection: Connection, value: _NewAlias) -> Alias:
+def upsert_alias(connection: Connection, value: _AliasOfKey) -> Alias:
     """Point an alias at the model that the key means, and return the alias."""
     key = value.key
     model_id = get_model_id(connection, key)
@@ -168,28 +191,32 @@ def upsert_alias(connection: Connection, value: _NewAlias) -> Alias:
     return Alias(**names, version=version)
 
 
-def remove_alias(key: LookupKey) -> Operation[LookupKey, bool]:
-    """Return the operation that deletes an alias, which is the version of the key."""
-    return write(delete_alias, key)
+def remove_alias(key: LookupKey, alias: str) -> Operation[_AliasOfKey, bool]:
+    """Return the operation that deletes an alias of the reference of a key."""
+    return write(delete_alias, _AliasOfKey(key, validation.lookup_text("alias", alias)))
 
 
-def delete_alias(connection: Connection, key: LookupKey) -> bool:
+def delete_alias(connection: Connection, value: _AliasOfKey) -> bool:
     """Delete an alias; return whether it existed."""
     statement = (
         delete(ALIASES)
         .where(
-            ALIASES.c.provider == key.provider,
-            ALIASES.c.reference == key.reference,
-            ALIASES.c.alias == key.version,
+            ALIASES.c.provider == value.key.provider,
+            ALIASES.c.reference == value.key.reference,
+            ALIASES.c.alias == value.alias,
         )
         .returning(ALIASES.c.alias)
     )
     return bool(connection.execute(statement).all())
 
 
-def list_aliases(reference: str | None, provider: str | None) -> Operation[Any, list[Alias]]:
-    """Return the operation that lists all aliases, or those of a reference or a provider."""
+def list_aliases(reference: ModelName | None, provider: str | None) -> Operation[Any, list[Alias]]:
+    """Return the operation that lists all aliases, or those of a reference, provider or model."""
     where: list[ColumnElement[bool]] = []
+    if reference is not None and not isinstance(reference, str):
+        reference, provider, version = resolve_name(reference, provider)
+        if version is not None:
+            where.append(model_columns.version == version)
     if reference is not None:
         where.append(ALIASES.c.reference == validation.lookup_text("reference", reference))
     if provider is not None:

@@ -12,13 +12,16 @@ from typing import Any, Final, Generic, TypeAlias, TypeVar
 
 from sqlalchemy import ColumnElement, Connection
 
+from model_catalog.domain import validation
 from model_catalog.domain.fields import ModelRow
+from model_catalog.domain.page_token import Listing, Position
+from model_catalog.errors import InvalidModelError
 from model_catalog.execution.executor import Executor, Operation, read
 from model_catalog.execution.prepared_statement import PreparedStatement, Row
 from model_catalog.mapping.tables import Model
 from model_catalog.repository.statements.filters import Filters, build_where
 from model_catalog.repository.statements.pagination import Page, Sort, SortOrder
-from model_catalog.repository.statements.row_conversion import select_models
+from model_catalog.repository.statements.row_conversion import select_models, to_models
 
 _PAGE_SIZE: Final = 500
 
@@ -41,6 +44,22 @@ class PageQuery(Generic[T]):
     where: list[ColumnElement[bool]]
 
 
+@dataclass(frozen=True, slots=True)
+class ModelPage:
+    """A page of a listing."""
+
+    models: list[Model]
+    next_token: str | None
+    """The `page_token` of the next page; None if this page is the last."""
+
+
+@dataclass(frozen=True, slots=True)
+class _TokenPageQuery:
+    query: PageQuery[Model]
+    limit: int
+    encode_token: Callable[[Position], str]
+
+
 def list_page(
     convert: RowConverter[T],
     dialect: str,
@@ -57,8 +76,45 @@ def list_page(
     `limit` and `after`, the last model of the page before, select a page.
     """
     order = SortOrder.validated(sort, descending)
-    page, values = Page.validated(order, after, limit)
+    position = None if after is None else order.position_of(after)
+    page, values = Page.validated(order, position, limit)
     return read(fetch_page, PageQuery(convert, page, values, build_where(filters, dialect)))
+
+
+def list_token_page(
+    dialect: str,
+    filters: Filters,
+    *,
+    sort: Sort,
+    descending: bool | None,
+    limit: int,
+    page_token: str | None,
+) -> Operation[_TokenPageQuery, ModelPage]:
+    """Return the operation that lists the page of a token, or the first page without one."""
+    # An iterator can be read only once, and the filters are read twice.
+    given = {
+        name: list(value) if isinstance(value, Iterator) else value
+        for name, value in filters.items()
+    }
+    where = build_where(given, dialect)
+    order = SortOrder.validated(sort, descending)
+    if not validation.non_negative_int("limit", limit):
+        raise InvalidModelError("limit", limit, "is not a page size: give 1 or more")
+    in_listing = Listing(order.sort.value, order.is_descending, order.is_by_time, given)
+    position = None if page_token is None else in_listing.decode_token(page_token)
+    # One more than the page, which tells whether a next page exists.
+    page, values = Page.validated(order, position, min(limit + 1, validation.MAX_SIZE))
+    query = PageQuery(to_models, page, values, where)
+    return read(fetch_token_page, _TokenPageQuery(query, limit, in_listing.encode_token))
+
+
+def fetch_token_page(connection: Connection, value: _TokenPageQuery) -> ModelPage:
+    """Return a page, with the token of the next one."""
+    models = fetch_page(connection, value.query)
+    if len(models) <= value.limit:
+        return ModelPage(models, None)
+    last = value.query.page.order.position_of(models[value.limit - 1])
+    return ModelPage(models[: value.limit], value.encode_token(last))
 
 
 def fetch_page(connection: Connection, query: PageQuery[T]) -> list[T]:

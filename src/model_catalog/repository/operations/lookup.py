@@ -1,4 +1,4 @@
-"""Find, update and remove one model by its key."""
+"""Find, update, rename and remove one model by its key."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, Connection, Select, delete, literal, select
+from sqlalchemy.exc import IntegrityError
 
+from model_catalog.connection.error_mapping import is_duplicate
 from model_catalog.domain import fields, validation
-from model_catalog.errors import ModelNotFoundError
+from model_catalog.domain.model_ref import ModelRef, resolve_name
+from model_catalog.errors import InvalidModelError, ModelNotFoundError
 from model_catalog.execution.executor import Operation, lookup, write
 from model_catalog.execution.prepared_statement import Row, sqlite_driver
 from model_catalog.mapping.tables import Model
@@ -33,13 +36,11 @@ class LookupKey(NamedTuple):
     version: str | None
 
     @classmethod
-    def validated(cls, reference: object, provider: object, version: object) -> LookupKey:
-        """Return a key. Raises InvalidModelError for a value that no database can store as text."""
-        return cls(
-            validation.lookup_text("reference", reference),
-            validation.lookup_text("provider", provider),
-            None if version is None else validation.lookup_text("version", version),
-        )
+    def validated(
+        cls, reference: object, provider: object = None, version: object = None
+    ) -> LookupKey:
+        """Return the key that the arguments of a call name, see `resolve_name`."""
+        return cls(*resolve_name(reference, provider, version))
 
     @property
     def parameters(self) -> dict[str, str | None]:
@@ -57,9 +58,9 @@ class LookupKey(NamedTuple):
         return ModelNotFoundError(self.reference, self.provider, self.version)
 
 
-def find(reference: str, provider: str, version: str | None) -> Operation[Any, Model | None]:
+def find(key: LookupKey) -> Operation[LookupKey, Model | None]:
     """Return the operation that finds the model that a key means."""
-    return lookup(find_one, LookupKey.validated(reference, provider, version), find_many)
+    return lookup(find_one, key, find_many)
 
 
 def find_one(connection: Connection, key: LookupKey) -> Model | None:
@@ -87,15 +88,23 @@ def find_many(connection: Connection, keys: Sequence[LookupKey]) -> list[Model |
     return [None if row is None else to_model(row) for row in rows]
 
 
-def update(
-    reference: str, provider: str, version: str | None, changes: Mapping[str, object]
-) -> Operation[Any, Model]:
+def find_by_id(model_id: int) -> Operation[int, Model | None]:
+    """Return the operation that finds the model with an id."""
+    return lookup(find_one_by_id, validation.row_id("model_id", model_id))
+
+
+def find_one_by_id(connection: Connection, model_id: int) -> Model | None:
+    """Return the model with an id, or None."""
+    rows = select_by_id(connection.dialect.name).fetch_all(connection, {"id": model_id})
+    return to_model(rows[0]) if rows else None
+
+
+def update(key: LookupKey, changes: Mapping[str, object]) -> Operation[Any, Model]:
     """
     Return the operation that sets fields of one model and returns it.
 
     Without changes it only finds the model.
     """
-    key = LookupKey.validated(reference, provider, version)
     values = fields.validate_update(changes)
     if not values:
         return lookup(get_one, key)
@@ -133,18 +142,132 @@ def set_columns_of_one(
     return load_model(connection, model_id)
 
 
-def remove(
-    reference: str, provider: str, version: str | None, *, cascades: bool
-) -> Operation[Any, bool]:
+class _NewName(NamedTuple):
+    """The new reference and the new version of a model; None keeps the old one."""
+
+    reference: str | None
+    version: str | None
+
+
+def rename(
+    key: LookupKey, new_reference: str | None, new_version: str | None
+) -> Operation[Any, Model]:
+    """Return the operation that gives a model another reference, version or both."""
+    if new_reference is None and new_version is None:
+        problem = "is missing: give new_reference, new_version or both"
+        raise InvalidModelError("new_reference", None, problem)
+    name = _NewName(
+        None if new_reference is None else validation.reference("new_reference", new_reference),
+        None if new_version is None else validation.version("new_version", new_version),
+    )
+    return write(rename_one, (key, name))
+
+
+def rename_one(connection: Connection, key_and_name: tuple[LookupKey, _NewName]) -> Model:
     """
-    Return the operation that deletes one model, or with `version=None` all versions of it.
+    Rename a model and the reference of its aliases, and return it.
+
+    Raises ModelNotFoundError, and InvalidModelError if the name is taken or changes an alias.
+    """
+    key, name = key_and_name
+    model_id = get_model_id(connection, key)
+    provider, reference, version, store = connection.execute(
+        select(
+            model_columns.provider,
+            model_columns.reference,
+            model_columns.version,
+            model_columns.store,
+        ).where(model_columns.id == model_id)
+    ).one()
+    new = LookupKey(
+        reference if name.reference is None else name.reference,
+        provider,
+        version if name.version is None else name.version,
+    )
+    if new == (reference, provider, version):
+        return load_model(connection, model_id)
+    if store is not None:
+        problem = (
+            "contains the model, and its next scan would record the old name again: set an alias"
+        )
+        raise InvalidModelError("store", store, problem)
+    try:
+        _require_free_name(connection, model_id, new)
+        connection.execute(
+            ALIASES.update().where(ALIASES.c.model_id == model_id).values(reference=new.reference)
+        )
+        values = {"reference": new.reference, "version": new.version}
+        connection.execute(
+            MODELS.update()
+            .where(model_columns.id == model_id)
+            .values({**values, **search_columns(values)})
+        )
+    except IntegrityError as error:
+        if not is_duplicate(error):
+            raise
+        # Another transaction took the name, or one of the aliases, since the statements before.
+        raise _taken_error(new) from error
+    return load_model(connection, model_id)
+
+
+def _require_free_name(connection: Connection, model_id: int, new: LookupKey) -> None:
+    """
+    Raise InvalidModelError if another model has a name, or if an alias would change its meaning.
+
+    A version has priority over an alias, so the two must not meet unless they mean the same model.
+    """
+    of_reference = (model_columns.provider == new.provider) & (
+        model_columns.reference == new.reference
+    )
+    alias_of_reference = (ALIASES.c.provider == new.provider) & (
+        ALIASES.c.reference == new.reference
+    )
+    own_aliases = select(ALIASES.c.alias).where(ALIASES.c.model_id == model_id)
+    is_other_model = model_columns.id != model_id
+    if connection.scalar(
+        select(model_columns.id).where(
+            of_reference, model_columns.version == new.version, is_other_model
+        )
+    ):
+        raise _taken_error(new)
+    taken = connection.scalar(
+        select(ALIASES.c.alias)
+        .where(
+            alias_of_reference,
+            ALIASES.c.model_id != model_id,
+            (ALIASES.c.alias == new.version) | ALIASES.c.alias.in_(own_aliases),
+        )
+        .union_all(
+            select(model_columns.version).where(
+                of_reference, is_other_model, model_columns.version.in_(own_aliases)
+            )
+        )
+        .limit(1)
+    )
+    if taken is not None:
+        raise InvalidModelError(
+            "alias",
+            taken,
+            f"would mean another model of {new.provider}:{new.reference}: move or remove it first",
+        )
+
+
+def _taken_error(new: LookupKey) -> InvalidModelError:
+    ref = ModelRef(new.provider, new.reference, new.version)
+    return InvalidModelError(
+        "the name", str(ref), "is taken by another model: choose another name, or remove that model"
+    )
+
+
+def remove(key: LookupKey, *, cascades: bool) -> Operation[Any, bool]:
+    """
+    Return the operation that deletes one model, or without a version all versions of it.
 
     `cascades` is whether the database itself deletes the rows of child tables. The operation
     returns whether there was a model.
     """
-    key = LookupKey.validated(reference, provider, version)
     which: ColumnElement[bool]
-    if version is None:
+    if key.version is None:
         which = (model_columns.provider == key.provider) & (
             model_columns.reference == key.reference
         )

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Collection, Mapping
 from datetime import datetime
 from typing import Any, Final, TypedDict, cast
 
 from sqlalchemy import (
+    BigInteger,
     ColumnElement,
     Table,
+    Text,
+    any_,
     func,
+    literal,
     or_,
     select,
     true,
 )
+from sqlalchemy.dialects.postgresql import ARRAY
 
 from model_catalog.domain import fields, validation
 from model_catalog.domain.file_record import FileState
@@ -79,6 +85,8 @@ class Filters(TypedDict, total=False):
     """The kind of external store that contains the model, for example `ollama`."""
     foreign: bool | None
     """Whether an external store contains the model."""
+    ids: Collection[int] | None
+    """The model has one of these ids, any number of them. Without an id no model matches."""
 
 
 def build_where(filters: Mapping[str, object], dialect: str) -> list[ColumnElement[bool]]:
@@ -180,6 +188,15 @@ def _has_digest(field: str, value: object, _dialect: str) -> ColumnElement[bool]
     )
 
 
+def _has_id(field: str, value: object, dialect: str) -> ColumnElement[bool]:
+    ids = validation.row_ids(field, value)
+    # One parameter for all ids: the number of parameters of a statement is limited.
+    if dialect == "postgresql":
+        return model_columns.id == any_(literal(ids, ARRAY(BigInteger)))
+    listed = func.json_each(literal(json.dumps(ids), Text)).table_valued("value")
+    return model_columns.id.in_(select(listed.c.value))
+
+
 _CONDITIONS: Final[Mapping[str, Condition]] = {
     "provider": _equals,
     "reference": _equals,
@@ -206,4 +223,5 @@ _CONDITIONS: Final[Mapping[str, Condition]] = {
     "incomplete": _null_flag(model_columns.incomplete_reason, is_null=False),
     "store": _equals,
     "foreign": _null_flag(model_columns.store, is_null=False),
+    "ids": _has_id,
 }

@@ -21,7 +21,8 @@ from sqlalchemy import (
 )
 
 from model_catalog.domain import validation
-from model_catalog.domain.fields import KEY_FIELDS, ModelRow
+from model_catalog.domain.fields import KEY_FIELDS, TIMESTAMP_FIELDS, ModelRow
+from model_catalog.domain.page_token import Position
 from model_catalog.errors import InvalidModelError
 from model_catalog.mapping.column_types import UnixTimestamp
 from model_catalog.mapping.tables import Model
@@ -106,6 +107,25 @@ class SortOrder:
         return [sorted_column.nulls_last(), *key]
 
     @property
+    def is_by_time(self) -> bool:
+        """Whether the sorted values are points in time."""
+        return self.sort.value in TIMESTAMP_FIELDS
+
+    def position_of(self, model: object) -> Position:
+        """
+        Return the position of a model in the order.
+
+        Raises InvalidModelError for anything but a Model or a ModelRow, and for invalid fields.
+        """
+        if not isinstance(model, Model | ModelRow):
+            problem = f"is a {type(model).__name__}: pass a Model or a ModelRow"
+            raise InvalidModelError("after", model, problem)
+        name = self.sort.value
+        value = _validate_sorted_value(name, getattr(model, name))
+        key = (validation.lookup_text(name, getattr(model, name)) for name in KEY_FIELDS)
+        return Position(value, *key)
+
+    @property
     def is_indexed(self) -> bool:
         """Whether an index has this order."""
         return self.sort is Sort.DOWNLOADED_AT and self.is_descending
@@ -126,22 +146,17 @@ class Page:
 
     @classmethod
     def validated(
-        cls, order: SortOrder, after: Model | ModelRow | None, limit: int | None
+        cls, order: SortOrder, after: Position | None, limit: int | None
     ) -> tuple[Page, dict[str, Any]]:
-        """Return a page and its parameters. Raises InvalidModelError for invalid arguments."""
+        """Return a page and its parameters. Raises InvalidModelError for an invalid limit."""
         start = _Start.FIRST
         values: dict[str, Any] = {}
         if after is not None:
-            if not isinstance(after, Model | ModelRow):
-                problem = f"is a {type(after).__name__}: pass a Model or a ModelRow"
-                raise InvalidModelError("after", after, problem)
-            name = order.sort.value
-            value = _validate_sorted_value(name, getattr(after, name))
-            start = _Start.AFTER_NULL if value is None else _Start.AFTER_VALUE
-            if value is not None:
-                values["after_value"] = value
+            start = _Start.AFTER_NULL if after.value is None else _Start.AFTER_VALUE
+            if after.value is not None:
+                values["after_value"] = after.value
             for name in KEY_FIELDS:
-                values[f"after_{name}"] = validation.lookup_text(name, getattr(after, name))
+                values[f"after_{name}"] = getattr(after, name)
         if limit is not None:
             values["limit"] = validation.limit("limit", limit)
         return cls(order, start, limit is not None), values

@@ -75,10 +75,9 @@ class ModelVerifier:
     async def _verify(
         self, candidate: VerificationCandidate, hasher: FileHasher
     ) -> VerifiedModel | None:
-        ref = candidate.ref
         try:
-            model = await self._catalog.get_model(ref.reference, ref.provider, ref.version)
-            files = await self._catalog.list_files(ref.reference, ref.provider, model.version)
+            model = await self._catalog.get_model(candidate.ref)
+            files = await self._catalog.list_files(model)
         except ModelNotFoundError:
             return None
         checked = _checked_model(model, files)
