@@ -23,7 +23,7 @@ from model_catalog import (
     open_catalog,
 )
 from model_catalog.concurrency.completion import run_to_completion
-from model_catalog.execution.interruption import InterruptibleRun
+from model_catalog.connection.interruption.interruptible_run import InterruptibleRun
 from model_catalog.schema.migration_lock import ADVISORY_LOCK
 
 TIMEOUT_S = 0.4

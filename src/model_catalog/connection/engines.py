@@ -27,6 +27,7 @@ from model_catalog.connection.database_info import (
     driver_connection,
 )
 from model_catalog.connection.error_mapping import to_catalog_error
+from model_catalog.connection.interruption.dropping import close_without_waiting
 from model_catalog.connection.sqlite_pragmas import (
     Durability,
     JournalMode,
@@ -318,6 +319,7 @@ def _create_postgresql_engine(location: DatabaseLocation) -> AsyncEngine:
         except (TypeError, ValueError, OverflowError) as error:
             raise _bad_parameters(location, error) from error
 
+    close_without_waiting(engine.sync_engine)
     return engine
 
 

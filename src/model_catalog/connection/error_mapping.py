@@ -80,6 +80,9 @@ _NO_SUCH_TABLE: Final = frozenset(("42P01", "42703", "3F000"))
 # A unique constraint or a primary key was violated.
 _DUPLICATE: Final = frozenset(("SQLITE_CONSTRAINT_UNIQUE", "SQLITE_CONSTRAINT_PRIMARYKEY", "23505"))
 
+# Connection exceptions, shutdowns, and an outcome that a pooler does not know.
+_ANSWER_LOST: Final = ("08", "57P", "40003")
+
 _DISK_FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 # The beginning of sqlite3's message for invalid UTF-8 in a text column. It has no error code.
@@ -156,6 +159,46 @@ def _match_code(codes: dict[str, type[CatalogError]], code: str) -> type[Catalog
     return None if known is None else codes[known]
 
 
+def catalog_error_of(error: BaseException, target: str) -> CatalogError | None:
+    """
+    Return the CatalogError to raise for an error; None if it is not an error of the database.
+
+    A CatalogError is returned as it is.
+    """
+    if isinstance(error, CatalogError):
+        return error
+    if isinstance(error, exc.SQLAlchemyError | sqlite3.Error | OSError):
+        return to_catalog_error(error, target)
+    if isinstance(error, UnicodeDecodeError):
+        # SQLite's own message quotes a damaged schema, and sqlite3 cannot decode it.
+        return corrupt_error(target, _INVALID_UTF_8)
+    return None
+
+
+def is_connection_lost(error: BaseException) -> bool:
+    """Return whether an error says that the connection to the server was lost."""
+    if isinstance(error, exc.DBAPIError):
+        return error.connection_invalidated
+    # asyncpg passes on the errors of its socket.
+    return isinstance(error, OSError)
+
+
+def is_answer_lost(error: BaseException) -> bool:
+    """
+    Return whether the server may have executed a statement although it failed with this error.
+
+    That is so if the connection was lost, or if the server was shut down: it then ends its sessions
+    between the execution and the answer as well.
+    """
+    if not isinstance(error, exc.DBAPIError):
+        return is_connection_lost(error)
+    driver_error = error.driver_exception
+    code = getattr(driver_error, "sqlstate", None) or ""
+    if isinstance(driver_error, sqlite3.Error):
+        return False
+    return error.connection_invalidated or not code or code.startswith(_ANSWER_LOST)
+
+
 class map_errors:  # noqa: N801 - lower case like the context managers of contextlib
     """
     Context manager that raises the matching CatalogError for SQLAlchemy, driver and OS errors.
@@ -177,8 +220,6 @@ class map_errors:  # noqa: N801 - lower case like the context managers of contex
     ) -> None:
         if error is None:
             return
-        if isinstance(error, exc.SQLAlchemyError | sqlite3.Error | OSError):
-            raise to_catalog_error(error, self._target) from error
-        if isinstance(error, UnicodeDecodeError):
-            # SQLite's own message quotes a damaged schema, and sqlite3 cannot decode it.
-            raise corrupt_error(self._target, _INVALID_UTF_8) from error
+        mapped = catalog_error_of(error, self._target)
+        if mapped is not None and mapped is not error:
+            raise mapped from error

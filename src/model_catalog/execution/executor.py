@@ -16,9 +16,6 @@ from model_catalog.errors import TransactionError
 I = TypeVar("I")  # noqa: E741 - an item
 T = TypeVar("T")
 
-SLOW_STATEMENTS: Final = "its statements took longer than its timeout"
-"""The reason of a CatalogBusyError: the call itself needed too long."""
-
 OTHER_WRITER: Final = "another task of this process is writing"
 """The reason of a CatalogBusyError: the call waited for a write of this process."""
 

@@ -9,7 +9,6 @@ from functools import partial
 from typing import Any, Final, TypeVar
 
 from sqlalchemy import Connection
-from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from model_catalog.concurrency.batching import Coalescer
@@ -17,6 +16,15 @@ from model_catalog.concurrency.completion import run_to_completion
 from model_catalog.concurrency.ownership import LoopOwner
 from model_catalog.concurrency.retry import MIN_TIMEOUT_S, Backoff
 from model_catalog.connection.engines import database_info
+from model_catalog.connection.interruption.interruptible_run import (
+    SLOW_STATEMENTS,
+    InterruptibleRun,
+)
+from model_catalog.connection.interruption.running import (
+    SERVER_GRACE_S,
+    TIMEOUT_TOLERANCE_S,
+    run_with_retries,
+)
 from model_catalog.connection.timeouts import LOCK_WAIT_S, set_timeouts
 from model_catalog.domain import validation
 from model_catalog.errors import (
@@ -25,17 +33,10 @@ from model_catalog.errors import (
     CatalogUnavailableError,
 )
 from model_catalog.execution.executor import (
-    SLOW_STATEMENTS,
     Executor,
     Operation,
     forbid_nested_write,
     transaction_context,
-)
-from model_catalog.execution.interruption import (
-    SERVER_GRACE_S,
-    TIMEOUT_TOLERANCE_S,
-    InterruptibleRun,
-    run_with_retries,
 )
 from model_catalog.execution.postgres_transaction import (
     ConnectionTransaction,
@@ -192,11 +193,10 @@ class PostgresExecutor:
         with run:
             try:
                 return await self._look_up(function, value, run)
-            except DBAPIError as error:
+            except BaseException as error:
                 # As in begin_transaction.
-                if not error.connection_invalidated:
+                if not run.reconnects_after(error):
                     raise
-            run.set_connection(None)
             return await self._look_up(function, value, run)
         return run.result  # type: ignore[no-any-return]
 
@@ -255,11 +255,11 @@ async def _run_lookups(
     function, value = _function_of(operations)
     backoff = Backoff(timeout_s)
     while True:
-        run = InterruptibleRun(executor.database.name)
+        run = InterruptibleRun(executor.database.name, backoff.remaining_s)
         try:
             return await run_to_completion(
                 executor.look_up_once(function, value, run),
-                on_cancel=run.interrupt_read,
+                run.cancel_read,
                 timeout_s=max(backoff.remaining_s, MIN_TIMEOUT_S),
                 on_timeout=run.interrupt,
             )
@@ -279,7 +279,8 @@ async def _run_writes(
     function, value = _function_of(operations)
     is_shared = len(operations) > 1
     backoff = Backoff(timeout_s)
-    run = InterruptibleRun(executor.database.name)
+
+    run = InterruptibleRun(executor.database.name, timeout_s)
     step = executor.run_once(
         function,
         value,
@@ -291,11 +292,12 @@ async def _run_writes(
     try:
         return await run_to_completion(
             step,
+            run.cancel_write,
             timeout_s=max(backoff.remaining_s, MIN_TIMEOUT_S) + SERVER_GRACE_S,
             on_timeout=run.interrupt,
         )
     except CatalogUnavailableError as error:
-        if is_shared and not run.is_committing:
+        if is_shared and not error.outcome_unknown:
             raise _RetryAloneError(error) from error
         raise
     except CatalogError as error:

@@ -7,19 +7,20 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from sqlalchemy import Connection
-from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from model_catalog.concurrency.completion import run_to_completion
+from model_catalog.concurrency.completion import wait_until_done
 from model_catalog.concurrency.retry import MIN_TIMEOUT_S
-from model_catalog.connection.database_info import DatabaseInfo
-from model_catalog.connection.timeouts import set_timeouts
-from model_catalog.errors import CatalogClosedError
-from model_catalog.execution.interruption import (
+from model_catalog.connection.database_info import DatabaseInfo, driver_connection
+from model_catalog.connection.interruption.dropping import drop_connection
+from model_catalog.connection.interruption.interruptible_run import InterruptibleRun
+from model_catalog.connection.interruption.running import (
     SERVER_GRACE_S,
-    InterruptibleRun,
+    close_in_time,
     run_in_open_transaction,
 )
+from model_catalog.connection.timeouts import set_timeouts
+from model_catalog.errors import CatalogClosedError
 from model_catalog.execution.transaction import Savepoint
 
 I = TypeVar("I")  # noqa: E741 - an item
@@ -64,11 +65,7 @@ class ConnectionTransaction:
         """Roll back uncommitted changes, and return the connection to its pool."""
         connection, self._connection = self._connection, None
         if connection is not None:
-            await run_to_completion(self._close(connection))
-
-    async def _close(self, connection: AsyncConnection) -> None:
-        with InterruptibleRun(self.database.name):
-            await connection.close()
+            await close_in_time(connection.close, connection, self.database.name)
 
     async def _run_step(
         self, step: Callable[[AsyncConnection], Awaitable[T]], *, commits: bool = False
@@ -96,17 +93,16 @@ async def begin_transaction(
     """
     Connect, begin a transaction, and limit its lock waits and statements in time.
 
-    If the server has dropped the pooled connection meanwhile, the first statement finds that out,
-    and a new connection takes its place. Nothing was done in the transaction by then. A test of the
-    connection beforehand would cost one more round trip.
+    If the pooled connection is dead, the first statement finds that out, and a new connection takes
+    its place. Nothing was done in the transaction by then. A test of the connection beforehand
+    would cost one more round trip.
     """
     timeouts_s = (lock_wait_s, max(statement_timeout_s, MIN_TIMEOUT_S))
     try:
         return await _begin_once(engine, run, *timeouts_s)
-    except DBAPIError as error:
-        if not error.connection_invalidated:
+    except BaseException as error:
+        if not run.reconnects_after(error):
             raise
-    run.set_connection(None)
     return await _begin_once(engine, run, *timeouts_s)
 
 
@@ -117,6 +113,7 @@ async def _begin_once(
     run.set_connection(connection)
     try:
         await set_timeouts(connection, lock_wait_s, statement_timeout_s)
+        run.mark_answered()
     except BaseException:
         await close_connection(connection)
         raise
@@ -124,5 +121,18 @@ async def _begin_once(
 
 
 async def close_connection(connection: AsyncConnection) -> None:
-    """Return a connection to its pool, also if this task is interrupted meanwhile."""
-    await asyncio.shield(asyncio.ensure_future(connection.close()))
+    """
+    Return a connection to its pool.
+
+    The pool rolls back first. If this task is interrupted meanwhile, the server has not answered,
+    and the connection is dropped.
+    """
+    driver = None if connection.invalidated else driver_connection(connection)
+    closing = asyncio.ensure_future(connection.close())
+    try:
+        await asyncio.shield(closing)
+    except asyncio.CancelledError:
+        if driver is not None:
+            drop_connection(driver)
+        await wait_until_done(closing)
+        raise

@@ -9,12 +9,17 @@ from typing import Any, TypeAlias, TypeVar
 from weakref import WeakKeyDictionary
 
 from sqlalchemy import Engine
-from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_sessionmaker
 
 from model_catalog.concurrency.ownership import HostOwner, LoopOwner
 from model_catalog.concurrency.retry import MIN_TIMEOUT_S, Backoff
 from model_catalog.connection.engines import WRITE, abandon_pool_after_fork, database_info
+from model_catalog.connection.interruption.interruptible_run import InterruptibleRun
+from model_catalog.connection.interruption.running import (
+    TIMEOUT_TOLERANCE_S,
+    driver_working,
+    run_with_retries,
+)
 from model_catalog.connection.timeouts import (
     ensure_write_transaction,
     restore_driver_transaction,
@@ -29,12 +34,6 @@ from model_catalog.execution.executor import (
     Operation,
     forbid_nested_write,
     transaction_context,
-)
-from model_catalog.execution.interruption import (
-    TIMEOUT_TOLERANCE_S,
-    InterruptibleRun,
-    driver_working,
-    run_with_retries,
 )
 from model_catalog.execution.session_binds import find_bind, find_first_bind, new_session
 from model_catalog.execution.session_transaction import (
@@ -74,7 +73,6 @@ class SessionExecutor:
         # database, are those of the first answer.
         self._engine = find_first_bind(new_session(sessions)).engine
         self._owner = owner or HostOwner(on_fork=lambda: abandon_pool_after_fork(self._engine))
-        self._reconnects = owner is not None
         restore_timeout_on_checkin(self._engine)
         self.database = database_info(self._engine)
         self._grace_s = grace_s(self.database.dialect)
@@ -151,18 +149,15 @@ class SessionExecutor:
         """
         Begin a transaction of a session, and limit its lock waits and statements in time.
 
-        If the server has dropped the pooled connection meanwhile, a catalog of `open_catalog` takes
-        a new one, as in `begin_transaction`. A catalog over a host's session factory raises the
-        error.
+        If the pooled connection is dead, a new one takes its place, as in `begin_transaction`.
         """
         timeouts_s = (max(statement_timeout_s, MIN_TIMEOUT_S), lock_wait_s)
         try:
             return await self._begin_once(session, run, *timeouts_s, writes=writes)
-        except DBAPIError as error:
-            if not (self._reconnects and error.connection_invalidated):
+        except BaseException as error:
+            if not run.reconnects_after(error):
                 raise
         await session.invalidate()
-        run.set_connection(None)
         return await self._begin_once(session, run, *timeouts_s, writes=writes)
 
     async def _begin_once(
@@ -190,6 +185,7 @@ class SessionExecutor:
         if writes:
             await ensure_write_transaction(connection)
         await set_timeouts(connection, lock_wait_s, statement_timeout_s)
+        run.mark_answered()
         return connection
 
     @asynccontextmanager
@@ -208,7 +204,7 @@ class SessionExecutor:
             backend = SessionTransaction(session, self.timeout_s)
             with self._owner.active_call(), driver_working(self.database.dialect):
                 try:
-                    await self._begin_with_retries(session, backoff)
+                    backend.connection = await self._begin_with_retries(session, backoff)
                     self._owner.check_usable()
                 except BaseException:
                     # The transaction may have begun: a cancellation is delivered after that.
@@ -226,17 +222,21 @@ class SessionExecutor:
                 await executor.end(backend.close)
                 self._open_transactions.pop(executor, None)
 
-    async def _begin_with_retries(self, session: AsyncSession, backoff: Backoff) -> None:
-        async def attempt(run: InterruptibleRun, _lock_wait_s: float) -> None:
+    async def _begin_with_retries(self, session: AsyncSession, backoff: Backoff) -> AsyncConnection:
+        async def attempt(run: InterruptibleRun, _lock_wait_s: float) -> AsyncConnection:
+            # Later statements cannot be repeated, so each waits for the whole timeout.
+            timeouts_s = (self.timeout_s, self.timeout_s)
             with run:
                 try:
-                    # Later statements cannot be repeated, so each waits for the whole timeout.
-                    await self._begin(session, run, self.timeout_s, self.timeout_s, writes=True)
+                    return await self._begin(session, run, *timeouts_s, writes=True)
                 except BaseException:
                     await session.close()
                     raise
+            return run.result  # type: ignore[no-any-return]
 
-        await run_with_retries(attempt, backoff, self.database.name, self._grace_s, writes=True)
+        return await run_with_retries(
+            attempt, backoff, self.database.name, self._grace_s, writes=True
+        )
 
     async def close(self) -> None:
         """Wait for calls in progress, and roll back the transactions that are open."""

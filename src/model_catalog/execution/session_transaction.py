@@ -11,10 +11,16 @@ from weakref import WeakKeyDictionary
 from sqlalchemy import Connection, event
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, AsyncSessionTransaction
 
-from model_catalog.concurrency.completion import run_to_completion
 from model_catalog.concurrency.ownership import LoopOwner
 from model_catalog.connection.database_info import driver_connection
 from model_catalog.connection.engines import database_info
+from model_catalog.connection.interruption.interruptible_run import InterruptibleRun
+from model_catalog.connection.interruption.running import (
+    SERVER_GRACE_S,
+    close_in_time,
+    driver_working,
+    run_in_open_transaction,
+)
 from model_catalog.connection.timeouts import (
     begin_if_needed,
     is_in_transaction,
@@ -29,12 +35,6 @@ from model_catalog.execution.executor import (
     Executor,
     forbid_nested_write,
     transaction_context,
-)
-from model_catalog.execution.interruption import (
-    SERVER_GRACE_S,
-    InterruptibleRun,
-    driver_working,
-    run_in_open_transaction,
 )
 from model_catalog.execution.session_binds import find_bind, find_first_bind
 from model_catalog.execution.transaction import Savepoint, TransactionExecutor
@@ -52,6 +52,8 @@ class SessionTransaction:
     def __init__(self, session: AsyncSession, timeout_s: float) -> None:
         self._session = session
         self.timeout_s = validation.seconds("timeout_s", timeout_s)
+        self.connection: AsyncConnection | None = None
+        """The connection of the transaction, which `close` drops if the server does not answer."""
         engine = find_first_bind(session).engine
         restore_timeout_on_checkin(engine)
         self.database = database_info(engine)
@@ -93,12 +95,7 @@ class SessionTransaction:
 
     async def close(self) -> None:
         """Roll back uncommitted changes, and return the connection to its pool."""
-
-        async def step() -> None:
-            with InterruptibleRun(self.database.name):
-                await self._session.close()
-
-        await run_to_completion(step())
+        await close_in_time(self._session.close, self.connection, self.database.name)
 
     async def _run_step(
         self, step: Callable[[AsyncConnection], Awaitable[T]], *, commits: bool = False
@@ -112,7 +109,7 @@ class SessionTransaction:
                     # Only the ORM's own statements flush by themselves. The operation shall find
                     # what the host has added to the session.
                     await session.flush()
-                connection = await self._connect()
+                connection = self.connection = await self._connect()
                 run.set_connection(connection)
                 if commits:
                     tell_of_commit(run, session)

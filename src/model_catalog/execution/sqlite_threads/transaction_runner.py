@@ -16,9 +16,10 @@ from model_catalog.concurrency.retry import backoff_pauses_s
 from model_catalog.connection.database_info import driver_connection
 from model_catalog.connection.engines import WRITE, file_guard_of
 from model_catalog.connection.error_mapping import map_errors
+from model_catalog.connection.interruption.interruptible_run import SLOW_STATEMENTS
 from model_catalog.connection.timeouts import LOCK_WAIT_S, busy_timeout
 from model_catalog.errors import CatalogBusyError
-from model_catalog.execution.executor import OTHER_WRITER, SLOW_STATEMENTS
+from model_catalog.execution.executor import OTHER_WRITER
 from model_catalog.execution.sqlite_threads.request import Request
 
 Requests: TypeAlias = Sequence[Request[Any]]

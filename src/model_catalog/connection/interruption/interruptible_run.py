@@ -1,0 +1,318 @@
+"""One attempt at a step on an async connection, which a deadline or a cancellation can end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+import traceback as tracebacks
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Final
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from model_catalog.concurrency.completion import INTERRUPT_RETRY_S
+from model_catalog.connection.database_info import driver_connection
+from model_catalog.connection.error_mapping import (
+    catalog_error_of,
+    is_answer_lost,
+    is_connection_lost,
+)
+from model_catalog.connection.interruption.dropping import (
+    drop_connection,
+    replace_pooled_connections,
+)
+from model_catalog.errors import CatalogBusyError, CatalogError, CatalogUnavailableError
+
+SLOW_STATEMENTS: Final = "its statements took longer than its timeout"
+"""The reason of a CatalogBusyError: the call itself needed too long."""
+
+# An interrupted step gets this long to end: the driver asks the server to cancel the statement.
+# Then its connection is dropped, because the server does not answer.
+_DROP_AFTER_S: Final = 0.2
+
+# A step whose connection was dropped gets this long to end. Then its task is cancelled.
+_CANCEL_AFTER_S: Final = 0.05
+
+# A write gets this long on a server after its caller was cancelled. Then it is interrupted too.
+_CANCELLED_WRITE_S: Final = 1.0
+
+# A firewall may have forgotten a pooled connection. It gets a third of the time that is left, and
+# at most 2 s, for its first answer. Below 0.1 s a busy machine would look like a silent server.
+_FIRST_ANSWER_SHARE: Final = 1 / 3
+_MAX_FIRST_ANSWER_S: Final = 2.0
+_MIN_FIRST_ANSWER_S: Final = 0.1
+
+_NO_CONNECTION: Final = "no connection was free, or could be made, within the timeout"
+_SILENT: Final = "the server did not answer in time"
+
+# A key of Connection.info: whether the connection has answered in an earlier step.
+_HAS_ANSWERED: Final = "model_catalog_has_answered"
+
+
+class InterruptibleRun:
+    """
+    One attempt at a step on a connection, as a context manager around the step.
+
+    Use it in the task that runs the step: `with run: ...; return result`, then `return run.result`.
+    `interrupt` may be called from anywhere in the loop. It interrupts a statement of SQLite in the
+    driver's thread. For PostgreSQL, and while the step waits for a connection, it cancels the task:
+    the driver then cancels the statement on the server. If the server does not answer, the
+    connection is dropped 0.2 s later.
+
+    Errors of SQLAlchemy and of drivers are raised as the catalog's own. An interrupted step raises
+    CatalogBusyError, or CatalogUnavailableError if its connection was dropped. If the answer to
+    COMMIT was lost, CatalogUnavailableError says that the outcome is unknown. If the step was
+    interrupted after the commit, the block ends without an error, and `result` is the result.
+    """
+
+    __slots__ = (
+        "_connection",
+        "_driver",
+        "_dropped_at",
+        "_has_answered",
+        "_has_ended",
+        "_has_read",
+        "_interrupt_task",
+        "_interrupted_at",
+        "_is_committed",
+        "_is_committing",
+        "_is_late",
+        "_is_reused",
+        "_own_cancellations",
+        "_remaining_s",
+        "_target",
+        "_task",
+        "_timers",
+        "result",
+    )
+
+    def __init__(self, target: str, remaining_s: float = 0.0) -> None:
+        """
+        Make a run on the database that messages call `target`.
+
+        `remaining_s` is the time that is left to the call. A pooled connection gets a part of it
+        for its first answer; see `reconnects_after`.
+        """
+        self._target = target
+        self._remaining_s = remaining_s
+        self._own_cancellations = 0
+        self._task: asyncio.Task[Any] | None = None
+        self._connection: AsyncConnection | None = None
+        self._driver: Any = None
+        self._interrupt_task: asyncio.Future[Any] | None = None
+        self._interrupted_at: float | None = None
+        self._dropped_at: float | None = None
+        self._timers: dict[Callable[[], None], asyncio.TimerHandle] = {}
+        self._is_committing = False
+        self._is_committed = False
+        self._has_read = False
+        self._has_ended = False
+        self._is_reused = False
+        self._has_answered = False
+        self._is_late = False
+        self.result: Any = None
+        """The result of a write, from `mark_committing` on."""
+
+    def __enter__(self) -> None:
+        self._task = asyncio.current_task()
+
+    def __exit__(
+        self, _kind: object, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool:
+        self._has_ended = True
+        self._stop_timers()
+        if error is None:
+            return False
+        if isinstance(error, asyncio.CancelledError):
+            if self._interrupted_at is None:
+                return False
+            if self._driver is not None and not self._is_returned:
+                # The task that returns it to the pool was left behind, and must end too.
+                drop_connection(self._driver)
+            if self._is_committed:
+                return True
+            raise self._error_of_cancelled_task(traceback) from error
+        mapped = self._map_error(error)
+        if mapped is None or mapped is error:
+            return False
+        if self._is_committed:
+            return True
+        raise mapped from error
+
+    def _map_error(self, error: BaseException) -> CatalogError | None:
+        """Return the CatalogError to raise for an error; None if it is not one of the database."""
+        mapped = catalog_error_of(error, self._target)
+        if mapped is None:
+            return None
+        if self._is_committing and is_answer_lost(error):
+            return CatalogUnavailableError(
+                self._target, getattr(mapped, "reason", f"{mapped}"), outcome_unknown=True
+            )
+        if self._dropped_at is not None and is_connection_lost(error):
+            return CatalogUnavailableError(self._target, _SILENT)
+        if self._interrupted_at is not None and isinstance(mapped, CatalogBusyError):
+            return CatalogBusyError(self._target, SLOW_STATEMENTS)
+        return mapped
+
+    def _error_of_cancelled_task(self, traceback: TracebackType | None) -> CatalogError:
+        if self._is_committing:
+            return CatalogUnavailableError(self._target, _SILENT, outcome_unknown=True)
+        if self._dropped_at is not None and self._connection is not None:
+            return CatalogUnavailableError(self._target, _SILENT)
+        if self._connection is not None:
+            return CatalogBusyError(self._target, SLOW_STATEMENTS)
+        # psycopg closes a connection that was being made when its last reference goes. This error
+        # holds one: without this, the server would keep the connection for as long as the error.
+        tracebacks.clear_frames(traceback)
+        return CatalogBusyError(self._target, _NO_CONNECTION)
+
+    def reconnects_after(self, error: BaseException) -> bool:
+        """
+        Return whether the step may go on with another connection after an error.
+
+        That is so if a pooled connection was dead, or gave no first answer in time. Nothing was
+        done on it by then. It works once in a run, and only in the task of the step.
+        """
+        is_dead = self._is_late or (self._interrupted_at is None and is_connection_lost(error))
+        if not (is_dead and self._is_reused) or self._has_answered or self._is_committing:
+            return False
+        self._stop_timers()
+        if self._connection is not None:
+            replace_pooled_connections(self._connection.sync_engine)
+        if self._driver is not None:
+            drop_connection(self._driver)
+        while self._own_cancellations and self._task is not None:
+            self._task.uncancel()
+            self._own_cancellations -= 1
+        self._connection = self._driver = self._interrupted_at = self._dropped_at = None
+        self._is_late = self._is_reused = False
+        self._remaining_s = 0.0
+        return True
+
+    def _stop_timers(self) -> None:
+        for timer in self._timers.values():
+            timer.cancel()
+        self._timers.clear()
+
+    def set_connection(self, connection: AsyncConnection | None) -> None:
+        """Set the connection that the step uses; from here on its statements can be stopped."""
+        self._connection = connection
+        self._driver = None
+        if connection is None or connection.dialect.name == "sqlite":
+            return
+        if connection.closed or connection.invalidated:
+            return
+        self._is_reused = _HAS_ANSWERED in connection.info
+        first_answer_s = min(self._remaining_s * _FIRST_ANSWER_SHARE, _MAX_FIRST_ANSWER_S)
+        if self._is_reused and first_answer_s >= _MIN_FIRST_ANSWER_S:
+            self._call_later(first_answer_s, self._on_late_first_answer)
+
+    def mark_answered(self) -> None:
+        """Record that the server has answered on the connection."""
+        if self._has_answered or self._connection is None:
+            return
+        self._has_answered = True
+        if (timer := self._timers.pop(self._on_late_first_answer, None)) is not None:
+            timer.cancel()
+        self._connection.info[_HAS_ANSWERED] = True
+
+    def _on_late_first_answer(self) -> None:
+        self._is_late = True
+        self._interrupt_until_ended()
+
+    def mark_read_done(self) -> None:
+        """Record that a step that reads has its rows, and is about to return its connection."""
+        self._has_read = True
+        self.mark_answered()
+
+    def mark_committing(self, result: object = None) -> None:
+        """Record that the step is about to commit, and its result if that succeeds."""
+        self._is_committing = True
+        self.result = result
+
+    def mark_committed(self, *_: object) -> None:
+        """Record that the commit succeeded. Returning the connection may still take a while."""
+        self._is_committed = True
+
+    def interrupt(self) -> None:
+        """Make the step end soon. Call it again until the step has ended."""
+        connection = self._connection
+        now = time.monotonic()
+        if connection is not None and connection.dialect.name == "sqlite":
+            self._interrupted_at = now
+            self._interrupt_task = asyncio.ensure_future(_interrupt(connection))
+        elif self._interrupted_at is None:
+            self._interrupted_at = now
+            self._find_driver()
+            # Only once: the driver's own clean-up after it gets some time.
+            self._cancel_task()
+        elif now - self._interrupted_at >= _DROP_AFTER_S:
+            self.drop()
+
+    def drop(self) -> None:
+        """Close the connection to the server at once. Call it again until the step has ended."""
+        now = time.monotonic()
+        if self._interrupted_at is None:
+            self._interrupted_at = now
+        if self._dropped_at is None:
+            self._dropped_at = now
+            self._find_driver()
+            if self._connection is not None:
+                replace_pooled_connections(self._connection.sync_engine)
+            if self._driver is not None:
+                drop_connection(self._driver)
+        if self._driver is None or now - self._dropped_at >= _CANCEL_AFTER_S:
+            self._cancel_task()
+
+    def _cancel_task(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            self._own_cancellations += 1
+
+    def cancel_read(self) -> None:
+        """
+        Make a step that only reads end soon, because its caller was cancelled.
+
+        A step that connects or has its rows gets a moment to end by itself. A driver that is
+        cancelled while it connects may leak a connection. If the pool is full, the connection is
+        being closed, and SQLAlchemy would report the cancellation of that as an error.
+        """
+        if self._connection is not None and not self._has_read:
+            self.interrupt()
+        self._call_later(_DROP_AFTER_S, self._interrupt_until_ended)
+
+    def cancel_write(self) -> None:
+        """
+        Make a write end in about a second, because its caller was cancelled.
+
+        On SQLite it is completed: its database does not fall silent.
+        """
+        connection = self._connection
+        if connection is None or connection.dialect.name != "sqlite":
+            self._call_later(_CANCELLED_WRITE_S, self._interrupt_until_ended)
+
+    def _interrupt_until_ended(self) -> None:
+        self.interrupt()
+        self._call_later(INTERRUPT_RETRY_S, self._interrupt_until_ended)
+
+    def _call_later(self, delay_s: float, function: Callable[[], None]) -> None:
+        """Call a function once, unless the step has ended by then."""
+        if not self._has_ended:
+            self._timers[function] = asyncio.get_running_loop().call_later(delay_s, function)
+
+    def _find_driver(self) -> None:
+        connection = self._connection
+        if connection is not None and not connection.closed and not connection.invalidated:
+            self._driver = driver_connection(connection)
+
+    @property
+    def _is_returned(self) -> bool:
+        return self._connection is None or self._connection.closed
+
+
+async def _interrupt(connection: AsyncConnection) -> None:
+    # The connection may be closed by now. No statement runs on it then.
+    with contextlib.suppress(Exception):
+        await driver_connection(connection).interrupt()
