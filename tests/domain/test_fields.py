@@ -4,18 +4,16 @@ import dataclasses
 import typing
 from types import NoneType
 
-from sqlalchemy import inspect
-
 from model_catalog import FileState, InvalidModelError, Model, ModelChanges, ModelRow
 from model_catalog.domain import fields
-from model_catalog.domain.fields import FIELD_TYPES, FIELDS, Group
+from model_catalog.domain.fields import ATTRIBUTES, FIELD_TYPES, FIELDS, Group
 
 SERVER_DEFAULTS = {"''": "", "1": 1, "0": 0, "'unchecked'": FileState.UNCHECKED}
 
 
 def mapped_columns() -> dict:
     """The columns of the mapping without those that only the search reads."""
-    columns = inspect(Model).columns
+    columns = Model.__table__.columns
     return {column.key: column for column in columns if not column.key.endswith("_folded")}
 
 
@@ -26,11 +24,8 @@ def test_the_table_has_the_columns_of_the_mapping():
 
 def test_the_table_has_the_types_of_the_mapping():
     """`Mapped[T]` in the mapping is `T` in ModelRow, and a column is nullable if T allows None."""
-    mapped = {
-        name: typing.get_args(hint)[0]
-        for name, hint in typing.get_type_hints(Model).items()
-        if name in FIELDS
-    }
+    hints = typing.get_type_hints(Model)
+    mapped = {name: typing.get_args(hints[attribute])[0] for name, attribute in ATTRIBUTES.items()}
 
     assert mapped == FIELD_TYPES
     for name, column in mapped_columns().items():

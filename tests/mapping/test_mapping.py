@@ -67,7 +67,7 @@ def test_keyword_has_the_same_state_as_a_later_assignment():
     assert vars(given).keys() == vars(set_later).keys()
     assert inspect(given).modified == inspect(set_later).modified
     assert inspect(given).attrs.size_bytes.history.added == [7]
-    assert not inspect(given).attrs.format.history.has_changes()
+    assert not inspect(given).attrs.user_format.history.has_changes()
 
 
 def histories(model):

@@ -15,12 +15,16 @@ from conftest import moment
 from sqlalchemy.orm import DeclarativeBase, Mapped, make_transient_to_detached, mapped_column
 
 from model_catalog import Model
-from model_catalog.domain.fields import COLUMN_DEFAULTS
+from model_catalog.domain.fields import ATTRIBUTES, COLUMN_DEFAULTS
+from model_catalog.mapping.base import Base
 from model_catalog.mapping.model_construction import require_state_slot
-from model_catalog.mapping.tables import Base, new_detached_model
+from model_catalog.mapping.tables import new_detached_model
 
 GIVEN = {"reference": "m", "provider": "hf", "local_path": "/m", "size_bytes": 7, "license": None}
-READ = {**COLUMN_DEFAULTS, **GIVEN, "id": 3, "downloaded_at": moment(1)}
+READ = {
+    ATTRIBUTES[name]: value
+    for name, value in {**COLUMN_DEFAULTS, **GIVEN, "id": 3, "downloaded_at": moment(1)}.items()
+}
 
 
 def construct_with_sqlalchemy(values: dict) -> Model:

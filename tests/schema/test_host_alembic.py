@@ -14,8 +14,8 @@ from sqlalchemy import event
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from model_catalog import check_schema, downgrade, schema_state, upgrade
+from model_catalog.mapping.base import Base
 from model_catalog.mapping.revisions import head_revision
-from model_catalog.mapping.tables import Base
 from model_catalog.schema.revision import VERSION_TABLE
 
 HEAD = head_revision()

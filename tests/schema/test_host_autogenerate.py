@@ -11,7 +11,7 @@ from conftest import Database, a_model
 
 from model_catalog import check_schema, open_catalog
 from model_catalog.alembic import TABLE_NAMES, VERSION_TABLE, include_name, include_object
-from model_catalog.mapping.tables import Base
+from model_catalog.mapping.base import Base
 
 FILTER = "include_name=include_name, include_object=include_object"
 IMPORT = "from model_catalog import Model, upgrade_connection\n"

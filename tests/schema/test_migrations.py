@@ -29,8 +29,8 @@ from model_catalog import (
     schema_state,
     upgrade,
 )
+from model_catalog.mapping.base import Base
 from model_catalog.mapping.revisions import head_revision, known_revisions
-from model_catalog.mapping.tables import Base
 from model_catalog.schema.revision import VERSION_TABLE
 from model_catalog.schema.revision_runner import script_directory
 

@@ -26,13 +26,13 @@ from model_catalog import (
     upgrade,
     upgrade_connection,
 )
+from model_catalog.mapping.base import Base
 from model_catalog.mapping.revisions import (
     VERSION_TABLE,
     canonical_revision,
     head_revision,
     known_revisions,
 )
-from model_catalog.mapping.tables import Base
 
 ROOT = Path(__file__).parents[2]
 HEAD = head_revision()

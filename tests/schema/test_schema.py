@@ -37,8 +37,8 @@ from model_catalog import (
     schema_state,
     upgrade,
 )
+from model_catalog.mapping.base import Base
 from model_catalog.mapping.revisions import head_revision
-from model_catalog.mapping.tables import Base
 from model_catalog.schema import migration_lock
 from model_catalog.schema.revision import APPLICATION_ID, VERSION_TABLE
 

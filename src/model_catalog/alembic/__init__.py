@@ -12,8 +12,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
+from model_catalog.mapping.base import Base
 from model_catalog.mapping.revisions import VERSION_TABLE
-from model_catalog.mapping.tables import Base
 
 __all__ = ["TABLE_NAMES", "VERSION_TABLE", "include_name", "include_object"]
 

@@ -21,13 +21,13 @@ from model_catalog.connection.error_mapping import map_errors
 from model_catalog.connection.online_backup import atomic_file
 from model_catalog.connection.target import Target
 from model_catalog.errors import CatalogUnavailableError
+from model_catalog.mapping.base import Base
 from model_catalog.mapping.revisions import (
     VERSION_TABLE,
     canonical_revision,
     head_revision,
     known_revisions,
 )
-from model_catalog.mapping.tables import Base
 from model_catalog.schema.migrate import upgrade
 from model_catalog.schema.revision import require_known_revision
 

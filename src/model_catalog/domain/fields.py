@@ -192,6 +192,11 @@ REQUIRED_FIELDS: Final = tuple(name for name, field in FIELDS.items() if field.i
 HEADER_FIELDS: Final = _names_in(Group.HEADER)
 """The fields that a file's header may state and a user may overrule."""
 
+ATTRIBUTES: Final[Mapping[str, str]] = {
+    name: f"user_{name}" if field.group is Group.HEADER else name for name, field in FIELDS.items()
+}
+"""The attribute of `Model` that stores each field. `Model.NAME` of a HEADER field is computed."""
+
 UPDATABLE_FIELDS: Final[Mapping[str, Validator]] = {
     name: FIELDS[name].validate for name in _names_in(Group.USER, Group.HEADER, Group.CLAIM)
 }
@@ -204,6 +209,10 @@ _INPUT_VALIDATORS: Final[Mapping[str, Validator]] = {
 
 INPUT_FIELDS: Final = _INPUT_VALIDATORS.keys()
 """The fields that a caller sets, as keywords of `Model`. The catalog sets the others."""
+
+_ATTRIBUTE_VALIDATORS: Final = tuple(
+    (name, ATTRIBUTES[name], validate) for name, validate in _INPUT_VALIDATORS.items()
+)
 
 SIGNATURE_FIELDS: Final = _names_in(Group.SIGNATURE)
 """The results of a signature check."""
@@ -272,6 +281,27 @@ def validate_model(values: Mapping[str, object]) -> dict[str, Any]:
         for name, validate in _INPUT_VALIDATORS.items()
         if name in values
     }
+
+
+def validate_attributes(attributes: Mapping[str, object]) -> dict[str, Any]:
+    """Validate the attributes of a `Model`, and return its fields as `validate_model` does."""
+    _require_fields(attributes)
+    return {
+        name: validate(name, attributes[attribute])
+        for name, attribute, validate in _ATTRIBUTE_VALIDATORS
+        if attribute in attributes
+    }
+
+
+def validate_stored(name: str, value: object) -> Any:
+    """
+    Validate a value of any field, also of one that only the catalog sets.
+
+    Returns the value to store. Raises InvalidModelError.
+    """
+    if value is None and not is_nullable(name):
+        raise InvalidModelError(name, None, "must not be None: set a value, or leave it unset")
+    return FIELDS[name].validate(name, value)
 
 
 def validate_column(field: str, values: Sequence[object]) -> list[Any]:

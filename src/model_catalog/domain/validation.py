@@ -10,6 +10,7 @@ from __future__ import annotations
 import operator
 import os
 import re
+import time
 import unicodedata
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
@@ -258,6 +259,11 @@ def timestamp(field: str, value: object) -> datetime | None:
         raise InvalidModelError(
             field, value, "is outside the years 1 to 9999 in UTC: give a time within them"
         ) from error
+
+
+def utc_now() -> datetime:
+    """Return the current time in UTC, in whole seconds."""
+    return datetime.fromtimestamp(int(time.time()), UTC)
 
 
 def short_text(field: str, value: object) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import UTC, datetime
 from typing import Any, Final
 from urllib.parse import quote_from_bytes, unquote_to_bytes
@@ -14,6 +15,7 @@ from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
 from model_catalog.domain.file_record import FileState
+from model_catalog.domain.search_text import fold_case
 
 # SQLite assigns row ids only to a column whose type is spelled INTEGER.
 BigInt: Final = BigInteger().with_variant(Integer(), "sqlite")
@@ -88,6 +90,25 @@ class FileNameText(PathText):
 
     def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[str]:
         return dialect.type_descriptor(KeyText)
+
+
+# A control character: no tag and no alias contains one.
+TAG_SEPARATOR: Final = "\x1f"
+
+
+class TagsText(TypeDecorator[tuple[str, ...]]):
+    """The tags of a model as one text, sorted by their case-folded forms; read as a tuple."""
+
+    impl = KeyText
+    cache_ok = True
+
+    def process_bind_param(self, value: Collection[str] | None, dialect: Dialect) -> str | None:  # noqa: ARG002
+        if value is None:
+            return None
+        return TAG_SEPARATOR.join(sorted(value, key=lambda tag: (fold_case(tag), tag)))
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> tuple[str, ...]:  # noqa: ARG002
+        return tuple(value.split(TAG_SEPARATOR)) if value else ()
 
 
 class StateText(TypeDecorator[FileState]):

@@ -8,8 +8,9 @@ those of SQLAlchemy's own functions.
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from collections.abc import Set as AbstractSet
 from types import MemberDescriptorType
 from typing import Any, Final, TypeVar
@@ -20,9 +21,11 @@ from sqlalchemy.orm.attributes import instance_state
 from sqlalchemy.orm.base import NO_VALUE
 
 from model_catalog.domain.fields import (
+    ATTRIBUTES,
     COLUMN_DEFAULTS,
     FIELD_TYPES,
     FIELDS,
+    HEADER_FIELDS,
     INPUT_FIELDS,
     REQUIRED_FIELDS,
 )
@@ -38,6 +41,7 @@ the dict make 100,000 models take 226 MiB instead of 297 MiB.
 """
 
 _REQUIRED: Final = frozenset(REQUIRED_FIELDS)
+_HEADER: Final = frozenset(HEADER_FIELDS)
 
 
 # The constructor of a mapped dataclass sets each attribute through its descriptor: 7.0 us instead
@@ -46,11 +50,27 @@ def initialize(self: Any, **values: Any) -> None:
     """Construct a Model from the fields that the caller sets, all as keywords."""
     if not (_REQUIRED <= values.keys() <= INPUT_FIELDS):
         raise _keyword_error(values.keys())
+    if not _HEADER.isdisjoint(values):
+        values = _as_attributes(values)
     state = instance_state(self)
     # The history that each attribute would have recorded: it was set and had no value before.
     state.committed_state.update(dict.fromkeys(values, NO_VALUE))
     state.modified = True
     self.__dict__ = values
+
+
+def _as_attributes(values: dict[str, Any]) -> dict[str, Any]:
+    """Return the attributes that store the keywords of the constructor."""
+    if len(values) == len(INPUT_FIELDS):
+        # `dataclasses.replace` passes every keyword, and the value that it has read. A value equal
+        # to the header's claim is that claim, and must not become the user's own.
+        claims = {
+            name
+            for name in _HEADER
+            if values[name] is not None and values[name] == values[f"claimed_{name}"]
+        }
+        values = {name: value for name, value in values.items() if name not in claims}
+    return {ATTRIBUTES[name]: value for name, value in values.items()}
 
 
 def _keyword_error(names: AbstractSet[str]) -> TypeError:
@@ -88,6 +108,7 @@ def detached_constructor(
     mapper = class_mapper(model_class, configure=False)
     new_instance = mapper.class_manager.new_instance
     identity_key = mapper.identity_key_from_primary_key
+    set_tags = vars(model_class)[STATE_SLOTS[1]].__set__
 
     # Takes 0.9 us. `__dict__.update` and `make_transient_to_detached` take 6.0 us: they resize the
     # dict three times, and look for attributes to expire in a model that has none.
@@ -104,12 +125,61 @@ def detached_constructor(
             mapper.registry.configure()
         model: M = new_instance()
         model.__dict__ = values
-        if tags:
-            object.__setattr__(model, "_tags", tags)
+        set_tags(model, tags)
         instance_state(model).key = identity_key((values["id"],))
         return model
 
     return new_detached_model
+
+
+def duplicate(model: M) -> M:
+    """
+    Return a copy of a model that belongs to no session, with its own state in SQLAlchemy.
+
+    It has the values that are loaded, and none of the relationships that a host has added.
+    """
+    mapper = class_mapper(type(model))
+    copy: M = mapper.class_manager.new_instance()
+    columns = mapper.column_attrs.keys()
+    copy.__dict__ = {name: value for name, value in vars(model).items() if name in columns}
+    if (tags := getattr(model, STATE_SLOTS[1], None)) is not None:
+        object.__setattr__(copy, STATE_SLOTS[1], tags)
+    old, new = instance_state(model), instance_state(copy)
+    new.key, new.identity_token = old.key, old.identity_token
+    new.committed_state.update(old.committed_state)
+    new.modified = old.modified
+    new.expired = old.expired
+    new.expired_attributes.update(old.expired_attributes)
+    return copy
+
+
+def describe(model: DeclarativeBase) -> str:
+    """Return the class and the loaded fields of a model; nothing is read from the database."""
+    loaded = vars(model)
+    values = [
+        f"{name}={loaded[attribute]!r}"
+        for name, attribute in ATTRIBUTES.items()
+        if attribute in loaded
+    ]
+    return f"{type(model).__name__}({', '.join(values)})"
+
+
+def dataclass_fields(
+    mapped: Mapping[str, dataclasses.Field[Any]],
+) -> dict[str, dataclasses.Field[Any]]:
+    """
+    Return the fields of the dataclass `Model`: those of the field table, then the tags.
+
+    `mapped` are the fields that SQLAlchemy made. They contain the internal columns and the `user_`
+    attributes, but no computed field.
+    """
+    computed: list[tuple[str, Any, Any]] = [
+        (name, FIELD_TYPES[name], dataclasses.field(default=None)) for name in HEADER_FIELDS
+    ]
+    computed.append(("tags", tuple[str, ...], dataclasses.field(init=False)))
+    made = dataclasses.fields(dataclasses.make_dataclass("Computed", computed, kw_only=True))
+    known = {**mapped, **{field.name: field for field in made}}
+    return {name: known[name] for name in (*FIELDS, "tags")}
 
 
 def require_state_slot(model_class: type[DeclarativeBase]) -> None:

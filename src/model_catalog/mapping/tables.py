@@ -1,73 +1,70 @@
-"""The mapping: the four tables of a catalog as SQLAlchemy classes. migrations/ creates them."""
+"""The mapping of the table `models` to the class `Model`. migrations/ creates the table."""
 
 # Without `from __future__ import annotations`: Model.__module__ is changed below, and annotations
 # that are strings would be looked up in the wrong module.
 
-import unicodedata
 from datetime import datetime
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from sqlalchemy import (
     CheckConstraint,
-    ForeignKey,
+    ColumnElement,
     Identity,
     Index,
-    MetaData,
     Text,
     UniqueConstraint,
+    or_,
     text,
 )
 from sqlalchemy.engine.default import DefaultExecutionContext
-from sqlalchemy.orm import (
-    DeclarativeBase,
-    Mapped,
-    MappedAsDataclass,
-    mapped_column,
-)
+from sqlalchemy.ext.hybrid import hybrid_property
+from sqlalchemy.orm import Mapped, MappedAsDataclass, column_property, mapped_column
 
-from model_catalog.domain.fields import KEY_FIELDS
+from model_catalog.domain.fields import HEADER_FIELDS, KEY_FIELDS
 from model_catalog.domain.file_record import FileState
+from model_catalog.domain.json_fields import to_json_fields
 from model_catalog.domain.model_ref import ModelRef
+from model_catalog.domain.search_text import fold_case
+from model_catalog.mapping.base import Base
 from model_catalog.mapping.column_types import (
     BigInt,
-    FileNameText,
     KeyText,
     NullsLast,
     PathText,
     StateText,
     UnixTimestamp,
 )
+from model_catalog.mapping.computed_fields import (
+    TagsComparator,
+    effective_value,
+    read_tags,
+    select_tags_text,
+)
+from model_catalog.mapping.flush_events import listen_to_flushes
 from model_catalog.mapping.model_construction import (
     STATE_SLOTS,
     constructor_signature,
+    dataclass_fields,
+    describe,
     detached_constructor,
+    duplicate,
     initialize,
 )
 
 
-class Base(DeclarativeBase):
-    """The tables of a catalog. Each constraint has a name, because a migration needs one."""
-
-    metadata = MetaData(
-        naming_convention={
-            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
-            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
-            "ck": "ck_%(table_name)s_%(constraint_name)s",
-            "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
-            "pk": "pk_%(table_name)s",
-        }
-    )
-
-
-class Model(MappedAsDataclass, Base, kw_only=True, eq=False):
+class Model(MappedAsDataclass, Base, kw_only=True, eq=False, repr=False):
     """
     A model. Its key is (provider, reference, version).
 
     A Model that the catalog returns belongs to no session. `register_model` writes the fields that
     the caller set, in the constructor or later. The other fields keep their recorded values.
 
-    The `claimed_` fields are the values that the header of a file states. A field that no user set
-    is read as its claim.
+    The `claimed_` fields are the values that the header of a file states, and the `user_`
+    attributes are the values that the user set. `architecture` and the like are read as the user's
+    value, or as the claim without one.
+
+    In a session of SQLAlchemy all fields and properties can be read and compared. A flush
+    validates what changed, and raises InvalidModelError. Only the catalog sets tags.
     """
 
     __tablename__ = "models"
@@ -94,23 +91,34 @@ class Model(MappedAsDataclass, Base, kw_only=True, eq=False):
     version: Mapped[str] = mapped_column(KeyText, default="", server_default=text("''"))
     """A commit, a tag or a quantization; `""` if there is none. Limited like `provider`."""
 
-    format: Mapped[str | None] = mapped_column(KeyText, default=None)
-    """The format of the files, as in `gguf` or `safetensors`."""
+    if TYPE_CHECKING:
+        # Made below the class: the user's value, or the header's claim without one.
+        format: Mapped[str | None] = mapped_column(default=None)
+        """The format of the files, as in `gguf` or `safetensors`."""
 
-    architecture: Mapped[str | None] = mapped_column(KeyText, default=None)
-    """The architecture, as in `llama` or `qwen2moe`."""
+        architecture: Mapped[str | None] = mapped_column(default=None)
+        """The architecture, as in `llama` or `qwen2moe`."""
 
-    quantization: Mapped[str | None] = mapped_column(KeyText, default=None)
-    """The quantization, as in `Q4_K_M` or `fp8`."""
+        quantization: Mapped[str | None] = mapped_column(default=None)
+        """The quantization, as in `Q4_K_M` or `fp8`."""
 
-    license: Mapped[str | None] = mapped_column(KeyText, default=None)
-    """The license, as in `apache-2.0`."""
+        license: Mapped[str | None] = mapped_column(default=None)
+        """The license, as in `apache-2.0`."""
 
-    context_length: Mapped[int | None] = mapped_column(BigInt, default=None)
-    """The maximum context length, in tokens."""
+        context_length: Mapped[int | None] = mapped_column(default=None)
+        """The maximum context length, in tokens."""
 
-    parameter_count: Mapped[int | None] = mapped_column(BigInt, default=None)
-    """The number of parameters."""
+        parameter_count: Mapped[int | None] = mapped_column(default=None)
+        """The number of parameters."""
+
+        _stored_tags: Mapped[tuple[str, ...]] = mapped_column(init=False)
+
+    user_format: Mapped[str | None] = mapped_column("format", KeyText, init=False)
+    user_architecture: Mapped[str | None] = mapped_column("architecture", KeyText, init=False)
+    user_quantization: Mapped[str | None] = mapped_column("quantization", KeyText, init=False)
+    user_license: Mapped[str | None] = mapped_column("license", KeyText, init=False)
+    user_context_length: Mapped[int | None] = mapped_column("context_length", BigInt, init=False)
+    user_parameter_count: Mapped[int | None] = mapped_column("parameter_count", BigInt, init=False)
 
     source_url: Mapped[str | None] = mapped_column(Text, default=None)
     """The URL of the download; at most 2048 characters."""
@@ -234,18 +242,33 @@ class Model(MappedAsDataclass, Base, kw_only=True, eq=False):
         """The name of the model, with its version."""
         return ModelRef(self.provider, self.reference, self.version)
 
-    @property
+    @hybrid_property
     def tags(self) -> tuple[str, ...]:
-        """The tags at the time of reading, in the order of their case-folded forms."""
-        tags: tuple[str, ...] = getattr(self, "_tags", ())
-        return tags
+        """
+        The tags at the time of reading, in the order of their case-folded forms.
 
-    @property
+        In a statement `Model.tags.contains("chat")` is true for a model with the tag, regardless of
+        case.
+        """
+        return read_tags(self)
+
+    @tags.inplace.comparator
+    @classmethod
+    def _compare_tags(cls) -> TagsComparator:
+        return TagsComparator(cls._stored_tags, cls.id)
+
+    @hybrid_property
     def unsafe(self) -> bool:
         """Whether the weights are a pickle, which can run code when it is loaded."""
-        return "pickle" in (self.format, self.claimed_format)
+        return "pickle" in (self.user_format, self.claimed_format)
 
-    @property
+    @unsafe.inplace.expression
+    @classmethod
+    def _select_unsafe(cls) -> ColumnElement[bool]:
+        formats = (cls.user_format, cls.claimed_format)
+        return or_(*(each.is_not_distinct_from("pickle") for each in formats))
+
+    @hybrid_property
     def foreign(self) -> bool:
         """
         Whether an external store, such as Ollama's, contains the model.
@@ -254,74 +277,57 @@ class Model(MappedAsDataclass, Base, kw_only=True, eq=False):
         """
         return self.store is not None
 
-    @property
+    @foreign.inplace.expression
+    @classmethod
+    def _select_foreign(cls) -> ColumnElement[bool]:
+        return cls.store.is_not(None)
+
+    @hybrid_property
     def pinned(self) -> bool:
         """Whether the model is marked as one to keep. The catalog itself deletes no files."""
         return self.pinned_at is not None
 
+    @pinned.inplace.expression
+    @classmethod
+    def _select_pinned(cls) -> ColumnElement[bool]:
+        return cls.pinned_at.is_not(None)
 
-class ModelTag(Base):
-    """A tag of a model. The key contains its case-folded form, so that case does not matter."""
+    def to_dict(self) -> dict[str, Any]:
+        """
+        Return the fields that `model-catalog show --json` prints, as JSON values.
 
-    __tablename__ = "model_tags"
+        Times are texts in UTC, as in `2026-11-23T14:05:09Z`, and tags are a list.
+        """
+        return to_json_fields(self)
 
-    model_id: Mapped[int] = mapped_column(
-        BigInt, ForeignKey("models.id", ondelete="CASCADE"), primary_key=True, autoincrement=False
-    )
-    folded: Mapped[str] = mapped_column(KeyText, primary_key=True, index=True)
-    tag: Mapped[str] = mapped_column(KeyText)
+    def __repr__(self) -> str:
+        return describe(self)
 
+    def __copy__(self) -> Self:
+        return duplicate(self)
 
-class ModelFile(Base):
-    """A file of a model. `path` is relative to the model, and `digest` is the expected digest."""
+    def __deepcopy__(self, _memo: dict[int, Any]) -> Self:
+        # No value of a field can be changed in place.
+        return duplicate(self)
 
-    __tablename__ = "model_files"
-
-    model_id: Mapped[int] = mapped_column(
-        BigInt, ForeignKey("models.id", ondelete="CASCADE"), primary_key=True, autoincrement=False
-    )
-    path: Mapped[str] = mapped_column(FileNameText, primary_key=True)
-    role: Mapped[str] = mapped_column(KeyText)
-    size_bytes: Mapped[int] = mapped_column(BigInt)
-    digest: Mapped[str | None] = mapped_column(KeyText, index=True)
-    found_digest: Mapped[str | None] = mapped_column(KeyText)
-    fingerprint: Mapped[str | None] = mapped_column(KeyText)
-    hashed_at: Mapped[datetime | None] = mapped_column(UnixTimestamp)
-
-    __table_args__ = (
-        CheckConstraint("size_bytes BETWEEN 0 AND 9223372036854775807", name="size_bytes"),
-    )
-
-
-class ModelAlias(Base):
-    """A name of a reference for one of its versions. `store` is None for an alias of the user."""
-
-    __tablename__ = "model_aliases"
-
-    provider: Mapped[str] = mapped_column(KeyText, primary_key=True)
-    reference: Mapped[str] = mapped_column(KeyText, primary_key=True)
-    alias: Mapped[str] = mapped_column(KeyText, primary_key=True)
-    model_id: Mapped[int] = mapped_column(
-        BigInt, ForeignKey("models.id", ondelete="CASCADE"), index=True
-    )
-    store: Mapped[str | None] = mapped_column(KeyText)
-
-
-def fold_case(text: str) -> str:
-    """
-    Return a text in a form that ignores case, for any script.
-
-    It is computed in Python, because SQLite and PostgreSQL fold case differently.
-    """
-    if text.isascii():
-        return text.lower()
-    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).casefold())
+    def __getstate__(self) -> object:
+        # The default. A class with slots must name it for the pickle protocols 0 and 1.
+        return object.__getstate__(self)
 
 
 def _folded_parameter(context: DefaultExecutionContext, name: str) -> str | None:
     text: str | None = context.get_current_parameters().get(name)  # type: ignore[no-untyped-call]
     return None if text is None else fold_case(text)
 
+
+for _name in HEADER_FIELDS:
+    setattr(Model, _name, effective_value(_name))
+Model.__dataclass_fields__ = dataclass_fields(Model.__dataclass_fields__)
+
+Model._stored_tags = column_property(  # noqa: SLF001 - declared below the table that it reads
+    select_tags_text(Model.id), expire_on_flush=False
+)
+listen_to_flushes(Model)
 
 new_detached_model: Final = detached_constructor(Model)
 

@@ -12,9 +12,9 @@ from model_catalog.connection.error_mapping import map_errors
 from model_catalog.connection.open_database import OpenDatabase, open_database
 from model_catalog.connection.target import Target
 from model_catalog.errors import SchemaOutOfDateError
+from model_catalog.mapping.base import Base
 from model_catalog.mapping.column_types import UnixTimestamp
 from model_catalog.mapping.revisions import VERSION_TABLE
-from model_catalog.mapping.tables import Base
 from model_catalog.schema.revision import require_current_schema
 
 

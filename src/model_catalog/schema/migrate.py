@@ -20,6 +20,7 @@ from model_catalog.connection.online_backup import backup_before_migration
 from model_catalog.connection.open_database import OpenDatabase, open_database
 from model_catalog.connection.target import Target
 from model_catalog.errors import CatalogError, SchemaOutOfDateError, UpgradeFailedError
+from model_catalog.mapping.base import Base
 from model_catalog.mapping.revisions import (
     VERSION_TABLE,
     canonical_revision,
@@ -27,7 +28,6 @@ from model_catalog.mapping.revisions import (
     known_revisions,
     revision_number,
 )
-from model_catalog.mapping.tables import Base
 from model_catalog.schema.migration_lock import migration_transaction
 from model_catalog.schema.revision import (
     APPLICATION_ID,

@@ -7,8 +7,8 @@ from typing import Any, Final, TypeAlias
 
 import sqlalchemy as sa
 
+from model_catalog.mapping.base import Base
 from model_catalog.mapping.revisions import head_revision
-from model_catalog.mapping.tables import Base
 from model_catalog.schema.revision_runner import run_revisions
 
 _MAX_DIFFERENCES: Final = 3

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
+from model_catalog.mapping.base import Base
 from model_catalog.mapping.revisions import VERSION_TABLE
-from model_catalog.mapping.tables import Base
 
 if TYPE_CHECKING:
     from alembic.migration import MigrationContext

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from model_catalog.cli.catalog_access import (
     model_name,
@@ -31,45 +31,14 @@ from model_catalog.cli.output import (
     print_table,
     print_tsv,
 )
-from model_catalog.domain.fields import SHOWN_FIELDS
+from model_catalog.domain.json_fields import JSON_FIELDS
 from model_catalog.domain.model_ref import ModelRef
-from model_catalog.domain.ndjson import iso_time
 from model_catalog.errors import ModelNotFoundError
 from model_catalog.files.safe_open import non_regular_kind
 from model_catalog.mapping.tables import Model
 from model_catalog.opening import open_catalog
 from model_catalog.repository.model_catalog import ModelCatalog
 from model_catalog.upkeep import register_path
-
-_FIRST_FIELDS: Final = (
-    "provider",
-    "reference",
-    "version",
-    "size_bytes",
-    "downloaded_at",
-    "local_path",
-    "format",
-    "architecture",
-    "quantization",
-    "context_length",
-    "parameter_count",
-    "license",
-    "download_count",
-    "last_used_at",
-    "use_count",
-    "pinned_at",
-    "pin_reason",
-    "tags",
-    "description",
-    "source_url",
-    "state",
-    "state_detail",
-    "checked_at",
-    "missing_since",
-    "incomplete_reason",
-)
-# The other fields follow in the order of the field table, so that a new field is shown last.
-_FIELDS: Final = (*_FIRST_FIELDS, *(name for name in SHOWN_FIELDS if name not in _FIRST_FIELDS))
 
 _MIN_NAME_WIDTH: Final = 17
 
@@ -123,9 +92,9 @@ async def ls(options: Namespace) -> int:
     default: tuple[list[Model], set[tuple[str, str]]] = ([], set())
     models, ambiguous = await use_existing_catalog(options, read, default)
     if options.format == "json":
-        print_json([_json_fields(model) for model in models])
+        print_json([model.to_dict() for model in models])
     elif options.format == "tsv":
-        print_tsv(_FIELDS, (_tsv_fields(model) for model in models))
+        print_tsv(JSON_FIELDS, (_tsv_fields(model) for model in models))
     elif options.format == "quiet":
         for model in models:
             print_line(model_name(model, exact=(model.provider, model.reference) in ambiguous))
@@ -196,9 +165,9 @@ async def show(options: Namespace) -> int:
     if model is None:
         raise ModelNotFoundError(ref.reference, ref.provider, ref.version)
     if options.format == "json":
-        print_json(_json_fields(model))
+        print_json(model.to_dict())
     elif options.format == "tsv":
-        print_tsv(_FIELDS, [_tsv_fields(model)])
+        print_tsv(JSON_FIELDS, [_tsv_fields(model)])
     elif options.format == "quiet":
         print_line(model_name(model, exact=True))
     else:
@@ -207,7 +176,7 @@ async def show(options: Namespace) -> int:
 
 
 def _print_fields(model: Model) -> None:
-    fields = _json_fields(model)
+    fields = model.to_dict()
     if model.size_bytes is not None:
         fields["size_bytes"] = f"{model.size_bytes} ({human_size(model.size_bytes)})"
     fields["tags"] = ", ".join(model.tags)
@@ -288,16 +257,8 @@ async def _find_removal(catalog: ModelCatalog, ref: ModelRef) -> _Removal | None
     return _Removal(ref.reference, ref.provider, version)
 
 
-def _json_fields(model: Model) -> dict[str, Any]:
-    fields = {name: getattr(model, name) for name in _FIELDS}
-    for name, value in fields.items():
-        if isinstance(value, datetime):
-            fields[name] = iso_time(value)
-    return fields
-
-
 def _tsv_fields(model: Model) -> list[object]:
-    return list({**_json_fields(model), "tags": ",".join(model.tags)}.values())
+    return list({**model.to_dict(), "tags": ",".join(model.tags)}.values())
 
 
 def _is_confirmed(question: str) -> bool:

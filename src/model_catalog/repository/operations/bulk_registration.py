@@ -14,16 +14,16 @@ from sqlalchemy.orm.attributes import instance_state
 
 from model_catalog.domain import fields
 from model_catalog.domain.fields import KEY_FIELDS
+from model_catalog.domain.search_text import SEARCHED_FIELDS, fold_case
+from model_catalog.domain.validation import utc_now
 from model_catalog.errors import InvalidModelError
 from model_catalog.execution.executor import Operation, write_alone
-from model_catalog.mapping.tables import Model, fold_case
+from model_catalog.mapping.tables import Model
 from model_catalog.repository.operations.registration import (
-    SEARCHED_FIELDS,
     StatementKey,
     UpsertRow,
     overwritten_columns,
     statement_key,
-    utc_now,
 )
 from model_catalog.repository.statements.models import upsert_model
 
@@ -180,12 +180,14 @@ def _convert_group(
     names: Iterable[object], group: Sequence[Mapping[str, Any]]
 ) -> Iterable[RowTuple]:
     # A model may also have attributes that only the catalog sets: they are left out.
-    columns = {
-        name: fields.validate_column(name, [values[name] for values in group])
-        for name in fields.INPUT_FIELDS
+    columns = {}
+    for name in fields.INPUT_FIELDS:
+        # The names are those of attributes, or those of keywords.
+        attribute = fields.ATTRIBUTES[name]
+        given = attribute if attribute in names else name
         # A required field that is missing raises KeyError here.
-        if name in names or name in fields.REQUIRED_FIELDS
-    }
+        if given in names or name in fields.REQUIRED_FIELDS:
+            columns[name] = fields.validate_column(name, [values[given] for values in group])
     columns.setdefault("version", [""] * len(group))
     downloaded_at = columns.get("downloaded_at", [None] * len(group))
     now = utc_now()

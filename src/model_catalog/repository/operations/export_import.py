@@ -30,12 +30,11 @@ from model_catalog.concurrency.threads import to_thread
 from model_catalog.domain.fields import KEY_FIELDS
 from model_catalog.domain.file_record import FileRecord, sorted_by_path
 from model_catalog.domain.ndjson import HEADER, MAX_LINE, ImportLine, LineError, parse, to_line
+from model_catalog.domain.search_text import fold_case, search_columns
 from model_catalog.errors import InvalidImportError, InvalidModelError
 from model_catalog.execution.executor import Operation, read, write_alone
 from model_catalog.mapping.column_types import decode_path, decode_timestamp
-from model_catalog.mapping.tables import fold_case
 from model_catalog.repository.operations.model_files import FILE_COLUMNS
-from model_catalog.repository.operations.registration import search_columns
 from model_catalog.repository.statements.filters import FILES, MODELS, TAGS, model_columns
 from model_catalog.repository.statements.model_key import ALIASES
 from model_catalog.repository.statements.models import insert_into

@@ -20,16 +20,17 @@ from sqlalchemy import (
 
 from model_catalog.domain import validation
 from model_catalog.domain.model_ref import ModelName, ModelRef, resolve_name, split_arguments
+from model_catalog.domain.search_text import fold_case
+from model_catalog.domain.validation import utc_now
 from model_catalog.errors import InvalidModelError
 from model_catalog.execution.executor import Operation, read, write
-from model_catalog.mapping.tables import Model, fold_case
+from model_catalog.mapping.tables import Model
 from model_catalog.repository.operations.lookup import (
     LookupKey,
     get_model_id,
     load_model,
     set_columns,
 )
-from model_catalog.repository.operations.registration import utc_now
 from model_catalog.repository.statements.filters import (
     MODELS,
     TAGS,

@@ -8,9 +8,9 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Final, Generic, TypeAlias, TypeVar
+from typing import Any, Final, Generic, TypeAlias, TypeVar, cast
 
-from sqlalchemy import ColumnElement, Connection
+from sqlalchemy import ColumnElement, Connection, Select
 
 from model_catalog.domain import validation
 from model_catalog.domain.fields import ModelRow
@@ -21,7 +21,12 @@ from model_catalog.execution.prepared_statement import PreparedStatement, Row
 from model_catalog.mapping.tables import Model
 from model_catalog.repository.statements.filters import Filters, build_where
 from model_catalog.repository.statements.pagination import Page, Sort, SortOrder
-from model_catalog.repository.statements.row_conversion import select_models, to_models
+from model_catalog.repository.statements.row_conversion import (
+    select_models,
+    select_rows,
+    to_models,
+    to_rows,
+)
 
 _PAGE_SIZE: Final = 500
 
@@ -42,6 +47,11 @@ class PageQuery(Generic[T]):
     page: Page
     values: dict[str, Any]
     where: list[ColumnElement[bool]]
+
+    @property
+    def select(self) -> Callable[[str], Select[Any]]:
+        """The function that returns, for a dialect, the SELECT whose rows `convert` takes."""
+        return select_rows if cast("object", self.convert) is to_rows else select_models
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,10 +132,10 @@ def fetch_page(connection: Connection, query: PageQuery[T]) -> list[T]:
     dialect = connection.dialect.name
     rows: Iterable[Row]
     if query.where:
-        models = query.page.apply_to(select_models(dialect), query.where)
+        models = query.page.apply_to(query.select(dialect), query.where)
         rows = connection.execute(models, query.values)
     else:
-        rows = _prepared_page(query.page, dialect).iterate(connection, query.values)
+        rows = _prepared_page(query.page, query.select, dialect).iterate(connection, query.values)
     # Not while a server is waited for: other tasks run during that time.
     with gc_paused():
         return query.convert(rows)
@@ -133,8 +143,10 @@ def fetch_page(connection: Connection, query: PageQuery[T]) -> list[T]:
 
 # There are twelve pages for each sort.
 @cache
-def _prepared_page(page: Page, dialect: str) -> PreparedStatement:
-    return PreparedStatement(page.apply_to(select_models(dialect)))
+def _prepared_page(
+    page: Page, select: Callable[[str], Select[Any]], dialect: str
+) -> PreparedStatement:
+    return PreparedStatement(page.apply_to(select(dialect)))
 
 
 async def iterate(

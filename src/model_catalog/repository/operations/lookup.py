@@ -11,11 +11,11 @@ from sqlalchemy.exc import IntegrityError
 from model_catalog.connection.error_mapping import is_duplicate
 from model_catalog.domain import fields, validation
 from model_catalog.domain.model_ref import ModelRef, resolve_name
+from model_catalog.domain.search_text import search_columns
 from model_catalog.errors import InvalidModelError, ModelNotFoundError
 from model_catalog.execution.executor import Operation, lookup, write
 from model_catalog.execution.prepared_statement import Row, sqlite_driver
 from model_catalog.mapping.tables import Model
-from model_catalog.repository.operations.registration import search_columns
 from model_catalog.repository.statements.filters import FILES, MODELS, TAGS, model_columns
 from model_catalog.repository.statements.model_key import ALIASES, select_model_id
 from model_catalog.repository.statements.models import (

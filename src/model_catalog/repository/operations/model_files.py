@@ -15,10 +15,11 @@ from model_catalog.domain.file_record import (
     sorted_by_path,
 )
 from model_catalog.domain.file_validation import validate_files
+from model_catalog.domain.validation import utc_now
 from model_catalog.execution.executor import Operation, read, write_alone
 from model_catalog.mapping.tables import Model
 from model_catalog.repository.operations.lookup import LookupKey, get_model_id, load_model
-from model_catalog.repository.operations.registration import UpsertRow, register_one, utc_now
+from model_catalog.repository.operations.registration import UpsertRow, register_one
 from model_catalog.repository.statements.filters import FILES, MODELS, model_columns
 from model_catalog.repository.statements.models import insert_into
 

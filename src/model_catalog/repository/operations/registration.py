@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from datetime import UTC, datetime
 from functools import lru_cache
 from itertools import groupby
-from typing import Any, Final, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from sqlalchemy import Connection
 from sqlalchemy.orm.attributes import instance_state
 
 from model_catalog.domain import fields
 from model_catalog.domain.fields import KEY_FIELDS
+from model_catalog.domain.search_text import search_columns
+from model_catalog.domain.validation import utc_now
 from model_catalog.errors import InvalidModelError
 from model_catalog.execution.executor import Operation, write
 from model_catalog.execution.prepared_statement import Row, sqlite_driver
-from model_catalog.mapping.tables import Model, fold_case
+from model_catalog.mapping.tables import Model
 from model_catalog.repository.statements.models import (
     ID_INDEX,
     KEY_INDEXES,
@@ -37,9 +37,6 @@ from model_catalog.repository.statements.row_conversion import (
 StatementKey: TypeAlias = tuple[tuple[str, ...], tuple[str, ...]]
 """The columns of a row, and those of them that overwrite an existing row; both sorted."""
 
-SEARCHED_FIELDS: Final = ("reference", "description")
-"""The fields that the filter `search` looks in. Each has a case-folded copy in a second column."""
-
 
 class UpsertRow(NamedTuple):
     """A validated row to register: `row` for a new model; for others, only its `overwritten`."""
@@ -54,19 +51,17 @@ class UpsertRow(NamedTuple):
         Return the row of a model: the fields that were set, and `found`, the facts of its files.
 
         For a model that was read from the catalog only the fields set since then overwrite the
-        row. Its other fields may be a header's claims, which must not become the user's values.
+        row.
         """
         if not isinstance(model, Model):
             raise InvalidModelError("model", model, f"is a {type(model).__name__}: pass a Model")
         # `sqlalchemy.inspect` returns the same object, but takes 1 us of the 7 us of this function.
         state = instance_state(model)
-        row = fields.validate_model(vars(model))
+        row = fields.validate_attributes(vars(model))
         kept: AbstractSet[str] = frozenset()
         if state.key is not None:
-            kept = state.unmodified & row.keys()
-            for name in fields.HEADER_FIELDS:
-                if name in kept and row.get(name) == row.get(f"claimed_{name}"):
-                    del row[name]
+            unmodified = state.unmodified
+            kept = frozenset(name for name in row if fields.ATTRIBUTES[name] in unmodified)
         return cls._from_values(row, kept, found or {})
 
     @classmethod
@@ -140,17 +135,6 @@ def overwritten_columns(
 def statement_key(names: tuple[str, ...], overwritten: frozenset[str]) -> StatementKey:
     """Return the key by which rows share a statement."""
     return tuple(sorted(names)), tuple(sorted(overwritten))
-
-
-def search_columns(row: Mapping[str, Any]) -> dict[str, str | None]:
-    """Return the case-folded columns of the searched fields that a row has."""
-    texts = {name: row[name] for name in SEARCHED_FIELDS if name in row}
-    return {f"{name}_folded": text and fold_case(text) for name, text in texts.items()}
-
-
-def utc_now() -> datetime:
-    """Return the current time in UTC, in whole seconds."""
-    return datetime.fromtimestamp(int(time.time()), UTC)
 
 
 def register(model: Model) -> Operation[UpsertRow, Model]:

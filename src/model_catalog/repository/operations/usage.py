@@ -15,9 +15,9 @@ from sqlalchemy.sql.dml import ReturningUpdate
 
 from model_catalog.concurrency.batching import Coalescer
 from model_catalog.domain import validation
+from model_catalog.domain.validation import utc_now
 from model_catalog.execution.executor import Executor, Operation, write
 from model_catalog.repository.operations.lookup import LookupKey
-from model_catalog.repository.operations.registration import utc_now
 from model_catalog.repository.statements.filters import MODELS, model_columns
 from model_catalog.repository.statements.models import saturating_add
 

@@ -23,8 +23,10 @@ from sqlalchemy.dialects.postgresql import ARRAY
 
 from model_catalog.domain import fields, validation
 from model_catalog.domain.file_record import FileState
+from model_catalog.domain.search_text import fold_case
 from model_catalog.errors import InvalidModelError
-from model_catalog.mapping.tables import Model, ModelFile, ModelTag, fold_case
+from model_catalog.mapping.child_tables import ModelFile, ModelTag
+from model_catalog.mapping.tables import Model
 
 MODELS: Final = cast("Table", Model.__table__)
 TAGS: Final = cast("Table", ModelTag.__table__)

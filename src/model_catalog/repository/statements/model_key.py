@@ -18,7 +18,7 @@ from typing import Any, Final, cast
 
 from sqlalchemy import Select, Table, TableValuedAlias, func, select
 
-from model_catalog.mapping.tables import ModelAlias
+from model_catalog.mapping.child_tables import ModelAlias
 from model_catalog.repository.statements.filters import MODELS, model_columns
 
 ALIASES: Final = cast("Table", ModelAlias.__table__)

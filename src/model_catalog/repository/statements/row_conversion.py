@@ -7,9 +7,11 @@ from typing import Any, Final
 
 from sqlalchemy import ColumnElement, ScalarSelect, Select, func, select
 
-from model_catalog.domain.fields import COLUMN_DEFAULTS, HEADER_FIELDS, ModelRow
+from model_catalog.domain.fields import ATTRIBUTES, COLUMN_DEFAULTS, HEADER_FIELDS, ModelRow
+from model_catalog.domain.search_text import fold_case
 from model_catalog.execution.prepared_statement import Row, raw_column
 from model_catalog.mapping.column_types import (
+    TAG_SEPARATOR,
     PathText,
     StateText,
     UnixTimestamp,
@@ -17,7 +19,7 @@ from model_catalog.mapping.column_types import (
     decode_state,
     decode_timestamp,
 )
-from model_catalog.mapping.tables import Model, fold_case, new_detached_model
+from model_catalog.mapping.tables import Model, new_detached_model
 from model_catalog.repository.statements.filters import (
     EFFECTIVE_COLUMNS,
     MODELS,
@@ -25,16 +27,14 @@ from model_catalog.repository.statements.filters import (
     model_columns,
 )
 
-# A control character: no tag and no alias contains one.
-_SEPARATOR: Final = "\x1f"
-
 _TYPES: Final = [type(model_columns[name].type) for name in EFFECTIVE_COLUMNS]
 _TIMESTAMP_INDEXES: Final = tuple(
     index for index, kind in enumerate(_TYPES) if kind is UnixTimestamp
 )
 _PATH_INDEXES: Final = tuple(index for index, kind in enumerate(_TYPES) if kind is PathText)
 _STATE_INDEX: Final = _TYPES.index(StateText)
-_NAMES: Final = tuple(EFFECTIVE_COLUMNS)
+_ATTRIBUTES: Final = tuple(ATTRIBUTES.values())
+_DEFAULTS: Final = {ATTRIBUTES[name]: value for name, value in COLUMN_DEFAULTS.items()}
 _INTERNAL_COLUMNS: Final = [
     column.key for column in model_columns if column.key not in EFFECTIVE_COLUMNS
 ]
@@ -42,8 +42,17 @@ _make_tuple: Final = tuple.__new__
 
 
 def select_models(dialect: str) -> Select[Any]:
-    """Select all fields of models as raw values, then their tags as one text."""
-    fields = (raw_column(expression).label(name) for name, expression in EFFECTIVE_COLUMNS.items())
+    """Select all columns of models as raw values, then their tags as one text, for `to_models`."""
+    return _select_with_tags(dialect, {name: model_columns[name] for name in EFFECTIVE_COLUMNS})
+
+
+def select_rows(dialect: str) -> Select[Any]:
+    """Select as `select_models`, but the effective value of each HEADER field, for `to_rows`."""
+    return _select_with_tags(dialect, EFFECTIVE_COLUMNS)
+
+
+def _select_with_tags(dialect: str, columns: Mapping[str, ColumnElement[Any]]) -> Select[Any]:
+    fields = (raw_column(expression).label(name) for name, expression in columns.items())
     return select(*fields, raw_column(aggregate_children(dialect, TAGS.c.tag)).label("_tags"))
 
 
@@ -60,44 +69,44 @@ def aggregate_children(
 def string_agg(dialect: str, text: ColumnElement[str]) -> ColumnElement[str]:
     """Join the texts of many rows to one text, for `split_aggregate`."""
     join = func.group_concat if dialect == "sqlite" else func.string_agg
-    return join(text, _SEPARATOR)
+    return join(text, TAG_SEPARATOR)
 
 
 def split_aggregate(joined: str | None) -> tuple[str, ...]:
     """Return the texts that `string_agg` joined, sorted by their case-folded forms."""
     if joined is None:
         return ()
-    return tuple(sorted(joined.split(_SEPARATOR), key=lambda text: (fold_case(text), text)))
+    return tuple(sorted(joined.split(TAG_SEPARATOR), key=lambda text: (fold_case(text), text)))
 
 
 def to_model(row: Row) -> Model:
     """Convert a row of `select_models` to a model."""
     (values,) = _decode((row,))
-    return new_detached_model(dict(zip(_NAMES, values, strict=False)), values[-1])
+    return new_detached_model(dict(zip(_ATTRIBUTES, values, strict=False)), values[-1])
 
 
 def to_models(rows: Iterable[Row]) -> list[Model]:
     """Convert rows of `select_models` to models."""
     return [
-        new_detached_model(dict(zip(_NAMES, values, strict=False)), values[-1])
+        new_detached_model(dict(zip(_ATTRIBUTES, values, strict=False)), values[-1])
         for values in _decode(rows)
     ]
 
 
 def to_rows(rows: Iterable[Row]) -> list[ModelRow]:
-    """Convert rows of `select_models` to plain tuples."""
+    """Convert rows of `select_rows` to plain tuples."""
     # As `ModelRow._make`, which would also check the length of each row.
     return [_make_tuple(ModelRow, values) for values in _decode(rows)]
 
 
 def model_from_insert(model_id: int, row: Mapping[str, Any]) -> Model:
     """Return the model of a row that was just inserted, without reading it from the database."""
-    values = {**COLUMN_DEFAULTS, **row, "id": model_id}
+    values = {**_DEFAULTS, **row, "id": model_id}
     for name in _INTERNAL_COLUMNS:
         del values[name]
     for name in HEADER_FIELDS:
-        if values[name] is None:
-            values[name] = values[f"claimed_{name}"]
+        if name in values:
+            values[ATTRIBUTES[name]] = values.pop(name)
     return new_detached_model(values, ())
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from model_catalog.domain import fields, validation
 from model_catalog.domain.fields import KEY_FIELDS
 from model_catalog.domain.file_record import FileRecord, FileState, expected_digest
-from model_catalog.mapping.tables import fold_case
+from model_catalog.domain.search_text import fold_case
 from model_catalog.stores.scan_result import FoundModel
 from model_catalog.upkeep.inspection import join_reasons
 from model_catalog.upkeep.queries.store_sync_queries import ModelKey

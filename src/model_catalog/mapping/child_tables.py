@@ -1,0 +1,58 @@
+"""The tables whose rows belong to a model: its tags, files and aliases."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from sqlalchemy import CheckConstraint, ForeignKey
+from sqlalchemy.orm import Mapped, mapped_column
+
+from model_catalog.mapping.base import Base
+from model_catalog.mapping.column_types import BigInt, FileNameText, KeyText, UnixTimestamp
+
+
+class ModelTag(Base):
+    """A tag of a model. The key contains its case-folded form, so that case does not matter."""
+
+    __tablename__ = "model_tags"
+
+    model_id: Mapped[int] = mapped_column(
+        BigInt, ForeignKey("models.id", ondelete="CASCADE"), primary_key=True, autoincrement=False
+    )
+    folded: Mapped[str] = mapped_column(KeyText, primary_key=True, index=True)
+    tag: Mapped[str] = mapped_column(KeyText)
+
+
+class ModelFile(Base):
+    """A file of a model. `path` is relative to the model, and `digest` is the expected digest."""
+
+    __tablename__ = "model_files"
+
+    model_id: Mapped[int] = mapped_column(
+        BigInt, ForeignKey("models.id", ondelete="CASCADE"), primary_key=True, autoincrement=False
+    )
+    path: Mapped[str] = mapped_column(FileNameText, primary_key=True)
+    role: Mapped[str] = mapped_column(KeyText)
+    size_bytes: Mapped[int] = mapped_column(BigInt)
+    digest: Mapped[str | None] = mapped_column(KeyText, index=True)
+    found_digest: Mapped[str | None] = mapped_column(KeyText)
+    fingerprint: Mapped[str | None] = mapped_column(KeyText)
+    hashed_at: Mapped[datetime | None] = mapped_column(UnixTimestamp)
+
+    __table_args__ = (
+        CheckConstraint("size_bytes BETWEEN 0 AND 9223372036854775807", name="size_bytes"),
+    )
+
+
+class ModelAlias(Base):
+    """A name of a reference for one of its versions. `store` is None for an alias of the user."""
+
+    __tablename__ = "model_aliases"
+
+    provider: Mapped[str] = mapped_column(KeyText, primary_key=True)
+    reference: Mapped[str] = mapped_column(KeyText, primary_key=True)
+    alias: Mapped[str] = mapped_column(KeyText, primary_key=True)
+    model_id: Mapped[int] = mapped_column(
+        BigInt, ForeignKey("models.id", ondelete="CASCADE"), index=True
+    )
+    store: Mapped[str | None] = mapped_column(KeyText)

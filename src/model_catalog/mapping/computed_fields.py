@@ -1,0 +1,105 @@
+"""Fields of `Model` that are computed from columns, in Python and in SQL alike."""
+
+from __future__ import annotations
+
+from typing import Any, Final, cast
+
+from sqlalchemy import ColumnElement, case, func, select
+from sqlalchemy.ext.hybrid import Comparator, hybrid_property
+from sqlalchemy.orm import InstrumentedAttribute
+from sqlalchemy.sql.operators import OperatorType
+
+from model_catalog.domain import validation
+from model_catalog.domain.fields import ATTRIBUTES
+from model_catalog.domain.search_text import fold_case
+from model_catalog.mapping.child_tables import ModelTag
+from model_catalog.mapping.column_types import TAG_SEPARATOR, TagsText
+
+STORED_TAGS: Final = "_stored_tags"
+"""The attribute that SQLAlchemy loads the tags of a model into."""
+
+
+def effective_value(name: str) -> hybrid_property[Any]:
+    """
+    Return the attribute of a HEADER field: the user's value, or the header's claim without one.
+
+    Setting or deleting it sets or deletes the user's value, on an object and in UPDATE and INSERT.
+    """
+    user, claimed = ATTRIBUTES[name], f"claimed_{name}"
+
+    def get(self: Any) -> Any:
+        value = getattr(self, user)
+        return getattr(self, claimed) if value is None else value
+
+    def expression(cls: Any) -> ColumnElement[Any]:
+        return func.coalesce(getattr(cls, user), getattr(cls, claimed))
+
+    def update(cls: Any, value: Any) -> list[tuple[Any, Any]]:
+        return [(getattr(cls, user), value)]
+
+    def set_parameter(_cls: Any, parameters: dict[str, Any], value: Any) -> None:
+        parameters[user] = value
+
+    get.__name__ = name
+    return hybrid_property(
+        get,
+        lambda self, value: setattr(self, user, value),
+        lambda self: delattr(self, user),
+        expression,
+        update_expr=update,
+        bulk_dml_setter=cast("Any", set_parameter),  # its type forbids any name but `self`
+    )
+
+
+def read_tags(model: Any) -> tuple[str, ...]:
+    """Return the tags of a model: as a session loaded them, or as the catalog read them."""
+    values = vars(model)
+    if STORED_TAGS in values:
+        tags: tuple[str, ...] = values[STORED_TAGS]
+        return tags
+    # The catalog sets it on the models that it returns.
+    if hasattr(model, "_tags"):
+        return model._tags  # type: ignore[no-any-return] # noqa: SLF001 - a slot of Model
+    # A session loads the attribute. It is None for a new model.
+    return getattr(model, STORED_TAGS) or ()
+
+
+def select_tags_text(model_id: InstrumentedAttribute[int]) -> ColumnElement[tuple[str, ...]]:
+    """Return the expression of a model's tags as a `TagsText`, in their order."""
+    of_model = (
+        select(ModelTag.tag)
+        .where(ModelTag.model_id == model_id)
+        .order_by(ModelTag.folded)
+        .correlate(model_id.class_)
+        .subquery()
+    )
+    # SQLite has ORDER BY in an aggregate since 3.44. Both databases aggregate the rows of an
+    # ordered subquery in its order.
+    joined = select(func.aggregate_strings(of_model.c.tag, TAG_SEPARATOR)).scalar_subquery()
+    # An id is never NULL. It stands here for `select(Model.tags)`, which selects from the table
+    # only because of a column outside the subquery.
+    return func.coalesce(joined, case((model_id.is_not(None), "")), type_=TagsText())
+
+
+class TagsComparator(Comparator[tuple[str, ...]]):
+    """
+    `Model.tags` in a statement.
+
+    `contains(tag)` is true for a model with the tag, regardless of case. `==` compares all tags.
+    `order_by` compares the tags one after the other; models without tags come first.
+    """
+
+    def __init__(self, tags: Any, model_id: Any) -> None:
+        super().__init__(tags)
+        self._model_id: Final = model_id
+
+    def operate(self, op: OperatorType, *other: Any, **options: Any) -> ColumnElement[Any]:
+        """Apply any other operator to the joined tags."""
+        expression: Any = self.__clause_element__()
+        return op(expression, *other, **options)  # type: ignore[no-any-return]
+
+    def contains(self, other: Any, **_options: Any) -> ColumnElement[bool]:
+        """Whether a model has this tag, regardless of case. Raises InvalidModelError."""
+        (tag,) = validation.tags("tag", [other])
+        with_tag = select(ModelTag.model_id).where(ModelTag.folded == fold_case(tag))
+        return self._model_id.in_(with_tag)  # type: ignore[no-any-return]
