@@ -36,6 +36,9 @@ def pytest_collection_modifyitems(items):
         parameters = item.callspec.params if hasattr(item, "callspec") else {}
         if parameters.get("backend") == "psycopg":
             item.add_marker(pytest.mark.slow)
+        ids = item.callspec.id.split("-") if hasattr(item, "callspec") else []
+        if any(set(mark.args) & set(ids) for mark in item.iter_markers("slow_with")):
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session")

@@ -744,6 +744,7 @@ def test_an_invalid_value_of_a_filter_lists_the_keys(cli, expression):
     assert "the keys are size" in err
 
 
+@pytest.mark.slow
 def test_a_long_version_is_shortened_before_the_reference(filled):
     """
     A commit has forty digits, and the reference says more about the model.
@@ -772,6 +773,7 @@ def test_a_long_version_is_shortened_before_the_reference(filled):
     assert any("TheBloke/TinyLlama-1.1B-GGUF" in line for line in lines)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("closed", [">&-", "<&-"])
 def test_a_closed_stream_causes_no_traceback(filled, closed):
     """

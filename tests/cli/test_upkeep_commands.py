@@ -220,6 +220,7 @@ def test_a_pickle_causes_a_warning(cli):
     assert "warning: the weights are pickled" in err
 
 
+@pytest.mark.slow
 def test_a_progress_bar_is_drawn_only_on_a_terminal(cli, tmp_path):
     """
     On a terminal the bar is erased at the end. A pipe does not contain it.

@@ -229,6 +229,7 @@ async def test_locked_row_delays_only_its_own_caller(database):
         assert await catalog.count_models() == 41
 
 
+@pytest.mark.slow_with("conflict at commit")
 @ON_POSTGRESQL
 @pytest.mark.parametrize(
     ("state", "at_commit"),
@@ -271,6 +272,7 @@ async def test_invalid_model_does_not_join_a_batch(catalog):
     assert await catalog.count_models() == 2
 
 
+@pytest.mark.slow
 @ON_POSTGRESQL
 async def test_slow_row_leaves_time_for_the_other_calls(database):
     """
@@ -385,6 +387,7 @@ async def test_query_without_callers_is_cancelled(database):
         assert await catalog.find_model("m", "hf") is None
 
 
+@pytest.mark.slow
 @ON_POSTGRESQL
 async def test_each_call_has_its_own_timeout(database):
     """

@@ -155,6 +155,7 @@ def test_no_command_shows_a_secret(tmp_path, monkeypatch, caplog, capfd, source)
     assert SECRET not in output.out + output.err + caplog.text
 
 
+@pytest.mark.slow
 def test_the_alembic_command_shows_no_secret(tmp_path):
     """`alembic -x url=...` prints a traceback, which log collectors store."""
     done = subprocess.run(

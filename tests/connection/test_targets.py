@@ -414,6 +414,7 @@ async def test_an_unknown_database_or_role_is_unavailable(pg_server, entry_point
         await entry_point(url)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("driver", "timeout"),
     [("asyncpg", "timeout=0.2"), ("psycopg", "connect_timeout=2")],
@@ -696,6 +697,7 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.slow_with("asyncpg")
 async def test_a_program_that_uses_a_catalog_leaks_nothing(empty):
     """In Python's development mode, with warnings as errors, the program prints nothing."""
     child = await asyncio.create_subprocess_exec(

@@ -110,6 +110,7 @@ texts = st.one_of(
 )
 
 
+@pytest.mark.slow
 @given(text=texts)
 @example(text="a:b@")
 @example(text="a@b:c")

@@ -238,6 +238,7 @@ def files_of(path: list[str]) -> list[str]:
     return list(dict.fromkeys(place.partition(":")[0] for place in path))
 
 
+@pytest.mark.slow_with("sessions", "asyncpg")
 @pytest.mark.parametrize("executor", ["threads", "sessions", "asyncpg"])
 async def test_no_public_call_goes_upward(warm_catalog):
     """Whatever operation an executor runs, no layer calls a method of a higher layer."""

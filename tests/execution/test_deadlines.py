@@ -219,6 +219,7 @@ def test_every_public_method_is_tested():
     assert public - {"database_files"} == PUBLIC_READS.keys() | PUBLIC_WRITES.keys()
 
 
+@pytest.mark.slow_with("asyncpg")
 async def test_writes_time_out_while_another_process_has_the_lock(database):
     """
     While another process has the lock, every write times out, also in the queue, and reads work.
@@ -263,6 +264,7 @@ async def test_slow_writes_time_out(database):
             assert time.monotonic() - start < PROMPT_S
 
 
+@pytest.mark.slow
 @ON_POSTGRESQL
 async def test_slow_commit_times_out_with_an_unknown_outcome(database):
     """

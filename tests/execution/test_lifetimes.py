@@ -289,6 +289,7 @@ async def test_two_catalogs_of_one_database_close_independently(database):
         assert len(await first.list_models()) == 2
 
 
+@pytest.mark.slow_with("asyncpg")
 async def test_opening_and_closing_leaks_no_threads_tasks_or_files(database):
     """
     After twenty catalogs there are as many threads, tasks and open files as after the first.
@@ -364,6 +365,7 @@ async def run_exit_program(how, database):
     return output, errors.decode()
 
 
+@pytest.mark.slow_with("asyncpg")
 async def test_process_exits_without_warnings_or_threads(database):
     """
     A catalog is closed during calls, with warnings as errors: nothing is printed to standard error,
@@ -375,6 +377,7 @@ async def test_process_exits_without_warnings_or_threads(database):
     assert json.loads(output) == ["MainThread"]
 
 
+@pytest.mark.slow_with("asyncpg")
 async def test_process_that_does_not_close_its_catalog_exits(database):
     """
     Python may warn, but the process does not hang on one of our threads.

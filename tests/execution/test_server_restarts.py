@@ -90,6 +90,7 @@ async def use_all_connections(catalog: ModelCatalog, count: int = 8) -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "stop_signal",
     [

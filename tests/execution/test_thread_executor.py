@@ -184,6 +184,7 @@ async def test_committed_calls_return_before_the_other_calls_of_a_slow_batch(on_
     await second
 
 
+@pytest.mark.slow
 async def test_call_that_waits_for_a_retry_can_time_out(on_sqlite, sqlite_file):
     """
     After a failure in its batch, a call whose retry has not begun fails at its timeout.
@@ -306,6 +307,7 @@ async def test_read_behind_an_interrupted_read_is_completed(on_sqlite):
     assert (await other)[0] == SLOW_ROWS
 
 
+@pytest.mark.slow
 async def test_overload_completes_the_calls_that_fit_in_the_timeout(sqlite_file):
     """
     If there are more calls than can run within the timeout, those that could run are committed.
@@ -366,6 +368,7 @@ async def test_use_in_another_loop_is_rejected(on_sqlite):
     assert (await on_sqlite.get_model("m", "hf")).use_count == 1
 
 
+@pytest.mark.slow
 async def test_use_that_times_out_states_its_own_waiting_time(sqlite_file):
     """
     The time counts from the call, also if it first waited for a previous batch of uses.

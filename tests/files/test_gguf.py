@@ -312,6 +312,7 @@ def read_mutations(path, number, seed):
     return read
 
 
+@pytest.mark.slow
 def test_a_mutated_header_is_read_or_refused(tmp_path):
     """
     6,000 randomly damaged headers raise nothing but BadHeaderError.

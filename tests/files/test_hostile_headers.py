@@ -48,6 +48,7 @@ def read_limited(path):
     return found, int(mebibytes)
 
 
+@pytest.mark.slow_with("safetensors: 1 MiB of lists")
 @pytest.mark.parametrize("name", REFUSED)
 def test_a_hostile_header_is_refused(tmp_path, name):
     """
@@ -83,6 +84,7 @@ def test_a_refused_header_needs_little_time_and_memory(tmp_path, name):
     assert mebibytes < 64
 
 
+@pytest.mark.slow_with("4,000,001 texts in two arrays")
 @pytest.mark.parametrize(("content", "zeros"), ONE_TOO_MANY.values(), ids=ONE_TOO_MANY)
 def test_a_list_that_is_too_long_is_refused(tmp_path, content, zeros):
     """

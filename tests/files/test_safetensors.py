@@ -161,6 +161,7 @@ def read_mutations(path, number, seed):
     return read
 
 
+@pytest.mark.slow
 def test_a_mutated_header_is_read_or_refused(tmp_path):
     """
     4,000 randomly damaged headers raise nothing but BadHeaderError.

@@ -346,6 +346,7 @@ def test_a_value_of_a_wrong_type_is_refused_anywhere(tmp_path):
     assert 0 < sum(found is not None for found in outside + inside) < 200
 
 
+@pytest.mark.slow
 def test_a_mutated_bundle_is_refused(tmp_path):
     """
     3,000 mutations raise BadSignatureError, or leave the list of files unchanged.
@@ -361,6 +362,7 @@ def test_a_mutated_bundle_is_refused(tmp_path):
     assert len(kept) < 300
 
 
+@pytest.mark.slow
 def test_a_mutated_statement_is_read_or_refused(tmp_path):
     """
     2,000 mutated and then signed statements raise nothing but BadSignatureError.

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 
 MAPPING_LINES = (
@@ -133,6 +135,7 @@ def insert_before(path: Path, line: str, text: str) -> None:
     path.write_text(source.replace(f"\n{line}", f"\n{text}{line}", 1))
 
 
+@pytest.mark.slow
 def test_a_new_column_needs_one_line_in_the_mapping_and_one_in_the_field_table(tmp_path):
     """
     With these two lines and a revision, a new field is registered, updated, read, listed,

@@ -24,6 +24,7 @@ BLOCK_IDS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block", PYTHON_BLOCKS, ids=BLOCK_IDS)
 def test_python_example_runs(block, tmp_path):
     """

@@ -51,6 +51,7 @@ def some_values(source, count):
         }
 
 
+@pytest.mark.slow_with("asyncpg")
 @pytest.mark.parametrize("seed", range(3))
 async def test_register_models_has_the_effect_of_register_model_for_each(catalog, database, seed):
     """

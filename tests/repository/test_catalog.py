@@ -706,6 +706,7 @@ async def test_a_database_without_tables_raises_schema_out_of_date_error(empty):
     await engine.dispose()
 
 
+@pytest.mark.slow_with("asyncpg")
 async def test_a_process_that_only_reads_can_read(catalog, database):
     """
     Models are returned even if the process has made no Model before.

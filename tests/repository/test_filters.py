@@ -627,6 +627,7 @@ async def pages_after(catalog, last, **options):
 ORDERS = list(product(Sort, [False, True]))
 
 
+@pytest.mark.slow_with("asyncpg")
 async def test_every_order_is_total_and_by_bytes(catalog, database):
     """
     For each sort in both directions: texts by bytes, NULL last, ties by provider, reference and
@@ -674,6 +675,7 @@ async def test_numbers_and_times_are_descending_by_default_and_names_ascending(c
     assert Sort.LAST_USED_AT.descending_by_default
 
 
+@pytest.mark.slow_with("asyncpg")
 async def test_the_pages_of_a_listing_make_up_the_listing(catalog, database):
     """
     In every order, and with a filter, the pages of `limit` and `after` give the whole list.
@@ -738,6 +740,7 @@ async def test_a_limit_of_zero_is_an_empty_page(catalog):
     assert len(await catalog.list_models(limit=HUGE)) == 1
 
 
+@pytest.mark.slow_with("asyncpg")
 async def test_rows_written_between_two_pages_do_not_shift_the_next(catalog, database):
     """
     Rows are added and removed before and after the cursor, and the cursor's own row is removed.

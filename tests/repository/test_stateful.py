@@ -690,6 +690,7 @@ COMMON = {
 }
 
 
+@pytest.mark.slow_with("asyncpg")
 def test_any_sequence_of_calls_equals_the_reference_catalog(database):
     """
     Register, update, tag, pin, alias, use, remove, list, export and import models in any order:

@@ -365,6 +365,7 @@ def lines():
             yield json.dumps(model) + "\n"
 
 
+@pytest.mark.slow
 async def test_an_import_line_has_the_same_result_on_every_database(emptied):
     """
     A value in an import is refused with the same message on every database, or exported unchanged.

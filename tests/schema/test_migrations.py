@@ -374,6 +374,7 @@ async def test_the_alembic_command_creates_a_catalog(file):
     assert await check_schema(file.target) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "command",
     [("current",), ("check",), ("downgrade", "base")],
@@ -408,6 +409,7 @@ def execute_script(database: Database, sql: str) -> None:
         raw.execute(sql)
 
 
+@pytest.mark.slow_with("asyncpg")
 async def test_printed_sql_has_the_effect_of_an_upgrade(empty):
     """An administrator can run the output of `alembic upgrade head --sql` by hand."""
     await upgrade(empty.target)
@@ -428,6 +430,7 @@ def sqlite_sql() -> str:
     return alembic_sql("sqlite:////nowhere/catalog.db")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", hive_files.SHAPES)
 async def test_printed_sql_migrates_a_hive_file(file, tmp_path, sqlite_sql, kind):
     """A file with invalid values becomes what an upgrade makes of it."""

@@ -302,6 +302,7 @@ async def test_tables_of_create_all_are_recognized(empty, opens):
     assert await check_schema(empty.target) == []
 
 
+@pytest.mark.slow
 async def test_the_alembic_command_recognizes_tables_of_create_all(empty):
     """`alembic upgrade head` records the revision and runs nothing."""
     engine = create_async_engine(empty.target_url)

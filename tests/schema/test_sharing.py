@@ -65,6 +65,7 @@ ASKED = {
 }
 
 
+@pytest.mark.slow_with("the command", "alembic")
 @pytest.mark.parametrize("ask", ASKED.values(), ids=ASKED)
 async def test_a_database_is_shared_if_that_is_asked_for(shared, ask):
     """
@@ -98,6 +99,15 @@ async def test_a_database_is_not_shared_by_default(shared):
             await attempt
         for way in ("shared=True", "--shared", "AsyncEngine"):
             assert way in str(caught.value)
+    assert dump(shared) == before
+    assert await schema_state(shared.target, shared=True) == (None, HEAD)
+
+
+@pytest.mark.slow
+def test_a_command_does_not_share_a_database_by_default(shared):
+    """Both commands say which tables they found. A misspelt option is an error."""
+    before = dump(shared)
+
     by_cli = run("model_catalog", "db", "upgrade", "--db", shared.target)
     by_alembic = run("alembic", "-x", f"url={shared.target}", "upgrade", "head")
     misspelt = run("alembic", "-x", f"url={shared.target}", "-x", "shared=on", "upgrade", "head")
@@ -108,7 +118,6 @@ async def test_a_database_is_not_shared_by_default(shared):
     assert misspelt[0] != 0
     assert "shared=on: give `yes` or `no`" in misspelt[1]
     assert dump(shared) == before
-    assert await schema_state(shared.target, shared=True) == (None, HEAD)
 
 
 async def test_a_table_models_of_another_program_cannot_be_shared(empty):

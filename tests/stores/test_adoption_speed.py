@@ -19,6 +19,7 @@ from model_catalog.stores.scan_result import FoundModel, Scan, StoreFile
 from model_catalog.upkeep import adopt, scan_store
 
 
+@pytest.mark.slow
 async def test_the_event_loop_stays_responsive_during_a_large_adoption(tmp_path):
     """
     Work on ten thousand rows runs in a thread, or in short steps.

@@ -179,6 +179,7 @@ TREES = {
 }
 
 
+@pytest.mark.slow_with("many lists")
 @pytest.mark.parametrize("plant", TREES.values(), ids=TREES)
 def test_an_invalid_tree_is_a_problem(tmp_path, outside, plant):
     """
@@ -236,6 +237,7 @@ def test_a_file_that_is_replaced_during_the_scan_is_not_used(tmp_path):
     assert (problem.path, problem.reason) == (str(ref), "it was replaced during the scan")
 
 
+@pytest.mark.slow
 def test_the_number_of_refs_is_limited(tmp_path, outside):
     """
     The repository is found with the refs that were read before the limit.
@@ -248,6 +250,7 @@ def test_the_number_of_refs_is_limited(tmp_path, outside):
     assert problem_paths("huggingface", cache.root, outside) == [refs]
 
 
+@pytest.mark.slow
 def test_a_revision_with_too_many_files_is_a_problem(tmp_path, outside):
     """
     The other revision is found.

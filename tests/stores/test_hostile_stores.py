@@ -98,6 +98,7 @@ MANIFESTS = {
 }
 
 
+@pytest.mark.slow_with("many lists")
 @pytest.mark.parametrize("plant", MANIFESTS.values(), ids=MANIFESTS)
 def test_an_invalid_manifest_is_a_problem(tmp_path, outside, plant):
     """
@@ -217,6 +218,7 @@ def test_a_path_that_is_too_long_for_a_reference_is_a_problem(tmp_path, outside)
     assert problem_paths("directory", tmp_path / "models", outside) == [str(bad)]
 
 
+@pytest.mark.slow
 def test_a_folder_with_too_many_files_is_a_problem(tmp_path, outside):
     """
     The other model is found.

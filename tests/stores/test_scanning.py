@@ -182,6 +182,7 @@ def on_a_terminal(*arguments):
     return text
 
 
+@pytest.mark.slow
 def test_bars_and_progress_are_shown_on_a_terminal_only(cli):
     """
     du draws the size of each provider relative to the largest. scan shows its progress.

@@ -159,6 +159,7 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.slow_with("folder")
 @pytest.mark.parametrize("what", ["file", "folder"])
 def test_registering_the_databases_folder_keeps_its_write_lock(tmp_path, what):
     """
