@@ -49,7 +49,7 @@ def test_only_the_entry_points_lie_at_the_root_of_the_package():
     """Everything else belongs to the package of its layer."""
     modules = {path.name for path in PACKAGE.glob("*.py")}
 
-    assert modules == {"__init__.py", "__main__.py", "opening.py"}
+    assert modules == {"__init__.py", "__main__.py", "opening.py", "sync.py"}
 
 
 def test_no_folder_has_more_modules_than_a_reader_can_survey():

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from model_catalog import Model, ModelCatalog, ModelName, ModelRef, open_catalog
+from model_catalog import Model, ModelCatalog, ModelName, ModelRef, open_catalog, sync
+from model_catalog.upkeep import CheckReport, VerifiedModel, check_models, verify_models, watch
 
 Model(refrence="m", provider="hf", local_path="/m")  # type: ignore[call-arg] # pyright: ignore[reportCallIssue]
 Model(reference="m", provider="hf")  # type: ignore[call-arg] # pyright: ignore[reportCallIssue]
@@ -39,3 +40,21 @@ async def use() -> int:
         await catalog.set_alias("m", "hf", "stable", version="v1")
         total: int = await catalog.get_total_size()
         return total + len(path)
+
+
+def misuse_without_a_loop(catalog: sync.SyncCatalog) -> None:
+    catalog.find_model()  # type: ignore[call-arg] # pyright: ignore[reportCallIssue]
+    catalog.list_models(provder="hf")  # type: ignore[call-arg] # pyright: ignore[reportCallIssue]
+    catalog.run(check_models, root=[])  # type: ignore[call-overload] # pyright: ignore[reportCallIssue]
+
+
+def use_without_a_loop() -> int:
+    with sync.open_catalog(Path("catalog.db"), timeout_s=3) as catalog:
+        with catalog.transaction() as inner:
+            model: Model = inner.register_model(Model(reference="m", provider="hf", local_path="/"))
+        report: CheckReport = catalog.run(check_models, roots=["/models"])
+        results: list[VerifiedModel] = list(catalog.run(verify_models, level="quick"))
+        with catalog.run(watch, interval_s=60) as watched:
+            checks: int = watched.check_count
+        paths = [each.local_path for each in catalog.iter_models(provider="hf")]
+        return len(report.findings) + len(results) + checks + len(paths) + len(model.reference)

@@ -1,0 +1,102 @@
+"""
+The catalog for code without an event loop: scripts, notebooks and Celery workers.
+
+    with sync.open_catalog("catalog.db") as catalog:
+        catalog.register_model(Model(reference="TinyLlama", provider="hf", local_path="/m"))
+
+The types of this module are in sync.pyi.
+"""
+
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, ExitStack, contextmanager
+from functools import wraps
+from inspect import iscoroutine
+from typing import Any, Self
+
+from model_catalog import opening
+from model_catalog.concurrency.loop_thread import LoopThread
+from model_catalog.connection.target import Target
+from model_catalog.repository.model_catalog import ModelCatalog, executor_of
+
+__all__ = ["SyncCatalog", "open_catalog"]
+
+
+class SyncCatalog:
+    """
+    A catalog whose methods block. They have the names and arguments of those of ModelCatalog.
+
+    The catalog works in an event loop in a thread of its own. So it can be used in a thread whose
+    event loop is running, as in a notebook, and in several threads at once. Async iterators are
+    plain iterators here, and `transaction()` is a plain context manager.
+
+    Ctrl-C in a call cancels the call, and raises KeyboardInterrupt when the call has ended. In a
+    forked child a call raises WrongLoopError: open the catalog again there. An iterable argument is
+    read in the catalog's thread, and must not call the catalog.
+    """
+
+    def __init__(
+        self, catalog: ModelCatalog, loop_thread: LoopThread, stack: ExitStack | None = None
+    ) -> None:
+        self._catalog = catalog
+        self._loop_thread = loop_thread
+        self._stack = stack or ExitStack()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._stack.__exit__(*exc_info)
+
+    def close(self) -> None:
+        """Close the catalog, as the end of a `with` block does. Calls in progress are completed."""
+        self._stack.close()
+
+    def run(self, function: Callable[..., Any], /, *args: Any, **options: Any) -> Any:
+        """
+        Call an async function with the catalog as its first argument, and return its result.
+
+        An async iterator becomes an iterator, and an async context manager a context manager. This
+        is how the functions of `model_catalog.upkeep` are called: `catalog.run(check_models)`.
+        """
+        value = function(self._catalog, *args, **options)
+        if iscoroutine(value):
+            return self._loop_thread.run(value)
+        if isinstance(value, AbstractAsyncContextManager):
+            return self._enter(value)
+        if isinstance(value, AsyncIterator):
+            return self._loop_thread.iterate(value)
+        return value
+
+    @contextmanager
+    def _enter(self, manager: AbstractAsyncContextManager[Any]) -> Iterator[Any]:
+        with self._loop_thread.enter(manager) as value:
+            is_catalog = isinstance(value, ModelCatalog)
+            yield SyncCatalog(value, self._loop_thread) if is_catalog else value
+
+
+def _blocking(method: Any) -> Any:
+    @wraps(method)
+    def call(self: SyncCatalog, *args: Any, **options: Any) -> Any:
+        return self.run(method, *args, **options)
+
+    return call
+
+
+for _name, _value in vars(ModelCatalog).items():
+    if isinstance(_value, property):
+        setattr(SyncCatalog, _name, property(_blocking(_value.fget)))
+    elif not _name.startswith("_"):
+        setattr(SyncCatalog, _name, _blocking(_value))
+
+
+def open_catalog(target: Target | None = None, **options: Any) -> SyncCatalog:
+    """
+    Open a catalog with the arguments of `model_catalog.open_catalog`, and return it.
+
+    Close it with `close()`, or use it as a context manager.
+    """
+    with ExitStack() as stack:
+        loop_thread = stack.enter_context(LoopThread())
+        catalog = stack.enter_context(loop_thread.enter(opening.open_catalog(target, **options)))
+        loop_thread.name = executor_of(catalog).database.name
+        return SyncCatalog(catalog, loop_thread, stack.pop_all())

@@ -1,0 +1,217 @@
+from collections.abc import (
+    AsyncIterator,
+    Callable,
+    Coroutine,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Concatenate, ParamSpec, Self, TypeVar, Unpack, overload
+
+from model_catalog.connection.sqlite_pragmas import Durability
+from model_catalog.connection.target import Target
+from model_catalog.domain.fields import ModelChanges, ModelRow
+from model_catalog.domain.file_record import FileRecord
+from model_catalog.domain.model_ref import ModelName, ModelRef, NamedModel
+from model_catalog.execution.sqlite_threads.thread_executor import ReadMode
+from model_catalog.mapping.tables import Model
+from model_catalog.repository.model_catalog import ModelCatalog
+from model_catalog.repository.operations.export_import import ImportResult, OnConflict
+from model_catalog.repository.operations.labels import Alias, TagCount
+from model_catalog.repository.operations.listing import ModelPage
+from model_catalog.repository.operations.relocation import RelocatedModel
+from model_catalog.repository.operations.statistics import CatalogStats
+from model_catalog.repository.statements.filters import Filters
+from model_catalog.repository.statements.pagination import Sort
+
+__all__ = ["SyncCatalog", "open_catalog"]
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+class SyncCatalog:
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None: ...
+    def close(self) -> None: ...
+    @overload
+    def run(
+        self,
+        function: Callable[Concatenate[ModelCatalog, _P], Coroutine[Any, Any, _T]],
+        /,
+        *args: _P.args,
+        **options: _P.kwargs,
+    ) -> _T: ...
+    @overload
+    def run(
+        self,
+        function: Callable[Concatenate[ModelCatalog, _P], AsyncIterator[_T]],
+        /,
+        *args: _P.args,
+        **options: _P.kwargs,
+    ) -> Iterator[_T]: ...
+    @overload
+    def run(
+        self,
+        function: Callable[Concatenate[ModelCatalog, _P], AbstractAsyncContextManager[_T]],
+        /,
+        *args: _P.args,
+        **options: _P.kwargs,
+    ) -> AbstractContextManager[_T]: ...
+    @property
+    def database_files(self) -> tuple[Path, ...]: ...
+    def transaction(self) -> AbstractContextManager[Self]: ...
+    def register_model(self, model: Model, files: Sequence[FileRecord] | None = None) -> Model: ...
+    def register_models(self, models: Iterable[Model | Mapping[str, object]]) -> int: ...
+    def update_model(
+        self,
+        reference: ModelName,
+        provider: str | None = None,
+        version: str | None = None,
+        **changes: Unpack[ModelChanges],
+    ) -> Model: ...
+    def remove_model(
+        self, reference: ModelName, provider: str | None = None, version: str | None = None
+    ) -> bool: ...
+    def rename_model(
+        self,
+        reference: ModelName,
+        provider: str | None = None,
+        version: str | None = None,
+        *,
+        new_reference: str | None = None,
+        new_version: str | None = None,
+    ) -> Model: ...
+    def relocate(
+        self, old_prefix: str, new_prefix: str, *, dry_run: bool = False
+    ) -> list[RelocatedModel]: ...
+    def find_model(
+        self,
+        reference: ModelName,
+        provider: str | None = None,
+        version: str | None = None,
+        *,
+        present: bool = False,
+    ) -> Model | None: ...
+    def get_model(
+        self, reference: ModelName, provider: str | None = None, version: str | None = None
+    ) -> Model: ...
+    def find_model_by_id(self, model_id: int) -> Model | None: ...
+    def get_model_by_id(self, model_id: int) -> Model: ...
+    def list_files(
+        self, reference: ModelName, provider: str | None = None, version: str | None = None
+    ) -> list[FileRecord]: ...
+    def list_models(
+        self,
+        *,
+        sort: Sort = ...,
+        descending: bool | None = None,
+        limit: int | None = None,
+        after: Model | ModelRow | None = None,
+        **filters: Unpack[Filters],
+    ) -> list[Model]: ...
+    def list_page(
+        self,
+        *,
+        limit: int = 100,
+        page_token: str | None = None,
+        sort: Sort = ...,
+        descending: bool | None = None,
+        **filters: Unpack[Filters],
+    ) -> ModelPage: ...
+    def list_rows(
+        self,
+        *,
+        sort: Sort = ...,
+        descending: bool | None = None,
+        limit: int | None = None,
+        after: Model | ModelRow | None = None,
+        **filters: Unpack[Filters],
+    ) -> list[ModelRow]: ...
+    def iter_models(
+        self, *, sort: Sort = ..., descending: bool | None = None, **filters: Unpack[Filters]
+    ) -> Iterator[Model]: ...
+    def iter_rows(
+        self, *, sort: Sort = ..., descending: bool | None = None, **filters: Unpack[Filters]
+    ) -> Iterator[ModelRow]: ...
+    def count_models(self, **filters: Unpack[Filters]) -> int: ...
+    def get_total_size(self, **filters: Unpack[Filters]) -> int: ...
+    def stats(self, **filters: Unpack[Filters]) -> CatalogStats: ...
+    @overload
+    def tag_model(self, model: ModelRef | NamedModel, /, *tags: str) -> Model: ...
+    @overload
+    def tag_model(self, model: ModelName, /, *, tags: Iterable[str]) -> Model: ...
+    @overload
+    def tag_model(
+        self, reference: str, provider: str, *tags: str, version: str | None = None
+    ) -> Model: ...
+    @overload
+    def untag_model(self, model: ModelRef | NamedModel, /, *tags: str) -> Model: ...
+    @overload
+    def untag_model(self, model: ModelName, /, *, tags: Iterable[str]) -> Model: ...
+    @overload
+    def untag_model(
+        self, reference: str, provider: str, *tags: str, version: str | None = None
+    ) -> Model: ...
+    def list_tags(self, **filters: Unpack[Filters]) -> list[TagCount]: ...
+    def pin_model(
+        self,
+        reference: ModelName,
+        provider: str | None = None,
+        version: str | None = None,
+        *,
+        reason: str | None = None,
+    ) -> Model: ...
+    def unpin_model(
+        self, reference: ModelName, provider: str | None = None, version: str | None = None
+    ) -> Model: ...
+    @overload
+    def set_alias(self, model: ModelRef | NamedModel, alias: str, /) -> Alias: ...
+    @overload
+    def set_alias(self, model: ModelName, /, *, alias: str) -> Alias: ...
+    @overload
+    def set_alias(
+        self, reference: str, provider: str, alias: str, version: str | None = None
+    ) -> Alias: ...
+    @overload
+    def remove_alias(self, model: ModelRef | NamedModel, alias: str, /) -> bool: ...
+    @overload
+    def remove_alias(self, model: ModelName, /, *, alias: str) -> bool: ...
+    @overload
+    def remove_alias(self, reference: str, provider: str, alias: str) -> bool: ...
+    def list_aliases(
+        self, reference: ModelName | None = None, provider: str | None = None
+    ) -> list[Alias]: ...
+    def record_use(
+        self,
+        reference: ModelName,
+        provider: str | None = None,
+        version: str | None = None,
+        count: int = 1,
+    ) -> None: ...
+    def export_catalog(self, stream: IO[str] | IO[bytes]) -> int: ...
+    def import_catalog(
+        self,
+        stream: IO[str] | IO[bytes],
+        on_conflict: OnConflict = "keep",
+        *,
+        skip_broken: bool = False,
+    ) -> ImportResult: ...
+
+def open_catalog(
+    target: Target | None = None,
+    *,
+    upgrade: bool = True,
+    create: bool = True,
+    timeout_s: float = 30.0,
+    durability: Durability = "full",
+    reads: ReadMode = "threads",
+    shared: bool = False,
+) -> SyncCatalog: ...

@@ -1,0 +1,149 @@
+"""Generates model_catalog/sync.pyi from ModelCatalog: `python tests/sync/sync_stub.py`."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+PACKAGE = Path(__file__).parents[2] / "src" / "model_catalog"
+STUB = PACKAGE / "sync.pyi"
+
+HEAD = """
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from types import TracebackType
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar, overload
+
+from model_catalog.repository.model_catalog import ModelCatalog
+
+__all__ = ["SyncCatalog", "open_catalog"]
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+"""
+CLASS = """
+class SyncCatalog:
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None: ...
+    def close(self) -> None: ...
+    @overload
+    def run(
+        self,
+        function: Callable[Concatenate[ModelCatalog, _P], Coroutine[Any, Any, _T]],
+        /,
+        *args: _P.args,
+        **options: _P.kwargs,
+    ) -> _T: ...
+    @overload
+    def run(
+        self,
+        function: Callable[Concatenate[ModelCatalog, _P], AsyncIterator[_T]],
+        /,
+        *args: _P.args,
+        **options: _P.kwargs,
+    ) -> Iterator[_T]: ...
+    @overload
+    def run(
+        self,
+        function: Callable[Concatenate[ModelCatalog, _P], AbstractAsyncContextManager[_T]],
+        /,
+        *args: _P.args,
+        **options: _P.kwargs,
+    ) -> AbstractContextManager[_T]: ...
+"""
+
+
+class _Blocking(ast.NodeTransformer):
+    """Turns async functions into stubs of blocking ones."""
+
+    def visit_AsyncFunctionDef(self, node: ast.AsyncFunctionDef) -> ast.FunctionDef:
+        return self.visit_FunctionDef(ast.FunctionDef(**vars(node)))
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.FunctionDef:
+        names = [ast.unparse(decorator) for decorator in node.decorator_list]
+        if "asynccontextmanager" in names:
+            item = node.returns.slice
+            node.returns = ast.parse(f"AbstractContextManager[{ast.unparse(item)}]").body[0].value
+            node.decorator_list = []
+        node.body = [ast.Expr(ast.Constant(...))]
+        self.generic_visit(node)
+        return node
+
+    def visit_arguments(self, node: ast.arguments) -> ast.arguments:
+        # A stub names only defaults that are constants.
+        for defaults in (node.defaults, node.kw_defaults):
+            defaults[:] = [
+                each if each is None or isinstance(each, ast.Constant) else ast.Constant(...)
+                for each in defaults
+            ]
+        self.generic_visit(node)
+        return node
+
+    def visit_Name(self, node: ast.Name) -> ast.Name:
+        if node.id == "AsyncIterator":
+            return ast.Name("Iterator", ast.Load())
+        return node
+
+
+def generate() -> ast.Module:
+    """Return the stub as a syntax tree."""
+    facade = ast.parse((PACKAGE / "repository" / "model_catalog.py").read_text())
+    opening = ast.parse((PACKAGE / "opening.py").read_text())
+    methods = [
+        _Blocking().visit(node)
+        for node in _named(facade, "ModelCatalog").body
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name[0] != "_"
+    ]
+    overloaded = {method.name for method in methods if _is_overload(method)}
+    # A stub has no implementation after the overloads.
+    methods = [each for each in methods if _is_overload(each) or each.name not in overloaded]
+    open_catalog = _Blocking().visit(_named(opening, "open_catalog"))
+    open_catalog.returns = ast.Name("SyncCatalog", ast.Load())
+    head, sync_catalog = ast.parse(HEAD), ast.parse(CLASS).body[0]
+    sync_catalog.body += methods
+
+    used = {
+        node.id
+        for user in (sync_catalog, open_catalog)
+        for node in ast.walk(user)
+        if isinstance(node, ast.Name)
+    }
+    known = {name for _, name in imports(head)}
+    missing = sorted(
+        (module, name)
+        for module, name in imports(facade) | imports(opening)
+        if name in used - known
+    )
+    imported = [ast.ImportFrom(module, [ast.alias(name)], 0) for module, name in missing]
+    stub = ast.Module([*imported, *head.body, sync_catalog, open_catalog], [])
+    return ast.parse(ast.unparse(ast.fix_missing_locations(stub)))
+
+
+def imports(module: ast.Module) -> set[tuple[str, str]]:
+    """Return the modules and names that a module imports with `from`."""
+    return {
+        (node.module, alias.name)
+        for node in module.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+
+
+def _is_overload(function: ast.FunctionDef) -> bool:
+    return any(ast.unparse(decorator) == "overload" for decorator in function.decorator_list)
+
+
+def _named(module: ast.Module, name: str) -> ast.stmt:
+    return next(node for node in module.body if getattr(node, "name", None) == name)
+
+
+if __name__ == "__main__":
+    STUB.write_text(ast.unparse(generate()))
+    ruff = Path(sys.executable).with_name("ruff")
+    subprocess.run([ruff, "check", "-q", "--fix", "--select", "I", STUB], check=True)
+    subprocess.run([ruff, "format", "-q", STUB], check=True)
