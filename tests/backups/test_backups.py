@@ -12,7 +12,7 @@ from pathlib import Path
 
 import hive_files
 import pytest
-from bad_files import BAD_FILES, damage, listing
+from bad_files import BAD_FILES, damage, listing, make_socket
 from child_programs import PROCESSES, keep_catalog_open, migration_was_killed, write_until_stopped
 from conftest import a_model
 from sqlalchemy.ext.asyncio import create_async_engine
@@ -26,6 +26,7 @@ from model_catalog import (
     backup,
     check_schema,
     open_catalog,
+    repair,
     restore,
     upgrade,
 )
@@ -168,6 +169,52 @@ async def test_restore_replaces_the_catalog_and_keeps_the_old_one(filled, tmp_pa
         "copy.db",
         done.replaced.name,
     }
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files away")
+async def test_restore_keeps_the_owner_and_the_group(filled, tmp_path):
+    """The service that owns the file can still write to it after root has restored it."""
+    copy = await backup(filled, tmp_path / "copy.db")
+    os.chown(filled, 1001, 1002)
+    filled.chmod(0o640)
+
+    await restore(copy, filled)
+
+    status = filled.stat()
+    assert (status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)) == (1001, 1002, 0o640)
+
+
+@pytest.mark.parametrize("kind", ["FIFO", "directory", "socket"])
+@pytest.mark.parametrize("call", [restore, repair], ids=["restore", "repair"])
+async def test_only_a_regular_file_is_replaced_or_repaired(filled, tmp_path, call, kind):
+    """Anything else is refused at once. Opening a FIFO would wait for its writer."""
+    path = tmp_path / "other"
+    if kind == "FIFO":
+        os.mkfifo(path)
+    elif kind == "directory":
+        path.mkdir()
+    else:
+        make_socket(path)
+    before = listing(tmp_path)
+
+    with pytest.raises(InvalidTargetError, match=r"regular file|directory"):
+        async with asyncio.timeout(5):
+            await (restore(filled, path) if call is restore else repair(path, tmp_path / "new"))
+
+    assert listing(tmp_path) == before
+
+
+async def test_a_restore_that_fails_at_the_end_leaves_one_name(filled, tmp_path):
+    """The log cannot be removed, because it is a folder. The database has no second name."""
+    copy = await backup(filled, tmp_path / "copy.db")
+    Path(f"{filled}-journal").mkdir()
+    before = listing(tmp_path)
+
+    with pytest.raises(CatalogError):
+        await restore(copy, filled)
+
+    assert listing(tmp_path) == before
+    assert filled.stat().st_nlink == 1
 
 
 async def test_restore_creates_a_missing_catalog(filled, tmp_path):
@@ -405,10 +452,45 @@ async def test_the_last_three_automatic_backups_are_kept(tmp_path):
     made = []
     for revision in ("0001", "0002", "0003", "0004", "0005"):
         await upgrade(path, revision)
-        made += [name for name in other_files(path) if name.endswith(revision)]
+        made += [name for name in other_files(path) if f"before-{revision}" in name]
 
     assert len(made) == 5
     assert set(other_files(path)) == {by_user.name, other.name, *made[-3:]}
+
+
+async def test_the_newest_automatic_backup_is_kept_if_the_clock_was_set_back(tmp_path):
+    """Three backups have names from the future. The oldest of them is deleted."""
+    path = tmp_path / "catalog.db"
+    hive_files.write_hive_file(path, hive_files.VALID_ROWS)
+    future = [f"catalog.db.backup-2099010{day}T000000Z-before-0001" for day in (1, 2, 3)]
+    for name in future:
+        (tmp_path / name).touch()
+
+    await upgrade(path, "0002")
+    await upgrade(path, "0003")
+
+    names = [f"{future[2]}", f"{future[2][:-4]}0002-2", f"{future[2][:-4]}0003-3"]
+    assert [each.name for each in backup_files.automatic_backups(path)] == names
+    assert backup_files.newest_valid_backup(path).name == names[-1]
+
+
+async def test_backups_of_one_second_are_in_the_order_of_their_numbers(filled):
+    """The tenth backup of a second is newer than the second one."""
+    second, tenth = (
+        filled.with_name(f"{filled.name}.backup-{name}")
+        for name in (
+            "20990101T000000Z-2",
+            "20990101T000000Z-before-0010-10",
+        )
+    )
+    shutil.copy(filled, second)
+    shutil.copy(filled, tenth)
+    assert backup_files.newest_valid_backup(filled) == tenth
+
+    newest = await backup(filled)
+
+    assert newest.name.endswith("20990101T000000Z-11")
+    assert backup_files.newest_valid_backup(filled) == newest
 
 
 def test_a_killed_migration_leaves_a_valid_backup(tmp_path):

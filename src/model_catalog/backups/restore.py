@@ -25,7 +25,12 @@ from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
 from model_catalog.concurrency.completion import run_to_completion
 from model_catalog.concurrency.threads import to_thread
 from model_catalog.connection.backup_files import free_backup_path, integrity_error, sqlite_uri
-from model_catalog.connection.database_file import corrupt_error, processes_using, sidecar_paths
+from model_catalog.connection.database_file import (
+    corrupt_error,
+    processes_using,
+    require_regular_file,
+    sidecar_paths,
+)
 from model_catalog.connection.error_mapping import map_errors
 from model_catalog.connection.online_backup import atomic_file, fsync_path, online_backup
 from model_catalog.connection.open_database import open_database
@@ -120,12 +125,13 @@ async def restore(copy: str | os.PathLike[str], target: Target | None = None) ->
     The old database may be corrupt. It is kept, with its write-ahead log, as
     `catalog.db.replaced-20261123T140509Z`. At every moment it exists under one of the two names.
     The old log and journal are removed from beside the restored file, because SQLite would apply
-    them to it.
+    them to it. The restored file has the owner, the group and the mode of the old one.
 
     Raises CatalogInUseError while any process, including this one, has the target open;
     CatalogCorruptError, ForeignDatabaseError or SchemaTooNewError if the backup is not a catalog
-    that this package can open; InvalidTargetError for a database on a server, which
-    `import_catalog` restores.
+    that this package can open; CatalogReadOnlyError if this process may not give the restored file
+    to its owner; InvalidTargetError for a path that is not a regular file, and for a database on a
+    server, which `import_catalog` restores.
     """
     path, name = file_of_target(target)
     backup_file = new_file_path(copy)
@@ -181,7 +187,9 @@ def _require_unshared(backup_file: Path) -> None:
 def _replace_database_file(backup_file: Path, path: Path, name: str) -> Path | None:
     """Replace a database file with a copy of a backup. Return the new path of the old file."""
     with map_errors(name):
-        if not path.exists():
+        try:
+            found = require_regular_file(path, name)
+        except FileNotFoundError:
             with atomic_file(path) as partial:
                 _copy_pages(backup_file, partial)
             return None
@@ -193,17 +201,17 @@ def _replace_database_file(backup_file: Path, path: Path, name: str) -> Path | N
             replaced = free_backup_path(path, "replaced")
             replacement = path.with_name(f".{replaced.name}.new")
             try:
-                flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC
-                os.close(os.open(replacement, flags, 0o600))
+                _create_like(found, replacement, name)
                 _copy_pages(backup_file, replacement)
-                replacement.chmod(stat.S_IMODE(os.fstat(descriptor).st_mode))
+                # After the pages: the mode may not allow this process to write.
+                replacement.chmod(stat.S_IMODE(found.st_mode))
                 fsync_path(replacement)
-                _link_old_files(descriptor, path, replaced)
-                # Before the database, because SQLite would apply them to the restored file.
-                for sidecar in sidecar_paths(path):
-                    sidecar.unlink(missing_ok=True)
-                fsync_path(path.parent)
-                replacement.replace(path)
+                with _second_names(descriptor, path, replaced):
+                    # Before the database, because SQLite would apply them to the restored file.
+                    for sidecar in sidecar_paths(path):
+                        sidecar.unlink(missing_ok=True)
+                    fsync_path(path.parent)
+                    replacement.replace(path)
                 fsync_path(path.parent)
             finally:
                 replacement.unlink(missing_ok=True)
@@ -269,27 +277,63 @@ def _copy_pages(backup_file: Path, destination: Path) -> None:
         )
 
 
-def _link_old_files(descriptor: int, path: Path, replaced: Path) -> None:
-    """Give a database, its log and its journal a second name, so that they can be opened later."""
+def _create_like(old: os.stat_result, new: Path, name: str) -> None:
+    """Create an empty file with the owner and the group of another file."""
+    flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC
+    descriptor = os.open(new, flags, 0o600)
+    try:
+        created = os.fstat(descriptor)
+        if (created.st_uid, created.st_gid) != (old.st_uid, old.st_gid):
+            os.fchown(descriptor, old.st_uid, old.st_gid)
+    except PermissionError as error:
+        raise CatalogReadOnlyError(
+            name,
+            f"this process may not give the restored file to the owner of the old one, user "
+            f"{old.st_uid} and group {old.st_gid}. Restore it as that user or as root",
+        ) from error
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _second_names(descriptor: int, path: Path, replaced: Path) -> Iterator[None]:
+    """
+    Give a database, its log and its journal a second name, so that they can be opened later.
+
+    If the block fails, the files have only their old names again.
+    """
     # The -shm file is not needed: SQLite rebuilds this index from the log.
     names = [
         (path, replaced),
         *zip(sidecar_paths(path)[::2], sidecar_paths(replaced)[::2], strict=True),
     ]
-    for old, new in names:
-        if not old.exists():
-            continue
+    try:
+        for old, new in names:
+            if old.exists():
+                _link_or_copy(descriptor if old == path else None, old, new)
+        yield
+    except BaseException:
+        for old, new in names:
+            if old.exists():
+                new.unlink(missing_ok=True)
+            else:
+                with contextlib.suppress(FileNotFoundError):
+                    new.replace(old)
+        raise
+
+
+def _link_or_copy(descriptor: int | None, old: Path, new: Path) -> None:
+    try:
+        os.link(old, new)
+    except OSError:
+        # The file system has no hard links. The database is read through the open descriptor,
+        # because closing another one would drop the lock.
+        source = os.open(old, os.O_RDONLY | os.O_CLOEXEC) if descriptor is None else descriptor
         try:
-            os.link(old, new)
-        except OSError:
-            # The file system has no hard links. The database is read through the open descriptor,
-            # because closing another one would drop the lock.
-            source = descriptor if old == path else os.open(old, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                _copy_bytes(source, new)
-            finally:
-                if source != descriptor:
-                    os.close(source)
+            _copy_bytes(source, new)
+        finally:
+            if descriptor is None:
+                os.close(source)
 
 
 def _copy_bytes(source: int, destination: Path) -> None:

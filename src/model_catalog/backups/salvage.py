@@ -16,7 +16,11 @@ from model_catalog.backups.restore import file_of_target, new_file_path, require
 from model_catalog.concurrency.completion import run_to_completion
 from model_catalog.concurrency.threads import to_thread
 from model_catalog.connection.backup_files import free_backup_path, integrity_error, sqlite_uri
-from model_catalog.connection.database_file import corrupt_error, sidecar_paths
+from model_catalog.connection.database_file import (
+    corrupt_error,
+    require_regular_file,
+    sidecar_paths,
+)
 from model_catalog.connection.error_mapping import map_errors
 from model_catalog.connection.online_backup import atomic_file
 from model_catalog.connection.target import Target
@@ -86,8 +90,10 @@ async def repair(
     `path` that exists.
     """
     damaged, name = file_of_target(target)
-    if not damaged.is_file():
-        raise CatalogUnavailableError(name, "the file does not exist")
+    try:
+        require_regular_file(damaged, name)
+    except FileNotFoundError as error:
+        raise CatalogUnavailableError(name, "the file does not exist") from error
     require_unused(damaged, name)
     to = free_backup_path(damaged, "repaired") if path is None else new_file_path(path)
 

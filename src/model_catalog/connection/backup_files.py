@@ -14,7 +14,9 @@ from urllib.parse import quote_from_bytes
 MAX_AUTOMATIC_BACKUPS: Final = 3
 """How many of the backups that were made before migrations are kept."""
 
+_TIME_FORMAT: Final = "%Y%m%dT%H%M%SZ"
 _TIMESTAMP: Final = r"\d{8}T\d{6}Z"
+_NUMBERED: Final = rf"(?P<time>{_TIMESTAMP})(-before-\w+)?(-(?P<number>\d+))?"
 
 
 def sqlite_uri(path: Path, mode: str) -> str:
@@ -29,13 +31,19 @@ def free_backup_path(path: Path, kind: str, before: str | None = None) -> Path:
 
     `kind` is `backup`, `repaired` or `replaced`. The name of a backup made before a migration ends
     with the new revision: `...Z-before-0010`. A second backup in the same second ends with `-2`.
+    The names sort in the order of creation: if the clock was set back, the time of the newest
+    existing name is used again, with the next number.
     """
-    timestamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+    timestamp = datetime.now(UTC).strftime(_TIME_FORMAT)
+    number = 1
+    existing = _list_numbered(path, rf"\.{kind}-{_NUMBERED}")
+    if existing and existing[-1][0] >= (timestamp, 1):
+        (timestamp, newest), _ = existing[-1]
+        number = newest + 1
     suffix = f".{kind}-{timestamp}"
     if before is not None:
         suffix += "-before-" + re.sub(r"\W", "_", before)
-    free = _append_to_name(path, suffix)
-    number = 1
+    free = _append_to_name(path, suffix if number == 1 else f"{suffix}-{number}")
     while os.path.lexists(free):
         number += 1
         free = _append_to_name(path, f"{suffix}-{number}")
@@ -48,21 +56,36 @@ def _append_to_name(path: Path, suffix: str) -> Path:
 
 
 def automatic_backups(path: Path) -> list[Path]:
-    """List the backups that were made before migrations, oldest first."""
-    return _list_backups(path, rf"\.backup-{_TIMESTAMP}-before-\w+(-\d+)?")
+    """List the backups that were made before migrations, in the order of their creation."""
+    return [
+        backup
+        for _, backup in _list_numbered(path, rf"\.backup-{_NUMBERED}")
+        if "-before-" in backup.name
+    ]
 
 
 def unfinished_backups(path: Path) -> list[Path]:
     """List the partial files of automatic backups whose process was killed."""
-    return _list_backups(path, rf"\.backup-{_TIMESTAMP}-before-\w+\.\w+\.part", prefix=".")
+    pattern = rf"\.backup-{_TIMESTAMP}-before-\w+(-\d+)?\.\w+\.part"
+    return [entry for entry, _ in _list_matches(path, pattern, prefix=".")]
 
 
-def _list_backups(path: Path, suffix_pattern: str, prefix: str = "") -> list[Path]:
+def _list_numbered(path: Path, pattern: str) -> list[tuple[tuple[str, int], Path]]:
+    """List files beside a database with the time and the number in their names, sorted by them."""
+    return sorted(
+        ((match["time"], int(match["number"] or 1)), entry)
+        for entry, match in _list_matches(path, pattern)
+    )
+
+
+def _list_matches(
+    path: Path, suffix_pattern: str, prefix: str = ""
+) -> list[tuple[Path, re.Match[str]]]:
     real = Path(os.path.realpath(path))
     pattern = re.compile(re.escape(prefix + real.name) + suffix_pattern)
     try:
-        # The names have a common prefix and then the time, so they sort by time.
-        return sorted(entry for entry in real.parent.iterdir() if pattern.fullmatch(entry.name))
+        matches = ((entry, pattern.fullmatch(entry.name)) for entry in real.parent.iterdir())
+        return [(entry, match) for entry, match in matches if match is not None]
     except OSError:
         return []
 
@@ -73,8 +96,8 @@ def newest_valid_backup(path: Path) -> Path | None:
 
     Reads whole backups from the disk, newest first, until one passes.
     """
-    newest_first = reversed(_list_backups(path, rf"\.backup-{_TIMESTAMP}(-before-\w+)?(-\d+)?"))
-    return next((backup for backup in newest_first if integrity_error(backup) is None), None)
+    newest_first = reversed(_list_numbered(path, rf"\.backup-{_NUMBERED}"))
+    return next((backup for _, backup in newest_first if integrity_error(backup) is None), None)
 
 
 def integrity_error(backup: Path) -> str | None:

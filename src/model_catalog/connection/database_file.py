@@ -7,6 +7,7 @@ import contextlib
 import errno
 import os
 import re
+import stat
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -14,7 +15,12 @@ from typing import Final
 
 from model_catalog.connection.backup_files import newest_valid_backup
 from model_catalog.connection.target import database_file_of
-from model_catalog.errors import CatalogCorruptError, CatalogReplacedError, InvalidTargetError
+from model_catalog.errors import (
+    CatalogCorruptError,
+    CatalogReadOnlyError,
+    CatalogReplacedError,
+    InvalidTargetError,
+)
 
 MOUNT_TABLE: Final = Path("/proc/self/mountinfo")
 """Linux's list of mounts: https://man7.org/linux/man-pages/man5/proc_pid_mountinfo.5.html"""
@@ -144,6 +150,75 @@ def _several_names_error(name: str, link_count: int, others: list[str]) -> Inval
         f"its file has {link_count} names (hard links){listed}, and each would have a write-ahead "
         f"log of its own; {advice}",
     )
+
+
+def require_regular_file(path: Path, name: str) -> os.stat_result:
+    """
+    Return the status of a database file, which is not opened.
+
+    Raises InvalidTargetError for a directory, FIFO, socket or device, and OSError.
+    """
+    status = path.stat()
+    if stat.S_ISDIR(status.st_mode):
+        raise InvalidTargetError(name, "it is a directory: name a file in it")
+    if not stat.S_ISREG(status.st_mode):
+        raise InvalidTargetError(name, "it is not a regular file")
+    return status
+
+
+def require_log_of_owner(path: Path, name: str) -> None:
+    """
+    Raise CatalogReadOnlyError if reading a file would create a log that its owner cannot write.
+
+    SQLite creates the write-ahead log and its index also for a reader. A reader who may not write
+    the database cannot remove them at the end, and they belong to the reader.
+    """
+    log_index = sidecar_paths(path)[1]
+    try:
+        status = path.stat()
+        owner = status.st_uid
+        would_block_owner = (
+            owner not in (0, os.geteuid())
+            and status.st_mode & stat.S_IWUSR
+            and not os.access(path, os.W_OK)
+            and os.access(log_index.parent, os.W_OK)
+            and not log_index.exists()
+            and _has_write_ahead_log(path, status)
+        )
+    except OSError:
+        return
+    if would_block_owner:
+        raise CatalogReadOnlyError(
+            name,
+            f"reading it now would create a write-ahead log that its owner, user {owner}, could "
+            "not write. Read it as that user, or while a process of that user has it open",
+        )
+
+
+def _has_write_ahead_log(path: Path, status: os.stat_result) -> bool:
+    """Return whether the header of a database says that its journal mode is WAL."""
+    # Closing the file would release the locks of this process, if it has the file open.
+    if _has_open(Path("/dev/fd"), _identity(status)):
+        return False
+    with path.open("rb") as file:
+        # https://www.sqlite.org/fileformat2.html#file_format_version_numbers
+        return file.read(20)[18:] == b"\2\2"
+
+
+def unwritable_sidecar(path: Path) -> str | None:
+    """
+    Return which sidecar file this process may not write, and whose it is.
+
+    Returns None if there is no such file, or if this process may not write the database either.
+    """
+    if not os.access(path, os.W_OK):
+        return None
+    for sidecar in sidecar_paths(path):
+        with contextlib.suppress(OSError):
+            if not os.access(sidecar, os.W_OK):
+                owner = sidecar.stat().st_uid
+                return f"{os.fspath(sidecar)!r}, which belongs to user {owner}"
+    return None
 
 
 def was_shut_down_uncleanly(path: Path) -> bool:

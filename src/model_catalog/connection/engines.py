@@ -20,7 +20,11 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import Pool
 
 from model_catalog.connection.backup_files import sqlite_uri
-from model_catalog.connection.database_file import FileIdentityGuard, corrupt_error
+from model_catalog.connection.database_file import (
+    FileIdentityGuard,
+    corrupt_error,
+    require_regular_file,
+)
 from model_catalog.connection.database_info import (
     DatabaseInfo,
     database_files,
@@ -345,7 +349,7 @@ def ensure_database_file(location: DatabaseLocation, *, create: bool) -> None:
         if create and location.is_default:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         try:
-            found = path.stat()
+            found = require_regular_file(path, location.name)
         except FileNotFoundError:
             if not create:
                 raise
@@ -358,10 +362,6 @@ def ensure_database_file(location: DatabaseLocation, *, create: bool) -> None:
             ) from error
     except OSError as error:
         raise _file_error(location.name, path, error) from error
-    if stat.S_ISDIR(found.st_mode):
-        raise InvalidTargetError(location.name, "it is a directory: name a file in it")
-    if not stat.S_ISREG(found.st_mode):
-        raise InvalidTargetError(location.name, "it is not a regular file")
     if 0 < found.st_size < _MIN_DATABASE_BYTES:
         # SQLite would treat such a file as an empty database and overwrite it.
         raise corrupt_error(location.name, f"it is {found.st_size} bytes long")

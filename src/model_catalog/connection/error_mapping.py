@@ -9,7 +9,7 @@ from typing import Final
 
 from sqlalchemy import exc
 
-from model_catalog.connection.database_file import corrupt_error
+from model_catalog.connection.database_file import corrupt_error, unwritable_sidecar
 from model_catalog.connection.sqlite_pragmas import has_room, temporary_folder
 from model_catalog.connection.target import database_file_of
 from model_catalog.errors import (
@@ -74,6 +74,9 @@ _NO_ROOM: Final = frozenset(
     ("SQLITE_FULL", "SQLITE_CANTOPEN", "SQLITE_IOERR_WRITE", "SQLITE_IOERR_GETTEMPPATH")
 )
 
+# SQLite cannot write its log, or cannot open it.
+_CANNOT_WRITE: Final = ("SQLITE_READONLY", "SQLITE_CANTOPEN")
+
 # Undefined table, column and schema. SQLite has no code of its own for them, only a message.
 _NO_SUCH_TABLE: Final = frozenset(("42P01", "42703", "3F000"))
 
@@ -136,6 +139,14 @@ def _from_driver_error(error: BaseException, target: str, *, connection_lost: bo
         return CatalogError(f"the catalog at {target} refused the statement: {reason} ({code})")
     if kind is CatalogCorruptError:
         return corrupt_error(target, reason)
+    path = database_file_of(target)
+    if code.startswith(_CANNOT_WRITE) and path is not None and (found := unwritable_sidecar(path)):
+        return CatalogReadOnlyError(
+            target,
+            f"{reason}: this process may not write {found}. When no process uses the catalog, let "
+            "that user or root open and close it. Or remove the -wal and -shm files if both are "
+            "left and the -wal file is empty",
+        )
     return _no_room_error(target, reason, code) if code in _NO_ROOM else kind(target, reason)
 
 

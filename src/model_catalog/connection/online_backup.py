@@ -66,7 +66,8 @@ async def backup_before_migration(source: Path, name: str, revision: str) -> Pat
         unfinished.unlink(missing_ok=True)
     backup = await online_backup(source, name, free_backup_path(source, "backup", revision))
     for old in (await to_thread(automatic_backups, source))[:-MAX_AUTOMATIC_BACKUPS]:
-        old.unlink(missing_ok=True)
+        if old != backup:
+            old.unlink(missing_ok=True)
     return backup
 
 

@@ -17,6 +17,7 @@ from model_catalog.concurrency.retry import DEFAULT_OPEN_TIMEOUT_S, retry_while_
 from model_catalog.concurrency.threads import thread_working, to_thread
 from model_catalog.connection.database_file import (
     corrupt_error,
+    require_log_of_owner,
     require_one_name,
     was_shut_down_uncleanly,
 )
@@ -179,6 +180,7 @@ def _prepare_file(location: DatabaseLocation, *, create: bool, is_backup: bool) 
         return False
     if not is_backup:
         require_one_name(location.path, location.name)
+    require_log_of_owner(location.path, location.name)
     # Checked before the first connection, because a reader may recover and shorten the log.
     return was_shut_down_uncleanly(location.path)
 
