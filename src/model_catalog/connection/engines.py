@@ -1,13 +1,10 @@
-"""Creates and configures engines: SQLite event listeners, BEGIN mode, file creation, forks."""
+"""Creates and configures engines: SQLite event listeners, BEGIN mode, forks."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
-import os
 import sqlite3
-import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -22,15 +19,12 @@ from sqlalchemy.pool import Pool
 from model_catalog.connection.backup_files import sqlite_uri
 from model_catalog.connection.database_file import (
     FileIdentityGuard,
-    corrupt_error,
-    require_regular_file,
 )
 from model_catalog.connection.database_info import (
     DatabaseInfo,
     database_files,
     driver_connection,
 )
-from model_catalog.connection.error_mapping import to_catalog_error
 from model_catalog.connection.interruption.dropping import close_without_waiting
 from model_catalog.connection.sqlite_pragmas import (
     Durability,
@@ -48,9 +42,6 @@ from model_catalog.connection.timeouts import (
     use_short_busy_timeout,
 )
 from model_catalog.errors import (
-    CatalogError,
-    CatalogReadOnlyError,
-    CatalogUnavailableError,
     InvalidTargetError,
 )
 
@@ -58,8 +49,6 @@ WRITE: Final = "model_catalog_write"
 """Execution option of a transaction that will write: on SQLite it begins with BEGIN IMMEDIATE."""
 
 _CONNECT_TIMEOUT_S: Final = 10
-# SQLite's smallest page size. A shorter file cannot be a database.
-_MIN_DATABASE_BYTES: Final = 512
 
 # Pools of the parent process. They are referenced here so that they are never collected.
 _pools_of_parent: Final[list[Pool]] = []
@@ -329,67 +318,6 @@ def _create_postgresql_engine(location: DatabaseLocation) -> AsyncEngine:
 
 def _bad_parameters(location: DatabaseLocation, error: Exception) -> InvalidTargetError:
     return InvalidTargetError(location.name, f"the driver does not accept its parameters: {error}")
-
-
-def ensure_database_file(location: DatabaseLocation, *, create: bool) -> None:
-    """
-    Check that a SQLite file can be opened, and create it if it is missing and `create` is true.
-
-    Does nothing for PostgreSQL. A new file is readable and writable only by its owner; SQLite gives
-    the `-wal` and `-shm` files the same mode. An existing file is neither changed nor opened,
-    because closing it would drop the locks of this process. The folder is created only for the
-    default location: another path may be on a disk that is not mounted.
-
-    Raises InvalidTargetError, CatalogUnavailableError, CatalogReadOnlyError, CatalogCorruptError.
-    """
-    path = location.path
-    if path is None:
-        return
-    try:
-        if create and location.is_default:
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        try:
-            found = require_regular_file(path, location.name)
-        except FileNotFoundError:
-            if not create:
-                raise
-            # For a dangling link, its target is created.
-            _create_file(os.path.realpath(path))
-            return
-        except PermissionError as error:
-            raise CatalogUnavailableError(
-                location.name, "this process has no permission to search its folder"
-            ) from error
-    except OSError as error:
-        raise _file_error(location.name, path, error) from error
-    if 0 < found.st_size < _MIN_DATABASE_BYTES:
-        # SQLite would treat such a file as an empty database and overwrite it.
-        raise corrupt_error(location.name, f"it is {found.st_size} bytes long")
-
-
-def _file_error(name: str, path: Path, error: OSError) -> CatalogError:
-    if isinstance(error, FileNotFoundError):
-        if path.parent.is_dir():
-            return CatalogUnavailableError(
-                name, "the file does not exist; create it with `model-catalog db upgrade`"
-            )
-        folder = os.fspath(path.parent)
-        return CatalogUnavailableError(
-            name, f"the folder {folder!r} does not exist; create it or mount its disk"
-        )
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return CatalogReadOnlyError(name, "this process has no permission to create the file")
-    return to_catalog_error(error, name)
-
-
-def _create_file(path: str) -> None:
-    with contextlib.suppress(FileExistsError):
-        try:
-            # mknod() creates a file without opening it.
-            os.mknod(path, 0o600 | stat.S_IFREG)
-        except PermissionError:
-            # On macOS only root may call mknod().
-            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
 
 
 def abandon_pool_after_fork(engine: Engine) -> None:

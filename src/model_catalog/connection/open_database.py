@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import logging
 import os
+import stat
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
@@ -19,6 +22,7 @@ from model_catalog.connection.database_file import (
     corrupt_error,
     require_log_of_owner,
     require_one_name,
+    require_regular_file,
     was_shut_down_uncleanly,
 )
 from model_catalog.connection.database_info import database_files
@@ -26,12 +30,19 @@ from model_catalog.connection.engines import (
     abandon_pool_after_fork,
     create_engine,
     create_sync_sqlite_engine,
-    ensure_database_file,
 )
-from model_catalog.connection.error_mapping import map_errors
+from model_catalog.connection.error_mapping import map_errors, to_catalog_error
 from model_catalog.connection.sqlite_pragmas import Durability
 from model_catalog.connection.target import DatabaseLocation, Target, display_name, resolve_target
-from model_catalog.errors import CatalogCorruptError
+from model_catalog.errors import (
+    CatalogCorruptError,
+    CatalogError,
+    CatalogReadOnlyError,
+    CatalogUnavailableError,
+)
+
+# SQLite's smallest page size. A shorter file cannot be a database.
+_MIN_DATABASE_BYTES: Final = 512
 
 log = logging.getLogger(__name__)
 
@@ -175,7 +186,7 @@ class _Opening(AbstractAsyncContextManager[OpenDatabase]):
 
 def _prepare_file(location: DatabaseLocation, *, create: bool, is_backup: bool) -> bool:
     """Create or check the file, and return whether it was shut down uncleanly."""
-    ensure_database_file(location, create=create)
+    _ensure_database_file(location, create=create)
     if location.path is None:
         return False
     if not is_backup:
@@ -195,3 +206,64 @@ async def _check_pages(database: OpenDatabase) -> None:
     problems = await retry_while_busy(check_once, database.wait_s)
     if problems != ["ok"]:
         raise corrupt_error(database.name, "; ".join(problems))
+
+
+def _ensure_database_file(location: DatabaseLocation, *, create: bool) -> None:
+    """
+    Check that a SQLite file can be opened, and create it if it is missing and `create` is true.
+
+    Does nothing for PostgreSQL. A new file is readable and writable only by its owner; SQLite gives
+    the `-wal` and `-shm` files the same mode. An existing file is neither changed nor opened,
+    because closing it would drop the locks of this process. The folder is created only for the
+    default location: another path may be on a disk that is not mounted.
+
+    Raises InvalidTargetError, CatalogUnavailableError, CatalogReadOnlyError, CatalogCorruptError.
+    """
+    path = location.path
+    if path is None:
+        return
+    try:
+        if create and location.is_default:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            found = require_regular_file(path, location.name)
+        except FileNotFoundError:
+            if not create:
+                raise
+            # For a dangling link, its target is created.
+            _create_file(os.path.realpath(path))
+            return
+        except PermissionError as error:
+            raise CatalogUnavailableError(
+                location.name, "this process has no permission to search its folder"
+            ) from error
+    except OSError as error:
+        raise _file_error(location.name, path, error) from error
+    if 0 < found.st_size < _MIN_DATABASE_BYTES:
+        # SQLite would treat such a file as an empty database and overwrite it.
+        raise corrupt_error(location.name, f"it is {found.st_size} bytes long")
+
+
+def _file_error(name: str, path: Path, error: OSError) -> CatalogError:
+    if isinstance(error, FileNotFoundError):
+        if path.parent.is_dir():
+            return CatalogUnavailableError(
+                name, "the file does not exist; create it with `model-catalog db upgrade`"
+            )
+        folder = os.fspath(path.parent)
+        return CatalogUnavailableError(
+            name, f"the folder {folder!r} does not exist; create it or mount its disk"
+        )
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return CatalogReadOnlyError(name, "this process has no permission to create the file")
+    return to_catalog_error(error, name)
+
+
+def _create_file(path: str) -> None:
+    with contextlib.suppress(FileExistsError):
+        try:
+            # mknod() creates a file without opening it.
+            os.mknod(path, 0o600 | stat.S_IFREG)
+        except PermissionError:
+            # On macOS only root may call mknod().
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
