@@ -3,16 +3,16 @@
 import asyncio
 from collections.abc import AsyncIterator
 
+import host_engines
 import pytest
 from conftest import Database, a_model
-from sqlalchemy import event, text
+from sqlalchemy import text
 from sqlalchemy.exc import PendingRollbackError
 from sqlalchemy.ext.asyncio import (
     AsyncConnection,
     AsyncEngine,
     AsyncSession,
     async_sessionmaker,
-    create_async_engine,
 )
 
 from model_catalog import (
@@ -20,30 +20,23 @@ from model_catalog import (
     ModelCatalog,
     ModelNotFoundError,
     TransactionError,
-    prepare_engine,
 )
 from model_catalog.execution.executor import read
 
-
-def send_begin(engine: AsyncEngine) -> None:
-    """Have SQLAlchemy send BEGIN, as its documentation advises for SQLite."""
-
-    @event.listens_for(engine.sync_engine, "connect")
-    def connected(connection, _record):
-        connection.isolation_level = None
-
-    @event.listens_for(engine.sync_engine, "begin")
-    def begun(connection):
-        connection.exec_driver_sql("BEGIN")
-
-
-ENGINES = {"plain": lambda _: None, "prepared": prepare_engine, "own BEGIN": send_begin}
-MODES = ("conditional_savepoint", "rollback_only", "create_savepoint")
+ENGINES = ("plain", "prepared", "own BEGIN", "autocommit off")
+MODES = (
+    "create_savepoint",
+    pytest.param("conditional_savepoint", marks=pytest.mark.slow),
+    pytest.param("rollback_only", marks=pytest.mark.slow),
+)
 
 
 @pytest.fixture(
     params=[
-        *(pytest.param(("sqlite", name), id=f"sqlite {name}") for name in ENGINES),
+        *(
+            pytest.param(("sqlite", name), id=f"sqlite {name}", marks=host_engines.marks(name))
+            for name in ENGINES
+        ),
         pytest.param(("asyncpg", "plain"), id="asyncpg"),
         pytest.param(("psycopg", "plain"), id="psycopg", marks=pytest.mark.slow),
     ]
@@ -60,8 +53,7 @@ def backend(host) -> str:
 
 @pytest.fixture
 async def engine(host, database: Database) -> AsyncIterator[AsyncEngine]:
-    engine = create_async_engine(database.target_url)
-    ENGINES[host[1]](engine)
+    engine = host_engines.ENGINES[host[1]](database.target_url)
     yield engine
     await engine.dispose()
 
@@ -165,7 +157,8 @@ async def test_call_beside_a_transaction_block_on_its_connection_is_refused(conn
 
 
 ON_SQLITE = pytest.mark.parametrize(
-    "host", [("sqlite", name) for name in ENGINES], ids=list(ENGINES)
+    "host",
+    [pytest.param(("sqlite", name), id=name, marks=host_engines.marks(name)) for name in ENGINES],
 )
 
 

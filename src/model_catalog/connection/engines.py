@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sqlite3
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 from weakref import WeakKeyDictionary
@@ -29,8 +28,9 @@ from model_catalog.connection.interruption.dropping import close_without_waiting
 from model_catalog.connection.sqlite_pragmas import (
     Durability,
     JournalMode,
-    connection_pragmas,
     log_sqlite_version,
+    set_host_pragmas,
+    set_own_pragmas,
     temp_store,
 )
 from model_catalog.connection.target import DatabaseLocation, display_name
@@ -102,65 +102,8 @@ def _enforces_foreign_keys(engine: Engine) -> bool:
     )
 
 
-def _on_connect(connection: Any, _record: Any, durability: Durability = "full") -> None:
-    with _close_on_error(connection):
-        # With an isolation level, sqlite3 runs DDL outside transactions: a failed migration would
-        # stay half applied. Without one, the catalog sends BEGIN itself.
-        connection.isolation_level = None
-        cursor = connection.cursor()
-        for pragma in connection_pragmas(durability):
-            cursor.execute(pragma)
-        cursor.close()
-
-
-def _on_host_connect(connection: Any, record: Any) -> None:
-    with _close_on_error(connection), _outside_transaction(connection):
-        _on_connect(connection, record)
-        cursor = connection.cursor()
-
-        def execute_pragma(pragma: str) -> Any:
-            cursor.execute(pragma)
-            return (cursor.fetchone() or (None,))[0]
-
-        # The first row is the main database; its path is empty if it is in memory.
-        cursor.execute("PRAGMA database_list")
-        path = cursor.fetchone()[2]
-        try:
-            if path:
-                JournalMode(Path(path), repr(path), "full").apply(execute_pragma)
-        except Exception as error:
-            # A read-only file keeps its journal mode and can still be read.
-            if not str(getattr(error, "sqlite_errorname", "")).startswith("SQLITE_READONLY"):
-                raise
-        cursor.close()
-
-
-@contextlib.contextmanager
-def _outside_transaction(connection: Any) -> Iterator[None]:
-    """End the transaction of a new connection with `autocommit=False`, and begin it again."""
-    # In a transaction SQLite ignores or refuses some PRAGMAs.
-    has_begun = driver_connection(connection).in_transaction
-    if has_begun:
-        _execute(connection, "ROLLBACK")
-    yield
-    if has_begun:
-        _execute(connection, "BEGIN")
-
-
-def _execute(connection: Any, statement: str) -> None:
-    cursor = connection.cursor()
-    cursor.execute(statement)
-    cursor.close()
-
-
-@contextlib.contextmanager
-def _close_on_error(connection: Any) -> Iterator[None]:
-    try:
-        yield
-    except BaseException:
-        # The pool drops a connection whose listener failed, but aiosqlite's thread would remain.
-        connection.close()
-        raise
+def _on_host_connect(connection: Any, _record: Any) -> None:
+    set_host_pragmas(connection)
 
 
 def _on_host_begin(connection: Connection) -> None:
@@ -258,8 +201,8 @@ def _prepare_own(engine: Engine, file: _DatabaseFile) -> None:
         options.update(uri=True, timeout=LOCK_WAIT_S)
 
     @event.listens_for(engine, "connect")
-    def set_pragmas(connection: Any, record: Any) -> None:
-        _on_connect(connection, record, file.durability)
+    def connected(connection: Any, _record: Any) -> None:
+        set_own_pragmas(connection, file.durability)
 
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:

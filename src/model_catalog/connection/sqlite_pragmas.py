@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias
 
+from sqlalchemy import Connection
+
 from model_catalog.connection.database_file import network_file_system
+from model_catalog.connection.database_info import driver_connection
 from model_catalog.errors import InvalidModelError
 
 Durability: TypeAlias = Literal["full", "normal"]
@@ -52,6 +56,96 @@ def connection_pragmas(durability: Durability) -> tuple[str, ...]:
         "PRAGMA cell_size_check = ON",
         f"PRAGMA synchronous = {durability.upper()}",
     )
+
+
+def set_own_pragmas(connection: Any, durability: Durability) -> None:
+    """Configure a new DBAPI connection of ours. Closes it if that fails."""
+    with _close_on_error(connection):
+        _send_own_begin(connection)
+        _execute(connection, *connection_pragmas(durability))
+
+
+def set_host_pragmas(connection: Any) -> None:
+    """Configure a new DBAPI connection of a host's prepared engine. Closes it if that fails."""
+    with _close_on_error(connection):
+        _send_own_begin(connection)
+        with _outside_transaction(connection):
+            _execute(connection, *connection_pragmas("full"))
+            _choose_journal_mode(connection)
+
+
+def _choose_journal_mode(connection: Any) -> None:
+    cursor = connection.cursor()
+
+    def execute_pragma(pragma: str) -> Any:
+        cursor.execute(pragma)
+        return (cursor.fetchone() or (None,))[0]
+
+    # The first row is the main database; its path is empty if it is in memory.
+    cursor.execute("PRAGMA database_list")
+    path = cursor.fetchone()[2]
+    try:
+        if path:
+            JournalMode(Path(path), repr(path), "full").apply(execute_pragma)
+    except Exception as error:
+        # A read-only file keeps its journal mode and can still be read.
+        if not str(getattr(error, "sqlite_errorname", "")).startswith("SQLITE_READONLY"):
+            raise
+    cursor.close()
+
+
+def set_foreign_keys(connection: Connection, value: int) -> int:
+    """
+    Set `PRAGMA foreign_keys` of a connection between transactions, and return its previous value.
+
+    In a transaction SQLite ignores it. With `autocommit=False` sqlite3 has always begun one, which
+    is ended and begun again.
+    """
+    dbapi_connection: Any = connection.connection
+    with _outside_transaction(dbapi_connection):
+        cursor = dbapi_connection.cursor()
+        cursor.execute("PRAGMA foreign_keys")
+        (before,) = cursor.fetchone()
+        cursor.execute(f"PRAGMA foreign_keys = {value}")
+        cursor.close()
+    return int(before)
+
+
+def _send_own_begin(connection: Any) -> None:
+    # With an isolation level, sqlite3 runs DDL outside transactions: a failed migration would stay
+    # half applied. Without one, the catalog sends BEGIN itself. With `autocommit=False` sqlite3
+    # has begun a transaction already, and always sends BEGIN.
+    if not driver_connection(connection).in_transaction:
+        connection.isolation_level = None
+
+
+@contextlib.contextmanager
+def _outside_transaction(connection: Any) -> Iterator[None]:
+    """End the transaction of a new connection with `autocommit=False`, and begin it again."""
+    # In a transaction SQLite ignores or refuses some PRAGMAs.
+    has_begun = driver_connection(connection).in_transaction
+    if has_begun:
+        _execute(connection, "ROLLBACK")
+    yield
+    if has_begun:
+        _execute(connection, "BEGIN")
+
+
+def _execute(connection: Any, *statements: str) -> None:
+    cursor = connection.cursor()
+    for statement in statements:
+        cursor.execute(statement)
+    cursor.close()
+
+
+@contextlib.contextmanager
+def _close_on_error(connection: Any) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        # The pool drops a connection whose listener failed, but aiosqlite's thread would remain.
+        connection.close()
+        raise
 
 
 def temp_store(size_bytes: int) -> Literal["MEMORY", "FILE"]:

@@ -11,7 +11,9 @@ import sqlalchemy as sa
 from model_catalog.concurrency.retry import DEFAULT_OPEN_TIMEOUT_S
 from model_catalog.connection.database_info import driver_connection
 from model_catalog.connection.error_mapping import map_errors
+from model_catalog.connection.sqlite_pragmas import set_foreign_keys
 from model_catalog.connection.target import display_name
+from model_catalog.connection.timeouts import begin_immediate
 from model_catalog.errors import InvalidTargetError, UpgradeFailedError, shown
 from model_catalog.schema.migrate import (
     log_migration,
@@ -69,7 +71,7 @@ def upgrade_connection(connection: sa.Connection, revision: str = "head") -> Non
         return
     try:
         with (
-            _own_transaction(connection, name, goal)
+            _own_transaction(connection)
             if is_own_transaction
             else _joined_transaction(connection, name, goal)
         ):
@@ -85,17 +87,18 @@ def upgrade_connection(connection: sa.Connection, revision: str = "head") -> Non
 
 
 @contextmanager
-def _own_transaction(connection: sa.Connection, name: str, goal: str) -> Iterator[None]:
+def _own_transaction(connection: sa.Connection) -> Iterator[None]:
     """Run a block in a transaction with the migration lock. Commits, and restores the settings."""
     if connection.dialect.name == "sqlite":
         # Rebuilding a table drops the old table. With foreign keys on, that would delete the rows
-        # that refer to it. Inside a transaction the PRAGMA has no effect.
-        with _pragma(connection, "foreign_keys", 0) as is_off:
-            if not is_off:
-                raise UpgradeFailedError(name, goal, _FOREIGN_KEYS_ENFORCED)
-            with _pragma(connection, "busy_timeout", _LOCK_WAIT_MS), connection.begin():
-                _begin_immediate(connection)
+        # that refer to it.
+        enforced = set_foreign_keys(connection, 0)
+        try:
+            with _busy_timeout(connection), connection.begin():
+                begin_immediate(connection)
                 yield
+        finally:
+            set_foreign_keys(connection, enforced)
         return
     if _is_autocommit(connection):
         connection.execution_options(isolation_level=_ISOLATION_LEVEL)
@@ -122,8 +125,8 @@ def _joined_transaction(connection: sa.Connection, name: str, goal: str) -> Iter
             raise UpgradeFailedError(name, goal, _FOREIGN_KEYS_ENFORCED)
         if not driver_connection(connection).in_transaction:
             # sqlite3 itself would begin only at the first INSERT.
-            with _pragma(connection, "busy_timeout", _LOCK_WAIT_MS):
-                _begin_immediate(connection)
+            with _busy_timeout(connection):
+                begin_immediate(connection)
         with connection.begin_nested():
             yield
         return
@@ -141,14 +144,6 @@ def _joined_transaction(connection: sa.Connection, name: str, goal: str) -> Iter
         connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{timeout}'")
 
 
-def _begin_immediate(connection: sa.Connection) -> None:
-    """Take SQLite's write lock, or wait for it in SQLite."""
-    if driver_connection(connection).in_transaction:
-        # A listener of the host has sent BEGIN, which takes no lock.
-        connection.exec_driver_sql("ROLLBACK")
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
-
-
 def _lock_postgresql(connection: sa.Connection) -> None:
     """Take the migration lock. The server waits for it, and for the locks of later statements."""
     # With a synchronous function in a running event loop, a sleep would block the loop.
@@ -162,14 +157,14 @@ def _is_autocommit(connection: sa.Connection) -> bool:
 
 
 @contextmanager
-def _pragma(connection: sa.Connection, name: str, value: int) -> Iterator[bool]:
-    """Set a PRAGMA in a block. Yields whether SQLite has accepted it."""
-    before = _read_pragma(connection, name)
-    _execute_pragma(connection, f"PRAGMA {name} = {value}")
+def _busy_timeout(connection: sa.Connection) -> Iterator[None]:
+    """Let SQLite wait for its write lock in a block."""
+    before = _read_pragma(connection, "busy_timeout")
+    _execute_pragma(connection, f"PRAGMA busy_timeout = {_LOCK_WAIT_MS}")
     try:
-        yield _read_pragma(connection, name) == value
+        yield
     finally:
-        _execute_pragma(connection, f"PRAGMA {name} = {before}")
+        _execute_pragma(connection, f"PRAGMA busy_timeout = {before}")
 
 
 def _read_pragma(connection: sa.Connection, name: str) -> int:

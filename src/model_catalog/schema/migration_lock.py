@@ -13,9 +13,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from model_catalog.concurrency.retry import DEFAULT_OPEN_TIMEOUT_S, MIN_TIMEOUT_S, Backoff
 from model_catalog.concurrency.threads import thread_working
-from model_catalog.connection.database_info import driver_connection
 from model_catalog.connection.engines import WRITE
 from model_catalog.connection.error_mapping import map_errors
+from model_catalog.connection.sqlite_pragmas import set_foreign_keys
 from model_catalog.connection.timeouts import (
     begin_immediate,
     restore_timeout_on_checkin,
@@ -98,18 +98,15 @@ async def _connect(engine: AsyncEngine, name: str) -> AsyncIterator[AsyncConnect
                 # which a host may have set, nothing could be rolled back.
                 yield await connection.execution_options(isolation_level="READ COMMITTED")
                 return
-            driver = driver_connection(connection)
+            # Rebuilding a table drops the old table. With foreign keys on, that would delete the
+            # rows that refer to it.
             with map_errors(name):
-                async with driver.execute("PRAGMA foreign_keys") as cursor:
-                    (foreign_keys,) = await cursor.fetchone()
-                # Rebuilding a table drops the old table. With foreign keys on, that would delete
-                # the rows that refer to it. Inside a transaction the PRAGMA has no effect.
-                await driver.execute("PRAGMA foreign_keys = OFF")
+                enforced = await connection.run_sync(set_foreign_keys, 0)
             try:
                 yield await connection.execution_options(**{WRITE: True})
             finally:
                 if not connection.invalidated:
-                    await driver.execute(f"PRAGMA foreign_keys = {foreign_keys}")
+                    await connection.run_sync(set_foreign_keys, enforced)
         finally:
             await connection.close()
 
