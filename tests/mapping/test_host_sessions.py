@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 import pytest
 from conftest import a_model, moment
-from sqlalchemy import insert, select, update
+from sqlalchemy import event, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import aliased
 
@@ -32,17 +32,18 @@ async def sessions(database):
 async def filled(sessions):
     """A catalog over the host's sessions, with three models that differ in every computed field."""
     catalog = ModelCatalog(sessions)
-    await catalog.register_models(
-        [
-            a_model("a", claimed_architecture="llama", claimed_format="pickle", license="mit"),
-            a_model("b", architecture="qwen2", claimed_architecture="llama", format="gguf"),
-            a_model("c"),
-        ]
-    )
-    await catalog.tag_model("a", "hf", "Straße", "Chat")
-    await catalog.tag_model("b", "hf", "chat", "b")
-    await catalog.pin_model("b", "hf")
     async with sessions() as session, session.begin():
+        inner = ModelCatalog(session)
+        await inner.register_models(
+            [
+                a_model("a", claimed_architecture="llama", claimed_format="pickle", license="mit"),
+                a_model("b", architecture="qwen2", claimed_architecture="llama", format="gguf"),
+                a_model("c"),
+            ]
+        )
+        await inner.tag_model("a", "hf", "Straße", "Chat")
+        await inner.tag_model("b", "hf", "chat", "b")
+        await inner.pin_model("b", "hf")
         await session.execute(update(Model).where(Model.reference == "c").values(store="ollama"))
     return catalog
 
@@ -284,3 +285,102 @@ async def test_a_model_without_a_row_has_no_tags():
         assert model.tags == ()
         with pytest.raises(AttributeError):
             model.tags = ("chat",)
+
+
+async def load(session, *references):
+    """Models that a session has loaded, by their references."""
+    models = (await session.scalars(select(Model).where(Model.reference.in_(references)))).all()
+    return [next(each for each in models if each.reference == name) for name in references]
+
+
+async def test_a_write_through_a_session_changes_its_loaded_models(filled, sessions):
+    """Each write of the catalog is seen at once, without a read that an AsyncSession forbids."""
+    async with sessions() as session:
+        a, b, c = await load(session, "a", "b", "c")
+        session.expire(a)
+        catalog = ModelCatalog(session)
+
+        await catalog.update_model("a", "hf", description="new", architecture="mine")
+        assert (a.description, a.architecture, a.license) == ("new", "mine", "mit")
+        await catalog.tag_model("a", "hf", "x")
+        assert a.tags == ("Chat", "Straße", "x")
+        await catalog.unpin_model("b", "hf")
+        assert not b.pinned
+        await catalog.record_use("b", "hf")
+        assert b.use_count == 1
+        await catalog.register_models([a_model("c", size_bytes=9)])
+        assert (c.size_bytes, c.download_count) == (9, 2)
+        assert not session.dirty
+        await catalog.remove_model("c", "hf")
+        assert c not in session
+        assert c.size_bytes == 9
+
+
+async def test_a_write_through_a_session_keeps_what_is_not_flushed(filled, sessions):
+    """Without autoflush a pending change of the host stays, and the flush writes only that."""
+    async with sessions(autoflush=False) as session:
+        (a,) = await load(session, "a")
+        a.description = "mine"
+        catalog = ModelCatalog(session)
+        await catalog.update_model("a", "hf", description="theirs", license="gpl")
+        assert (a.description, a.license) == ("mine", "gpl")
+        await catalog.register_models([a_model("a", size_bytes=9)])
+        assert (a.description, a.size_bytes) == ("mine", 9)
+        await session.commit()
+
+    stored = await filled.get_model("a", "hf")
+    assert (stored.description, stored.license, stored.size_bytes) == ("mine", "gpl", 9)
+
+
+async def test_a_rolled_back_savepoint_takes_the_values_back(filled, sessions):
+    """Of the catalog's own savepoint and of one of the host."""
+    async with sessions() as session:
+        (a,) = await load(session, "a")
+        catalog = ModelCatalog(session)
+        with pytest.raises(ZeroDivisionError):
+            async with catalog.transaction() as inner:
+                await inner.update_model("a", "hf", description="gone")
+                assert a.description == "gone"
+                raise ZeroDivisionError
+        assert a.description is None
+
+        nested = await session.begin_nested()
+        await catalog.update_model("a", "hf", description="gone")
+        await nested.rollback()
+        await session.refresh(a, ["description"])
+        assert a.description is None
+        await session.refresh(a)
+        assert a.tags == ("Chat", "Straße")
+
+
+async def test_a_session_that_has_loaded_no_model_reads_nothing_more(filled, sessions, database):
+    """The statements of a write are those of the catalog alone."""
+    statements = []
+    async with sessions() as session:
+        catalog = ModelCatalog(session)
+        connection = await session.connection()
+        event.listen(
+            connection.sync_connection,
+            "before_cursor_execute",
+            lambda *arguments: statements.append(arguments[2]),
+        )
+        await catalog.register_models([a_model("d")])
+        alone = len(statements)
+        await load(session, "d")
+        kept = await load(session, "d")
+        statements.clear()
+        await catalog.register_models([a_model("d")])
+
+        assert len(statements) == alone + 1
+        assert kept[0].download_count == 2
+
+
+async def test_a_flushed_name_moves_the_aliases(filled, sessions):
+    """Aliases belong to a reference, so they follow a model that a session renames."""
+    await filled.set_alias("a", "hf", "stable")
+    async with sessions() as session, session.begin():
+        (a,) = await load(session, "a")
+        a.reference = "renamed"
+
+    assert (await filled.get_model("renamed", "hf", "stable")).user_license == "mit"
+    assert [model.reference for model in await filled.list_models(search="RENAMED")] == ["renamed"]

@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from model_catalog.concurrency.completion import wait_until_done
@@ -21,6 +20,7 @@ from model_catalog.connection.interruption.running import (
 )
 from model_catalog.connection.timeouts import set_timeouts
 from model_catalog.errors import CatalogClosedError
+from model_catalog.execution.executor import Operation
 from model_catalog.execution.transaction import Savepoint
 
 I = TypeVar("I")  # noqa: E741 - an item
@@ -41,9 +41,11 @@ class ConnectionTransaction:
             # Later statements cannot be repeated, so each waits for the whole timeout.
             self._connection = await begin_transaction(engine, run, self.timeout_s, self.timeout_s)
 
-    async def run(self, function: Callable[[Connection, I], T], value: I) -> T:
-        """Return what `function(connection, value)` returns."""
-        return await self._run_step(lambda connection: connection.run_sync(function, value))
+    async def run(self, operation: Operation[I, T]) -> T:
+        """Return what the function of an operation returns."""
+        return await self._run_step(
+            lambda connection: connection.run_sync(operation.run_one, operation.value)
+        )
 
     async def savepoint(self) -> Savepoint:
         """Begin a savepoint."""

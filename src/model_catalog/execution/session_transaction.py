@@ -33,11 +33,13 @@ from model_catalog.errors import CatalogBusyError
 from model_catalog.execution.executor import (
     OTHER_CALL,
     Executor,
+    Operation,
     forbid_nested_write,
     transaction_context,
 )
 from model_catalog.execution.session_binds import find_bind, find_first_bind
 from model_catalog.execution.transaction import Savepoint, TransactionExecutor
+from model_catalog.mapping.loaded_models import refresh, show_result
 
 I = TypeVar("I")  # noqa: E741 - an item
 T = TypeVar("T")
@@ -58,9 +60,18 @@ class SessionTransaction:
         restore_timeout_on_checkin(engine)
         self.database = database_info(engine)
 
-    async def run(self, function: Callable[[Connection, I], T], value: I) -> T:
-        """Return what `function(connection, value)` returns."""
-        return await self._run_step(lambda connection: connection.run_sync(function, value))
+    async def run(self, operation: Operation[I, T]) -> T:
+        """Return what the function of an operation returns; loaded models get their new values."""
+
+        def run_and_show(connection: Connection, value: I) -> T:
+            result = operation.run_one(connection, value)
+            if operation.writes:
+                show_result(self._session.sync_session, connection, result)
+            return result
+
+        return await self._run_step(
+            lambda connection: connection.run_sync(run_and_show, operation.value)
+        )
 
     async def savepoint(self) -> Savepoint:
         """Begin a savepoint of the session."""
@@ -70,10 +81,16 @@ class SessionTransaction:
             await begin_if_needed(connection)
             return await self._session.begin_nested()
 
+        async def roll_back(connection: AsyncConnection) -> None:
+            await nested.rollback()
+            await connection.run_sync(
+                lambda connection: refresh(self._session.sync_session, connection)
+            )
+
         nested = await self._run_step(step)
         return Savepoint(
             commit=lambda: self._run_step(lambda _: nested.commit()),
-            rollback=lambda: self._run_step(lambda _: nested.rollback()),
+            rollback=lambda: self._run_step(roll_back),
         )
 
     async def is_open(self) -> bool:

@@ -48,8 +48,8 @@ class TransactionBackend(Protocol):
     database: DatabaseInfo
     timeout_s: float
 
-    async def run(self, function: Callable[[Connection, I], T], value: I) -> T:
-        """Return `function(connection, value)`; errors of the driver become a CatalogError."""
+    async def run(self, operation: Operation[I, T]) -> T:
+        """Return what the function of an operation returns; driver errors become a CatalogError."""
 
     async def savepoint(self) -> Savepoint:
         """Begin a savepoint."""
@@ -152,7 +152,9 @@ class TransactionExecutor:
 
         try:
             return await self._run_locked(
-                lambda: self._backend.run(record_failure, operation.value)
+                lambda: self._backend.run(
+                    Operation(record_failure, operation.value, writes=operation.writes)
+                )
             )
         except CatalogBusyError as error:
             # If the call was interrupted, the function may have seen no error of the database.

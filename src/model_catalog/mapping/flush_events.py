@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
-from sqlalchemy import Connection, delete, event, inspect
+from sqlalchemy import Connection, delete, event, inspect, update
 from sqlalchemy.orm import DeclarativeBase, Mapper
 from sqlalchemy.orm.attributes import set_committed_value
 from sqlalchemy.sql.elements import ClauseElement
@@ -56,11 +56,14 @@ def before_insert(_mapper: Mapper[Any], _connection: Connection, model: Any) -> 
     set_committed_value(model, STORED_TAGS, ())
 
 
-def before_update(_mapper: Mapper[Any], _connection: Connection, model: Any) -> None:
-    """Validate the changed fields of a row, and reset what they invalidate."""
+def before_update(_mapper: Mapper[Any], connection: Connection, model: Any) -> None:
+    """Validate the changed fields of a row, reset what they invalidate, and rename its aliases."""
     old = _old_values(model)
     row = _validate({name: vars(model).get(ATTRIBUTES[name]) for name in old})
     _set_attributes(model, {**_reset_stale_results(row, old), **row})
+    if "provider" in old or "reference" in old:
+        names = {"provider": model.provider, "reference": model.reference}
+        connection.execute(update(ModelAlias).where(ModelAlias.model_id == model.id).values(names))
     # A flush expires the attribute if it was not loaded.
     set_committed_value(model, STORED_TAGS, read_tags(model))
 

@@ -155,23 +155,24 @@ class _ThreadTransaction:
         self.database = database
         self.timeout_s = timeout_s
 
-    async def run(self, function: Callable[[Connection, I], T], value: I) -> T:
-        """Return what `function(connection, value)` returns."""
-        return await self._writer.submit(
-            Operation(function, value), self.timeout_s, self._transaction
-        )
+    async def run(self, operation: Operation[I, T]) -> T:
+        """Return what the function of an operation returns."""
+        return await self._writer.submit(operation, self.timeout_s, self._transaction)
+
+    async def _call(self, function: Callable[[Connection], T]) -> T:
+        return await self.run(Operation(lambda connection, _: function(connection), None))
 
     async def savepoint(self) -> Savepoint:
         """Begin a savepoint."""
-        nested = await self.run(lambda connection, _: connection.begin_nested(), None)
+        nested = await self._call(Connection.begin_nested)
         return Savepoint(
-            commit=lambda: self.run(lambda _connection, _: nested.commit(), None),
-            rollback=lambda: self.run(lambda _connection, _: nested.rollback(), None),
+            commit=lambda: self._call(lambda _: nested.commit()),
+            rollback=lambda: self._call(lambda _: nested.rollback()),
         )
 
     async def is_open(self) -> bool:
         """Return whether SQLite still has the transaction open."""
-        return await self.run(_is_in_transaction, None)
+        return await self._call(_is_in_transaction)
 
 
 class _InlineReader:
@@ -215,5 +216,5 @@ def _do_nothing(_connection: Connection, _value: None) -> None:
     pass
 
 
-def _is_in_transaction(connection: Connection, _value: None) -> bool:
+def _is_in_transaction(connection: Connection) -> bool:
     return bool(driver_connection(connection).in_transaction)
