@@ -223,7 +223,7 @@ def _warn(name: str, network: str | None, mode: str) -> None:
 @cache
 def log_sqlite_version() -> None:
     """Log the version of SQLite and whether it has the WAL-reset bug, once per process."""
-    log.info(
+    log.debug(
         "SQLite is %s%s",
         sqlite3.sqlite_version,
         ", in which two processes that write at the same moment may, very rarely, corrupt a "

@@ -140,7 +140,8 @@ class ModelCatalog:
         fields, and its tags, pin, aliases and use counts. `downloaded_at` is set to now if it was
         neither set nor read from the catalog, and `download_count` is increased by one. The key is
         (provider, reference, version); the version is not looked up as an alias. A new path, size
-        or digest resets the results of verification.
+        or digest resets the results of verification. Registering states that the files are there
+        now: a model that a check found `missing` or `offline` becomes `unchecked`.
 
         `files` replaces the recorded list of the model's files. The model's digest is then computed
         from theirs, unless it was set.

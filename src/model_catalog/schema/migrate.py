@@ -6,7 +6,6 @@ import asyncio
 import logging
 import threading
 from contextlib import contextmanager
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
@@ -36,7 +35,7 @@ from model_catalog.schema.revision import (
     detect_revision,
     require_known_revision,
 )
-from model_catalog.schema.revision_runner import run_revisions
+from model_catalog.schema.revision_runner import import_alembic, run_revisions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -139,7 +138,7 @@ async def _migrate(
     database: OpenDatabase, goal: str, cancelled: threading.Event, *, down: bool
 ) -> None:
     # The import takes a quarter of a second, so it runs in a thread and only if it is needed.
-    await to_thread(import_module, "alembic.script")
+    await to_thread(import_alembic)
 
     def run(connection: sa.Connection, current: str | None) -> None:
         with _stop_when_cancelled(connection, cancelled):
@@ -174,8 +173,11 @@ def to_migration_error(error: sa.exc.SQLAlchemyError, name: str, goal: str) -> C
 
 
 def log_migration(name: str, current: str | None, goal: str) -> None:
-    """Log the two revisions of a finished migration."""
-    log.info("migrated the catalog at %s from %s to %s", name, current or "nothing", goal)
+    """Log a finished migration in one line; `name` contains no password."""
+    if current is None:
+        log.info("created the catalog at %s at revision %s", name, goal)
+    else:
+        log.info("migrated the catalog at %s from revision %s to %s", name, current, goal)
 
 
 async def backup_if_needed(connection: AsyncConnection, database: OpenDatabase, goal: str) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from importlib import resources
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib import import_module, resources
 from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
@@ -17,6 +19,36 @@ if TYPE_CHECKING:
     from alembic.script import ScriptDirectory
 
 log = logging.getLogger(__name__)
+
+
+def import_alembic() -> None:
+    """Import the parts of Alembic that migrations need, which takes a quarter of a second."""
+    with _without_alembic_info():
+        for name in ("alembic.migration", "alembic.operations", "alembic.script"):
+            import_module(name)
+
+
+@contextmanager
+def _without_alembic_info() -> Iterator[None]:
+    """
+    Drop what Alembic logs at INFO in this thread, during a block.
+
+    It logs ten lines about itself for each catalog that is created. We log one line about that.
+    """
+    thread = threading.get_ident()
+
+    def is_kept(record: logging.LogRecord) -> bool:
+        # A host's own Alembic in another thread goes on logging.
+        return record.levelno > logging.INFO or threading.get_ident() != thread
+
+    loggers = [logging.getLogger(f"alembic.runtime.{name}") for name in ("migration", "plugins")]
+    for logger in loggers:
+        logger.addFilter(is_kept)
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            logger.removeFilter(is_kept)
 
 
 def run_revisions(
@@ -34,8 +66,8 @@ def run_revisions(
     "base". `after_each` is called with the id of each revision that has run. The caller holds the
     migration lock, and commits.
     """
-    # Imported here, because importing Alembic takes a quarter of a second.
-    from alembic.operations import Operations  # noqa: PLC0415
+    import_alembic()
+    from alembic.operations import Operations  # noqa: PLC0415 - see import_alembic
 
     operations = Operations(_migration_context(connection))
     scripts = script_directory()
@@ -63,15 +95,15 @@ def record_revision(connection: sa.Connection, revision: str) -> None:
 
 
 def _migration_context(connection: sa.Connection) -> MigrationContext:
-    from alembic.migration import MigrationContext  # noqa: PLC0415 - slow to import
+    from alembic.migration import MigrationContext  # noqa: PLC0415 - see import_alembic
 
-    return MigrationContext.configure(
-        connection, opts={"version_table": VERSION_TABLE, "target_metadata": Base.metadata}
-    )
+    opts = {"version_table": VERSION_TABLE, "target_metadata": Base.metadata}
+    with _without_alembic_info():
+        return MigrationContext.configure(connection, opts=opts)
 
 
 def script_directory() -> ScriptDirectory:
     """Return Alembic's view of our revisions. Each call loads new copies of their modules."""
-    from alembic.script import ScriptDirectory  # noqa: PLC0415 - slow to import, see run_revisions
+    from alembic.script import ScriptDirectory  # noqa: PLC0415 - see import_alembic
 
     return ScriptDirectory(str(resources.files("model_catalog.migrations")))

@@ -119,7 +119,7 @@ def _set_on_conflict(
     insert: sqlite.Insert | postgresql.Insert, changed: tuple[str, ...]
 ) -> sqlite.Insert | postgresql.Insert:
     new: dict[str, ColumnElement[Any]] = {name: insert.excluded[name] for name in changed}
-    new |= reset_stale_results(new)
+    new |= reset_absence(reset_stale_results(new), new)
     new["download_count"] = saturating_add(model_columns.download_count)
     return insert.on_conflict_do_update(index_elements=KEY_FIELDS, set_=new)
 
@@ -193,6 +193,35 @@ def reset_stale_results(new: Mapping[str, ColumnElement[Any]]) -> dict[str, Colu
         is_resized = model_columns.size_bytes != new["size_bytes"]
         reset["digest"] = case((is_resized, null()), else_=model_columns.digest)
     return {name: value for name, value in reset.items() if name not in new}
+
+
+def reset_absence(
+    reset: Mapping[str, ColumnElement[Any]], new: Mapping[str, ColumnElement[Any]]
+) -> dict[str, ColumnElement[Any]]:
+    """
+    Return the columns to reset in an upsert, with their expressions; `reset` are the stale results.
+
+    Registering states that the files are there now. So a model that was found missing or offline is
+    unchecked again. Other results are about bytes that no check has contradicted, and stay.
+    """
+    # Not IN, whose values SQLAlchemy adds to the text at each execution.
+    is_absent = or_(
+        *(
+            model_columns.state == literal(state, model_columns.state.type)
+            for state in (FileState.MISSING, FileState.OFFLINE)
+        )
+    )
+    values: dict[str, ColumnElement[Any]] = {
+        "state": literal(FileState.UNCHECKED, model_columns.state.type),
+        "state_detail": null(),
+        "checked_at": null(),
+        "missing_since": null(),
+    }
+    return {**reset} | {
+        name: case((is_absent, value), else_=reset.get(name, model_columns[name]))
+        for name, value in values.items()
+        if name not in new
+    }
 
 
 def saturating_add(column: ColumnElement[int], more: int = 1) -> ColumnElement[int]:
