@@ -10,10 +10,13 @@ from typing import Final, Literal, TypeAlias
 from benchmarks.cases.model_files import FILES_PER_MODEL, QUICK_SIZES, Sizes, row_titles
 from benchmarks.contenders import (
     ASYNCPG_CATALOG,
+    ASYNCPG_HOST_CATALOG,
     CATALOG,
     CONTENDERS,
+    HOST_CATALOG,
     INLINE_CATALOG,
     POSTGRES_BASELINE,
+    PREPARED_HOST_CATALOG,
     ROWS_CATALOG,
     SQLITE_BASELINE,
     ContenderSpec,
@@ -75,6 +78,29 @@ def _postgres_targets(benchmark: str) -> list[Target]:
     ]
 
 
+def _host_targets() -> list[Target]:
+    """Targets over a host's session factory: against the host's own calls of SQLAlchemy."""
+    sqlite = {
+        "find": 0.6,
+        "find, 64 tasks": 0.6,
+        "register": 0.7,
+        "register, 64 tasks": 0.4,
+        "mixed 9:1, 200 tasks, p99": 1.0,
+    }
+    postgresql = {"find": 0.8, "register": 0.8, "find, 64 tasks": 0.7, "register, 64 tasks": 0.8}
+    return [
+        target
+        for contender in (HOST_CATALOG, PREPARED_HOST_CATALOG)
+        for target in (
+            *(Target(name, contender, "SQLAlchemy ORM", most) for name, most in sqlite.items()),
+            Target("10k in bulk", contender, "SQLAlchemy Core", 1.0),
+        )
+    ] + [
+        Target(f"PostgreSQL: {name}", ASYNCPG_HOST_CATALOG, "SQLAlchemy ORM, asyncpg", most)
+        for name, most in postgresql.items()
+    ]
+
+
 def _file_targets(sizes: Sizes) -> list[Target]:
     titles = row_titles(sizes)
     targets = [
@@ -130,6 +156,7 @@ _ALL: Final = (
     Target("adoption of a 1,000-repo cache", CATALOG, "scan_cache_dir", 2.0),
     *_postgres_targets("find, 64 tasks"),
     *_postgres_targets("register, 64 tasks"),
+    *_host_targets(),
     *_file_targets(Sizes()),
     *_file_targets(QUICK_SIZES),
 )

@@ -116,6 +116,11 @@ CATALOG: Final = "model-catalog"
 INLINE_CATALOG: Final = f"{CATALOG}, inline reads"
 ROWS_CATALOG: Final = f"{CATALOG}, plain rows"
 ASYNCPG_CATALOG: Final = f"{CATALOG}, asyncpg"
+HOST_CATALOG: Final = f"{CATALOG}, host's sessions"
+"""Over a host's `async_sessionmaker`, on an engine as SQLAlchemy makes it."""
+PREPARED_HOST_CATALOG: Final = f"{HOST_CATALOG}, prepared"
+"""The same, after `prepare_engine`."""
+ASYNCPG_HOST_CATALOG: Final = f"{HOST_CATALOG}, asyncpg"
 
 CONTENDERS: Final = (
     ContenderSpec(SQLITE_BASELINE, "sqlite_drivers:Aiosqlite", kind="driver"),
@@ -130,8 +135,9 @@ CONTENDERS: Final = (
         kind="model-catalog",
         only_workloads=("find", "mixed"),
     ),
+    ContenderSpec(HOST_CATALOG, "model_catalog:HostSessions", kind="model-catalog"),
     ContenderSpec(
-        f"{CATALOG}, host's sessions", "model_catalog:HostSessions", kind="model-catalog"
+        PREPARED_HOST_CATALOG, "model_catalog:PreparedHostSessions", kind="model-catalog"
     ),
     ContenderSpec(
         ROWS_CATALOG,
@@ -180,6 +186,13 @@ CONTENDERS: Final = (
         f"{CATALOG}, psycopg",
         "model_catalog:PsycopgCatalog",
         required_modules=("psycopg",),
+        kind="model-catalog",
+        database="postgresql",
+    ),
+    ContenderSpec(
+        ASYNCPG_HOST_CATALOG,
+        "model_catalog:HostSessions",
+        required_modules=("asyncpg",),
         kind="model-catalog",
         database="postgresql",
     ),

@@ -8,8 +8,9 @@ from contextlib import AsyncExitStack
 from typing import Any, ClassVar
 
 from sqlalchemy import event
-from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker, create_async_engine
 
+from benchmarks.contenders.sqlalchemy import engine_of
 from benchmarks.harness.models_table import Registration
 from model_catalog import Model, ModelCatalog, Sort, open_catalog, prepare_engine
 
@@ -103,21 +104,32 @@ class InlineReads(Catalog):
 
 
 class HostSessions(Catalog):
-    """`ModelCatalog` over the sessions of a host that has its own engine."""
+    """`ModelCatalog` over the sessions of a host: the engine that the contender `Orm` has."""
 
     async def open(self, target: str, durability: str) -> None:
-        self._engine = create_async_engine(f"sqlite+aiosqlite:///{target}")
-        prepare_engine(self._engine)
+        self._engine = self.engine(target, durability)
+        self.catalog = ModelCatalog(async_sessionmaker(self._engine, expire_on_commit=False))
 
-        # prepare_engine() sets synchronous = FULL. A host that wants NORMAL sets it afterwards.
-        @event.listens_for(self._engine.sync_engine, "connect")
-        def set_synchronous(connection: Any, _record: Any) -> None:
-            connection.cursor().execute(f"PRAGMA synchronous = {durability.upper()}")
-
-        self.catalog = ModelCatalog(async_sessionmaker(self._engine))
+    def engine(self, target: str, durability: str) -> AsyncEngine:
+        return engine_of(target, durability)
 
     async def close(self) -> None:
         await self._engine.dispose()
+
+
+class PreparedHostSessions(HostSessions):
+    """The same after `prepare_engine`."""
+
+    def engine(self, target: str, durability: str) -> AsyncEngine:
+        engine = create_async_engine(f"sqlite+aiosqlite:///{target}")
+        prepare_engine(engine)
+
+        # prepare_engine() sets synchronous = FULL. A host that wants NORMAL sets it afterwards.
+        @event.listens_for(engine.sync_engine, "connect")
+        def set_synchronous(connection: Any, _record: Any) -> None:
+            connection.cursor().execute(f"PRAGMA synchronous = {durability.upper()}")
+
+        return engine
 
 
 class PlainRows(Catalog):

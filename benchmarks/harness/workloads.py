@@ -15,6 +15,8 @@ from benchmarks.harness.models_table import Registration, registration, registra
 from benchmarks.harness.rounds import Sample
 
 TASKS: Final = 64
+MANY_TASKS: Final = 200
+CALLS_PER_TASK: Final = 5
 MILLION: Final = 1_000_000
 TIMEOUT_S: Final = 120
 """The limit for one turn, and for closing a contender."""
@@ -219,6 +221,26 @@ async def mixed(turn: Turn) -> None:
             )
 
 
+async def mixed_in_many_tasks(turn: Turn) -> None:
+    """The 99th percentile of a call: 200 tasks make five calls each, one in ten a registration."""
+    existing = iter(turn.existing_models(MANY_TASKS * CALLS_PER_TASK))
+    added = iter(turn.new_models(MANY_TASKS * CALLS_PER_TASK // 10))
+    waits = []
+
+    async def make_calls(task_number: int) -> None:
+        for call_number in range(CALLS_PER_TASK):
+            started = time.perf_counter()
+            if (task_number + call_number) % 10:
+                model = next(existing)
+                await turn.contender.find(model.reference, model.provider)
+            else:
+                await turn.contender.register(next(added))
+            waits.append(time.perf_counter() - started)
+
+    await asyncio.gather(*(make_calls(number) for number in range(MANY_TASKS)))
+    turn.sample = Sample(statistics.quantiles(waits, n=100)[-1])
+
+
 async def register_many(turn: Turn) -> None:
     added = turn.new_models(10_000)
     with turn.timed(len(added)):
@@ -331,6 +353,13 @@ WORKLOADS: Final = (
         skip_when_quick=True,
     ),
     Workload("mixed, 64 tasks", mixed, method="register", writes=True, has_target=True),
+    Workload(
+        "mixed 9:1, 200 tasks, p99",
+        mixed_in_many_tasks,
+        method="register",
+        writes=True,
+        has_target=True,
+    ),
     Workload("10k in bulk", register_many, method="register_many", writes=True, has_target=True),
     Workload("list 1k", list_all, method="list"),
     Workload("list 10k", list_all, rows=10_000, method="list", has_target=True),
