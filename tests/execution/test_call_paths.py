@@ -39,6 +39,9 @@ MAX_PATH_FILES = 6
 MAX_FILES = {"register_model": 21, "find_model": 19}
 """The most files of ours in which any code runs during a call."""
 
+MORE_FILES = {"sessions": 3}
+"""Over a host's sessions: they are examined, and a connection is borrowed from the host's pool."""
+
 DRIVER_ADAPTERS = ("sqlalchemy.connectors.asyncio", "sqlalchemy.dialects.")
 """The modules in which SQLAlchemy hands a statement to an async driver, by `execute`."""
 
@@ -212,7 +215,9 @@ OPERATIONS = {"register_model": "registration", "find_model": "lookup"}
 
 
 @pytest.mark.parametrize("name", CALLS)
-async def test_a_call_goes_through_few_files_and_only_downward(warm_catalog, name, record_property):
+async def test_a_call_goes_through_few_files_and_only_downward(
+    warm_catalog, executor, name, record_property
+):
     """
     For each statement that the driver executes, at most six files of ours have a frame between the
     public method and the driver, in all threads and tasks that take part. No layer calls a method
@@ -231,7 +236,8 @@ async def test_a_call_goes_through_few_files_and_only_downward(warm_catalog, nam
         assert len(files_of(path)) <= MAX_PATH_FILES, "\n".join(path)
     assert trace.upward_calls == set()
     record_property("file_count", len(trace.files))
-    assert len(trace.files) <= MAX_FILES[name], "\n".join(sorted(trace.files))
+    most = MAX_FILES[name] + MORE_FILES.get(executor, 0)
+    assert len(trace.files) <= most, "\n".join(sorted(trace.files))
 
 
 def files_of(path: list[str]) -> list[str]:

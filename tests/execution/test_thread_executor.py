@@ -22,7 +22,7 @@ from model_catalog import (
     open_catalog,
 )
 from model_catalog.execution.executor import Operation, write
-from model_catalog.execution.sqlite_threads.connection_thread import ConnectionThread
+from model_catalog.execution.sqlite_threads.request_queue import RequestQueue
 
 PROMPT_S = 2.0
 """The time within which a prompt call ends, even on a busy machine."""
@@ -449,12 +449,12 @@ async def test_closed_catalog_leaves_no_timer_in_the_loop(sqlite_file):
     """
     The timer for deadlines is cancelled, so no object of the catalog stays referenced.
     """
-    before = [each for each in gc.get_objects() if isinstance(each, ConnectionThread)]
+    before = [each for each in gc.get_objects() if isinstance(each, RequestQueue)]
     async with open_catalog(sqlite_file) as catalog:
         await catalog.count_models()
     del catalog
 
     gc.collect()
 
-    there = [each for each in gc.get_objects() if isinstance(each, ConnectionThread)]
+    there = [each for each in gc.get_objects() if isinstance(each, RequestQueue)]
     assert len(there) == len(before)

@@ -12,7 +12,9 @@ from weakref import WeakKeyDictionary
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_FIRST_CHECK_S: Final = 0.001
+_STARVED_AFTER_S: Final = 0.005
+_HELP_S: Final = 0.1
+_HELP_CHECK_S: Final = 0.001
 _LONGEST_CHECK_S: Final = 0.05
 # A sleeping processor core needs 50 us to wake a thread, a slow one longer. The thread's own work
 # then takes about as long.
@@ -29,30 +31,42 @@ class LoopThrottle:
     time it polls for events, but takes it back before a thread on a sleeping core has woken up. A
     thread then needs seconds for microseconds of work, and again after each system call.
 
-    While a thread works, the loop's load is checked every millisecond. If the loop has computed for
-    more than half of that time, it sleeps for 0.1 ms. If the thread has not finished by the next
-    check, it sleeps for up to 0.4 ms. An idle or waiting loop never sleeps, and is checked less and
-    less often, down to every 50 ms.
+    While threads work, the loop's load is checked. A thread has starved if none has finished for
+    5 ms, and the loop has computed for more than half of that time. Then the loop sleeps for
+    0.1 ms, and for up to 0.4 ms if no thread has finished by the next check. For 0.1 s after that
+    the load is checked every millisecond, so that the next thread need not starve as well. A loop
+    that is idle, or that waits, or whose threads finish in time, never sleeps. It is checked less
+    and less often, down to every 50 ms.
     """
 
     def __init__(self) -> None:
         self._working_thread_count = 0
         self._timer: asyncio.TimerHandle | None = None
-        self._check_after_s = _FIRST_CHECK_S
+        self._check_after_s = _STARVED_AFTER_S
         self._sleep_s = _FIRST_SLEEP_S
         self._checked_s = self._computed_s = 0.0
+        self._progress_s = 0.0
+        """When a thread finished last, or the first of those that work now was started."""
+        self._helps_until_s = 0.0
 
     def thread_started(self) -> None:
         """Count a thread that starts to work, and check the load of the loop while any works."""
+        if not self._working_thread_count:
+            self._progress_s = time.monotonic()
         self._working_thread_count += 1
         if self._timer is None:
-            self._check_after_s = _FIRST_CHECK_S
+            self._check_after_s = self._first_check_s
             self._schedule_check()
 
     def thread_finished(self) -> None:
         """Record that a thread has finished its work. Call it in the loop."""
         self._working_thread_count -= 1
+        self._progress_s = time.monotonic()
         self._sleep_s = _FIRST_SLEEP_S
+
+    @property
+    def _first_check_s(self) -> float:
+        return _HELP_CHECK_S if time.monotonic() < self._helps_until_s else _STARVED_AFTER_S
 
     def _schedule_check(self) -> None:
         self._checked_s, self._computed_s = time.monotonic(), time.thread_time()
@@ -62,12 +76,18 @@ class LoopThrottle:
         self._timer = None
         if not self._working_thread_count:
             return
+        now_s = time.monotonic()
         computed_s = time.thread_time() - self._computed_s
-        if computed_s > _BUSY_SHARE * (time.monotonic() - self._checked_s):
+        is_busy = computed_s > _BUSY_SHARE * (now_s - self._checked_s)
+        if is_busy and now_s - self._progress_s >= _STARVED_AFTER_S:
+            self._helps_until_s = now_s + _HELP_S
+        if is_busy and now_s < self._helps_until_s:
             # Of all that the loop does, only this releases the GIL for long enough.
             time.sleep(self._sleep_s)
             self._sleep_s = min(2 * self._sleep_s, _LONGEST_SLEEP_S)
-            self._check_after_s = _FIRST_CHECK_S
+            self._check_after_s = _HELP_CHECK_S
+        elif is_busy:
+            self._check_after_s = _STARVED_AFTER_S
         else:
             # Waking an idle loop takes the GIL away from the thread that works.
             self._check_after_s = min(2 * self._check_after_s, _LONGEST_CHECK_S)

@@ -37,16 +37,13 @@ from model_catalog.connection.target import DatabaseLocation, display_name
 from model_catalog.connection.timeouts import (
     HAS_WRITE_LOCK,
     LOCK_WAIT_S,
-    begin_immediate,
+    WRITE,
+    on_host_begin,
     on_reset,
-    use_short_busy_timeout,
 )
 from model_catalog.errors import (
     InvalidTargetError,
 )
-
-WRITE: Final = "model_catalog_write"
-"""Execution option of a transaction that will write: on SQLite it begins with BEGIN IMMEDIATE."""
 
 _CONNECT_TIMEOUT_S: Final = 10
 
@@ -74,11 +71,11 @@ def prepare_engine(engine: AsyncEngine) -> None:
 
     def move_listener_to_end(_connection: Any, _record: Any) -> None:
         # As the last listener it finds the transaction that a listener of the host has begun.
-        event.remove(sync_engine, "begin", _on_host_begin)
-        event.listen(sync_engine, "begin", _on_host_begin)
+        event.remove(sync_engine, "begin", on_host_begin)
+        event.listen(sync_engine, "begin", on_host_begin)
 
     event.listen(sync_engine, "connect", _on_host_connect)
-    event.listen(sync_engine, "begin", _on_host_begin)
+    event.listen(sync_engine, "begin", on_host_begin)
     event.listen(sync_engine, "connect", move_listener_to_end, once=True)
     event.listen(sync_engine, "invalidate", _on_invalidate)
 
@@ -106,17 +103,8 @@ def _on_host_connect(connection: Any, _record: Any) -> None:
     set_host_pragmas(connection)
 
 
-def _on_host_begin(connection: Connection) -> None:
-    writes = bool(connection.get_execution_options().get(WRITE))
-    if writes:
-        use_short_busy_timeout(connection)
-        begin_immediate(connection)
-    elif not driver_connection(connection).in_transaction:
-        connection.exec_driver_sql("BEGIN")
-    connection.info[HAS_WRITE_LOCK] = writes
-
-
-def _begin(connection: Connection) -> None:
+def send_begin(connection: Connection) -> None:
+    """Begin a transaction of SQLite, with BEGIN IMMEDIATE if the option WRITE is set."""
     writes = bool(connection.get_execution_options().get(WRITE))
     statement = "BEGIN IMMEDIATE" if writes else "BEGIN"
     driver = connection.connection.driver_connection
@@ -217,7 +205,7 @@ def _prepare_own(engine: Engine, file: _DatabaseFile) -> None:
         if connection.get_execution_options().get(WRITE) and not connection.info.get("journal"):
             file.journal_mode.apply(lambda pragma: _first_value(connection.exec_driver_sql(pragma)))
             connection.info["journal"] = True
-        _begin(connection)
+        send_begin(connection)
 
     @event.listens_for(engine, "commit")
     def commit(connection: Connection) -> None:

@@ -17,6 +17,8 @@ How long the database waits for a lock before it raises, in seconds.
 
 A statement that waits for a lock cannot be interrupted, so it waits briefly and the caller retries.
 """
+WRITE: Final = "model_catalog_write"
+"""Execution option of a transaction that will write: on SQLite it begins with BEGIN IMMEDIATE."""
 HAS_WRITE_LOCK: Final = "model_catalog_has_write_lock"
 """Key of Connection.info: whether a prepared engine has begun the transaction for a write."""
 
@@ -44,6 +46,17 @@ def begin_immediate(connection: Connection) -> None:
             # Without a transaction, rollback() of sqlite3 raises an error with autocommit=False.
             connection.exec_driver_sql("BEGIN")
         raise
+
+
+def on_host_begin(connection: Connection) -> None:
+    """Begin a transaction of a prepared engine; the listener of `prepare_engine`."""
+    writes = bool(connection.get_execution_options().get(WRITE))
+    if writes:
+        use_short_busy_timeout(connection)
+        begin_immediate(connection)
+    elif not driver_connection(connection).in_transaction:
+        connection.exec_driver_sql("BEGIN")
+    connection.info[HAS_WRITE_LOCK] = writes
 
 
 async def begin_if_needed(connection: AsyncConnection) -> None:
@@ -106,12 +119,21 @@ async def set_timeouts(
     a transaction that writes already has the only lock.
     """
     if connection.dialect.name == "postgresql":
-        limits = f"set_config('lock_timeout', '{_milliseconds(lock_wait_s)}', true)"
-        if statement_s is not None:
-            limits += f", set_config('statement_timeout', '{_milliseconds(statement_s)}', true)"
-        await connection.exec_driver_sql(f"SELECT {limits}")
+        await connection.exec_driver_sql(_select_timeouts(lock_wait_s, statement_s))
     else:
         await connection.run_sync(use_short_busy_timeout)
+
+
+def begin_with_timeouts(lock_wait_s: float, statement_s: float) -> str:
+    """Return the statements that begin a transaction of PostgreSQL with the same timeouts."""
+    return f"BEGIN ISOLATION LEVEL READ COMMITTED; {_select_timeouts(lock_wait_s, statement_s)}"
+
+
+def _select_timeouts(lock_wait_s: float, statement_s: float | None) -> str:
+    limits = f"set_config('lock_timeout', '{_milliseconds(lock_wait_s)}', true)"
+    if statement_s is not None:
+        limits += f", set_config('statement_timeout', '{_milliseconds(statement_s)}', true)"
+    return f"SELECT {limits}"
 
 
 def busy_timeout(wait_s: float) -> str:

@@ -1,4 +1,4 @@
-"""Runs operations on PostgreSQL through an engine of our own, with batching."""
+"""Runs operations on an engine for PostgreSQL, with batching."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from model_catalog.concurrency.batching import Coalescer
 from model_catalog.concurrency.completion import run_to_completion
-from model_catalog.concurrency.ownership import LoopOwner
+from model_catalog.concurrency.ownership import HostOwner, LoopOwner
 from model_catalog.concurrency.retry import MIN_TIMEOUT_S, Backoff
 from model_catalog.connection.engines import database_info
 from model_catalog.connection.interruption.interruptible_run import (
@@ -41,6 +41,7 @@ from model_catalog.execution.executor import (
 from model_catalog.execution.postgres_transaction import (
     ConnectionTransaction,
     begin_transaction,
+    begin_write,
     close_connection,
 )
 from model_catalog.execution.transaction import TransactionExecutor
@@ -61,17 +62,24 @@ _BATCH_TIMEOUT_S: Final = 2.0
 
 class PostgresExecutor:
     """
-    Runs operations on an engine of our own for PostgreSQL, and batches concurrent ones.
+    Runs operations on an engine for PostgreSQL, and batches concurrent ones.
 
     It exists because it is faster than sessions: lookups that come at the same time are one query,
-    and registrations one transaction. It must not be used for a host's sessions or engine: each
-    task of a host may use a database or a user of its own.
+    and registrations one transaction. For a host's engine it may only be used if the host's
+    sessions do nothing of their own, see PlainFactory.
 
     If a call is cancelled, its Coalescer takes it out of its batch. For a call that runs alone,
     `run_with_retries` does the same: a read is interrupted, a write is completed.
     """
 
-    def __init__(self, engine: AsyncEngine, timeout_s: float, owner: LoopOwner) -> None:
+    is_suitable: Final = True
+
+    def __init__(
+        self,
+        engine: AsyncEngine,
+        timeout_s: float,
+        owner: LoopOwner | HostOwner,
+    ) -> None:
         self.timeout_s = validation.seconds("timeout_s", timeout_s)
         self._owner = owner
         self._engine = engine.sync_engine
@@ -164,11 +172,12 @@ class PostgresExecutor:
 
         A statement gets the remaining time of `backoff`, and at most `max_statement_s`.
         """
-        engine = self._writing if writes else self._reading
+        timeouts_s = (lock_wait_s, min(backoff.remaining_s, max_statement_s))
         with run:
-            connection = await begin_transaction(
-                engine, run, lock_wait_s, min(backoff.remaining_s, max_statement_s)
-            )
+            if writes:
+                connection = await begin_write(self._autocommit, run, *timeouts_s)
+            else:
+                connection = await begin_transaction(self._reading, run, *timeouts_s)
             try:
                 begun_s = backoff.remaining_s
                 result = await connection.run_sync(function, value)
@@ -177,12 +186,15 @@ class PostgresExecutor:
                     await set_timeouts(connection, lock_wait_s, max(remaining_s, MIN_TIMEOUT_S))
                 if writes:
                     run.mark_committing(result)
+                    await connection.exec_driver_sql("COMMIT")
+                    run.mark_committed()
                 else:
                     run.mark_read_done()
-                await connection.commit()
-                run.mark_committed()
-            finally:
-                await close_connection(connection)
+                    await connection.commit()
+            except BaseException:
+                await close_connection(connection, rolls_back=writes)
+                raise
+            await close_connection(connection)
             return result
         return run.result  # type: ignore[no-any-return]
 

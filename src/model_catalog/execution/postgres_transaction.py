@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from model_catalog.concurrency.completion import wait_until_done
@@ -18,7 +19,7 @@ from model_catalog.connection.interruption.running import (
     close_in_time,
     run_in_open_transaction,
 )
-from model_catalog.connection.timeouts import set_timeouts
+from model_catalog.connection.timeouts import begin_with_timeouts, set_timeouts
 from model_catalog.errors import CatalogClosedError
 from model_catalog.execution.executor import Operation
 from model_catalog.execution.transaction import Savepoint
@@ -122,15 +123,56 @@ async def _begin_once(
     return connection
 
 
-async def close_connection(connection: AsyncConnection) -> None:
+async def begin_write(
+    engine: AsyncEngine, run: InterruptibleRun, lock_wait_s: float, statement_timeout_s: float
+) -> AsyncConnection:
+    """
+    Connect, and begin a transaction with its limits in one round trip, for one write.
+
+    The engine must be in the mode AUTOCOMMIT, so that SQLAlchemy sends neither BEGIN nor COMMIT.
+    End the transaction with the statement COMMIT, or with `close_connection(..., rolls_back=True)`.
+    A connection that is dead is replaced as in `begin_transaction`.
+    """
+    begin = begin_with_timeouts(lock_wait_s, max(statement_timeout_s, MIN_TIMEOUT_S))
+    try:
+        return await _send_begin(engine, run, begin)
+    except BaseException as error:
+        if not run.reconnects_after(error):
+            raise
+    return await _send_begin(engine, run, begin)
+
+
+async def _send_begin(engine: AsyncEngine, run: InterruptibleRun, begin: str) -> AsyncConnection:
+    connection = await engine.connect()
+    run.set_connection(connection)
+    driver = driver_connection(connection)
+    # SQLAlchemy and asyncpg prepare every statement, and only one can be prepared at a time. The
+    # drivers' own `execute` sends several in one message. That saves the round trip in which
+    # asyncpg begins: with the tags of a new model, a registration takes three instead of five.
+    options = {"prepare": False} if connection.dialect.driver == "psycopg" else {}
+    try:
+        await driver.execute(begin, **options)
+    except BaseException as error:
+        # SQLAlchemy does not know what became of the connection.
+        drop_connection(driver)
+        await asyncio.shield(asyncio.ensure_future(connection.invalidate()))
+        await close_connection(connection)
+        if isinstance(error, Exception):
+            raise DBAPIError(begin, None, error, connection_invalidated=True) from error
+        raise
+    run.mark_answered()
+    return connection
+
+
+async def close_connection(connection: AsyncConnection, *, rolls_back: bool = False) -> None:
     """
     Return a connection to its pool.
 
-    The pool rolls back first. If this task is interrupted meanwhile, the server has not answered,
-    and the connection is dropped.
+    The pool rolls back first. With `rolls_back` a transaction of `begin_write` is rolled back. If
+    this task is interrupted meanwhile, the server has not answered, and the connection is dropped.
     """
     driver = None if connection.invalidated else driver_connection(connection)
-    closing = asyncio.ensure_future(connection.close())
+    closing = asyncio.ensure_future(_roll_back_and_close(connection, rolls_back=rolls_back))
     try:
         await asyncio.shield(closing)
     except asyncio.CancelledError:
@@ -138,3 +180,13 @@ async def close_connection(connection: AsyncConnection) -> None:
             drop_connection(driver)
         await wait_until_done(closing)
         raise
+
+
+async def _roll_back_and_close(connection: AsyncConnection, *, rolls_back: bool) -> None:
+    if rolls_back and not connection.invalidated:
+        try:
+            await connection.exec_driver_sql("ROLLBACK")
+        except SQLAlchemyError:
+            # The error that made the rollback necessary is raised. This connection is not reused.
+            await connection.invalidate()
+    await connection.close()

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import Any, Final
 
 from sqlalchemy import Connection, Engine, select, update
-from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 from sqlalchemy.orm import Session
 
 from model_catalog.connection.error_mapping import NEEDS_ROLLBACK, map_errors
+from model_catalog.connection.interruption.dropping import is_own_checkout_listener
 from model_catalog.connection.target import wrong_object
+from model_catalog.connection.timeouts import on_host_begin, on_reset
 from model_catalog.errors import TransactionError
 from model_catalog.mapping.tables import Model
 
@@ -21,8 +24,19 @@ SESSION_NAME: Final = "the host's session"
 _READ: Final[dict[str, Any]] = {"mapper": Model.__mapper__, "clause": select(Model)}
 _WRITE: Final[dict[str, Any]] = {"mapper": Model.__mapper__, "clause": update(Model)}
 
-# Listeners of a session that see its connection and its transaction. A tracer or row security set
-# for each transaction needs them.
+# Events of a host that see the catalog's statements, its transactions, or its use of connections.
+# A tracer or row security set for each transaction listens to them. The catalog itself listens to
+# "begin" of an engine, and to "reset" and "checkout" of a pool, so these are checked apart.
+_ENGINE_EVENTS: Final = (
+    "before_execute",
+    "after_execute",
+    "before_cursor_execute",
+    "after_cursor_execute",
+    "engine_connect",
+    "commit",
+    "rollback",
+)
+_DIALECT_EVENTS: Final = ("do_execute", "do_executemany", "do_execute_no_params", "handle_error")
 _SESSION_EVENTS: Final = (
     "after_begin",
     "after_commit",
@@ -114,20 +128,74 @@ def new_session(sessions: async_sessionmaker[AsyncSession]) -> AsyncSession:
         return sessions()
 
 
-def may_bypass(session: AsyncSession, bind: SessionBind) -> bool:
+class PlainFactory:
     """
-    Return whether the catalog may use a connection of the bind's engine without the session.
+    A host's session factory, which may be found to do nothing but connect to one engine.
 
-    That is so if the session does nothing of its own. It is not so for a subclass of AsyncSession
-    or Session, for a session with listeners for its transactions, with execution options or with
-    two-phase commits, and for one that is bound to a connection.
+    Then the catalog needs none of its sessions, and calls may share a connection and a transaction.
     """
-    sync_session = session.sync_session
+
+    def __init__(self, sessions: async_sessionmaker[AsyncSession]) -> None:
+        """Make a session of the factory, to see its class, its options and its listeners."""
+        self._sessions = sessions
+        self._session = session = new_session(sessions)
+        sync_session = session.sync_session
+        bind: object = sessions.kw.get("bind")
+        self._engine: AsyncEngine | None = None
+        if (
+            type(sessions) is async_sessionmaker
+            and isinstance(bind, AsyncEngine)
+            and type(session) is AsyncSession
+            and type(sync_session) is Session
+            and not sessions.kw.get("binds")
+            and not sync_session.execution_options
+            and not sync_session.twophase
+        ):
+            self._engine = bind
+
+    def first_bind(self) -> SessionBind:
+        """Return what a session sends writes to. Raises CatalogError if there is no bind."""
+        return find_first_bind(self._session)
+
+    def find_engine(self) -> AsyncEngine | None:
+        """
+        Return the engine if sessions and engine do nothing of their own now, and otherwise None.
+
+        They do something if the host listens to statements, transactions or connections, or logs
+        statements with `echo` or through `logging`. A tracer listens too, and so does a host that
+        sets the tenant of a transaction. `configure` may have given the factory another engine.
+        """
+        engine = self._engine
+        bind: object = self._sessions.kw.get("bind")
+        if engine is None or engine is not bind:
+            return None
+        sync_engine = engine.sync_engine
+        is_watched = (
+            sync_engine.logger.isEnabledFor(logging.INFO)
+            or _has_listeners(sync_engine.dispatch, _ENGINE_EVENTS)
+            or _has_listeners(sync_engine.dialect.dispatch, _DIALECT_EVENTS)
+            or sync_engine.pool.dispatch.checkin
+            or _has_listeners(self._session.sync_session.dispatch, _SESSION_EVENTS)
+            or not _has_only_own_listeners(sync_engine)
+        )
+        return None if is_watched else engine
+
+
+def _has_listeners(dispatch: Any, names: tuple[str, ...]) -> bool:
+    # `event.contains` would need the function that listens. A collection of `dispatch` is true if
+    # it has any, also of the class. (A generator with any() would take three times as long.)
+    for name in names:  # noqa: SIM110
+        if getattr(dispatch, name):
+            return True
+    return False
+
+
+def _has_only_own_listeners(engine: Engine) -> bool:
+    """Return whether only the catalog sees transactions begin, and connections leave the pool."""
+    # `event.contains` takes 4 us, of the 200 us of a find.
+    pool = engine.pool.dispatch
     return (
-        bind.connection is None
-        and type(session) is AsyncSession
-        and type(sync_session) is Session
-        and not sync_session.execution_options
-        and not sync_session.twophase
-        and not any(getattr(sync_session.dispatch, event) for event in _SESSION_EVENTS)
+        all(listener is on_host_begin for listener in engine.dispatch.begin)
+        and all(listener is on_reset for listener in pool.reset)
+        and all(is_own_checkout_listener(listener) for listener in pool.checkout)
     )

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any, TypeAlias, TypeVar
 from weakref import WeakKeyDictionary
 
 from sqlalchemy import Engine
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_sessionmaker
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_sessionmaker
 
 from model_catalog.concurrency.ownership import HostOwner, LoopOwner
 from model_catalog.concurrency.retry import MIN_TIMEOUT_S, Backoff
-from model_catalog.connection.engines import WRITE, abandon_pool_after_fork, database_info
+from model_catalog.connection.engines import abandon_pool_after_fork, database_info
 from model_catalog.connection.interruption.interruptible_run import InterruptibleRun
 from model_catalog.connection.interruption.running import (
     TIMEOUT_TOLERANCE_S,
@@ -21,6 +21,7 @@ from model_catalog.connection.interruption.running import (
     run_with_retries,
 )
 from model_catalog.connection.timeouts import (
+    WRITE,
     ensure_write_transaction,
     restore_driver_transaction,
     restore_timeout_on_checkin,
@@ -35,16 +36,23 @@ from model_catalog.execution.executor import (
     forbid_nested_write,
     transaction_context,
 )
-from model_catalog.execution.session_binds import find_bind, find_first_bind, new_session
+from model_catalog.execution.postgres_executor import PostgresExecutor
+from model_catalog.execution.session_binds import PlainFactory, find_bind
 from model_catalog.execution.session_transaction import (
     SessionTransaction,
     grace_s,
     joined_transaction,
     tell_of_commit,
 )
+from model_catalog.execution.sqlite_threads.pooled_executor import (
+    PooledExecutor,
+    is_suitable_engine,
+)
 from model_catalog.execution.transaction import TransactionExecutor
 
 T = TypeVar("T")
+
+BatchingExecutor: TypeAlias = PooledExecutor | PostgresExecutor
 
 # SQLite has one writer. A queue in the process is fair, and a wait in it can be cancelled. SQLite's
 # own busy handler blocks a thread, and serves waiting writers at random.
@@ -55,10 +63,12 @@ _write_locks: WeakKeyDictionary[Engine, _WriteLocks] = WeakKeyDictionary()
 
 class SessionExecutor:
     """
-    Runs each operation in a transaction of its own, on a session from a host's session factory.
+    Runs operations on a host's session factory.
 
-    It exists because a host has an engine and a pool already, which the catalog shall use. It does
-    not batch operations: each session may have a database or a user of its own.
+    It exists because a host has an engine and a pool already, which the catalog shall use. Each
+    operation runs on a session and in a transaction of its own, because each session may have a
+    database or a user of its own. Only if the sessions do nothing but connect to one engine, see
+    PlainFactory, are the operations passed to a faster executor, which batches them.
     """
 
     def __init__(
@@ -69,21 +79,69 @@ class SessionExecutor:
     ) -> None:
         self._sessions = sessions
         self.timeout_s = validation.seconds("timeout_s", timeout_s)
+        self._factory = PlainFactory(sessions)
         # A router may answer differently at each call. The lock of writes, and the facts about the
         # database, are those of the first answer.
-        self._engine = find_first_bind(new_session(sessions)).engine
-        self._owner = owner or HostOwner(on_fork=lambda: abandon_pool_after_fork(self._engine))
+        self._engine = self._factory.first_bind().engine
+        self._owner = owner or HostOwner(on_fork=self._start_anew_after_fork)
         restore_timeout_on_checkin(self._engine)
         self.database = database_info(self._engine)
         self._grace_s = grace_s(self.database.dialect)
         self._open_transactions: dict[TransactionExecutor, SessionTransaction] = {}
+        # A host may use its catalog in one event loop after another. The executors of a loop refer
+        # to it, so a WeakKeyDictionary would never drop one.
+        self._batching: dict[asyncio.AbstractEventLoop, BatchingExecutor] = {}
+
+    def _start_anew_after_fork(self) -> None:
+        abandon_pool_after_fork(self._engine)
+        self._batching.clear()
 
     def forbid_nested_write(self) -> None:
         """Raise TransactionError in a task that has a transaction of this engine open."""
         forbid_nested_write(self._engine)
 
-    async def run(self, operation: Operation[Any, T]) -> T:
-        """Run an operation in a transaction of its own; writes to SQLite run one at a time."""
+    def run(self, operation: Operation[Any, T]) -> Coroutine[Any, Any, T]:
+        """Run an operation in a transaction; writes to SQLite run one at a time."""
+        # Not a coroutine itself: one more would take 1 us in each call.
+        batching = self._batching_executor()
+        if batching is None or not batching.is_suitable:
+            return self._run_in_session(operation)
+        return batching.run(operation)
+
+    def _batching_executor(self) -> BatchingExecutor | None:
+        """Return the faster executor of this loop, if the factory allows it now."""
+        engine = self._factory.find_engine()
+        if engine is None:
+            return None
+        self._owner.check_usable()
+        loop = asyncio.get_running_loop()
+        executor = self._batching.get(loop)
+        if executor is None:
+            executor = self._make_batching_executor(engine, loop)
+            if executor is not None:
+                for closed in [each for each in self._batching if each.is_closed()]:
+                    del self._batching[closed]
+                self._batching[loop] = executor
+        return executor
+
+    def _make_batching_executor(
+        self, engine: AsyncEngine, loop: asyncio.AbstractEventLoop
+    ) -> BatchingExecutor | None:
+        if self.database.dialect == "postgresql":
+            return PostgresExecutor(engine, self.timeout_s, self._owner)
+        if not is_suitable_engine(engine):
+            return None
+        return PooledExecutor(
+            engine,
+            self.database.name,
+            self.timeout_s,
+            self._owner,
+            write_lock=self._write_lock_of(loop),
+            run_in_session=self._run_in_session,
+        )
+
+    async def _run_in_session(self, operation: Operation[Any, T]) -> T:
+        """Run an operation on a session, and in a transaction, of its own."""
         timeout_s = self.timeout_s if operation.timeout_s is None else operation.timeout_s
         session = self._sessions()
         host_connection = find_bind(session, writes=operation.writes).joined
@@ -92,20 +150,21 @@ class SessionExecutor:
             async with joined_transaction(session, host_connection, timeout_s) as executor:
                 return await executor.run(operation)
         backoff = Backoff(timeout_s)
-        with self._owner.active_call(), driver_working(self.database.dialect):
+        with self._owner.active_call():
             if not operation.writes:
                 return await self._run_with_retries(operation, backoff)
             async with self._write_lock(backoff):
                 return await self._run_with_retries(operation, backoff)
 
     async def _run_with_retries(self, operation: Operation[Any, T], backoff: Backoff) -> T:
-        return await run_with_retries(
-            lambda run, lock_wait_s: self._run_once(operation, run, backoff, lock_wait_s),
-            backoff,
-            self.database.name,
-            self._grace_s,
-            writes=operation.writes,
-        )
+        with driver_working(self.database.dialect):
+            return await run_with_retries(
+                lambda run, lock_wait_s: self._run_once(operation, run, backoff, lock_wait_s),
+                backoff,
+                self.database.name,
+                self._grace_s,
+                writes=operation.writes,
+            )
 
     async def _run_once(
         self,
@@ -241,6 +300,8 @@ class SessionExecutor:
     async def close(self) -> None:
         """Wait for calls in progress, and roll back the transactions that are open."""
         await self._owner.wait_idle()
+        for batching in self._batching.values():
+            await batching.close()
         for executor, backend in list(self._open_transactions.items()):
             await executor.end_early(backend.close)
 
@@ -251,8 +312,7 @@ class SessionExecutor:
         if self.database.dialect != "sqlite":
             yield
             return
-        locks = _write_locks.setdefault(self._engine, WeakKeyDictionary())
-        lock = locks.setdefault(asyncio.get_running_loop(), asyncio.Lock())
+        lock = self._write_lock_of(asyncio.get_running_loop())
         try:
             async with asyncio.timeout(backoff.remaining_s):
                 await lock.acquire()
@@ -262,3 +322,7 @@ class SessionExecutor:
             yield
         finally:
             lock.release()
+
+    def _write_lock_of(self, loop: asyncio.AbstractEventLoop) -> asyncio.Lock:
+        locks = _write_locks.setdefault(self._engine, WeakKeyDictionary())
+        return locks.setdefault(loop, asyncio.Lock())

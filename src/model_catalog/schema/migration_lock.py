@@ -13,10 +13,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from model_catalog.concurrency.retry import DEFAULT_OPEN_TIMEOUT_S, MIN_TIMEOUT_S, Backoff
 from model_catalog.concurrency.threads import thread_working
-from model_catalog.connection.engines import WRITE
 from model_catalog.connection.error_mapping import map_errors
 from model_catalog.connection.sqlite_pragmas import set_foreign_keys
 from model_catalog.connection.timeouts import (
+    WRITE,
     begin_immediate,
     restore_timeout_on_checkin,
     set_timeouts,

@@ -28,6 +28,9 @@ from model_catalog.errors import CatalogBusyError, CatalogError, CatalogUnavaila
 SLOW_STATEMENTS: Final = "its statements took longer than its timeout"
 """The reason of a CatalogBusyError: the call itself needed too long."""
 
+NO_CONNECTION: Final = "no connection was free, or could be made, within the timeout"
+"""The reason of a CatalogBusyError: the call waited for a connection."""
+
 # An interrupted step gets this long to end: the driver asks the server to cancel the statement.
 # Then its connection is dropped, because the server does not answer.
 _DROP_AFTER_S: Final = 0.2
@@ -44,7 +47,6 @@ _FIRST_ANSWER_SHARE: Final = 1 / 3
 _MAX_FIRST_ANSWER_S: Final = 2.0
 _MIN_FIRST_ANSWER_S: Final = 0.1
 
-_NO_CONNECTION: Final = "no connection was free, or could be made, within the timeout"
 _SILENT: Final = "the server did not answer in time"
 
 # A key of Connection.info: whether the connection has answered in an earlier step.
@@ -166,7 +168,7 @@ class InterruptibleRun:
         # psycopg closes a connection that was being made when its last reference goes. This error
         # holds one: without this, the server would keep the connection for as long as the error.
         tracebacks.clear_frames(traceback)
-        return CatalogBusyError(self._target, _NO_CONNECTION)
+        return CatalogBusyError(self._target, NO_CONNECTION)
 
     def reconnects_after(self, error: BaseException) -> bool:
         """

@@ -24,8 +24,13 @@ from model_catalog.execution.executor import (
     forbid_nested_write,
     transaction_context,
 )
-from model_catalog.execution.sqlite_threads.connection_thread import ConnectionThread
 from model_catalog.execution.sqlite_threads.request import TransactionHandle
+from model_catalog.execution.sqlite_threads.request_queue import (
+    ConnectionThread,
+    ReaderQueues,
+    RequestQueue,
+)
+from model_catalog.execution.sqlite_threads.transaction_runner import TransactionRunner
 from model_catalog.execution.transaction import Savepoint, TransactionExecutor
 
 I = TypeVar("I")  # noqa: E741 - an item
@@ -33,9 +38,6 @@ T = TypeVar("T")
 
 ReadMode: TypeAlias = Literal["threads", "inline"]
 """Where single models are read from a SQLite file: in threads, or in the event loop's own."""
-
-# A long read must not delay another one. More threads than these only compete for the GIL.
-_MAX_READERS: Final = 4
 
 
 def validate_read_mode(value: str) -> None:
@@ -61,14 +63,18 @@ class ThreadExecutor:
         self._engine = engine
         self.database = database_info(engine)
         self._writer = self._connection_thread(writes=True)
-        self._readers = [self._connection_thread(writes=False)]
+        self._readers = ReaderQueues(lambda: self._connection_thread(writes=False))
         self._inline_reader = (
             _InlineReader(engine, self.database.name) if reads == "inline" else None
         )
         self._open_transactions: dict[TransactionExecutor, TransactionHandle] = {}
 
-    def _connection_thread(self, *, writes: bool) -> ConnectionThread:
-        return ConnectionThread(self._engine, self.database.name, writes=writes)
+    def _connection_thread(self, *, writes: bool) -> RequestQueue:
+        name = self.database.name
+        runner = TransactionRunner(self._engine, name, writes=writes)
+        return RequestQueue(
+            runner, name, lambda queue: ConnectionThread(queue, runner, name), writes=writes
+        )
 
     async def open(self) -> None:
         """Open the file, which is in use from here on."""
@@ -77,7 +83,7 @@ class ThreadExecutor:
             # rollback journal, so the writer connects before the readers.
             with contextlib.suppress(CatalogReadOnlyError):
                 await self._writer.submit(Operation(_do_nothing, None), self.timeout_s)
-        await self._readers[0].submit(Operation(_do_nothing, None), self.timeout_s)
+        await self._readers.queues[0].submit(Operation(_do_nothing, None), self.timeout_s)
 
     def forbid_nested_write(self) -> None:
         """Raise TransactionError in a task that has a transaction of this executor open."""
@@ -94,19 +100,9 @@ class ThreadExecutor:
                 found = self._inline_reader.try_run(operation)
                 if found is not None:
                     return found[0]
-            thread = self._pick_reader(exclusive=operation.exclusive)
+            thread = self._readers.pick(exclusive=operation.exclusive)
         timeout_s = operation.timeout_s
         return await thread.submit(operation, self.timeout_s if timeout_s is None else timeout_s)
-
-    def _pick_reader(self, *, exclusive: bool) -> ConnectionThread:
-        """Return an idle reader thread, a new one, or the one with the shortest queue."""
-        for reader in self._readers:
-            if reader.is_idle(exclusive=exclusive):
-                return reader
-        if len(self._readers) < _MAX_READERS:
-            self._readers.append(self._connection_thread(writes=False))
-            return self._readers[-1]
-        return min(self._readers, key=lambda reader: reader.queue_length)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Executor]:
@@ -134,7 +130,7 @@ class ThreadExecutor:
         """Roll back open transactions, run the requests in the queues, and end the threads."""
         for executor, transaction in list(self._open_transactions.items()):
             await executor.end_early(partial(self._writer.roll_back, transaction))
-        for thread in (self._writer, *self._readers):
+        for thread in (self._writer, *self._readers.queues):
             await thread.close()
         if self._inline_reader is not None:
             self._inline_reader.close()
@@ -145,7 +141,7 @@ class _ThreadTransaction:
 
     def __init__(
         self,
-        writer: ConnectionThread,
+        writer: RequestQueue,
         transaction: TransactionHandle,
         database: DatabaseInfo,
         timeout_s: float,

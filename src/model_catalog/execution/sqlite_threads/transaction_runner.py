@@ -6,19 +6,19 @@ import contextlib
 import sqlite3
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Final, TypeAlias
 
 from sqlalchemy import Connection, Engine, RootTransaction
 
 from model_catalog.concurrency.retry import backoff_pauses_s
 from model_catalog.connection.database_info import driver_connection
-from model_catalog.connection.engines import WRITE, file_guard_of
+from model_catalog.connection.engines import file_guard_of
 from model_catalog.connection.error_mapping import map_errors
 from model_catalog.connection.interruption.interruptible_run import SLOW_STATEMENTS
-from model_catalog.connection.timeouts import LOCK_WAIT_S, busy_timeout
-from model_catalog.errors import CatalogBusyError
+from model_catalog.connection.timeouts import LOCK_WAIT_S, WRITE, busy_timeout
+from model_catalog.errors import CatalogBusyError, CatalogClosedError
 from model_catalog.execution.executor import OTHER_WRITER
 from model_catalog.execution.sqlite_threads.request import Request
 
@@ -35,20 +35,23 @@ class TransactionRunner:
     """
     One SQLite connection, and the methods that run requests on it.
 
+    The connection is its own, made by `engine` on first use; without an engine it is the one that
+    `using` lends it for each batch.
+
     The methods set the result or the error of each request. An error that concerns a whole batch is
     raised. All methods but `interrupt` must be called in the thread of the connection.
-    `answer(requests)` is called with requests whose outcome is certain before their batch has
-    ended.
     """
 
-    def __init__(
-        self, engine: Engine, name: str, *, writes: bool, answer: Callable[[Requests], object]
-    ) -> None:
+    answer: Callable[[Requests], object]
+    """Called with requests whose outcome is certain before their batch has ended."""
+
+    def __init__(self, engine: Engine | None, name: str, *, writes: bool) -> None:
         self._engine = engine
-        self._check_file_unchanged = file_guard_of(engine).check_unchanged
+        self._check_file_unchanged = (
+            _do_nothing if engine is None else file_guard_of(engine).check_unchanged
+        )
         self._name = name
         self._writes = writes
-        self._answer = answer
         self._connection: Connection | None = None
         self._driver: sqlite3.Connection | None = None
         self._transaction: RootTransaction | None = None
@@ -67,6 +70,16 @@ class TransactionRunner:
         if self._driver is not None:
             with contextlib.suppress(sqlite3.ProgrammingError):
                 self._driver.interrupt()
+
+    @contextmanager
+    def using(self, connection: Connection) -> Iterator[None]:
+        """Use a connection for the batches that are run in the block."""
+        self._connection = connection.execution_options(**{WRITE: self._writes})
+        self._driver = driver_connection(connection)
+        try:
+            yield
+        finally:
+            self._connection = self._driver = None
 
     def close(self) -> None:
         """Close the connection."""
@@ -99,13 +112,13 @@ class TransactionRunner:
                     return
                 for request in self._requeue(started, OTHER_WRITER):
                     self.write((request,))
-                    self._answer((request,))
+                    self.answer((request,))
                 return
             else:
                 done_count = self._index + 1
                 requests = started[done_count:]
                 if requests:
-                    self._answer(started[:done_count])
+                    self.answer(started[:done_count])
                     requests = self._requeue(requests, OTHER_WRITER)
 
     def _run_transaction(self, requests: Requests) -> None:
@@ -143,7 +156,7 @@ class TransactionRunner:
             reason = SLOW_STATEMENTS if request is running else OTHER_WRITER
             request.error = self._busy_error(request, reason)
         # Now, so that the event loop does not interrupt them again.
-        self._answer(timed_out)
+        self.answer(timed_out)
         # Not by `error`: the task that raises the error removes it from its request.
         return [request for request in requests if request not in timed_out]
 
@@ -231,10 +244,12 @@ class TransactionRunner:
 
     def _connected(self) -> Connection:
         connection = self._connection
-        if connection is None:
+        if connection is None and self._engine is not None:
             connection = self._engine.connect().execution_options(**{WRITE: self._writes})
             self._connection = connection
             self._driver = driver_connection(connection)
+        if connection is None:
+            raise CatalogClosedError(self._name)
         return connection
 
     def _wait_for_lock(self, requests: Requests, reason: str, pause_s: float) -> Requests:
@@ -252,8 +267,12 @@ class TransactionRunner:
             again = request.requeue(self._busy_error(request, reason))
             (requeued if again else dropped).append(request)
         if dropped:
-            self._answer(dropped)
+            self.answer(dropped)
         return requeued
 
     def _busy_error(self, request: Request[Any], reason: str) -> CatalogBusyError:
         return CatalogBusyError(self._name, reason, time.monotonic() - request.start)
+
+
+def _do_nothing() -> None:
+    pass

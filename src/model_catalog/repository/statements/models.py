@@ -7,12 +7,14 @@ from functools import cache, lru_cache
 from typing import Any, Final
 
 from sqlalchemy import (
+    Boolean,
     ColumnElement,
     Table,
     bindparam,
     case,
     func,
     literal,
+    literal_column,
     null,
     or_,
     select,
@@ -88,7 +90,8 @@ def upsert_model(
     """
     Insert a row with the columns `names`, or set the columns `changed` of the existing row.
 
-    With `returning` it returns the row as `select_models` does, but without the tags.
+    With `returning` it returns the row as `select_models` does, but without the tags. On PostgreSQL
+    the last value is whether the row is new: it then has no tags.
     """
     upsert = _set_on_conflict(insert_into(MODELS, dialect), changed)
     return PreparedStatement(
@@ -105,7 +108,11 @@ def insert_if_absent(dialect: str, names: tuple[str, ...]) -> PreparedStatement:
 
 @lru_cache(maxsize=64)
 def upsert_arrays(names: tuple[str, ...], changed: tuple[str, ...]) -> PreparedStatement:
-    """Upsert many rows on PostgreSQL, returning each; the parameters are those of `array_table`."""
+    """
+    Upsert many rows on PostgreSQL, and return each as `upsert_model` does.
+
+    The parameters are those of `array_table`.
+    """
     rows = array_table(model_columns[name] for name in names)
     insert = postgresql.insert(MODELS).from_select(
         names, select(*(rows.c[name] for name in names)), include_defaults=False
@@ -125,8 +132,12 @@ def _set_on_conflict(
 
 
 def _returned_columns(dialect: str) -> Sequence[ColumnElement[Any]]:
-    # A subquery in RETURNING cannot refer to the returned row, so the tags are selected separately.
+    # A subquery in RETURNING cannot refer to the returned row on SQLite. On PostgreSQL it would not
+    # see a tag that was committed while the upsert waited for the row. So the tags are selected
+    # separately.
     *columns, _tags = select_models(dialect).selected_columns
+    if dialect == "postgresql":
+        columns.append(raw_column(literal_column("xmax = 0", Boolean())).label("_is_new"))
     return columns
 
 

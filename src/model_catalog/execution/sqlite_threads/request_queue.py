@@ -1,4 +1,4 @@
-"""A request queue, and the thread that runs the requests on one SQLite connection."""
+"""A queue of requests for one SQLite connection, and the thread that runs them on our own."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from queue import SimpleQueue
-from typing import Any, Final, TypeAlias, TypeVar, cast
+from typing import Any, Final, Protocol, TypeAlias, TypeVar, cast
 
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection
 
 from model_catalog.concurrency.completion import INTERRUPT_RETRY_S, wait_until_done
 from model_catalog.concurrency.retry import MIN_TIMEOUT_S
@@ -26,43 +26,58 @@ from model_catalog.execution.sqlite_threads.transaction_runner import Requests, 
 
 T = TypeVar("T")
 
-_Batch: TypeAlias = tuple[Callable[[Requests], None], Requests]
-"""Requests for the thread, and the method of its runner that runs them."""
+# More threads than these only compete for the GIL.
+_MAX_READERS: Final = 4
+
+Batch: TypeAlias = tuple[Callable[[Requests], None], Requests]
+"""Requests, and the method of the runner that runs them in the thread of the connection."""
 
 
-class ConnectionThread:
+class Worker(Protocol):
+    """Runs batches one at a time in the thread of a connection."""
+
+    def put(self, batch: Batch) -> None:
+        """Run a batch, and then call `on_batch_done` of the queue in the event loop."""
+
+    async def close(self) -> None:
+        """Release what the worker holds. No batch is running then."""
+
+
+class RequestQueue:
     """
-    Runs queued requests one at a time on one connection.
+    Runs queued requests one at a time on one connection, in batches.
 
     Requests that are not `exclusive`, and that are queued at the same time, run in one transaction.
     A request that times out or is cancelled before it starts is removed from the queue. A running
     request is interrupted when it times out. After a cancellation a running read is interrupted,
     and a running write is waited for.
 
-    It belongs to the event loop that it was created in. The first request starts the thread and
-    opens the connection.
+    It belongs to the event loop that it was created in.
     """
 
-    def __init__(self, engine: Engine, name: str, *, writes: bool) -> None:
+    def __init__(
+        self,
+        runner: TransactionRunner,
+        name: str,
+        make_worker: Callable[[RequestQueue], Worker],
+        *,
+        writes: bool,
+    ) -> None:
         self._name: Final = name
         self._writes: Final = writes
         self._loop = asyncio.get_running_loop()
-        self._throttle = throttle_of_loop()
         self._deadlines = DeadlineTimer(self._on_timeout)
-        self._runner = TransactionRunner(
-            engine, name, writes=writes, answer=self._answer_from_thread
-        )
+        self._runner = runner
         self._run_batch = self._runner.write if writes else self._runner.read
         self._queue: deque[Request[Any]] = deque()
         self._queued_exclusive_count = 0
-        self._batches: SimpleQueue[_Batch | None] = SimpleQueue()
-        self._thread: threading.Thread | None = None
+        self._worker = make_worker(self)
         self._is_closed = False
         self._is_start_scheduled = False
         self._is_working = False
         self._idle: asyncio.Future[None] | None = None
-        self._thread_ended: asyncio.Future[None] | None = None
         self._transaction: TransactionHandle | None = None
+        runner.answer = self._answer_from_thread
 
     def is_idle(self, *, exclusive: bool) -> bool:
         """Return whether a request that is submitted now would start in the next iteration."""
@@ -144,8 +159,6 @@ class ConnectionThread:
     def _enqueue(self, request: Request[Any]) -> None:
         if self._is_closed:
             raise CatalogClosedError(self._name)
-        if self._thread is None:
-            self._start_thread()
         self._queue.append(request)
         self._queued_exclusive_count += request.operation.exclusive
         if not self._is_start_scheduled and not self._is_working:
@@ -173,18 +186,8 @@ class ConnectionThread:
         elif self._is_closed:
             self._wake_closer()
 
-    def _start_thread(self) -> None:
-        name = f"model-catalog {self._name}"
-        thread = threading.Thread(target=self._serve, name=name, daemon=True)
-        try:
-            thread.start()
-        except RuntimeError as error:
-            raise CatalogUnavailableError(self._name, f"{error}") from error
-        self._thread = thread
-
-    def _dispatch(self, batch: _Batch) -> None:
-        self._throttle.thread_started()
-        self._batches.put(batch)
+    def _dispatch(self, batch: Batch) -> None:
+        self._worker.put(batch)
 
     async def _wait(self, request: Request[T], timeout_s: float | None) -> T:
         request.done = self._loop.create_future()
@@ -244,8 +247,8 @@ class ConnectionThread:
             request.is_answered = True
             _set_done(request.done)
 
-    def _on_batch_done(self, requests: Requests) -> None:
-        self._throttle.thread_finished()
+    def on_batch_done(self, requests: Requests) -> None:
+        """Answer the requests of a batch, and start the next one. Call it in the event loop."""
         request = requests[0]
         if request.opens_transaction and self._runner.has_transaction:
             self._transaction = request.result
@@ -276,13 +279,80 @@ class ConnectionThread:
             else:
                 self._idle = self._loop.create_future()
                 await self._idle
+        await self._worker.close()
+        self._deadlines.close()
+
+    def _answer_from_thread(self, requests: Requests) -> None:
+        self._loop.call_soon_threadsafe(self._answer, requests)
+
+
+class ReaderQueues:
+    """Up to four queues for reads: a long read must not delay another one."""
+
+    def __init__(self, make_queue: Callable[[], RequestQueue]) -> None:
+        self._make_queue = make_queue
+        self.queues = [make_queue()]
+
+    def pick(self, *, exclusive: bool) -> RequestQueue:
+        """Return an idle queue, a new one, or the shortest one."""
+        for queue in self.queues:
+            if queue.is_idle(exclusive=exclusive):
+                return queue
+        if len(self.queues) < _MAX_READERS:
+            self.queues.append(self._make_queue())
+            return self.queues[-1]
+        return min(self.queues, key=lambda queue: queue.queue_length)
+
+
+class ConnectionThread:
+    """
+    The thread that owns the connection of a queue; a `Worker`.
+
+    The first batch starts the thread and opens the connection.
+    """
+
+    def __init__(self, queue: RequestQueue, runner: TransactionRunner, name: str) -> None:
+        self._queue = queue
+        self._runner = runner
+        self._name = name
+        self._loop = asyncio.get_running_loop()
+        self._throttle = throttle_of_loop()
+        self._batches: SimpleQueue[Batch | None] = SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._ended: asyncio.Future[None] | None = None
+
+    def put(self, batch: Batch) -> None:
+        """Run a batch in the thread."""
+        if self._thread is None and not self._start_thread(batch[1]):
+            return
+        self._throttle.thread_started()
+        self._batches.put(batch)
+
+    def _start_thread(self, requests: Requests) -> bool:
+        name = f"model-catalog {self._name}"
+        thread = threading.Thread(target=self._serve, name=name, daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:
+            for request in requests:
+                request.error = CatalogUnavailableError(self._name, f"{error}")
+            self._loop.call_soon(self._queue.on_batch_done, requests)
+            return False
+        self._thread = thread
+        return True
+
+    def _on_batch_done(self, requests: Requests) -> None:
+        self._throttle.thread_finished()
+        self._queue.on_batch_done(requests)
+
+    async def close(self) -> None:
+        """Close the connection, and end the thread."""
         if self._thread is not None:
-            self._thread_ended = self._loop.create_future()
+            self._ended = self._loop.create_future()
             self._batches.put(None)
             with thread_working():
-                await self._thread_ended
+                await self._ended
             self._thread.join()
-        self._deadlines.close()
 
     # The methods below run in the thread.
 
@@ -296,23 +366,25 @@ class ConnectionThread:
             # The loop was closed while requests ran: no task will close this thread.
             pass
         self._runner.close()
-        if self._thread_ended is not None:
+        if self._ended is not None:
             with contextlib.suppress(RuntimeError):
-                self._loop.call_soon_threadsafe(_set_done, self._thread_ended)
+                self._loop.call_soon_threadsafe(_set_done, self._ended)
 
     def _run(self, run: Callable[[Requests], None], requests: Requests) -> None:
-        try:
-            run(requests)
-        except BaseException as error:  # noqa: BLE001 - the waiting tasks raise it
-            for request in requests:
-                request.error = request.error or error
+        run_batch(run, requests)
         try:
             self._loop.call_soon_threadsafe(self._on_batch_done, requests)
         except RuntimeError as error:
             raise _LoopClosedError from error
 
-    def _answer_from_thread(self, requests: Requests) -> None:
-        self._loop.call_soon_threadsafe(self._answer, requests)
+
+def run_batch(run: Callable[[Requests], None], requests: Requests) -> None:
+    """Run a batch in this thread. An error of the whole batch becomes the error of each request."""
+    try:
+        run(requests)
+    except BaseException as error:  # noqa: BLE001 - the waiting tasks raise it
+        for request in requests:
+            request.error = request.error or error
 
 
 class _LoopClosedError(Exception):
