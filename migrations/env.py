@@ -10,13 +10,19 @@ from alembic.util import CommandError
 from sqlalchemy import Connection
 
 from model_catalog.connection.open_database import open_database
-from model_catalog.connection.target import TARGET_VARIABLE, resolve_target
+from model_catalog.connection.target import (
+    TARGET_VARIABLE,
+    default_schema,
+    resolve_target,
+    validate_schema,
+)
 from model_catalog.errors import CatalogError
 from model_catalog.mapping.revisions import VERSION_TABLE
 from model_catalog.mapping.tables import Base
 from model_catalog.schema.diagnosis import autogenerate_options
 from model_catalog.schema.migrate import backup_if_needed, set_application_id
 from model_catalog.schema.migration_lock import migration_transaction
+from model_catalog.schema.postgres_schema import quote_name
 from model_catalog.schema.revision import (
     current_revision,
     detect_revision,
@@ -39,6 +45,11 @@ def target() -> str | None:
     return given or os.environ.get(TARGET_VARIABLE) or config.get_main_option("sqlalchemy.url")
 
 
+def schema() -> str | None:
+    arguments = context.get_x_argument(as_dictionary=True)
+    return arguments.get("schema") or default_schema(arguments.get("url"))
+
+
 def options(dialect: str) -> dict[str, Any]:
     return {
         "target_metadata": Base.metadata,
@@ -59,11 +70,16 @@ async def run_from_the_shell() -> None:
     command = config.cmd_opts.cmd[0].__name__ if config.cmd_opts is not None else ""
     try:
         async with open_database(
-            target(), create=command in ("upgrade", "stamp"), shared=is_shared()
+            target(),
+            create=command in ("upgrade", "stamp"),
+            shared=is_shared(),
+            schema=schema(),
         ) as database:
             # Refuses another program's database before the lock writes to it.
             await current_revision(database)
-            async with migration_transaction(database.engine, database.name) as connection:
+            async with migration_transaction(
+                database.engine, database.name, create=database.create
+            ) as connection:
                 current = await connection.run_sync(
                     detect_revision, database.name, shared=database.shared
                 )
@@ -81,8 +97,10 @@ async def run_from_the_shell() -> None:
 
 
 def print_sql() -> None:
-    url = resolve_target(target()).url
+    location = resolve_target(target())
+    url = location.url
     dialect = url.get_backend_name()
+    validate_schema(schema(), dialect, location.name)
     context.configure(
         url=url,
         literal_binds=True,
@@ -94,6 +112,10 @@ def print_sql() -> None:
         # Inside the transaction it would have no effect: see migration_lock.py.
         context.execute("PRAGMA foreign_keys = OFF")
     with context.begin_transaction():
+        if (name := schema()) is not None:
+            quoted = quote_name(name)
+            context.execute(f"CREATE SCHEMA IF NOT EXISTS {quoted}")
+            context.execute(f"SET LOCAL search_path = {quoted}, pg_temp")
         context.run_migrations()
 
 

@@ -35,6 +35,7 @@ async def open_catalog(
     durability: Durability = "full",
     reads: ReadMode = "threads",
     shared: bool = False,
+    schema: str | None = None,
 ) -> AsyncIterator[ModelCatalog]:
     """
     Open a catalog, and close it when the block ends.
@@ -47,8 +48,9 @@ async def open_catalog(
     The tables are created or migrated to the newest revision. With `upgrade=False`, tables that are
     missing or older raise SchemaOutOfDateError. Tables of a newer package always raise
     SchemaTooNewError. In a database with another program's tables they are created only with
-    `shared=True`, or over the program's own AsyncEngine. `timeout_s` is the number of seconds that
-    opening waits for locks, and that a call may take.
+    `shared=True`, or over the program's own AsyncEngine. `schema` is their schema on PostgreSQL, as
+    in `upgrade`. `timeout_s` is the number of seconds that opening waits for locks, and that a call
+    may take.
 
     Changes in a SQLite file survive a crash of the process once the call has returned. With
     `durability="full"` they survive a power failure too, because every transaction waits for the
@@ -69,7 +71,7 @@ async def open_catalog(
     validate_read_mode(reads)
     validation.seconds("timeout_s", timeout_s)
     async with open_database(
-        target, create=create, durability=durability, wait_s=timeout_s, shared=shared
+        target, create=create, durability=durability, wait_s=timeout_s, shared=shared, schema=schema
     ) as database:
         await _prepare_schema(database, upgrade=upgrade)
         owner = LoopOwner(database.name)

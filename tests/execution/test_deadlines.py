@@ -24,7 +24,7 @@ from model_catalog import (
 )
 from model_catalog.concurrency.completion import run_to_completion
 from model_catalog.connection.interruption.interruptible_run import InterruptibleRun
-from model_catalog.schema.migration_lock import ADVISORY_LOCK
+from model_catalog.schema.postgres_schema import ADVISORY_LOCK
 
 TIMEOUT_S = 0.4
 PROMPT_S = 2.5

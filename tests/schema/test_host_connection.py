@@ -28,7 +28,7 @@ from model_catalog import (
 )
 from model_catalog.mapping.revisions import head_revision
 from model_catalog.schema import host_connection
-from model_catalog.schema.migration_lock import ADVISORY_LOCK
+from model_catalog.schema.postgres_schema import ADVISORY_LOCK
 from model_catalog.schema.revision import VERSION_TABLE
 
 HEAD = head_revision()

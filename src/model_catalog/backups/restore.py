@@ -52,7 +52,10 @@ _LOCK_RANGE_BYTES: Final = 512
 
 
 async def backup(
-    source: ModelCatalog | Target | None = None, path: str | os.PathLike[str] | None = None
+    source: ModelCatalog | Target | None = None,
+    path: str | os.PathLike[str] | None = None,
+    *,
+    schema: str | None = None,
 ) -> Path:
     """
     Back up a catalog while others may use it, and return the path of the backup.
@@ -61,13 +64,13 @@ async def backup(
     named after the time. The backup of a PostgreSQL catalog is an export, and needs a `path`.
     The backup is a snapshot, readable only by its owner, and flushed to the disk. If it fails, no
     file remains. An existing file is never replaced. In a host's SQLite file, the host's own
-    committed rows are included.
+    committed rows are included. `schema` is the schema of a target on PostgreSQL, as in `upgrade`.
 
     Raises InvalidTargetError if `path` exists, StorageFullError, and the errors of `open_catalog`.
     """
     if isinstance(source, ModelCatalog):
         return await _back_up_catalog(source, path)
-    async with open_database(source, create=False) as database:
+    async with open_database(source, create=False, schema=schema) as database:
         require_known_revision((await current_revision(database)).revision, database.name)
         return await _back_up_catalog(ModelCatalog(async_sessionmaker(database.engine)), path)
 

@@ -28,7 +28,7 @@ async def use_existing_catalog(
     location = resolve_target(options.db)
     if location.is_default and location.path is not None and not location.path.exists():
         return default
-    async with open_catalog(options.db, create=False) as catalog:
+    async with open_catalog(options.db, create=False, schema=options.schema) as catalog:
         return await use(catalog)
 
 

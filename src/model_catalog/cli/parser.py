@@ -84,6 +84,12 @@ def _database_options() -> argparse.ArgumentParser:
         help="the path or the URL of the catalog; default: $MODEL_CATALOG_URL, or "
         ".rbee/models/catalog.db",
     )
+    parent.add_argument(
+        "--schema",
+        metavar="NAME",
+        help="the PostgreSQL schema of the catalog's tables; default: $MODEL_CATALOG_SCHEMA if the "
+        "URL is from $MODEL_CATALOG_URL, or else the schema that the server chooses",
+    )
     return parent
 
 

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import Connection, Engine
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from model_catalog.connection.database_file import sidecar_paths
+from model_catalog.connection.target import display_name, validate_schema
+
+# SQLAlchemy's execution option. Its entry for None is the schema of tables that name none, as ours.
+_SCHEMAS: Final = "schema_translate_map"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +39,49 @@ def database_files(engine: Engine) -> tuple[Path, ...]:
         return ()
     path = Path(name).absolute()
     return (path, *sidecar_paths(path))
+
+
+def catalog_schema(source: Connection | Engine) -> str | None:
+    """
+    Return the schema with the catalog's tables; None is the default schema of the connection.
+
+    It is in SQLAlchemy's option `schema_translate_map` of a connection or an engine. The option is
+    the only way in which a schema reaches a statement. A host may have set it itself.
+    """
+    schemas = source.get_execution_options().get(_SCHEMAS) or {}
+    schema: str | None = schemas.get(None)
+    return schema
+
+
+def database_name(source: Connection | Engine) -> str:
+    """
+    Return the name of a host's database for messages, with the schema of the catalog's tables.
+
+    Raises InvalidTargetError if the schema cannot contain a catalog.
+    """
+    url, schema = source.engine.url, catalog_schema(source)
+    validate_schema(schema, source.dialect.name, display_name(url))
+    return display_name(url, schema)
+
+
+def schema_option(source: Connection | Engine, schema: str | None) -> dict[str, Any]:
+    """Return the execution option for a catalog in this schema, with the host's other entries."""
+    return {_SCHEMAS: {**(source.get_execution_options().get(_SCHEMAS) or {}), None: schema}}
+
+
+@contextmanager
+def use_schema(connection: Connection, schema: str | None) -> Iterator[None]:
+    """Use a schema for the catalog's tables in a block, on a host's connection."""
+    if schema is None:
+        # The connection's own option stays.
+        yield
+        return
+    before = connection.get_execution_options().get(_SCHEMAS)
+    connection.execution_options(**schema_option(connection, schema))
+    try:
+        yield
+    finally:
+        connection.execution_options(**{_SCHEMAS: before})
 
 
 def driver_connection(connection: Connection | AsyncConnection | Any) -> Any:

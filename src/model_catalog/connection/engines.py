@@ -22,6 +22,7 @@ from model_catalog.connection.database_file import (
 from model_catalog.connection.database_info import (
     DatabaseInfo,
     database_files,
+    database_name,
     driver_connection,
 )
 from model_catalog.connection.interruption.dropping import close_without_waiting
@@ -33,7 +34,7 @@ from model_catalog.connection.sqlite_pragmas import (
     set_own_pragmas,
     temp_store,
 )
-from model_catalog.connection.target import DatabaseLocation, display_name
+from model_catalog.connection.target import DatabaseLocation
 from model_catalog.connection.timeouts import (
     HAS_WRITE_LOCK,
     LOCK_WAIT_S,
@@ -81,9 +82,9 @@ def prepare_engine(engine: AsyncEngine) -> None:
 
 
 def database_info(engine: Engine) -> DatabaseInfo:
-    """Return the facts about an engine's database. Does not connect."""
+    """Return the facts about an engine's database. Does not connect. Raises InvalidTargetError."""
     return DatabaseInfo(
-        name=display_name(engine.url),
+        name=database_name(engine),
         dialect=engine.dialect.name,
         cascades=_enforces_foreign_keys(engine),
         files=database_files(engine),

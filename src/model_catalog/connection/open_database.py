@@ -25,7 +25,11 @@ from model_catalog.connection.database_file import (
     require_regular_file,
     was_shut_down_uncleanly,
 )
-from model_catalog.connection.database_info import database_files
+from model_catalog.connection.database_info import (
+    database_files,
+    database_name,
+    schema_option,
+)
 from model_catalog.connection.engines import (
     abandon_pool_after_fork,
     create_engine,
@@ -33,7 +37,15 @@ from model_catalog.connection.engines import (
 )
 from model_catalog.connection.error_mapping import map_errors, to_catalog_error
 from model_catalog.connection.sqlite_pragmas import Durability
-from model_catalog.connection.target import DatabaseLocation, Target, display_name, resolve_target
+from model_catalog.connection.target import (
+    DatabaseLocation,
+    Target,
+    default_schema,
+    display_name,
+    name_with_schema,
+    resolve_target,
+    validate_schema,
+)
 from model_catalog.errors import (
     CatalogCorruptError,
     CatalogError,
@@ -52,7 +64,7 @@ class OpenDatabase:
     An open database: its engines and its name in messages.
 
     If it is `shared`, other programs may have tables in it. That is so for a host's engine and for
-    every server.
+    every server. Unless `create`, a missing file or schema is an error.
 
     `path` and `sync_engine` are set only for a SQLite file of our own. `wait_s` is how long opening
     and migrating wait for locks, in seconds.
@@ -64,12 +76,14 @@ class OpenDatabase:
         make_engine: Callable[[], AsyncEngine],
         *,
         shared: bool,
+        create: bool,
         path: Path | None = None,
         sync_engine: Engine | None = None,
         wait_s: float = DEFAULT_OPEN_TIMEOUT_S,
     ) -> None:
         self.name: Final = name
         self.shared: Final = shared
+        self.create: Final = create
         self.path: Final = path
         self.sync_engine: Final = sync_engine
         self.wait_s: Final = wait_s
@@ -103,6 +117,7 @@ def open_database(
     wait_s: float = DEFAULT_OPEN_TIMEOUT_S,
     shared: bool = False,
     is_backup: bool = False,
+    schema: str | None = None,
 ) -> AbstractAsyncContextManager[OpenDatabase]:
     """
     Open the database that a target names. At the end our own engine is disposed, a host's is not.
@@ -110,12 +125,16 @@ def open_database(
     `shared` says that other programs may have tables in the database. A host's engine implies it.
     `is_backup` says that no other program writes to the file, so it may have several hard links.
     Any other SQLite file with two names raises InvalidTargetError.
+    `schema` is the schema of the catalog's tables on PostgreSQL. None is the one in a host's
+    `schema_translate_map`, in `MODEL_CATALOG_SCHEMA` for the default target, or the default schema.
 
     A SQLite file that was not shut down cleanly is read once completely; if that finds damage, it
     raises CatalogCorruptError. A CatalogCorruptError that leaves the block names the newest valid
     backup.
     """
-    return _Opening(target, create, durability, wait_s, shared=shared, is_backup=is_backup)
+    return _Opening(
+        target, create, durability, wait_s, shared=shared, is_backup=is_backup, schema=schema
+    )
 
 
 # Not a generator: at shutdown, a loop closes all its async generators at once. It may close an
@@ -130,10 +149,12 @@ class _Opening(AbstractAsyncContextManager[OpenDatabase]):
         *,
         shared: bool,
         is_backup: bool,
+        schema: str | None,
     ) -> None:
         self._target = target
         self._is_backup = is_backup
         self._shared = shared
+        self._schema = schema
         self._create = create
         self._durability: Durability = durability
         self._wait_s = wait_s
@@ -143,11 +164,12 @@ class _Opening(AbstractAsyncContextManager[OpenDatabase]):
     async def __aenter__(self) -> OpenDatabase:
         target = self._target
         if isinstance(target, AsyncEngine):
-            name = display_name(target.url)
             for file in database_files(target.sync_engine)[:1]:
-                await to_thread(require_one_name, file, name)
-            return OpenDatabase(name, lambda: target, shared=True, wait_s=self._wait_s)
+                await to_thread(require_one_name, file, display_name(target.url))
+            return self._use_engine(target)
         location = resolve_target(target)
+        schema = self._schema if self._schema is not None else default_schema(target)
+        validate_schema(schema, location.url.get_backend_name(), location.name)
         path = location.path
         is_unclean = await to_thread(
             _prepare_file, location, create=self._create, is_backup=self._is_backup
@@ -156,9 +178,10 @@ class _Opening(AbstractAsyncContextManager[OpenDatabase]):
             None if path is None else create_sync_sqlite_engine(location, path, self._durability)
         )
         database = self._own = OpenDatabase(
-            location.name,
-            lambda: create_engine(location, sync_engine),
+            name_with_schema(location.name, schema),
+            lambda: _in_schema(create_engine(location, sync_engine), schema),
             shared=self._shared,
+            create=self._create,
             path=path,
             sync_engine=sync_engine,
             wait_s=self._wait_s,
@@ -171,6 +194,16 @@ class _Opening(AbstractAsyncContextManager[OpenDatabase]):
                 raise
         return database
 
+    def _use_engine(self, engine: AsyncEngine) -> OpenDatabase:
+        engine = _in_schema(engine, self._schema)
+        return OpenDatabase(
+            database_name(engine.sync_engine),
+            lambda: engine,
+            shared=True,
+            create=self._create,
+            wait_s=self._wait_s,
+        )
+
     async def __aexit__(
         self, _kind: object = None, error: BaseException | None = None, _traceback: object = None
     ) -> None:
@@ -182,6 +215,13 @@ class _Opening(AbstractAsyncContextManager[OpenDatabase]):
         if isinstance(error, CatalogCorruptError):
             # The lookup reads backups, which must not block the event loop.
             await run_to_completion(to_thread(getattr, error, "copy"))
+
+
+def _in_schema(engine: AsyncEngine, schema: str | None) -> AsyncEngine:
+    """Return an engine with the same pool for a catalog in a schema; None is no change."""
+    if schema is None:
+        return engine
+    return engine.execution_options(**schema_option(engine.sync_engine, schema))
 
 
 def _prepare_file(location: DatabaseLocation, *, create: bool, is_backup: bool) -> bool:

@@ -28,6 +28,8 @@ Target: TypeAlias = str | os.PathLike[str] | URL | AsyncEngine
 
 TARGET_VARIABLE: Final = "MODEL_CATALOG_URL"
 """The environment variable with the default target."""
+SCHEMA_VARIABLE: Final = "MODEL_CATALOG_SCHEMA"
+"""The environment variable with the schema of the default target."""
 DEFAULT_PATH: Final = Path(".rbee", "models", "catalog.db")
 
 _DRIVERS: Final = {
@@ -39,6 +41,8 @@ _DRIVERS: Final = {
     "postgresql+psycopg": "postgresql+psycopg",
     "postgresql+asyncpg": "postgresql+asyncpg",
 }
+# PostgreSQL cuts longer names off.
+_MAX_SCHEMA_BYTES: Final = 63
 # The parameters that messages show. All others are masked, because any of them may be a secret.
 _SHOWN_PARAMETERS: Final = frozenset(
     (
@@ -105,11 +109,52 @@ def mask_secrets(url: URL) -> str:
     return text.replace("%2A%2A%2A", "***")
 
 
-def display_name(url: URL) -> str:
+def display_name(url: URL, schema: str | None = None) -> str:
     """Return a database's name for messages: a quoted path, or a URL without secrets."""
     if url.get_backend_name() == "sqlite":
         return repr(url.database or ":memory:")
-    return mask_secrets(url)
+    return name_with_schema(mask_secrets(url), schema)
+
+
+def name_with_schema(name: str, schema: str | None) -> str:
+    """Return the name of a database on a server, and of the schema if one was given."""
+    return name if schema is None else f"{name} (schema {shown(schema)})"
+
+
+def default_schema(target: object) -> str | None:
+    """Return the schema in `MODEL_CATALOG_SCHEMA`, which belongs to the default target only."""
+    return (os.environ.get(SCHEMA_VARIABLE) or None) if target is None else None
+
+
+def validate_schema(schema: str | None, dialect: str, name: str) -> None:
+    """
+    Raise InvalidTargetError for a schema that cannot contain a catalog; None is always valid.
+
+    `name` is the name of the database in the message.
+    """
+    if schema is None:
+        return
+    if dialect == "sqlite":
+        raise InvalidTargetError(
+            name,
+            f"SQLite has no schema {shown(schema)}, and a catalog cannot be in an attached "
+            "database: omit the schema, and give the catalog a file of its own",
+        )
+    if problem := _schema_problem(schema):
+        raise InvalidTargetError(name, f"the schema {shown(schema)} {problem}")
+
+
+def _schema_problem(schema: object) -> str | None:
+    if not isinstance(schema, str):
+        return "is not a text"
+    size_bytes = len(schema.encode(errors="surrogatepass"))
+    if not 1 <= size_bytes <= _MAX_SCHEMA_BYTES:
+        return f"has {size_bytes} bytes; a name has 1 to {_MAX_SCHEMA_BYTES}"
+    if "\0" in schema or schema != schema.encode("utf-8", "ignore").decode():
+        return "contains a NUL or a surrogate"
+    if schema.startswith("pg_") or schema == "information_schema":
+        return "is reserved for PostgreSQL: name another one"
+    return None
 
 
 def database_file_of(name: str) -> Path | None:

@@ -15,6 +15,7 @@ from model_catalog.domain.file_record import FileRecord
 from model_catalog.domain.model_ref import ModelName, ModelRef, NamedModel, split_arguments
 from model_catalog.errors import ModelNotFoundError
 from model_catalog.execution.executor import Executor
+from model_catalog.execution.schema_executor import SchemaExecutor
 from model_catalog.execution.session_executor import SessionExecutor
 from model_catalog.execution.session_transaction import SessionTransaction
 from model_catalog.execution.transaction import TransactionExecutor
@@ -79,13 +80,17 @@ class ModelCatalog:
         sessions: async_sessionmaker[AsyncSession] | AsyncSession | Executor,
         *,
         timeout_s: float = 30.0,
+        schema: str | None = None,
     ) -> None:
         """
         Make a catalog over a host's session factory or over one session.
 
-        `timeout_s` is the number of seconds that a call may take, 0 or more. An `Executor` is what
-        `open_catalog` and `transaction()` pass; it has a timeout of its own. Raises
-        InvalidTargetError for another object, such as an engine or a path.
+        `timeout_s` is the number of seconds that a call may take, 0 or more. `schema` is the schema
+        of the catalog's tables on PostgreSQL. None is the schema for None in the host's
+        `schema_translate_map`, or else the default schema. An `Executor` is what `open_catalog` and
+        `transaction()` pass; it has a timeout and a schema of its own.
+
+        Raises InvalidTargetError for another object, such as an engine or a path.
         """
         if isinstance(sessions, AsyncSession):
             self._executor: Executor = TransactionExecutor(SessionTransaction(sessions, timeout_s))
@@ -96,6 +101,8 @@ class ModelCatalog:
             self._executor = sessions
         else:
             raise wrong_object(sessions)
+        if schema is not None:
+            self._executor = SchemaExecutor(self._executor, schema)
         self._uses = UseRecorder(self._executor)
 
     def _with_executor(self, executor: Executor) -> Self:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import sqlalchemy as sa
@@ -15,20 +16,21 @@ from model_catalog.errors import SchemaOutOfDateError
 from model_catalog.mapping.base import Base
 from model_catalog.mapping.column_types import UnixTimestamp
 from model_catalog.mapping.revisions import VERSION_TABLE
+from model_catalog.schema.postgres_schema import enter_schema
 from model_catalog.schema.revision import require_current_schema
 
 
-async def check_schema(target: Target | None = None) -> list[str]:
+async def check_schema(target: Target | None = None, *, schema: str | None = None) -> list[str]:
     """
     Check a catalog database and return its problems, one sentence each; empty if there are none.
 
     It compares the revision and the tables with those of this package. On SQLite it also checks
     the integrity of the pages, the foreign keys and the types of the values, which reads the whole
-    file. It changes nothing.
+    file. It changes nothing. `schema` is as in `upgrade`.
 
     Raises CatalogCorruptError, ForeignDatabaseError, SchemaTooNewError and the errors of opening.
     """
-    async with open_database(target, create=False) as database:
+    async with open_database(target, create=False, schema=schema) as database:
         try:
             await require_current_schema(database)
         except SchemaOutOfDateError as error:
@@ -39,6 +41,12 @@ async def check_schema(target: Target | None = None) -> list[str]:
 async def _all_problems(database: OpenDatabase) -> list[str]:
     with map_errors(database.name):
         async with database.engine.connect() as connection:
+            if connection.dialect.name == "postgresql":
+                # Without a transaction, as a host may have set it, a schema could not be entered.
+                await connection.execution_options(isolation_level="READ COMMITTED")
+            await connection.run_sync(partial(enter_schema, name=database.name, create=False))
+            # Alembic would take the schema of each table for a difference.
+            await connection.execution_options(schema_translate_map=None)
             return await connection.run_sync(_find_problems)
 
 

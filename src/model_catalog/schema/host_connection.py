@@ -9,10 +9,9 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from model_catalog.concurrency.retry import DEFAULT_OPEN_TIMEOUT_S
-from model_catalog.connection.database_info import driver_connection
+from model_catalog.connection.database_info import database_name, driver_connection, use_schema
 from model_catalog.connection.error_mapping import map_errors
 from model_catalog.connection.sqlite_pragmas import set_foreign_keys
-from model_catalog.connection.target import display_name
 from model_catalog.connection.timeouts import begin_immediate
 from model_catalog.errors import InvalidTargetError, UpgradeFailedError, shown
 from model_catalog.schema.migrate import (
@@ -22,10 +21,10 @@ from model_catalog.schema.migrate import (
     to_migration_error,
 )
 from model_catalog.schema.migration_lock import (
-    ADVISORY_LOCK,
     broken_references,
     require_references_kept,
 )
+from model_catalog.schema.postgres_schema import schema_as_default, take_advisory_lock
 from model_catalog.schema.revision import detect_revision
 from model_catalog.schema.revision_runner import run_revisions
 
@@ -37,7 +36,9 @@ _FOREIGN_KEYS_ENFORCED: Final = (
 )
 
 
-def upgrade_connection(connection: sa.Connection, revision: str = "head") -> None:
+def upgrade_connection(
+    connection: sa.Connection, revision: str = "head", *, schema: str | None = None
+) -> None:
     """
     Upgrade the database of a host's connection to a revision, like `upgrade`, without a coroutine.
 
@@ -49,6 +50,10 @@ def upgrade_connection(connection: sa.Connection, revision: str = "head") -> Non
     itself, because SQLite can stop the enforcement only between transactions. A database that is at
     the revision already is not locked or changed. Waits up to a minute for another migration.
 
+    `schema` is the schema of the catalog's tables on PostgreSQL. None is the schema for None in the
+    connection's `schema_translate_map`, or else its default schema. The connection's `search_path`
+    is the same afterwards.
+
     Raises the same errors as `upgrade`, and InvalidTargetError for other objects than a connection.
     """
     if not isinstance(connection, sa.Connection):
@@ -57,8 +62,12 @@ def upgrade_connection(connection: sa.Connection, revision: str = "head") -> Non
             "give a Connection, for example in connection.run_sync(upgrade_connection);"
             " an AsyncEngine goes to upgrade()",
         )
-    name = display_name(connection.engine.url)
-    goal = resolve_revision(revision, name)
+    with use_schema(connection, schema):
+        name = database_name(connection)
+        _upgrade(connection, name, resolve_revision(revision, name))
+
+
+def _upgrade(connection: sa.Connection, name: str, goal: str) -> None:
     is_own_transaction = not connection.in_transaction()
     try:
         with map_errors(name):
@@ -73,7 +82,8 @@ def upgrade_connection(connection: sa.Connection, revision: str = "head") -> Non
         with (
             _own_transaction(connection)
             if is_own_transaction
-            else _joined_transaction(connection, name, goal)
+            else _joined_transaction(connection, name, goal),
+            schema_as_default(connection, name),
         ):
             # Another process may have migrated the database before we got the lock.
             current = detect_revision(connection, name, shared=True)
@@ -148,7 +158,7 @@ def _lock_postgresql(connection: sa.Connection) -> None:
     """Take the migration lock. The server waits for it, and for the locks of later statements."""
     # With a synchronous function in a running event loop, a sleep would block the loop.
     connection.exec_driver_sql(f"SET LOCAL lock_timeout = {_LOCK_WAIT_MS}")
-    connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({ADVISORY_LOCK})")
+    take_advisory_lock(connection, "pg_advisory_xact_lock")
 
 
 def _is_autocommit(connection: sa.Connection) -> bool:

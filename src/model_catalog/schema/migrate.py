@@ -48,7 +48,11 @@ log = logging.getLogger(__name__)
 
 
 async def upgrade(
-    target: Target | None = None, revision: str = "head", *, shared: bool = False
+    target: Target | None = None,
+    revision: str = "head",
+    *,
+    shared: bool = False,
+    schema: str | None = None,
 ) -> None:
     """
     Upgrade a database to a revision. All migrations run in one transaction.
@@ -65,17 +69,21 @@ async def upgrade(
     up. `upgrade` may be called in a running event loop, in the env.py of a host's own Alembic,
     and while that Alembic runs in another thread.
 
+    On PostgreSQL `schema` is the schema of the catalog's tables, and is created if it is missing.
+    None is the schema for None in the engine's `schema_translate_map`, the environment variable
+    `MODEL_CATALOG_SCHEMA` for the default target, or else the default schema.
+
     Raises SchemaTooNewError if a newer package wrote the database, and ForeignDatabaseError if the
     database belongs to another program. Raises UpgradeFailedError if the database refuses a
     migration, and CatalogBusyError if another connection locks it for a minute. Raises
     StorageFullError if the disk has no space for the migration or the backup. After each of these
     errors the database is unchanged.
     """
-    async with open_database(target, create=True, shared=shared) as database:
+    async with open_database(target, create=True, shared=shared, schema=schema) as database:
         await migrate_to(database, revision)
 
 
-async def downgrade(target: Target | None, revision: str) -> None:
+async def downgrade(target: Target | None, revision: str, *, schema: str | None = None) -> None:
     """
     Downgrade a database to an older revision. All migrations run in one transaction.
 
@@ -84,7 +92,7 @@ async def downgrade(target: Target | None, revision: str) -> None:
 
     Raises the same errors as `upgrade`.
     """
-    async with open_database(target, create=False) as database:
+    async with open_database(target, create=False, schema=schema) as database:
         await migrate_to(database, revision, down=True)
 
 
@@ -148,7 +156,11 @@ async def _migrate(
 
     try:
         async with migration_transaction(
-            database.engine, database.name, cancelled, wait_s=database.wait_s
+            database.engine,
+            database.name,
+            cancelled,
+            create=database.create,
+            wait_s=database.wait_s,
         ) as connection:
             # Another process may have migrated the database before we got the lock.
             current = await connection.run_sync(

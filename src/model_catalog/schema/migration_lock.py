@@ -6,7 +6,8 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any, Final
+from functools import partial
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -23,9 +24,7 @@ from model_catalog.connection.timeouts import (
     use_short_busy_timeout,
 )
 from model_catalog.errors import CatalogBusyError, UpgradeFailedError
-
-ADVISORY_LOCK: Final = 0x4D436174616C6F67
-"""`MCatalog` in ASCII: an arbitrary number that no other program should use."""
+from model_catalog.schema.postgres_schema import enter_schema, take_advisory_lock
 
 
 @asynccontextmanager
@@ -34,10 +33,13 @@ async def migration_transaction(
     name: str,
     cancelled: threading.Event | None = None,
     *,
+    create: bool = True,
     wait_s: float = DEFAULT_OPEN_TIMEOUT_S,
 ) -> AsyncIterator[AsyncConnection]:
     """
     Open a transaction with the migration lock: SQLite's write lock or an advisory lock.
+
+    In it, the catalog's schema is the default schema. `create` says whether it may be created.
 
     It commits when the block ends without an error, and rolls back otherwise. The caller reads the
     revision only inside the block, because another migration may change it before.
@@ -56,6 +58,7 @@ async def migration_transaction(
                     await _lock(connection, name)
                     # ALTER TABLE that waits for a reader blocks all statements queued behind it.
                     await set_timeouts(connection, max(backoff.remaining_s, MIN_TIMEOUT_S))
+                    await connection.run_sync(partial(enter_schema, name=name, create=create))
                 break
             except CatalogBusyError as error:
                 await connection.rollback()
@@ -76,10 +79,7 @@ async def _lock(connection: AsyncConnection, name: str) -> None:
         await connection.run_sync(begin_immediate)
         return
     # The "try" function, because a wait in the server could be neither cancelled nor limited.
-    locked = await connection.scalar(
-        sa.text("SELECT pg_try_advisory_xact_lock(:lock)"), {"lock": ADVISORY_LOCK}
-    )
-    if not locked:
+    if not await connection.run_sync(take_advisory_lock, "pg_try_advisory_xact_lock"):
         raise CatalogBusyError(name, "another process is migrating it")
 
 

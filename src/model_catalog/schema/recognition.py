@@ -7,6 +7,7 @@ from typing import Any, Final, TypeAlias
 
 import sqlalchemy as sa
 
+from model_catalog.connection.database_info import catalog_schema
 from model_catalog.mapping.base import Base
 from model_catalog.mapping.revisions import head_revision
 from model_catalog.schema.revision_runner import run_revisions
@@ -79,16 +80,19 @@ def _reference_structures() -> dict[str, _Structure]:
 
 def _structure(connection: sa.Connection) -> _Structure:
     inspector = sa.inspect(connection)
+    schema = catalog_schema(connection)
     return {
-        table: frozenset(_column_facts(inspector, table) | _constraint_facts(inspector, table))
+        table: frozenset(
+            _column_facts(inspector, table, schema) | _constraint_facts(inspector, table, schema)
+        )
         for table in Base.metadata.tables
-        if inspector.has_table(table)
+        if inspector.has_table(table, schema)
     }
 
 
-def _column_facts(inspector: sa.Inspector, table: str) -> set[str]:
+def _column_facts(inspector: sa.Inspector, table: str, schema: str | None) -> set[str]:
     facts = set()
-    for column in inspector.get_columns(table):
+    for column in inspector.get_columns(table, schema):
         # TEXT and VARCHAR are the same kind, and so are INTEGER and BIGINT.
         kind = next((name for name, base in _KINDS.items() if isinstance(column["type"], base)), "")
         null = "" if column["nullable"] else " not null"
@@ -97,16 +101,16 @@ def _column_facts(inspector: sa.Inspector, table: str) -> set[str]:
     return facts
 
 
-def _constraint_facts(inspector: sa.Inspector, table: str) -> set[str]:
-    key = inspector.get_pk_constraint(table)
+def _constraint_facts(inspector: sa.Inspector, table: str, schema: str | None) -> set[str]:
+    key = inspector.get_pk_constraint(table, schema)
     facts = {f"primary key {key['name']} of {table} ({', '.join(key['constrained_columns'])})"}
     kinds: dict[str, Any] = {
-        "check": inspector.get_check_constraints(table),
-        "unique constraint": inspector.get_unique_constraints(table),
-        "foreign key": inspector.get_foreign_keys(table),
+        "check": inspector.get_check_constraints(table, schema),
+        "unique constraint": inspector.get_unique_constraints(table, schema),
+        "foreign key": inspector.get_foreign_keys(table, schema),
         "index": [
             index
-            for index in inspector.get_indexes(table)
+            for index in inspector.get_indexes(table, schema)
             # PostgreSQL also lists the indexes of unique constraints.
             if not index.get("duplicates_constraint")
         ],

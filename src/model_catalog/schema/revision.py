@@ -9,9 +9,10 @@ import sqlalchemy as sa
 
 from model_catalog.concurrency.retry import retry_while_busy
 from model_catalog.concurrency.threads import to_thread
+from model_catalog.connection.database_info import catalog_schema
 from model_catalog.connection.error_mapping import map_errors
 from model_catalog.connection.open_database import OpenDatabase, open_database
-from model_catalog.connection.target import Target
+from model_catalog.connection.target import Target, database_file_of
 from model_catalog.connection.timeouts import LOCK_WAIT_S, set_timeouts
 from model_catalog.errors import ForeignDatabaseError, SchemaOutOfDateError, SchemaTooNewError
 from model_catalog.mapping.revisions import (
@@ -20,6 +21,7 @@ from model_catalog.mapping.revisions import (
     head_revision,
     known_revisions,
 )
+from model_catalog.schema.postgres_schema import require_schema
 from model_catalog.schema.recognition import recognize_revision
 
 APPLICATION_ID: Final = 0x4D436174
@@ -43,9 +45,6 @@ _NAME_OR_SHARE: Final = (
 _CHANGE_OR_NAME: Final = (
     "Change the tables so that they equal those of that revision, or name another database"
 )
-_NAME_ANOTHER: Final = (
-    "The catalog needs a table of that name, so it cannot share this database: name another one"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,18 +63,18 @@ class DatabaseRevision:
 
 
 async def schema_state(
-    target: Target | None = None, *, shared: bool = False
+    target: Target | None = None, *, shared: bool = False, schema: str | None = None
 ) -> tuple[str | None, str]:
     """
     Return the revision of a catalog database, and the newest revision that this package knows.
 
     The first is None for an empty database, and for a file of the Rust daemon rbee-hive, which
-    records no revision. Takes no write lock and changes nothing.
+    records no revision. Takes no write lock and changes nothing. `schema` is as in `upgrade`.
 
     Raises ForeignDatabaseError for another program's database, unless it has no table `models` and
-    `shared` is true, and CatalogUnavailableError for a missing file.
+    `shared` is true, and CatalogUnavailableError for a missing file or schema.
     """
-    async with open_database(target, create=False, shared=shared) as database:
+    async with open_database(target, create=False, shared=shared, schema=schema) as database:
         return (await current_revision(database)).revision, head_revision()
 
 
@@ -97,6 +96,8 @@ async def current_revision(database: OpenDatabase) -> DatabaseRevision:
         with map_errors(database.name):
             async with database.engine.connect() as connection:
                 await set_timeouts(connection, LOCK_WAIT_S)
+                if not database.create:
+                    await connection.run_sync(require_schema, database.name)
                 return await connection.run_sync(
                     detect_revision, database.name, shared=database.shared
                 )
@@ -129,12 +130,11 @@ def detect_revision(connection: sa.Connection, name: str, *, shared: bool) -> Da
 
 
 def _recorded_revision(connection: sa.Connection) -> str | None:
-    if not sa.inspect(connection).has_table(VERSION_TABLE):
+    schema = catalog_schema(connection)
+    if not sa.inspect(connection).has_table(VERSION_TABLE, schema):
         return None
-    revision: str | None = connection.execute(
-        sa.text(f"SELECT version_num FROM {VERSION_TABLE}")  # noqa: S608 - a constant
-    ).scalar()
-    return revision
+    table = sa.table(VERSION_TABLE, sa.column("version_num", sa.String()), schema=schema)
+    return connection.scalar(sa.select(table.c.version_num))
 
 
 def _examine_tables(
@@ -147,11 +147,12 @@ def _examine_tables(
     one of the two is not None.
     """
     inspector = sa.inspect(connection)
-    if not inspector.has_table("models"):
+    schema = catalog_schema(connection)
+    if not inspector.has_table("models", schema):
         other = None if shared else _other_content(connection)
         return None, None if other is None else ForeignDatabaseError(name, other, _NAME_OR_SHARE)
-    columns = {column["name"] for column in inspector.get_columns("models")}
-    key = inspector.get_pk_constraint("models")["constrained_columns"]
+    columns = {column["name"] for column in inspector.get_columns("models", schema)}
+    key = inspector.get_pk_constraint("models", schema)["constrained_columns"]
     if columns == _REVISION_0001_COLUMNS and key in _HIVE_KEYS:
         return None, None
     if columns >= _CATALOG_COLUMNS:
@@ -161,7 +162,22 @@ def _examine_tables(
         found = f"the tables of a catalog, but no table '{VERSION_TABLE}'; they are {differences}"
         return None, ForeignDatabaseError(name, found, _CHANGE_OR_NAME)
     found = f"a table 'models' with the columns {', '.join(sorted(columns))}"
-    return None, ForeignDatabaseError(name, found, _NAME_ANOTHER)
+    return None, ForeignDatabaseError(name, found, _own_place(connection, name))
+
+
+def _own_place(connection: sa.Connection, name: str) -> str:
+    """Say where a catalog can be beside a program that has a table `models` of its own."""
+    if connection.dialect.name == "postgresql":
+        return (
+            "The catalog needs a table of that name: give it a schema of its own, for example with "
+            "schema='model_catalog' (`--schema model_catalog`), or name another database"
+        )
+    path = database_file_of(name)
+    free = "another file" if path is None else repr(str(path.with_name("model_catalog.db")))
+    return (
+        "The catalog needs a table of that name: give it a file of its own, for example "
+        f"upgrade({free}) and open_catalog({free})"
+    )
 
 
 def _other_content(connection: sa.Connection) -> str | None:
@@ -170,7 +186,8 @@ def _other_content(connection: sa.Connection) -> str | None:
         application_id = connection.exec_driver_sql("PRAGMA application_id").scalar()
         if application_id not in (0, APPLICATION_ID):
             return f"the application id {application_id}"
-    tables = sorted(set(sa.inspect(connection).get_table_names()) - {VERSION_TABLE})
+    names = sa.inspect(connection).get_table_names(catalog_schema(connection))
+    tables = sorted(set(names) - {VERSION_TABLE})
     if not tables:
         return None
     listed = ", ".join(map(repr, tables[:3])) + (", ..." if tables[3:] else "")

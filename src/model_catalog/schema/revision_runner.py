@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
+from model_catalog.connection.database_info import catalog_schema
 from model_catalog.mapping.base import Base
 from model_catalog.mapping.revisions import VERSION_TABLE
 
@@ -88,7 +89,7 @@ def run_revisions(
 
 def record_revision(connection: sa.Connection, revision: str) -> None:
     """Write a revision to the version table, which is created if it is missing."""
-    if sa.inspect(connection).has_table(VERSION_TABLE):
+    if sa.inspect(connection).has_table(VERSION_TABLE, catalog_schema(connection)):
         # Alembic could not replace an id of release 0.1.0, because it does not know that id.
         connection.execute(sa.delete(sa.table(VERSION_TABLE)))
     _migration_context(connection).stamp(script_directory(), revision)

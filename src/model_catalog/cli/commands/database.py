@@ -18,15 +18,15 @@ _MAX_LISTED_IDS: Final = 20
 
 async def db_upgrade(options: Namespace) -> int:
     """Create or upgrade the tables."""
-    await upgrade(options.db, options.revision, shared=options.shared)
-    current, _ = await schema_state(options.db)
+    await upgrade(options.db, options.revision, shared=options.shared, schema=options.schema)
+    current, _ = await schema_state(options.db, schema=options.schema)
     print_notice(f"the catalog is at revision {current}")
     return DONE
 
 
 async def db_current(options: Namespace) -> int:
     """Print the revision of the database."""
-    current, head = await schema_state(options.db)
+    current, head = await schema_state(options.db, schema=options.schema)
     print_line(current or "none")
     print_notice("this is the newest" if current == head else f"the newest is {head}")
     return DONE
@@ -34,7 +34,7 @@ async def db_current(options: Namespace) -> int:
 
 async def db_check(options: Namespace) -> int:
     """Print the problems of the database."""
-    problems = await check_schema(options.db)
+    problems = await check_schema(options.db, schema=options.schema)
     for problem in problems:
         print_line(problem)
     print_notice(pluralize(len(problems), "problem") if problems else "no problem found")
@@ -43,7 +43,7 @@ async def db_check(options: Namespace) -> int:
 
 async def db_backup(options: Namespace) -> int:
     """Back up the database, and print the path of the backup."""
-    path = await backup(options.db, options.file)
+    path = await backup(options.db, options.file, schema=options.schema)
     print_line(str(path))
     return DONE
 

@@ -76,7 +76,7 @@ def _input_stream(name: str) -> Iterator[IO[bytes]]:
 async def import_(options: Namespace) -> int:
     """Import an export from a file or from standard input."""
     with _input_stream(options.file) as stream:
-        async with open_catalog(options.db) as catalog:
+        async with open_catalog(options.db, schema=options.schema) as catalog:
             result = await catalog.import_catalog(
                 stream, options.on_conflict, skip_broken=options.skip_broken
             )

@@ -51,7 +51,7 @@ async def add(options: Namespace) -> int:
         if (file_kind := non_regular_kind(path.stat())) not in (None, "a directory"):
             print_error(f"error: {os.fspath(path)!r} is {file_kind}: give a file or a folder")
             return FAILED
-        async with open_catalog(options.db) as catalog:
+        async with open_catalog(options.db, schema=options.schema) as catalog:
             with ProgressBar() as bar:
                 recorded = await register_path(
                     catalog,

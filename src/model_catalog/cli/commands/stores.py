@@ -117,14 +117,14 @@ async def _open_catalog(options: Namespace) -> AsyncIterator[ModelCatalog]:
     """Open the catalog. A dry run without an existing catalog gets a temporary one."""
     location = resolve_target(options.db)
     if not options.dry_run:
-        async with open_catalog(options.db) as catalog:
+        async with open_catalog(options.db, schema=options.schema) as catalog:
             yield catalog
     elif location.is_default and location.path is not None and not location.path.exists():
         with tempfile.TemporaryDirectory(prefix="model-catalog-") as folder:
             async with open_catalog(Path(folder) / "catalog.db") as catalog:
                 yield catalog
     else:
-        async with open_catalog(options.db, create=False) as catalog:
+        async with open_catalog(options.db, create=False, schema=options.schema) as catalog:
             yield catalog
 
 
