@@ -19,13 +19,18 @@ A statement that waits for a lock cannot be interrupted, so it waits briefly and
 """
 WRITE: Final = "model_catalog_write"
 """Execution option of a transaction that will write: on SQLite it begins with BEGIN IMMEDIATE."""
+LOOKUP: Final = "model_catalog_lookup"
+"""Execution option of a session that executes one SELECT: on SQLite it needs no BEGIN."""
+
 HAS_WRITE_LOCK: Final = "model_catalog_has_write_lock"
 """Key of Connection.info: whether a prepared engine has begun the transaction for a write."""
 
 # PostgreSQL stores the milliseconds in a 32-bit signed integer.
 _MAX_WAIT_S: Final = 2_000_000
-# Keys of Connection.info: the host's busy_timeout, and whether our short one is set.
+# Keys of Connection.info: the host's busy_timeout, the journal mode, and whether our short
+# busy_timeout is set.
 _HOST_TIMEOUT: Final = "model_catalog_host_busy_timeout"
+_JOURNAL_MODE: Final = "model_catalog_journal_mode"
 _IS_SHORT: Final = "model_catalog_short_busy_timeout"
 
 
@@ -50,11 +55,12 @@ def begin_immediate(connection: Connection) -> None:
 
 def on_host_begin(connection: Connection) -> None:
     """Begin a transaction of a prepared engine; the listener of `prepare_engine`."""
-    writes = bool(connection.get_execution_options().get(WRITE))
+    options = connection.get_execution_options()
+    writes = bool(options.get(WRITE))
     if writes:
         use_short_busy_timeout(connection)
         begin_immediate(connection)
-    elif not driver_connection(connection).in_transaction:
+    elif not (options.get(LOOKUP) or driver_connection(connection).in_transaction):
         connection.exec_driver_sql("BEGIN")
     connection.info[HAS_WRITE_LOCK] = writes
 
@@ -122,6 +128,23 @@ async def set_timeouts(
         await connection.exec_driver_sql(_select_timeouts(lock_wait_s, statement_s))
     else:
         await connection.run_sync(use_short_busy_timeout)
+
+
+async def reads_without_locks(connection: AsyncConnection) -> bool:
+    """
+    Return whether a SELECT on SQLite waits for no lock, because it reads a write-ahead log.
+
+    Asks each connection once. A program that changes the mode later needs the file for itself.
+    """
+    if connection.dialect.name != "sqlite":
+        return False
+    mode = connection.info.get(_JOURNAL_MODE)
+    if mode is None:
+        mode = await connection.run_sync(
+            lambda sync: _query_pragma(sync.connection.dbapi_connection, "PRAGMA journal_mode")
+        )
+        connection.info[_JOURNAL_MODE] = mode
+    return bool(mode == "wal")
 
 
 def begin_with_timeouts(lock_wait_s: float, statement_s: float) -> str:

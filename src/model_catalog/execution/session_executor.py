@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any, TypeAlias, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -21,8 +22,10 @@ from model_catalog.connection.interruption.running import (
     run_with_retries,
 )
 from model_catalog.connection.timeouts import (
+    LOOKUP,
     WRITE,
     ensure_write_transaction,
+    reads_without_locks,
     restore_driver_transaction,
     restore_timeout_on_checkin,
     set_timeouts,
@@ -177,7 +180,12 @@ class SessionExecutor:
         with run:
             async with self._sessions() as session:
                 connection = await self._begin(
-                    session, run, backoff.remaining_s, lock_wait_s, writes=operation.writes
+                    session,
+                    run,
+                    backoff.remaining_s,
+                    lock_wait_s,
+                    writes=operation.writes,
+                    is_lookup=operation.single_statement,
                 )
                 begun_s = backoff.remaining_s
                 try:
@@ -204,20 +212,29 @@ class SessionExecutor:
         lock_wait_s: float,
         *,
         writes: bool,
+        is_lookup: bool = False,
     ) -> AsyncConnection:
         """
         Begin a transaction of a session, and limit its lock waits and statements in time.
 
         If the pooled connection is dead, a new one takes its place, as in `begin_transaction`.
         """
-        timeouts_s = (max(statement_timeout_s, MIN_TIMEOUT_S), lock_wait_s)
+        begin = partial(
+            self._begin_once,
+            session,
+            run,
+            max(statement_timeout_s, MIN_TIMEOUT_S),
+            lock_wait_s,
+            writes=writes,
+            is_lookup=is_lookup,
+        )
         try:
-            return await self._begin_once(session, run, *timeouts_s, writes=writes)
+            return await begin()
         except BaseException as error:
             if not run.reconnects_after(error):
                 raise
         await session.invalidate()
-        return await self._begin_once(session, run, *timeouts_s, writes=writes)
+        return await begin()
 
     async def _begin_once(
         self,
@@ -227,11 +244,14 @@ class SessionExecutor:
         lock_wait_s: float,
         *,
         writes: bool,
+        is_lookup: bool = False,
     ) -> AsyncConnection:
         bind = find_bind(session, writes=writes)
         restore_timeout_on_checkin(bind.engine)
         # The options of a connection would outlive the session.
-        options: dict[str, object] = {WRITE: writes} if bind.connection is None else {}
+        options: dict[str, object] = {}
+        if bind.connection is None:
+            options = {WRITE: writes, LOOKUP: is_lookup}
         if self.database.dialect == "postgresql" and writes:
             # The host may have set AUTOCOMMIT, in which nothing can be rolled back.
             if bind.connection is None:
@@ -243,7 +263,8 @@ class SessionExecutor:
         run.set_connection(connection)
         if writes:
             await ensure_write_transaction(connection)
-        await set_timeouts(connection, lock_wait_s, statement_timeout_s)
+        if not (is_lookup and await reads_without_locks(connection)):
+            await set_timeouts(connection, lock_wait_s, statement_timeout_s)
         run.mark_answered()
         return connection
 
