@@ -8,10 +8,10 @@ from itertools import count
 
 import psycopg
 from sqlalchemy import URL
-from tests import postgres
 
 from benchmarks.harness.models_table import UPSERT, initial_rows
 from model_catalog import upgrade
+from tests import postgres
 
 
 class PostgresServer:

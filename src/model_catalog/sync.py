@@ -7,8 +7,8 @@ The catalog for code without an event loop: scripts, notebooks and Celery worker
 The types of this module are in sync.pyi.
 """
 
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, ExitStack, contextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, ExitStack
 from functools import wraps
 from inspect import iscoroutine
 from typing import Any, Self
@@ -62,16 +62,13 @@ class SyncCatalog:
         if iscoroutine(value):
             return self._loop_thread.run(value)
         if isinstance(value, AbstractAsyncContextManager):
-            return self._enter(value)
+            return self._loop_thread.enter(value, self._wrap)
         if isinstance(value, AsyncIterator):
             return self._loop_thread.iterate(value)
         return value
 
-    @contextmanager
-    def _enter(self, manager: AbstractAsyncContextManager[Any]) -> Iterator[Any]:
-        with self._loop_thread.enter(manager) as value:
-            is_catalog = isinstance(value, ModelCatalog)
-            yield SyncCatalog(value, self._loop_thread) if is_catalog else value
+    def _wrap(self, value: Any) -> Any:
+        return SyncCatalog(value, self._loop_thread) if isinstance(value, ModelCatalog) else value
 
 
 def _blocking(method: Any) -> Any:
@@ -97,6 +94,7 @@ def open_catalog(target: Target | None = None, **options: Any) -> SyncCatalog:
     """
     with ExitStack() as stack:
         loop_thread = stack.enter_context(LoopThread())
-        catalog = stack.enter_context(loop_thread.enter(opening.open_catalog(target, **options)))
+        opened = loop_thread.enter(opening.open_catalog(target, **options), lambda catalog: catalog)
+        catalog = stack.enter_context(opened)
         loop_thread.name = executor_of(catalog).database.name
         return SyncCatalog(catalog, loop_thread, stack.pop_all())

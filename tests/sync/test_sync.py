@@ -256,10 +256,11 @@ def test_a_forked_child_opens_the_catalog_again(database):
 
 @pytest.mark.slow
 def test_a_program_that_does_not_close_its_catalog_exits(database):
-    """The thread of the loop is a daemon."""
+    """Also with an open transaction. Nothing waits for the thread of the loop, a daemon."""
     program = (
-        "import sys; from model_catalog import sync;"
-        "print(sync.open_catalog(sys.argv[1]).count_models())"
+        "import sys; from model_catalog import sync; catalog = sync.open_catalog(sys.argv[1]);"
+        "transaction = catalog.transaction(); inner = transaction.__enter__();"
+        "print(inner.count_models())"
     )
     words = [sys.executable, "-c", program, database.target]
     done = subprocess.run(words, capture_output=True, text=True, timeout=30, check=False)

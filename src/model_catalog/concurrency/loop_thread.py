@@ -7,13 +7,14 @@ import concurrent.futures
 import os
 import sys
 import threading
-from collections.abc import AsyncIterator, Coroutine, Iterator
-from contextlib import AbstractAsyncContextManager, contextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, suppress
 from contextvars import Context
 from typing import Any, Generic, Self, TypeVar
 
 from model_catalog.errors import CatalogClosedError, CatalogError, WrongLoopError
 
+R = TypeVar("R")
 T = TypeVar("T")
 
 
@@ -125,33 +126,57 @@ class LoopThread:
                 return
             yield value
 
-    @contextmanager
-    def enter(self, manager: AbstractAsyncContextManager[T]) -> Iterator[T]:
+    def enter(
+        self, manager: AbstractAsyncContextManager[T], convert: Callable[[T], R]
+    ) -> AbstractContextManager[R]:
         """
-        Enter an async context manager, and leave it when the block ends.
+        Return a block that enters an async context manager, and leaves it at its end.
 
-        The two run in different tasks with the same context. In a forked child it is not left.
+        The block yields the converted value. Entering and leaving run in different tasks with the
+        same context. In a forked child the manager is not left.
         """
+        return _Block(self, manager, convert)
 
-        async def enter() -> T:
-            value = await manager.__aenter__()
-            self._entered.append(manager)
-            return value
+    async def enter_in_loop(self, manager: AbstractAsyncContextManager[T]) -> T:
+        """Enter a manager, which `leave` leaves, or else the end of the thread."""
+        value = await manager.__aenter__()
+        self._entered.append(manager)
+        return value
 
-        try:
-            # Ctrl-C may come when it has been entered, and `run` has not returned.
-            yield self.run(enter())
-        except BaseException:
-            if manager not in self._entered or not self._leave(manager, *sys.exc_info()):
-                raise
-        else:
-            self._leave(manager, None, None, None)
-
-    def _leave(self, manager: AbstractAsyncContextManager[Any], *exc_info: Any) -> bool | None:
-        if not self._is_in_owner_process or (self._is_closed and exc_info[0] is not None):
+    def leave(self, manager: AbstractAsyncContextManager[Any], *exc_info: Any) -> bool | None:
+        """Leave a manager if it was entered, and return whether it suppresses the exception."""
+        if not self._is_in_owner_process or manager not in self._entered:
             return None
         self._entered.remove(manager)
         return self.run(manager.__aexit__(*exc_info))
+
+
+class _Block(AbstractContextManager[R], Generic[T, R]):
+    # Not a generator: Python ends a generator when it is collected, also when the process exits.
+    # That would wait for the loop, whose thread does not run any more.
+
+    def __init__(
+        self,
+        loop_thread: LoopThread,
+        manager: AbstractAsyncContextManager[T],
+        convert: Callable[[T], R],
+    ) -> None:
+        self._loop_thread = loop_thread
+        self._manager = manager
+        self._convert = convert
+
+    def __enter__(self) -> R:
+        try:
+            return self._convert(
+                self._loop_thread.run(self._loop_thread.enter_in_loop(self._manager))
+            )
+        except BaseException:
+            # Ctrl-C may come when it has been entered, and `run` has not returned.
+            self._loop_thread.leave(self._manager, *sys.exc_info())
+            raise
+
+    def __exit__(self, *exc_info: object) -> bool | None:
+        return self._loop_thread.leave(self._manager, *exc_info)
 
 
 class _Call(Generic[T]):

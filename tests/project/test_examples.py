@@ -1,0 +1,68 @@
+"""The examples run: the tests of the service, and the code of the notebook."""
+
+import asyncio
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+SERVICE = EXAMPLES / "fastapi_service"
+
+
+def run(*words: str, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *words],
+        cwd=cwd,
+        env={**os.environ, **variables},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.slow
+def test_the_tests_of_the_service_pass(pg_server):
+    """On SQLite and on PostgreSQL."""
+    pytest.importorskip("fastapi")
+    server = pg_server.set(drivername="postgresql+asyncpg")
+    # pytest-asyncio, which the service does not use, demands a setting.
+    words = ("-m", "pytest", "-p", "no:asyncio", "-p", "no:cacheprovider", "-q")
+
+    done = run(
+        *words, cwd=SERVICE, TEST_POSTGRESQL_URL=server.render_as_string(hide_password=False)
+    )
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "skipped" not in done.stdout
+
+
+@pytest.mark.slow
+def test_the_service_is_typed():
+    """mypy --strict reports nothing."""
+    pytest.importorskip("fastapi")
+    pytest.importorskip("mypy")
+
+    done = run("-m", "mypy", "--config-file=", "--strict", "placements", "tests", cwd=SERVICE)
+
+    assert done.returncode == 0, done.stdout
+
+
+def test_the_cells_of_the_notebook_run(tmp_path, monkeypatch, capsys):
+    """One after another in one namespace, while an event loop is running."""
+    cells = re.findall(r"```python\n(.*?)```", (EXAMPLES / "notebook.md").read_text(), re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    namespace: dict[str, object] = {}
+
+    async def run_cells():
+        for cell in cells:
+            exec(compile(cell, "notebook.md", "exec"), namespace)
+
+    asyncio.run(run_cells())
+
+    printed = capsys.readouterr().out
+    assert "local:notes@  7  " in printed
+    assert "ok local:notes@" in printed
