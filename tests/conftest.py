@@ -128,7 +128,10 @@ class Database:
 
     def delete_rows(self) -> None:
         """Delete all models, and number new ones from 1."""
-        tables = ("model_aliases", "model_tags", "model_files", "models")
+        tables = (
+            *("model_aliases", "model_tags", "model_files", "models"),
+            "model_catalog_leases",
+        )
         if self.path is not None:
             for table in tables:
                 self.run(f"DELETE FROM {table}")

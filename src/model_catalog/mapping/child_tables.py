@@ -1,4 +1,4 @@
-"""The tables whose rows belong to a model: its tags, files and aliases."""
+"""The tables beside `models`: tags, files and aliases of models, and leases of tasks."""
 
 from __future__ import annotations
 
@@ -56,3 +56,18 @@ class ModelAlias(Base):
         BigInt, ForeignKey("models.id", ondelete="CASCADE"), index=True
     )
     store: Mapped[str | None] = mapped_column(KeyText)
+
+
+class Lease(Base):
+    """
+    The right of one process to do a background task, for a limited time.
+
+    The times are milliseconds since 1970 of the database's clock.
+    """
+
+    __tablename__ = "model_catalog_leases"
+
+    name: Mapped[str] = mapped_column(KeyText, primary_key=True)
+    holder: Mapped[str] = mapped_column(KeyText)
+    renewed_at_ms: Mapped[int] = mapped_column(BigInt)
+    expires_at_ms: Mapped[int] = mapped_column(BigInt)

@@ -19,6 +19,7 @@ from model_catalog.repository.model_catalog import ModelCatalog
 from model_catalog.upkeep.checks.model_check import CheckReport, check_models
 from model_catalog.upkeep.verification.model_verification import verify_models
 from model_catalog.upkeep.verification.results import Verdict, VerifiedModel
+from model_catalog.upkeep.watch_lease import WatchLease
 
 log = logging.getLogger(__name__)
 
@@ -31,12 +32,14 @@ _JITTER: Final = 0.1
 
 @dataclass(slots=True)
 class WatchReport:
-    """Counters of a running watch, and the report of its last check."""
+    """Counters of a running watch, and the report of its last check in this process."""
 
     check_count: int = 0
     failure_count: int = 0
     verified_bytes: int = 0
     last: CheckReport | None = None
+    is_active: bool = False
+    """Whether this watch does the work; otherwise another process does, and this one waits."""
 
 
 @asynccontextmanager
@@ -57,8 +60,12 @@ async def watch(
 
     Calls `on_event` in the event loop with each `CheckReport`, each `VerifiedModel` and each error.
     An error is logged and does not end the watch: a disk may be missing, or the database busy.
-    Models that differ from the catalog are logged as warnings. The watch is cancelled at the end of
-    the block.
+    Models that differ from the catalog are logged as warnings, once: what was recorded before is
+    not logged again. The watch is cancelled at the end of the block.
+
+    Of the watches of one database, in several processes, one works at a time. The others wait. One
+    of them takes over when the block of the first has ended or its process was killed: after at
+    most one interval, or about a minute if that is shorter. Nothing is locked meanwhile.
 
     Raises InvalidModelError for an `interval_s` or a `scrub_per_day` that is out of range.
     """
@@ -75,15 +82,22 @@ async def watch(
         )
     report = WatchReport()
     watcher = _Watcher(catalog, list(roots), scrub_per_day, on_event, report)
-    task = asyncio.create_task(watcher.run(interval_s))
+    lease = WatchLease(catalog, interval_s)
+    task = asyncio.create_task(watcher.run(interval_s, lease))
     try:
         yield report
     finally:
         task.cancel()
         # `await task` could not tell a cancellation of this block from that of the watch.
         await asyncio.wait([task])
+        await lease.release()
         if not task.cancelled():
             task.result()
+
+
+def _spread(interval_s: float) -> float:
+    spread_s = interval_s * _JITTER
+    return interval_s + random.uniform(-spread_s, spread_s)  # noqa: S311 - not for cryptography
 
 
 class _Watcher:
@@ -102,16 +116,26 @@ class _Watcher:
         self._scrub_per_day = scrub_per_day
         self._on_event = on_event
         self._report = report
+        self._logged: dict[int, tuple[Verdict, str | None]] = {}
         self._allowed_bytes = 0.0
         self._allowance_at = time.monotonic()
 
-    async def run(self, interval_s: float) -> None:
+    async def run(self, interval_s: float, lease: WatchLease) -> None:
+        while True:
+            await self._run_step(lease.take)
+            self._report.is_active = lease.is_held
+            if lease.is_held:
+                await lease.hold_during(lambda: self._work(interval_s))
+                self._report.is_active = False
+            else:
+                await asyncio.sleep(lease.wait_s)
+
+    async def _work(self, interval_s: float) -> None:
         while True:
             await self._run_step(self._check)
             if self._scrub_per_day:
                 await self._run_step(self._scrub)
-            spread_s = interval_s * _JITTER
-            await asyncio.sleep(interval_s + random.uniform(-spread_s, spread_s))  # noqa: S311
+            await asyncio.sleep(_spread(interval_s))
 
     async def _run_step(self, step: Callable[[], Awaitable[None]]) -> None:
         try:
@@ -124,7 +148,7 @@ class _Watcher:
     async def _check(self) -> None:
         checked = await check_models(self._catalog, roots=self._roots)
         for finding in checked.findings:
-            if not finding.is_as_recorded:
+            if finding.is_new and not finding.is_as_recorded:
                 log.warning("%s is %s: %s", finding.ref, finding.state, finding.detail)
         self._report.check_count += 1
         self._report.last = checked
@@ -145,9 +169,20 @@ class _Watcher:
             async for result in results:
                 self._allowed_bytes -= result.read_bytes
                 self._report.verified_bytes += result.read_bytes
-                if result.verdict not in (Verdict.OK, Verdict.UNFINISHED):
+                if self._is_new(result):
                     log.warning("%s is %s: %s", result.model.ref, result.verdict, result.detail)
                 self._emit(result)
+
+    def _is_new(self, result: VerifiedModel) -> bool:
+        """Whether a verification found something that is neither recorded nor logged before."""
+        if result.verdict in (Verdict.OK, Verdict.UNFINISHED):
+            self._logged.pop(result.model.id, None)
+            return False
+        # A file that cannot be read is not recorded, and each scrub begins with it.
+        found = (result.verdict, result.detail)
+        is_logged = self._logged.get(result.model.id) == found
+        self._logged[result.model.id] = found
+        return result.is_new and not is_logged
 
     def _emit(self, event: CheckReport | VerifiedModel | Exception) -> None:
         if self._on_event is None:

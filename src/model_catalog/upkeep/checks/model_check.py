@@ -51,6 +51,8 @@ class CheckFinding:
     state: FileState
     detail: str | None
     is_damaged: bool
+    is_new: bool = True
+    """Whether the state or its reason differs from what was recorded before this check."""
 
     @property
     def is_as_recorded(self) -> bool:
@@ -206,5 +208,11 @@ def _finding(result: CheckResult, refs: Mapping[int, ModelRef]) -> CheckFinding:
     if before.is_damaged and detail is None:
         detail = "its content did not match the recorded digest when it was last read"
     return CheckFinding(
-        refs[before.id], before.local_path, before.state, result.state, detail, before.is_damaged
+        refs[before.id],
+        before.local_path,
+        before.state,
+        result.state,
+        detail,
+        before.is_damaged,
+        is_new=(result.state, result.detail) != (before.state, before.state_detail),
     )

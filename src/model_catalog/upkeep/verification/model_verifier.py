@@ -83,9 +83,11 @@ class ModelVerifier:
         checked = _checked_model(model, files)
         found = await run_in_thread(lambda _: check_status(checked, self._mounts))
         if found.state not in (FileState.PRESENT, FileState.CHANGED):
-            return VerifiedModel(model, Verdict(found.state), found.detail)
+            is_new = (found.state, found.detail) != (model.state, model.state_detail)
+            return VerifiedModel(model, Verdict(found.state), found.detail, is_new=is_new)
         verdict = Verdict.OK if found.state is FileState.PRESENT else Verdict.CHANGED
-        by_status = VerifiedModel(model, verdict, found.detail)
+        is_new = found.state is not model.state
+        by_status = VerifiedModel(model, verdict, found.detail, is_new=is_new)
         if self._level == "full":
             # Without a digest, changed content must not become the expected content.
             is_unknown = verdict is Verdict.CHANGED and not files and model.digest is None
@@ -125,7 +127,8 @@ class ModelVerifier:
         if stored is None:
             return None
         if reason is not None:
-            return VerifiedModel(stored, Verdict.INCOMPLETE, reason)
+            is_new = reason != by_status.model.incomplete_reason
+            return VerifiedModel(stored, Verdict.INCOMPLETE, reason, is_new=is_new)
         return replace(by_status, model=stored)
 
     async def _verify_digests(
@@ -219,9 +222,12 @@ class ModelVerifier:
         if stored is None:
             return None
         if damaged:
-            return VerifiedModel(stored, Verdict.MISMATCH, describe_mismatch(damaged), read_bytes)
+            is_new = stored.found_digest != model.found_digest
+            mismatch = describe_mismatch(damaged)
+            return VerifiedModel(stored, Verdict.MISMATCH, mismatch, read_bytes, is_new=is_new)
         if reason is not None:
-            return VerifiedModel(stored, Verdict.INCOMPLETE, reason, read_bytes)
+            is_new = reason != model.incomplete_reason
+            return VerifiedModel(stored, Verdict.INCOMPLETE, reason, read_bytes, is_new=is_new)
         detail = NOT_COMPARED if stored.digest is not None and actual is None else None
         return VerifiedModel(stored, Verdict.OK, detail, read_bytes)
 

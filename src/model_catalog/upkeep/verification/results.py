@@ -39,3 +39,5 @@ class VerifiedModel:
     detail: str | None = None
     read_bytes: int = 0
     """How many bytes were hashed for this model."""
+    is_new: bool = True
+    """Whether the verdict differs from what was recorded before this verification."""

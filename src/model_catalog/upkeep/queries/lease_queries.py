@@ -1,0 +1,98 @@
+"""
+Queries of leases: take or renew one, and release it.
+
+A lease is taken, renewed and released by single short statements. Between them its holder has no
+lock, no connection and no transaction, so it also works behind a connection pooler.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final, NamedTuple, cast
+
+from sqlalchemy import BigInteger, ColumnElement, Connection, Table, delete, extract, func, select
+from sqlalchemy import cast as sql_cast
+
+from model_catalog.execution.executor import read, write
+from model_catalog.mapping.child_tables import Lease
+from model_catalog.repository.model_catalog import ModelCatalog, executor_of
+from model_catalog.repository.statements.models import insert_into
+
+LEASES: Final = cast("Table", Lease.__table__)
+_UNIX_EPOCH: Final = 2440587.5
+"""The Julian day of 1970-01-01: https://www.sqlite.org/lang_datefunc.html"""
+
+
+class LeaseClaim(NamedTuple):
+    """What a process wants: a lease by its name, for itself, for some time."""
+
+    name: str
+    holder: str
+    duration_ms: int
+
+
+async def remaining_time(catalog: ModelCatalog, claim: LeaseClaim) -> float:
+    """Return for how many seconds another process holds a lease; 0 if it is free or held here."""
+    return await executor_of(catalog).run(read(select_remaining_time, claim))
+
+
+def select_remaining_time(connection: Connection, claim: LeaseClaim) -> float:
+    """Return for how many seconds another process holds a lease."""
+    now = _now_ms(connection.dialect.name)
+    remaining_ms = connection.scalar(
+        select(LEASES.c.expires_at_ms - now).where(
+            LEASES.c.name == claim.name, LEASES.c.holder != claim.holder, _is_valid(now)
+        )
+    )
+    return max(0, remaining_ms or 0) / 1000
+
+
+async def take_lease(catalog: ModelCatalog, claim: LeaseClaim) -> bool:
+    """Take a lease that is free or has expired, or renew one that is held; return if it is held."""
+    return await executor_of(catalog).run(write(upsert_lease, claim))
+
+
+def upsert_lease(connection: Connection, claim: LeaseClaim) -> bool:
+    """Take or renew a lease in one statement; return whether the claim holds it."""
+    dialect = connection.dialect.name
+    now = _now_ms(dialect)
+    insert = insert_into(LEASES, dialect).values(
+        name=claim.name,
+        holder=claim.holder,
+        renewed_at_ms=now,
+        expires_at_ms=now + claim.duration_ms,
+    )
+    new = insert.excluded
+    statement = insert.on_conflict_do_update(
+        index_elements=["name"],
+        set_={name: new[name] for name in ("holder", "renewed_at_ms", "expires_at_ms")},
+        where=(LEASES.c.holder == new.holder) | ~_is_valid(new.renewed_at_ms),
+    ).returning(LEASES.c.name)
+    return connection.scalar(statement) is not None
+
+
+async def release_lease(catalog: ModelCatalog, claim: LeaseClaim, timeout_s: float) -> None:
+    """Release a lease if the claim holds it, within a time."""
+    await executor_of(catalog).run(write(delete_lease, claim, timeout_s=timeout_s))
+
+
+def delete_lease(connection: Connection, claim: LeaseClaim) -> None:
+    """Delete the lease of a claim."""
+    connection.execute(
+        delete(LEASES).where(LEASES.c.name == claim.name, LEASES.c.holder == claim.holder)
+    )
+
+
+def _is_valid(now: ColumnElement[int]) -> ColumnElement[bool]:
+    # A clock that was set back must not extend a lease: one that begins in the future is free.
+    return now.between(LEASES.c.renewed_at_ms, LEASES.c.expires_at_ms)
+
+
+def _now_ms(dialect: str) -> ColumnElement[int]:
+    """Return the database's time. All processes that share the database share this clock."""
+    milliseconds: ColumnElement[Any]
+    if dialect == "sqlite":
+        milliseconds = (func.julianday("now") - _UNIX_EPOCH) * 86_400_000
+    else:
+        # now() would be the time at which the transaction began.
+        milliseconds = extract("epoch", func.clock_timestamp()) * 1000
+    return sql_cast(milliseconds, BigInteger)
