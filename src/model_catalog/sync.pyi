@@ -214,4 +214,5 @@ def open_catalog(
     durability: Durability = "full",
     reads: ReadMode = "threads",
     shared: bool = False,
+    schema: str | None = None,
 ) -> SyncCatalog: ...
