@@ -426,17 +426,12 @@ async def test_a_file_with_models_is_backed_up_before_a_migration(tmp_path):
 
 
 async def test_a_database_without_models_is_not_backed_up(tmp_path):
-    """A new catalog, an empty one, and one that a host shares get no backup."""
+    """A new catalog and an empty one get no backup."""
     path = tmp_path / "catalog.db"
     await upgrade(path, "0002")
     await upgrade(path)
-    host = tmp_path / "host.db"
-    hive_files.write_hive_file(host, hive_files.VALID_ROWS)
-    engine = create_async_engine(f"sqlite+aiosqlite:///{host}")
-    await upgrade(engine)
-    await engine.dispose()
 
-    assert other_files(path) == ["host.db"]
+    assert other_files(path) == []
 
 
 async def test_the_last_three_automatic_backups_are_kept(tmp_path):

@@ -41,7 +41,7 @@ from model_catalog.errors import (
     ForeignDatabaseError,
     InvalidTargetError,
 )
-from model_catalog.repository.model_catalog import ModelCatalog
+from model_catalog.repository.model_catalog import ModelCatalog, find_database_files
 from model_catalog.schema.revision import current_revision, require_known_revision
 
 T = TypeVar("T")
@@ -76,7 +76,7 @@ async def backup(
 
 
 async def _back_up_catalog(catalog: ModelCatalog, path: str | os.PathLike[str] | None) -> Path:
-    files = catalog.database_files
+    files = await find_database_files(catalog)
     if files:
         to = free_backup_path(files[0], "backup") if path is None else new_file_path(path)
         return await online_backup(files[0], repr(os.fspath(files[0])), to)

@@ -10,6 +10,14 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from model_catalog.errors import CatalogClosedError, WrongLoopError
 
 
+def running_loop() -> asyncio.AbstractEventLoop:
+    """Return the running event loop of asyncio. Raises WrongLoopError, for example under trio."""
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        raise WrongLoopError.without_asyncio() from None
+
+
 class LoopOwner:
     """
     The process and the event loop that a catalog was opened in, and its calls in progress.
@@ -20,7 +28,7 @@ class LoopOwner:
     def __init__(self, target: str) -> None:
         self._target = target
         self._process_id = os.getpid()
-        self._loop = asyncio.get_running_loop()
+        self._loop = running_loop()
         self.is_closed = False
         self._active_call_count = 0
         self._idle: asyncio.Future[None] | None = None
@@ -61,7 +69,7 @@ class LoopOwner:
                 f"process {self._process_id}, the parent of this process ({os.getpid()})",
                 "process",
             )
-        if asyncio.get_running_loop() is not self._loop:
+        if running_loop() is not self._loop:
             raise WrongLoopError(self._target, "another event loop", "loop")
         if self.is_closed:
             raise CatalogClosedError(self._target)
@@ -95,7 +103,12 @@ class HostOwner:
         """Return at once."""
 
     def check_usable(self) -> None:
-        """Call `on_fork` if this process is a new child of the process that made the owner."""
+        """
+        Call `on_fork` if this process is a new child of the process that made the owner.
+
+        Raises WrongLoopError if no event loop of asyncio is running.
+        """
+        running_loop()
         if os.getpid() != self._process_id:
             self._process_id = os.getpid()
             self._on_fork()

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from typing import Final, ParamSpec, TypeVar
 from weakref import WeakKeyDictionary
 
+from model_catalog.concurrency.ownership import running_loop
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -99,7 +101,7 @@ _throttles: Final[WeakKeyDictionary[asyncio.AbstractEventLoop, LoopThrottle]] = 
 
 def throttle_of_loop() -> LoopThrottle:
     """Return the throttle of the running event loop."""
-    loop = asyncio.get_running_loop()
+    loop = running_loop()
     throttle = _throttles.get(loop)
     if throttle is None:
         throttle = _throttles[loop] = LoopThrottle()

@@ -12,15 +12,15 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from model_catalog.connection.database_file import sidecar_paths
-from model_catalog.connection.target import display_name, validate_schema
+from model_catalog.connection.target import display_name, sqlite_path, validate_schema
 
 # SQLAlchemy's execution option. Its entry for None is the schema of tables that name none, as ours.
 _SCHEMAS: Final = "schema_translate_map"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class DatabaseInfo:
-    """What an executor knows about its database."""
+    """What an executor knows about its database. Executors of one engine share it."""
 
     name: str
     """The name in messages: a quoted path, or a URL without its password."""
@@ -30,15 +30,35 @@ class DatabaseInfo:
     """Whether the database itself deletes rows that refer to a deleted row."""
     files: tuple[Path, ...]
     """The files of a SQLite database; empty for PostgreSQL and for a database in memory."""
+    knows_files: bool
+    """Whether `files` is what the database says. A host's engine tells when it is first used."""
+
+    def set_path(self, path: str) -> None:
+        """Record the path that SQLite tells; empty for a database in memory."""
+        self.knows_files = True
+        self.files = _with_sidecars(Path(path)) if path else ()
+        self.name = repr(path or ":memory:")
 
 
 def database_files(engine: Engine) -> tuple[Path, ...]:
-    """Return a SQLite database's file and its sidecar files; empty for other databases."""
-    name = engine.url.database
-    if engine.dialect.name != "sqlite" or not name or name == ":memory:":
-        return ()
-    path = Path(name).absolute()
+    """Return the files that the URL of a SQLite engine names; empty for other databases."""
+    path = sqlite_path(engine.url) if engine.dialect.name == "sqlite" else None
+    return () if path is None else _with_sidecars(path)
+
+
+def _with_sidecars(path: Path) -> tuple[Path, ...]:
+    path = path.absolute()
     return (path, *sidecar_paths(path))
+
+
+def main_path(dbapi_connection: Any) -> str:
+    """Return the path that a SQLite connection has opened; empty for a database in memory."""
+    cursor = dbapi_connection.cursor()
+    # The first row is the main database.
+    cursor.execute("PRAGMA database_list")
+    path = cursor.fetchone()[2]
+    cursor.close()
+    return str(path or "")
 
 
 def catalog_schema(source: Connection | Engine) -> str | None:

@@ -24,6 +24,7 @@ from model_catalog.connection.database_info import (
     database_files,
     database_name,
     driver_connection,
+    main_path,
 )
 from model_catalog.connection.interruption.dropping import close_without_waiting
 from model_catalog.connection.sqlite_pragmas import (
@@ -50,6 +51,7 @@ _CONNECT_TIMEOUT_S: Final = 10
 
 # Pools of the parent process. They are referenced here so that they are never collected.
 _pools_of_parent: Final[list[Pool]] = []
+_infos: WeakKeyDictionary[Engine, DatabaseInfo] = WeakKeyDictionary()
 _rollbacks: set[asyncio.Task[None]] = set()
 
 
@@ -82,13 +84,38 @@ def prepare_engine(engine: AsyncEngine) -> None:
 
 
 def database_info(engine: Engine) -> DatabaseInfo:
-    """Return the facts about an engine's database. Does not connect. Raises InvalidTargetError."""
-    return DatabaseInfo(
+    """
+    Return the facts about an engine's database. Does not connect. Raises InvalidTargetError.
+
+    A host's SQLite engine may have a function that connects, and then its URL need not name the
+    file. So its next connection is asked for the path.
+    """
+    cascades = _enforces_foreign_keys(engine)
+    info = _infos.get(engine)
+    if info is not None:
+        # The engine may have been prepared meanwhile.
+        info.cascades = cascades
+        return info
+    is_of_host = engine.dialect.name == "sqlite" and engine not in _own_files
+    info = DatabaseInfo(
         name=database_name(engine),
         dialect=engine.dialect.name,
-        cascades=_enforces_foreign_keys(engine),
+        cascades=cascades,
         files=database_files(engine),
+        knows_files=not is_of_host,
     )
+    if is_of_host:
+        _ask_for_path(engine, info)
+    _infos[engine] = info
+    return info
+
+
+def _ask_for_path(engine: Engine, info: DatabaseInfo) -> None:
+    @event.listens_for(engine, "checkout", once=True)
+    def checkout(connection: Any, _record: Any, _proxy: Any) -> None:
+        # An error of this statement will be one of the next statement as well.
+        with contextlib.suppress(Exception):
+            info.set_path(main_path(connection))
 
 
 def _enforces_foreign_keys(engine: Engine) -> bool:

@@ -26,7 +26,6 @@ from model_catalog.connection.database_file import (
     was_shut_down_uncleanly,
 )
 from model_catalog.connection.database_info import (
-    database_files,
     database_name,
     schema_option,
 )
@@ -34,6 +33,7 @@ from model_catalog.connection.engines import (
     abandon_pool_after_fork,
     create_engine,
     create_sync_sqlite_engine,
+    database_info,
 )
 from model_catalog.connection.error_mapping import map_errors, to_catalog_error
 from model_catalog.connection.sqlite_pragmas import Durability
@@ -41,7 +41,6 @@ from model_catalog.connection.target import (
     DatabaseLocation,
     Target,
     default_schema,
-    display_name,
     name_with_schema,
     resolve_target,
     validate_schema,
@@ -164,8 +163,9 @@ class _Opening(AbstractAsyncContextManager[OpenDatabase]):
     async def __aenter__(self) -> OpenDatabase:
         target = self._target
         if isinstance(target, AsyncEngine):
-            for file in database_files(target.sync_engine)[:1]:
-                await to_thread(require_one_name, file, display_name(target.url))
+            info = database_info(target.sync_engine)
+            for file in info.files[:1]:
+                await to_thread(require_one_name, file, info.name)
             return self._use_engine(target)
         location = resolve_target(target)
         schema = self._schema if self._schema is not None else default_schema(target)

@@ -14,7 +14,7 @@ from typing import Any, Final, Literal, TypeAlias
 from sqlalchemy import Connection
 
 from model_catalog.connection.database_file import network_file_system
-from model_catalog.connection.database_info import driver_connection
+from model_catalog.connection.database_info import driver_connection, main_path
 from model_catalog.errors import InvalidModelError
 
 Durability: TypeAlias = Literal["full", "normal"]
@@ -81,9 +81,7 @@ def _choose_journal_mode(connection: Any) -> None:
         cursor.execute(pragma)
         return (cursor.fetchone() or (None,))[0]
 
-    # The first row is the main database; its path is empty if it is in memory.
-    cursor.execute("PRAGMA database_list")
-    path = cursor.fetchone()[2]
+    path = main_path(connection)
     try:
         if path:
             JournalMode(Path(path), repr(path), "full").apply(execute_pragma)

@@ -9,6 +9,7 @@ from ast import literal_eval
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, TypeAlias
+from urllib.parse import parse_qsl, unquote_to_bytes, urlsplit
 
 from sqlalchemy import URL, Connection, Engine, make_url
 from sqlalchemy.exc import ArgumentError
@@ -112,7 +113,7 @@ def mask_secrets(url: URL) -> str:
 def display_name(url: URL, schema: str | None = None) -> str:
     """Return a database's name for messages: a quoted path, or a URL without secrets."""
     if url.get_backend_name() == "sqlite":
-        return repr(url.database or ":memory:")
+        return repr(os.fspath(sqlite_path(url) or ":memory:"))
     return name_with_schema(mask_secrets(url), schema)
 
 
@@ -155,6 +156,21 @@ def _schema_problem(schema: object) -> str | None:
     if schema.startswith("pg_") or schema == "information_schema":
         return "is reserved for PostgreSQL: name another one"
     return None
+
+
+def sqlite_path(url: URL) -> Path | None:
+    """
+    Return the path in the URL of a SQLite engine; None for a database in memory.
+
+    The URL may contain a URI of SQLite, as `sqlite+aiosqlite:///file:/data/host.db?uri=true`.
+    """
+    name = url.database or ""
+    if not name.startswith("file:"):
+        return Path(name) if name not in ("", ":memory:") else None
+    uri = urlsplit(name)
+    mode = url.query.get("mode") or dict(parse_qsl(uri.query)).get("mode")
+    path = os.fsdecode(unquote_to_bytes(uri.path))
+    return None if mode == "memory" or path in ("", ":memory:") else Path(path)
 
 
 def database_file_of(name: str) -> Path | None:

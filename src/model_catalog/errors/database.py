@@ -101,7 +101,7 @@ class CatalogClosedError(CatalogError, RuntimeError):
 
 
 class WrongLoopError(CatalogError, RuntimeError):
-    """A catalog was used in another event loop than it was opened in, or after a fork."""
+    """A catalog was used in another event loop than it was opened in, after a fork or in trio."""
 
     def __init__(self, target: str, opened_in: str, here: str) -> None:
         super().__init__(
@@ -109,6 +109,17 @@ class WrongLoopError(CatalogError, RuntimeError):
         )
         self.target = target
         self.opened_in = opened_in
+
+    @classmethod
+    def without_asyncio(cls) -> WrongLoopError:
+        """Return the error for a call while no event loop of asyncio is running."""
+        error = cls("", "", "")
+        message = (
+            "no event loop of asyncio is running, and trio is not supported: call it in "
+            "asyncio.run(...), or use model_catalog.sync, which needs no event loop"
+        )
+        error.args = (message,)
+        return error
 
 
 class CatalogCorruptError(CatalogError):

@@ -7,14 +7,16 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import IO, Self, Unpack, overload
 
+from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
+from model_catalog.connection.database_info import DatabaseInfo, main_path
 from model_catalog.connection.target import wrong_object
 from model_catalog.domain.fields import ModelChanges, ModelRow
 from model_catalog.domain.file_record import FileRecord
 from model_catalog.domain.model_ref import ModelName, ModelRef, NamedModel, split_arguments
 from model_catalog.errors import ModelNotFoundError
-from model_catalog.execution.executor import Executor
+from model_catalog.execution.executor import Executor, Operation
 from model_catalog.execution.schema_executor import SchemaExecutor
 from model_catalog.execution.session_executor import SessionExecutor
 from model_catalog.execution.session_transaction import SessionTransaction
@@ -664,3 +666,15 @@ class ModelCatalog:
 def executor_of(catalog: ModelCatalog) -> Executor:
     """Return the executor of a catalog, for packages with queries of their own."""
     return catalog._executor  # noqa: SLF001 - hosts must not see it
+
+
+async def find_database_files(catalog: ModelCatalog) -> tuple[Path, ...]:
+    """Return `database_files`, after the database itself has told them."""
+    executor = executor_of(catalog)
+    if not executor.database.knows_files:
+        await executor.run(Operation(_ask_for_path, executor.database, single_statement=True))
+    return catalog.database_files
+
+
+def _ask_for_path(connection: Connection, info: DatabaseInfo) -> None:
+    info.set_path(main_path(connection.connection))

@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from model_catalog.concurrency.completion import run_to_completion
 from model_catalog.concurrency.threads import to_thread
+from model_catalog.connection.engines import database_info
 from model_catalog.connection.error_mapping import to_catalog_error
 from model_catalog.connection.online_backup import backup_before_migration
 from model_catalog.connection.open_database import OpenDatabase, open_database
@@ -59,15 +60,15 @@ async def upgrade(
 
     A missing SQLite file is created, and the table of the Rust daemon rbee-hive is adopted. If the
     database is at the revision already, no lock is taken. Otherwise one process migrates at a time;
-    if it fails, is cancelled or is killed, the database stays unchanged. Before a SQLite file of
-    our own with models is migrated, it is backed up to a file beside it; the last three such
-    backups are kept. Tables of a catalog without a version table are recognized if they are exactly
-    at a known revision, which is then recorded.
+    if it fails, is cancelled or is killed, the database stays unchanged. Before a SQLite file with
+    models is migrated, it is backed up to a file beside it; the last three such backups are kept.
+    Tables of a catalog without a version table are recognized if they are exactly at a known
+    revision, which is then recorded.
 
     In a database with tables of another program a catalog is created only with `shared=True`, or
-    with the program's own `AsyncEngine`. The engine is not disposed, and its database is not backed
-    up. `upgrade` may be called in a running event loop, in the env.py of a host's own Alembic,
-    and while that Alembic runs in another thread.
+    with the program's own `AsyncEngine`. The engine is not disposed. `upgrade` may be called in a
+    running event loop, in the env.py of a host's own Alembic, and while that Alembic runs in
+    another thread.
 
     On PostgreSQL `schema` is the schema of the catalog's tables, and is created if it is missing.
     None is the schema for None in the engine's `schema_translate_map`, the environment variable
@@ -193,10 +194,11 @@ def log_migration(name: str, current: str | None, goal: str) -> None:
 
 
 async def backup_if_needed(connection: AsyncConnection, database: OpenDatabase, goal: str) -> None:
-    """Back up a SQLite file of our own before its migration, if it has models."""
-    if database.path is None or not await connection.run_sync(_has_models):
+    """Back up a SQLite file before its migration, if it has models."""
+    files = database_info(connection.engine.sync_engine).files
+    if not files or not await connection.run_sync(_has_models):
         return
-    backup = await backup_before_migration(database.path, database.name, revision_number(goal))
+    backup = await backup_before_migration(files[0], database.name, revision_number(goal))
     log.info("backed up the catalog at %s to %r", database.name, str(backup))
 
 

@@ -17,7 +17,7 @@ from model_catalog.files.model_files import ModelFile
 from model_catalog.files.mounts import mount_point
 from model_catalog.files.safe_open import ProtectedFiles
 from model_catalog.mapping.tables import Model
-from model_catalog.repository.model_catalog import ModelCatalog
+from model_catalog.repository.model_catalog import ModelCatalog, find_database_files
 from model_catalog.upkeep.worker_threads import (
     OnProgress,
     ProgressMeter,
@@ -67,7 +67,7 @@ async def inspect_path(
 
     The hashing holds the lock of the disk. Raises what `inspect_files` and `hash_files` raise.
     """
-    database_files = catalog.database_files
+    database_files = await find_database_files(catalog)
     inspected = await run_in_thread(
         lambda stop: inspect_files(path, stop, file_identities(database_files))
     )

@@ -21,7 +21,7 @@ from model_catalog.files.digest import file_digest
 from model_catalog.files.file_names import is_partial_download
 from model_catalog.files.safe_open import ProtectedFiles, file_identity, non_regular_kind, stat_path
 from model_catalog.mapping.tables import Model
-from model_catalog.repository.model_catalog import ModelCatalog
+from model_catalog.repository.model_catalog import ModelCatalog, find_database_files
 from model_catalog.upkeep.inspection import RegisteredPath, inspect_path
 from model_catalog.upkeep.queries.verification_queries import save_inspection
 from model_catalog.upkeep.worker_threads import (
@@ -109,7 +109,9 @@ async def find_moved(
     if not wanted:
         return []
     paths = list(dict.fromkeys(_absolute(root) for root in roots))
-    search = _Search(file_identities(catalog.database_files), ProgressMeter(on_progress, 0))
+    search = _Search(
+        file_identities(await find_database_files(catalog)), ProgressMeter(on_progress, 0)
+    )
     async with AsyncExitStack() as locks:
         # Sorted, so that two searches that lock the same disks cannot deadlock.
         for device in sorted(await run_in_thread(lambda _: set(map(device_of, paths)))):

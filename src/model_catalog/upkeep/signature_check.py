@@ -19,7 +19,7 @@ from model_catalog.files.signing.public_key import read_public_key
 from model_catalog.files.signing.required_files import required_file_paths
 from model_catalog.files.signing.signature import require_matching_files, verify_bundle
 from model_catalog.mapping.tables import Model
-from model_catalog.repository.model_catalog import ModelCatalog
+from model_catalog.repository.model_catalog import ModelCatalog, find_database_files
 from model_catalog.upkeep.queries.verification_queries import save_inspection
 from model_catalog.upkeep.worker_threads import (
     OnProgress,
@@ -77,7 +77,7 @@ async def verify_signature(
     """
     model = await catalog.get_model(reference, provider, version)
     files = await catalog.list_files(model)
-    database_files = catalog.database_files
+    database_files = await find_database_files(catalog)
     meter = ProgressMeter(on_progress, 0)
     path = await run_in_thread(lambda _: _signed_path(model.local_path, files))
 

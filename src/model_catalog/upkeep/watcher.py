@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from os import PathLike
 from typing import Final, TypeAlias
 
+from model_catalog.concurrency.ownership import running_loop
 from model_catalog.domain import validation
 from model_catalog.errors import CatalogError, InvalidModelError
 from model_catalog.repository.model_catalog import ModelCatalog
@@ -83,7 +84,7 @@ async def watch(
     report = WatchReport()
     watcher = _Watcher(catalog, list(roots), scrub_per_day, on_event, report)
     lease = WatchLease(catalog, interval_s)
-    task = asyncio.create_task(watcher.run(interval_s, lease))
+    task = running_loop().create_task(watcher.run(interval_s, lease))
     try:
         yield report
     finally:

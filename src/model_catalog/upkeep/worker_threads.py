@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final, TypeAlias, TypeVar
 from weakref import WeakKeyDictionary
 
+from model_catalog.concurrency.ownership import running_loop
 from model_catalog.concurrency.threads import to_thread
 from model_catalog.files.safe_open import file_identity
 
@@ -63,7 +64,7 @@ async def device_lock(device: int) -> AsyncIterator[None]:
 
     Two parallel readers are not faster than one, and slower on a hard disk.
     """
-    locks = _device_locks.setdefault(asyncio.get_running_loop(), {})
+    locks = _device_locks.setdefault(running_loop(), {})
     async with locks.setdefault(device, asyncio.Lock()):
         yield
 
@@ -94,7 +95,7 @@ class ProgressMeter:
 
     def __init__(self, on_progress: OnProgress | None, total_bytes: int) -> None:
         self._on_progress = on_progress
-        self._loop = asyncio.get_running_loop()
+        self._loop = running_loop()
         self._reported_at = 0.0
         self._lock = threading.Lock()
         self.total_bytes = total_bytes

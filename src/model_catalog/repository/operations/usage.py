@@ -14,6 +14,7 @@ from sqlalchemy import Connection, case, literal, or_, update
 from sqlalchemy.sql.dml import ReturningUpdate
 
 from model_catalog.concurrency.batching import Coalescer
+from model_catalog.concurrency.ownership import running_loop
 from model_catalog.domain import validation
 from model_catalog.domain.validation import utc_now
 from model_catalog.execution.executor import Executor, Operation, write
@@ -43,7 +44,7 @@ class UseRecorder:
         """Add a number of uses to a model. Raises ModelNotFoundError and InvalidModelError."""
         self._executor.forbid_nested_write()
         use = (key, validation.count("count", count))
-        loop = asyncio.get_running_loop()
+        loop = running_loop()
         coalescer = self._coalescers.get(loop)
         if coalescer is None:
             coalescer = self._coalescers[loop] = Coalescer(partial(_record_many, self._executor))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import time
 from collections.abc import Callable
@@ -10,9 +9,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 
+from model_catalog.concurrency.ownership import running_loop
 from model_catalog.domain.model_ref import ModelRef
 from model_catalog.files.safe_open import StrPath
-from model_catalog.repository.model_catalog import ModelCatalog
+from model_catalog.repository.model_catalog import ModelCatalog, find_database_files
 from model_catalog.stores.scan_result import Scan, ScanProblem, StoreName
 from model_catalog.stores.store_kinds import SCANNERS
 from model_catalog.upkeep.queries.check_queries import save_check_results
@@ -63,7 +63,7 @@ async def scan_store(
     event loop with the number of models found so far. Raises no OSError: a root that does not exist
     is a problem in the result.
     """
-    database_files = catalog.database_files
+    database_files = await find_database_files(catalog)
     progress = None if on_progress is None else _CountReporter(on_progress)
     return await run_in_thread(
         lambda stop: SCANNERS[store](
@@ -77,7 +77,7 @@ class _CountReporter:
 
     def __init__(self, on_progress: Callable[[int], object]) -> None:
         self._on_progress = on_progress
-        self._loop = asyncio.get_running_loop()
+        self._loop = running_loop()
         self._reported_at = 0.0
 
     def __call__(self, count: int) -> None:

@@ -16,7 +16,7 @@ from model_catalog.errors import (
 from model_catalog.files.digest import HashedFile
 from model_catalog.files.safe_open import errno_name, stat_path
 from model_catalog.mapping.tables import Model
-from model_catalog.repository.model_catalog import ModelCatalog
+from model_catalog.repository.model_catalog import ModelCatalog, find_database_files
 from model_catalog.upkeep.checks.file_status import MountCache, check_status, describe_sizes
 from model_catalog.upkeep.inspection import InspectedFiles, inspect_files
 from model_catalog.upkeep.queries.check_queries import CheckedModel
@@ -64,7 +64,7 @@ class ModelVerifier:
 
     async def verify(self, candidate: VerificationCandidate) -> VerifiedModel | None:
         """Verify a model; None if it was removed, or if the budget did not allow its first file."""
-        hasher = FileHasher(self._catalog.database_files, self._budget, self._meter)
+        hasher = FileHasher(await find_database_files(self._catalog), self._budget, self._meter)
         result = await self._verify(candidate, hasher)
         if self._level == "full" and not hasher.was_cut_short:
             # Bytes that were not read, or cannot be read, are taken off the expected total.
@@ -113,7 +113,7 @@ class ModelVerifier:
         return await self._verify_digests(model, files, inspected, hasher)
 
     async def _inspect(self, model: Model) -> InspectedFiles:
-        database_files = self._catalog.database_files
+        database_files = await find_database_files(self._catalog)
         return await run_in_thread(
             lambda stop: inspect_files(model.local_path, stop, file_identities(database_files))
         )
