@@ -27,8 +27,8 @@ LAYERS = [
     {"connection"},
     {"execution", "schema"},
     {"repository"},
-    {"opening"},
-    {"upkeep", "backups"},
+    {"alembic", "opening"},
+    {"sync", "testing", "upkeep", "backups"},
     {"cli"},
 ]
 """The layers of the package, from the lowest to the highest."""

@@ -20,8 +20,8 @@ SERVICE = '''
 from pathlib import Path
 from typing import assert_type
 
-from model_catalog import Model, ModelCatalog, open_catalog
-from model_catalog.upkeep import check_models
+from model_catalog import Model, ModelCatalog, open_catalog, sync
+from model_catalog.upkeep import CheckReport, check_models
 
 
 async def newest(catalog: ModelCatalog) -> Model | None:
@@ -36,6 +36,12 @@ async def main() -> None:
         assert_type(await catalog.register_model(model), Model)
         await check_models(catalog)
         await newest(catalog)
+
+
+def report() -> CheckReport:
+    with sync.open_catalog(Path("catalog.db")) as catalog:
+        assert_type(catalog.count_models(), int)
+        return catalog.run(check_models)
 '''
 
 
