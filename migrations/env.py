@@ -20,6 +20,7 @@ from model_catalog.errors import CatalogError
 from model_catalog.mapping.revisions import VERSION_TABLE
 from model_catalog.mapping.tables import Base
 from model_catalog.schema.diagnosis import autogenerate_options
+from model_catalog.schema.host_objects import keep_host_objects
 from model_catalog.schema.migrate import backup_if_needed, set_application_id
 from model_catalog.schema.migration_lock import migration_transaction
 from model_catalog.schema.postgres_schema import quote_name
@@ -59,9 +60,9 @@ def options(dialect: str) -> dict[str, Any]:
     }
 
 
-def run(connection: Connection) -> None:
+def run(connection: Connection, name: str) -> None:
     context.configure(connection=connection, **options(connection.dialect.name))
-    with context.begin_transaction():
+    with keep_host_objects(connection, name, "that revision"), context.begin_transaction():
         context.run_migrations()
 
 
@@ -89,7 +90,7 @@ async def run_from_the_shell() -> None:
                     # Alembic knows neither an id of release 0.1.0 nor tables without an id.
                     require_known_revision(current.revision, database.name)
                     await connection.run_sync(record_revision, current.revision)
-                await connection.run_sync(run)
+                await connection.run_sync(run, database.name)
                 if command == "upgrade":
                     await connection.run_sync(set_application_id, database)
     except CatalogError as error:

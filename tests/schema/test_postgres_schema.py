@@ -435,6 +435,7 @@ async def test_an_invalid_schema_is_refused(blank, schema):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("backend", ["psycopg"], indirect=True)
 def test_the_command_line_takes_a_schema(blank, monkeypatch, capsys):
     """`--schema` names it, and for the default target `MODEL_CATALOG_SCHEMA`."""
     words = ["--db", blank.target, "--schema", "cli"]

@@ -33,7 +33,11 @@ from model_catalog.connection.database_file import (
 )
 from model_catalog.connection.error_mapping import map_errors
 from model_catalog.connection.online_backup import atomic_file, fsync_path, online_backup
-from model_catalog.connection.open_database import open_database
+from model_catalog.connection.open_database import (
+    MAX_SHOWN_PROBLEMS,
+    find_damage,
+    open_database,
+)
 from model_catalog.connection.target import Target, display_name, resolve_target
 from model_catalog.errors import (
     CatalogInUseError,
@@ -166,16 +170,14 @@ async def _check_and_count(backup_file: Path) -> int:
         require_known_revision(revision, database.name)
         with map_errors(database.name):
             async with database.engine.connect() as connection:
-                check = await connection.exec_driver_sql("PRAGMA integrity_check(3)")
-                problems = list(check.scalars())
-                if problems != ["ok"]:
-                    raise corrupt_error(database.name, "; ".join(problems))
+                if problems := await connection.run_sync(find_damage, "integrity_check"):
+                    raise corrupt_error(database.name, "; ".join(problems[:MAX_SHOWN_PROBLEMS]))
                 tables = await connection.exec_driver_sql(
                     "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name = 'models'"
                 )
                 if not tables.scalar_one():
                     raise ForeignDatabaseError(database.name, "no table 'models'")
-                models = await connection.exec_driver_sql("SELECT count(*) FROM models")
+                models = await connection.exec_driver_sql("SELECT count(*) FROM models NOT INDEXED")
                 return int(models.scalar_one())
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import sqlite3
+from collections.abc import Callable, Iterable
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 from urllib.parse import quote_from_bytes
 
 MAX_AUTOMATIC_BACKUPS: Final = 3
@@ -17,6 +19,8 @@ MAX_AUTOMATIC_BACKUPS: Final = 3
 _TIME_FORMAT: Final = "%Y%m%dT%H%M%SZ"
 _TIMESTAMP: Final = r"\d{8}T\d{6}Z"
 _NUMBERED: Final = rf"(?P<time>{_TIMESTAMP})(-before-\w+)?(-(?P<number>\d+))?"
+
+log = logging.getLogger(__name__)
 
 
 def sqlite_uri(path: Path, mode: str) -> str:
@@ -100,6 +104,48 @@ def newest_valid_backup(path: Path) -> Path | None:
     return next((backup for _, backup in newest_first if integrity_error(backup) is None), None)
 
 
+def page_problems(query: Callable[[str], Iterable[Any]], check: str) -> list[str]:
+    """
+    Check the pages of a database, and return its problems, at most 100; empty if there are none.
+
+    `check` is `quick_check` or `integrity_check`. `query` returns the first value of each row of a
+    statement. If SQLite cannot evaluate an index or a constraint, each table is checked alone, and
+    those that cannot be are logged: they need a collation or a function of another program.
+    """
+    try:
+        return [row for row in query(f"PRAGMA {check}") if row != "ok"]
+    except Exception as error:
+        if not is_unresolved(error):
+            raise
+    problems = []
+    for table in query("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name"):
+        quoted = table.replace('"', '""')
+        try:
+            problems += [row for row in query(f'PRAGMA {check}("{quoted}")') if row != "ok"]
+        except Exception as error:
+            if not is_unresolved(error):
+                raise
+            log.warning(
+                "the table %r could not be checked for damage: %s", table, _driver_error(error)
+            )
+    return problems
+
+
+def is_unresolved(error: Exception) -> bool:
+    """
+    Return whether SQLite refused a statement because it cannot resolve a name in the schema.
+
+    For example a table, or a function or a collation that only another program registers.
+    """
+    code = getattr(_driver_error(error), "sqlite_errorname", None) or ""
+    return code.startswith("SQLITE_ERROR")
+
+
+def _driver_error(error: Exception) -> Any:
+    # SQLAlchemy wraps the errors of a driver.
+    return getattr(error, "driver_exception", error)
+
+
 def integrity_error(backup: Path) -> str | None:
     """
     Return why a backup is not a complete catalog, or None if it is one. Reads the whole file.
@@ -108,10 +154,13 @@ def integrity_error(backup: Path) -> str | None:
     """
     try:
         with closing(sqlite3.connect(f"{sqlite_uri(backup, 'ro')}&immutable=1", uri=True)) as raw:
-            answer: str = raw.execute("PRAGMA quick_check(1)").fetchone()[0]
-            if answer != "ok":
-                return answer
-            raw.execute("SELECT count(*) FROM models").fetchone()
+            problems = page_problems(
+                lambda statement: [row[0] for row in raw.execute(statement)], "quick_check"
+            )
+            if problems:
+                return problems[0]
+            # Without an index, which may need a collation of another program.
+            raw.execute("SELECT count(*) FROM models NOT INDEXED").fetchone()
     except sqlite3.Error as error:
         return str(error)
     return None

@@ -22,7 +22,8 @@ from model_catalog.errors import (
     StorageFullError,
     TransactionError,
 )
-from model_catalog.mapping.revisions import head_revision
+from model_catalog.mapping.base import Base
+from model_catalog.mapping.revisions import VERSION_TABLE, head_revision
 
 NEEDS_ROLLBACK: Final = (
     "the transaction of the host's session or connection has ended with an error: roll it back "
@@ -124,7 +125,7 @@ def _code_of(error: BaseException) -> str:
 def _from_driver_error(error: BaseException, target: str, *, connection_lost: bool) -> CatalogError:
     code = _code_of(error)
     reason = f"{error}".strip() or type(error).__name__
-    if code in _NO_SUCH_TABLE or (code == "SQLITE_ERROR" and reason.startswith("no such ")):
+    if code in _NO_SUCH_TABLE or (code == "SQLITE_ERROR" and _lacks_own_table(reason)):
         return SchemaOutOfDateError(target, None, head_revision())
     if code in _INTERRUPTED:
         return CatalogBusyError(target, reason, is_interrupted=True)
@@ -163,6 +164,15 @@ def _no_room_error(target: str, reason: str, code: str) -> CatalogError:
         # A temporary file is removed before the error is raised, so its disk has room again.
         reason = f"{reason} (its disk, a quota, or the disk of temporary files in {folder!r})"
     return kind(target, reason)
+
+
+def _lacks_own_table(message: str) -> bool:
+    """Return whether SQLite misses a column, or a table of the catalog; not one of a host."""
+    what, _, name = message.removeprefix("no such ").partition(": ")
+    # With the database's name if a trigger or a view names the table.
+    return what == "column" or (
+        what == "table" and name.removeprefix("main.") in (*Base.metadata.tables, VERSION_TABLE)
+    )
 
 
 def _match_code(codes: dict[str, type[CatalogError]], code: str) -> type[CatalogError] | None:

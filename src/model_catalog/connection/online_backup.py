@@ -20,6 +20,7 @@ from model_catalog.connection.backup_files import (
     automatic_backups,
     free_backup_path,
     integrity_error,
+    is_unresolved,
     sqlite_uri,
     unfinished_backups,
 )
@@ -30,6 +31,8 @@ from model_catalog.errors import CatalogBusyError, InvalidTargetError
 
 # SQLite calls the progress handler after this many instructions of its virtual machine.
 _PROGRESS_STEPS: Final = 1000
+# With 4 KiB a page, 4 MiB are copied between two looks at the cancellation.
+_BACKUP_PAGES: Final = 1000
 # The errors of link() on file systems without hard links, for example FAT.
 _NO_HARD_LINKS: Final = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV)
 
@@ -87,11 +90,34 @@ class _BackupTask:
             # A new connection, because VACUUM cannot run in a transaction.
             with map_errors(self._name), closing(self._connect()) as raw:
                 raw.set_progress_handler(lambda: self._is_cancelled, _PROGRESS_STEPS)
-                # Bound as bytes, because a path need not be valid UTF-8.
-                raw.execute("VACUUM INTO CAST(? AS TEXT)", (os.fsencode(partial),))
+                try:
+                    # Bound as bytes, because a path need not be valid UTF-8.
+                    raw.execute("VACUUM INTO CAST(? AS TEXT)", (os.fsencode(partial),))
+                except sqlite3.OperationalError as error:
+                    if not is_unresolved(error):
+                        raise
+                    # VACUUM creates each index, which may need a collation of another program.
+                    self._copy_pages(raw, partial)
             if problem := integrity_error(partial):
                 raise corrupt_error(self._name, f"its backup fails the integrity check: {problem}")
         return destination
+
+    def _copy_pages(self, raw: sqlite3.Connection, destination: Path) -> None:
+        """Copy a snapshot page by page, which does not evaluate the schema."""
+
+        def stop_when_cancelled(*_: int) -> None:
+            if self._is_cancelled:
+                raise CatalogBusyError(self._name, "its backup was cancelled")
+
+        os.truncate(destination, 0)
+        # Without a transaction, the copy would begin again after each change by another process.
+        raw.execute("BEGIN")
+        raw.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        with closing(sqlite3.connect(sqlite_uri(destination, "rw"), uri=True)) as copy:
+            raw.backup(copy, pages=_BACKUP_PAGES, progress=stop_when_cancelled, sleep=0)
+            # The copy has the journal mode of the database. A backup is one file.
+            copy.execute("PRAGMA journal_mode = DELETE")
+        raw.execute("ROLLBACK")
 
     def _connect(self) -> sqlite3.Connection:
         return sqlite3.connect(

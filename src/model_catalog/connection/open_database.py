@@ -12,12 +12,13 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Final
 
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from model_catalog.concurrency.completion import run_to_completion
 from model_catalog.concurrency.retry import DEFAULT_OPEN_TIMEOUT_S, retry_while_busy
 from model_catalog.concurrency.threads import thread_working, to_thread
+from model_catalog.connection.backup_files import page_problems
 from model_catalog.connection.database_file import (
     corrupt_error,
     require_log_of_owner,
@@ -54,6 +55,9 @@ from model_catalog.errors import (
 
 # SQLite's smallest page size. A shorter file cannot be a database.
 _MIN_DATABASE_BYTES: Final = 512
+
+MAX_SHOWN_PROBLEMS: Final = 3
+"""How many problems of a damaged file an error lists."""
 
 log = logging.getLogger(__name__)
 
@@ -240,12 +244,19 @@ async def _check_pages(database: OpenDatabase) -> None:
     async def check_once() -> list[str]:
         with map_errors(database.name):
             async with database.engine.connect() as connection:
-                return list((await connection.exec_driver_sql("PRAGMA quick_check(3)")).scalars())
+                return await connection.run_sync(find_damage, "quick_check")
 
     log.info("the catalog at %s was not closed cleanly: checking all of its pages", database.name)
     problems = await retry_while_busy(check_once, database.wait_s)
-    if problems != ["ok"]:
-        raise corrupt_error(database.name, "; ".join(problems))
+    if problems:
+        raise corrupt_error(database.name, "; ".join(problems[:MAX_SHOWN_PROBLEMS]))
+
+
+def find_damage(connection: Connection, check: str) -> list[str]:
+    """Return the problems of a SQLite database's pages; see `page_problems`."""
+    return page_problems(
+        lambda statement: connection.exec_driver_sql(statement).scalars().all(), check
+    )
 
 
 def _ensure_database_file(location: DatabaseLocation, *, create: bool) -> None:

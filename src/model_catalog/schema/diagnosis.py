@@ -10,12 +10,14 @@ import sqlalchemy as sa
 
 from model_catalog.concurrency.completion import run_to_completion
 from model_catalog.connection.error_mapping import map_errors
-from model_catalog.connection.open_database import OpenDatabase, open_database
+from model_catalog.connection.open_database import OpenDatabase, find_damage, open_database
 from model_catalog.connection.target import Target
 from model_catalog.errors import SchemaOutOfDateError
 from model_catalog.mapping.base import Base
 from model_catalog.mapping.column_types import UnixTimestamp
 from model_catalog.mapping.revisions import VERSION_TABLE
+from model_catalog.schema.host_objects import refused_changes
+from model_catalog.schema.migration_lock import broken_references
 from model_catalog.schema.postgres_schema import enter_schema
 from model_catalog.schema.revision import require_current_schema
 
@@ -57,9 +59,11 @@ def _find_problems(connection: sa.Connection) -> list[str]:
 
     problems: list[str] = []
     if connection.dialect.name == "sqlite":
-        for pragma in ("integrity_check", "foreign_key_check"):
-            rows = connection.exec_driver_sql(f"PRAGMA {pragma}").all()
-            problems += [f"{pragma}: {row[0]}" for row in rows if row[0] != "ok"]
+        damage = find_damage(connection, "integrity_check")
+        problems += [f"integrity_check: {problem}" for problem in damage]
+        broken = sorted(broken_references(connection), key=str)
+        problems += [f"foreign_key_check: {table}" for table, *_ in broken]
+        problems += refused_changes(connection)
         problems += _wrong_values(connection)
     context = MigrationContext.configure(
         connection,
@@ -98,6 +102,10 @@ def autogenerate_options(dialect: str) -> dict[str, Any]:
     def is_ours(name: str | None, kind: str, _parents: dict[str, str | None]) -> bool:
         return kind != "table" or name in Base.metadata.tables
 
+    def is_not_added(_item: Any, _name: Any, kind: str, reflected: bool, ours: Any) -> bool:  # noqa: FBT001
+        # Another program may have created an index on our tables.
+        return not (kind == "index" and reflected and ours is None)
+
     def compare_sqlite_default(*arguments: Any) -> bool | None:
         # SQLite has no IDENTITY: such a column is an alias of the rowid.
         return False if arguments[2].identity is not None else None
@@ -107,6 +115,7 @@ def autogenerate_options(dialect: str) -> dict[str, Any]:
     )
     return {
         "include_name": is_ours,
+        "include_object": is_not_added,
         "compare_server_default": compare,
         "autogenerate_plugins": ["alembic.autogenerate.*", "alembic.ext.checkconstraint_byname"],
     }

@@ -14,6 +14,7 @@ from model_catalog.connection.error_mapping import map_errors
 from model_catalog.connection.sqlite_pragmas import set_foreign_keys
 from model_catalog.connection.timeouts import begin_immediate
 from model_catalog.errors import InvalidTargetError, UpgradeFailedError, shown
+from model_catalog.schema.host_objects import keep_host_objects
 from model_catalog.schema.migrate import (
     log_migration,
     needs_migration,
@@ -89,7 +90,8 @@ def _upgrade(connection: sa.Connection, name: str, goal: str) -> None:
             current = detect_revision(connection, name, shared=True)
             if needs_migration(current, goal, name, down=False):
                 broken_before = broken_references(connection)
-                run_revisions(connection, current.revision, goal)
+                with keep_host_objects(connection, name, goal):
+                    run_revisions(connection, current.revision, goal)
                 require_references_kept(connection, name, broken_before)
                 log_migration(name, current.revision, goal)
     except sa.exc.SQLAlchemyError as error:

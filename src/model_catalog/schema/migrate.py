@@ -28,6 +28,7 @@ from model_catalog.mapping.revisions import (
     known_revisions,
     revision_number,
 )
+from model_catalog.schema.host_objects import keep_host_objects
 from model_catalog.schema.migration_lock import migration_transaction
 from model_catalog.schema.revision import (
     APPLICATION_ID,
@@ -150,7 +151,10 @@ async def _migrate(
     await to_thread(import_alembic)
 
     def run(connection: sa.Connection, current: str | None) -> None:
-        with _stop_when_cancelled(connection, cancelled):
+        with (
+            keep_host_objects(connection, database.name, goal),
+            _stop_when_cancelled(connection, cancelled),
+        ):
             run_revisions(connection, current, goal, down=down)
         set_application_id(connection, database)
         log_migration(database.name, current, goal)

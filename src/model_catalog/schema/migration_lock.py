@@ -7,13 +7,14 @@ import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from model_catalog.concurrency.retry import DEFAULT_OPEN_TIMEOUT_S, MIN_TIMEOUT_S, Backoff
 from model_catalog.concurrency.threads import thread_working
+from model_catalog.connection.backup_files import is_unresolved
 from model_catalog.connection.error_mapping import map_errors
 from model_catalog.connection.sqlite_pragmas import set_foreign_keys
 from model_catalog.connection.timeouts import (
@@ -23,8 +24,12 @@ from model_catalog.connection.timeouts import (
     set_timeouts,
     use_short_busy_timeout,
 )
-from model_catalog.errors import CatalogBusyError, UpgradeFailedError
-from model_catalog.schema.postgres_schema import enter_schema, take_advisory_lock
+from model_catalog.errors import CatalogBusyError, UpgradeFailedError, shown
+from model_catalog.mapping.base import Base
+from model_catalog.schema.postgres_schema import enter_schema, quote_name, take_advisory_lock
+
+# The length of (table, reason) in broken_references().
+_UNRESOLVED: Final = 2
 
 
 @asynccontextmanager
@@ -112,18 +117,50 @@ async def _connect(engine: AsyncEngine, name: str) -> AsyncIterator[AsyncConnect
 
 
 def broken_references(connection: sa.Connection) -> set[tuple[Any, ...]]:
-    """Return the rows of SQLite that refer to missing rows. A host's tables may have some."""
+    """
+    Return the rows of SQLite whose reference to a row of the catalog is broken.
+
+    Each is (table, row id, referenced table, number of the foreign key). A table that cannot be
+    checked is (table, reason): for example if no unique columns match its foreign key. References
+    between other tables are not checked: no migration changes them.
+    """
     # PostgreSQL always enforces foreign keys.
     if connection.dialect.name != "sqlite":
         return set()
-    return {tuple(row) for row in connection.exec_driver_sql("PRAGMA foreign_key_check")}
+    ours = Base.metadata.tables
+    references = connection.exec_driver_sql(
+        'SELECT DISTINCT tables.name, lower(keys."table")'
+        " FROM sqlite_master AS tables, pragma_foreign_key_list(tables.name) AS keys"
+        " WHERE tables.type = 'table'"
+    ).all()
+    broken: set[tuple[Any, ...]] = set()
+    for table in sorted({name for name, referenced in references if referenced in ours}):
+        try:
+            rows = connection.exec_driver_sql(f"PRAGMA foreign_key_check({quote_name(table)})")
+            broken.update(tuple(row) for row in rows if row[2].lower() in ours)
+        except sa.exc.OperationalError as error:
+            if not is_unresolved(error):
+                raise
+            broken.add((table, str(error.driver_exception)))
+    return broken
 
 
 def require_references_kept(
     connection: sa.Connection, name: str, broken_before: set[tuple[Any, ...]]
 ) -> None:
     """Raise UpgradeFailedError if more rows refer to missing rows than before."""
-    if broken := broken_references(connection) - broken_before:
+    broken = broken_references(connection) - broken_before
+    if unresolved := sorted(each for each in broken if len(each) == _UNRESOLVED):
+        raise UpgradeFailedError(
+            name,
+            "that revision",
+            "; ".join(
+                f"the foreign key of the table {shown(table)} would not match any more ({reason}): "
+                "drop it, or let it refer to models.id after the migration"
+                for table, reason in unresolved
+            ),
+        )
+    if broken:
         tables = ", ".join(sorted({table for table, *_ in broken}))
         raise UpgradeFailedError(
             name,
