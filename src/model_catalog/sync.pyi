@@ -203,6 +203,8 @@ class SyncCatalog:
         on_conflict: OnConflict = "keep",
         *,
         skip_broken: bool = False,
+        trust_source: bool = False,
+        timeout_s: float | None = None,
     ) -> ImportResult: ...
 
 def open_catalog(

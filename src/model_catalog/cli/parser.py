@@ -284,6 +284,11 @@ def _add_export_commands(add_command: _AddCommand) -> None:
         default="keep",
         help="what to do with a model that is already in the catalog (default: keep)",
     )
+    import_.add_argument(
+        "--trust-source",
+        action="store_true",
+        help="import the results of verifications and signature checks too",
+    )
     import_.add_argument("--skip-broken", action="store_true", help="skip lines that are not valid")
 
 

@@ -15,8 +15,51 @@ MAX_FILES: Final = 10_000
 """Maximum number of files of one model."""
 
 
+MAX_FILE_PATH_BYTES: Final = 2600
+"""
+Maximum length of the path of a file inside its model, in bytes, because PostgreSQL indexes it.
+
+A path that is not UTF-8 is stored percent-encoded, so its bytes count three times.
+"""
+MAX_PATHS_BYTES: Final = 4 * 2**20
+"""Maximum length of all paths of a model together, in bytes: an export has them in one line."""
+
+
 def validate_files(field: str, values: object) -> list[FileRecord]:
     """Validate the files of a model: at most 10,000, each path once and inside the model."""
+    files = validate_imported_files(field, values)
+    total = 0
+    for file in files:
+        size = len(file.path.encode("utf-8", "surrogateescape"))
+        total += size
+        # Nearly all paths are much shorter.
+        if 3 * size > MAX_FILE_PATH_BYTES:
+            _require_indexable(f"{field}.path", file.path, size)
+    if total > MAX_PATHS_BYTES:
+        raise InvalidModelError(
+            field,
+            total,
+            f"are too many bytes in the paths of a model: at most {MAX_PATHS_BYTES} are allowed",
+        )
+    return files
+
+
+def _require_indexable(field: str, path: str, size: int) -> None:
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        size *= 3
+    if size > MAX_FILE_PATH_BYTES:
+        raise InvalidModelError(
+            field,
+            path,
+            f"takes {size} bytes in an index: at most {MAX_FILE_PATH_BYTES} are allowed (bytes "
+            "that are not UTF-8 take three)",
+        )
+
+
+def validate_imported_files(field: str, values: object) -> list[FileRecord]:
+    """Validate the files of an import, which may have longer paths of an older release."""
     if isinstance(values, str) or not isinstance(values, Iterable):
         raise InvalidModelError(field, values, "is not a list of files: give a list of FileRecord")
     by_path = {file.path: file for file in (_file(field, value) for value in values)}

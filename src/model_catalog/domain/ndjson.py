@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Final, NoReturn
 
 from model_catalog.domain import validation
-from model_catalog.domain.fields import TIMESTAMP_FIELDS, validate_import
+from model_catalog.domain.fields import TIMESTAMP_FIELDS, VERIFICATION_FIELDS, validate_import
 from model_catalog.domain.file_record import FileRecord, sorted_by_path
-from model_catalog.domain.file_validation import validate_files
+from model_catalog.domain.file_validation import validate_imported_files
 from model_catalog.errors import InvalidModelError, shown
 
 HEADER: Final = json.dumps({"format": "model-catalog", "version": 1}) + "\n"
 """The first line of an export. This version refuses a stream with another first line."""
 
-MAX_LINE: Final = 16 * 2**20
-"""Maximum length of a line, in characters. A model with the most files allowed needs less."""
+MAX_LINE: Final = 64 * 2**20
+"""
+Maximum length of a line, in characters.
+
+A model with the most files and the most tags allowed needs less, also if every character of its
+texts is escaped.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +81,12 @@ def _to_json(value: Any) -> Any:
             return value
 
 
-def parse(line: str | bytes, number: int) -> ImportLine | LineError | None:
-    """Parse and validate a line. Returns None for an empty line and for a valid first line."""
+def parse(line: str | bytes, number: int, *, trust_source: bool) -> ImportLine | LineError | None:
+    """
+    Parse and validate a line. Returns None for an empty line and for a valid first line.
+
+    Without `trust_source` the results of verifications and signature checks are left out.
+    """
     try:
         text = line.decode() if isinstance(line, bytes) else line
         # Before blanks are removed: the end of a longer line was not read.
@@ -87,7 +96,10 @@ def parse(line: str | bytes, number: int) -> ImportLine | LineError | None:
         if not text and number > 1:
             return None
         value = json.loads(text, object_pairs_hook=_object, parse_constant=_refuse_constant)
-        return _check_header(value) if number == 1 else _import_line(value, number)
+        if number == 1:
+            return _check_header(value)
+        parsed = _import_line(value, number)
+        return parsed if trust_source else _without_verdicts(parsed)
     except (InvalidModelError, ValueError) as error:
         # json.loads and bytes.decode raise ValueError.
         return LineError(number, str(error))
@@ -113,11 +125,17 @@ def _import_line(value: object, number: int) -> ImportLine:
             _parse_timestamps(each, _FILE_TIMESTAMPS) if isinstance(each, dict) else each
             for each in listed
         ]
-    files = tuple(sorted_by_path(validate_files("files", listed)))
+    files = tuple(sorted_by_path(validate_imported_files("files", listed)))
     row = validate_import(_parse_timestamps(value, TIMESTAMP_FIELDS))
     if store_aliases and row["store"] is None:
         raise InvalidModelError("store_aliases", store_aliases, "need a store: set the field store")
     return ImportLine(number, row, tuple(tags), tuple(aliases), tuple(store_aliases), files)
+
+
+def _without_verdicts(line: ImportLine) -> ImportLine:
+    row = line.row | dict.fromkeys(VERIFICATION_FIELDS)
+    files = tuple(replace(file, found_digest=None, hashed_at=None) for file in line.files)
+    return replace(line, row=row, files=files)
 
 
 _FILE_TIMESTAMPS: Final = ("hashed_at",)

@@ -44,6 +44,8 @@ MAX_SEARCH: Final = 1000
 """Maximum length of a text to search for, in characters. The search time grows with the length."""
 MAX_WANTED: Final = 1000
 """Maximum number of tags in a filter. The number of parameters of a statement is limited."""
+MAX_TAGS: Final = 10_000
+"""Maximum number of tags of a model: an export has them in one line."""
 MAX_COUNT: Final = 2**31 - 1
 """Maximum number of uses that one call records."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import IO, Self, Unpack, overload
 
@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 from model_catalog.connection.database_info import DatabaseInfo, main_path
 from model_catalog.connection.target import wrong_object
+from model_catalog.domain import validation
 from model_catalog.domain.fields import ModelChanges, ModelRow
 from model_catalog.domain.file_record import FileRecord
 from model_catalog.domain.model_ref import ModelName, ModelRef, NamedModel, split_arguments
@@ -22,6 +23,7 @@ from model_catalog.execution.session_executor import SessionExecutor
 from model_catalog.execution.session_transaction import SessionTransaction
 from model_catalog.execution.transaction import TransactionExecutor
 from model_catalog.mapping.tables import Model
+from model_catalog.repository.import_reader import ImportReader
 from model_catalog.repository.operations import (
     bulk_registration,
     export_import,
@@ -640,6 +642,8 @@ class ModelCatalog:
         on_conflict: OnConflict = "keep",
         *,
         skip_broken: bool = False,
+        trust_source: bool = False,
+        timeout_s: float | None = None,
     ) -> ImportResult:
         """
         Record the models of an `export_catalog`, in one transaction: all of them or none.
@@ -649,18 +653,32 @@ class ModelCatalog:
         line of a model that is written then points at this model. With `keep`, an alias that exists
         still points at its old model.
 
-        An invalid line raises InvalidImportError with its number; with `skip_broken` it is skipped
-        and reported. A stream without the header line is always refused. The stream is read in a
-        thread, and is not closed.
+        The results of verifications and signature checks are imported only with `trust_source`,
+        because whoever wrote the stream states them. Set it to restore an export of your own.
+
+        An invalid line raises InvalidImportError with its number, also if the database refuses it;
+        with `skip_broken` it is skipped and reported. A stream without the header line is always
+        refused. The stream is read in a thread, and is not closed. Its lines are sorted in a
+        temporary file, so the memory does not grow with their number. `timeout_s` replaces the
+        timeout of the catalog, in seconds, for the transaction.
         """
         export_import.validate_on_conflict(on_conflict)
-        lines, problems = await export_import.read_import(
-            stream, self._dialect, skip_broken=skip_broken
+        if timeout_s is not None:
+            validation.seconds("timeout_s", timeout_s)
+        reader = ImportReader(
+            stream, self._executor.database, skip_broken=skip_broken, trust_source=trust_source
         )
-        written = 0
-        if lines:
-            written = await self._executor.run(export_import.import_lines(lines, on_conflict))
-        return ImportResult(written, len(lines) - written, tuple(problems))
+        with closing(reader):
+            await reader.read()
+            if not reader.valid_count:
+                return ImportResult(0, 0, tuple(reader.problems))
+            operation = export_import.import_lines(
+                reader.pages, on_conflict, skip_broken=skip_broken, timeout_s=timeout_s
+            )
+            done = await self._executor.run(operation)
+        problems = sorted((*reader.problems, *done.refused), key=lambda problem: problem.line)
+        kept = reader.valid_count - done.written - len(done.refused)
+        return ImportResult(done.written, kept, tuple(problems))
 
 
 def executor_of(catalog: ModelCatalog) -> Executor:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import NamedTemporaryFile
-from typing import IO
+from typing import IO, Final
 
 from model_catalog.cli.catalog_access import use_existing_catalog
 from model_catalog.cli.exit_codes import DONE, FAILED
@@ -18,6 +18,9 @@ from model_catalog.cli.output import pluralize, print_error, print_notice
 from model_catalog.domain.ndjson import HEADER
 from model_catalog.opening import open_catalog
 from model_catalog.repository.model_catalog import ModelCatalog
+
+# A command that a person waits for can be stopped with Ctrl-C. A million models take minutes.
+_IMPORT_TIMEOUT_S: Final = 24 * 3600.0
 
 
 async def export(options: Namespace) -> int:
@@ -78,7 +81,11 @@ async def import_(options: Namespace) -> int:
     with _input_stream(options.file) as stream:
         async with open_catalog(options.db, schema=options.schema) as catalog:
             result = await catalog.import_catalog(
-                stream, options.on_conflict, skip_broken=options.skip_broken
+                stream,
+                options.on_conflict,
+                skip_broken=options.skip_broken,
+                trust_source=options.trust_source,
+                timeout_s=_IMPORT_TIMEOUT_S,
             )
     for problem in result.problems:
         print_error(f"line {problem.line} was skipped: {problem.reason}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
@@ -24,12 +24,13 @@ from sqlalchemy import (
     select,
     type_coerce,
 )
+from sqlalchemy.exc import DataError, DBAPIError
 from sqlalchemy.types import NullType
 
 from model_catalog.concurrency.threads import to_thread
 from model_catalog.domain.fields import KEY_FIELDS
 from model_catalog.domain.file_record import FileRecord, sorted_by_path
-from model_catalog.domain.ndjson import HEADER, MAX_LINE, ImportLine, LineError, parse, to_line
+from model_catalog.domain.ndjson import HEADER, ImportLine, LineError, to_line
 from model_catalog.domain.search_text import fold_case, search_columns
 from model_catalog.errors import InvalidImportError, InvalidModelError
 from model_catalog.execution.executor import Operation, read, write_alone
@@ -44,9 +45,10 @@ OnConflict: TypeAlias = Literal["keep", "replace", "newer"]
 """What an import does with a model that exists."""
 
 _LINES_PER_PAGE: Final = 1000
-_CHARACTERS_PER_PAGE: Final = 2 * MAX_LINE
-# An index entry of PostgreSQL has at most 2704 bytes, some of which are overhead.
-_MAX_POSTGRES_KEY_BYTES: Final = 2660
+# The beginnings of the codes of a value that the database cannot store: SQLite's constraint and
+# length errors; PostgreSQL's classes "data exception", "integrity constraint violation" and
+# "program limit exceeded", which an index entry raises that is too long.
+_REFUSED_VALUE: Final = ("SQLITE_CONSTRAINT", "SQLITE_TOOBIG", "SQLITE_MISMATCH", "22", "23", "54")
 
 # Child rows are written with the key of their model: the ids of new models are not known.
 _MODEL_ID: Final = select(model_columns.id).where(
@@ -61,14 +63,23 @@ class ImportResult:
     written: int
     kept: int
     problems: tuple[LineError, ...]
-    """The invalid lines that were skipped."""
+    """The lines that were skipped, because they are invalid or the database refused them."""
 
 
 class ImportedModels(NamedTuple):
-    """The lines to import, sorted by key, and what to do with models that exist."""
+    """The lines to import, and what to do with models that exist and with refused lines."""
 
-    lines: Sequence[ImportLine]
+    pages: Callable[[], Iterable[list[ImportLine]]]
+    """Returns the lines, sorted by key. It is called again if the transaction is repeated."""
     on_conflict: OnConflict
+    skip_broken: bool
+
+
+class WrittenLines(NamedTuple):
+    """The number of models that an import wrote, and the lines that the database refused."""
+
+    written: int
+    refused: tuple[LineError, ...]
 
 
 def export_rows() -> Operation[None, list[dict[str, Any]]]:
@@ -151,101 +162,75 @@ def validate_on_conflict(value: object) -> None:
         raise InvalidModelError("on_conflict", value, "is none of keep, replace, newer")
 
 
-async def read_import(
-    stream: IO[str] | IO[bytes], dialect: str, *, skip_broken: bool
-) -> tuple[list[ImportLine], list[LineError]]:
-    """
-    Read and validate the lines of an export, in a thread.
-
-    Returns the valid lines sorted by key, and the invalid ones. Without `skip_broken` the first
-    invalid line raises InvalidImportError; an invalid header always does.
-    """
-    lines: dict[tuple[str, ...], ImportLine] = {}
-    problems: list[LineError] = []
-    async for number, text in _numbered_lines(stream):
-        parsed = parse(text, number)
-        if isinstance(parsed, ImportLine) and (reason := _key_too_long(parsed, dialect)):
-            parsed = LineError(number, reason)
-        if isinstance(parsed, ImportLine):
-            first = lines.setdefault(parsed.key, parsed)
-            if first is not parsed:
-                parsed = LineError(number, f"it repeats the model of line {first.line}")
-        if isinstance(parsed, LineError):
-            if number == 1 or not skip_broken:
-                raise InvalidImportError(parsed.line, parsed.reason)
-            problems.append(parsed)
-    return [lines[key] for key in sorted(lines)], problems
-
-
-def _key_too_long(line: ImportLine, dialect: str) -> str | None:
-    if dialect != "postgresql":
-        return None
-    provider, reference, version = (len(part.encode()) for part in line.key)
-    longest = max(version, *(len(alias.encode()) for alias in line.aliases), 0)
-    size_bytes = provider + reference + longest
-    if size_bytes <= _MAX_POSTGRES_KEY_BYTES:
-        return None
-    return (
-        f"its provider and reference with its version or an alias are {size_bytes} bytes, but "
-        f"PostgreSQL can store {_MAX_POSTGRES_KEY_BYTES}"
-    )
-
-
-async def _numbered_lines(
-    stream: IO[str] | IO[bytes],
-) -> AsyncIterator[tuple[int, str | bytes]]:
-    """
-    Yield each line of a stream with its number, from 1.
-
-    A line that is too long is cut to a length that `parse` still refuses. Raises InvalidImportError
-    for an empty stream, and for text that cannot be decoded.
-    """
-    number = 0
-    while True:
-        try:
-            lines = await to_thread(_read_page, stream)
-        except UnicodeDecodeError as error:
-            # A text stream cannot be read beyond the invalid bytes; a binary stream can.
-            raise InvalidImportError(
-                number + 1,
-                f"the stream is not valid {error.encoding} from this line on: open it in binary "
-                "mode",
-            ) from error
-        for line in lines:
-            number += 1
-            yield number, line
-        if not lines:
-            break
-    if not number:
-        raise InvalidImportError(1, "the stream is empty")
-
-
-def _read_page(stream: IO[str] | IO[bytes]) -> list[str | bytes]:
-    lines: list[str | bytes] = []
-    length = 0
-    while (
-        len(lines) < _LINES_PER_PAGE
-        and length < _CHARACTERS_PER_PAGE
-        and (line := stream.readline(2 * MAX_LINE))
-    ):
-        lines.append(line)
-        length += len(line)
-        while len(line) == 2 * MAX_LINE and line[-1:] not in ("\n", b"\n"):
-            line = stream.readline(2 * MAX_LINE)
-    return lines
-
-
 def import_lines(
-    lines: Sequence[ImportLine], on_conflict: OnConflict
-) -> Operation[ImportedModels, int]:
-    """Return the operation that writes the models of an import; it returns how many it wrote."""
-    return write_alone(write_import, ImportedModels(lines, on_conflict))
+    pages: Callable[[], Iterable[list[ImportLine]]],
+    on_conflict: OnConflict,
+    *,
+    skip_broken: bool,
+    timeout_s: float | None,
+) -> Operation[ImportedModels, WrittenLines]:
+    """Return the operation that writes the models of an import."""
+    operation = write_alone(write_import, ImportedModels(pages, on_conflict, skip_broken))
+    operation.timeout_s = timeout_s
+    return operation
 
 
-def write_import(connection: Connection, value: ImportedModels) -> int:
-    """Write models with their tags, aliases and files; return the number of models written."""
-    written = _upsert_models(connection, value)
-    lines = [line for line in value.lines if line.key in written]
+def write_import(connection: Connection, value: ImportedModels) -> WrittenLines:
+    """Write models with their tags, aliases and files, a page at a time."""
+    written = 0
+    refused: list[LineError] = []
+    for page in value.pages():
+        written += _write_page(connection, page, value, refused)
+    return WrittenLines(written, tuple(refused))
+
+
+def _write_page(
+    connection: Connection,
+    lines: Sequence[ImportLine],
+    value: ImportedModels,
+    refused: list[LineError],
+) -> int:
+    """
+    Write lines in a savepoint, and return the number of models written.
+
+    If the database refuses a value, the lines are divided until the one that has it is found. That
+    line is added to `refused`, or raises InvalidImportError.
+    """
+    try:
+        with connection.begin_nested():
+            return _write_lines_of_page(connection, lines, value.on_conflict)
+    except (DBAPIError, UnicodeError) as error:
+        if not _is_refused_value(error):
+            raise
+        if len(lines) > 1:
+            middle = len(lines) // 2
+            halves = (lines[:middle], lines[middle:])
+            return sum(_write_page(connection, half, value, refused) for half in halves)
+        cause = error.orig if isinstance(error, DBAPIError) else error
+        problem = LineError(lines[0].line, f"the database refuses it: {cause}".splitlines()[0])
+        if not value.skip_broken:
+            raise InvalidImportError(problem.line, problem.reason) from error
+        refused.append(problem)
+        return 0
+
+
+def _is_refused_value(error: Exception) -> bool:
+    """Return whether an error is about a value, and not about the state of the database."""
+    if not isinstance(error, DBAPIError):
+        return True
+    driver_error = error.driver_exception
+    code = getattr(driver_error, "sqlite_errorname", None) or getattr(driver_error, "sqlstate", "")
+    if code:
+        return str(code).startswith(_REFUSED_VALUE)
+    # A driver that cannot encode a value has no code.
+    return isinstance(error, DataError) or isinstance(driver_error, UnicodeError | ValueError)
+
+
+def _write_lines_of_page(
+    connection: Connection, page: Sequence[ImportLine], on_conflict: OnConflict
+) -> int:
+    written = _upsert_models(connection, page, on_conflict)
+    lines = [line for line in page if line.key in written]
     keys = [{f"of_{name}": line.row[name] for name in KEY_FIELDS} for line in lines]
     for table in (TAGS, ALIASES, FILES):
         children = delete(table).where(table.c.model_id == _MODEL_ID.scalar_subquery())
@@ -254,16 +239,18 @@ def write_import(connection: Connection, value: ImportedModels) -> int:
     pairs = list(zip(keys, lines, strict=True))
     _insert_tags(connection, pairs)
     _insert_files(connection, pairs)
-    _insert_aliases(connection, pairs, moves=value.on_conflict != "keep")
+    _insert_aliases(connection, pairs, moves=on_conflict != "keep")
     return len(lines)
 
 
-def _upsert_models(connection: Connection, value: ImportedModels) -> set[tuple[str, ...]]:
+def _upsert_models(
+    connection: Connection, lines: Sequence[ImportLine], on_conflict: OnConflict
+) -> set[tuple[str, ...]]:
     """Write the rows of models, and return the keys of the rows that were written."""
     # The upsert decides whether a model exists. A SELECT before it would race with other writers.
     upsert = insert_into(MODELS, connection.dialect.name)
-    rows = [line.row | search_columns(line.row) for line in value.lines]
-    if value.on_conflict == "keep":
+    rows = [line.row | search_columns(line.row) for line in lines]
+    if on_conflict == "keep":
         upsert = upsert.on_conflict_do_nothing(index_elements=KEY_FIELDS)
     else:
         new = upsert.excluded
@@ -271,7 +258,7 @@ def _upsert_models(connection: Connection, value: ImportedModels) -> set[tuple[s
         upsert = upsert.on_conflict_do_update(
             index_elements=KEY_FIELDS,
             set_={name: new[name] for name in rows[0] if name not in KEY_FIELDS},
-            where=is_newer if value.on_conflict == "newer" else None,
+            where=is_newer if on_conflict == "newer" else None,
         )
     returned = connection.execute(
         upsert.returning(*(model_columns[name] for name in KEY_FIELDS)), rows

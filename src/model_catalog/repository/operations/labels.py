@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, NamedTuple
@@ -93,9 +93,22 @@ def add_tags(connection: Connection, value: _ModelTags) -> Model:
         {"model_id": model_id, "folded": folded, "tag": text} for folded, text in value.tags.items()
     ]
     if rows:
+        _require_few_tags(connection, model_id, value.tags)
         insert = insert_into(TAGS, connection.dialect.name)
         connection.execute(insert.on_conflict_do_nothing(), rows)
     return load_model(connection, model_id)
+
+
+def _require_few_tags(connection: Connection, model_id: int, new: Mapping[str, str]) -> None:
+    """Raise InvalidModelError if a model would have too many tags."""
+    of_model = TAGS.c.model_id == model_id
+    count = connection.execute(select(func.count()).where(of_model)).scalar_one()
+    if count + len(new) > validation.MAX_TAGS:
+        existing = connection.execute(select(TAGS.c.folded).where(of_model)).scalars()
+        if (total := len(new.keys() | set(existing))) > validation.MAX_TAGS:
+            raise InvalidModelError(
+                "tags", total, f"are too many: a model has at most {validation.MAX_TAGS} tags"
+            )
 
 
 def untag(
