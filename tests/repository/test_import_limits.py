@@ -180,11 +180,11 @@ async def test_an_import_needs_little_memory(on_sqlite, tmp_path):
 @pytest.mark.slow
 async def test_an_import_may_take_longer_than_other_calls(sqlite_file):
     """`timeout_s` of the call replaces that of the catalog."""
-    text = HEADER + "".join(line(f"{number}") for number in range(4000))
-    async with open_catalog(sqlite_file, timeout_s=0.1) as catalog:
+    text = HEADER + "".join(line(f"{number}") for number in range(8000))
+    async with open_catalog(sqlite_file, timeout_s=0.3) as catalog:
         with pytest.raises(CatalogBusyError):
             await catalog.import_catalog(io.StringIO(text))
 
         done = await catalog.import_catalog(io.StringIO(text), timeout_s=60)
 
-    assert done.written == 4000
+    assert done.written == 8000
