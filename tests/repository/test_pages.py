@@ -1,6 +1,7 @@
 """Pages for HTTP: `list_page` and its tokens."""
 
 import base64
+import json
 import zlib
 from datetime import UTC, datetime, timedelta
 from itertools import chain
@@ -116,10 +117,17 @@ async def test_equal_filters_belong_to_the_same_listing(on_sqlite):
     assert len(page.models) == 1
 
 
+def forge(content) -> str:
+    """Return a token with a correct checksum, as only a client that means it can make."""
+    text = content if isinstance(content, bytes) else json.dumps(content).encode()
+    return base64.urlsafe_b64encode(zlib.crc32(text).to_bytes(4, "big") + text).decode()
+
+
 def tokens() -> dict[str, object]:
     listing = Listing("downloaded_at", is_descending=True, is_by_time=True, filters={})
     token = listing.encode_token(Position(moment(0), "hf", "m", ""))
-    future = base64.urlsafe_b64encode(zlib.crc32(b"[2]").to_bytes(4, "big") + b"[2]").decode()
+    raw = base64.urlsafe_b64decode(token + "=" * (-len(token) % 4))
+    head = json.loads(raw[4:])[:4]
     return {
         "empty": "",
         "text": "page 2",
@@ -130,7 +138,18 @@ def tokens() -> dict[str, object]:
         "bytes": token.encode(),
         "number": 3,
         "JSON without a checksum": base64.urlsafe_b64encode(b'[1,"downloaded_at"]').decode(),
-        "another version": future,
+        "another name": base64.urlsafe_b64encode(raw.replace(b'"m"', b'"n"')).decode(),
+        "another version": forge([2]),
+        "forged and short": forge([1]),
+        "forged without a key": forge([*head, [0]]),
+        "forged with a long key": forge([*head, [0, "a", "b", "c", "d"]]),
+        "forged with a time as text": forge([*head, ["0", "a", "b", "c"]]),
+        "forged with a huge time": forge([*head, [10**30, "a", "b", "c"]]),
+        "forged with a number as a name": forge([*head, [0, 1, "b", "c"]]),
+        "forged with a NUL": forge([*head, [0, "\0", "b", "c"]]),
+        "forged with a surrogate": forge([*head, [0, "\ud800", "b", "c"]]),
+        "forged with an object": forge({"1": 2}),
+        "forged and deep": forge(b"[" * 100_000),
     }
 
 

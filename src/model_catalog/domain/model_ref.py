@@ -144,8 +144,7 @@ def _ref_of(model: Any) -> ModelRef:
         # and its repr would raise them again.
         problem = f"cannot be read from this {kind}: refresh it, or {_FORMS}"
         raise InvalidModelError("reference", None, problem) from error
-    # A new Model may have no version yet. As the version of a ModelRef, None means any version.
-    return ModelRef(ref.provider, ref.reference, "") if ref.version is None else ref
+    return ref
 
 
 def split_arguments(

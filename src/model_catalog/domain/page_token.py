@@ -65,7 +65,14 @@ class Listing:
         content = _read_content(validation.lookup_text(_FIELD, token))
         if content[:1] != [_VERSION]:
             raise InvalidModelError(_FIELD, token, f"is of another release: {_START_AGAIN}")
-        _, sort, is_descending, filter_hash, (value, *key) = content
+        try:
+            # A client may send a token of its own making.
+            _, sort, is_descending, filter_hash, (value, *key) = content
+            if self.is_by_time and value is not None:
+                value = datetime.fromtimestamp(value, UTC)
+            position = Position(value, *key)
+        except (TypeError, ValueError, OverflowError, OSError) as error:
+            raise invalid_token(token) from error
         if (sort, is_descending) != (self.sort, self.is_descending):
             direction = "descending" if is_descending else "ascending"
             raise InvalidModelError(
@@ -81,9 +88,7 @@ class Listing:
                 "belongs to a listing with other filters: pass the filters of the first page, or "
                 f"{_START_AGAIN}",
             )
-        if self.is_by_time and value is not None:
-            value = datetime.fromtimestamp(value, UTC)
-        return Position(value, *key)
+        return position
 
     @property
     def _filter_hash(self) -> str:
@@ -100,13 +105,15 @@ def _read_content(token: str) -> list[Any]:
             content = json.loads(text)
             if isinstance(content, list):
                 return content
-    except (binascii.Error, ValueError):
+    except (binascii.Error, ValueError, RecursionError):
         pass
-    raise InvalidModelError(
-        _FIELD,
-        token,
-        f"is not a token of list_page(): pass next_token unchanged, or {_START_AGAIN}",
-    )
+    raise invalid_token(token)
+
+
+def invalid_token(token: object) -> InvalidModelError:
+    """Return the error for a text that is not a token."""
+    problem = f"is not a token of list_page(): pass next_token unchanged, or {_START_AGAIN}"
+    return InvalidModelError(_FIELD, token, problem)
 
 
 def _checksum(text: bytes) -> bytes:

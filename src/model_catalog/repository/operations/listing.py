@@ -14,7 +14,7 @@ from sqlalchemy import ColumnElement, Connection, Select
 
 from model_catalog.domain import validation
 from model_catalog.domain.fields import ModelRow
-from model_catalog.domain.page_token import Listing, Position
+from model_catalog.domain.page_token import Listing, Position, invalid_token
 from model_catalog.errors import InvalidModelError
 from model_catalog.execution.executor import Executor, Operation, read
 from model_catalog.execution.prepared_statement import PreparedStatement, Row
@@ -111,7 +111,12 @@ def list_token_page(
     if not validation.non_negative_int("limit", limit):
         raise InvalidModelError("limit", limit, "is not a page size: give 1 or more")
     in_listing = Listing(order.sort.value, order.is_descending, order.is_by_time, given)
-    position = None if page_token is None else in_listing.decode_token(page_token)
+    position = None
+    if page_token is not None:
+        try:
+            position = order.validated_position(in_listing.decode_token(page_token))
+        except InvalidModelError as error:
+            raise error if error.field == "page_token" else invalid_token(page_token) from error
     # One more than the page, which tells whether a next page exists.
     page, values = Page.validated(order, position, min(limit + 1, validation.MAX_SIZE))
     query = PageQuery(to_models, page, values, where)

@@ -120,10 +120,13 @@ class SortOrder:
         if not isinstance(model, Model | ModelRow):
             problem = f"is a {type(model).__name__}: pass a Model or a ModelRow"
             raise InvalidModelError("after", model, problem)
-        name = self.sort.value
-        value = _validate_sorted_value(name, getattr(model, name))
-        key = (validation.lookup_text(name, getattr(model, name)) for name in KEY_FIELDS)
-        return Position(value, *key)
+        key = (getattr(model, name) for name in KEY_FIELDS)
+        return self.validated_position(Position(getattr(model, self.sort.value), *key))
+
+    def validated_position(self, position: Position) -> Position:
+        """Validate a position, and return it as stored. Raises InvalidModelError."""
+        key = (validation.lookup_text(name, getattr(position, name)) for name in KEY_FIELDS)
+        return Position(_validate_sorted_value(self.sort.value, position.value), *key)
 
     @property
     def is_indexed(self) -> bool:
