@@ -8,11 +8,17 @@ from pathlib import Path
 
 import pytest
 from conftest import a_model
+from hive_files import create_hive_table
+from schema_shape import dump
 from sqlalchemy import create_engine, event
+from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
 
 from model_catalog import (
     CatalogCorruptError,
     CatalogError,
+    ForeignDatabaseError,
+    InvalidTargetError,
+    ModelCatalog,
     UpgradeFailedError,
     backup,
     check_schema,
@@ -212,13 +218,64 @@ async def test_kept_objects_are_logged(hive, caplog):
 
 
 async def test_a_trigger_does_not_run_for_the_changes_of_a_migration(hive):
-    """The trigger of the host is for the changes of programs."""
+    """The trigger of a host is for the changes of programs, and it may be stale."""
+    await upgrade(hive, "0008", shared=True)
     add(hive, AUDIT)
 
-    await upgrade(hive, shared=True)
+    await upgrade(hive)
 
     with closing(host_connection(hive)) as raw:
         assert raw.execute("SELECT text FROM notes").fetchall() == [("b",), ("a",)]
+
+
+@pytest.mark.parametrize("backend", ["asyncpg", "psycopg"], indirect=True)
+async def test_a_trigger_of_postgresql_that_refuses_a_migration_is_named(empty):
+    """The message has the trigger's function and the table that is missing."""
+    await create_hive_table(empty)
+    empty.run("INSERT INTO models VALUES ('m', 'hf', '/m', -1, 1)")
+    empty.run(
+        "CREATE FUNCTION audit() RETURNS trigger LANGUAGE plpgsql AS"
+        " $$ BEGIN INSERT INTO gone VALUES (1); RETURN NEW; END $$"
+    )
+    empty.run("CREATE TRIGGER audit BEFORE UPDATE ON models FOR EACH ROW EXECUTE FUNCTION audit()")
+    before = dump(empty)
+
+    with pytest.raises(UpgradeFailedError, match=r'"gone" does not exist[^$]*function audit\(\)'):
+        await upgrade(empty.target)
+
+    assert dump(empty) == before
+
+
+async def test_a_sqlite_file_has_no_schemas(hive, tmp_path):
+    """A schema is refused wherever it is given, also as an option of a host's engine."""
+    engine = create_async_engine(f"sqlite+aiosqlite:///{hive}")
+    moved = engine.execution_options(schema_translate_map={None: "attached"})
+
+    with pytest.raises(InvalidTargetError, match="SQLite has no schema 'catalog'"):
+        await upgrade(hive, schema="catalog")
+    with pytest.raises(InvalidTargetError, match="a file of its own"):
+        async with open_catalog(engine, schema="catalog"):
+            pass
+    with pytest.raises(InvalidTargetError, match="'attached'"):
+        await upgrade(moved)
+    with pytest.raises(InvalidTargetError, match="'attached'"):
+        ModelCatalog(async_sessionmaker(moved))
+    with pytest.raises(InvalidTargetError, match="'catalog'"):
+        ModelCatalog(async_sessionmaker(engine), schema="catalog")
+    await engine.dispose()
+
+
+async def test_a_host_with_a_table_models_is_told_which_file_to_use(tmp_path):
+    """The message names a file beside the host's own."""
+    path = tmp_path / "host.db"
+    add(path, "CREATE TABLE models (id INTEGER PRIMARY KEY, name TEXT)")
+    engine = create_async_engine(f"sqlite+aiosqlite:///{path}")
+
+    with pytest.raises(ForeignDatabaseError) as caught:
+        await upgrade(engine)
+    await engine.dispose()
+
+    assert f"open_catalog({str(tmp_path / 'model_catalog.db')!r})" in str(caught.value)
 
 
 @pytest.mark.slow

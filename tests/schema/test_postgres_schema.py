@@ -12,6 +12,7 @@ import postgres
 import psycopg
 import pytest
 import sqlalchemy as sa
+from alembic_host import CALLS, HostProject
 from conftest import Database, a_model, postgresql_database, shared_connection
 from public_calls import READS, WRITES, fill
 from sqlalchemy.ext.asyncio import (
@@ -34,6 +35,7 @@ from model_catalog import (
     upgrade,
     upgrade_connection,
 )
+from model_catalog.alembic import TABLE_NAMES
 from model_catalog.cli import main
 from model_catalog.mapping.revisions import head_revision
 
@@ -41,7 +43,7 @@ ROOT = Path(__file__).parents[2]
 HEAD = head_revision()
 # A name that needs quotes, and that a driver could take for parameters.
 ODD = 'Odd "name" 50%s :x [a].b'
-TABLES = {"models", "model_tags", "model_aliases", "model_files", "model_catalog_version"}
+TABLES = set(TABLE_NAMES)
 
 
 @pytest.fixture(params=["asyncpg", "psycopg"])
@@ -469,3 +471,51 @@ def test_the_alembic_command_takes_a_schema(blank):
 
     assert tables_in(blank, "online") == tables_in(blank, "printed") == TABLES
     assert tables_in(blank, "public") == set()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["psycopg"], indirect=True)
+def test_autogenerate_leaves_the_schema_alone(blank, tmp_path):
+    """A host with a table `models`, and with a reference to a model, compares all schemas."""
+    blank.run("CREATE TABLE models (name TEXT PRIMARY KEY); CREATE SCHEMA catalog")
+    blank.run("CREATE TABLE catalog.jobs (id INTEGER PRIMARY KEY)")
+    project = HostProject(tmp_path, blank)
+    project.add_import(
+        "from model_catalog import Model, upgrade_connection\n"
+        "from model_catalog.alembic import SchemaFilter\n"
+        "ours = SchemaFilter('catalog')"
+    )
+    _, before, after = CALLS["upgrade_connection in an async env.py"]
+    project.replace(before, after.replace("upgrade_connection(connection)", UPGRADE_IN_SCHEMA, 1))
+    project.configure(
+        "include_schemas=True, include_name=ours.include_name, include_object=ours.include_object"
+    )
+    project.replace("target_metadata = Base.metadata", TABLES_OF_THE_HOST)
+
+    code = project.autogenerate()
+    project.upgrade()
+    later = project.autogenerate().partition("def upgrade")[2]
+
+    assert "sa.ForeignKeyConstraint(['model_id'], ['catalog.models.id']" in code
+    # The filter hides the tables of the catalog, and no table of the host.
+    assert "op.drop_table('jobs', schema='catalog')" in code
+    assert "model_tags" not in code
+    assert later.count("pass") == 2
+    assert tables_in(blank, "catalog") == TABLES
+
+
+UPGRADE_IN_SCHEMA = "upgrade_connection(connection, schema='catalog')"
+TABLES_OF_THE_HOST = """
+Model.__table__.to_metadata(Base.metadata, schema="catalog")
+
+class Own(Base):
+    __tablename__ = "models"
+    name: Mapped[str] = mapped_column(Text, primary_key=True)
+
+class Placement(Base):
+    __tablename__ = "placements"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    model_id: Mapped[int] = mapped_column(ForeignKey("catalog.models.id"))
+
+target_metadata = Base.metadata
+"""

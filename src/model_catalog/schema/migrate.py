@@ -185,8 +185,16 @@ def to_migration_error(error: sa.exc.SQLAlchemyError, name: str, goal: str) -> C
     reason = to_catalog_error(error, name)
     if type(reason) in (CatalogError, SchemaOutOfDateError):
         # A statement was refused, but the database is neither busy, full nor corrupt.
-        return UpgradeFailedError(name, goal, f"{error.__cause__ or error}")
+        return UpgradeFailedError(name, goal, _refusal(error))
     return reason
+
+
+def _refusal(error: sa.exc.SQLAlchemyError) -> str:
+    """Return why a statement was refused, with the function of a trigger that refused it."""
+    text = f"{error.__cause__ or error}"
+    # asyncpg keeps PostgreSQL's context out of its text; psycopg has it there.
+    context = getattr(getattr(error, "driver_exception", None), "context", None)
+    return text if not context or context in text else f"{text}\nCONTEXT:  {context}"
 
 
 def log_migration(name: str, current: str | None, goal: str) -> None:
