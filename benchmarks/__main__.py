@@ -39,7 +39,8 @@ def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
         nargs="+",
         default=[],
         metavar="WORD",
-        help="benchmarks with one of these words in their names; `table`: those with a target",
+        help="benchmarks with one of these words in their names; `table`: those with a target;"
+        " `hosts`: those with a target over a host's sessions",
     )
     parser.add_argument(
         "--who",

@@ -9,6 +9,7 @@ from benchmarks.cases import adoption, hive_upgrade, model_files, processes
 from benchmarks.harness.benchmark import Benchmark
 from benchmarks.harness.call_benchmarks import call_benchmark
 from benchmarks.harness.workloads import WORKLOADS
+from benchmarks.targets import HOST_TARGETS
 
 CONTENDER_BENCHMARKS: Final[tuple[Benchmark, ...]] = (
     *(call_benchmark(workload) for workload in WORKLOADS),
@@ -28,13 +29,20 @@ BENCHMARKS: Final[tuple[Benchmark, ...]] = (
 def select_benchmarks(
     words: Sequence[str], *, quick: bool, benchmarks: Sequence[Benchmark] = BENCHMARKS
 ) -> list[Benchmark]:
-    """Benchmarks with one of the words in their names; `table` selects those with a target."""
+    """
+    Benchmarks with one of the words in their names.
+
+    `table` selects those with a target, `hosts` those with a target over a host's sessions.
+    """
+    over_hosts = {target.benchmark.removeprefix("PostgreSQL: ") for target in HOST_TARGETS}
     return [
         benchmark
         for benchmark in benchmarks
         if not (quick and benchmark.skip_when_quick)
         and any(
-            benchmark.has_target if word == "table" else word in benchmark.name
+            {"table": benchmark.has_target, "hosts": benchmark.name in over_hosts}.get(
+                word, word in benchmark.name
+            )
             for word in words or [""]
         )
     ]

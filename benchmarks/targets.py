@@ -78,8 +78,7 @@ def _postgres_targets(benchmark: str) -> list[Target]:
     ]
 
 
-def _host_targets() -> list[Target]:
-    """Targets over a host's session factory: against the host's own calls of SQLAlchemy."""
+def _host_targets() -> tuple[Target, ...]:
     sqlite = {
         "find": 0.6,
         "find, 64 tasks": 0.6,
@@ -88,17 +87,21 @@ def _host_targets() -> list[Target]:
         "mixed 9:1, 200 tasks, p99": 1.0,
     }
     postgresql = {"find": 0.8, "register": 0.8, "find, 64 tasks": 0.7, "register, 64 tasks": 0.8}
-    return [
-        target
-        for contender in (HOST_CATALOG, PREPARED_HOST_CATALOG)
-        for target in (
-            *(Target(name, contender, "SQLAlchemy ORM", most) for name, most in sqlite.items()),
-            Target("10k in bulk", contender, "SQLAlchemy Core", 1.0),
-        )
-    ] + [
+    targets = []
+    for contender in (HOST_CATALOG, PREPARED_HOST_CATALOG):
+        targets += [
+            Target(name, contender, "SQLAlchemy ORM", most) for name, most in sqlite.items()
+        ]
+        targets.append(Target("10k in bulk", contender, "SQLAlchemy Core", 1.0))
+    targets += [
         Target(f"PostgreSQL: {name}", ASYNCPG_HOST_CATALOG, "SQLAlchemy ORM, asyncpg", most)
         for name, most in postgresql.items()
     ]
+    return tuple(targets)
+
+
+HOST_TARGETS: Final = _host_targets()
+"""Over a host's session factory: against the host's own calls of SQLAlchemy."""
 
 
 def _file_targets(sizes: Sizes) -> list[Target]:
@@ -156,7 +159,7 @@ _ALL: Final = (
     Target("adoption of a 1,000-repo cache", CATALOG, "scan_cache_dir", 2.0),
     *_postgres_targets("find, 64 tasks"),
     *_postgres_targets("register, 64 tasks"),
-    *_host_targets(),
+    *HOST_TARGETS,
     *_file_targets(Sizes()),
     *_file_targets(QUICK_SIZES),
 )
