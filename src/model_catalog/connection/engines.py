@@ -111,8 +111,15 @@ def database_info(engine: Engine) -> DatabaseInfo:
 
 
 def _ask_for_path(engine: Engine, info: DatabaseInfo) -> None:
-    @event.listens_for(engine, "checkout", once=True)
+    has_asked = False
+
+    # With once=True, SQLAlchemy would wrap the function: it would look like a listener of the host.
+    @event.listens_for(engine, "checkout")
     def checkout(connection: Any, _record: Any, _proxy: Any) -> None:
+        nonlocal has_asked
+        if has_asked:
+            return
+        has_asked = True
         # An error of this statement will be one of the next statement as well.
         with contextlib.suppress(Exception):
             info.set_path(main_path(connection))

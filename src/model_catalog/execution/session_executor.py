@@ -94,6 +94,7 @@ class SessionExecutor:
         # A host may use its catalog in one event loop after another. The executors of a loop refer
         # to it, so a WeakKeyDictionary would never drop one.
         self._batching: dict[asyncio.AbstractEventLoop, BatchingExecutor] = {}
+        self._has_connected = False
 
     def _start_anew_after_fork(self) -> None:
         abandon_pool_after_fork(self._engine)
@@ -114,7 +115,8 @@ class SessionExecutor:
     def _batching_executor(self) -> BatchingExecutor | None:
         """Return the faster executor of this loop, if the factory allows it now."""
         engine = self._factory.find_engine()
-        if engine is None:
+        # The first connection tells the name of the file, which the faster executor needs.
+        if engine is None or not (self.database.knows_files or self._has_connected):
             return None
         self._owner.check_usable()
         loop = asyncio.get_running_loop()
@@ -187,6 +189,7 @@ class SessionExecutor:
                     writes=operation.writes,
                     is_lookup=operation.single_statement,
                 )
+                self._has_connected = True
                 begun_s = backoff.remaining_s
                 try:
                     result = await connection.run_sync(operation.run_one, operation.value)

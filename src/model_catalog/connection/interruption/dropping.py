@@ -63,11 +63,6 @@ class _PoolReplacement:
             raise InvalidatePoolError
 
 
-def is_own_checkout_listener(listener: object) -> bool:
-    """Return whether a function is the listener of `replace_pooled_connections`."""
-    return isinstance(getattr(listener, "__self__", None), _PoolReplacement)
-
-
 _replacements: Final[WeakKeyDictionary[Engine, _PoolReplacement]] = WeakKeyDictionary()
 
 
