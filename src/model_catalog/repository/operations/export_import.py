@@ -196,12 +196,15 @@ def _write_page(
     If the database refuses a value, the lines are divided until the one that has it is found. That
     line is added to `refused`, or raises InvalidImportError.
     """
+    savepoint = connection.begin_nested()
     try:
-        with connection.begin_nested():
-            return _write_lines_of_page(connection, lines, value.on_conflict)
+        written = _write_lines_of_page(connection, lines, value.on_conflict)
+        savepoint.commit()
     except (DBAPIError, UnicodeError) as error:
         if not _is_refused_value(error):
+            # SQLite may have rolled back the transaction, so that it has no savepoint any more.
             raise
+        savepoint.rollback()
         if len(lines) > 1:
             middle = len(lines) // 2
             halves = (lines[:middle], lines[middle:])
@@ -212,6 +215,7 @@ def _write_page(
             raise InvalidImportError(problem.line, problem.reason) from error
         refused.append(problem)
         return 0
+    return written
 
 
 def _is_refused_value(error: Exception) -> bool:
