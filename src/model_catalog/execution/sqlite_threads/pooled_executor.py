@@ -219,8 +219,6 @@ def _is_suitable(driver: object) -> bool:
     return (
         isinstance(connection, sqlite3.Connection)
         and not connection.in_transaction
-        and connection.row_factory is None
-        and connection.text_factory is str
         and getattr(connection, "autocommit", -1) not in (True, False)
     )
 

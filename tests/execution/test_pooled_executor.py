@@ -1,0 +1,179 @@
+"""Calls that share connections of a host's pool on SQLite."""
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncIterator
+from contextlib import closing
+from contextvars import Context
+
+import pytest
+from conftest import a_model
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker, create_async_engine
+
+from model_catalog import CatalogBusyError, InvalidModelError, ModelCatalog
+
+
+@pytest.fixture
+async def engine(sqlite_file) -> AsyncIterator[AsyncEngine]:
+    """A host's engine with two connections."""
+    found = create_async_engine(
+        f"sqlite+aiosqlite:///{sqlite_file}", pool_size=2, max_overflow=0, pool_timeout=20
+    )
+    yield found
+    await found.dispose()
+
+
+@pytest.fixture
+async def host_catalog(engine) -> ModelCatalog:
+    catalog = ModelCatalog(async_sessionmaker(engine), timeout_s=5)
+    await catalog.register_model(a_model("known"))
+    return catalog
+
+
+async def test_a_call_that_finds_no_free_connection_ends_at_its_timeout(engine):
+    """
+    The host has taken all connections of its pool. When it gives one back, calls work again.
+    """
+    catalog = ModelCatalog(async_sessionmaker(engine), timeout_s=0.1)
+    await catalog.register_model(a_model("known"))
+    async with engine.connect(), engine.connect():
+        for call in (catalog.find_model("known", "hf"), catalog.register_model(a_model("m"))):
+            with pytest.raises(CatalogBusyError, match="no connection was free"):
+                await call
+
+    assert await catalog.find_model("m", "hf") is None
+    assert await catalog.find_model("known", "hf") is not None
+
+
+async def test_a_connection_returns_to_its_pool_before_the_call_returns(engine, host_catalog):
+    """
+    A host may dispose of its engine after its last call; no connection is left in use.
+    """
+    for _ in range(3):
+        await asyncio.gather(
+            *(host_catalog.find_model("known", "hf") for _ in range(8)),
+            *(host_catalog.register_model(a_model(f"m{n}")) for n in range(8)),
+        )
+        assert engine.pool.checkedout() == 0
+
+
+async def test_one_rejected_write_of_a_batch_affects_only_its_own_call(sqlite_file, host_catalog):
+    """
+    The batch is rolled back, and each of its writes is repeated alone.
+    """
+    with closing(sqlite3.connect(sqlite_file)) as raw:
+        raw.execute(
+            "CREATE TRIGGER refuse BEFORE INSERT ON models WHEN NEW.reference = 'm3'"
+            " BEGIN SELECT RAISE(ABORT, 'refused'); END"
+        )
+
+    results = await asyncio.gather(
+        *(host_catalog.register_model(a_model(f"m{n}")) for n in range(8)), return_exceptions=True
+    )
+
+    failed = [number for number, result in enumerate(results) if isinstance(result, Exception)]
+    assert failed == [3]
+    assert await host_catalog.count_models() == 8
+
+
+async def test_a_write_waits_for_the_hosts_transaction_on_another_connection(engine, host_catalog):
+    """
+    The transaction of the host has the write lock. The call is repeated until it has ended.
+    """
+    async with engine.connect() as connection:
+        await connection.execute(text("UPDATE models SET pin_reason = 'x'"))
+        writing = asyncio.create_task(host_catalog.register_model(a_model("m")))
+        finding = await host_catalog.find_model("m", "hf")
+        await connection.commit()
+    await writing
+
+    assert finding is None
+    assert await host_catalog.find_model("m", "hf") is not None
+
+
+async def test_a_write_waits_for_an_open_transaction_of_the_catalog(host_catalog):
+    """
+    `transaction()` runs on a session, and the writes of other tasks take turns with it.
+    """
+    async with host_catalog.transaction() as inner:
+        await inner.register_model(a_model("inner"))
+        # A context of its own: a task of this one would be told that it waits for itself.
+        outer = asyncio.get_running_loop().create_task(
+            host_catalog.register_model(a_model("outer")), context=Context()
+        )
+        assert await host_catalog.find_model("inner", "hf") is None
+        assert not outer.done()
+    await outer
+
+    assert await host_catalog.count_models() == 3
+
+
+async def test_a_cancelled_write_that_has_not_started_has_no_effect(engine, host_catalog):
+    """
+    It waits for a connection, and is taken out of its batch.
+    """
+    async with engine.connect(), engine.connect():
+        writing = asyncio.create_task(host_catalog.register_model(a_model("m")))
+        other = asyncio.create_task(host_catalog.register_model(a_model("n")))
+        await asyncio.sleep(0.01)
+        writing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await writing
+    await other
+
+    assert await host_catalog.find_model("m", "hf") is None
+    assert await host_catalog.find_model("n", "hf") is not None
+
+
+def test_one_catalog_works_in_one_loop_after_another(sqlite_file):
+    """
+    A Celery worker may run each task in a loop of its own; the executors of closed loops go.
+    """
+    engine = create_async_engine(f"sqlite+aiosqlite:///{sqlite_file}")
+    catalog = ModelCatalog(async_sessionmaker(engine))
+
+    async def task(number: int) -> int:
+        await catalog.register_model(a_model(f"m{number}"))
+        found = await catalog.count_models()
+        await engine.dispose()
+        return found
+
+    assert [asyncio.run(task(number)) for number in range(4)] == [1, 2, 3, 4]
+    assert len(catalog._executor._batching) == 1
+
+
+async def test_invalid_rows_of_a_bulk_registration_change_nothing(host_catalog):
+    """
+    The error comes before anything is written, and the catalog goes on.
+    """
+    with pytest.raises(InvalidModelError):
+        await host_catalog.register_models([a_model("a"), a_model("", provider="hf")])
+
+    assert await host_catalog.count_models() == 1
+
+
+@pytest.mark.slow
+def test_a_loop_that_ends_during_a_call_leaves_a_usable_database(sqlite_file):
+    """
+    `asyncio.run` cancels all tasks, also the one that runs the batch.
+    """
+    engine = create_async_engine(f"sqlite+aiosqlite:///{sqlite_file}", pool_size=1)
+    catalog = ModelCatalog(async_sessionmaker(engine))
+
+    async def main() -> None:
+        await catalog.register_model(a_model("known"))
+        for number in range(30):
+            asyncio.get_running_loop().create_task(catalog.register_model(a_model(f"m{number}")))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+
+    asyncio.run(main())
+
+    async def check() -> int:
+        await catalog.register_model(a_model("after"))
+        count = await catalog.count_models()
+        await engine.dispose()
+        return count
+
+    assert asyncio.run(check()) in (2, 32)
