@@ -26,6 +26,7 @@ from model_catalog import (
     CatalogUnavailableError,
     ForeignDatabaseError,
     InvalidTargetError,
+    Model,
     ModelCatalog,
     backup,
     check_schema,
@@ -519,3 +520,32 @@ class Placement(Base):
 
 target_metadata = Base.metadata
 """
+
+
+async def test_a_session_sees_the_writes_of_its_own_schema_only(host):
+    """A session without the schema has the models of another catalog, or none at all."""
+    engine = engine_of(host)
+    own = engine.execution_options(schema_translate_map={None: "catalog"})
+    async with AsyncSession(own) as session:
+        catalog = ModelCatalog(session, schema="catalog")
+        await catalog.register_model(a_model("a"))
+        model = await session.scalar(sa.select(Model))
+        await catalog.tag_model("a", "hf", "chat")
+        assert model.tags == ("chat",)
+        await ModelCatalog(session, schema=ODD).register_model(a_model("b", size_bytes=1))
+        await ModelCatalog(session, schema=ODD).register_models([a_model("b", size_bytes=2)])
+        assert (model.reference, model.size_bytes) == ("a", None)
+        await catalog.register_models([a_model("a", size_bytes=3)])
+        assert model.size_bytes == 3
+        await session.commit()
+
+    options = {"schema_translate_map": {None: "catalog"}}
+    async with AsyncSession(engine) as session:
+        model = await session.scalar(sa.select(Model), execution_options=options)
+        catalog = ModelCatalog(session, schema="catalog")
+        with pytest.raises(ZeroDivisionError):
+            async with catalog.transaction() as inner:
+                await inner.register_models([a_model("a", size_bytes=4)])
+                raise ZeroDivisionError
+        assert (await catalog.get_model("a", "hf")).size_bytes == model.size_bytes == 3
+    await engine.dispose()

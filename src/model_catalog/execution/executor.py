@@ -53,6 +53,8 @@ class Operation(Generic[I, T]):
     """Whether it needs a transaction of its own, because it may take long or writes many rows."""
     timeout_s: float | None = None
     """The seconds that it may take; None is the timeout of the executor."""
+    schema: str | None = None
+    """The schema that it uses, if that may be another one than the connection's own."""
 
 
 def lookup(

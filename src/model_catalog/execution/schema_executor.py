@@ -45,7 +45,8 @@ class SchemaExecutor:
             with use_schema(connection, self._schema):
                 return operation.run_one(connection, value)
 
-        return await self._executor.run(replace(operation, run_one=run_in_schema, run_many=None))
+        in_schema = replace(operation, run_one=run_in_schema, run_many=None, schema=self._schema)
+        return await self._executor.run(in_schema)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Executor]:

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, event
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, AsyncSessionTransaction
 
 from model_catalog.concurrency.ownership import LoopOwner
-from model_catalog.connection.database_info import driver_connection
+from model_catalog.connection.database_info import catalog_schema, driver_connection
 from model_catalog.connection.engines import database_info
 from model_catalog.connection.interruption.interruptible_run import InterruptibleRun
 from model_catalog.connection.interruption.running import (
@@ -56,6 +56,8 @@ class SessionTransaction:
         self.timeout_s = validation.seconds("timeout_s", timeout_s)
         self.connection: AsyncConnection | None = None
         """The connection of the transaction, which `close` drops if the server does not answer."""
+        self._is_shown = False
+        """Whether the last write was shown to the models that the session has loaded."""
         engine = find_first_bind(session).engine
         restore_timeout_on_checkin(engine)
         self.database = database_info(engine)
@@ -66,7 +68,10 @@ class SessionTransaction:
         def run_and_show(connection: Connection, value: I) -> T:
             result = operation.run_one(connection, value)
             if operation.writes:
-                show_result(self._session.sync_session, connection, result)
+                # The session's own statements read the schema of the connection.
+                self._is_shown = operation.schema in (None, catalog_schema(connection))
+                if self._is_shown:
+                    show_result(self._session.sync_session, connection, result)
             return result
 
         return await self._run_step(
@@ -83,9 +88,10 @@ class SessionTransaction:
 
         async def roll_back(connection: AsyncConnection) -> None:
             await nested.rollback()
-            await connection.run_sync(
-                lambda connection: refresh(self._session.sync_session, connection)
-            )
+            if self._is_shown:
+                await connection.run_sync(
+                    lambda connection: refresh(self._session.sync_session, connection)
+                )
 
         nested = await self._run_step(step)
         return Savepoint(

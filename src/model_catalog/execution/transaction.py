@@ -6,7 +6,7 @@ import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol, TypeVar
 
 from sqlalchemy import Connection
@@ -152,9 +152,7 @@ class TransactionExecutor:
 
         try:
             return await self._run_locked(
-                lambda: self._backend.run(
-                    Operation(record_failure, operation.value, writes=operation.writes)
-                )
+                lambda: self._backend.run(replace(operation, run_one=record_failure))
             )
         except CatalogBusyError as error:
             # If the call was interrupted, the function may have seen no error of the database.
