@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from contextvars import copy_context
+from functools import partial
 from typing import Final, ParamSpec, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -124,6 +127,25 @@ def thread_working() -> Iterator[None]:
 
 
 async def to_thread(work: Callable[P, T], /, *args: P.args, **options: P.kwargs) -> T:
-    """Run a function as `asyncio.to_thread` does; a busy event loop lets its thread get the GIL."""
+    """
+    Run a function in a thread of its own; a busy event loop lets it get the GIL.
+
+    The default executor of the loop may be full of the host's own work, so it is not used.
+    """
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[T] = loop.create_future()
+    context = copy_context()
+
+    def run() -> None:
+        answer: Callable[[], object]
+        try:
+            answer = partial(done.set_result, context.run(work, *args, **options))
+        except BaseException as error:  # noqa: BLE001 - it is raised in the caller's task
+            answer = partial(done.set_exception, error)
+        # The loop may be closed by now. Then nothing waits for the answer.
+        with suppress(RuntimeError):
+            loop.call_soon_threadsafe(lambda: done.done() or answer())
+
     with thread_working():
-        return await asyncio.to_thread(work, *args, **options)
+        threading.Thread(target=run, name="model-catalog-work").start()
+        return await done

@@ -11,7 +11,6 @@ from weakref import WeakKeyDictionary
 
 import sqlalchemy as sa
 from sqlalchemy import Connection, CursorResult, Engine, NullPool, event
-from sqlalchemy.exc import ArgumentError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import Pool
 
@@ -26,7 +25,7 @@ from model_catalog.connection.database_info import (
     driver_connection,
     main_path,
 )
-from model_catalog.connection.interruption.dropping import close_without_waiting
+from model_catalog.connection.postgresql.engine import create_postgresql_engine
 from model_catalog.connection.sqlite_pragmas import (
     Durability,
     JournalMode,
@@ -43,11 +42,6 @@ from model_catalog.connection.timeouts import (
     on_host_begin,
     on_reset,
 )
-from model_catalog.errors import (
-    InvalidTargetError,
-)
-
-_CONNECT_TIMEOUT_S: Final = 10
 
 # Pools of the parent process. They are referenced here so that they are never collected.
 _pools_of_parent: Final[list[Pool]] = []
@@ -190,7 +184,7 @@ def create_engine(location: DatabaseLocation, sync_engine: Engine | None) -> Asy
     Two engines of one file share its identity guard and its journal mode. Does not connect.
     """
     if sync_engine is None:
-        return _create_postgresql_engine(location)
+        return create_postgresql_engine(location)
     engine = create_async_engine(location.url, hide_parameters=True, pool_size=5, max_overflow=0)
     _prepare_own(engine.sync_engine, _own_files[sync_engine])
     event.listen(engine.sync_engine, "invalidate", _on_invalidate)
@@ -254,36 +248,6 @@ def _prepare_own(engine: Engine, file: _DatabaseFile) -> None:
 
 def _first_value(result: CursorResult[Any]) -> Any:
     return result.scalar() if result.returns_rows else None
-
-
-def _create_postgresql_engine(location: DatabaseLocation) -> AsyncEngine:
-    timeout = "timeout" if location.url.drivername.endswith("asyncpg") else "connect_timeout"
-    try:
-        engine = create_async_engine(
-            location.url,
-            connect_args={} if timeout in location.url.query else {timeout: _CONNECT_TIMEOUT_S},
-            hide_parameters=True,
-        )
-    except (ArgumentError, TypeError, ValueError) as error:
-        raise _bad_parameters(location, error) from error
-
-    # asyncpg takes the URL's parameters as function arguments. An unknown argument, or text instead
-    # of a number, raises a Python error.
-    @event.listens_for(engine.sync_engine, "do_connect")
-    def connect(dialect: Any, _record: Any, args: list[Any], options: dict[str, Any]) -> object:
-        try:
-            if "timeout" in options:
-                options["timeout"] = float(options["timeout"])
-            return dialect.connect(*args, **options)
-        except (TypeError, ValueError, OverflowError) as error:
-            raise _bad_parameters(location, error) from error
-
-    close_without_waiting(engine.sync_engine)
-    return engine
-
-
-def _bad_parameters(location: DatabaseLocation, error: Exception) -> InvalidTargetError:
-    return InvalidTargetError(location.name, f"the driver does not accept its parameters: {error}")
 
 
 def abandon_pool_after_fork(engine: Engine) -> None:

@@ -84,6 +84,9 @@ _NO_SUCH_TABLE: Final = frozenset(("42P01", "42703", "3F000"))
 # A unique constraint or a primary key was violated.
 _DUPLICATE: Final = frozenset(("SQLITE_CONSTRAINT_UNIQUE", "SQLITE_CONSTRAINT_PRIMARYKEY", "23505"))
 
+# A character that the encoding of the database does not have.
+_NOT_STORABLE: Final = frozenset(("22P05", "22021"))
+
 # Connection exceptions, shutdowns, and an outcome that a pooler does not know.
 _ANSWER_LOST: Final = ("08", "57P", "40003")
 
@@ -136,6 +139,8 @@ def _from_driver_error(error: BaseException, target: str, *, connection_lost: bo
     if kind is None and (connection_lost or not code):
         # An error without a code means that the connection failed or was lost.
         kind = CatalogUnavailableError
+    if code in _NOT_STORABLE:
+        return _not_storable(target, reason)
     if kind is None:
         return CatalogError(f"the catalog at {target} refused the statement: {reason} ({code})")
     if kind is CatalogCorruptError:
@@ -193,15 +198,32 @@ def catalog_error_of(error: BaseException, target: str) -> CatalogError | None:
     if isinstance(error, UnicodeDecodeError):
         # SQLite's own message quotes a damaged schema, and sqlite3 cannot decode it.
         return corrupt_error(target, _INVALID_UTF_8)
+    if isinstance(error, UnicodeEncodeError):
+        # A host's psycopg encodes for the encoding of the database.
+        return _not_storable(target, f"{error}")
     return None
 
 
+def _not_storable(target: str, reason: str) -> CatalogError:
+    return CatalogError(
+        f"the encoding of the catalog at {target} has no such character: {reason}. Use a database "
+        f"with ENCODING 'UTF8'"
+    )
+
+
 def is_connection_lost(error: BaseException) -> bool:
-    """Return whether an error says that the connection to the server was lost."""
+    """Return whether an error, or its cause, says that the connection to the server was lost."""
+    error = _original(error)
     if isinstance(error, exc.DBAPIError):
         return error.connection_invalidated
     # asyncpg passes on the errors of its socket.
     return isinstance(error, OSError)
+
+
+def _original(error: BaseException) -> BaseException:
+    """Return the error of the database that a CatalogError was raised from."""
+    is_mapped = isinstance(error, CatalogError) and error.__cause__ is not None
+    return error.__cause__ if is_mapped else error  # type: ignore[return-value]
 
 
 def is_answer_lost(error: BaseException) -> bool:
@@ -211,6 +233,7 @@ def is_answer_lost(error: BaseException) -> bool:
     That is so if the connection was lost, or if the server was shut down: it then ends its sessions
     between the execution and the answer as well.
     """
+    error = _original(error)
     if not isinstance(error, exc.DBAPIError):
         return is_connection_lost(error)
     driver_error = error.driver_exception

@@ -34,7 +34,7 @@ class CatalogUnavailableError(CatalogError):
                 f"known whether the changes of this call were kept: read them before you repeat it"
             )
         else:
-            message = f"the catalog at {target} is not available: {reason}"
+            message = f"the catalog at {target} cannot be reached or opened: {reason}"
         super().__init__(message)
         self.target = target
         self.reason = reason

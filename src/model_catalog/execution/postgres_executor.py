@@ -105,10 +105,10 @@ class PostgresExecutor:
                 self.forbid_nested_write()
             if operation.run_many is not None:
                 if not operation.writes:
-                    batches = self._batches_of(operation, _run_lookups)
-                    return await batches.submit(operation, max(timeout_s, MIN_TIMEOUT_S))  # type: ignore[no-any-return]
+                    timeout_s = max(timeout_s, MIN_TIMEOUT_S)
+                    return await self._run_in_batch(operation, _run_lookups, timeout_s)
                 if timeout_s >= _MIN_BATCH_TIMEOUT_S:
-                    return await self._write_in_batch(operation, timeout_s)
+                    return await self._run_in_batch(operation, _run_writes, timeout_s)
             return await self._run_alone(operation, Backoff(timeout_s))
 
     def _batches_of(
@@ -130,11 +130,18 @@ class PostgresExecutor:
             )
         return batches
 
-    async def _write_in_batch(self, operation: Operation[Any, T], timeout_s: float) -> T:
-        """Run a write in a batch, and alone if an error of the batch may not be its own."""
+    async def _run_in_batch(
+        self,
+        operation: Operation[Any, T],
+        run: Callable[
+            [PostgresExecutor, Sequence[Operation[Any, Any]], float], Awaitable[Sequence[Any]]
+        ],
+        timeout_s: float,
+    ) -> T:
+        """Run an operation in a batch, and alone if an error of the batch may not be its own."""
         backoff = Backoff(timeout_s)
         try:
-            return await self._batches_of(operation, _run_writes).submit(operation, timeout_s)  # type: ignore[no-any-return]
+            return await self._batches_of(operation, run).submit(operation, timeout_s)  # type: ignore[no-any-return]
         except _RetryAloneError as failed:
             if isinstance(failed.error, CatalogBusyError):
                 await backoff.wait_or_raise(failed.error)
@@ -277,6 +284,13 @@ async def _run_lookups(
             )
         except CatalogBusyError as error:
             await backoff.wait_or_raise(error)
+        except CatalogUnavailableError:
+            raise
+        except CatalogError as error:
+            # For example a character that the encoding of the database does not have.
+            if len(operations) > 1:
+                raise _RetryAloneError(error) from error
+            raise
 
 
 async def _run_writes(

@@ -12,13 +12,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from model_catalog.concurrency.completion import wait_until_done
 from model_catalog.concurrency.retry import MIN_TIMEOUT_S
 from model_catalog.connection.database_info import DatabaseInfo, driver_connection
-from model_catalog.connection.interruption.dropping import drop_connection
 from model_catalog.connection.interruption.interruptible_run import InterruptibleRun
 from model_catalog.connection.interruption.running import (
     SERVER_GRACE_S,
     close_in_time,
     run_in_open_transaction,
 )
+from model_catalog.connection.postgresql.dropping import drop_connection
 from model_catalog.connection.timeouts import begin_with_timeouts, set_timeouts
 from model_catalog.errors import CatalogClosedError
 from model_catalog.execution.executor import Operation

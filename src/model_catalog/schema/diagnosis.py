@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import sqlalchemy as sa
 
-from model_catalog.concurrency.completion import run_to_completion
-from model_catalog.connection.error_mapping import map_errors
+from model_catalog.concurrency.retry import DEFAULT_OPEN_TIMEOUT_S, Backoff
+from model_catalog.connection.interruption.interruptible_run import InterruptibleRun
+from model_catalog.connection.interruption.running import (
+    SERVER_GRACE_S,
+    driver_working,
+    run_with_retries,
+)
 from model_catalog.connection.open_database import OpenDatabase, find_damage, open_database
 from model_catalog.connection.target import Target
+from model_catalog.domain import validation
 from model_catalog.errors import SchemaOutOfDateError
 from model_catalog.mapping.base import Base
 from model_catalog.mapping.column_types import UnixTimestamp
@@ -22,34 +29,56 @@ from model_catalog.schema.postgres_schema import enter_schema
 from model_catalog.schema.revision import require_current_schema
 
 
-async def check_schema(target: Target | None = None, *, schema: str | None = None) -> list[str]:
+async def check_schema(
+    target: Target | None = None,
+    *,
+    schema: str | None = None,
+    timeout_s: float = DEFAULT_OPEN_TIMEOUT_S,
+) -> list[str]:
     """
     Check a catalog database and return its problems, one sentence each; empty if there are none.
 
     It compares the revision and the tables with those of this package. On SQLite it also checks
     the integrity of the pages, the foreign keys and the types of the values, which reads the whole
-    file. It changes nothing. `schema` is as in `upgrade`.
+    file. It changes nothing. It waits `timeout_s` seconds for locks and for a server. `schema` is
+    as in `upgrade`.
 
     Raises CatalogCorruptError, ForeignDatabaseError, SchemaTooNewError and the errors of opening.
     """
-    async with open_database(target, create=False, schema=schema) as database:
+    validation.seconds("timeout_s", timeout_s)
+    async with open_database(target, create=False, wait_s=timeout_s, schema=schema) as database:
         try:
             await require_current_schema(database)
         except SchemaOutOfDateError as error:
             return [str(error)]
-        return await run_to_completion(_all_problems(database))
+        return await _all_problems(database)
 
 
 async def _all_problems(database: OpenDatabase) -> list[str]:
-    with map_errors(database.name):
-        async with database.engine.connect() as connection:
-            if connection.dialect.name == "postgresql":
-                # Without a transaction, as a host may have set it, a schema could not be entered.
-                await connection.execution_options(isolation_level="READ COMMITTED")
-            await connection.run_sync(partial(enter_schema, name=database.name, create=False))
-            # Alembic would take the schema of each table for a difference.
-            await connection.execution_options(schema_translate_map=None)
-            return await connection.run_sync(_find_problems)
+    dialect = database.engine.dialect.name
+
+    async def attempt(run: InterruptibleRun, _lock_wait_s: float) -> list[str]:
+        with run:
+            async with database.engine.connect() as connection:
+                run.set_connection(connection)
+                if dialect == "postgresql":
+                    # Without a transaction, as a host may have set it, a schema could not be
+                    # entered.
+                    await connection.execution_options(isolation_level="READ COMMITTED")
+                await connection.run_sync(partial(enter_schema, name=database.name, create=False))
+                # Alembic would take the schema of each table for a difference.
+                await connection.execution_options(schema_translate_map=None)
+                problems = await connection.run_sync(_find_problems)
+                run.mark_read_done()
+            return problems
+        return run.result  # type: ignore[no-any-return]
+
+    # SQLite reads all pages, which takes minutes for a large file.
+    wait_s = math.inf if dialect == "sqlite" else database.wait_s
+    with driver_working(dialect):
+        return await run_with_retries(
+            attempt, Backoff(wait_s), database.name, SERVER_GRACE_S, writes=False
+        )
 
 
 def _find_problems(connection: sa.Connection) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
@@ -13,12 +14,16 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from model_catalog.concurrency.completion import run_to_completion
+from model_catalog.concurrency.retry import DEFAULT_OPEN_TIMEOUT_S
 from model_catalog.concurrency.threads import to_thread
 from model_catalog.connection.engines import database_info
 from model_catalog.connection.error_mapping import to_catalog_error
+from model_catalog.connection.interruption.interruptible_run import InterruptibleRun
+from model_catalog.connection.interruption.running import SERVER_GRACE_S
 from model_catalog.connection.online_backup import backup_before_migration
 from model_catalog.connection.open_database import OpenDatabase, open_database
 from model_catalog.connection.target import Target
+from model_catalog.domain import validation
 from model_catalog.errors import CatalogError, SchemaOutOfDateError, UpgradeFailedError
 from model_catalog.mapping.base import Base
 from model_catalog.mapping.revisions import (
@@ -55,6 +60,7 @@ async def upgrade(
     *,
     shared: bool = False,
     schema: str | None = None,
+    timeout_s: float = DEFAULT_OPEN_TIMEOUT_S,
 ) -> None:
     """
     Upgrade a database to a revision. All migrations run in one transaction.
@@ -75,26 +81,40 @@ async def upgrade(
     None is the schema for None in the engine's `schema_translate_map`, the environment variable
     `MODEL_CATALOG_SCHEMA` for the default target, or else the default schema.
 
+    `timeout_s` is the number of seconds to wait for locks and for a server. Each statement of a
+    migration has this time.
+
     Raises SchemaTooNewError if a newer package wrote the database, and ForeignDatabaseError if the
     database belongs to another program. Raises UpgradeFailedError if the database refuses a
-    migration, and CatalogBusyError if another connection locks it for a minute. Raises
+    migration, and CatalogBusyError if it is locked for `timeout_s` seconds. Raises
     StorageFullError if the disk has no space for the migration or the backup. After each of these
-    errors the database is unchanged.
+    errors the database is unchanged. Raises CatalogUnavailableError if the server does not answer;
+    its `outcome_unknown` tells whether the migration may have been committed.
     """
-    async with open_database(target, create=True, shared=shared, schema=schema) as database:
+    validation.seconds("timeout_s", timeout_s)
+    async with open_database(
+        target, create=True, wait_s=timeout_s, shared=shared, schema=schema
+    ) as database:
         await migrate_to(database, revision)
 
 
-async def downgrade(target: Target | None, revision: str, *, schema: str | None = None) -> None:
+async def downgrade(
+    target: Target | None,
+    revision: str,
+    *,
+    schema: str | None = None,
+    timeout_s: float = DEFAULT_OPEN_TIMEOUT_S,
+) -> None:
     """
     Downgrade a database to an older revision. All migrations run in one transaction.
 
     Data without a column or table in the older revision is deleted. `0001` is rbee-hive's table: if
     a model has more than one version, only the newest is kept.
 
-    Raises the same errors as `upgrade`.
+    `timeout_s` and the errors are those of `upgrade`.
     """
-    async with open_database(target, create=False, schema=schema) as database:
+    validation.seconds("timeout_s", timeout_s)
+    async with open_database(target, create=False, wait_s=timeout_s, schema=schema) as database:
         await migrate_to(database, revision, down=True)
 
 
@@ -104,13 +124,17 @@ async def migrate_to(database: OpenDatabase, revision: str, *, down: bool = Fals
     if not needs_migration(await current_revision(database), goal, database.name, down=down):
         return
 
-    cancelled = threading.Event()
+    watch = _MigrationWatch(database)
+    is_server = database.engine.dialect.name != "sqlite"
     engine_lock = _engine_locks.setdefault(database.engine.sync_engine, threading.Lock())
     while not engine_lock.acquire(blocking=False):  # noqa: ASYNC110 - a lock of all loops
         await asyncio.sleep(0.01)
     try:
         await run_to_completion(
-            _migrate(database, goal, cancelled, down=down), on_cancel=cancelled.set
+            _migrate(database, goal, watch, down=down),
+            watch.cancel,
+            timeout_s=database.wait_s if is_server else None,
+            on_timeout=watch.interrupt_if_silent,
         )
     finally:
         engine_lock.release()
@@ -145,7 +169,7 @@ def needs_migration(current: DatabaseRevision, goal: str, name: str, *, down: bo
 
 
 async def _migrate(
-    database: OpenDatabase, goal: str, cancelled: threading.Event, *, down: bool
+    database: OpenDatabase, goal: str, watch: _MigrationWatch, *, down: bool
 ) -> None:
     # The import takes a quarter of a second, so it runs in a thread and only if it is needed.
     await to_thread(import_alembic)
@@ -153,31 +177,33 @@ async def _migrate(
     def run(connection: sa.Connection, current: str | None) -> None:
         with (
             keep_host_objects(connection, database.name, goal),
-            _stop_when_cancelled(connection, cancelled),
+            watch.watching_statements(connection),
         ):
             run_revisions(connection, current, goal, down=down)
         set_application_id(connection, database)
         log_migration(database.name, current, goal)
 
-    try:
-        async with migration_transaction(
-            database.engine,
-            database.name,
-            cancelled,
-            create=database.create,
-            wait_s=database.wait_s,
-        ) as connection:
-            # Another process may have migrated the database before we got the lock.
-            current = await connection.run_sync(
-                detect_revision, database.name, shared=database.shared
-            )
-            if needs_migration(current, goal, database.name, down=down):
-                await backup_if_needed(connection, database, goal)
-                await connection.run_sync(run, current.revision)
-    except _MigrationCancelledError:
-        raise asyncio.CancelledError from None
-    except sa.exc.SQLAlchemyError as error:
-        raise to_migration_error(error, database.name, goal) from error
+    with watch.run:
+        try:
+            async with migration_transaction(
+                database.engine,
+                database.name,
+                watch.cancelled,
+                create=database.create,
+                wait_s=database.wait_s,
+                run=watch.run,
+            ) as connection:
+                # Another process may have migrated the database before we got the lock.
+                current = await connection.run_sync(
+                    detect_revision, database.name, shared=database.shared
+                )
+                if needs_migration(current, goal, database.name, down=down):
+                    await backup_if_needed(connection, database, goal)
+                    await connection.run_sync(run, current.revision)
+        except _MigrationCancelledError:
+            raise asyncio.CancelledError from None
+        except sa.exc.SQLAlchemyError as error:
+            raise to_migration_error(error, database.name, goal) from error
 
 
 def to_migration_error(error: sa.exc.SQLAlchemyError, name: str, goal: str) -> CatalogError:
@@ -237,17 +263,42 @@ class _MigrationCancelledError(Exception):
     """The caller of the migration was cancelled."""
 
 
-@contextmanager
-def _stop_when_cancelled(connection: sa.Connection, cancelled: threading.Event) -> Iterator[None]:
-    """Raise before the next statement once `cancelled` is set, so that the rollback is orderly."""
+class _MigrationWatch:
+    """
+    Ends a migration that was cancelled, or whose server has stopped answering.
 
-    def check(*_: Any) -> None:
-        if cancelled.is_set():
-            # After a CancelledError SQLAlchemy would invalidate a host's connection.
-            raise _MigrationCancelledError
+    Until its first statement a migration has the time of its caller, `wait_s`. Then each statement
+    has it anew, because a large table takes long.
+    """
 
-    sa.event.listen(connection, "before_cursor_execute", check)
-    try:
-        yield
-    finally:
-        sa.event.remove(connection, "before_cursor_execute", check)
+    def __init__(self, database: OpenDatabase) -> None:
+        self.run = InterruptibleRun(database.name)
+        self.cancelled = threading.Event()
+        self._wait_s = database.wait_s + SERVER_GRACE_S
+        self._statement_at = time.monotonic()
+
+    def cancel(self) -> None:
+        """Stop before the next statement. A server that does not answer is left a second later."""
+        self.cancelled.set()
+        self.run.cancel_write()
+
+    def interrupt_if_silent(self) -> None:
+        """Interrupt the statement if it has had its time."""
+        if time.monotonic() - self._statement_at >= self._wait_s:
+            self.run.interrupt()
+
+    @contextmanager
+    def watching_statements(self, connection: sa.Connection) -> Iterator[None]:
+        """Raise before the next statement if `cancelled` is set: the rollback is then orderly."""
+
+        def check(*_: Any) -> None:
+            self._statement_at = time.monotonic()
+            if self.cancelled.is_set():
+                # After a CancelledError SQLAlchemy would invalidate a host's connection.
+                raise _MigrationCancelledError
+
+        sa.event.listen(connection, "before_cursor_execute", check)
+        try:
+            yield
+        finally:
+            sa.event.remove(connection, "before_cursor_execute", check)

@@ -16,6 +16,7 @@ from model_catalog.concurrency.retry import DEFAULT_OPEN_TIMEOUT_S, MIN_TIMEOUT_
 from model_catalog.concurrency.threads import thread_working
 from model_catalog.connection.backup_files import is_unresolved
 from model_catalog.connection.error_mapping import map_errors
+from model_catalog.connection.interruption.interruptible_run import InterruptibleRun
 from model_catalog.connection.sqlite_pragmas import set_foreign_keys
 from model_catalog.connection.timeouts import (
     WRITE,
@@ -40,6 +41,7 @@ async def migration_transaction(
     *,
     create: bool = True,
     wait_s: float = DEFAULT_OPEN_TIMEOUT_S,
+    run: InterruptibleRun | None = None,
 ) -> AsyncIterator[AsyncConnection]:
     """
     Open a transaction with the migration lock: SQLite's write lock or an advisory lock.
@@ -47,12 +49,14 @@ async def migration_transaction(
     In it, the catalog's schema is the default schema. `create` says whether it may be created.
 
     It commits when the block ends without an error, and rolls back otherwise. The caller reads the
-    revision only inside the block, because another migration may change it before.
+    revision only inside the block, because another migration may change it before. `run` is told
+    of the connection and of the commit.
 
     Raises CatalogBusyError if the lock is not free within `wait_s` seconds, CancelledError once
     `cancelled` is set, and UpgradeFailedError if rows would refer to missing rows.
     """
-    async with _connect(engine, name) as connection:
+    run = run or InterruptibleRun(name)
+    async with _connect(engine, name, run) as connection:
         backoff = Backoff(wait_s)
         while True:
             if cancelled is not None and cancelled.is_set():
@@ -72,7 +76,9 @@ async def migration_transaction(
             broken_before = await connection.run_sync(broken_references)
             yield connection
             await connection.run_sync(require_references_kept, name, broken_before)
+            run.mark_committing()
             await connection.commit()
+            run.mark_committed()
         finally:
             # Has no effect after the commit.
             await connection.rollback()
@@ -89,13 +95,16 @@ async def _lock(connection: AsyncConnection, name: str) -> None:
 
 
 @asynccontextmanager
-async def _connect(engine: AsyncEngine, name: str) -> AsyncIterator[AsyncConnection]:
+async def _connect(
+    engine: AsyncEngine, name: str, run: InterruptibleRun
+) -> AsyncIterator[AsyncConnection]:
     """Open a connection for a migration, and restore its settings before it is released."""
     with thread_working():
         restore_timeout_on_checkin(engine.sync_engine)
         connection = engine.connect()
         with map_errors(name):
             await connection.start()
+        run.set_connection(connection)
         try:
             if engine.dialect.name != "sqlite":
                 # In a stricter isolation level the transaction would keep the snapshot from before

@@ -7,13 +7,20 @@ from typing import Final
 
 import sqlalchemy as sa
 
-from model_catalog.concurrency.retry import retry_while_busy
+from model_catalog.concurrency.retry import DEFAULT_OPEN_TIMEOUT_S, Backoff, retry_while_busy
 from model_catalog.concurrency.threads import to_thread
 from model_catalog.connection.database_info import catalog_schema
 from model_catalog.connection.error_mapping import map_errors
+from model_catalog.connection.interruption.interruptible_run import InterruptibleRun
+from model_catalog.connection.interruption.running import (
+    SERVER_GRACE_S,
+    driver_working,
+    run_with_retries,
+)
 from model_catalog.connection.open_database import OpenDatabase, open_database
 from model_catalog.connection.target import Target, database_file_of
-from model_catalog.connection.timeouts import LOCK_WAIT_S, set_timeouts
+from model_catalog.connection.timeouts import set_timeouts
+from model_catalog.domain import validation
 from model_catalog.errors import ForeignDatabaseError, SchemaOutOfDateError, SchemaTooNewError
 from model_catalog.mapping.revisions import (
     VERSION_TABLE,
@@ -63,18 +70,26 @@ class DatabaseRevision:
 
 
 async def schema_state(
-    target: Target | None = None, *, shared: bool = False, schema: str | None = None
+    target: Target | None = None,
+    *,
+    shared: bool = False,
+    schema: str | None = None,
+    timeout_s: float = DEFAULT_OPEN_TIMEOUT_S,
 ) -> tuple[str | None, str]:
     """
     Return the revision of a catalog database, and the newest revision that this package knows.
 
     The first is None for an empty database, and for a file of the Rust daemon rbee-hive, which
-    records no revision. Takes no write lock and changes nothing. `schema` is as in `upgrade`.
+    records no revision. Takes no write lock and changes nothing. Waits `timeout_s` seconds for
+    locks and for a server. `schema` is as in `upgrade`.
 
     Raises ForeignDatabaseError for another program's database, unless it has no table `models` and
     `shared` is true, and CatalogUnavailableError for a missing file or schema.
     """
-    async with open_database(target, create=False, shared=shared, schema=schema) as database:
+    validation.seconds("timeout_s", timeout_s)
+    async with open_database(
+        target, create=False, wait_s=timeout_s, shared=shared, schema=schema
+    ) as database:
         return (await current_revision(database)).revision, head_revision()
 
 
@@ -90,20 +105,27 @@ async def current_revision(database: OpenDatabase) -> DatabaseRevision:
         with map_errors(database.name), engine.connect() as connection:
             return detect_revision(connection, database.name, shared=database.shared)
 
-    async def detect_once() -> DatabaseRevision:
-        if sync_engine is not None:
-            return await to_thread(detect, sync_engine)
-        with map_errors(database.name):
+    if sync_engine is not None:
+        return await retry_while_busy(lambda: to_thread(detect, sync_engine), database.wait_s)
+
+    async def attempt(run: InterruptibleRun, lock_wait_s: float) -> DatabaseRevision:
+        with run:
             async with database.engine.connect() as connection:
-                await set_timeouts(connection, LOCK_WAIT_S)
+                run.set_connection(connection)
+                await set_timeouts(connection, lock_wait_s)
                 if not database.create:
                     await connection.run_sync(require_schema, database.name)
-                return await connection.run_sync(
+                found = await connection.run_sync(
                     detect_revision, database.name, shared=database.shared
                 )
+                run.mark_read_done()
+            return found
+        return run.result  # type: ignore[no-any-return]
 
-    # Runs to completion: a driver that is cancelled while it connects leaks the connection.
-    return await retry_while_busy(detect_once, database.wait_s)
+    with driver_working(database.engine.dialect.name):
+        return await run_with_retries(
+            attempt, Backoff(database.wait_s), database.name, SERVER_GRACE_S, writes=False
+        )
 
 
 def detect_revision(connection: sa.Connection, name: str, *, shared: bool) -> DatabaseRevision:

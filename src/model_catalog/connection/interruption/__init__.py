@@ -1,1 +1,1 @@
-"""Interrupting a step on an async connection, and dropping connections that do not answer."""
+"""Interrupts steps on async connections at a deadline or a cancellation."""

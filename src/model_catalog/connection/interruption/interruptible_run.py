@@ -19,11 +19,16 @@ from model_catalog.connection.error_mapping import (
     is_answer_lost,
     is_connection_lost,
 )
-from model_catalog.connection.interruption.dropping import (
+from model_catalog.connection.postgresql.dropping import (
     drop_connection,
     replace_pooled_connections,
 )
-from model_catalog.errors import CatalogBusyError, CatalogError, CatalogUnavailableError
+from model_catalog.errors import (
+    CatalogBusyError,
+    CatalogError,
+    CatalogUnavailableError,
+    InvalidTargetError,
+)
 
 SLOW_STATEMENTS: Final = "its statements took longer than its timeout"
 """The reason of a CatalogBusyError: the call itself needed too long."""
@@ -47,6 +52,12 @@ _FIRST_ANSWER_SHARE: Final = 1 / 3
 _MAX_FIRST_ANSWER_S: Final = 2.0
 _MIN_FIRST_ANSWER_S: Final = 0.1
 
+# Without client_encoding, psycopg returns texts of a database in SQL_ASCII as bytes. SQLAlchemy
+# then fails when it connects. Our own engines set it.
+_NO_TEXT: Final = (
+    "the driver failed to connect. If the encoding of the database is SQL_ASCII, create the engine "
+    "with connect_args={'client_encoding': 'utf8'}"
+)
 _SILENT: Final = "the server did not answer in time"
 
 # A key of Connection.info: whether the connection has answered in an earlier step.
@@ -147,6 +158,8 @@ class InterruptibleRun:
         """Return the CatalogError to raise for an error; None if it is not one of the database."""
         mapped = catalog_error_of(error, self._target)
         if mapped is None:
+            if self._connection is None and isinstance(error, TypeError):
+                return InvalidTargetError(self._target, f"{_NO_TEXT}: {error}")
             return None
         if self._is_committing and is_answer_lost(error):
             return CatalogUnavailableError(

@@ -1,0 +1,1 @@
+"""Our own engines for PostgreSQL, and how connections to a server are dropped."""
