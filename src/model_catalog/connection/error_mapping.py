@@ -18,6 +18,7 @@ from model_catalog.errors import (
     CatalogError,
     CatalogReadOnlyError,
     CatalogUnavailableError,
+    ModelInUseError,
     SchemaOutOfDateError,
     StorageFullError,
     TransactionError,
@@ -84,6 +85,10 @@ _NO_SUCH_TABLE: Final = frozenset(("42P01", "42703", "3F000"))
 # A unique constraint or a primary key was violated.
 _DUPLICATE: Final = frozenset(("SQLITE_CONSTRAINT_UNIQUE", "SQLITE_CONSTRAINT_PRIMARYKEY", "23505"))
 
+# A foreign key was violated. The last code is that of RESTRICT since PostgreSQL 18. RESTRICT of
+# SQLite has the code of a trigger.
+_FOREIGN_KEY: Final = frozenset(("SQLITE_CONSTRAINT_FOREIGNKEY", "23503", "23001"))
+
 # A character that the encoding of the database does not have.
 _NOT_STORABLE: Final = frozenset(("22P05", "22021"))
 
@@ -121,6 +126,22 @@ def is_duplicate(error: exc.IntegrityError) -> bool:
     return _code_of(error.driver_exception) in _DUPLICATE
 
 
+def is_foreign_key_violation(error: exc.IntegrityError) -> bool:
+    """Return whether a statement was refused because rows refer to a row."""
+    return _code_of(error.driver_exception) in _FOREIGN_KEY
+
+
+def referring_table(error: exc.IntegrityError) -> str | None:
+    """Return the table whose foreign key was violated, if the driver names it."""
+    return _table_of(error.driver_exception)
+
+
+def _table_of(error: BaseException) -> str | None:
+    # asyncpg has an attribute for each field of the server's error, psycopg a `diag`.
+    name: str | None = getattr(getattr(error, "diag", error), "table_name", None)
+    return name
+
+
 def _code_of(error: BaseException) -> str:
     return getattr(error, "sqlite_errorname", None) or getattr(error, "sqlstate", None) or ""
 
@@ -139,10 +160,8 @@ def _from_driver_error(error: BaseException, target: str, *, connection_lost: bo
     if kind is None and (connection_lost or not code):
         # An error without a code means that the connection failed or was lost.
         kind = CatalogUnavailableError
-    if code in _NOT_STORABLE:
-        return _not_storable(target, reason)
     if kind is None:
-        return CatalogError(f"the catalog at {target} refused the statement: {reason} ({code})")
+        return _refusal(error, target, reason, code)
     if kind is CatalogCorruptError:
         return corrupt_error(target, reason)
     path = database_file_of(target)
@@ -154,6 +173,16 @@ def _from_driver_error(error: BaseException, target: str, *, connection_lost: bo
             "left and the -wal file is empty",
         )
     return _no_room_error(target, reason, code) if code in _NO_ROOM else kind(target, reason)
+
+
+def _refusal(error: BaseException, target: str, reason: str, code: str) -> CatalogError:
+    """Return the error for a statement that was refused because of its values."""
+    if code in _NOT_STORABLE:
+        return _not_storable(target, reason)
+    if code in _FOREIGN_KEY and (table := _table_of(error)) not in Base.metadata.tables:
+        # A constraint that the host has deferred is checked by COMMIT.
+        return ModelInUseError(table)
+    return CatalogError(f"the catalog at {target} refused the statement: {reason} ({code})")
 
 
 def _no_room_error(target: str, reason: str, code: str) -> CatalogError:

@@ -20,6 +20,7 @@ from model_catalog.errors import (
     CatalogBusyError,
     CatalogClosedError,
     CatalogError,
+    ModelInUseError,
     TransactionError,
     WrongLoopError,
 )
@@ -148,6 +149,11 @@ class TransactionExecutor:
             except (SQLAlchemyError, sqlite3.Error, OSError) as error:
                 if self._owns_transaction:
                     self._failure = to_catalog_error(error, self.database.name)
+                raise
+            except ModelInUseError as error:
+                # PostgreSQL executes no statement after a refused one.
+                if self._owns_transaction:
+                    self._failure = error
                 raise
 
         try:

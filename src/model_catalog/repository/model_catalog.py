@@ -202,7 +202,8 @@ class ModelCatalog:
         Delete the record of a model, or of all its versions; return whether there was one.
 
         `version` may be an alias; None deletes all versions. Tags, aliases and the list of files
-        are deleted too. The model's files stay.
+        are deleted too. The model's files stay. Raises ModelInUseError if a row of another
+        program's table refers to the model by a foreign key.
         """
         key = LookupKey.validated(reference, provider, version)
         cascades = self._executor.database.cascades

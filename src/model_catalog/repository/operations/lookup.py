@@ -5,14 +5,30 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, Select, delete, literal, select
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Select,
+    and_,
+    column,
+    delete,
+    exists,
+    inspect,
+    literal,
+    select,
+)
+from sqlalchemy import table as sql_table
 from sqlalchemy.exc import IntegrityError
 
-from model_catalog.connection.error_mapping import is_duplicate
+from model_catalog.connection.error_mapping import (
+    is_duplicate,
+    is_foreign_key_violation,
+    referring_table,
+)
 from model_catalog.domain import fields, validation
 from model_catalog.domain.model_ref import ModelRef, resolve_name
 from model_catalog.domain.search_text import search_columns
-from model_catalog.errors import InvalidModelError, ModelNotFoundError
+from model_catalog.errors import InvalidModelError, ModelInUseError, ModelNotFoundError
 from model_catalog.execution.executor import Operation, lookup, write
 from model_catalog.execution.prepared_statement import Row, sqlite_driver
 from model_catalog.mapping.tables import Model
@@ -264,29 +280,57 @@ def remove(key: LookupKey, *, cascades: bool) -> Operation[Any, bool]:
     Return the operation that deletes one model, or without a version all versions of it.
 
     `cascades` is whether the database itself deletes the rows of child tables. The operation
-    returns whether there was a model.
+    returns whether there was a model. It raises ModelInUseError if a table of another program
+    refers to the model.
     """
-    which: ColumnElement[bool]
-    if key.version is None:
-        which = (model_columns.provider == key.provider) & (
-            model_columns.reference == key.reference
-        )
-    else:
-        which = model_columns.id == key.model_id.scalar_subquery()
-    return write(remove_models if cascades else remove_models_and_children, which)
+    return write(remove_models if cascades else remove_models_and_children, key)
 
 
-def remove_models(connection: Connection, which: ColumnElement[bool]) -> bool:
-    """Delete the models of a condition; return whether there was one."""
-    return bool(connection.execute(delete(MODELS).where(which).returning(model_columns.id)).all())
+def remove_models(connection: Connection, key: LookupKey) -> bool:
+    """Delete the models that a key means; return whether there was one."""
+    which = _models_to_remove(key)
+    statement = delete(MODELS).where(which).returning(model_columns.id)
+    try:
+        return bool(connection.execute(statement).all())
+    except IntegrityError as error:
+        table = referring_table(error) or _find_referring_table(connection, which)
+        if table is None and not is_foreign_key_violation(error):
+            raise
+        raise ModelInUseError(
+            table, str(ModelRef(key.provider, key.reference, key.version))
+        ) from error
 
 
-def remove_models_and_children(connection: Connection, which: ColumnElement[bool]) -> bool:
+def remove_models_and_children(connection: Connection, key: LookupKey) -> bool:
     """Delete as `remove_models` does, in a database that does not delete child rows by itself."""
-    removed = select(model_columns.id).where(which)
+    removed = select(model_columns.id).where(_models_to_remove(key))
     for table in (TAGS, ALIASES, FILES):
         connection.execute(delete(table).where(table.c.model_id.in_(removed)))
-    return remove_models(connection, which)
+    return remove_models(connection, key)
+
+
+def _models_to_remove(key: LookupKey) -> ColumnElement[bool]:
+    if key.version is not None:
+        return model_columns.id == key.model_id.scalar_subquery()
+    return (model_columns.provider == key.provider) & (model_columns.reference == key.reference)
+
+
+def _find_referring_table(connection: Connection, which: ColumnElement[bool]) -> str | None:
+    """Return a table of another program in SQLite whose rows refer to some models, or None."""
+    if connection.dialect.name != "sqlite":
+        # PostgreSQL names the table. Its transaction can execute no statement after an error.
+        return None
+    inspector = inspect(connection)
+    for name in set(inspector.get_table_names()) - set(MODELS.metadata.tables):
+        for key in inspector.get_foreign_keys(name):
+            if key["referred_table"].lower() != MODELS.name:
+                continue
+            table = sql_table(name, *map(column, key["constrained_columns"]))
+            pairs = zip(table.c, key["referred_columns"], strict=True)
+            refers = and_(*(each == MODELS.c[referred] for each, referred in pairs))
+            if connection.scalar(select(exists().where(refers, which))):
+                return name
+    return None
 
 
 def get_model_id(connection: Connection, key: LookupKey, *, lock: bool = True) -> int:
