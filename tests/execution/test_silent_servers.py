@@ -22,9 +22,10 @@ from model_catalog import (
     upgrade,
 )
 
-pytestmark = pytest.mark.parametrize("backend", ["asyncpg", "psycopg"])
+# Each waits for timeouts.
+pytestmark = [pytest.mark.slow, pytest.mark.parametrize("backend", ["asyncpg", "psycopg"])]
 
-TIMEOUT_S = 0.4
+TIMEOUT_S = 0.3
 OVERRUN_S = 0.5
 """The time after its timeout within which a call has ended."""
 
@@ -99,44 +100,48 @@ async def test_every_call_ends_in_its_time_when_the_server_falls_silent(proxy, o
 
 
 @OVER
-@pytest.mark.parametrize("name", ["find_model", "list_models", "register_models", "transaction"])
-async def test_a_call_to_a_silent_server_can_be_cancelled(proxy, over, name):
+async def test_calls_to_a_silent_server_can_be_cancelled(database, proxy, over):
     """
-    A read ends at once, and a write gets a second. Neither waits for its timeout.
+    A read ends at once, and a write gets a second. Neither waits for its timeout, and the
+    transaction of the write is rolled back.
     """
+    calls = PUBLIC_READS | PUBLIC_WRITES
+    names = ["find_model", "list_models", "register_models", "transaction", "record_use"]
     async with over(proxy.url, 30) as catalog:
         await fill(catalog)
-        proxy.strike_at(re.compile(rb"SELECT|INSERT"), Link.silence)
-        call = asyncio.create_task((PUBLIC_READS | PUBLIC_WRITES)[name](catalog))
-        await proxy.has_struck.wait()
+        await asyncio.gather(*(catalog.list_models() for _ in range(5)))
+        before = database.run("SELECT * FROM models")
         proxy.silence()
+        tasks = [asyncio.create_task(calls[name](catalog)) for name in names]
+        for _ in range(20):
+            await asyncio.sleep(0)
         start = time.monotonic()
-        call.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await call
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
 
+        assert all(task.cancelled() for task in tasks)
         assert time.monotonic() - start < 1.0 + OVERRUN_S
+    assert database.run("SELECT * FROM models") == before
 
 
 @OVER
-@pytest.mark.parametrize("name", ["find_model", "list_models", "register_model", "transaction"])
-async def test_forgotten_connections_cost_no_call_its_result(proxy, over, name):
+async def test_forgotten_connections_cost_no_call_its_result(proxy, over):
     """
     A firewall has forgotten every connection of the pool: calls succeed on new ones, and the pool
     has recovered after the first.
     """
-    async with over(proxy.url, 3 * TIMEOUT_S) as catalog:
+    calls = PUBLIC_READS | PUBLIC_WRITES
+    names = ["find_model", "list_models", "register_model", "transaction", "record_use"]
+    async with over(proxy.url, 4 * TIMEOUT_S) as catalog:
         await fill(catalog)
-        await asyncio.gather(*(catalog.list_models() for _ in range(3)))
+        await asyncio.gather(*(catalog.list_models() for _ in range(5)))
         proxy.silence(new=False)
-        call = (PUBLIC_READS | PUBLIC_WRITES)[name]
-        error, seconds = await timed(call(catalog))
+        first = await asyncio.gather(*(timed(calls[name](catalog)) for name in names))
+        later = await asyncio.gather(*(timed(catalog.list_models()) for _ in range(5)))
 
-        assert error is None
-        assert_in_time(seconds, 2 * TIMEOUT_S)
-        error, seconds = await timed(catalog.list_models())
-        assert error is None
-        assert seconds < TIMEOUT_S
+    assert [error for error, _ in first + later] == [None] * 10
+    assert max(seconds for _, seconds in later) < TIMEOUT_S
 
 
 async def test_opening_and_migrating_end_in_their_time(proxy):
@@ -179,7 +184,7 @@ async def test_opening_and_migrating_can_be_cancelled(proxy, call):
 
 
 @pytest.mark.parametrize(
-    "message", [rb"pg_try_advisory", rb"CREATE TABLE model_tags", COMMIT.pattern]
+    "message", [rb"CREATE TABLE model_tags", COMMIT.pattern], ids=["statement", "commit"]
 )
 async def test_a_migration_ends_when_the_server_falls_silent(empty, message):
     """
@@ -236,15 +241,25 @@ async def test_a_transaction_ends_in_its_time(proxy, over):
         await catalog.register_model(a_model("after"))
 
 
+WRITES_OVER_A_CUT = ["register_model", "register_models", "record_use", "transaction"]
+
+
 @OVER
-@pytest.mark.parametrize("name", ["register_model", "register_models", "record_use", "transaction"])
-@pytest.mark.parametrize("fault", [Link.silence, Link.hold_answers, Link.cut, Link.cut_by_answer])
+@pytest.mark.parametrize(
+    ("name", "fault"),
+    [
+        ("register_model", Link.silence),
+        ("transaction", Link.hold_answers),
+        *((name, Link.cut) for name in WRITES_OVER_A_CUT),
+        *((name, Link.cut_by_answer) for name in WRITES_OVER_A_CUT),
+    ],
+)
 async def test_a_lost_answer_to_commit_is_an_unknown_outcome(database, proxy, over, name, fault):
     """
     Whether COMMIT reached the server or only its answer was lost: the error says that the call may
     have been kept.
     """
-    async with over(proxy.url, TIMEOUT_S) as catalog:
+    async with over(proxy.url, 2 * TIMEOUT_S) as catalog:
         await fill(catalog)
         proxy.strike_at(COMMIT, fault)
         error, seconds = await timed(PUBLIC_WRITES[name](catalog))
@@ -252,7 +267,7 @@ async def test_a_lost_answer_to_commit_is_an_unknown_outcome(database, proxy, ov
         assert isinstance(error, CatalogUnavailableError)
         assert error.outcome_unknown
         assert "read them before" in str(error)
-        assert_in_time(seconds)
+        assert_in_time(seconds, 2 * TIMEOUT_S)
 
 
 @OVER
@@ -270,37 +285,22 @@ async def test_a_connection_that_is_lost_before_commit_is_a_known_outcome(databa
         assert database.run("SELECT reference FROM models") == []
 
 
-@OVER
-async def test_a_call_that_is_cancelled_before_commit_keeps_nothing(database, proxy, over):
-    """
-    A write that a silent server holds is dropped after its cancellation, with its transaction.
-    """
-    async with over(proxy.url, 30) as catalog:
-        await catalog.list_models()
-        proxy.strike_at(INSERT, Link.silence)
-        call = asyncio.create_task(catalog.register_models([a_model("m")]))
-        await proxy.has_struck.wait()
-        call.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await call
-    assert database.run("SELECT reference FROM models") == []
-
-
 async def test_a_bulk_registration_of_a_locked_row_ends(database):
     """
     Far more rows than the sockets hold, and another client has locked one of them.
     """
+    path = "/" + 500 * "m"
     models = [
-        {"reference": f"m{n:06}", "provider": "hf", "local_path": "/m"} for n in range(20_000)
+        {"reference": f"m{n:05}", "provider": "hf", "local_path": path} for n in range(20_000)
     ]
     async with open_catalog(database.target, timeout_s=30) as catalog:
         await catalog.register_models(models[:100])
     engine = create_async_engine(database.target_url)
-    async with AsyncSession(engine) as other, open_catalog(database.target, timeout_s=2) as catalog:
-        await ModelCatalog(other).update_model("hf:m000050", license="mit")
+    async with AsyncSession(engine) as other, open_catalog(database.target, timeout_s=1) as catalog:
+        await ModelCatalog(other).update_model("hf:m00050", license="mit")
         error, seconds = await timed(catalog.register_models(models))
 
         assert isinstance(error, CatalogBusyError)
-        assert_in_time(seconds, 2)
+        assert_in_time(seconds, 1)
     await engine.dispose()
     assert database.run("SELECT count(*) FROM models") == [(100,)]

@@ -47,10 +47,10 @@ _CANCEL_AFTER_S: Final = 0.05
 _CANCELLED_WRITE_S: Final = 1.0
 
 # A firewall may have forgotten a pooled connection. It gets a third of the time that is left, and
-# at most 2 s, for its first answer. Below 0.1 s a busy machine would look like a silent server.
+# at most 2 s, for its first answer. Below 0.2 s a busy machine would look like a silent server.
 _FIRST_ANSWER_SHARE: Final = 1 / 3
 _MAX_FIRST_ANSWER_S: Final = 2.0
-_MIN_FIRST_ANSWER_S: Final = 0.1
+_MIN_FIRST_ANSWER_S: Final = 0.2
 
 # Without client_encoding, psycopg returns texts of a database in SQL_ASCII as bytes. SQLAlchemy
 # then fails when it connects. Our own engines set it.
