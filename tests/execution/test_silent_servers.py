@@ -25,15 +25,17 @@ from model_catalog import (
 # Each waits for timeouts.
 pytestmark = [pytest.mark.slow, pytest.mark.parametrize("backend", ["asyncpg", "psycopg"])]
 
-TIMEOUT_S = 0.3
-OVERRUN_S = 0.5
-"""The time after its timeout within which a call has ended."""
+TIMEOUT_S = 0.5
+OVERRUN_S = 1.0
+"""A call overruns its timeout by at most 0.5 s. The rest is for a busy machine."""
 
 INSERT = re.compile(rb"INSERT INTO")
 
 
 @pytest.fixture
 async def proxy(database):
+    async with open_catalog(database.target) as catalog:
+        await fill(catalog)
     async with fault_proxy(database.target_url) as found:
         yield found
     # Behind the proxy the server has not heard that its clients are gone.
@@ -86,7 +88,7 @@ async def test_every_call_ends_in_its_time_when_the_server_falls_silent(proxy, o
     All public calls at once, on connections that were in use before: each raises an error in time.
     """
     async with over(proxy.url, TIMEOUT_S) as catalog:
-        await fill(catalog)
+        await asyncio.gather(*(timed(catalog.list_models()) for _ in range(5)))
         proxy.silence()
         calls = [call(catalog) for call in (PUBLIC_READS | PUBLIC_WRITES).values()]
         found = await asyncio.gather(*map(timed, calls))
@@ -108,7 +110,6 @@ async def test_calls_to_a_silent_server_can_be_cancelled(database, proxy, over):
     calls = PUBLIC_READS | PUBLIC_WRITES
     names = ["find_model", "list_models", "register_models", "transaction", "record_use"]
     async with over(proxy.url, 30) as catalog:
-        await fill(catalog)
         await asyncio.gather(*(catalog.list_models() for _ in range(5)))
         before = database.run("SELECT * FROM models")
         proxy.silence()
@@ -133,8 +134,7 @@ async def test_forgotten_connections_cost_no_call_its_result(proxy, over):
     """
     calls = PUBLIC_READS | PUBLIC_WRITES
     names = ["find_model", "list_models", "register_model", "transaction", "record_use"]
-    async with over(proxy.url, 4 * TIMEOUT_S) as catalog:
-        await fill(catalog)
+    async with over(proxy.url, 2) as catalog:
         await asyncio.gather(*(catalog.list_models() for _ in range(5)))
         proxy.silence(new=False)
         first = await asyncio.gather(*(timed(calls[name](catalog)) for name in names))
@@ -194,8 +194,11 @@ async def test_a_migration_ends_when_the_server_falls_silent(empty, message):
         proxy.strike_at(re.compile(message), Link.silence)
         error, seconds = await timed(upgrade(proxy.url, timeout_s=TIMEOUT_S))
 
-        assert isinstance(error, CatalogUnavailableError)
-        assert error.outcome_unknown is (message == COMMIT.pattern)
+        if message == COMMIT.pattern:
+            assert isinstance(error, CatalogUnavailableError)
+            assert error.outcome_unknown
+        else:
+            assert isinstance(error, CatalogBusyError)
         # The migration has worked until the message.
         assert_in_time(seconds, TIMEOUT_S + 1)
     assert "models" not in empty.tables
@@ -220,7 +223,6 @@ async def test_a_transaction_ends_in_its_time(proxy, over):
     unknown outcome.
     """
     async with over(proxy.url, TIMEOUT_S) as catalog:
-        await fill(catalog)
         start = time.monotonic()
         with pytest.raises(KeyError):
             async with catalog.transaction() as inner:
@@ -259,15 +261,16 @@ async def test_a_lost_answer_to_commit_is_an_unknown_outcome(database, proxy, ov
     Whether COMMIT reached the server or only its answer was lost: the error says that the call may
     have been kept.
     """
-    async with over(proxy.url, 2 * TIMEOUT_S) as catalog:
-        await fill(catalog)
+    is_silent = fault in (Link.silence, Link.hold_answers)
+    async with over(proxy.url, TIMEOUT_S if is_silent else 10) as catalog:
+        await timed(catalog.list_models())
         proxy.strike_at(COMMIT, fault)
         error, seconds = await timed(PUBLIC_WRITES[name](catalog))
 
         assert isinstance(error, CatalogUnavailableError)
         assert error.outcome_unknown
         assert "read them before" in str(error)
-        assert_in_time(seconds, 2 * TIMEOUT_S)
+        assert_in_time(seconds)
 
 
 @OVER
@@ -275,14 +278,14 @@ async def test_a_connection_that_is_lost_before_commit_is_a_known_outcome(databa
     """
     Nothing was kept, and the error says so.
     """
-    async with over(proxy.url, TIMEOUT_S) as catalog:
+    async with over(proxy.url, 10) as catalog:
         await catalog.list_models()
         proxy.strike_at(INSERT, Link.cut)
-        error, _ = await timed(catalog.register_models([a_model("m")]))
+        error, _ = await timed(catalog.register_models([a_model("n")]))
 
         assert isinstance(error, CatalogUnavailableError)
         assert not error.outcome_unknown
-        assert database.run("SELECT reference FROM models") == []
+        assert database.run("SELECT reference FROM models") == [("m",)]
 
 
 async def test_a_bulk_registration_of_a_locked_row_ends(database):

@@ -43,6 +43,7 @@ from model_catalog.execution.postgres_transaction import (
     begin_transaction,
     begin_write,
     close_connection,
+    commit_write,
 )
 from model_catalog.execution.transaction import TransactionExecutor
 
@@ -193,7 +194,7 @@ class PostgresExecutor:
                     await set_timeouts(connection, lock_wait_s, max(remaining_s, MIN_TIMEOUT_S))
                 if writes:
                     run.mark_committing(result)
-                    await connection.exec_driver_sql("COMMIT")
+                    await commit_write(connection)
                     run.mark_committed()
                 else:
                     run.mark_read_done()

@@ -18,7 +18,7 @@ from model_catalog.connection.interruption.running import (
     close_in_time,
     run_in_open_transaction,
 )
-from model_catalog.connection.postgresql.dropping import drop_connection
+from model_catalog.connection.postgresql.dropping import drop_connection, is_closed
 from model_catalog.connection.timeouts import begin_with_timeouts, set_timeouts
 from model_catalog.errors import CatalogClosedError
 from model_catalog.execution.executor import Operation
@@ -130,7 +130,7 @@ async def begin_write(
     Connect, and begin a transaction with its limits in one round trip, for one write.
 
     The engine must be in the mode AUTOCOMMIT, so that SQLAlchemy sends neither BEGIN nor COMMIT.
-    End the transaction with the statement COMMIT, or with `close_connection(..., rolls_back=True)`.
+    End the transaction with `commit_write`, or with `close_connection(..., rolls_back=True)`.
     A connection that is dead is replaced as in `begin_transaction`.
     """
     begin = begin_with_timeouts(lock_wait_s, max(statement_timeout_s, MIN_TIMEOUT_S))
@@ -145,23 +145,47 @@ async def begin_write(
 async def _send_begin(engine: AsyncEngine, run: InterruptibleRun, begin: str) -> AsyncConnection:
     connection = await engine.connect()
     run.set_connection(connection)
-    driver = driver_connection(connection)
-    # SQLAlchemy and asyncpg prepare every statement, and only one can be prepared at a time. The
-    # drivers' own `execute` sends several in one message. That saves the round trip in which
-    # asyncpg begins: with the tags of a new model, a registration takes three instead of five.
-    options = {"prepare": False} if connection.dialect.driver == "psycopg" else {}
     try:
-        await driver.execute(begin, **options)
-    except BaseException as error:
-        # SQLAlchemy does not know what became of the connection.
-        drop_connection(driver)
-        await asyncio.shield(asyncio.ensure_future(connection.invalidate()))
+        await _execute_unprepared(connection, begin)
+    except BaseException:
         await close_connection(connection)
-        if isinstance(error, Exception):
-            raise DBAPIError(begin, None, error, connection_invalidated=True) from error
         raise
     run.mark_answered()
     return connection
+
+
+async def commit_write(connection: AsyncConnection) -> None:
+    """Commit a transaction of `begin_write`, in one round trip."""
+    await _execute_unprepared(connection, "COMMIT")
+
+
+async def _execute_unprepared(connection: AsyncConnection, statements: str) -> None:
+    """
+    Execute statements without parameters on the driver's connection, in one message.
+
+    SQLAlchemy and asyncpg prepare every statement, and only one can be prepared at a time. That
+    would cost the round trip in which asyncpg begins: with the tags of a new model, a registration
+    takes three instead of five.
+    """
+    driver = driver_connection(connection)
+    is_psycopg = connection.dialect.driver == "psycopg"
+    try:
+        await (
+            driver.execute(statements, prepare=False) if is_psycopg else driver.execute(statements)
+        )
+    except BaseException as error:
+        is_refused = getattr(error, "sqlstate", None) and not is_closed(driver)
+        if not is_refused:
+            # SQLAlchemy does not know what became of the connection. After a cancellation, asyncpg
+            # asks the server to cancel the statement, and `invalidate` waits for that.
+            if isinstance(error, Exception):
+                drop_connection(driver)
+            await asyncio.shield(asyncio.ensure_future(connection.invalidate()))
+        if isinstance(error, Exception):
+            raise DBAPIError(
+                statements, None, error, connection_invalidated=not is_refused
+            ) from error
+        raise
 
 
 async def close_connection(connection: AsyncConnection, *, rolls_back: bool = False) -> None:
@@ -185,7 +209,7 @@ async def close_connection(connection: AsyncConnection, *, rolls_back: bool = Fa
 async def _roll_back_and_close(connection: AsyncConnection, *, rolls_back: bool) -> None:
     if rolls_back and not connection.invalidated:
         try:
-            await connection.exec_driver_sql("ROLLBACK")
+            await _execute_unprepared(connection, "ROLLBACK")
         except SQLAlchemyError:
             # The error that made the rollback necessary is raised. This connection is not reused.
             await connection.invalidate()

@@ -38,7 +38,7 @@ NO_CONNECTION: Final = "no connection was free, or could be made, within the tim
 
 # An interrupted step gets this long to end: the driver asks the server to cancel the statement.
 # Then its connection is dropped, because the server does not answer.
-_DROP_AFTER_S: Final = 0.2
+_DROP_AFTER_S: Final = 0.25
 
 # A step whose connection was dropped gets this long to end. Then its task is cancelled.
 _CANCEL_AFTER_S: Final = 0.05
@@ -60,9 +60,6 @@ _NO_TEXT: Final = (
 )
 _SILENT: Final = "the server did not answer in time"
 
-# A key of Connection.info: whether the connection has answered in an earlier step.
-_HAS_ANSWERED: Final = "model_catalog_has_answered"
-
 
 class InterruptibleRun:
     """
@@ -72,11 +69,11 @@ class InterruptibleRun:
     `interrupt` may be called from anywhere in the loop. It interrupts a statement of SQLite in the
     driver's thread. For PostgreSQL, and while the step waits for a connection, it cancels the task:
     the driver then cancels the statement on the server. If the server does not answer, the
-    connection is dropped 0.2 s later.
+    connection is dropped 0.25 s later.
 
     Errors of SQLAlchemy and of drivers are raised as the catalog's own. An interrupted step raises
-    CatalogBusyError, or CatalogUnavailableError if its connection was dropped. If the answer to
-    COMMIT was lost, CatalogUnavailableError says that the outcome is unknown. If the step was
+    CatalogBusyError, also if its connection was dropped. If the answer to COMMIT was lost,
+    CatalogUnavailableError says that the outcome is unknown. If the step was
     interrupted after the commit, the block ends without an error, and `result` is the result.
     """
 
@@ -87,12 +84,12 @@ class InterruptibleRun:
         "_has_answered",
         "_has_ended",
         "_has_read",
+        "_has_reconnected",
         "_interrupt_task",
         "_interrupted_at",
         "_is_committed",
         "_is_committing",
         "_is_late",
-        "_is_reused",
         "_own_cancellations",
         "_remaining_s",
         "_target",
@@ -105,8 +102,8 @@ class InterruptibleRun:
         """
         Make a run on the database that messages call `target`.
 
-        `remaining_s` is the time that is left to the call. A pooled connection gets a part of it
-        for its first answer; see `reconnects_after`.
+        `remaining_s` is the time that is left to the call. A connection gets a part of it for
+        its first answer; see `reconnects_after`.
         """
         self._target = target
         self._remaining_s = remaining_s
@@ -122,7 +119,7 @@ class InterruptibleRun:
         self._is_committed = False
         self._has_read = False
         self._has_ended = False
-        self._is_reused = False
+        self._has_reconnected = False
         self._has_answered = False
         self._is_late = False
         self.result: Any = None
@@ -166,7 +163,7 @@ class InterruptibleRun:
                 self._target, getattr(mapped, "reason", f"{mapped}"), outcome_unknown=True
             )
         if self._dropped_at is not None and is_connection_lost(error):
-            return CatalogUnavailableError(self._target, _SILENT)
+            return CatalogBusyError(self._target, _SILENT)
         if self._interrupted_at is not None and isinstance(mapped, CatalogBusyError):
             return CatalogBusyError(self._target, SLOW_STATEMENTS)
         return mapped
@@ -175,7 +172,7 @@ class InterruptibleRun:
         if self._is_committing:
             return CatalogUnavailableError(self._target, _SILENT, outcome_unknown=True)
         if self._dropped_at is not None and self._connection is not None:
-            return CatalogUnavailableError(self._target, _SILENT)
+            return CatalogBusyError(self._target, _SILENT)
         if self._connection is not None:
             return CatalogBusyError(self._target, SLOW_STATEMENTS)
         # psycopg closes a connection that was being made when its last reference goes. This error
@@ -187,22 +184,24 @@ class InterruptibleRun:
         """
         Return whether the step may go on with another connection after an error.
 
-        That is so if a pooled connection was dead, or gave no first answer in time. Nothing was
+        That is so if the connection was dead, or gave no first answer in time. Nothing was
         done on it by then. It works once in a run, and only in the task of the step.
         """
         is_dead = self._is_late or (self._interrupted_at is None and is_connection_lost(error))
-        if not (is_dead and self._is_reused) or self._has_answered or self._is_committing:
+        if not is_dead or self._connection is None or self._has_reconnected:
+            return False
+        if self._has_answered or self._is_committing:
             return False
         self._stop_timers()
-        if self._connection is not None:
-            replace_pooled_connections(self._connection.sync_engine)
+        replace_pooled_connections(self._connection.sync_engine)
         if self._driver is not None:
             drop_connection(self._driver)
         while self._own_cancellations and self._task is not None:
             self._task.uncancel()
             self._own_cancellations -= 1
         self._connection = self._driver = self._interrupted_at = self._dropped_at = None
-        self._is_late = self._is_reused = False
+        self._is_late = False
+        self._has_reconnected = True
         self._remaining_s = 0.0
         return True
 
@@ -217,21 +216,15 @@ class InterruptibleRun:
         self._driver = None
         if connection is None or connection.dialect.name == "sqlite":
             return
-        if connection.closed or connection.invalidated:
-            return
-        self._is_reused = _HAS_ANSWERED in connection.info
         first_answer_s = min(self._remaining_s * _FIRST_ANSWER_SHARE, _MAX_FIRST_ANSWER_S)
-        if self._is_reused and first_answer_s >= _MIN_FIRST_ANSWER_S:
+        if first_answer_s >= _MIN_FIRST_ANSWER_S:
             self._call_later(first_answer_s, self._on_late_first_answer)
 
     def mark_answered(self) -> None:
         """Record that the server has answered on the connection."""
-        if self._has_answered or self._connection is None:
-            return
         self._has_answered = True
         if (timer := self._timers.pop(self._on_late_first_answer, None)) is not None:
             timer.cancel()
-        self._connection.info[_HAS_ANSWERED] = True
 
     def _on_late_first_answer(self) -> None:
         self._is_late = True

@@ -110,7 +110,7 @@ async def close_in_time(
         await run_to_completion(
             step(), timeout_s=_ROLLBACK_S if is_server else None, on_timeout=run.drop
         )
-    except CatalogUnavailableError:
+    except (CatalogBusyError, CatalogUnavailableError):
         log.debug("the connection to %s was lost before the rollback", target, exc_info=True)
 
 

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
 from sqlalchemy import Engine, event
-from sqlalchemy.exc import InvalidatePoolError
+from sqlalchemy.exc import DisconnectionError
+from sqlalchemy.pool import Pool
 
 from model_catalog.connection.database_info import driver_connection
+
+# Keys of Connection.info: when the connection was made, and whether it was not yet used.
+_CONNECTED_AT: Final = "model_catalog_connected_at"
+_IS_NEW: Final = "model_catalog_is_new"
 
 
 def drop_connection(driver: Any) -> None:
@@ -31,6 +37,11 @@ def drop_connection(driver: Any) -> None:
             copy.shutdown(socket.SHUT_RDWR)
 
 
+def is_closed(driver: Any) -> bool:
+    """Return whether a driver's connection to PostgreSQL is closed, also if it was lost."""
+    return bool(driver.is_closed() if hasattr(driver, "is_closed") else driver.closed)
+
+
 def close_without_waiting(engine: Engine) -> None:
     """
     Let an engine close its idle connections to PostgreSQL without waiting for the server's answer.
@@ -38,8 +49,8 @@ def close_without_waiting(engine: Engine) -> None:
     asyncpg tells the server that it closes, and then waits for the server to close too. psycopg
     does not wait.
     """
-    if engine.driver == "asyncpg" and not event.contains(engine, "close", _on_close):
-        event.listen(engine, "close", _on_close)
+    if engine.driver == "asyncpg" and not event.contains(engine.pool, "close", _on_close):
+        event.listen(engine.pool, "close", _on_close)
 
 
 def _on_close(connection: Any, record: Any) -> None:
@@ -50,20 +61,26 @@ def _on_close(connection: Any, record: Any) -> None:
 
 
 class _PoolReplacement:
-    """Invalidates the connections of one pool when the next one is taken from it."""
+    """Replaces the connections of one pool that are older than `silent_at` when they are taken."""
 
     def __init__(self) -> None:
-        self.is_due = False
+        self.silent_at = 0.0
 
-    def on_checkout(self, connection: Any, _record: Any, _proxy: Any) -> None:
-        if self.is_due:
-            self.is_due = False
+    def on_connect(self, _connection: Any, record: Any) -> None:
+        record.info[_CONNECTED_AT] = time.monotonic()
+        record.info[_IS_NEW] = True
+
+    def on_checkout(self, connection: Any, record: Any, _proxy: Any) -> None:
+        # SQLAlchemy replaces a connection only once while it is taken from the pool.
+        if record.info.pop(_IS_NEW, False):
+            return
+        if record.info.get(_CONNECTED_AT, 0.0) < self.silent_at:
             drop_connection(driver_connection(connection))
-            # SQLAlchemy then replaces all connections that were made before.
-            raise InvalidatePoolError
+            raise DisconnectionError
 
 
-_replacements: Final[WeakKeyDictionary[Engine, _PoolReplacement]] = WeakKeyDictionary()
+# By pool, because an engine with other execution options shares the pool of the first.
+_replacements: Final[WeakKeyDictionary[Pool, _PoolReplacement]] = WeakKeyDictionary()
 
 
 def replace_pooled_connections(engine: Engine) -> None:
@@ -72,9 +89,10 @@ def replace_pooled_connections(engine: Engine) -> None:
 
     If a firewall has forgotten one idle connection, it has probably forgotten the others too.
     """
-    replacement = _replacements.get(engine)
+    replacement = _replacements.get(engine.pool)
     if replacement is None:
         close_without_waiting(engine)
-        replacement = _replacements[engine] = _PoolReplacement()
-        event.listen(engine, "checkout", replacement.on_checkout)
-    replacement.is_due = True
+        replacement = _replacements[engine.pool] = _PoolReplacement()
+        event.listen(engine.pool, "connect", replacement.on_connect)
+        event.listen(engine.pool, "checkout", replacement.on_checkout)
+    replacement.silent_at = time.monotonic()
