@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from contextvars import copy_context
 from functools import partial
 from typing import Final, ParamSpec, TypeVar
@@ -132,20 +132,10 @@ async def to_thread(work: Callable[P, T], /, *args: P.args, **options: P.kwargs)
 
     The default executor of the loop may be full of the host's own work, so it is not used.
     """
-    loop = asyncio.get_running_loop()
-    done: asyncio.Future[T] = loop.create_future()
-    context = copy_context()
-
-    def run() -> None:
-        answer: Callable[[], object]
-        try:
-            answer = partial(done.set_result, context.run(work, *args, **options))
-        except BaseException as error:  # noqa: BLE001 - it is raised in the caller's task
-            answer = partial(done.set_exception, error)
-        # The loop may be closed by now. Then nothing waits for the answer.
-        with suppress(RuntimeError):
-            loop.call_soon_threadsafe(lambda: done.done() or answer())
-
-    with thread_working():
-        threading.Thread(target=run, name="model-catalog-work").start()
-        return await done
+    executor = ThreadPoolExecutor(1, thread_name_prefix="model-catalog-work")
+    run = partial(copy_context().run, work, *args, **options)
+    try:
+        with thread_working():
+            return await asyncio.get_running_loop().run_in_executor(executor, run)
+    finally:
+        executor.shutdown(wait=False)
