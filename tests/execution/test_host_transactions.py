@@ -188,15 +188,16 @@ async def test_interrupted_write_ends_the_transaction_of_the_host_session(
     rolls back, so that no later row is kept without the earlier ones.
     """
     async with AsyncSession(engine) as session:
-        catalog = ModelCatalog(session, timeout_s=0)
+        catalog = ModelCatalog(session)
+        impatient = ModelCatalog(session, timeout_s=0.1)
         await session.execute(text(INSERT.format("before")))
         if nested:
             savepoint = await session.begin_nested()
         with pytest.raises(CatalogBusyError):
             if bulk:
-                await catalog.register_models([a_model("m"), a_model("slow")])
+                await impatient.register_models([a_model("m"), a_model("slow")])
             else:
-                await catalog.register_model(a_model("slow"))
+                await impatient.register_model(a_model("slow"))
         if nested:
             await savepoint.rollback()
         with pytest.raises(PendingRollbackError):
@@ -227,10 +228,11 @@ async def test_interrupted_write_ends_the_transaction_of_the_host_connection(
     """
     outer = await connection.begin()
     joined = {"join_transaction_mode": "create_savepoint"}
-    catalog = ModelCatalog(async_sessionmaker(connection, **joined), timeout_s=0)
+    catalog = ModelCatalog(async_sessionmaker(connection, **joined))
+    impatient = ModelCatalog(async_sessionmaker(connection, **joined), timeout_s=0.1)
     await connection.execute(text(INSERT.format("before")))
     with pytest.raises(CatalogBusyError):
-        await catalog.register_model(a_model("slow"))
+        await impatient.register_model(a_model("slow"))
 
     with pytest.raises(PendingRollbackError):
         await connection.execute(text(INSERT.format("after")))
@@ -260,10 +262,11 @@ async def test_interrupted_read_leaves_the_transaction_of_the_host_session(engin
         ).scalar()
 
     async with AsyncSession(engine) as session:
-        catalog = ModelCatalog(session, timeout_s=0)
+        catalog = ModelCatalog(session)
+        impatient = ModelCatalog(session, timeout_s=0.1)
         await session.execute(text(INSERT.format("before")))
         with pytest.raises(CatalogBusyError):
-            await catalog._executor.run(read(count_slowly, None))
+            await impatient._executor.run(read(count_slowly, None))
         await catalog.register_model(a_model("after"))
         await session.commit()
 

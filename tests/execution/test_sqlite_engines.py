@@ -9,13 +9,11 @@ import sqlalchemy as sa
 from conftest import a_model
 from sqlalchemy import event, text
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.ext.asyncio import (
-    AsyncSession,
-    async_sessionmaker,
-)
+from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
 
 from model_catalog import (
     CatalogBusyError,
+    InvalidTargetError,
     ModelCatalog,
     open_catalog,
     upgrade,
@@ -192,15 +190,42 @@ async def test_engine_works_after_an_interrupted_write(engine, tmp_path, caplog)
             " SELECT count(*) FROM (WITH RECURSIVE numbers(n) AS (SELECT 1 UNION ALL"
             " SELECT n + 1 FROM numbers LIMIT 1000000000) SELECT n FROM numbers); END"
         )
-    catalog = ModelCatalog(async_sessionmaker(engine), timeout_s=0)
+    catalog = ModelCatalog(async_sessionmaker(engine))
+    impatient = ModelCatalog(async_sessionmaker(engine), timeout_s=0.3)
 
     with pytest.raises(CatalogBusyError):
-        await catalog.register_model(a_model("slow"))
+        await impatient.register_model(a_model("slow"))
     with pytest.raises(CatalogBusyError):
-        async with catalog.transaction() as inner:
+        async with impatient.transaction() as inner:
             await inner.register_model(a_model("m"))
             await inner.register_model(a_model("slow"))
     await catalog.register_model(a_model("n"))
 
     assert [model.reference for model in await catalog.list_models()] == ["n"]
     assert caplog.records == []
+
+
+@host_engines.NEEDS_AUTOCOMMIT
+async def test_engine_whose_commit_does_nothing_is_refused(sqlite_file):
+    """
+    With `autocommit=True` nothing that the catalog has begun would be committed.
+    """
+    options = {"connect_args": {"autocommit": True}}
+    engine = create_async_engine(url(sqlite_file), **options)
+    catalog = ModelCatalog(async_sessionmaker(engine))
+    for call in (
+        lambda: upgrade(engine, "base"),
+        lambda: catalog.register_model(a_model("m")),
+        catalog.count_models,
+    ):
+        with pytest.raises(InvalidTargetError, match="autocommit=True"):
+            await call()
+    await engine.dispose()
+
+    sync_engine = sa.create_engine(f"sqlite:///{sqlite_file.with_name('new.db')}", **options)
+    with (
+        sync_engine.connect() as connection,
+        pytest.raises(InvalidTargetError, match="autocommit=True"),
+    ):
+        upgrade_connection(connection)
+    sync_engine.dispose()

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import sqlalchemy as sa
@@ -118,3 +119,23 @@ def test_factory_of_a_synchronous_engine_is_rejected():
 
     with pytest.raises(InvalidTargetError, match="create_async_engine"):
         ModelCatalog(sessions)
+
+
+async def test_engine_of_another_database_is_rejected():
+    """
+    An AsyncEngine of a database that is neither SQLite nor PostgreSQL raises InvalidTargetError.
+    """
+    # A driver of SQL Server that is never called.
+    driver = SimpleNamespace(paramstyle="qmark", version="5.0", Cursor=object)
+    engine = create_async_engine(
+        "mssql+aioodbc://user:hunter2@127.0.0.1:1/db?driver=x", module=driver
+    )
+
+    for call in (
+        lambda: ModelCatalog(async_sessionmaker(engine)),
+        lambda: ModelCatalog(AsyncSession(engine)),
+        lambda: open_catalog(engine).__aenter__(),
+    ):
+        with pytest.raises(InvalidTargetError, match="neither SQLite nor PostgreSQL") as caught:
+            await call()
+        assert "hunter2" not in str(caught.value)

@@ -30,11 +30,12 @@ from model_catalog.connection.sqlite_pragmas import (
     Durability,
     JournalMode,
     log_sqlite_version,
+    require_commit,
     set_host_pragmas,
     set_own_pragmas,
     temp_store,
 )
-from model_catalog.connection.target import DatabaseLocation
+from model_catalog.connection.target import DatabaseLocation, mask_secrets
 from model_catalog.connection.timeouts import (
     HAS_WRITE_LOCK,
     LOCK_WAIT_S,
@@ -84,6 +85,10 @@ def database_info(engine: Engine) -> DatabaseInfo:
     A host's SQLite engine may have a function that connects, and then its URL need not name the
     file. So its next connection is asked for the path.
     """
+    if engine.dialect.name not in ("sqlite", "postgresql"):
+        raise InvalidTargetError(
+            mask_secrets(engine.url), "its database is neither SQLite nor PostgreSQL"
+        )
     cascades = _enforces_foreign_keys(engine)
     info = _infos.get(engine)
     if info is not None:
@@ -99,21 +104,17 @@ def database_info(engine: Engine) -> DatabaseInfo:
         knows_files=not is_of_host,
     )
     if is_of_host:
-        _ask_for_path(engine, info)
+        _examine_connection(engine, info)
     _infos[engine] = info
     return info
 
 
-def _ask_for_path(engine: Engine, info: DatabaseInfo) -> None:
-    has_asked = False
-
-    # With once=True, SQLAlchemy would wrap the function: it would look like a listener of the host.
+def _examine_connection(engine: Engine, info: DatabaseInfo) -> None:
     @event.listens_for(engine, "checkout")
     def checkout(connection: Any, _record: Any, _proxy: Any) -> None:
-        nonlocal has_asked
-        if has_asked:
+        if info.knows_files:
             return
-        has_asked = True
+        require_commit(connection, info.name)
         # An error of this statement will be one of the next statement as well.
         with contextlib.suppress(Exception):
             info.set_path(main_path(connection))

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import sqlite3
+import sys
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -15,7 +16,7 @@ from sqlalchemy import Connection
 
 from model_catalog.connection.database_file import network_file_system
 from model_catalog.connection.database_info import driver_connection, main_path
-from model_catalog.errors import InvalidModelError
+from model_catalog.errors import InvalidModelError, InvalidTargetError
 
 Durability: TypeAlias = Literal["full", "normal"]
 """
@@ -90,6 +91,23 @@ def _choose_journal_mode(connection: Any) -> None:
         if not str(getattr(error, "sqlite_errorname", "")).startswith("SQLITE_READONLY"):
             raise
     cursor.close()
+
+
+def require_commit(connection: Any, name: str) -> None:
+    """Raise InvalidTargetError for a DBAPI connection with `autocommit=True`."""
+    driver = driver_connection(connection)
+    # With `autocommit=False` a transaction is always open.
+    if sys.version_info < (3, 12) or driver.in_transaction:
+        return
+    _execute(connection, "BEGIN")
+    connection.commit()
+    if driver.in_transaction:
+        _execute(connection, "ROLLBACK")
+        raise InvalidTargetError(
+            name,
+            "its connections have `autocommit=True`, with which the commit() of sqlite3 does "
+            "nothing: use `autocommit=False`, or omit it",
+        )
 
 
 def set_foreign_keys(connection: Connection, value: int) -> int:

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from model_catalog.concurrency.retry import DEFAULT_OPEN_TIMEOUT_S
 from model_catalog.connection.database_info import database_name, driver_connection, use_schema
 from model_catalog.connection.error_mapping import map_errors
-from model_catalog.connection.sqlite_pragmas import set_foreign_keys
+from model_catalog.connection.sqlite_pragmas import require_commit, set_foreign_keys
 from model_catalog.connection.timeouts import begin_immediate
 from model_catalog.errors import InvalidTargetError, UpgradeFailedError, shown
 from model_catalog.schema.host_objects import keep_host_objects
@@ -81,7 +81,7 @@ def _upgrade(connection: sa.Connection, name: str, goal: str) -> None:
         return
     try:
         with (
-            _own_transaction(connection)
+            _own_transaction(connection, name)
             if is_own_transaction
             else _joined_transaction(connection, name, goal),
             schema_as_default(connection, name),
@@ -99,9 +99,10 @@ def _upgrade(connection: sa.Connection, name: str, goal: str) -> None:
 
 
 @contextmanager
-def _own_transaction(connection: sa.Connection) -> Iterator[None]:
+def _own_transaction(connection: sa.Connection, name: str) -> Iterator[None]:
     """Run a block in a transaction with the migration lock. Commits, and restores the settings."""
     if connection.dialect.name == "sqlite":
+        require_commit(connection.connection, name)
         # Rebuilding a table drops the old table. With foreign keys on, that would delete the rows
         # that refer to it.
         enforced = set_foreign_keys(connection, 0)
