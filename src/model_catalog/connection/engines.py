@@ -43,6 +43,7 @@ from model_catalog.connection.timeouts import (
     on_host_begin,
     on_reset,
 )
+from model_catalog.errors import InvalidTargetError
 
 # Pools of the parent process. They are referenced here so that they are never collected.
 _pools_of_parent: Final[list[Pool]] = []
