@@ -3,6 +3,7 @@
 import asyncio
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 
 import pytest
@@ -138,3 +139,19 @@ async def test_idle_loop_is_rarely_checked(monkeypatch):
 
     assert 2 <= count_while_waiting <= 16
     assert check_count == count_afterwards
+
+
+async def test_opening_does_not_wait_for_the_default_executor(tmp_path):
+    """
+    All threads of the loop's default executor are busy with work of the host.
+    """
+    finish = threading.Event()
+    loop = asyncio.get_running_loop()
+    loop.set_default_executor(ThreadPoolExecutor(1))
+    work = loop.run_in_executor(None, finish.wait)
+    try:
+        async with asyncio.timeout(5), open_catalog(tmp_path / "catalog.db") as catalog:
+            assert await catalog.count_models() == 0
+    finally:
+        finish.set()
+        await work
