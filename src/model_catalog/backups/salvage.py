@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import shutil
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final, TypeAlias
+
+from sqlalchemy import Column, Integer
+from sqlalchemy.dialects.sqlite.base import SQLiteDialect
 
 from model_catalog.backups.restore import file_of_target, new_file_path, require_unused
 from model_catalog.concurrency.completion import run_to_completion
@@ -26,6 +29,12 @@ from model_catalog.connection.online_backup import atomic_file
 from model_catalog.connection.target import Target
 from model_catalog.errors import CatalogUnavailableError
 from model_catalog.mapping.base import Base
+from model_catalog.mapping.column_types import (
+    PathText,
+    UnixTimestamp,
+    decode_path,
+    decode_timestamp,
+)
 from model_catalog.mapping.revisions import (
     VERSION_TABLE,
     canonical_revision,
@@ -40,6 +49,7 @@ _Row: TypeAlias = tuple[Any, ...]
 _MAX_ROWID: Final = 2**63 - 1
 # Ids are usually consecutive, and a page holds at most some hundreds of rows.
 _SCAN_LENGTH: Final = 512
+_DIALECT: Final = SQLiteDialect()
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,13 +59,15 @@ class RepairedTable:
 
     `kept` counts the copied rows. `lost` are the ids of rows that an index still lists, or, without
     a readable index, the ids at unreadable places. `refused` counts the rows that can be read but
-    that a catalog may not contain.
+    that a catalog may not contain. `mended` are the row ids and columns of values that were
+    replaced: by NULL, or in a column without NULL by its default or by readable text.
     """
 
     table: str
     kept: int
     lost: tuple[int, ...]
     refused: int
+    mended: tuple[tuple[int, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +93,8 @@ async def repair(
     the new file is created beside it, as `catalog.db.repaired-20261123T140509Z`. Values are copied
     as they are read. A wrong value that still has the right type cannot be detected.
 
-    Rows that can be read are refused, and counted as `refused`, if they break a constraint, contain
-    text that is not UTF-8, or refer to a missing row.
+    Rows that can be read are refused, and counted as `refused`, if they break a constraint or refer
+    to a missing row. Values that are not a time, not a number or not UTF-8 are mended.
 
     Raises CatalogUnavailableError for a missing file, CatalogInUseError while any process has it
     open, CatalogCorruptError if nothing can be read, and SchemaTooNewError for a file of a newer
@@ -175,6 +187,7 @@ def _copy_tables(work: Path, fresh: Path) -> tuple[RepairedTable, ...]:
             result.kept - refused.count(result.table),
             result.lost,
             result.refused + refused.count(result.table),
+            result.mended,
         )
         for result in results
     )
@@ -195,18 +208,51 @@ def _copy_table(old: sqlite3.Connection, new: sqlite3.Connection, table: str) ->
     marks = ", ".join("?" * len(columns))
     insert = f'INSERT INTO "{table}" ({names}) VALUES ({marks})'  # noqa: S608 - our own names
     rows = _ReadableRows(old, table, names)
+    mend = [_mender(Base.metadata.tables[table].columns[name]) for name in columns]
     kept: set[int] = set()
+    mended: list[tuple[int, str]] = []
     refused = 0
     for rowid, *values in rows:
+        whole = [mend_value(value) for mend_value, value in zip(mend, values, strict=True)]
         try:
-            decoded = [value.decode() if isinstance(value, _RawText) else value for value in values]
-            new.execute(insert, decoded)
-            kept.add(rowid)
-        except (sqlite3.Error, UnicodeDecodeError):
+            new.execute(insert, whole)
+        except sqlite3.Error:
             refused += 1
+            continue
+        kept.add(rowid)
+        pairs = zip(columns, values, whole, strict=True)
+        mended += [(rowid, name) for name, old, new_ in pairs if _differ(old, new_)]
     expected = rows.ids_in_indexes() or rows.unreadable
     lost = expected - kept - rows.read
-    return RepairedTable(table, len(kept), tuple(sorted(lost)), refused)
+    return RepairedTable(table, len(kept), tuple(sorted(lost)), refused, tuple(mended))
+
+
+def _differ(old: object, new: object) -> bool:
+    return bytes(old) != str(new).encode() if isinstance(old, _RawText) else old != new
+
+
+def _mender(column: Column[Any]) -> Callable[[Any], Any]:
+    """Return the function that replaces a value which another program wrote and no model has."""
+    is_time = isinstance(column.type, UnixTimestamp)
+    is_number = is_time or isinstance(column.type, Integer)
+
+    def mend(value: Any) -> Any:
+        if is_number:
+            is_valid = value is None or type(value) is int
+            if is_valid and (not is_time or value is None or decode_timestamp(value) is not None):
+                return value
+            return None if column.nullable else 0
+        if not isinstance(value, bytes):
+            return value
+        if isinstance(column.type, PathText) and not isinstance(value, _RawText):
+            # An old release stored the bytes of a path as a BLOB.
+            return column.type.process_bind_param(decode_path(value), _DIALECT)
+        try:
+            return value.decode()
+        except UnicodeDecodeError:
+            return None if column.nullable else value.decode("utf-8", "replace")
+
+    return mend
 
 
 class _ReadableRows:

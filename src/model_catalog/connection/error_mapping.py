@@ -240,6 +240,19 @@ def _not_storable(target: str, reason: str) -> CatalogError:
     )
 
 
+def is_invalid_text(error: BaseException) -> bool:
+    """Return whether an error says that a text in a SQLite file is not valid UTF-8."""
+    return isinstance(error, CatalogCorruptError) and error.reason == _INVALID_UTF_8
+
+
+def text_or_bytes(value: bytes) -> str | bytes:
+    """Decode a text of SQLite; return its bytes if it is not UTF-8. A `text_factory` of sqlite3."""
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return value
+
+
 def is_connection_lost(error: BaseException) -> bool:
     """Return whether an error, or its cause, says that the connection to the server was lost."""
     error = _original(error)

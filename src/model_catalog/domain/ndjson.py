@@ -69,6 +69,9 @@ def _to_json(value: Any) -> Any:
             return iso_time(value)
         case FileRecord():
             return _to_json(asdict(value))
+        case bytes():
+            # Another program wrote a text to SQLite that is not UTF-8.
+            return value.decode("utf-8", "replace")
         case tuple():
             return [_to_json(each) for each in value]
         case Mapping():

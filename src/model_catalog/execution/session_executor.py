@@ -9,12 +9,14 @@ from functools import partial
 from typing import Any, TypeAlias, TypeVar
 from weakref import WeakKeyDictionary
 
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_sessionmaker
 
 from model_catalog.concurrency.ownership import HostOwner, LoopOwner
 from model_catalog.concurrency.retry import MIN_TIMEOUT_S, Backoff
+from model_catalog.connection.database_info import driver_connection
 from model_catalog.connection.engines import abandon_pool_after_fork, database_info
+from model_catalog.connection.error_mapping import is_invalid_text, text_or_bytes
 from model_catalog.connection.interruption.interruptible_run import InterruptibleRun
 from model_catalog.connection.interruption.running import (
     TIMEOUT_TOLERANCE_S,
@@ -31,7 +33,7 @@ from model_catalog.connection.timeouts import (
     set_timeouts,
 )
 from model_catalog.domain import validation
-from model_catalog.errors import CatalogBusyError
+from model_catalog.errors import CatalogBusyError, CatalogCorruptError
 from model_catalog.execution.executor import (
     OTHER_WRITER,
     Executor,
@@ -162,9 +164,20 @@ class SessionExecutor:
                 return await self._run_with_retries(operation, backoff)
 
     async def _run_with_retries(self, operation: Operation[Any, T], backoff: Backoff) -> T:
+        try:
+            return await self._retry(operation, backoff, tolerant=False)
+        except CatalogCorruptError as error:
+            if not is_invalid_text(error):
+                raise
+        return await self._retry(operation, backoff, tolerant=True)
+
+    async def _retry(self, operation: Operation[Any, T], backoff: Backoff, *, tolerant: bool) -> T:
+        """Run an operation; if `tolerant`, texts of SQLite that are not UTF-8 are read as bytes."""
         with driver_working(self.database.dialect):
             return await run_with_retries(
-                lambda run, lock_wait_s: self._run_once(operation, run, backoff, lock_wait_s),
+                lambda run, lock_wait_s: self._run_once(
+                    operation, run, backoff, lock_wait_s, tolerant=tolerant
+                ),
                 backoff,
                 self.database.name,
                 self._grace_s,
@@ -177,6 +190,8 @@ class SessionExecutor:
         run: InterruptibleRun,
         backoff: Backoff,
         lock_wait_s: float,
+        *,
+        tolerant: bool,
     ) -> T:
         """Run an operation once. A statement of it gets the remaining time of the call."""
         with run:
@@ -192,7 +207,8 @@ class SessionExecutor:
                 self._has_connected = True
                 begun_s = backoff.remaining_s
                 try:
-                    result = await connection.run_sync(operation.run_one, operation.value)
+                    run_one = partial(_read_bytes, operation) if tolerant else operation.run_one
+                    result = await connection.run_sync(run_one, operation.value)
                     remaining_s = backoff.remaining_s
                     if begun_s - remaining_s > TIMEOUT_TOLERANCE_S:
                         await set_timeouts(connection, lock_wait_s, max(remaining_s, MIN_TIMEOUT_S))
@@ -350,3 +366,13 @@ class SessionExecutor:
     def _write_lock_of(self, loop: asyncio.AbstractEventLoop) -> asyncio.Lock:
         locks = _write_locks.setdefault(self._engine, WeakKeyDictionary())
         return locks.setdefault(loop, asyncio.Lock())
+
+
+def _read_bytes(operation: Operation[Any, T], connection: Connection, value: object) -> T:
+    """Run an operation, and read texts of SQLite that are not UTF-8 as bytes."""
+    driver = driver_connection(connection)
+    host_factory, driver.text_factory = driver.text_factory, text_or_bytes
+    try:
+        return operation.run_one(connection, value)
+    finally:
+        driver.text_factory = host_factory

@@ -38,9 +38,22 @@ class UnixTimestamp(TypeDecorator[datetime]):
         return None if value is None else decode_timestamp(value)
 
 
-def decode_timestamp(stored: int) -> datetime:
-    """Convert the stored form of a UnixTimestamp to a datetime in UTC."""
-    return datetime.fromtimestamp(stored, UTC)
+MIN_TIMESTAMP: Final = -62_135_596_800
+"""The first second of the year 1."""
+MAX_TIMESTAMP: Final = 253_402_300_799
+"""The last second of the year 9999."""
+
+
+def decode_timestamp(stored: int) -> datetime | None:
+    """
+    Convert the stored form of a UnixTimestamp to a datetime in UTC.
+
+    Returns None for a value that another program wrote and that is not a time.
+    """
+    try:
+        return datetime.fromtimestamp(stored, UTC)
+    except (ValueError, OverflowError, TypeError, OSError):
+        return None
 
 
 BYTES_PREFIX: Final = "bytes:"

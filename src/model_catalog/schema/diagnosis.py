@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 import sqlalchemy as sa
 
@@ -21,12 +21,14 @@ from model_catalog.connection.target import Target
 from model_catalog.domain import validation
 from model_catalog.errors import SchemaOutOfDateError
 from model_catalog.mapping.base import Base
-from model_catalog.mapping.column_types import UnixTimestamp
+from model_catalog.mapping.column_types import MAX_TIMESTAMP, MIN_TIMESTAMP, UnixTimestamp
 from model_catalog.mapping.revisions import VERSION_TABLE
 from model_catalog.schema.host_objects import refused_changes
 from model_catalog.schema.migration_lock import broken_references
 from model_catalog.schema.postgres_schema import enter_schema
 from model_catalog.schema.revision import require_current_schema
+
+_MAX_LISTED_ROWS: Final = 5
 
 
 async def check_schema(
@@ -93,7 +95,7 @@ def _find_problems(connection: sa.Connection) -> list[str]:
         broken = sorted(broken_references(connection), key=str)
         problems += [f"foreign_key_check: {table}" for table, *_ in broken]
         problems += refused_changes(connection)
-        problems += _wrong_values(connection)
+    problems += _odd_values(connection)
     context = MigrationContext.configure(
         connection,
         opts={"version_table": VERSION_TABLE, **autogenerate_options(connection.dialect.name)},
@@ -102,23 +104,74 @@ def _find_problems(connection: sa.Connection) -> list[str]:
     return problems + [f"schema: {difference}" for difference in differences]
 
 
-def _wrong_values(connection: sa.Connection) -> list[str]:
-    """Count the values of a wrong type and the texts with a NUL. SQLite itself accepts both."""
-    problems = []
+def _odd_values(connection: sa.Connection) -> Iterator[str]:
+    """
+    Name the rows and columns of values that the catalog does not write, column by column.
+
+    SQLite accepts a value of any type in a column, texts with a NUL, and texts that are not UTF-8.
+    Both databases accept numbers that are not a time.
+    """
+    is_sqlite = connection.dialect.name == "sqlite"
     for table in Base.metadata.sorted_tables:
         for column in table.columns:
-            is_number = isinstance(column.type, sa.Integer | UnixTimestamp)
-            kind = "integer" if is_number else "text"
+            is_time = isinstance(column.type, UnixTimestamp)
+            kind = "integer" if is_time or isinstance(column.type, sa.Integer) else "text"
             value: sa.ColumnElement[Any] = sa.literal_column(f'"{column.name}"')
-            wrong = sa.or_(
-                sa.func.typeof(value).not_in((kind, "null")),
-                # SQLite's text functions ignore everything after a NUL.
-                sa.func.instr(value, sa.func.char(0)) > 0,
-            )
-            count = connection.execute(sa.select(sa.func.count()).select_from(table).where(wrong))
-            if number := count.scalar_one():
-                problems.append(f"values: {number} in {table.name}.{column.name} are not {kind}")
-    return problems
+            if is_sqlite:
+                wrong = sa.or_(
+                    sa.func.typeof(value).not_in((kind, "null")),
+                    # SQLite's text functions ignore everything after a NUL.
+                    sa.func.instr(value, sa.func.char(0)) > 0,
+                )
+                yield from _name_rows(connection, table, column.name, wrong, f"not {kind}")
+            if is_time:
+                is_number = sa.func.typeof(value) == "integer" if is_sqlite else sa.true()
+                outside = sa.not_(value.between(MIN_TIMESTAMP, MAX_TIMESTAMP))
+                wrong = sa.and_(is_number, outside)
+                yield from _name_rows(connection, table, column.name, wrong, "not a time")
+            if is_sqlite and kind == "text":
+                yield from _invalid_texts(connection, table, column.name)
+
+
+def _name_rows(
+    connection: sa.Connection,
+    table: sa.Table,
+    column: str,
+    wrong: sa.ColumnElement[bool],
+    problem: str,
+) -> Iterator[str]:
+    if "id" in table.columns:
+        name = "id"
+    else:
+        name = "rowid" if connection.dialect.name == "sqlite" else "ctid::text"
+    row_id: sa.ColumnElement[Any] = sa.literal_column(name)
+    rows = connection.execute(sa.select(row_id).select_from(table).where(wrong))
+    yield from _describe(f"{table.name}.{column}", list(rows.scalars()), problem)
+
+
+def _invalid_texts(connection: sa.Connection, table: sa.Table, column: str) -> Iterator[str]:
+    # As BLOBs: sqlite3 cannot read a text that is not UTF-8. SQLite itself has no function for it.
+    values = connection.exec_driver_sql(
+        f'SELECT rowid, CAST("{column}" AS BLOB) FROM "{table.name}"'  # noqa: S608 - our own names
+        f" WHERE typeof(\"{column}\") = 'text'"
+    )
+    rows = [row_id for row_id, value in values if not _is_utf8(value)]
+    yield from _describe(f"{table.name}.{column}", rows, "not valid UTF-8")
+
+
+def _is_utf8(value: bytes) -> bool:
+    try:
+        value.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _describe(column: str, rows: Sequence[object], problem: str) -> Iterator[str]:
+    if rows:
+        listed = ", ".join(map(str, rows[:_MAX_LISTED_ROWS]))
+        more = ", ..." if len(rows) > _MAX_LISTED_ROWS else ""
+        yield f"values: {len(rows)} in {column} are {problem}: rows {listed}{more}"
 
 
 def autogenerate_options(dialect: str) -> dict[str, Any]:

@@ -60,7 +60,8 @@ async def watch(
     A file is always read completely. Bytes read beyond the allowance are subtracted from the next.
 
     Calls `on_event` in the event loop with each `CheckReport`, each `VerifiedModel` and each error.
-    An error is logged and does not end the watch: a disk may be missing, or the database busy.
+    An error is logged once and does not end the watch, whatever it is: a disk may be missing, or
+    the database busy. It tries again after the interval.
     Models that differ from the catalog are logged as warnings, once: what was recorded before is
     not logged again. The watch is cancelled at the end of the block.
 
@@ -120,6 +121,8 @@ class _Watcher:
         self._logged: dict[int, tuple[Verdict, str | None]] = {}
         self._allowed_bytes = 0.0
         self._allowance_at = time.monotonic()
+        self._failures: dict[str, tuple[type[Exception], str]] = {}
+        """The last error of each step that failed; the next equal one is not logged again."""
 
     async def run(self, interval_s: float, lease: WatchLease) -> None:
         while True:
@@ -141,10 +144,22 @@ class _Watcher:
     async def _run_step(self, step: Callable[[], Awaitable[None]]) -> None:
         try:
             await step()
-        except (CatalogError, OSError) as error:
+        except Exception as error:
+            # No error of one pass may end the watch.
             self._report.failure_count += 1
-            log.warning("a step of the watch failed; the watch continues: %s", error)
+            failure = (type(error), str(error))
+            if self._failures.get(step.__name__) != failure:
+                # Once, and not at every pass. An error that is not ours may be a defect.
+                self._failures[step.__name__] = failure
+                is_expected = isinstance(error, CatalogError | OSError)
+                log.warning(
+                    "a step of the watch failed; the watch continues: %s",
+                    error if is_expected else repr(error),
+                    exc_info=None if is_expected else error,
+                )
             self._emit(error)
+        else:
+            self._failures.pop(step.__name__, None)
 
     async def _check(self) -> None:
         checked = await check_models(self._catalog, roots=self._roots)

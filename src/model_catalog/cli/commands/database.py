@@ -62,6 +62,8 @@ async def db_repair(options: Namespace) -> int:
     report = await repair(options.db, options.file)
     for table in report.tables:
         print_notice(f"{table.table}: {pluralize(table.kept, 'row')} saved")
+        for rowid, column in table.mended[:_MAX_LISTED_IDS]:
+            print_error(f"{table.table}: the value of {column} in row {rowid} was replaced")
         if table.refused:
             refused = pluralize(table.refused, "row")
             print_error(f"{table.table}: {refused} read but not saved: not valid in a catalog")

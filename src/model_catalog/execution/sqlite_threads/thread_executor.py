@@ -15,9 +15,14 @@ from model_catalog.concurrency.threads import to_thread
 from model_catalog.connection.database_file import network_file_system
 from model_catalog.connection.database_info import DatabaseInfo, driver_connection
 from model_catalog.connection.engines import database_info, file_guard_of
-from model_catalog.connection.error_mapping import map_errors
+from model_catalog.connection.error_mapping import is_invalid_text, map_errors
 from model_catalog.domain import validation
-from model_catalog.errors import CatalogBusyError, CatalogReadOnlyError, InvalidModelError
+from model_catalog.errors import (
+    CatalogBusyError,
+    CatalogCorruptError,
+    CatalogReadOnlyError,
+    InvalidModelError,
+)
 from model_catalog.execution.executor import (
     Executor,
     Operation,
@@ -194,6 +199,11 @@ class _InlineReader:
                 return (operation.run_one(connection, operation.value),)
         except CatalogBusyError:
             return None
+        except CatalogCorruptError as error:
+            if is_invalid_text(error):
+                # A reader thread runs it again, and reads such text as bytes.
+                return None
+            raise
 
     def _connect(self) -> Connection:
         connection = self._engine.connect()

@@ -15,7 +15,11 @@ from sqlalchemy import Connection, Engine, RootTransaction
 from model_catalog.concurrency.retry import backoff_pauses_s
 from model_catalog.connection.database_info import driver_connection
 from model_catalog.connection.engines import file_guard_of
-from model_catalog.connection.error_mapping import map_errors
+from model_catalog.connection.error_mapping import (
+    is_invalid_text,
+    map_errors,
+    text_or_bytes,
+)
 from model_catalog.connection.interruption.interruptible_run import SLOW_STATEMENTS
 from model_catalog.connection.timeouts import LOCK_WAIT_S, WRITE, busy_timeout
 from model_catalog.errors import CatalogBusyError, CatalogClosedError
@@ -79,6 +83,8 @@ class TransactionRunner:
         try:
             yield
         finally:
+            if self._driver is not None and self._driver.text_factory is text_or_bytes:
+                self._driver.text_factory = str
             self._connection = self._driver = None
 
     def close(self) -> None:
@@ -107,6 +113,9 @@ class TransactionRunner:
                     pauses_s = pauses_s or backoff_pauses_s(_LONGEST_PAUSE_S)
                     requests = self._wait_for_lock(started, error.reason, next(pauses_s))
             except Exception as error:  # noqa: BLE001 - the request that caused it raises it
+                if self._tolerate_invalid_text(error):
+                    requests = self._requeue(started, OTHER_WRITER)
+                    continue
                 if len(started) == 1:
                     started[0].error = error
                     return
@@ -208,7 +217,23 @@ class TransactionRunner:
                 raise
             request.error = self._busy_error(request, SLOW_STATEMENTS)
         except Exception as error:  # noqa: BLE001 - the request that caused it raises it
-            request.error = error
+            if self._tolerate_invalid_text(error):
+                self._run_read(request, connection)
+            else:
+                request.error = error
+
+    def _tolerate_invalid_text(self, error: Exception) -> bool:
+        """
+        Read texts that are not UTF-8 as bytes from now on, if such a text has caused an error.
+
+        Returns whether the operation can be run again. It takes longer for every text, so a
+        connection begins without it.
+        """
+        driver = self._driver
+        if driver is None or driver.text_factory is not str or not is_invalid_text(error):
+            return False
+        driver.text_factory = text_or_bytes
+        return True
 
     def run_in_transaction(self, requests: Requests) -> None:
         """Run requests in the open transaction, and set their results; one may be its COMMIT."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
-from typing import IO, Any, Final, Literal, NamedTuple, TypeAlias
+from typing import IO, Any, Final, Literal, NamedTuple, TypeAlias, get_args
 
 from sqlalchemy import (
     BigInteger,
@@ -28,7 +28,12 @@ from sqlalchemy.exc import DataError, DBAPIError
 from sqlalchemy.types import NullType
 
 from model_catalog.concurrency.threads import to_thread
-from model_catalog.domain.fields import KEY_FIELDS
+from model_catalog.domain.fields import (
+    COLUMN_DEFAULTS,
+    FIELD_TYPES,
+    KEY_FIELDS,
+    is_nullable,
+)
 from model_catalog.domain.file_record import FileRecord, sorted_by_path
 from model_catalog.domain.ndjson import HEADER, ImportLine, LineError, to_line
 from model_catalog.domain.search_text import fold_case, search_columns
@@ -40,6 +45,8 @@ from model_catalog.repository.statements.filters import FILES, MODELS, TAGS, mod
 from model_catalog.repository.statements.model_key import ALIASES
 from model_catalog.repository.statements.models import insert_into
 from model_catalog.repository.statements.row_conversion import aggregate_children, split_aggregate
+
+_VALUE_TYPES: Final = {name: get_args(kind) or (kind,) for name, kind in FIELD_TYPES.items()}
 
 OnConflict: TypeAlias = Literal["keep", "replace", "newer"]
 """What an import does with a model that exists."""
@@ -135,9 +142,21 @@ async def write_export(rows: Sequence[Mapping[str, Any]], stream: IO[Any]) -> No
 
 
 def _export_line(row: Mapping[str, Any]) -> str:
-    files = tuple(sorted_by_path(map(_to_file_record, json.loads(row["files"] or "[]"))))
+    listed = row["files"] or "[]"
+    if isinstance(listed, bytes):
+        listed = listed.decode("utf-8", "replace")
+    files = tuple(sorted_by_path(map(_to_file_record, json.loads(listed))))
+    row = {name: _readable(name, value) for name, value in row.items()}
     texts = {name: split_aggregate(row[name]) for name in ("tags", "aliases", "store_aliases")}
     return to_line({**row, **texts, "files": files})
+
+
+def _readable(name: str, value: object) -> object:
+    """Return a value of a row, or the default in place of a value of a wrong type."""
+    if isinstance(value, _VALUE_TYPES.get(name, object)):
+        return value
+    # A text that is not UTF-8 is read as bytes. A name must be exported all the same.
+    return value if isinstance(value, bytes) and not is_nullable(name) else COLUMN_DEFAULTS[name]
 
 
 def _to_file_record(values: Mapping[str, Any]) -> FileRecord:

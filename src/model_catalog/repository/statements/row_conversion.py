@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from types import NoneType
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, ScalarSelect, Select, func, select
+from sqlalchemy import ColumnElement, Integer, ScalarSelect, Select, func, select
 
-from model_catalog.domain.fields import ATTRIBUTES, COLUMN_DEFAULTS, HEADER_FIELDS, ModelRow
+from model_catalog.domain.fields import (
+    ATTRIBUTES,
+    COLUMN_DEFAULTS,
+    HEADER_FIELDS,
+    ModelRow,
+    is_nullable,
+)
 from model_catalog.domain.search_text import fold_case
 from model_catalog.execution.prepared_statement import Row, raw_column
 from model_catalog.mapping.column_types import (
@@ -33,6 +40,15 @@ _TIMESTAMP_INDEXES: Final = tuple(
 )
 _PATH_INDEXES: Final = tuple(index for index, kind in enumerate(_TYPES) if kind is PathText)
 _STATE_INDEX: Final = _TYPES.index(StateText)
+# The type of each value as it is read. The last one is the text of the tags.
+_STORED_TYPES: Final = (
+    *(int if issubclass(kind, Integer | UnixTimestamp) else str for kind in _TYPES),
+    str,
+)
+# Rows have few combinations of types: one for each set of fields that are not NULL.
+_MAX_KNOWN_TYPES: Final = 10_000
+_known_types: Final[set[tuple[type, ...]]] = set()
+_NAMES: Final = (*EFFECTIVE_COLUMNS, None)
 _ATTRIBUTES: Final = tuple(ATTRIBUTES.values())
 _DEFAULTS: Final = {ATTRIBUTES[name]: value for name, value in COLUMN_DEFAULTS.items()}
 _INTERNAL_COLUMNS: Final = [
@@ -72,10 +88,13 @@ def string_agg(dialect: str, text: ColumnElement[str]) -> ColumnElement[str]:
     return join(text, TAG_SEPARATOR)
 
 
-def split_aggregate(joined: str | None) -> tuple[str, ...]:
+def split_aggregate(joined: str | bytes | None) -> tuple[str, ...]:
     """Return the texts that `string_agg` joined, sorted by their case-folded forms."""
     if joined is None:
         return ()
+    if isinstance(joined, bytes):
+        # Another program wrote a text to SQLite that is not UTF-8.
+        joined = joined.decode("utf-8", "replace")
     return tuple(sorted(joined.split(TAG_SEPARATOR), key=lambda text: (fold_case(text), text)))
 
 
@@ -116,6 +135,9 @@ def _decode(rows: Iterable[Row]) -> Iterator[list[Any]]:
     values: list[Any] = []
     for row in rows:
         values[:] = row
+        types = tuple(map(type, row))
+        if types not in _known_types:
+            _replace_odd_values(values, types)
         for index in _TIMESTAMP_INDEXES:
             if (timestamp := values[index]) is not None:
                 values[index] = decode_timestamp(timestamp)
@@ -126,3 +148,24 @@ def _decode(rows: Iterable[Row]) -> Iterator[list[Any]]:
         tags = values[-1]
         values[-1] = () if tags is None else split_aggregate(tags)
         yield values
+
+
+def _replace_odd_values(values: list[Any], types: tuple[type, ...]) -> None:
+    """
+    Replace values of a wrong type, which another program wrote to SQLite.
+
+    A field that may be None becomes None, and another one its default. A text that is not UTF-8
+    is read as bytes, in which invalid bytes are replaced if the field may not be None.
+    """
+    is_odd = False
+    for index, (found, expected) in enumerate(zip(types, _STORED_TYPES, strict=True)):
+        if found in (expected, NoneType) or (found is bytes and index in _PATH_INDEXES):
+            continue
+        is_odd = True
+        name = _NAMES[index]
+        if found is bytes and expected is str and not (name and is_nullable(name)):
+            values[index] = values[index].decode("utf-8", "replace")
+        else:
+            values[index] = COLUMN_DEFAULTS[name] if name else None
+    if not is_odd and len(_known_types) < _MAX_KNOWN_TYPES:
+        _known_types.add(types)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from typing import Any, Final, TypeAlias
 
 from model_catalog.domain.file_record import FileRecord, FileState, merge_file_record
 from model_catalog.domain.file_validation import validate_files
-from model_catalog.mapping.column_types import decode_path
+from model_catalog.mapping.column_types import decode_path, decode_timestamp
 from model_catalog.stores.scan_result import FoundModel, StoreFile
 from model_catalog.upkeep.checks.file_status import describe_absence, describe_changed_files
 from model_catalog.upkeep.queries.store_sync_queries import FILE_COLUMNS
@@ -92,7 +91,7 @@ def _recorded_file(row: Sequence[Any] | None) -> FileRecord | None:
         values["digest"],
         values["found_digest"],
         values["fingerprint"],
-        None if hashed_at is None else datetime.fromtimestamp(hashed_at, UTC),
+        None if hashed_at is None else decode_timestamp(hashed_at),
     )
 
 
