@@ -165,9 +165,9 @@ def test_check_schema_reports_values_of_a_wrong_type(small_catalog, tmp_path):
         raw.execute("UPDATE models SET use_count = 'many' WHERE id IN (3, 4)")
 
     assert sorted(asyncio.run(check_schema(path))) == [
-        "values: 1 in models.description are not text",
-        "values: 1 in models.license are not text",
-        "values: 2 in models.use_count are not integer",
+        "values: 1 in models.description are not text: rows 1",
+        "values: 1 in models.license are not text: rows 2",
+        "values: 2 in models.use_count are not integer: rows 3, 4",
     ]
 
 
@@ -301,25 +301,17 @@ def test_the_command_line_reports_lost_rows(filled, capsys):
     assert main(["db", "check", "--db", output.out.strip()]) == 0
 
 
-async def test_invalid_utf_8_is_corruption(filled, tmp_path):
-    """
-    sqlite3 has no error code for invalid UTF-8 in a row or in a corrupt schema. Both raise
-    CatalogCorruptError, and its message does not contain the row.
-    """
-    shutil.copy(filled, tmp_path / "schema.db")
-    with closing(sqlite3.connect(filled)) as raw, raw:
-        raw.execute("UPDATE models SET description = CAST('secret' || x'ff' AS TEXT) WHERE id = 7")
-    schema = (tmp_path / "schema.db").read_bytes()
+async def test_invalid_utf_8_in_the_schema_is_corruption(filled):
+    """sqlite3 has no error code for it. CatalogCorruptError is raised all the same."""
+    schema = filled.read_bytes()
     assert b"CREATE TABLE model_aliases" in schema
-    (tmp_path / "schema.db").write_bytes(
+    filled.write_bytes(
         schema.replace(b"CREATE TABLE model_aliases", b"CREATE T\xe5BLE model_aliases")
     )
 
-    for path in (filled, tmp_path / "schema.db"):
-        with pytest.raises(CatalogCorruptError, match="not valid UTF-8") as caught:
-            async with open_catalog(path) as catalog:
-                await catalog.list_models()
-        assert "secret" not in str(caught.value)
+    with pytest.raises(CatalogCorruptError, match="not valid UTF-8"):
+        async with open_catalog(filled) as catalog:
+            await catalog.list_models()
 
 
 async def test_check_schema_finds_a_row_that_an_index_lacks(filled):

@@ -88,6 +88,21 @@ async def test_an_odd_value_is_named_and_mended(two_models, odd):
         assert getattr(await catalog.get_model("a", "hf"), column) == expected
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["sqlite"])
+async def test_a_text_with_a_nul_is_mended(two_models):
+    """SQLite's functions ignore everything after a NUL. A name gets a replacement character."""
+    write_odd_value(two_models, "reference", "CAST(x'610062' AS TEXT)")
+    two_models.run("UPDATE models SET license = 'mit' || char(0) WHERE id = 1")
+
+    report = await repair(two_models.target)
+
+    assert await check_schema(report.path) == []
+    async with open_catalog(report.path) as catalog:
+        found = await catalog.get_model("a\ufffdb", "hf")
+    assert found.license is None
+
+
 async def test_a_number_that_is_not_a_time_is_named_on_every_database(two_models):
     """A number out of range reads as unknown on PostgreSQL too."""
     two_models.run(f"UPDATE models SET verified_at = {MILLISECONDS} WHERE reference = 'a'")

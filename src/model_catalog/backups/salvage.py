@@ -247,10 +247,10 @@ def _mender(column: Column[Any]) -> Callable[[Any], Any]:
         if isinstance(column.type, PathText) and not isinstance(value, _RawText):
             # An old release stored the bytes of a path as a BLOB.
             return column.type.process_bind_param(decode_path(value), _DIALECT)
-        try:
-            return value.decode()
-        except UnicodeDecodeError:
-            return None if column.nullable else value.decode("utf-8", "replace")
+        text = value.decode("utf-8", "replace")
+        if text.encode() == value and "\0" not in text:
+            return text
+        return None if column.nullable else text.replace("\0", "\ufffd")
 
     return mend
 
