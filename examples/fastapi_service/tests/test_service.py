@@ -57,6 +57,20 @@ def test_a_placement_contains_its_model(client: TestClient) -> None:
     assert others == []
 
 
+def test_a_placed_model_is_not_removed(client: TestClient) -> None:
+    """The foreign key of the service protects the record."""
+    placement_id = place_chat(client, "gpu-1")
+
+    refused = client.delete("/models/hf:org/chat@v1")
+    client.delete(f"/placements/{placement_id}")
+    removed = client.delete("/models/hf:org/chat@v1")
+
+    assert refused.status_code == 409
+    assert "placements" in refused.json()["detail"]
+    assert removed.status_code == 204
+    assert client.get("/models/hf:org/chat@v1").status_code == 404
+
+
 def test_an_unknown_model_is_not_placed(client: TestClient) -> None:
     """Nothing is written."""
     response = client.post("/placements", json={"model": "hf:org/none", "host": "gpu-1"})
