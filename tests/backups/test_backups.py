@@ -376,6 +376,7 @@ async def test_backup_and_restore_work_without_hard_links(
     assert (done.replaced.read_bytes(), log.read_bytes()) == kept
 
 
+@pytest.mark.slow
 async def test_a_corruption_error_names_the_newest_valid_backup(filled, tmp_path, capsys):
     """The error contains the command that restores it, and skips corrupt backups."""
     backups = [await backup(filled) for _ in range(3)]
@@ -503,6 +504,7 @@ def test_a_killed_migration_leaves_a_valid_backup(tmp_path):
         )
 
 
+@pytest.mark.slow
 def test_the_alembic_command_makes_a_backup(tmp_path):
     """`alembic upgrade head` in a checkout backs up the file like `upgrade()`."""
     path = tmp_path / "catalog.db"

@@ -397,6 +397,7 @@ def test_help_does_not_import_the_database_packages(tmp_path):
     assert "model-catalog add" in process.stdout
 
 
+@pytest.mark.slow
 def test_a_closed_pipe_is_not_an_error(filled):
     """
     `model-catalog ls | head -1` prints no traceback.

@@ -647,6 +647,7 @@ def unprivileged_outcomes(sqlite_migrated):
     shutil.rmtree(top)
 
 
+@pytest.mark.slow_with("file, read")
 @pytest.mark.parametrize("name", MODES)
 def test_a_read_only_catalog_can_be_read_if_sqlite_can(unprivileged_outcomes, name):
     """

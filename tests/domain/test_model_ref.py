@@ -129,6 +129,7 @@ def test_parsed_text_is_printed_unchanged(text):
     assert ModelRef.parse(str(ref)) == ref
 
 
+@pytest.mark.slow
 @given(
     provider=st.text(alphabet=st.characters(exclude_characters=":\0", codec="utf-8")),
     reference=st.text(alphabet=st.characters(exclude_characters="@\0", codec="utf-8")),

@@ -118,6 +118,7 @@ async def test_restart_between_two_calls_is_not_noticed(cluster, database, stop_
         await catalog.record_use("after", "hf")
 
 
+@pytest.mark.slow
 async def test_dropped_connections_are_not_noticed(database):
     """
     If an administrator terminates all idle connections, the next calls make new ones.
@@ -225,6 +226,7 @@ async def host_catalogs(database, level, count=1):
 LEVELS = pytest.mark.parametrize("level", ["REPEATABLE READ", "SERIALIZABLE"])
 
 
+@pytest.mark.slow_with("REPEATABLE READ")
 @LEVELS
 async def test_serialization_failures_are_retried(database, level):
     """

@@ -118,6 +118,7 @@ async def test_call_that_times_out_fails_before_its_batch_has_ended(on_sqlite, s
     assert stored_references(sqlite_file) == {"other", "third"}
 
 
+@pytest.mark.slow
 async def test_completed_call_returns_before_its_batch_has_ended(on_sqlite, sqlite_file):
     """
     If one call of a batch fails, each call runs on its own. A committed call returns at its

@@ -318,6 +318,7 @@ async def test_an_import_in_a_transaction_is_rolled_back_with_it(catalog):
     assert await catalog.list_tags() == []
 
 
+@pytest.mark.slow_with("asyncpg")
 async def test_thousands_of_models_are_exported_and_imported(catalog):
     """
     Many pages of the stream and many batches of statements are complete.
@@ -433,6 +434,7 @@ async def test_a_text_stream_with_invalid_bytes_is_refused(catalog, tmp_path):
     assert await catalog.list_models() == []
 
 
+@pytest.mark.slow
 async def test_a_line_with_more_blanks_than_a_line_may_be_long_is_refused(catalog):
     """
     The end of such a line is not read, so that the blanks must not hide what follows them.
