@@ -38,7 +38,7 @@ from model_catalog.connection.open_database import (
     find_damage,
     open_database,
 )
-from model_catalog.connection.target import Target, display_name, resolve_target
+from model_catalog.connection.target import Target, absolute_target, display_name, resolve_target
 from model_catalog.errors import (
     CatalogInUseError,
     CatalogReadOnlyError,
@@ -111,7 +111,7 @@ async def _enter_in_thread(context: AbstractContextManager[T]) -> AsyncIterator[
 
 def new_file_path(path: str | os.PathLike[str]) -> Path:
     """Return the absolute path of a file. Raises InvalidTargetError for a directory."""
-    absolute = Path(os.path.abspath(os.path.expanduser(os.fspath(path))))  # noqa: PTH100, PTH111
+    absolute = Path(absolute_target(os.fspath(path)))
     if absolute.is_dir():
         raise InvalidTargetError(repr(os.fspath(absolute)), "it is a directory: name a file in it")
     return absolute

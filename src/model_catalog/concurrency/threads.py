@@ -13,6 +13,7 @@ from typing import Final, ParamSpec, TypeVar
 from weakref import WeakKeyDictionary
 
 from model_catalog.concurrency.ownership import running_loop
+from model_catalog.errors import CatalogError
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -126,16 +127,29 @@ def thread_working() -> Iterator[None]:
         throttle.thread_finished()
 
 
+def no_thread_error(error: RuntimeError) -> CatalogError:
+    """Return the error to raise when Python could not start a thread."""
+    return CatalogError(
+        f"a call of the catalog needs a thread, which could not be started: {error}. Raise the "
+        f"limit of processes and threads of this user, or run fewer of them"
+    )
+
+
 async def to_thread(work: Callable[P, T], /, *args: P.args, **options: P.kwargs) -> T:
     """
     Run a function in a thread of its own; a busy event loop lets it get the GIL.
 
-    The default executor of the loop may be full of the host's own work, so it is not used.
+    The default executor of the loop may be full of the host's own work, so it is not used. Raises
+    CatalogError if this process cannot start a thread.
     """
     executor = ThreadPoolExecutor(1, thread_name_prefix="model-catalog-work")
     run = partial(copy_context().run, work, *args, **options)
     try:
         with thread_working():
-            return await asyncio.get_running_loop().run_in_executor(executor, run)
+            try:
+                future = asyncio.get_running_loop().run_in_executor(executor, run)
+            except RuntimeError as error:
+                raise no_thread_error(error) from error
+            return await future
     finally:
         executor.shutdown(wait=False)

@@ -14,6 +14,7 @@ from sqlalchemy import Connection, CursorResult, Engine, NullPool, event
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import Pool
 
+from model_catalog.concurrency.threads import no_thread_error
 from model_catalog.connection.backup_files import sqlite_uri
 from model_catalog.connection.database_file import (
     FileIdentityGuard,
@@ -214,10 +215,15 @@ def file_guard_of(engine: Engine) -> FileIdentityGuard:
 
 def _prepare_own(engine: Engine, file: _DatabaseFile) -> None:
     @event.listens_for(engine, "do_connect")
-    def open_uri(_dialect: Any, _record: Any, args: list[Any], options: dict[str, Any]) -> None:
+    def open_uri(dialect: Any, _record: Any, args: list[Any], options: dict[str, Any]) -> object:
         file.guard.remember()
         args[0] = file.uri
         options.update(uri=True, timeout=LOCK_WAIT_S)
+        try:
+            return dialect.connect(*args, **options)
+        except RuntimeError as error:
+            # aiosqlite starts a thread for each connection.
+            raise no_thread_error(error) from error
 
     @event.listens_for(engine, "connect")
     def connected(connection: Any, _record: Any) -> None:

@@ -23,6 +23,7 @@ from sqlalchemy.ext.asyncio import (
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 from model_catalog.errors import InvalidTargetError, shown
+from model_catalog.files.file_names import WORKING_DIRECTORY_GONE
 
 Target: TypeAlias = str | os.PathLike[str] | URL | AsyncEngine
 """A path, a URL as text, a URL object, or a host's AsyncEngine."""
@@ -261,8 +262,21 @@ def _from_path(path: str, *, is_default: bool = False) -> DatabaseLocation:
             "the path contains a surrogate that does not stand for a byte; decode it with "
             "os.fsdecode()",
         ) from error
-    full = os.path.abspath(os.path.expanduser(path))  # noqa: PTH100, PTH111 - Path drops "." and "//"
+    full = absolute_target(path)
     return DatabaseLocation(URL.create("sqlite+aiosqlite", database=full), repr(full), is_default)
+
+
+def absolute_target(path: str) -> str:
+    """
+    Return the absolute form of a path, which may begin with `~`.
+
+    Raises InvalidTargetError for a relative path if the working directory no longer exists.
+    """
+    try:
+        # pathlib would drop "." and "//".
+        return os.path.abspath(os.path.expanduser(path))  # noqa: PTH100, PTH111
+    except OSError as error:
+        raise InvalidTargetError(repr(path), WORKING_DIRECTORY_GONE) from error
 
 
 def _from_url(url: URL) -> DatabaseLocation:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final, Literal, TypeAlias
+
+from model_catalog.errors import InvalidModelError
 
 MAX_NAME_BYTES: Final = 255
 """The longest file name, in bytes, that common file systems allow."""
@@ -102,3 +106,23 @@ def is_plain_file_name(name: str) -> bool:
         and not any(character in name for character in "/\\")
         and len(name.encode()) <= MAX_NAME_BYTES
     )
+
+
+WORKING_DIRECTORY_GONE: Final = (
+    "it is relative, and the working directory of this process no longer exists; give an absolute "
+    "path, or change the directory"
+)
+
+
+def absolute_path(path: str | os.PathLike[str]) -> str:
+    """
+    Return the absolute form of a path of a model. Links and `..` are not resolved.
+
+    Raises InvalidModelError for a relative path if the working directory no longer exists.
+    """
+    try:
+        return os.fspath(Path(path).absolute())
+    except OSError as error:
+        raise InvalidModelError(
+            "local_path", path, f"cannot be used: {WORKING_DIRECTORY_GONE}"
+        ) from error

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 from model_catalog.domain.model_ref import ModelName, resolve_name
 from model_catalog.errors import FileChangedError
+from model_catalog.files.file_names import absolute_path
 from model_catalog.mapping.tables import Model
 from model_catalog.repository.model_catalog import ModelCatalog
 from model_catalog.upkeep.inspection import RegisteredPath, inspect_path
@@ -43,7 +43,7 @@ async def register_path(
     was modified in the meantime; and OSError if the path does not exist or cannot be read.
     """
     reference, provider, version = resolve_name(reference, provider, version)
-    full = os.fspath(Path(path).absolute())  # noqa: ASYNC240 - reads only the working directory
+    full = absolute_path(path)
     inspected = await inspect_path(catalog, full, digest=digest, on_progress=on_progress)
     model = Model(
         reference=reference,

@@ -6,7 +6,6 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from pathlib import Path
 
 from model_catalog.domain.file_record import FileRecord, FileState
 from model_catalog.domain.model_ref import ModelName
@@ -18,7 +17,7 @@ from model_catalog.errors import (
     ProtectedFileError,
 )
 from model_catalog.files.digest import file_digest
-from model_catalog.files.file_names import is_partial_download
+from model_catalog.files.file_names import absolute_path, is_partial_download
 from model_catalog.files.safe_open import ProtectedFiles, file_identity, non_regular_kind, stat_path
 from model_catalog.mapping.tables import Model
 from model_catalog.repository.model_catalog import ModelCatalog, find_database_files
@@ -64,7 +63,7 @@ async def relink_model(
     # File names that sha256sum escapes have no combined digest. Then each file is compared.
     by_file = model.digest is None and bool(files) and all(file.digest for file in files)
     has_digest = by_file or model.digest is not None
-    full = _absolute(path)
+    full = absolute_path(path)
     inspected = await inspect_path(catalog, full, digest=has_digest, on_progress=on_progress)
     if by_file and _digests(files) != _digests(inspected.files):
         raise DigestMismatchError(full, "the recorded digests of its files", "other digests")
@@ -108,7 +107,7 @@ async def find_moved(
             wanted.append((model, files))
     if not wanted:
         return []
-    paths = list(dict.fromkeys(_absolute(root) for root in roots))
+    paths = list(dict.fromkeys(absolute_path(root) for root in roots))
     search = _Search(
         file_identities(await find_database_files(catalog)), ProgressMeter(on_progress, 0)
     )
@@ -117,11 +116,6 @@ async def find_moved(
         for device in sorted(await run_in_thread(lambda _: set(map(device_of, paths)))):
             await locks.enter_async_context(device_lock(device))
         return await run_in_thread(lambda stop: search.run(wanted, paths, stop))
-
-
-def _absolute(path: str | os.PathLike[str]) -> str:
-    # Not resolved: as in register_path, the system resolves `..`, after following links.
-    return os.fspath(Path(path).absolute())
 
 
 def _digests(files: Iterable[FileRecord]) -> dict[str, str | None]:
