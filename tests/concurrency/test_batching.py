@@ -601,3 +601,22 @@ def test_ending_loop_cancels_batches_quietly():
 
     assert reported == []
     assert time.monotonic() - start < 5
+
+
+async def test_calls_of_a_failed_batch_raise_errors_of_their_own():
+    """
+    What one task adds to its error does not appear in the errors of the other tasks.
+    """
+
+    async def run(_items, _left_s):
+        raise CatalogUnavailableError("here", "it is gone") from OSError("unplugged")
+
+    coalescer = Coalescer(run)
+    errors = await asyncio.gather(
+        *(coalescer.submit(n, 5) for n in range(3)), return_exceptions=True
+    )
+    errors[0].add_note("of the first task")
+
+    assert len({id(error) for error in errors}) == 3
+    assert [getattr(error, "__notes__", None) for error in errors[1:]] == [None, None]
+    assert all(isinstance(error.__cause__, OSError) and error.reason for error in errors)

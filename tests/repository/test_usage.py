@@ -3,14 +3,20 @@
 import asyncio
 import multiprocessing
 import shutil
+import sqlite3
 import subprocess
 import sys
+import time
+from contextlib import closing
 
+import postgres
+import psycopg
 import pytest
 from conftest import a_model, moment
 from sqlalchemy import event
 
 from model_catalog import (
+    CatalogBusyError,
     InvalidModelError,
     ModelNotFoundError,
     TransactionError,
@@ -242,3 +248,70 @@ def test_a_program_that_records_uses_exits_without_warnings(sqlite_migrated, tmp
     done = subprocess.run(command, capture_output=True, text=True, check=False)
 
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.slow
+async def test_uses_that_wait_for_another_writer_end_at_their_own_timeouts(sqlite_file):
+    """
+    A hundred uses, begun one after another, end when their own time is up, and record nothing.
+    """
+
+    async def timed_use():
+        start = time.monotonic()
+        with pytest.raises(CatalogBusyError):
+            await catalog.record_use("m", "hf")
+        return time.monotonic() - start
+
+    async with open_catalog(sqlite_file, timeout_s=0.4) as catalog:
+        await catalog.register_model(a_model("m"))
+        with closing(sqlite3.connect(sqlite_file, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            uses = []
+            for _ in range(100):
+                uses.append(asyncio.create_task(timed_use()))
+                await asyncio.sleep(0.002)
+            durations_s = await asyncio.gather(*uses)
+
+        assert (await catalog.get_model("m", "hf")).use_count == 0
+    assert max(durations_s) < 0.4 + 0.5
+
+
+@pytest.mark.parametrize("backend", ["asyncpg", "psycopg"])
+async def test_locked_row_delays_only_its_own_uses(database):
+    """
+    While another program has locked a model, uses of other models are recorded at once.
+    """
+    async with open_catalog(database.target) as catalog:
+        await catalog.register_models([a_model("locked"), a_model("free")])
+        with closing(psycopg.connect(postgres.dsn(database.url))) as other:
+            other.execute("SELECT FROM models WHERE reference = 'locked' FOR UPDATE")
+            blocked = [asyncio.create_task(catalog.record_use("locked", "hf")) for _ in range(50)]
+            for _ in range(10):
+                async with asyncio.timeout(2):
+                    await catalog.record_use("free", "hf")
+            ended = sum(use.done() for use in blocked)
+
+        await asyncio.gather(*blocked)
+        counts = {model.reference: model.use_count for model in await catalog.list_models()}
+    assert ended == 0
+    assert counts == {"locked": 50, "free": 10}
+
+
+@pytest.mark.parametrize("backend", ["asyncpg"])
+async def test_locked_newest_version_is_not_passed_over(database):
+    """
+    A use of the newest version waits for it, and is not recorded for an older one.
+    """
+    async with open_catalog(database.target) as catalog:
+        for number, version in enumerate(("v1", "v2")):
+            await catalog.register_model(
+                a_model("m", version=version, downloaded_at=moment(number))
+            )
+        with closing(psycopg.connect(postgres.dsn(database.url))) as other:
+            other.execute("SELECT FROM models WHERE version = 'v2' FOR UPDATE")
+            use = asyncio.create_task(catalog.record_use("m", "hf"))
+            await asyncio.wait([use], timeout=0.05)
+
+        await use
+        counts = {model.version: model.use_count for model in await catalog.list_models()}
+    assert counts == {"v1": 0, "v2": 1}

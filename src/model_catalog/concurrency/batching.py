@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from contextvars import Context
+from copy import copy
 from functools import partial
 from typing import Any, Final, Generic, TypeVar
 
@@ -116,11 +117,13 @@ class Coalescer(Generic[I, R]):
             for call in pending:
                 call.done.cancel()
         elif (error := task.exception()) is not None:
+            # The next batch would give calls whose time is up another moment, one after another.
+            due_at = max(batch.deadline, asyncio.get_running_loop().time())
             for call in pending:
-                if isinstance(error, CatalogBusyError) and call.deadline > batch.deadline:
+                if isinstance(error, CatalogBusyError) and call.deadline > due_at:
                     self._enqueue(call)
                 else:
-                    call.done.set_exception(error)
+                    call.done.set_exception(_own_copy(error))
         else:
             for call, result in zip(batch.calls, task.result(), strict=True):
                 if not call.done.done():
@@ -148,6 +151,13 @@ class Coalescer(Generic[I, R]):
         elif self._reads:
             return
         await wait_until_done(task)
+
+
+def _own_copy(error: BaseException) -> BaseException:
+    """Return a copy of an error: each task that raises it adds to its traceback and its notes."""
+    own = copy(error)
+    own.__cause__ = error.__cause__
+    return own.with_traceback(error.__traceback__)
 
 
 class _PendingCall(Generic[I, R]):
