@@ -18,6 +18,7 @@ from sqlalchemy.ext.asyncio import (
 from model_catalog import (
     CatalogBusyError,
     ModelCatalog,
+    ModelInUseError,
     ModelNotFoundError,
     TransactionError,
 )
@@ -272,3 +273,38 @@ async def test_interrupted_read_leaves_the_transaction_of_the_host_session(engin
 
     assert database.run("SELECT name FROM deployments") == [("before",)]
     assert database.run("SELECT reference FROM models") == [("after",)]
+
+
+@pytest.mark.parametrize(
+    "host",
+    [("asyncpg", "plain"), pytest.param(("psycopg", "plain"), marks=pytest.mark.slow)],
+    ids=["asyncpg", "psycopg"],
+)
+async def test_failed_call_on_postgresql_does_not_let_a_commit_succeed(engine, database):
+    """
+    PostgreSQL answers COMMIT after an error with a rollback and no error. The session refuses it,
+    and it works again after its own rollback.
+    """
+    database.run("CREATE TABLE deployments (model_id BIGINT REFERENCES models)")
+    try:
+        async with AsyncSession(engine) as session:
+            catalog = ModelCatalog(session)
+            model = await catalog.register_model(a_model("m"))
+            await session.execute(text(f"INSERT INTO deployments VALUES ({model.id})"))
+            with pytest.raises(ModelInUseError):
+                await catalog.remove_model("m", "hf")
+            with pytest.raises(PendingRollbackError):
+                await session.commit()
+            await session.rollback()
+            async with session.begin_nested() as savepoint:
+                model = await catalog.register_model(a_model("m"))
+                await session.execute(text(f"INSERT INTO deployments VALUES ({model.id})"))
+                async with session.begin_nested() as inner:
+                    with pytest.raises(ModelInUseError):
+                        await catalog.remove_model("m", "hf")
+                    await inner.rollback()
+                await savepoint.commit()
+            await session.commit()
+        assert database.run("SELECT count(*) FROM deployments") == [(1,)]
+    finally:
+        database.run("DROP TABLE deployments")

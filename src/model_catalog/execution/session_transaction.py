@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 from sqlalchemy import Connection, event
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, AsyncSessionTransaction
 
 from model_catalog.concurrency.ownership import LoopOwner
@@ -211,14 +212,31 @@ def _begin_on(connection: Connection) -> None:
 
 async def _mark_if_ended(connection: AsyncConnection) -> None:
     """
-    Make a transaction of SQLAlchemy invalid if SQLite has rolled it back by itself.
+    Make a transaction of SQLAlchemy invalid if an error has ended it in the database.
 
-    SQLite does so when a statement that writes is interrupted, or finds the disk full. Each later
-    statement would then be committed by itself. Now statements and commits of the host raise
-    PendingRollbackError until it rolls back. SQLAlchemy does the same after a failed COMMIT.
+    SQLite rolls back when a statement that writes is interrupted, or finds the disk full. Each
+    later statement would then be committed by itself. PostgreSQL refuses later statements after any
+    error, but answers COMMIT with a rollback and no error. Now statements and commits of the host
+    raise PendingRollbackError until it rolls back. SQLAlchemy does the same after a failed COMMIT.
     """
-    if await restore_driver_transaction(connection):
+    if await _has_ended(connection):
         transaction = connection.get_transaction()
         if transaction is not None:
             root: Any = transaction.sync_transaction
             root.is_active = False
+
+
+async def _has_ended(connection: AsyncConnection) -> bool:
+    if connection.dialect.name == "sqlite":
+        return await restore_driver_transaction(connection)
+    if connection.invalidated or connection.in_nested_transaction():
+        # The host may go on after it has rolled back to its savepoint.
+        return False
+    try:
+        await connection.exec_driver_sql("SELECT 1")
+    except DBAPIError:
+        if not connection.invalidated:
+            # SQLAlchemy will send no ROLLBACK for an invalid transaction.
+            await connection.run_sync(lambda sync: sync.connection.rollback())
+        return not connection.invalidated
+    return False
