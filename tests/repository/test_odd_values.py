@@ -54,6 +54,7 @@ def write_odd_value(database, column: str, value: object) -> None:
 @pytest.mark.parametrize("backend", ["sqlite"])
 @pytest.mark.parametrize("reads", ["threads", "inline"])
 @pytest.mark.parametrize("odd", ODD.values(), ids=ODD)
+@pytest.mark.slow
 async def test_an_odd_value_stops_no_call_and_reads_as_unknown(two_models, odd, reads):
     """Listing, finding, pinning, exporting and checking go on, and the export can be imported."""
     column, value, expected, _ = odd
