@@ -418,10 +418,8 @@ class CatalogMachine(RuleBasedStateMachine):
         key = self.reference.key_of(MAIN_NAME, version)
         fields = {"description": text}
         if removed:
-            fields = {name: getattr(model, name) for name in USER_FIELDS} | fields
-            for name in HEADER_FIELDS:
-                if fields[name] == fields[f"claimed_{name}"]:
-                    del fields[name]
+            own = {name: getattr(model, f"user_{name}") for name in HEADER_FIELDS}
+            fields = {name: getattr(model, name) for name in USER_FIELDS} | own | fields
             self.remove(MAIN_NAME, key[2])
         model.description = text
 
