@@ -50,6 +50,8 @@ _SQLITE_ERRORS: Final = {
     "SQLITE_NOTADB": CatalogCorruptError,
 }
 
+_LACKS_PRIVILEGE: Final = "42501"
+
 # Five characters; the first two are the class:
 # https://www.postgresql.org/docs/current/errcodes-appendix.html
 _POSTGRESQL_ERRORS: Final = {
@@ -59,7 +61,7 @@ _POSTGRESQL_ERRORS: Final = {
     "3D000": CatalogUnavailableError,
     "40001": CatalogBusyError,
     "40P01": CatalogBusyError,
-    "42501": CatalogUnavailableError,
+    _LACKS_PRIVILEGE: CatalogUnavailableError,
     "53100": StorageFullError,
     "53300": CatalogBusyError,
     "55P03": CatalogBusyError,
@@ -164,6 +166,11 @@ def _from_driver_error(error: BaseException, target: str, *, connection_lost: bo
         return _refusal(error, target, reason, code)
     if kind is CatalogCorruptError:
         return corrupt_error(target, reason)
+    if code == _LACKS_PRIVILEGE:
+        reason += (
+            ". Let the owner of the tables grant this role what it needs. To create or migrate the "
+            "tables, let the owner run `model-catalog db upgrade`"
+        )
     path = database_file_of(target)
     if code.startswith(_CANNOT_WRITE) and path is not None and (found := unwritable_sidecar(path)):
         return CatalogReadOnlyError(

@@ -164,10 +164,13 @@ class CatalogReadOnlyError(CatalogError):
     """The database can be read but not written: `target` and `reason`."""
 
     def __init__(self, target: str, reason: str) -> None:
-        super().__init__(
-            f"the catalog at {target} is read-only: {reason}. To write, give this process write "
-            f"permission for the file and for its folder"
+        # The name of a file is quoted.
+        way_out = (
+            "give this process write permission for the file and for its folder"
+            if target[:1] in ("'", '"')
+            else "connect to a server that is not a standby, as a role that may write"
         )
+        super().__init__(f"the catalog at {target} is read-only: {reason}. To write, {way_out}")
         self.target = target
         self.reason = reason
 

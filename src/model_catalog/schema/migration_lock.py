@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -66,7 +67,10 @@ async def migration_transaction(
                     await connection.begin()
                     await _lock(connection, name)
                     # ALTER TABLE that waits for a reader blocks all statements queued behind it.
-                    await set_timeouts(connection, max(backoff.remaining_s, MIN_TIMEOUT_S))
+                    # The role may have a statement timeout that is too short for a migration.
+                    await set_timeouts(
+                        connection, max(backoff.remaining_s, MIN_TIMEOUT_S), math.inf
+                    )
                     await connection.run_sync(partial(enter_schema, name=name, create=create))
                 break
             except CatalogBusyError as error:
