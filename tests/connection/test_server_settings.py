@@ -180,8 +180,8 @@ async def test_a_transaction_that_the_server_ended_for_idling_is_unavailable(dat
                 async with catalog.transaction() as inner:
                     await inner.register_model(a_model("m"))
                     while database.run(
-                        "SELECT 1 FROM pg_stat_activity WHERE state = 'idle in transaction'"
-                        " AND datname = current_database()"
+                        "SELECT 1 FROM pg_stat_activity WHERE xact_start IS NOT NULL"
+                        f" AND usename = 'model_catalog_role_{os.getpid()}'"
                     ):
                         await asyncio.sleep(0.02)
                     await inner.find_model("m", "hf")
