@@ -1,16 +1,19 @@
 """PgBouncer in transaction mode: each transaction may get another session of the server."""
 
 import asyncio
+import re
+import time
 
 import postgres
 import psycopg
 import pytest
 from conftest import a_model, postgresql_database
+from fault_proxy import Link, fault_proxy
 from pooler import pooler
 from sqlalchemy import make_url, text
 from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
 
-from model_catalog import ModelCatalog, check_schema, open_catalog, upgrade
+from model_catalog import CatalogBusyError, ModelCatalog, check_schema, open_catalog, upgrade
 from model_catalog.connection.engines import create_engine
 from model_catalog.connection.target import resolve_target
 
@@ -35,7 +38,7 @@ def one_session(database, tmp_path):
 
 
 async def update_often(catalog, field):
-    for number in range(30):
+    for number in range(20):
         await catalog.update_model(field, "hf", **{field: f"{field}-{number}"})
         assert (await catalog.find_model(field, "hf")).reference == field
 
@@ -43,7 +46,7 @@ async def update_often(catalog, field):
 async def assert_only_own_values(catalog):
     for model in await catalog.list_models():
         assert {field: getattr(model, field) for field in FIELDS} == {
-            field: f"{field}-29" if field == model.reference else None for field in FIELDS
+            field: f"{field}-19" if field == model.reference else None for field in FIELDS
         }
 
 
@@ -137,6 +140,22 @@ async def test_statements_are_prepared_except_behind_a_pooler(database, one_sess
     assert await count_prepared(one_session.target) == 0
     # Last, because its statement stays in the session of the server.
     assert await count_prepared(f"{one_session.target}?{ASKED_FOR[backend]}") > 0
+
+
+async def test_opening_ends_in_its_time_when_a_new_connection_falls_silent(database):
+    """The server answers the driver, and falls silent when it is asked for its process ID."""
+    async with fault_proxy(database.url) as proxy:
+        target = postgresql_database(database.backend, proxy.url).target
+        for _ in range(2):
+            proxy.strike_at(re.compile(rb"pg_backend_pid"), Link.silence)
+            start = time.monotonic()
+            with pytest.raises(CatalogBusyError):
+                async with open_catalog(target, timeout_s=0.5):
+                    pass
+            assert proxy.has_struck.is_set()
+            assert time.monotonic() - start < 1.5
+        async with open_catalog(target) as catalog:
+            assert await catalog.list_models() == []
 
 
 async def test_a_host_engine_with_the_documented_arguments_is_safe(pooled, backend):
