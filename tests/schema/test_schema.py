@@ -173,6 +173,32 @@ async def test_concurrent_upgrades_of_one_database_run_once(empty):
     assert await check_schema(empty.target) == []
 
 
+async def test_an_upgrade_waits_for_a_lock_that_it_meets_when_it_connects(file):
+    """
+    The PRAGMAs of a new connection wait for a lock, as the migration itself does.
+    """
+    attempts = []
+
+    with closing(sqlite3.connect(file.path, isolation_level=None)) as other:
+        # The revision is read on a synchronous engine before, so the lock is taken in between.
+        def lock_or_release(dialect, *_) -> None:
+            if dialect.is_async:
+                attempts.append(1)
+                if len(attempts) == 1:
+                    other.execute("BEGIN EXCLUSIVE")
+                elif len(attempts) == 2:
+                    other.execute("ROLLBACK")
+
+        event.listen(Engine, "do_connect", lock_or_release)
+        try:
+            await upgrade(file.target)
+        finally:
+            event.remove(Engine, "do_connect", lock_or_release)
+
+    assert len(attempts) == 2
+    assert await schema_state(file.target) == (HEAD, HEAD)
+
+
 def test_threads_with_their_own_loops_upgrade_concurrently(empty, tmp_path):
     """Three threads upgrade one database, and three others each another one."""
     targets = [empty.target] * 3 + [str(tmp_path / f"{number}.db") for number in range(3)]

@@ -23,6 +23,7 @@ from typing import Final, TypeVar
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
 
 from model_catalog.concurrency.completion import run_to_completion
+from model_catalog.concurrency.retry import retry_while_busy
 from model_catalog.concurrency.threads import to_thread
 from model_catalog.connection.backup_files import free_backup_path, integrity_error, sqlite_uri
 from model_catalog.connection.database_file import (
@@ -35,6 +36,7 @@ from model_catalog.connection.error_mapping import map_errors
 from model_catalog.connection.online_backup import atomic_file, fsync_path, online_backup
 from model_catalog.connection.open_database import (
     MAX_SHOWN_PROBLEMS,
+    OpenDatabase,
     find_damage,
     open_database,
 )
@@ -168,17 +170,21 @@ async def _check_and_count(backup_file: Path) -> int:
     async with open_database(backup_file, create=False, is_backup=True) as database:
         revision = (await current_revision(database)).revision
         require_known_revision(revision, database.name)
-        with map_errors(database.name):
-            async with database.engine.connect() as connection:
-                if problems := await connection.run_sync(find_damage, "integrity_check"):
-                    raise corrupt_error(database.name, "; ".join(problems[:MAX_SHOWN_PROBLEMS]))
-                tables = await connection.exec_driver_sql(
-                    "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name = 'models'"
-                )
-                if not tables.scalar_one():
-                    raise ForeignDatabaseError(database.name, "no table 'models'")
-                models = await connection.exec_driver_sql("SELECT count(*) FROM models NOT INDEXED")
-                return int(models.scalar_one())
+        return await retry_while_busy(lambda: _check_once(database), database.wait_s)
+
+
+async def _check_once(database: OpenDatabase) -> int:
+    with map_errors(database.name):
+        async with database.engine.connect() as connection:
+            if problems := await connection.run_sync(find_damage, "integrity_check"):
+                raise corrupt_error(database.name, "; ".join(problems[:MAX_SHOWN_PROBLEMS]))
+            tables = await connection.exec_driver_sql(
+                "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name = 'models'"
+            )
+            if not tables.scalar_one():
+                raise ForeignDatabaseError(database.name, "no table 'models'")
+            models = await connection.exec_driver_sql("SELECT count(*) FROM models NOT INDEXED")
+            return int(models.scalar_one())
 
 
 def _require_unshared(backup_file: Path) -> None:

@@ -57,11 +57,10 @@ async def migration_transaction(
     `cancelled` is set, and UpgradeFailedError if rows would refer to missing rows.
     """
     run = run or InterruptibleRun(name)
-    async with _connect(engine, name, run) as connection:
-        backoff = Backoff(wait_s)
+    backoff = Backoff(wait_s)
+    async with _connected(engine, name, run, backoff, cancelled) as connection:
         while True:
-            if cancelled is not None and cancelled.is_set():
-                raise asyncio.CancelledError
+            _raise_if_cancelled(cancelled)
             try:
                 with map_errors(name):
                     await connection.begin()
@@ -98,16 +97,23 @@ async def _lock(connection: AsyncConnection, name: str) -> None:
         raise CatalogBusyError(name, "another process is migrating it")
 
 
+def _raise_if_cancelled(cancelled: threading.Event | None) -> None:
+    if cancelled is not None and cancelled.is_set():
+        raise asyncio.CancelledError
+
+
 @asynccontextmanager
-async def _connect(
-    engine: AsyncEngine, name: str, run: InterruptibleRun
+async def _connected(
+    engine: AsyncEngine,
+    name: str,
+    run: InterruptibleRun,
+    backoff: Backoff,
+    cancelled: threading.Event | None,
 ) -> AsyncIterator[AsyncConnection]:
     """Open a connection for a migration, and restore its settings before it is released."""
     with thread_working():
         restore_timeout_on_checkin(engine.sync_engine)
-        connection = engine.connect()
-        with map_errors(name):
-            await connection.start()
+        connection = await _connect(engine, name, backoff, cancelled)
         run.set_connection(connection)
         try:
             if engine.dialect.name != "sqlite":
@@ -127,6 +133,20 @@ async def _connect(
                     await connection.run_sync(set_foreign_keys, enforced)
         finally:
             await connection.close()
+
+
+async def _connect(
+    engine: AsyncEngine, name: str, backoff: Backoff, cancelled: threading.Event | None
+) -> AsyncConnection:
+    """Connect; repeat it while the database is busy."""
+    while True:
+        _raise_if_cancelled(cancelled)
+        try:
+            with map_errors(name):
+                return await engine.connect()
+        except CatalogBusyError as error:
+            # `PRAGMA synchronous` and `PRAGMA journal_mode` wait for SQLite's locks.
+            await backoff.wait_or_raise(error)
 
 
 def broken_references(connection: sa.Connection) -> set[tuple[Any, ...]]:
