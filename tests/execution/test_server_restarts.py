@@ -11,6 +11,7 @@ import postgres
 import psycopg
 import pytest
 from conftest import Database, a_model, postgresql_database
+from sqlalchemy import event
 from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
 
 from model_catalog import (
@@ -20,6 +21,7 @@ from model_catalog import (
     open_catalog,
     upgrade,
 )
+from model_catalog.connection.postgresql.dropping import replace_pooled_connections
 
 
 @pytest.fixture(scope="module")
@@ -316,3 +318,18 @@ async def test_deadlock_is_retried(database):
             await asyncio.wait_for(call, 5)
 
         assert {model.download_count for model in await catalog.list_models()} == {2}
+
+
+async def test_a_pool_is_replaced_while_another_task_connects(database):
+    """A listener of the host may wait while it connects. A silent connection is found then."""
+    engine = create_async_engine(database.target_url)
+    catalog = ModelCatalog(async_sessionmaker(engine))
+
+    @event.listens_for(engine.sync_engine.pool, "connect", insert=True)
+    def find_a_silent_connection(*_: object) -> None:
+        replace_pooled_connections(engine.sync_engine)
+
+    try:
+        assert await catalog.list_models() == []
+    finally:
+        await engine.dispose()

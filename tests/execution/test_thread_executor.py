@@ -217,7 +217,7 @@ async def test_refused_commit_is_rolled_back(on_sqlite, sqlite_file):
             "INSERT INTO model_tags (model_id, folded, tag) VALUES (99, 't', 't')"
         )
 
-    with pytest.raises(CatalogError, match="FOREIGN KEY"):
+    with pytest.raises(CatalogError, match="rows of another table refer to it"):
         await run_write(on_sqlite._executor, insert_orphan)
 
     await on_sqlite.register_model(a_model("m"))

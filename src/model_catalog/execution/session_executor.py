@@ -23,6 +23,7 @@ from model_catalog.connection.interruption.running import (
     driver_working,
     run_with_retries,
 )
+from model_catalog.connection.postgresql.dropping import prepare_replacement
 from model_catalog.connection.timeouts import (
     LOOKUP,
     WRITE,
@@ -90,6 +91,7 @@ class SessionExecutor:
         self._engine = self._factory.first_bind().engine
         self._owner = owner or HostOwner(on_fork=self._start_anew_after_fork)
         restore_timeout_on_checkin(self._engine)
+        prepare_replacement(self._engine)
         self.database = database_info(self._engine)
         self._grace_s = grace_s(self.database.dialect)
         self._open_transactions: dict[TransactionExecutor, SessionTransaction] = {}
@@ -267,6 +269,7 @@ class SessionExecutor:
     ) -> AsyncConnection:
         bind = find_bind(session, writes=writes)
         restore_timeout_on_checkin(bind.engine)
+        prepare_replacement(bind.engine)
         # The options of a connection would outlive the session.
         options: dict[str, object] = {}
         if bind.connection is None:

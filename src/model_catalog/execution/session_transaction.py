@@ -22,6 +22,7 @@ from model_catalog.connection.interruption.running import (
     driver_working,
     run_in_open_transaction,
 )
+from model_catalog.connection.postgresql.dropping import prepare_replacement
 from model_catalog.connection.timeouts import (
     begin_if_needed,
     is_in_transaction,
@@ -61,6 +62,7 @@ class SessionTransaction:
         """Whether the last write was shown to the models that the session has loaded."""
         engine = find_first_bind(session).engine
         restore_timeout_on_checkin(engine)
+        prepare_replacement(engine)
         self.database = database_info(engine)
 
     async def run(self, operation: Operation[I, T]) -> T:

@@ -83,16 +83,26 @@ class _PoolReplacement:
 _replacements: Final[WeakKeyDictionary[Pool, _PoolReplacement]] = WeakKeyDictionary()
 
 
+def prepare_replacement(engine: Engine) -> None:
+    """
+    Listen to the pool of an engine, so that `replace_pooled_connections` can replace connections.
+
+    Call it before the engine is used. SQLAlchemy fails if a listener is added while another task
+    connects, because it is then iterating over the listeners. Safe to call twice.
+    """
+    if engine.dialect.name != "postgresql" or engine.pool in _replacements:
+        return
+    close_without_waiting(engine)
+    replacement = _replacements[engine.pool] = _PoolReplacement()
+    event.listen(engine.pool, "connect", replacement.on_connect)
+    event.listen(engine.pool, "checkout", replacement.on_checkout)
+
+
 def replace_pooled_connections(engine: Engine) -> None:
     """
     Replace every connection of an engine's pool when it is next used, because one has gone silent.
 
     If a firewall has forgotten one idle connection, it has probably forgotten the others too.
     """
-    replacement = _replacements.get(engine.pool)
-    if replacement is None:
-        close_without_waiting(engine)
-        replacement = _replacements[engine.pool] = _PoolReplacement()
-        event.listen(engine.pool, "connect", replacement.on_connect)
-        event.listen(engine.pool, "checkout", replacement.on_checkout)
-    replacement.silent_at = time.monotonic()
+    prepare_replacement(engine)
+    _replacements[engine.pool].silent_at = time.monotonic()

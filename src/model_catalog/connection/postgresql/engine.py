@@ -11,8 +11,8 @@ from sqlalchemy.exc import ArgumentError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from model_catalog.connection.postgresql.dropping import (
-    close_without_waiting,
     drop_connection,
+    prepare_replacement,
 )
 from model_catalog.connection.postgresql.url_parameters import connect_arguments
 from model_catalog.connection.target import DatabaseLocation
@@ -54,7 +54,7 @@ def create_postgresql_engine(location: DatabaseLocation) -> AsyncEngine:
                 raise CatalogBusyError(location.name, f"{error}".strip()) from error
             raise
 
-    close_without_waiting(engine.sync_engine)
+    prepare_replacement(engine.sync_engine)
     return engine
 
 
