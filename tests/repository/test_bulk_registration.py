@@ -2,15 +2,23 @@
 
 import asyncio
 import random
+import re
+import sqlite3
 from datetime import UTC, datetime
 from types import MappingProxyType
 
 import pytest
 from conftest import a_model, moment
-from sqlalchemy import inspect
+from sqlalchemy import create_engine, inspect
+from sqlalchemy.pool import StaticPool
 
 from model_catalog import InvalidModelError, Model
-from model_catalog.repository.operations.bulk_registration import build_batches, collect_rows
+from model_catalog.repository.operations.bulk_registration import (
+    BulkRows,
+    build_batches,
+    collect_rows,
+    write_batches,
+)
 
 VALUES = {"reference": "m", "provider": "hf", "local_path": "/m"}
 
@@ -213,3 +221,23 @@ async def test_a_description_that_only_the_first_of_two_equal_keys_sets_is_searc
     await catalog.register_models([{**VALUES, "description": "Grüße"}, VALUES])
 
     assert [model.description for model in await catalog.list_models(search="grÜsse")] == ["Grüße"]
+
+
+async def test_sqlite_gets_one_parameter_for_each_column_of_a_row():
+    """The constants of the upsert are part of its text: each parameter costs time in each row."""
+    statements = []
+
+    class Driver(sqlite3.Connection):
+        def executemany(self, sql, rows, /):
+            statements.append((sql, list(rows)))
+            return self.cursor()
+
+    engine = create_engine("sqlite://", connect_args={"factory": Driver}, poolclass=StaticPool)
+    rows = await collect_rows([{**VALUES, "size_bytes": 7, "digest": "sha256:" + "ab" * 32}])
+    with engine.connect() as connection:
+        write_batches(connection, BulkRows(rows))
+    engine.dispose()
+
+    ((text, (parameters,)),) = statements
+    columns = re.match(r"INSERT INTO models \(([^)]*)\)", text)[1].split(", ")
+    assert len(parameters) == text.count("?") == len(columns)

@@ -318,7 +318,7 @@ def validate_column(field: str, values: Sequence[object]) -> list[Any]:
     if len(kinds) > 1 or not kinds <= _PLAIN:
         return [validate(field, value) for value in values]
     validated = {value: validate(field, value) for value in set(values)}
-    return [validated[value] for value in values]
+    return list(map(validated.__getitem__, values))
 
 
 def validate_update(values: Mapping[str, object]) -> dict[str, Any]:

@@ -152,7 +152,7 @@ def _convert_column(convert: Callable[[Any], Any], values: Sequence[Any]) -> lis
     if 2 * len(distinct) > len(values):
         return [convert(value) for value in values]
     converted = {value: convert(value) for value in distinct}
-    return [converted[value] for value in values]
+    return list(map(converted.__getitem__, values))
 
 
 def _compile(

@@ -12,6 +12,7 @@ import dataclasses
 import inspect
 from collections.abc import Callable, Mapping
 from collections.abc import Set as AbstractSet
+from functools import lru_cache
 from types import MemberDescriptorType
 from typing import Any, Final, TypeVar
 
@@ -48,29 +49,48 @@ _HEADER: Final = frozenset(HEADER_FIELDS)
 # of 2.9 us, longer than it takes to store the model.
 def initialize(self: Any, **values: Any) -> None:
     """Construct a Model from the fields that the caller sets, all as keywords."""
-    if not (_REQUIRED <= values.keys() <= INPUT_FIELDS):
-        raise _keyword_error(values.keys())
-    if not _HEADER.isdisjoint(values):
-        values = _as_attributes(values)
+    attributes, history = _attributes_of(tuple(values))
     state = instance_state(self)
-    # The history that each attribute would have recorded: it was set and had no value before.
-    state.committed_state.update(dict.fromkeys(values, NO_VALUE))
+    if len(values) == len(INPUT_FIELDS):
+        values = _without_claims(values)
+        history = dict.fromkeys(values, NO_VALUE)
+    elif attributes is not None:
+        values = dict(zip(attributes, values.values(), strict=False))
+    state.committed_state = history.copy()
     state.modified = True
     self.__dict__ = values
 
 
-def _as_attributes(values: dict[str, Any]) -> dict[str, Any]:
-    """Return the attributes that store the keywords of the constructor."""
-    if len(values) == len(INPUT_FIELDS):
-        # `dataclasses.replace` passes every keyword, and the value that it has read. A value equal
-        # to the header's claim is that claim, and must not become the user's own.
-        claims = {
-            name
-            for name in _HEADER
-            if values[name] is not None and values[name] == values[f"claimed_{name}"]
-        }
-        values = {name: value for name, value in values.items() if name not in claims}
-    return {ATTRIBUTES[name]: value for name, value in values.items()}
+# A program has a handful of combinations of keywords. Deriving these values again takes 1.5 us.
+@lru_cache(maxsize=256)
+def _attributes_of(
+    names: tuple[str, ...],
+) -> tuple[tuple[str, ...] | None, dict[str, Any]]:
+    """
+    Return the attributes that store these keywords, None if they have the same names.
+
+    The second value is the history that each attribute would have recorded: it was set and had no
+    value before. Raises TypeError for unknown or missing keywords.
+    """
+    if not (_REQUIRED <= set(names) <= INPUT_FIELDS):
+        raise _keyword_error(set(names))
+    attributes = tuple(ATTRIBUTES[name] for name in names)
+    return None if attributes == names else attributes, dict.fromkeys(attributes, NO_VALUE)
+
+
+def _without_claims(values: dict[str, Any]) -> dict[str, Any]:
+    """
+    Return the attributes for all keywords, without those that only repeat a header's claim.
+
+    `dataclasses.replace` passes every keyword, and the value that it has read. A value equal to the
+    header's claim is that claim, and must not become the user's own.
+    """
+    claims = {
+        name
+        for name in _HEADER
+        if values[name] is not None and values[name] == values[f"claimed_{name}"]
+    }
+    return {ATTRIBUTES[name]: value for name, value in values.items() if name not in claims}
 
 
 def _keyword_error(names: AbstractSet[str]) -> TypeError:

@@ -13,7 +13,6 @@ from sqlalchemy import (
     bindparam,
     case,
     func,
-    literal,
     literal_column,
     null,
     or_,
@@ -127,7 +126,7 @@ def _set_on_conflict(
 ) -> sqlite.Insert | postgresql.Insert:
     new: dict[str, ColumnElement[Any]] = {name: insert.excluded[name] for name in changed}
     new |= reset_absence(reset_stale_results(new), new)
-    new["download_count"] = saturating_add(model_columns.download_count)
+    new["download_count"] = _increment(model_columns.download_count)
     return insert.on_conflict_do_update(index_elements=KEY_FIELDS, set_=new)
 
 
@@ -191,7 +190,7 @@ def reset_stale_results(new: Mapping[str, ColumnElement[Any]]) -> dict[str, Colu
         if name != "state"
     }
     reset["state"] = case(
-        (is_stale, literal(FileState.UNCHECKED, model_columns.state.type)),
+        (is_stale, _state_text(FileState.UNCHECKED)),
         else_=model_columns.state,
     )
     if "local_path" in new:
@@ -218,12 +217,12 @@ def reset_absence(
     # Not IN, whose values SQLAlchemy adds to the text at each execution.
     is_absent = or_(
         *(
-            model_columns.state == literal(state, model_columns.state.type)
+            model_columns.state == _state_text(state)
             for state in (FileState.MISSING, FileState.OFFLINE)
         )
     )
     values: dict[str, ColumnElement[Any]] = {
-        "state": literal(FileState.UNCHECKED, model_columns.state.type),
+        "state": _state_text(FileState.UNCHECKED),
         "state_detail": null(),
         "checked_at": null(),
         "missing_since": null(),
@@ -235,7 +234,20 @@ def reset_absence(
     }
 
 
-def saturating_add(column: ColumnElement[int], more: int = 1) -> ColumnElement[int]:
+def saturating_add(column: ColumnElement[int], more: int) -> ColumnElement[int]:
     """Return an expression that adds to a counter and stops at 2**63 - 1."""
     # In SQLite a sum beyond 2**63 is a floating-point number.
     return case((column <= validation.MAX_SIZE - more, column + more), else_=validation.MAX_SIZE)
+
+
+# The constants of an upsert are part of its text. As 13 more parameters they took 0.8 us of 6.3 us
+# for each row that `sqlite3` inserts.
+def _increment(column: ColumnElement[int]) -> ColumnElement[int]:
+    """Return the expression of `saturating_add` for 1, without parameters."""
+    maximum = literal_column(f"{validation.MAX_SIZE}", column.type)
+    return case((column < maximum, column + literal_column("1", column.type)), else_=maximum)
+
+
+def _state_text(state: FileState) -> ColumnElement[FileState]:
+    """Return a state as an expression without parameters."""
+    return literal_column(f"'{state.value}'", model_columns.state.type)
