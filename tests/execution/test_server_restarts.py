@@ -11,7 +11,7 @@ import postgres
 import psycopg
 import pytest
 from conftest import Database, a_model, postgresql_database
-from sqlalchemy import event
+from sqlalchemy import event, text
 from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
 
 from model_catalog import (
@@ -21,6 +21,7 @@ from model_catalog import (
     open_catalog,
     upgrade,
 )
+from model_catalog.connection.interruption.interruptible_run import InterruptibleRun
 from model_catalog.connection.postgresql.dropping import replace_pooled_connections
 
 
@@ -331,5 +332,24 @@ async def test_a_pool_is_replaced_while_another_task_connects(database):
 
     try:
         assert await catalog.list_models() == []
+    finally:
+        await engine.dispose()
+
+
+async def test_a_late_interruption_leaves_a_returned_connection_alone(database):
+    """Another call may be using the connection by then."""
+    engine = create_async_engine(database.target_url)
+    run = InterruptibleRun("the catalog")
+    try:
+        async with engine.connect() as connection:
+            used = connection.sync_connection.connection.driver_connection
+            run.set_connection(connection)
+            run.interrupt()
+
+        run.drop()
+
+        async with engine.connect() as connection:
+            assert connection.sync_connection.connection.driver_connection is used
+            assert await connection.scalar(text("SELECT 1")) == 1
     finally:
         await engine.dispose()

@@ -267,10 +267,11 @@ class InterruptibleRun:
         if self._dropped_at is None:
             self._dropped_at = now
             self._find_driver()
-            if self._connection is not None:
+            # A connection that was returned to its pool may be in use by another call.
+            if self._connection is not None and not self._is_returned:
                 replace_pooled_connections(self._connection.sync_engine)
-            if self._driver is not None:
-                drop_connection(self._driver)
+                if self._driver is not None:
+                    drop_connection(self._driver)
         if self._driver is None or now - self._dropped_at >= _CANCEL_AFTER_S:
             self._cancel_task()
 
