@@ -6,3 +6,10 @@ PYTHON ?= .venv/bin/python
 .PHONY: fuzz
 fuzz:
 	$(PYTHON) -m fuzz $(FUZZ_TARGETS) --seconds $(FUZZ_SECONDS) $(if $(FUZZ_SEED),--seed $(FUZZ_SEED))
+
+# Write to both databases for SOAK_SECONDS while faults strike, and check that nothing is lost.
+SOAK_SECONDS ?= 1800
+
+.PHONY: soak
+soak:
+	$(PYTHON) -m soak --seconds $(SOAK_SECONDS)

@@ -81,7 +81,7 @@ def test_no_function_is_longer_than_the_limit():
     assert {name: lines for name, lines in lengths.items() if lines > MAX_FUNCTION_LINES} == {}
 
 
-@pytest.mark.parametrize("folder", ["src", "tests", "benchmarks", "fuzz"])
+@pytest.mark.parametrize("folder", ["src", "tests", "benchmarks", "fuzz", "soak"])
 def test_no_name_of_the_old_vocabulary_is_left(folder):
     """Release 0.1.0 named mechanisms by metaphors; each has a standard term now."""
     found = [
