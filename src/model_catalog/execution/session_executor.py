@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any, TypeAlias, TypeVar
 from weakref import WeakKeyDictionary
 
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection, Engine, StaticPool
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_sessionmaker
 
 from model_catalog.concurrency.ownership import HostOwner, LoopOwner
@@ -36,6 +36,7 @@ from model_catalog.connection.timeouts import (
 from model_catalog.domain import validation
 from model_catalog.errors import CatalogBusyError, CatalogCorruptError
 from model_catalog.execution.executor import (
+    OTHER_CALL,
     OTHER_WRITER,
     Executor,
     Operation,
@@ -136,6 +137,8 @@ class SessionExecutor:
     def _make_batching_executor(
         self, engine: AsyncEngine, loop: asyncio.AbstractEventLoop
     ) -> BatchingExecutor | None:
+        if self._shares_connection:
+            return None
         if self.database.dialect == "postgresql":
             return PostgresExecutor(engine, self.timeout_s, self._owner)
         if not is_suitable_engine(engine):
@@ -160,7 +163,7 @@ class SessionExecutor:
                 return await executor.run(operation)
         backoff = Backoff(timeout_s)
         with self._owner.active_call():
-            if not operation.writes:
+            if not (operation.writes or self._shares_connection):
                 return await self._run_with_retries(operation, backoff)
             async with self._write_lock(backoff):
                 return await self._run_with_retries(operation, backoff)
@@ -350,9 +353,14 @@ class SessionExecutor:
 
     @asynccontextmanager
     async def _write_lock(self, backoff: Backoff) -> AsyncIterator[None]:
-        """Hold the write lock of SQLite's engine in this loop; PostgreSQL needs none."""
+        """
+        Hold the write lock of SQLite's engine in this loop; PostgreSQL needs none.
+
+        If all tasks share one connection, it is the lock of that connection, which reads hold too.
+        """
         self.forbid_nested_write()
-        if self.database.dialect != "sqlite":
+        shares_connection = self._shares_connection
+        if self.database.dialect != "sqlite" and not shares_connection:
             yield
             return
         lock = self._write_lock_of(asyncio.get_running_loop())
@@ -360,11 +368,21 @@ class SessionExecutor:
             async with asyncio.timeout(backoff.remaining_s):
                 await lock.acquire()
         except TimeoutError as error:
-            raise CatalogBusyError(self.database.name, OTHER_WRITER, self.timeout_s) from error
+            reason = OTHER_CALL if shares_connection else OTHER_WRITER
+            raise CatalogBusyError(self.database.name, reason, self.timeout_s) from error
         try:
             yield
         finally:
             lock.release()
+
+    @property
+    def _shares_connection(self) -> bool:
+        """
+        Whether all tasks share one connection, as in a database in memory.
+
+        The rollback that ends a read would then undo the writes of another task.
+        """
+        return isinstance(self._engine.pool, StaticPool)
 
     def _write_lock_of(self, loop: asyncio.AbstractEventLoop) -> asyncio.Lock:
         locks = _write_locks.setdefault(self._engine, WeakKeyDictionary())
