@@ -8,7 +8,7 @@ from contextvars import Context
 
 import pytest
 from conftest import a_model
-from sqlalchemy import text
+from sqlalchemy import event, text
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker, create_async_engine
 
 from model_catalog import CatalogBusyError, InvalidModelError, ModelCatalog
@@ -107,6 +107,63 @@ async def test_a_write_waits_for_an_open_transaction_of_the_catalog(host_catalog
     await outer
 
     assert await host_catalog.count_models() == 3
+
+
+@pytest.mark.parametrize("is_shared", [True, False], ids=["one catalog", "a catalog per request"])
+async def test_writers_that_wait_for_their_turn_hold_no_connection(sqlite_file, is_shared):
+    """
+    `transaction()` has the turn of the writers and needs a connection, which no other writer has.
+    """
+    engine = create_async_engine(
+        f"sqlite+aiosqlite:///{sqlite_file}", pool_size=1, max_overflow=0, pool_timeout=20
+    )
+    sessions = async_sessionmaker(engine)
+    shared = ModelCatalog(sessions, timeout_s=5)
+    await shared.register_model(a_model("known"))
+
+    async def request(number: int) -> None:
+        catalog = shared if is_shared else ModelCatalog(sessions, timeout_s=5)
+        await catalog.find_model("known", "hf")
+        await catalog.register_model(a_model(f"single {number}"))
+        async with catalog.transaction() as inner:
+            await inner.register_model(a_model(f"inner {number}"))
+        await catalog.register_models([a_model(f"bulk {number}")])
+
+    await asyncio.gather(*(request(number) for number in range(8)))
+
+    assert await shared.count_models() == 1 + 3 * 8
+    await engine.dispose()
+
+
+@pytest.mark.parametrize("reset", [None, "commit", "rollback"])
+async def test_a_connection_is_in_use_until_its_batch_has_ended(sqlite_file, reset):
+    """
+    Also if the host's pool neither rolls back nor commits a connection that returns to it.
+    """
+    engine = create_async_engine(f"sqlite+aiosqlite:///{sqlite_file}", pool_reset_on_return=reset)
+    loop = asyncio.get_running_loop()
+    in_use = []
+
+    async def run_other_tasks() -> None:
+        for _ in range(20):
+            await asyncio.sleep(0)
+
+    def in_thread() -> None:
+        asyncio.run_coroutine_threadsafe(run_other_tasks(), loop).result()
+        in_use.append(engine.pool.checkedout())
+
+    @event.listens_for(engine.sync_engine, "connect")
+    def connect(connection, _record):
+        connection.create_function("in_thread", 0, in_thread)
+
+    with closing(sqlite3.connect(sqlite_file)) as raw:
+        raw.execute("CREATE TRIGGER t BEFORE INSERT ON models BEGIN SELECT in_thread(); END")
+    catalog = ModelCatalog(async_sessionmaker(engine))
+    for number in range(3):
+        await catalog.register_model(a_model(f"m{number}"))
+    await engine.dispose()
+
+    assert in_use == [1, 1, 1]
 
 
 async def test_a_cancelled_write_that_has_not_started_has_no_effect(engine, host_catalog):

@@ -13,6 +13,7 @@ from typing import Any, Final, TypeVar
 import aiosqlite
 from sqlalchemy import AsyncAdaptedQueuePool, Engine
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.pool import reset_commit, reset_rollback
 
 from model_catalog.concurrency.ownership import HostOwner, LoopOwner
 from model_catalog.concurrency.retry import backoff_pauses_s
@@ -104,8 +105,9 @@ class _PoolWorker:
     """
     Runs batches in the thread of a connection that it takes from the pool for each; a `Worker`.
 
-    A batch that writes takes its connection first, and then its turn among the engine's writers.
-    So a writer whose turn it is never waits for the pool.
+    A batch that writes waits for its turn among the engine's writers, and then for a connection.
+    `transaction()` does the same. Otherwise the writer whose turn it is might wait for a
+    connection that another one keeps while it waits for its turn.
     """
 
     def __init__(
@@ -150,14 +152,14 @@ class _PoolWorker:
             request.error = request.error or error
 
     async def _run_on_connection(self, run: Callable[[Requests], None], requests: Requests) -> None:
-        self._runner.waiting_for = NO_CONNECTION
-        connection = await self._connect(requests)
-        try:
-            driver = driver_connection(connection)
-            if not _is_suitable(driver):
-                raise _UnsuitableConnectionError
-            self._runner.waiting_for = OTHER_WRITER
-            async with self._turn:
+        self._runner.waiting_for = OTHER_WRITER
+        async with self._turn:
+            self._runner.waiting_for = NO_CONNECTION
+            connection = await self._connect(requests)
+            try:
+                driver = driver_connection(connection)
+                if not _is_suitable(driver):
+                    raise _UnsuitableConnectionError
                 self._runner.waiting_for = None
                 with thread_working():
                     done = _start_in_thread(
@@ -167,9 +169,9 @@ class _PoolWorker:
                     # returns to the pool is queued behind the batch, so both are one wait.
                     await connection.close()
                     await done
-        finally:
-            if not connection.closed:
-                await connection.close()
+            finally:
+                if not connection.closed:
+                    await connection.close()
 
     async def _connect(self, requests: Requests) -> AsyncConnection:
         pauses_s = None
@@ -194,15 +196,21 @@ def is_suitable_engine(engine: AsyncEngine) -> bool:
     """
     Return whether a PooledExecutor can use an engine of SQLite.
 
-    Each call must have a connection of its own, from a pool that keeps it. A database in memory has
-    one connection for all. Options of the engine may translate schemas or set an isolation level.
+    Each call must have a connection of its own, from a pool that keeps it, and that rolls back or
+    commits when it takes it back. A database in memory has one connection for all. Options of the
+    engine may translate schemas or set an isolation level.
     """
     sync_engine = engine.sync_engine
+    pool, dialect = sync_engine.pool, sync_engine.dialect
     return (
         type(sync_engine) is Engine
-        and type(sync_engine.pool) is AsyncAdaptedQueuePool
-        and sync_engine.dialect.driver == "aiosqlite"
+        and type(pool) is AsyncAdaptedQueuePool
+        and dialect.driver == "aiosqlite"
         and not sync_engine.get_execution_options()
+        # Otherwise nothing would wait for the batch before the pool lends the connection again.
+        # SQLAlchemy has no public name for the setting.
+        and pool._reset_on_return in (reset_rollback, reset_commit)  # noqa: SLF001
+        and not dialect.skip_autocommit_rollback
     )
 
 
