@@ -165,6 +165,15 @@ def test_upkeep_is_called_through_run(on_sqlite, tmp_path):
     assert counters.check_count == 1
 
 
+@pytest.fixture
+def interruptible():
+    """Ctrl-C raises KeyboardInterrupt, also if the tests run in the background of a shell."""
+    former = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, former)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_interrupt_cancels_the_call_and_waits_for_its_end(on_sqlite):
     """Then KeyboardInterrupt is raised, and the catalog can be used further."""
     ended = threading.Event()
@@ -183,6 +192,7 @@ def test_interrupt_cancels_the_call_and_waits_for_its_end(on_sqlite):
     assert on_sqlite.count_models() == 0
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_interrupted_write_is_whole(on_sqlite):
     """A write that has begun is committed before KeyboardInterrupt is raised."""
 

@@ -10,12 +10,15 @@ import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, suppress
 from contextvars import Context
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Final, Generic, Self, TypeVar
 
 from model_catalog.errors import CatalogClosedError, CatalogError, WrongLoopError
 
 R = TypeVar("R")
 T = TypeVar("T")
+
+# The seconds after which Ctrl-C is noticed at the latest.
+_SIGNAL_CHECK_S: Final = 0.5
 
 
 class LoopThread:
@@ -77,6 +80,7 @@ class LoopThread:
         call = _Call(self._loop, coroutine, self._context())
         try:
             self._submit(call)
+            call.wait()
             return call.outcome.result()
         except asyncio.CancelledError:
             if self._is_closed:
@@ -85,7 +89,7 @@ class LoopThread:
         finally:
             if not call.outcome.done() and not self._is_closed:
                 self._loop.call_soon_threadsafe(call.cancel)
-                concurrent.futures.wait([call.outcome])
+                call.wait()
 
     def _submit(self, call: _Call[Any]) -> None:
         if not self._is_in_owner_process:
@@ -190,6 +194,13 @@ class _Call(Generic[T]):
         self._context = context
         self._task: asyncio.Task[None] | None = None
         self.outcome: concurrent.futures.Future[T] = concurrent.futures.Future()
+
+    def wait(self) -> None:
+        """Wait in the caller's thread until the outcome is known, or a signal handler raises."""
+        # A signal that arrives just before the system call that waits does not wake it. Python then
+        # calls the signal handler after the next of these waits.
+        while not self.outcome.done():
+            concurrent.futures.wait([self.outcome], timeout=_SIGNAL_CHECK_S)
 
     def start(self) -> None:
         self._task = self._loop.create_task(self._run(), context=self._context)
