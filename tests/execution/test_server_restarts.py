@@ -22,7 +22,10 @@ from model_catalog import (
     upgrade,
 )
 from model_catalog.connection.interruption.interruptible_run import InterruptibleRun
-from model_catalog.connection.postgresql.dropping import replace_pooled_connections
+from model_catalog.connection.postgresql.dropping import (
+    drop_connection,
+    replace_pooled_connections,
+)
 
 
 @pytest.fixture(scope="module")
@@ -351,5 +354,21 @@ async def test_a_late_interruption_leaves_a_returned_connection_alone(database):
         async with engine.connect() as connection:
             assert connection.sync_connection.connection.driver_connection is used
             assert await connection.scalar(text("SELECT 1")) == 1
+    finally:
+        await engine.dispose()
+
+
+async def test_a_connection_is_dropped_twice(database):
+    """The second time, its socket is not connected any more."""
+    engine = create_async_engine(database.target_url)
+    try:
+        async with engine.connect() as connection:
+            driver = connection.sync_connection.connection.driver_connection
+            process_id = await connection.scalar(text("SELECT pg_backend_pid()"))
+            drop_connection(driver)
+            while database.run(f"SELECT 1 FROM pg_stat_activity WHERE pid = {process_id}"):
+                await asyncio.sleep(0.01)
+            drop_connection(driver)
+            await connection.invalidate()
     finally:
         await engine.dispose()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import time
+from contextlib import suppress
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
@@ -32,8 +33,8 @@ def drop_connection(driver: Any) -> None:
     elif not driver.closed:
         # psycopg. Its close() also closes the file descriptor. The event loop may be watching it
         # for another task, and the next connection would get the same number. shutdown() wakes
-        # that task, which then sees the end of the stream.
-        with socket.socket(fileno=os.dup(driver.fileno())) as copy:
+        # that task, which then sees the end of the stream. The server may have closed it before.
+        with socket.socket(fileno=os.dup(driver.fileno())) as copy, suppress(OSError):
             copy.shutdown(socket.SHUT_RDWR)
 
 

@@ -59,7 +59,20 @@ class UseRecorder:
         self._executor.forbid_nested_write()
         use = (key, validation.count("count", count))
         loop = running_loop()
-        deadline = loop.time() + self._executor.timeout_s
+        start = loop.time()
+        try:
+            is_known = await self._submit(use, loop, start + self._executor.timeout_s)
+        except CatalogBusyError as error:
+            # The call may have waited in two batches.
+            raise CatalogBusyError(error.target, error.reason, loop.time() - start) from error
+        if not is_known:
+            raise key.not_found()
+
+    async def _submit(
+        self, use: tuple[LookupKey, int], loop: asyncio.AbstractEventLoop, deadline: float
+    ) -> bool | None:
+        """Add a use to a batch, and return whether its model exists."""
+        key, _ = use
         waiting = self._waiting.setdefault(loop, WeakValueDictionary())
         is_known = None
         coalescer = waiting.get(key)
@@ -73,8 +86,7 @@ class UseRecorder:
             coalescer = coalescer or waiting.get(key) or self._new_coalescer(skips_locked=False)
             waiting[key] = coalescer
             is_known = await coalescer.submit(use, deadline - loop.time())
-        if not is_known:
-            raise key.not_found()
+        return is_known
 
     def _new_coalescer(self, *, skips_locked: bool) -> _UseCoalescer:
         return Coalescer(
