@@ -236,7 +236,8 @@ PLACES = {
     "register": {field: registering(field) for field in (*KEY, *UNCLAIMED)},
     "update": {field: updating(field) for field in UNCLAIMED},
     "filter": {
-        **{name: listing(name) for name in _CONDITIONS},
+        # The ids of the databases differ.
+        **{name: listing(name) for name in _CONDITIONS if name != "ids"},
         **{name: listing(name) for name in ("sort", "descending", "limit", "after")},
     },
     "key": {

@@ -134,7 +134,7 @@ def _ref_of(model: Any) -> ModelRef:
         return ModelRef.parse(model)
     kind = type(model).__name__
     try:
-        ref: ModelRef = model.ref
+        ref: object = model.ref
     except CatalogError:
         raise
     except AttributeError as error:
@@ -144,6 +144,9 @@ def _ref_of(model: Any) -> ModelRef:
         # and its repr would raise them again.
         problem = f"cannot be read from this {kind}: refresh it, or {_FORMS}"
         raise InvalidModelError("reference", None, problem) from error
+    if not isinstance(ref, ModelRef):
+        # For example the class Model in place of a model.
+        raise InvalidModelError("reference", model, f"is a {kind}: {_FORMS}")
     return ref
 
 
