@@ -6,7 +6,12 @@ from collections.abc import AsyncIterator
 import pytest
 from conftest import a_model
 from sqlalchemy import StaticPool
-from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker, create_async_engine
+from sqlalchemy.ext.asyncio import (
+    AsyncConnection,
+    AsyncEngine,
+    async_sessionmaker,
+    create_async_engine,
+)
 
 from model_catalog import (
     CatalogBusyError,
@@ -27,8 +32,8 @@ async def in_memory(request) -> AsyncIterator[AsyncEngine]:
     await engine.dispose()
 
 
-async def assert_tasks_take_turns(engine: AsyncEngine) -> None:
-    catalogs = [ModelCatalog(async_sessionmaker(engine)) for _ in range(2)]
+async def assert_tasks_take_turns(bind: AsyncEngine | AsyncConnection) -> None:
+    catalogs = [ModelCatalog(async_sessionmaker(bind)) for _ in range(2)]
 
     async def request(number: int) -> None:
         catalog = catalogs[number % 2]
@@ -83,3 +88,21 @@ async def test_a_call_waits_for_the_transaction_of_another_task(in_memory):
     await writing
 
     assert await impatient.find_model("m", "hf") is not None
+
+
+@pytest.mark.parametrize("is_begun", [False, True], ids=["no transaction", "open transaction"])
+async def test_tasks_take_turns_on_a_connection_of_the_host(database, is_begun):
+    """
+    A factory is bound to it. A call does not take the transaction of another for the host's.
+    """
+    engine = create_async_engine(database.target_url)
+    if database.backend == "sqlite":
+        prepare_engine(engine)
+    async with engine.connect() as connection:
+        outer = await connection.begin() if is_begun else None
+        await assert_tasks_take_turns(connection)
+        if outer is not None:
+            await outer.commit()
+    await engine.dispose()
+
+    assert database.run("SELECT count(*) FROM models") == [(20,)]

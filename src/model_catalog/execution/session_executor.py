@@ -7,9 +7,8 @@ from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, TypeAlias, TypeVar
-from weakref import WeakKeyDictionary
 
-from sqlalchemy import Connection, Engine, StaticPool
+from sqlalchemy import Connection, StaticPool
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_sessionmaker
 
 from model_catalog.concurrency.ownership import HostOwner, LoopOwner
@@ -34,7 +33,7 @@ from model_catalog.connection.timeouts import (
     set_timeouts,
 )
 from model_catalog.domain import validation
-from model_catalog.errors import CatalogBusyError, CatalogCorruptError
+from model_catalog.errors import CatalogCorruptError
 from model_catalog.execution.executor import (
     OTHER_CALL,
     OTHER_WRITER,
@@ -56,16 +55,11 @@ from model_catalog.execution.sqlite_threads.pooled_executor import (
     is_suitable_engine,
 )
 from model_catalog.execution.transaction import TransactionExecutor
+from model_catalog.execution.turns import connection_turn, hold, write_lock
 
 T = TypeVar("T")
 
 BatchingExecutor: TypeAlias = PooledExecutor | PostgresExecutor
-
-# SQLite has one writer. A queue in the process is fair, and a wait in it can be cancelled. SQLite's
-# own busy handler blocks a thread, and serves waiting writers at random.
-# A lock belongs to one event loop, and an engine may be used in one loop after another.
-_WriteLocks: TypeAlias = WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock]
-_write_locks: WeakKeyDictionary[Engine, _WriteLocks] = WeakKeyDictionary()
 
 
 class SessionExecutor:
@@ -127,16 +121,14 @@ class SessionExecutor:
         loop = asyncio.get_running_loop()
         executor = self._batching.get(loop)
         if executor is None:
-            executor = self._make_batching_executor(engine, loop)
+            executor = self._make_batching_executor(engine)
             if executor is not None:
                 for closed in [each for each in self._batching if each.is_closed()]:
                     del self._batching[closed]
                 self._batching[loop] = executor
         return executor
 
-    def _make_batching_executor(
-        self, engine: AsyncEngine, loop: asyncio.AbstractEventLoop
-    ) -> BatchingExecutor | None:
+    def _make_batching_executor(self, engine: AsyncEngine) -> BatchingExecutor | None:
         if self._shares_connection:
             return None
         if self.database.dialect == "postgresql":
@@ -148,25 +140,27 @@ class SessionExecutor:
             self.database.name,
             self.timeout_s,
             self._owner,
-            write_lock=self._write_lock_of(loop),
+            write_lock=write_lock(self._engine),
             run_in_session=self._run_in_session,
         )
 
     async def _run_in_session(self, operation: Operation[Any, T]) -> T:
         """Run an operation on a session, and in a transaction, of its own."""
         timeout_s = self.timeout_s if operation.timeout_s is None else operation.timeout_s
+        self._owner.check_usable()
         session = self._sessions()
-        host_connection = find_bind(session, writes=operation.writes).joined
-        if host_connection is not None:
-            self._owner.check_usable()
-            async with joined_transaction(session, host_connection, timeout_s) as executor:
-                return await executor.run(operation)
-        backoff = Backoff(timeout_s)
-        with self._owner.active_call():
-            if not (operation.writes or self._shares_connection):
-                return await self._run_with_retries(operation, backoff)
-            async with self._write_lock(backoff):
-                return await self._run_with_retries(operation, backoff)
+        bind = find_bind(session, writes=operation.writes)
+        async with connection_turn(bind.connection, self.database.name, timeout_s):
+            host_connection = bind.joined
+            if host_connection is not None:
+                async with joined_transaction(session, host_connection, timeout_s) as executor:
+                    return await executor.run(operation)
+            backoff = Backoff(timeout_s)
+            with self._owner.active_call():
+                if not (operation.writes or self._shares_connection):
+                    return await self._run_with_retries(operation, backoff)
+                async with self._write_turn(backoff):
+                    return await self._run_with_retries(operation, backoff)
 
     async def _run_with_retries(self, operation: Operation[Any, T], backoff: Backoff) -> T:
         try:
@@ -298,13 +292,20 @@ class SessionExecutor:
         """Open a transaction that can write; on SQLite it holds the write lock until its end."""
         self._owner.check_usable()
         session = self._sessions()
-        host_connection = find_bind(session, writes=True).joined
-        if host_connection is not None:
-            async with joined_transaction(session, host_connection, self.timeout_s) as joined:
-                yield joined
-            return
+        bind = find_bind(session, writes=True)
+        async with connection_turn(bind.connection, self.database.name, self.timeout_s):
+            host_connection = bind.joined
+            async with (
+                self._own_transaction()
+                if host_connection is None
+                else joined_transaction(session, host_connection, self.timeout_s)
+            ) as executor:
+                yield executor
+
+    @asynccontextmanager
+    async def _own_transaction(self) -> AsyncIterator[Executor]:
         backoff = Backoff(self.timeout_s)
-        async with self._write_lock(backoff):
+        async with self._write_turn(backoff):
             session = self._sessions()
             backend = SessionTransaction(session, self.timeout_s)
             with self._owner.active_call(), driver_working(self.database.dialect):
@@ -352,7 +353,7 @@ class SessionExecutor:
             await executor.end_early(backend.close)
 
     @asynccontextmanager
-    async def _write_lock(self, backoff: Backoff) -> AsyncIterator[None]:
+    async def _write_turn(self, backoff: Backoff) -> AsyncIterator[None]:
         """
         Hold the write lock of SQLite's engine in this loop; PostgreSQL needs none.
 
@@ -363,17 +364,10 @@ class SessionExecutor:
         if self.database.dialect != "sqlite" and not shares_connection:
             yield
             return
-        lock = self._write_lock_of(asyncio.get_running_loop())
-        try:
-            async with asyncio.timeout(backoff.remaining_s):
-                await lock.acquire()
-        except TimeoutError as error:
-            reason = OTHER_CALL if shares_connection else OTHER_WRITER
-            raise CatalogBusyError(self.database.name, reason, self.timeout_s) from error
-        try:
+        reason = OTHER_CALL if shares_connection else OTHER_WRITER
+        lock = write_lock(self._engine)
+        async with hold(lock, self.database.name, reason, backoff.remaining_s):
             yield
-        finally:
-            lock.release()
 
     @property
     def _shares_connection(self) -> bool:
@@ -383,10 +377,6 @@ class SessionExecutor:
         The rollback that ends a read would then undo the writes of another task.
         """
         return isinstance(self._engine.pool, StaticPool)
-
-    def _write_lock_of(self, loop: asyncio.AbstractEventLoop) -> asyncio.Lock:
-        locks = _write_locks.setdefault(self._engine, WeakKeyDictionary())
-        return locks.setdefault(loop, asyncio.Lock())
 
 
 def _read_bytes(operation: Operation[Any, T], connection: Connection, value: object) -> T:

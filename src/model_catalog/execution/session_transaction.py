@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
-from weakref import WeakKeyDictionary
 
 from sqlalchemy import Connection, event
 from sqlalchemy.exc import DBAPIError
@@ -31,12 +29,9 @@ from model_catalog.connection.timeouts import (
     use_commit_timeout,
 )
 from model_catalog.domain import validation
-from model_catalog.errors import CatalogBusyError
 from model_catalog.execution.executor import (
-    OTHER_CALL,
     Executor,
     Operation,
-    forbid_nested_write,
     transaction_context,
 )
 from model_catalog.execution.session_binds import find_bind, find_first_bind
@@ -45,9 +40,6 @@ from model_catalog.mapping.loaded_models import refresh, show_result
 
 I = TypeVar("I")  # noqa: E741 - an item
 T = TypeVar("T")
-
-# A host's connection serves one call at a time, because savepoints end in a fixed order.
-_connection_locks: WeakKeyDictionary[Connection, asyncio.Lock] = WeakKeyDictionary()
 
 
 class SessionTransaction:
@@ -170,28 +162,18 @@ async def joined_transaction(
     Open a savepoint in the transaction that a host has begun on its own connection.
 
     The session joins that transaction as its `join_transaction_mode` says, and the host rolls back
-    or commits what the calls have written. A failed call rolls back to the savepoint. Only one call
-    or block uses the connection at a time; another waits for at most `timeout_s` seconds.
+    or commits what the calls have written. A failed call rolls back to the savepoint. The caller
+    has the `connection_turn`.
     """
-    forbid_nested_write(connection)
     backend = SessionTransaction(session, timeout_s)
-    lock = _connection_locks.setdefault(connection, asyncio.Lock())
+    executor = TransactionExecutor(backend, LoopOwner(backend.database.name))
     try:
-        async with asyncio.timeout(timeout_s):
-            await lock.acquire()
-    except TimeoutError as error:
-        raise CatalogBusyError(backend.database.name, OTHER_CALL, timeout_s) from error
-    try:
-        executor = TransactionExecutor(backend, LoopOwner(backend.database.name))
-        try:
-            with transaction_context(connection), transaction_context(connection.engine):
-                async with executor.transaction():
-                    yield executor
-            await executor.commit(backend.release)
-        finally:
-            await executor.end(backend.close)
+        with transaction_context(connection.engine):
+            async with executor.transaction():
+                yield executor
+        await executor.commit(backend.release)
     finally:
-        lock.release()
+        await executor.end(backend.close)
 
 
 def tell_of_commit(run: InterruptibleRun, session: AsyncSession, result: object = None) -> None:
