@@ -27,6 +27,7 @@ _LONGEST_CHECK_S: Final = 0.05
 _FIRST_SLEEP_S: Final = 0.0001
 _LONGEST_SLEEP_S: Final = 0.0004
 _BUSY_SHARE: Final = 0.5
+_LATE: Final = 1.5
 
 
 class LoopThrottle:
@@ -37,12 +38,14 @@ class LoopThrottle:
     time it polls for events, but takes it back before a thread on a sleeping core has woken up. A
     thread then needs seconds for microseconds of work, and again after each system call.
 
-    While threads work, the loop's load is checked. A thread has starved if none has finished for
-    5 ms, and the loop has computed for more than half of that time. Then the loop sleeps for
-    0.1 ms, and for up to 0.4 ms if no thread has finished by the next check. For 0.1 s after that
-    the load is checked every millisecond, so that the next thread need not starve as well. A loop
-    that is idle, or that waits, or whose threads finish in time, never sleeps. It is checked less
-    and less often, down to every 50 ms.
+    While threads work, the loop's load is checked every 5 ms. A thread has starved if none has
+    finished between two checks in a row, and the loop has computed for more than half of the time
+    before each. A check that comes late does not count: the loop was in one long callback, such as
+    compiling a statement, and in that Python itself hands the GIL over every 5 ms. If a thread has
+    starved the loop sleeps for 0.1 ms, and for up to 0.4 ms if no thread has finished by the next
+    check. For 0.1 s after that the load is checked every millisecond, so that the next thread need
+    not starve as well. A loop that is idle, or that waits, or whose threads finish in time, never
+    sleeps. It is checked less and less often, down to every 50 ms.
     """
 
     def __init__(self) -> None:
@@ -53,6 +56,8 @@ class LoopThrottle:
         self._checked_s = self._computed_s = 0.0
         self._progress_s = 0.0
         """When a thread finished last, or the first of those that work now was started."""
+        self._suspected_s = 0.0
+        """When a check last found that a thread may have starved; 0.0 if the last one did not."""
         self._helps_until_s = 0.0
 
     def thread_started(self) -> None:
@@ -84,9 +89,16 @@ class LoopThrottle:
             return
         now_s = time.monotonic()
         computed_s = time.thread_time() - self._computed_s
-        is_busy = computed_s > _BUSY_SHARE * (now_s - self._checked_s)
-        if is_busy and now_s - self._progress_s >= _STARVED_AFTER_S:
+        passed_s = now_s - self._checked_s
+        is_busy = computed_s > _BUSY_SHARE * passed_s
+        may_starve = (
+            is_busy
+            and passed_s < _LATE * self._check_after_s
+            and now_s - self._progress_s >= _STARVED_AFTER_S
+        )
+        if may_starve and self._progress_s < self._suspected_s:
             self._helps_until_s = now_s + _HELP_S
+        self._suspected_s = now_s if may_starve else 0.0
         if is_busy and now_s < self._helps_until_s:
             # Of all that the loop does, only this releases the GIL for long enough.
             time.sleep(self._sleep_s)
