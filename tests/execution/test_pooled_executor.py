@@ -233,7 +233,7 @@ def test_a_loop_that_ends_during_a_call_leaves_a_usable_database(sqlite_file):
         await engine.dispose()
         return {model.reference for model in page}
 
-    # Of the calls that the loop's end cancelled, each is kept or not, as its batch had begun or not.
+    # Each call that the loop's end cancelled is kept or not, as its batch had begun or not.
     kept = asyncio.run(check())
     assert {"known", "after"} <= kept
     assert kept <= {"known", "after", *(f"m{number}" for number in range(30))}
