@@ -71,6 +71,7 @@ PUBLIC_READS = {
     "get_model": lambda catalog: catalog.get_model("m", "hf"),
     "get_model_by_id": lambda catalog: catalog.get_model_by_id(1),
     "get_total_size": lambda catalog: catalog.get_total_size(),
+    "get_disk_usage": lambda catalog: catalog.get_disk_usage(),
     "iter_models": iterate,
     "iter_rows": iterate_rows,
     "list_aliases": lambda catalog: catalog.list_aliases(),

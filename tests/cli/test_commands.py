@@ -150,7 +150,7 @@ def test_ls_prints_a_table_and_a_total(filled):
         ("local", "org/other:Q4", "v1", "2.5", "MB"),
         ("local", "org/other:Q4", "v2", "2.5", "MB"),
     }
-    assert err == "3 models, 5.0 MB\n"
+    assert err == "3 models, 5.0 MB, 2.5 MB on the disk\n"
 
 
 def test_ls_shows_paths_with_an_option(filled, tmp_path):
@@ -219,14 +219,16 @@ def test_du_prints_sizes_by_provider(filled):
     filled("add", "tiny.bin", "--provider", "aaa", "--reference", "tiny")
 
     assert [line.split() for line in filled("du")[1].splitlines()] == [
-        ["PROVIDER", "MODELS", "SIZE"],
-        ["local", "3", "5.0", "MB"],
-        ["aaa", "1", "1.0", "kB"],
-        ["total", "4", "5.0", "MB"],
+        ["PROVIDER", "MODELS", "SIZE", "ON", "DISK"],
+        ["local", "3", "5.0", "MB", "2.5", "MB"],
+        ["aaa", "1", "1.0", "kB", "4.1", "kB"],
+        ["total", "4", "5.0", "MB", "2.5", "MB"],
     ]
-    assert filled("du", "--format", "quiet")[1] == "5002000\n"
-    assert filled("du", "--format", "tsv")[1].splitlines()[1] == "local\t3\t5001000"
-    assert json.loads(filled("du", "--format", "json")[1])["size_bytes"] == 5_002_000
+    on_disk = sum(Path(name).stat().st_blocks * 512 for name in ("tiny.bin", "other.bin"))
+    assert filled("du", "--format", "quiet")[1] == f"{on_disk}\n"
+    assert filled("du", "--format", "tsv")[1].splitlines()[1] == f"local\t3\t5001000\t{on_disk}"
+    total = json.loads(filled("du", "--format", "json")[1])
+    assert (total["size_bytes"], total["disk_bytes"]) == (5_002_000, on_disk)
 
 
 @pytest.mark.parametrize(
@@ -620,11 +622,11 @@ def test_stats_counts_by_provider_format_and_architecture(filled):
     An unknown value is counted as `?`.
     """
     lines = [line.split() for line in filled("stats")[1].splitlines()]
-    assert ["provider", "local", "3", "5.0", "MB"] in lines
-    assert ["architecture", "?", "3", "5.0", "MB"] in lines
-    assert {"kind": "format", "name": None, "models": 3, "size_bytes": 5_001_000} in json.loads(
-        filled("stats", "--format", "json")[1]
-    )
+    assert ["provider", "local", "3", "5.0", "MB", "2.5", "MB"] in lines
+    assert ["architecture", "?", "3", "5.0", "MB", "2.5", "MB"] in lines
+    rows = json.loads(filled("stats", "--format", "json")[1])
+    (row,) = [row for row in rows if row["kind"] == "format"]
+    assert (row["name"], row["models"], row["size_bytes"]) == (None, 3, 5_001_000)
 
 
 def test_an_export_can_be_imported_into_another_catalog(filled, tmp_path):

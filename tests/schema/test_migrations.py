@@ -496,6 +496,7 @@ async def test_an_upgrade_from_any_revision_keeps_all_values(empty):
         "0012": {"inventoried_at": 1_729_000_014, "incomplete_reason": "missing: n"},
         "0013": {"signed_by": f"sha256:{3:064x}", "signature_verdict": "valid"},
         "0014": {"store": "ollama", "store_root": "/usr/share/ollama/.ollama/models"},
+        "0017": {"headers_read_at": 1_729_000_015},
     }
     children = {
         "0005": "INSERT INTO model_tags (model_id, folded, tag)"
@@ -504,6 +505,7 @@ async def test_an_upgrade_from_any_revision_keeps_all_values(empty):
         " SELECT provider, reference, 'main', id FROM models",
         "0012": "INSERT INTO model_files (model_id, path, role, size_bytes, digest)"
         f" SELECT id, 'm.gguf', 'weights', 7, 'sha256:{4:064x}' FROM models",
+        "0017": "UPDATE model_files SET file_id = '2049:7', disk_bytes = 4096",
     }
     for stop in NUMBERS[1:]:
         await upgrade(empty.target, stop)
@@ -526,6 +528,7 @@ async def test_an_upgrade_from_any_revision_keeps_all_values(empty):
     assert len(searched) == len([stop for stop in NUMBERS[1:] if stop < "0009"])
     assert aliased.pin_reason == "mine"
     assert files == [FileRecord("m.gguf", 7, digest=f"sha256:{4:064x}")]
+    assert [(file.file_id, file.disk_bytes) for file in files] == [("2049:7", 4096)]
     for reference, model in found.items():
         for revision, more in values.items():
             for name, value in more.items():

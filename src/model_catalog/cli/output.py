@@ -103,6 +103,12 @@ def human_size(size_bytes: int | None) -> str:
     return f"{value:.1f} {unit}" if value < 99.95 else f"{value:.0f} {unit}"  # noqa: PLR2004
 
 
+def human_disk_usage(disk_bytes: int, size_bytes: int) -> str:
+    """Return the sum of the sizes, and the bytes on the disk if they read differently."""
+    on_disk, sizes = human_size(disk_bytes), human_size(size_bytes)
+    return sizes if on_disk == sizes else f"{sizes}, {on_disk} on the disk"
+
+
 def text_bar(fraction: float) -> str:
     """Draw a fraction as a bar. A fraction above 0 has at least one character."""
     return "█" * max(round(fraction * _BAR_WIDTH), fraction > 0)

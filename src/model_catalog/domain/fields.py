@@ -128,6 +128,9 @@ class ModelRow(NamedTuple):
     inventoried_at: Annotated[
         datetime | None, Field(Group.INSPECTION, validation.timestamp, is_shown=False)
     ]
+    headers_read_at: Annotated[
+        datetime | None, Field(Group.INSPECTION, validation.timestamp, is_shown=False)
+    ]
     incomplete_reason: Annotated[str | None, Field(Group.INSPECTION, validation.detail)]
     signed_by: Annotated[str | None, Field(Group.SIGNATURE, validation.digest)]
     signature_verdict: Annotated[str | None, Field(Group.SIGNATURE, validation.verdict)]

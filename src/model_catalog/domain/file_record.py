@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 from typing import Final
@@ -61,6 +61,10 @@ class FileRecord:
     `digest` is the expected digest. `found_digest` is the digest of other bytes that were read
     instead. `fingerprint` identifies the file that had that digest. `hashed_at` is the time at
     which its bytes were last read, in UTC.
+
+    `file_id` is `st_dev:st_ino` of the file: it is equal for two names of one file. `disk_bytes`
+    are the bytes that it takes on the disk. Both are facts of this machine at the time of the
+    listing. They are not compared, and an export leaves them out.
     """
 
     path: str
@@ -70,6 +74,8 @@ class FileRecord:
     found_digest: str | None = None
     fingerprint: str | None = None
     hashed_at: datetime | None = None
+    file_id: str | None = field(default=None, compare=False)
+    disk_bytes: int | None = field(default=None, compare=False)
 
     @property
     def is_damaged(self) -> bool:

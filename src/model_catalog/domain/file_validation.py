@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Final
 
@@ -14,6 +15,7 @@ from model_catalog.files.fingerprint import Fingerprint
 MAX_FILES: Final = 10_000
 """Maximum number of files of one model."""
 
+_FILE_ID: Final = re.compile(r"[0-9]{1,20}:[0-9]{1,20}")
 
 MAX_FILE_PATH_BYTES: Final = 2600
 """
@@ -95,6 +97,8 @@ def _file(field: str, value: object) -> FileRecord:
         validation.digest(f"{field}.found_digest", value.found_digest),
         _fingerprint(f"{field}.fingerprint", value.fingerprint),
         validation.timestamp(f"{field}.hashed_at", value.hashed_at),
+        _file_id(f"{field}.file_id", value.file_id),
+        validation.non_negative_int(f"{field}.disk_bytes", value.disk_bytes),
     )
 
 
@@ -105,6 +109,15 @@ def _path_inside_model(field: str, value: object) -> str:
         raise InvalidModelError(
             field, value, "is not a path inside the model: give a relative one, as in folder/name"
         )
+    return text
+
+
+def _file_id(field: str, value: object) -> str | None:
+    if value is None:
+        return None
+    text = validation.lookup_text(field, value)
+    if _FILE_ID.fullmatch(text) is None:
+        raise InvalidModelError(field, value, "is invalid: give st_dev:st_ino, as in 2049:1311")
     return text
 
 

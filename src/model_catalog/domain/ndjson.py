@@ -68,7 +68,8 @@ def _to_json(value: Any) -> Any:
         case datetime():
             return iso_time(value)
         case FileRecord():
-            return _to_json(asdict(value))
+            # They identify a file on this machine only.
+            return _to_json({**asdict(value), "file_id": None, "disk_bytes": None})
         case bytes():
             # Another program wrote a text to SQLite that is not UTF-8.
             return value.decode("utf-8", "replace")

@@ -21,6 +21,7 @@ from model_catalog.files.model_config import read_index
 from model_catalog.files.safe_open import (
     ProtectedFiles,
     StrPath,
+    disk_bytes,
     errno_name,
     file_identity,
     non_regular_kind,
@@ -39,6 +40,7 @@ class ModelFile:
     A file of a model: its path inside the model, with `/`, and its size. Links are followed.
 
     `identity` is the (st_dev, st_ino) of its bytes: it is equal for two names of one file.
+    `disk_bytes` are the bytes that it takes on the disk.
     """
 
     path: str
@@ -46,6 +48,7 @@ class ModelFile:
     role: Role
     identity: tuple[int, int] | None = field(default=None, compare=False, repr=False)
     fingerprint: Fingerprint | None = field(default=None, compare=False, repr=False)
+    disk_bytes: int | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -238,7 +241,12 @@ class _FolderWalk:
 
 def _model_file(name: str, status: os.stat_result, role: Role) -> ModelFile:
     return ModelFile(
-        name, status.st_size, role, file_identity(status), Fingerprint.from_stat(status)
+        name,
+        status.st_size,
+        role,
+        file_identity(status),
+        Fingerprint.from_stat(status),
+        disk_bytes(status),
     )
 
 

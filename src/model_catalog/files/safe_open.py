@@ -80,6 +80,23 @@ def file_identity(status: os.stat_result) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
+def disk_bytes(status: os.stat_result) -> int:
+    """
+    Return the bytes that a file takes on the disk, as `du` counts them.
+
+    A sparse or compressed file takes less than its size. On a system without block counts the
+    result is the size.
+    """
+    blocks: int | None = getattr(status, "st_blocks", None)
+    # POSIX: st_blocks is in units of 512 bytes on Linux, macOS and the BSDs.
+    return status.st_size if blocks is None else blocks * 512
+
+
+def format_file_id(identity: tuple[int, int]) -> str:
+    """Return (st_dev, st_ino) as the text that is stored: two numbers separated by a colon."""
+    return f"{identity[0]}:{identity[1]}"
+
+
 def non_regular_kind(status: os.stat_result) -> str | None:
     """Describe a file that is not a regular file, for example "a FIFO". None for a regular file."""
     if stat.S_ISREG(status.st_mode):

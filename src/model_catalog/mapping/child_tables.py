@@ -38,6 +38,8 @@ class ModelFile(Base):
     found_digest: Mapped[str | None] = mapped_column(KeyText)
     fingerprint: Mapped[str | None] = mapped_column(KeyText)
     hashed_at: Mapped[datetime | None] = mapped_column(UnixTimestamp)
+    file_id: Mapped[str | None] = mapped_column(KeyText)
+    disk_bytes: Mapped[int | None] = mapped_column(BigInt)
 
     __table_args__ = (
         CheckConstraint("size_bytes BETWEEN 0 AND 9223372036854775807", name="size_bytes"),

@@ -217,6 +217,9 @@ class Model(MappedAsDataclass, Base, kw_only=True, eq=False, repr=False):
     store_root: Mapped[str | None] = mapped_column(PathText, init=False)
     """The path of that store. A scan of it may find that the model was removed."""
 
+    headers_read_at: Mapped[datetime | None] = mapped_column(UnixTimestamp, init=False)
+    """The time at which the headers of the present files were read, in UTC; None if never."""
+
     __table_args__ = (
         UniqueConstraint(*KEY_FIELDS),
         # BETWEEN, because in SQLite any text is greater than any number: 'abc' >= 0 is true.

@@ -444,6 +444,17 @@ class ModelCatalog:
         """
         return await self._executor.run(statistics.total_size(filters, self._dialect))
 
+    async def get_disk_usage(self, **filters: Unpack[Filters]) -> int:
+        """
+        Return the bytes that the models that pass the filters take on the disk, as `du` counts.
+
+        A file that several models share, or that has several names, counts once. The numbers are
+        those of the last scan or registration: no file is accessed. A file without such a number,
+        and a model without a list of files, count with their sizes. Folders and symbolic links
+        themselves are not counted.
+        """
+        return await self._executor.run(statistics.disk_usage(filters, self._dialect))
+
     async def stats(self, **filters: Unpack[Filters]) -> CatalogStats:
         """
         Return the number and size of the models that pass the filters: in total and by kind.

@@ -111,6 +111,7 @@ class _Folder:
                 self.folders.append(entry.path)
             elif is_partial_download(name):
                 self.unfinished.append(name)
+                self.walk.add_leftover(entry, "partial")
             elif is_link(entry) or all_files or _is_relevant(name):
                 self._add_file(entry)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final, Literal, Protocol, TypeAlias
@@ -21,7 +21,8 @@ class StoreFile:
 
     Links are followed. `digest` is "sha256:" and 64 hexadecimal digits if the store states which
     bytes are expected, and None otherwise; nothing was hashed. `identity` is the (st_dev, st_ino)
-    of its bytes: it is equal for two names of one file.
+    of its bytes: it is equal for two names of one file. `disk_bytes` are the bytes that it takes on
+    the disk, and None means that this is unknown.
     """
 
     path: str
@@ -30,6 +31,7 @@ class StoreFile:
     digest: str | None
     fingerprint: Fingerprint
     identity: tuple[int, int]
+    disk_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,18 +104,48 @@ class ScanProblem:
     version: str | None = None
 
 
+LeftoverKind: TypeAlias = Literal["partial", "orphan"]
+"""An unfinished download, or a blob to which no model of the store refers."""
+
+
+@dataclass(frozen=True, slots=True)
+class LeftoverFile:
+    """
+    A file of a store that belongs to no model, and takes space on the disk.
+
+    `path` is absolute. `identity` is the (st_dev, st_ino) of its bytes.
+    """
+
+    path: str
+    kind: LeftoverKind
+    size_bytes: int
+    disk_bytes: int
+    identity: tuple[int, int]
+
+
 @dataclass(frozen=True, slots=True)
 class Scan:
     """
     The content of a store below `root`, which is absolute and free of links.
 
-    `found` is sorted by reference and version, `problems` by path and reason, each by code points.
+    `found` is sorted by reference and version, `problems` by path and reason, `leftovers` by path,
+    each by code points.
     """
 
     store: StoreName
     root: str
     found: tuple[FoundModel, ...]
     problems: tuple[ScanProblem, ...]
+    leftovers: tuple[LeftoverFile, ...] = ()
+
+    @property
+    def disk_bytes(self) -> int:
+        """
+        The bytes on the disk of all models and leftovers, with each file counted once, as by `du`.
+
+        A file whose bytes on the disk are unknown counts with its size.
+        """
+        return disk_usage([self])
 
     def may_hide(self, reference: str, version: str, local_path: str) -> bool:
         """
@@ -130,6 +162,18 @@ class Scan:
             )
             for problem in self.problems
         )
+
+
+def disk_usage(scans: Iterable[Scan]) -> int:
+    """Return the bytes on the disk of several stores, with each file counted once."""
+    sizes: dict[tuple[int, int], int] = {}
+    for scan in scans:
+        for model in scan.found:
+            for file in model.files:
+                size = file.size_bytes if file.disk_bytes is None else file.disk_bytes
+                sizes[file.identity] = size
+        sizes |= {leftover.identity: leftover.disk_bytes for leftover in scan.leftovers}
+    return sum(sizes.values())
 
 
 class Scanner(Protocol):

@@ -25,12 +25,21 @@ from model_catalog.files.safe_open import (
     OpenFile,
     ProtectedFiles,
     StrPath,
+    disk_bytes,
     errno_name,
     file_identity,
     non_regular_kind,
     open_regular_file,
 )
-from model_catalog.stores.scan_result import FoundModel, Scan, ScanProblem, StoreFile, StoreName
+from model_catalog.stores.scan_result import (
+    FoundModel,
+    LeftoverFile,
+    LeftoverKind,
+    Scan,
+    ScanProblem,
+    StoreFile,
+    StoreName,
+)
 
 MAX_FILES: Final = 10_000
 """The most files in a model, and the most refs or downloads in a repository."""
@@ -63,6 +72,7 @@ class LinkTarget:
             digest,
             Fingerprint.from_stat(self.status),
             file_identity(self.status),
+            disk_bytes(self.status),
         )
 
 
@@ -82,6 +92,7 @@ class StoreWalk:
     given_root: str
     _found: dict[tuple[str, str, str], FoundModel] = field(default_factory=dict)
     _problems: list[ScanProblem] = field(default_factory=list)
+    _leftovers: dict[str, LeftoverFile] = field(default_factory=dict)
 
     @classmethod
     def start(
@@ -108,6 +119,18 @@ class StoreWalk:
             self.root,
             tuple(self._found[key] for key in sorted(self._found)),
             tuple(sorted(self._problems, key=lambda problem: (problem.path, problem.reason))),
+            self._unused_leftovers(),
+        )
+
+    def _unused_leftovers(self) -> tuple[LeftoverFile, ...]:
+        """Return the leftovers whose bytes belong to no model by another name, sorted by path."""
+        if not self._leftovers:
+            return ()
+        used = {file.identity for model in self._found.values() for file in model.files}
+        return tuple(
+            self._leftovers[path]
+            for path in sorted(self._leftovers)
+            if self._leftovers[path].identity not in used
         )
 
     @property
@@ -120,6 +143,22 @@ class StoreWalk:
     ) -> None:
         """Record that an entry could not be read. `ScanProblem` explains the arguments."""
         self._problems.append(ScanProblem(path, reason, reference, version))
+
+    def add_leftover(self, entry: os.DirEntry[str], kind: LeftoverKind) -> None:
+        """
+        Count a file of the store that may belong to no model. Links and other kinds are ignored.
+
+        The result leaves it out if a model has the same file by this name or another one. A file
+        that no longer exists, or whose status cannot be read, is ignored.
+        """
+        try:
+            status = entry.stat(follow_symlinks=False)
+        except OSError:
+            return
+        if non_regular_kind(status) is None:
+            self._leftovers[entry.path] = LeftoverFile(
+                entry.path, kind, status.st_size, disk_bytes(status), file_identity(status)
+            )
 
     def add_model(self, model: FoundModel, entry: str) -> None:
         """

@@ -15,7 +15,7 @@ from model_catalog.files.digest import HashedFile, hash_file
 from model_catalog.files.model_description import ModelDescription, describe_model
 from model_catalog.files.model_files import ModelFile
 from model_catalog.files.mounts import mount_point
-from model_catalog.files.safe_open import ProtectedFiles
+from model_catalog.files.safe_open import ProtectedFiles, format_file_id
 from model_catalog.mapping.tables import Model
 from model_catalog.repository.model_catalog import ModelCatalog, find_database_files
 from model_catalog.upkeep.worker_threads import (
@@ -94,6 +94,8 @@ def inspect_files(path: str, stop: Stop, protected: ProtectedFiles) -> Inspected
             file.size_bytes,
             file.role,
             fingerprint=None if file.fingerprint is None else str(file.fingerprint),
+            file_id=None if file.identity is None else format_file_id(file.identity),
+            disk_bytes=file.disk_bytes,
         )
         for file in described.files.files
     ]
@@ -103,6 +105,7 @@ def inspect_files(path: str, stop: Stop, protected: ProtectedFiles) -> Inspected
         "checked_at": now,
         "mount_point": mount_point(path),
         "inventoried_at": now,
+        "headers_read_at": now,
         "incomplete_reason": join_reasons(described.reasons),
     }
     return InspectedFiles(described, files, _header_claims(described), found)

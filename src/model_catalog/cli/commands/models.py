@@ -21,6 +21,7 @@ from model_catalog.cli.exit_codes import DONE, FAILED, MISUSED
 from model_catalog.cli.filter_expressions import parse_filters, parse_sort
 from model_catalog.cli.output import (
     ProgressBar,
+    human_disk_usage,
     human_size,
     human_time,
     pluralize,
@@ -82,15 +83,20 @@ async def ls(options: Namespace) -> int:
     filters = parse_filters([*provider, *options.filter], datetime.now(UTC))
     sort, descending = parse_sort(options.sort)
 
-    async def read(catalog: ModelCatalog) -> tuple[list[Model], set[tuple[str, str]]]:
+    async def read(catalog: ModelCatalog) -> tuple[list[Model], set[tuple[str, str]], int]:
         models = await catalog.list_models(
             sort=sort, descending=descending, limit=options.limit, **filters
         )
-        is_quiet = options.format == "quiet"
-        return models, await _references_with_versions(catalog) if is_quiet else set()
+        ambiguous: set[tuple[str, str]] = set()
+        disk_bytes = 0
+        if options.format == "quiet":
+            ambiguous = await _references_with_versions(catalog)
+        elif options.format == "human":
+            disk_bytes = await catalog.get_disk_usage(ids=[model.id for model in models])
+        return models, ambiguous, disk_bytes
 
-    default: tuple[list[Model], set[tuple[str, str]]] = ([], set())
-    models, ambiguous = await use_existing_catalog(options, read, default)
+    default: tuple[list[Model], set[tuple[str, str]], int] = ([], set(), 0)
+    models, ambiguous, disk_bytes = await use_existing_catalog(options, read, default)
     if options.format == "json":
         print_json([model.to_dict() for model in models])
     elif options.format == "tsv":
@@ -102,7 +108,8 @@ async def ls(options: Namespace) -> int:
         if models:
             _print_models(models, paths=options.paths)
         known_bytes = sum(model.size_bytes or 0 for model in models)
-        print_notice(f"{pluralize(len(models), 'model')}, {human_size(known_bytes)}")
+        sizes = human_disk_usage(disk_bytes, known_bytes)
+        print_notice(f"{pluralize(len(models), 'model')}, {sizes}")
     return DONE
 
 

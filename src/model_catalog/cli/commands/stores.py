@@ -15,6 +15,7 @@ from model_catalog.cli.catalog_access import short_ref, use_existing_catalog
 from model_catalog.cli.exit_codes import DONE, FAILED
 from model_catalog.cli.output import (
     ProgressBar,
+    human_disk_usage,
     human_size,
     pluralize,
     print_error,
@@ -28,7 +29,7 @@ from model_catalog.connection.target import resolve_target
 from model_catalog.files.safe_open import errno_name
 from model_catalog.opening import open_catalog
 from model_catalog.repository.model_catalog import ModelCatalog
-from model_catalog.stores.scan_result import Scan, StoreName
+from model_catalog.stores.scan_result import Scan, StoreName, disk_usage
 from model_catalog.stores.store_kinds import detect_store
 from model_catalog.stores.store_roots import default_roots
 from model_catalog.upkeep import (
@@ -42,6 +43,11 @@ from model_catalog.upkeep import (
 
 _NO_STORE: Final = "yours"
 """The owner that a table shows for a model that is not in a store."""
+
+_LEFTOVER_TEXTS: Final = {
+    "partial": "an unfinished download",
+    "orphan": "no model of the store refers to it",
+}
 
 _ScanRow: TypeAlias = tuple[str, str, str, str, int | None, str]
 """The values of `_SCAN_FIELDS`."""
@@ -69,13 +75,21 @@ async def scan(options: Namespace) -> int:
                 )
                 scans.append(found)
                 reports.append(await adopt(catalog, found, dry_run=options.dry_run))
-    rows = [row for report in reports for row in _scan_rows(report)]
+    rows = [
+        row
+        for report, found in zip(reports, scans, strict=True)
+        for row in _scan_rows(report, found)
+    ]
     if options.format == "json":
         print_json(
             {
                 "dry_run": options.dry_run,
                 "size_bytes": _total_bytes(scans),
-                "stores": [_report_json(report) for report in reports],
+                "disk_bytes": disk_usage(scans),
+                "stores": [
+                    _report_json(report, found)
+                    for report, found in zip(reports, scans, strict=True)
+                ],
             }
         )
     elif options.format == "tsv":
@@ -128,7 +142,7 @@ async def _open_catalog(options: Namespace) -> AsyncIterator[ModelCatalog]:
             yield catalog
 
 
-def _scan_rows(report: StoreSyncReport) -> Iterator[_ScanRow]:
+def _scan_rows(report: StoreSyncReport, found: Scan) -> Iterator[_ScanRow]:
     for change, findings in (
         ("new", report.new),
         ("changed", report.changed),
@@ -140,6 +154,9 @@ def _scan_rows(report: StoreSyncReport) -> Iterator[_ScanRow]:
             yield report.store, change, model, path, size_bytes, finding.detail
     for problem in report.problems:
         yield report.store, "problem", "", problem.path, None, problem.reason
+    for leftover in found.leftovers:
+        detail = _LEFTOVER_TEXTS[leftover.kind]
+        yield report.store, "leftover", "", leftover.path, leftover.disk_bytes, detail
 
 
 def _print_scan_table(rows: Sequence[_ScanRow]) -> None:
@@ -159,13 +176,19 @@ def _print_scan_table(rows: Sequence[_ScanRow]) -> None:
 def _print_scan_totals(
     reports: Sequence[StoreSyncReport], scans: Sequence[Scan], *, dry_run: bool
 ) -> None:
-    for report in reports:
+    for report, found in zip(reports, scans, strict=True):
         print_notice(f"{report.store}, {report.root}: {_summarize([report])}")
+        if found.leftovers:
+            size = human_size(sum(each.disk_bytes for each in found.leftovers))
+            files = pluralize(len(found.leftovers), "leftover file")
+            print_notice(f"{files}, {size}: no model of the store needs them")
     if not reports:
         print_notice("no store of a known program was found: give a folder to scan")
         return
     models = sum(report.model_count for report in reports)
-    total = f"{pluralize(models, 'model')}, {human_size(_total_bytes(scans))} on the disk"
+    logical = sum(model.size_bytes for scan in scans for model in scan.found)
+    sizes = human_disk_usage(disk_usage(scans), logical).removesuffix(" on the disk")
+    total = f"{pluralize(models, 'model')}, {sizes} on the disk"
     print_notice(f"{total}: {_summarize(reports)}{'; nothing was written' if dry_run else ''}")
 
 
@@ -194,7 +217,7 @@ def _total_bytes(scans: Sequence[Scan]) -> int:
     return sum(sizes.values())
 
 
-def _report_json(report: StoreSyncReport) -> dict[str, Any]:
+def _report_json(report: StoreSyncReport, found: Scan) -> dict[str, Any]:
     return {
         "store": report.store,
         "root": report.root,
@@ -204,6 +227,16 @@ def _report_json(report: StoreSyncReport) -> dict[str, Any]:
         "unchanged": [str(ref) for ref in report.unchanged],
         "problems": [
             {"path": problem.path, "reason": problem.reason} for problem in report.problems
+        ],
+        "disk_bytes": found.disk_bytes,
+        "leftovers": [
+            {
+                "path": leftover.path,
+                "kind": leftover.kind,
+                "size_bytes": leftover.size_bytes,
+                "disk_bytes": leftover.disk_bytes,
+            }
+            for leftover in found.leftovers
         ],
     }
 

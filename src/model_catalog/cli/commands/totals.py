@@ -10,6 +10,7 @@ from typing import Any, Final
 from model_catalog.cli.catalog_access import use_existing_catalog
 from model_catalog.cli.exit_codes import DONE
 from model_catalog.cli.output import (
+    human_disk_usage,
     human_size,
     pluralize,
     print_json,
@@ -28,31 +29,34 @@ async def _read_stats(options: Namespace) -> CatalogStats:
 
 
 async def du(options: Namespace) -> int:
-    """Print the number and the total size of models by provider."""
+    """Print the number of models by provider, their bytes on the disk, and the sum of sizes."""
     found = await _read_stats(options)
+    total = (found.total.model_count, found.total.size_bytes, found.total.disk_bytes)
     rows = [
-        (provider, totals.model_count, totals.size_bytes)
+        (provider, totals.model_count, totals.size_bytes, totals.disk_bytes)
         for provider, totals in found.by_provider.items()
     ]
-    fields = ("provider", "models", "size_bytes")
+    fields = ("provider", "models", "size_bytes", "disk_bytes")
     if options.format == "json":
         providers = [dict(zip(fields, row, strict=True)) for row in rows]
-        total = {"models": found.total.model_count, "size_bytes": found.total.size_bytes}
-        print_json({**total, "providers": providers})
+        print_json({**dict(zip(fields[1:], total, strict=True)), "providers": providers})
     elif options.format == "tsv":
         print_tsv(fields, rows)
     elif options.format == "quiet":
-        print(found.total.size_bytes)
+        print(found.total.disk_bytes)
     else:
-        largest = max((size for _, _, size in rows), default=0)
-        bars = [text_bar(size / largest) if largest else "" for _, _, size in rows]
-        rows.append(("total", found.total.model_count, found.total.size_bytes))
-        cells = [[provider, f"{models:,}", human_size(size)] for provider, models, size in rows]
-        names = ["PROVIDER", "MODELS", "SIZE"]
+        largest = max((on_disk for _, _, _, on_disk in rows), default=0)
+        bars = [text_bar(on_disk / largest) if largest else "" for _, _, _, on_disk in rows]
+        rows.append(("total", *total))
+        cells = [
+            [provider, f"{models:,}", human_size(size), human_size(on_disk)]
+            for provider, models, size, on_disk in rows
+        ]
+        names = ["PROVIDER", "MODELS", "SIZE", "ON DISK"]
         if sys.stdout.isatty():
             names.append("")
             cells = [[*row, bar] for row, bar in zip(cells, [*bars, ""], strict=True)]
-        print_table(names, cells, right=["MODELS", "SIZE"])
+        print_table(names, cells, right=["MODELS", "SIZE", "ON DISK"])
     return DONE
 
 
@@ -66,11 +70,11 @@ async def stats(options: Namespace) -> int:
         "quantization": found.by_quantization,
     }
     rows = [
-        (kind, name, totals.model_count, totals.size_bytes)
+        (kind, name, totals.model_count, totals.size_bytes, totals.disk_bytes)
         for kind, totals_by_name in totals_by_kind.items()
         for name, totals in totals_by_name.items()
     ]
-    fields = ("kind", "name", "models", "size_bytes")
+    fields = ("kind", "name", "models", "size_bytes", "disk_bytes")
     if options.format == "json":
         print_json([dict(zip(fields, row, strict=True)) for row in rows])
     elif options.format == "tsv":
@@ -79,13 +83,15 @@ async def stats(options: Namespace) -> int:
         print(found.total.model_count)
     else:
         cells = [
-            [kind, name or "?", f"{models:,}", human_size(size)]
-            for kind, name, models, size in rows
+            [kind, name or "?", f"{models:,}", human_size(size), human_size(on_disk)]
+            for kind, name, models, size, on_disk in rows
         ]
         print_table(
-            ["KIND", "NAME", "MODELS", "SIZE"], cells, right=["MODELS", "SIZE"], cut=["NAME"]
+            ["KIND", "NAME", "MODELS", "SIZE", "ON DISK"],
+            cells,
+            right=["MODELS", "SIZE", "ON DISK"],
+            cut=["NAME"],
         )
-        print_notice(
-            f"{pluralize(found.total.model_count, 'model')}, {human_size(found.total.size_bytes)}"
-        )
+        sizes = human_disk_usage(found.total.disk_bytes, found.total.size_bytes)
+        print_notice(f"{pluralize(found.total.model_count, 'model')}, {sizes}")
     return DONE

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -10,6 +9,13 @@ from sqlalchemy import ColumnElement, Connection, func, select
 from sqlalchemy.exc import OperationalError
 
 from model_catalog.execution.executor import Operation, read
+from model_catalog.repository.statements.disk_usage import (
+    SPLIT,
+    TOTAL,
+    select_disk_usage,
+    select_totals_by,
+    split_sums,
+)
 from model_catalog.repository.statements.filters import (
     EFFECTIVE_COLUMNS,
     MODELS,
@@ -20,13 +26,7 @@ from model_catalog.repository.statements.filters import (
 
 Where = list[ColumnElement[bool]]
 
-# SQLite raises an error for a sum beyond 2**63. The sums of the upper and the lower 32 bits of each
-# size cannot overflow.
-_SPLIT: Final = 2**32
-_SPLIT_SUMS: Final = (
-    func.sum(model_columns.size_bytes // _SPLIT),
-    func.sum(model_columns.size_bytes % _SPLIT),
-)
+_SPLIT_SUMS: Final = split_sums(model_columns.size_bytes)
 # Integer overflow has no error code of its own in SQLite: it has the generic one.
 _GENERIC_ERROR: Final = "SQLITE_ERROR"
 
@@ -35,10 +35,18 @@ _GROUPS: Final = ("provider", "format", "architecture", "quantization")
 
 @dataclass(frozen=True, slots=True)
 class ModelTotals:
-    """The number of models and the sum of their sizes in bytes; an unknown size counts 0."""
+    """
+    The number of models, the sum of their sizes, and the bytes that they take on the disk.
+
+    An unknown size counts 0. `disk_bytes` counts a file once, whatever number of models share it.
+    """
 
     model_count: int
     size_bytes: int
+    disk_bytes: int = 0
+
+
+_NOTHING: Final = ModelTotals(0, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +54,8 @@ class CatalogStats:
     """
     The totals of some models: of all, and by provider, format, architecture and quantization.
 
-    Each dict is sorted by size, largest first. The key None has the models without a value.
+    Each dict is sorted by size, largest first. The key None has the models without a value. The
+    `disk_bytes` of several groups can have a sum above that of `total`, because groups share files.
     """
 
     total: ModelTotals
@@ -84,6 +93,16 @@ def sum_sizes(connection: Connection, where: Where) -> int:
     return _join(*connection.execute(select(*_SPLIT_SUMS).where(*where)).one())
 
 
+def disk_usage(filters: Filters, dialect: str) -> Operation[Where, int]:
+    """Return the operation that sums the bytes on the disk of the models that pass all filters."""
+    return read(sum_disk_bytes, build_where(filters, dialect))
+
+
+def sum_disk_bytes(connection: Connection, where: Where) -> int:
+    """Return the bytes that models take on the disk, with each file counted once."""
+    return _join(*connection.execute(select_disk_usage(where)).one())
+
+
 def stats(filters: Filters, dialect: str) -> Operation[Where, CatalogStats]:
     """Return the operation that computes statistics of the models that pass all filters."""
     return read(compute_stats, build_where(filters, dialect))
@@ -91,43 +110,34 @@ def stats(filters: Filters, dialect: str) -> Operation[Where, CatalogStats]:
 
 def compute_stats(connection: Connection, where: Where) -> CatalogStats:
     """Return statistics of the models that meet all conditions."""
-    # One statement: on PostgreSQL a second one could see rows committed after the first.
     groups = [EFFECTIVE_COLUMNS[name] for name in _GROUPS]
-    statement = select(*groups, func.count(), *_SPLIT_SUMS).select_from(MODELS)
-    rows = [
-        (row[:-3], ModelTotals(row[-3], _join(row[-2], row[-1])))
-        for row in connection.execute(statement.where(*where).group_by(*groups)).all()
-    ]
+    totals: dict[int, dict[Any, ModelTotals]] = {index: {} for index in range(TOTAL, len(_GROUPS))}
+    for index, value, count_, *sizes in connection.execute(select_totals_by(groups, where)):
+        found = ModelTotals(int(count_ or 0), _join(*sizes[:2]), _join(*sizes[2:]))
+        totals[index][value] = _add(totals[index].get(value, _NOTHING), found)
     return CatalogStats(
-        _add(totals for _, totals in rows),
-        *(
-            _group_by((values[index], totals) for values, totals in rows)
-            for index in range(len(_GROUPS))
-        ),
+        totals[TOTAL].get(None, _NOTHING),
+        *(_largest_first(totals[index]) for index in range(len(_GROUPS))),
     )
 
 
-def _add(totals: Iterable[ModelTotals]) -> ModelTotals:
-    model_count = size_bytes = 0
-    for each in totals:
-        model_count += each.model_count
-        size_bytes += each.size_bytes
-    return ModelTotals(model_count, size_bytes)
+def _add(one: ModelTotals, other: ModelTotals) -> ModelTotals:
+    return ModelTotals(
+        one.model_count + other.model_count,
+        one.size_bytes + other.size_bytes,
+        one.disk_bytes + other.disk_bytes,
+    )
 
 
-def _group_by(totals: Iterable[tuple[Any, ModelTotals]]) -> dict[Any, ModelTotals]:
-    """Add up the totals of each value, largest size first; ties by count, then value, None last."""
-    by_value: dict[Any, list[ModelTotals]] = {}
-    for value, each in totals:
-        by_value.setdefault(value, []).append(each)
-    sums = [(value, _add(parts)) for value, parts in by_value.items()]
-    sums.sort(key=lambda pair: (-pair[1].size_bytes, -pair[1].model_count, _none_last(pair[0])))
-    return dict(sums)
+def _largest_first(by_value: dict[Any, ModelTotals]) -> dict[Any, ModelTotals]:
+    """Sort by size, largest first; ties by count, then value, None last."""
 
+    def rank(item: tuple[Any, ModelTotals]) -> tuple[int, int, tuple[bool, str]]:
+        value, each = item
+        return -each.size_bytes, -each.model_count, (value is None, value or "")
 
-def _none_last(value: str | None) -> tuple[bool, str]:
-    return value is None, value or ""
+    return dict(sorted(by_value.items(), key=rank))
 
 
 def _join(high: int | None, low: int | None) -> int:
-    return int(high or 0) * _SPLIT + int(low or 0)
+    return int(high or 0) * SPLIT + int(low or 0)

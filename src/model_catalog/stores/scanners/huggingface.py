@@ -165,6 +165,10 @@ class _RepositoryScan:
                 self._scan_revision(entry, aliases, trees.get(f"{entry.name}.json"))
             else:
                 self._walk.add_problem(entry.path, "its name is not a commit hash")
+        for name, entry in self._blobs.items():
+            if name not in self._targets:
+                is_partial = name.endswith(".incomplete")
+                self._walk.add_leftover(entry, "partial" if is_partial else "orphan")
         for commit, names in refs.items():
             for path in names.values():
                 self._walk.add_problem(path, f"the commit {commit} that it names is not here")

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final
 
-from model_catalog.files.file_names import Role
+from model_catalog.files.file_names import Role, is_partial_download
 from model_catalog.files.formats.json_stream import JsonStream
 from model_catalog.files.safe_open import ProtectedFiles, StrPath
 from model_catalog.stores.completeness import detect_format, newest_mtime
@@ -58,6 +58,8 @@ def scan(
             scan_repository(walk, entry, PROVIDER)
         elif entry.name.endswith(_SUFFIX):
             files.append(entry)
+        elif is_partial_download(entry.name):
+            walk.add_leftover(entry, "partial")
     groups = group_entries(walk, walk.root, files)
     origins = [(group, _read_origin(walk, group)) for group in groups]
     models = {origin.repository for _, origin in origins if not origin.is_projector}

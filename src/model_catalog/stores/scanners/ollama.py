@@ -176,6 +176,9 @@ class _StoreScan:
                     for tag in self._valid_entries(tags, _NAME_PART):
                         name = _ManifestName.from_path_parts(*parts, tag.name)
                         self._scan_manifest(tag, name)
+        for blob_name, blob in self._blobs.items():
+            if blob_name not in self._targets:
+                walk.add_leftover(blob, "partial" if "-partial" in blob_name else "orphan")
 
     def _valid_entries(
         self, entries: Iterable[os.DirEntry[str]], pattern: re.Pattern[str]

@@ -47,6 +47,7 @@ MODEL_COLUMNS: Final = (
 FILE_COLUMNS: Final = (
     "model_id",
     *("path", "size_bytes", "role", "digest", "found_digest", "fingerprint", "hashed_at"),
+    *("file_id", "disk_bytes"),
 )
 # Type conversion of these takes longer than the rest of the query.
 _RAW_COLUMNS: Final = {"local_path", "mount_point", "store_root", "path", "state", "hashed_at"}

@@ -8,6 +8,7 @@ from typing import Any, Final, TypeAlias
 
 from model_catalog.domain.file_record import FileRecord, FileState, merge_file_record
 from model_catalog.domain.file_validation import validate_files
+from model_catalog.files.safe_open import format_file_id
 from model_catalog.mapping.column_types import decode_path, decode_timestamp
 from model_catalog.stores.scan_result import FoundModel, StoreFile
 from model_catalog.upkeep.checks.file_status import describe_absence, describe_changed_files
@@ -20,6 +21,8 @@ _SIZE: Final = FILE_COLUMNS.index("size_bytes")
 _ROLE: Final = FILE_COLUMNS.index("role")
 _DIGEST: Final = FILE_COLUMNS.index("digest")
 _FINGERPRINT: Final = FILE_COLUMNS.index("fingerprint")
+_FILE_ID: Final = FILE_COLUMNS.index("file_id")
+_DISK_BYTES: Final = FILE_COLUMNS.index("disk_bytes")
 
 
 def state_of_found(found: FoundModel, changed: Sequence[str]) -> tuple[FileState, str | None]:
@@ -56,6 +59,20 @@ def compare_files(found: FoundModel, recorded: FileRows | None) -> tuple[list[st
     return changed, True
 
 
+def has_same_disk_facts(found: FoundModel, recorded: FileRows) -> bool:
+    """
+    Return whether the identities and the bytes on the disk are those recorded.
+
+    They can change although a file does not: a device gets another number when it is mounted again,
+    and a file system may reserve blocks that it frees later. The paths must be the same.
+    """
+    for file in found.files:
+        row = recorded[file.path]
+        if row[_DISK_BYTES] != file.disk_bytes or row[_FILE_ID] != format_file_id(file.identity):
+            return False
+    return True
+
+
 def merge_file_list(
     found: FoundModel, recorded: FileRows | None
 ) -> tuple[list[FileRecord], list[str]]:
@@ -75,7 +92,13 @@ def merge_file_list(
 
 def _new_record(file: StoreFile) -> FileRecord:
     return FileRecord(
-        file.path, file.size_bytes, file.role, file.digest, fingerprint=str(file.fingerprint)
+        file.path,
+        file.size_bytes,
+        file.role,
+        file.digest,
+        fingerprint=str(file.fingerprint),
+        file_id=format_file_id(file.identity),
+        disk_bytes=file.disk_bytes,
     )
 
 
@@ -92,6 +115,8 @@ def _recorded_file(row: Sequence[Any] | None) -> FileRecord | None:
         values["found_digest"],
         values["fingerprint"],
         None if hashed_at is None else decode_timestamp(hashed_at),
+        values["file_id"],
+        values["disk_bytes"],
     )
 
 
@@ -110,4 +135,4 @@ def _merge(new: FileRecord, old: FileRecord | None) -> FileRecord:
         or new.digest not in {None, old.digest}
     ):
         return merge_file_record(new, old)
-    return replace(old, role=new.role)
+    return replace(old, role=new.role, file_id=new.file_id, disk_bytes=new.disk_bytes)

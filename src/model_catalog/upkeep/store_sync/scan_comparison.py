@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from model_catalog.domain import validation
-from model_catalog.domain.file_record import LEFT_STORE, FileState
+from model_catalog.domain.file_record import LEFT_STORE, FileRecord, FileState
 from model_catalog.domain.model_ref import ModelRef
 from model_catalog.errors import InvalidModelError, StoppedError
 from model_catalog.files.mounts import mount_point
@@ -23,7 +23,12 @@ from model_catalog.upkeep.queries.store_sync_queries import (
     ModelToStore,
     StoreRows,
 )
-from model_catalog.upkeep.store_sync.file_list_comparison import compare_files, state_of_found
+from model_catalog.upkeep.store_sync.file_list_comparison import (
+    compare_files,
+    has_same_disk_facts,
+    merge_file_list,
+    state_of_found,
+)
 from model_catalog.upkeep.store_sync.model_values import ScanContext
 from model_catalog.upkeep.store_sync.scan_changes import RecordedModel, ScanChanges, StoreFinding
 from model_catalog.upkeep.worker_threads import Stop
@@ -152,10 +157,11 @@ class _Comparison:
         key = recorded.key
         changed, is_same_list = compare_files(found, recorded.files)
         if not is_same_list or recorded.size_bytes != found.size_bytes:
-            values, files = self._context.all_values(key, found, recorded)
-            self._changes.models_to_store[key] = ModelToStore(key, recorded.id, values, files)
+            values, listed = self._context.all_values(key, found, recorded)
+            self._changes.models_to_store[key] = ModelToStore(key, recorded.id, values, listed)
             return ["its files changed"]
         values, details = self._compare_columns(found, recorded)
+        files = self._compare_disk_facts(found, recorded)
         result = self._check_result(found, recorded, changed)
         if result.state is not result.model.state:
             is_present = result.state is FileState.PRESENT
@@ -164,9 +170,17 @@ class _Comparison:
                 self._changes.check_results.append(result)
             else:
                 values |= self._context.state_values(result.state, result.detail)
-        if values:
-            self._changes.models_to_store[key] = ModelToStore(key, recorded.id, values, None)
+        if values or files is not None:
+            self._changes.models_to_store[key] = ModelToStore(key, recorded.id, values, files)
         return details
+
+    def _compare_disk_facts(
+        self, found: FoundModel, recorded: RecordedModel
+    ) -> Sequence[FileRecord] | None:
+        """Return the files to record with new identities; None if these are recorded."""
+        if recorded.files is None or has_same_disk_facts(found, recorded.files):
+            return None
+        return merge_file_list(found, recorded.files)[0]
 
     def _compare_columns(
         self, found: FoundModel, recorded: RecordedModel
