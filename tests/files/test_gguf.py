@@ -253,6 +253,23 @@ def test_shards_are_counted_from_one(tmp_path, number, count, found):
     assert (header.shard_index, header.shard_count) == found
 
 
+@pytest.mark.parametrize("kind", ["MODEL", "ADAPTER", "IMATRIX", "MMPROJ"])
+def test_the_general_type_of_the_gguf_package_is_read(tmp_path, kind):
+    """
+    gguf 0.19.0 writes these values of `general.type`.
+    """
+    oracle = pytest.importorskip("gguf")
+    path = tmp_path / "m.gguf"
+    value = getattr(oracle.GGUFType, kind)
+    writer = oracle.GGUFWriter(path, "qwen3")
+    writer.add_type(value)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+
+    assert read_header(path).general_type == value
+
+
 def test_a_file_truncated_anywhere_is_refused_or_incomplete(tmp_path):
     """
     Either the header is damaged or the weights are incomplete.

@@ -45,6 +45,14 @@ class BadHeaderError(CatalogError, ValueError):
         self.reason = reason
 
 
+class HeaderLimitError(BadHeaderError):
+    """
+    A header was not read, because it exceeds a limit of this package: `path` and `reason`.
+
+    The file need not be damaged. Nothing is known about its completeness.
+    """
+
+
 class UnknownFormatError(BadHeaderError):
     """The file does not begin like any known format."""
 

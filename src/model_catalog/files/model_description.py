@@ -14,7 +14,14 @@ from model_catalog.files.model_files import ModelFile, ModelFiles, find_model_fi
 from model_catalog.files.safe_open import ProtectedFiles, StrPath, errno_name
 
 _PREFERRED_FORMATS: Final = ("safetensors", "gguf", "pickle")
-_HEADER_FIELDS: Final = ("architecture", "quantization", "context_length", "license", "name")
+_HEADER_FIELDS: Final = (
+    "architecture",
+    "quantization",
+    "context_length",
+    "license",
+    "name",
+    "general_type",
+)
 _MAX_LISTED_NAMES: Final = 3
 
 

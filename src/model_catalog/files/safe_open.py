@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
-from model_catalog.errors import BadHeaderError, NotAFileError, ProtectedFileError
+from model_catalog.errors import BadHeaderError, HeaderLimitError, NotAFileError, ProtectedFileError
 
 StrPath: TypeAlias = str | os.PathLike[str]
 ProtectedFiles: TypeAlias = Collection[tuple[int, int]]
@@ -60,6 +60,10 @@ class OpenFile:
     def header_error(self, reason: str) -> BadHeaderError:
         """Return the error to raise for a bad header of this file."""
         return BadHeaderError(self.path, reason)
+
+    def limit_error(self, reason: str) -> HeaderLimitError:
+        """Return the error to raise if a header was not read because it exceeds a limit."""
+        return HeaderLimitError(self.path, f"not read (limit): {reason}")
 
 
 def stat_path(path: StrPath) -> os.stat_result:

@@ -27,6 +27,7 @@ _KEPT_KEYS: Final = {
     b"general.file_type",
     b"general.license",
     b"general.name",
+    b"general.type",
     b"split.count",
     b"split.no",
 }
@@ -79,6 +80,7 @@ def read_gguf(file: OpenFile) -> Header:
         parameter_count=parameters,
         license=header.printable_text(known.get(b"general.license")),
         name=header.printable_text(known.get(b"general.name")),
+        general_type=header.printable_text(known.get(b"general.type")),
         shard_index=shard_index,
         shard_count=shard_count,
         # The size of a tensor is unknown if its type is newer than this module.

@@ -23,7 +23,8 @@ class Header:
     None means that the header does not state a value. Only `is_complete` is verified: it says
     whether the file has at least `expected_size_bytes`, the size that its tensors need. It is None
     if the header does not tell. `shard_index` counts from 1, as the names of shards do. `unsafe`
-    is True if loading the file runs code.
+    is True if loading the file runs code. `general_type` is the value of `general.type` in a GGUF
+    file, for example `model`, `adapter`, `mmproj` or `imatrix`.
     """
 
     format: str
@@ -33,6 +34,7 @@ class Header:
     parameter_count: int | None = None
     license: str | None = None
     name: str | None = None
+    general_type: str | None = None
     shard_index: int | None = None
     shard_count: int | None = None
     expected_size_bytes: int | None = None
