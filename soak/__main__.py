@@ -134,7 +134,7 @@ def report(account: Account, run: Run) -> bool:
         for resource in MAX_GROWTH
     }
     messages = sum(worker.messages.stat().st_size for worker in run.workers)
-    unexpected = sum(worker.unexpected_ends for worker in run.workers)
+    unexpected = sum(len(worker.unexpected_ends) for worker in run.workers)
     outcomes = account.outcomes
     rows = {
         "seconds": f"{run.seconds:.0f}",
@@ -184,6 +184,8 @@ def main() -> int:
                 account.add_log(log, stored, worker.suspensions)
         is_right = report(account, run)
         for worker in run.workers:
+            for end in worker.unexpected_ends:
+                print(end, file=sys.stderr)
             print(worker.messages.read_text()[-2000:], end="", file=sys.stderr)
     return 0 if is_right else 1
 

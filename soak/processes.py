@@ -12,6 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 
+STOP_S = 30.0
+"""How long a worker gets to finish its calls and to close its catalog."""
+
+
 @dataclass
 class WorkerProcess:
     """A worker of one database, which starts anew under another log when it was killed."""
@@ -21,7 +25,8 @@ class WorkerProcess:
     folder: Path
     pause_s: float
     starts: int = 0
-    unexpected_ends: int = 0
+    unexpected_ends: list[str] = field(default_factory=list)
+    """One line for each end that was not asked for: the worker, its exit status, and when."""
     suspensions: list[tuple[float, float]] = field(default_factory=list)
     samples: list[dict[str, float]] = field(default_factory=list)
     """The resources since the last start, one sample a second."""
@@ -33,6 +38,7 @@ class WorkerProcess:
         with self.messages.open("ab") as file:
             self._process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "soak.worker", self.url, log, str(self.pause_s)),
+                stdin=asyncio.subprocess.PIPE,
                 stderr=file,
             )
 
@@ -42,7 +48,7 @@ class WorkerProcess:
 
     async def kill(self) -> None:
         if self._has_ended():
-            self.unexpected_ends += 1
+            self._add_unexpected_end("before it was stopped")
         else:
             self._process.kill()
             await self._process.wait()
@@ -57,15 +63,30 @@ class WorkerProcess:
             self.suspensions.append((start_s, time.monotonic()))
 
     async def stop(self) -> None:
-        """Let the worker finish its calls and close its catalog."""
-        if not self._has_ended():
-            self._process.send_signal(signal.SIGTERM)
-            try:
-                await asyncio.wait_for(self._process.wait(), 30)
-            except TimeoutError:
-                self._process.kill()
-                await self._process.wait()
-        self.unexpected_ends += self._process.returncode != 0
+        """
+        Let the worker finish its calls and close its catalog.
+
+        The end of its standard input asks it to. A signal would end a worker that is still
+        starting, because it has no handler yet.
+        """
+        if self._has_ended():
+            self._add_unexpected_end("before it was stopped")
+            return
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        try:
+            await asyncio.wait_for(self._process.wait(), STOP_S)
+        except TimeoutError:
+            self._process.kill()
+            await self._process.wait()
+            self._add_unexpected_end(f"killed, {STOP_S:.0f} s after it was asked to stop")
+            return
+        if self._process.returncode != 0:
+            self._add_unexpected_end("while it stopped")
+
+    def _add_unexpected_end(self, when: str) -> None:
+        status = self._process.returncode
+        self.unexpected_ends.append(f"{self.name}-{self.starts - 1}: exit status {status}, {when}")
 
     def sample(self) -> None:
         """Add a sample of the memory in MiB, and of the numbers of threads and descriptors."""

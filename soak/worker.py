@@ -1,8 +1,13 @@
-"""`python -m soak.worker URL LOG PAUSE_S`: write to a catalog until SIGTERM, and log every call."""
+"""
+`python -m soak.worker URL LOG PAUSE_S`: write to a catalog, and log every call.
+
+The worker stops at the end of its standard input. A soak that is killed closes it too.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import json
 import random
 import signal
@@ -19,6 +24,9 @@ if TYPE_CHECKING:
     from model_catalog import ModelCatalog
 
 TASKS = 4
+PR_SET_PDEATHSIG = 1
+"""From <linux/prctl.h>."""
+
 PROVIDER = "soak"
 
 
@@ -87,9 +95,21 @@ class Worker:
         self._log.flush()
 
 
+def end_with_parent() -> None:
+    """Let Linux kill this process when its parent ends, also while it is suspended."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 async def main(url: str, path: Path, pause_s: float) -> None:
     stop = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    loop = asyncio.get_running_loop()
+
+    def stop_at_end_of_input() -> None:
+        loop.remove_reader(sys.stdin)
+        stop.set()
+
+    loop.add_reader(sys.stdin, stop_at_end_of_input)
     with path.open("w") as log:
         while not stop.is_set():
             try:
@@ -106,4 +126,5 @@ async def main(url: str, path: Path, pause_s: float) -> None:
 
 
 if __name__ == "__main__":
+    end_with_parent()
     asyncio.run(main(sys.argv[1], Path(sys.argv[2]), float(sys.argv[3])))

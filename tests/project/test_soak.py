@@ -1,7 +1,10 @@
 """`python -m soak` finds what was lost, and the catalog loses nothing in a short run."""
 
 import json
+import os
 import re
+import select
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +15,24 @@ ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
 from soak.accounts import Account
+from soak.processes import WorkerProcess
+
+SUSPENDED_WORKER = """
+import asyncio, os, signal, sys
+from pathlib import Path
+from soak.processes import WorkerProcess
+
+async def main(folder):
+    worker = WorkerProcess("w", f"sqlite+aiosqlite:///{folder}/catalog.db", folder, 0.05)
+    await worker.start()
+    while not (folder / "w-0.log").exists():
+        await asyncio.sleep(0.01)
+    worker._process.send_signal(signal.SIGSTOP)
+    print(worker._process.pid, flush=True)
+    await asyncio.Event().wait()
+
+asyncio.run(main(Path(sys.argv[1])))
+"""
 
 
 @pytest.fixture
@@ -65,6 +86,50 @@ def test_the_time_of_a_suspension_is_not_an_overrun(account_of):
     lines = [[1, "started", "add", ["a"]], [1, "failed", 10.0, 16.0]]
 
     assert account_of(lines, suspensions=[(9.0, 13.0)]).worst_overrun_s == pytest.approx(1.0)
+
+
+@pytest.mark.slow
+async def test_a_worker_that_is_stopped_while_it_starts_ends_as_asked(tmp_path):
+    """So a soak that ends just after a worker was started again reports no unexpected end."""
+    worker = WorkerProcess("w", f"sqlite+aiosqlite:///{tmp_path}/catalog.db", tmp_path, 0.05)
+    await worker.start()
+
+    await worker.stop()
+
+    assert worker.unexpected_ends == []
+
+
+@pytest.mark.slow
+async def test_a_soak_says_how_a_worker_ended(tmp_path):
+    """The report names the worker and its exit status."""
+    worker = WorkerProcess("w", "mysql://nowhere", tmp_path / "missing", 0.05)
+    (tmp_path / "missing").mkdir()
+    await worker.start()
+    (tmp_path / "missing" / "w-0.log").mkdir()
+
+    await worker.stop()
+
+    assert len(worker.unexpected_ends) == 1
+    assert worker.unexpected_ends[0].startswith("w-0: exit status 1, ")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel ends the workers")
+def test_workers_end_with_a_killed_soak(tmp_path):
+    """Also a worker that is suspended, which sees no end of its input."""
+    command = [sys.executable, "-c", SUSPENDED_WORKER, str(tmp_path)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as soak:
+        pid = int(soak.stdout.readline())
+        worker = os.pidfd_open(pid)
+        soak.kill()
+
+    try:
+        assert select.select([worker], [], [], 10)[0], "the worker is still there"
+    except BaseException:
+        os.kill(pid, signal.SIGKILL)
+        raise
+    finally:
+        os.close(worker)
 
 
 @pytest.mark.slow
