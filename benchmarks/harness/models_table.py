@@ -55,6 +55,8 @@ COLUMNS: Final[dict[str, type]] = {
     "signature_checked_at": int,
     "store": str,
     "store_root": str,
+    "kind": str,
+    "claimed_kind": str,
 }
 """The columns of `models` at head and their types. Every contender maps all of them."""
 

@@ -109,6 +109,26 @@ def test_add_records_the_metadata_of_the_header(cli):
     assert cli("show", "local:truncated")[0] == 0
 
 
+def test_ls_shows_kinds_if_a_model_cannot_be_loaded_alone(cli):
+    """
+    `add` and `ls` name an adapter, and a filter finds it. The user's word replaces the file's.
+    """
+    Path("m.gguf").write_bytes(make_gguf("llama", context_length=8))
+    Path("lora.gguf").write_bytes(make_gguf("llama", context_length=8))
+    cli("add", "m.gguf", "--provider", "local", "--reference", "m")
+    before = cli("ls")[1]
+    _, _, notice = cli("add", "lora.gguf", "--provider", "local", "--reference", "l")
+
+    table = cli("ls")[1]
+    found = cli("ls", "--format", "quiet", "--filter", "kind=adapter")[1]
+
+    assert "KIND" not in before
+    assert "KIND" in table
+    assert "adapter" in notice
+    assert found == "local:l\n"
+    assert json.loads(cli("show", "local:l", "--format", "json")[1])["kind"] == "adapter"
+
+
 def test_the_catalogs_own_database_is_not_added(cli):
     """
     Opening the file beside SQLite and closing it again would drop SQLite's locks.
@@ -179,6 +199,7 @@ def test_json_has_sizes_in_bytes_and_times_in_utc(filled, tmp_path):
         "download_count": 1,
         "use_count": 0,
         "state": "present",
+        "kind": "model",
     }
 
 

@@ -6,6 +6,7 @@ from conftest import a_model, moment
 from model_catalog import InvalidModelError, ModelNotFoundError
 
 USER_VALUES = {
+    "kind": "adapter",
     "format": "gguf",
     "architecture": "llama",
     "quantization": "Q4_K_M",
@@ -14,6 +15,7 @@ USER_VALUES = {
     "parameter_count": 1_100_048_384,
 }
 HEADER_VALUES = {
+    "kind": "projector",
     "format": "safetensors",
     "architecture": "qwen2",
     "quantization": "F16",
@@ -158,6 +160,8 @@ async def test_update_model_without_fields_changes_nothing(catalog):
         ("license", 3),
         ("context_length", -1),
         ("context_length", 2**63),
+        ("kind", "lora"),
+        ("kind", 1),
         ("parameter_count", 7e9),
         ("parameter_count", True),
         ("source_url", "https://" + "x" * 2041),

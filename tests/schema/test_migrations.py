@@ -497,6 +497,7 @@ async def test_an_upgrade_from_any_revision_keeps_all_values(empty):
         "0013": {"signed_by": f"sha256:{3:064x}", "signature_verdict": "valid"},
         "0014": {"store": "ollama", "store_root": "/usr/share/ollama/.ollama/models"},
         "0017": {"headers_read_at": 1_729_000_015},
+        "0018": {"kind": "adapter", "claimed_kind": "model"},
     }
     children = {
         "0005": "INSERT INTO model_tags (model_id, folded, tag)"

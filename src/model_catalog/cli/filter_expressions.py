@@ -31,6 +31,7 @@ _TEXT_FILTERS: Final = {
     "provider": "provider",
     "reference": "reference",
     "search": "search",
+    "kind": "kind",
     "format": "format",
     "arch": "architecture",
     "architecture": "architecture",
@@ -49,8 +50,8 @@ KEYS: Final = (
     "size (> >= < <= =, for example size>1GB), context (>=, in tokens), downloaded and used "
     "(< or >, an age such as 30d or a date; or used=never), tag (=), "
     "pinned, damaged, incomplete and foreign (=yes or =no), and with =: provider, reference, "
-    "version, search, format, arch, quant, license, state (missing, changed, ...), digest, "
-    "store (ollama, huggingface, ...)"
+    "version, search, kind (model, adapter, ...), format, arch, quant, license, "
+    "state (missing, changed, ...), digest, store (ollama, huggingface, ...)"
 )
 """The keys of a filter, for error messages."""
 

@@ -138,6 +138,8 @@ class ModelRow(NamedTuple):
     signature_checked_at: Annotated[datetime | None, Field(Group.SIGNATURE, validation.timestamp)]
     store: Annotated[str | None, Field(Group.STORE, validation.short_text)]
     store_root: Annotated[str | None, Field(Group.STORE, validation.optional_path)]
+    kind: Annotated[str | None, Field(Group.HEADER, validation.kind)]
+    claimed_kind: Annotated[str | None, Field(Group.CLAIM, validation.kind, is_shown=False)]
     tags: tuple[str, ...]
 
     @property
@@ -152,6 +154,7 @@ class ModelChanges(TypedDict, total=False):
     local_path: str
     size_bytes: int | None
     downloaded_at: datetime | None
+    kind: str | None
     format: str | None
     architecture: str | None
     quantization: str | None
@@ -159,6 +162,7 @@ class ModelChanges(TypedDict, total=False):
     context_length: int | None
     parameter_count: int | None
     source_url: str | None
+    claimed_kind: str | None
     claimed_format: str | None
     claimed_architecture: str | None
     claimed_quantization: str | None

@@ -17,6 +17,8 @@ ROLES: Final = (
     "tokenizer",
     "projector",
     "adapter",
+    "draft",
+    "imatrix",
     "template",
     "license",
     "other",

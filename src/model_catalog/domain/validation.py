@@ -19,6 +19,7 @@ from typing import Any, Final, TypeAlias, cast
 from model_catalog.domain.file_record import FileState
 from model_catalog.errors import InvalidModelError
 from model_catalog.files.digest import normalize_digest
+from model_catalog.files.model_kind import KINDS
 
 MAX_REFERENCE: Final = 512
 """Maximum length of a reference, in characters."""
@@ -352,6 +353,16 @@ def state(field: str, value: object) -> FileState:
         raise InvalidModelError(
             field, value, f"is not a FileState: give one of {', '.join(FileState)}"
         ) from error
+
+
+def kind(field: str, value: object) -> str | None:
+    """Validate the kind of a model, such as `model` or `adapter`, or None if it is not known."""
+    if value is None:
+        return None
+    text = lookup_text(field, value)
+    if text not in KINDS:
+        raise InvalidModelError(field, value, f"is not a kind: give one of {', '.join(KINDS)}")
+    return text
 
 
 def verdict(field: str, value: object) -> str | None:

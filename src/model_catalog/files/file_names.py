@@ -15,14 +15,26 @@ MAX_NAME_BYTES: Final = 255
 """The longest file name, in bytes, that common file systems allow."""
 
 Role: TypeAlias = Literal[
-    "weights", "config", "tokenizer", "projector", "adapter", "template", "license", "other"
+    "weights",
+    "config",
+    "tokenizer",
+    "projector",
+    "adapter",
+    "draft",
+    "imatrix",
+    "template",
+    "license",
+    "other",
 ]
 """
 The purpose of a file in a model.
 
-`file_role` never returns "adapter", "template" or "license". Only a store with manifests, such as
-Ollama's, assigns those.
+`file_role` never returns "template" or "license". Only a store with manifests, such as Ollama's,
+assigns those.
 """
+
+WEIGHT_ROLES: Final[tuple[Role, ...]] = ("weights", "adapter", "projector", "draft", "imatrix")
+"""The roles of files with tensors. Each can be a model of its own."""
 
 _SHARD_NAME: Final = re.compile(
     r"(?P<stem>.+)-(?P<index>[0-9]{5})-of-(?P<count>[0-9]{5,6})(?P<suffix>\.(gguf|safetensors|bin))"
@@ -36,6 +48,19 @@ _PARTIAL_SUFFIXES: Final = (
     ".part",
     ".partial",
     ".tmp",
+)
+# llama.cpp b7700 takes a file with `mmproj` anywhere in its name for a projector, and finds drafts
+# by these prefixes. `mtp` elsewhere in a name is a model with its own prediction layers.
+_DRAFT_PREFIXES: Final = ("mtp-", "eagle3-", "dflash-", "dspark-")
+# Files of llama-imatrix are called `imatrix.gguf`, `imatrix.dat` or `NAME.imatrix`. A model that
+# was quantized with one has its quantization behind that word.
+_IMATRIX_NAME: Final = re.compile(r"imatrix(?!.*[-._](i?q[0-9]|tq[0-9]|bf?16|f16|f32|mxfp4))")
+_IMATRIX_FILE: Final = re.compile(r"(.*[-._])?imatrix(\.dat)?|imatrix.*\.(dat|gguf_file)")
+# convert_lora_to_gguf.py writes `NAME-LoRA-F16.gguf`, and older tools `ggml-lora-NAME.gguf`.
+_LORA_NAME: Final = re.compile(r"(^|[-._])lora(?=[-._])(?!.*merged)")
+# PEFT, mlx-lm and diffusers.
+_ADAPTER_NAME: Final = re.compile(
+    r"^(adapter_model|adapters|pytorch_lora_weights)[-._]|(^|[-._])lora(?=[-._])(?!.*merged)"
 )
 _CONFIG_SUFFIXES: Final = ("config.json", ".index.json", "params.json")
 _TOKENIZER_SUFFIXES: Final = (
@@ -85,12 +110,27 @@ def file_role(name: str) -> Role:
     """Return the role of a file, from its name only. The name may be a path."""
     name = name.rpartition("/")[2].lower()
     if name.endswith(_WEIGHT_SUFFIXES):
-        return "projector" if name.startswith("mmproj") else "weights"
+        return _role_of_weights(name)
+    if _IMATRIX_FILE.fullmatch(name):
+        return "imatrix"
     if name.startswith(("tokenizer", "vocab.")) or name.endswith(
         (".tiktoken", *_TOKENIZER_SUFFIXES)
     ):
         return "tokenizer"
     return "config" if name.endswith(_CONFIG_SUFFIXES) else "other"
+
+
+def _role_of_weights(name: str) -> Role:
+    """Return the role of a file with tensors, from its name in lower case."""
+    if name.startswith(_DRAFT_PREFIXES):
+        return "draft"
+    if not name.endswith(".gguf"):
+        return "adapter" if _ADAPTER_NAME.search(name) else "weights"
+    if "mmproj" in name:
+        return "projector"
+    if _IMATRIX_NAME.search(name):
+        return "imatrix"
+    return "adapter" if _LORA_NAME.search(name) else "weights"
 
 
 def is_partial_download(name: str) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from model_catalog.errors import BadHeaderError, NotAFileError, StoppedError, UnknownFormatError
-from model_catalog.files.file_names import parse_shard_name
+from model_catalog.files.file_names import WEIGHT_ROLES, parse_shard_name
 from model_catalog.files.formats.header_reader import Header, read_header
 from model_catalog.files.model_config import read_config
 from model_catalog.files.model_files import ModelFile, ModelFiles, find_model_files
@@ -65,8 +65,8 @@ def describe_model(
     """
     files = find_model_files(path, protected=protected)
     weights = [file for file in files.files if file.role == "weights"]
-    # If only projectors were found, the caller asked for a projector.
-    weights = weights or [file for file in files.files if file.role == "projector"]
+    # A folder or a file may hold nothing but an adapter, a projector or a draft.
+    weights = weights or [file for file in files.files if file.role in WEIGHT_ROLES]
     reasons = list(files.problems)
     if files.missing:
         reasons.append(_missing_reason(files.missing))

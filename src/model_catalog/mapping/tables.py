@@ -93,6 +93,13 @@ class Model(MappedAsDataclass, Base, kw_only=True, eq=False, repr=False):
 
     if TYPE_CHECKING:
         # Made below the class: the user's value, or the header's claim without one.
+        kind: Mapped[str | None] = mapped_column(default=None)
+        """
+        `model`, `adapter`, `projector`, `imatrix`, `draft`, `tokenizer` or `unknown`.
+
+        None if nothing has looked for it: a host registered the model, or an older release.
+        """
+
         format: Mapped[str | None] = mapped_column(default=None)
         """The format of the files, as in `gguf` or `safetensors`."""
 
@@ -219,6 +226,9 @@ class Model(MappedAsDataclass, Base, kw_only=True, eq=False, repr=False):
 
     headers_read_at: Mapped[datetime | None] = mapped_column(UnixTimestamp, init=False)
     """The time at which the headers of the present files were read, in UTC; None if never."""
+
+    user_kind: Mapped[str | None] = mapped_column("kind", KeyText, init=False)
+    claimed_kind: Mapped[str | None] = mapped_column(KeyText, default=None)
 
     __table_args__ = (
         UniqueConstraint(*KEY_FIELDS),

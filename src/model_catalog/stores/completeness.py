@@ -8,7 +8,7 @@ from datetime import datetime
 from itertools import islice
 from typing import Final
 
-from model_catalog.files.file_names import ShardSet, parse_shard_name
+from model_catalog.files.file_names import WEIGHT_ROLES, ShardSet, parse_shard_name
 from model_catalog.stores.scan_result import StoreFile, mtime_to_datetime
 from model_catalog.stores.store_walk import shorten_list
 
@@ -22,7 +22,10 @@ _FORMATS: Final = (
 
 def detect_format(files: Sequence[StoreFile]) -> str | None:
     """Return the first of safetensors, GGUF and pickle that a weights file has the suffix of."""
-    names = [file.path.lower() for file in files if file.role == "weights"]
+    weights = [file for file in files if file.role == "weights"]
+    # A folder or a file may hold nothing but an adapter, a projector or a draft.
+    weights = weights or [file for file in files if file.role in WEIGHT_ROLES]
+    names = [file.path.lower() for file in weights]
     for format_, suffixes in _FORMATS:
         if any(name.endswith(suffixes) for name in names):
             return format_
@@ -39,7 +42,7 @@ def incomplete_reasons(files: Sequence[StoreFile], gone: Collection[str] = ()) -
     names, count = _missing_shards({file.path for file in files}, gone)
     if count:
         reasons.append(f"missing: {shorten_list(names, count)}")
-    if not any(file.role in {"weights", "projector"} for file in files):
+    if not any(file.role in WEIGHT_ROLES for file in files):
         reasons.append("no weights were found")
     return reasons
 

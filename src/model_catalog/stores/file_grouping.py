@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from model_catalog.files.file_names import (
+    WEIGHT_ROLES,
     ShardSet,
     file_role,
     is_partial_download,
@@ -131,12 +132,12 @@ class _Folder:
         if _PIPELINE_CONFIG in self.files:
             return True
         return any(name in self.files for name in _MODEL_CONFIGS) and any(
-            file_role(name) == "weights" for name in self.files
+            file_role(name) in WEIGHT_ROLES for name in self.files
         )
 
 
 def _is_relevant(name: str) -> bool:
-    return name in _MODEL_CONFIGS or file_role(name) in {"weights", "projector"}
+    return name in _MODEL_CONFIGS or file_role(name) in WEIGHT_ROLES
 
 
 def _group_folder(walk: StoreWalk, root: str) -> Iterator[FileGroup]:

@@ -9,6 +9,7 @@ from typing import Final, Literal, Protocol, TypeAlias
 
 from model_catalog.files.file_names import Role
 from model_catalog.files.fingerprint import Fingerprint
+from model_catalog.files.model_kind import Kind, kind_of_files
 from model_catalog.files.safe_open import ProtectedFiles, StrPath
 
 StoreName: TypeAlias = Literal["huggingface", "ollama", "lmstudio", "llamacpp", "directory"]
@@ -43,6 +44,7 @@ class Claims:
     only the first two digits.
     """
 
+    kind: Kind | None = None
     format: str | None = None
     architecture: str | None = None
     quantization: str | None = None
@@ -80,6 +82,11 @@ class FoundModel:
     def size_bytes(self) -> int:
         """The size of all files. A file with several names is counted once."""
         return sum({file.identity: file.size_bytes for file in self.files}.values())
+
+    @property
+    def kind(self) -> Kind:
+        """The kind that the store states, and else the one that the names of the files tell."""
+        return self.claims.kind or kind_of_files({file.role for file in self.files})
 
     @property
     def is_complete(self) -> bool:

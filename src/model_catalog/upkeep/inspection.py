@@ -14,6 +14,7 @@ from model_catalog.errors import FileChangedError, StoppedError
 from model_catalog.files.digest import HashedFile, hash_file
 from model_catalog.files.model_description import ModelDescription, describe_model
 from model_catalog.files.model_files import ModelFile
+from model_catalog.files.model_kind import kind_of_model
 from model_catalog.files.mounts import mount_point
 from model_catalog.files.safe_open import ProtectedFiles, format_file_id
 from model_catalog.mapping.tables import Model
@@ -112,9 +113,11 @@ def inspect_files(path: str, stop: Stop, protected: ProtectedFiles) -> Inspected
 
 
 def _header_claims(described: ModelDescription) -> dict[str, Any]:
-    return {
+    claims = {
         f"claimed_{name}": getattr(described.header, name, None) for name in fields.HEADER_FIELDS
     }
+    roles = {file.role for file in described.files.files}
+    return {**claims, "claimed_kind": kind_of_model(roles, described.header)}
 
 
 def join_reasons(reasons: Sequence[str]) -> str | None:

@@ -71,7 +71,14 @@ async def add(options: Namespace) -> int:
         print_error(f"warning: the model is incomplete: {reason}")
     if model.unsafe:
         print_error("warning: the weights are pickled: loading them can run arbitrary code")
-    facts = (model.format, model.architecture, model.quantization, human_size(model.size_bytes))
+    kind = None if model.kind == "model" else model.kind
+    facts = (
+        kind,
+        model.format,
+        model.architecture,
+        model.quantization,
+        human_size(model.size_bytes),
+    )
     summary = ", ".join(fact for fact in facts if fact)
     print_notice(f"recorded {model_name(model, exact=False)}, {summary}, at {model.local_path}")
     return DONE
@@ -131,6 +138,7 @@ def _print_models(models: Sequence[Model], *, paths: bool) -> None:
         "PROVIDER": lambda model: model.provider,
         "REFERENCE": lambda model: model.reference,
         "VERSION": lambda model: model.version,
+        "KIND": lambda model: model.kind or "",
         "ARCH": lambda model: model.architecture or "",
         "QUANT": lambda model: model.quantization or "",
         "SIZE": lambda model: human_size(model.size_bytes),
@@ -142,13 +150,15 @@ def _print_models(models: Sequence[Model], *, paths: bool) -> None:
     for optional in ("VERSION", "ARCH", "QUANT", "STATE", "STORE"):
         if not any(map(columns[optional], models)):
             del columns[optional]
+    if all(model.kind in {None, "model"} for model in models):
+        del columns["KIND"]
     if not paths:
         del columns["PATH"]
     print_table(
         list(columns),
         [[column(model) for column in columns.values()] for model in models],
         right=["SIZE"],
-        cut=["VERSION", "REFERENCE", "QUANT", "ARCH", "PROVIDER"],
+        cut=["VERSION", "REFERENCE", "QUANT", "ARCH", "KIND", "PROVIDER"],
     )
 
 

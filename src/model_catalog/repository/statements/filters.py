@@ -61,6 +61,8 @@ class Filters(TypedDict, total=False):
     """The model has all of these tags, regardless of case."""
     any_tags: Collection[str] | None
     """The model has at least one of these tags, regardless of case."""
+    kind: str | None
+    """`unknown` also matches a model whose kind nothing has looked for."""
     format: str | None
     architecture: str | None
     quantization: str | None
@@ -112,6 +114,12 @@ Condition = Callable[[str, object, str], ColumnElement[bool]]
 
 def _equals(field: str, value: object, _dialect: str) -> ColumnElement[bool]:
     return EFFECTIVE_COLUMNS[field] == validation.lookup_text(field, value)
+
+
+def _has_kind(field: str, value: object, _dialect: str) -> ColumnElement[bool]:
+    kind = validation.kind(field, value)
+    recorded = EFFECTIVE_COLUMNS["kind"]
+    return or_(recorded.is_(None), recorded == kind) if kind == "unknown" else recorded == kind
 
 
 def _contains(field: str, value: object, dialect: str) -> ColumnElement[bool]:
@@ -206,6 +214,7 @@ _CONDITIONS: Final[Mapping[str, Condition]] = {
     "search": _contains,
     "tags": _has_all,
     "any_tags": _has_any,
+    "kind": _has_kind,
     "format": _equals,
     "architecture": _equals,
     "quantization": _equals,

@@ -51,6 +51,7 @@ class ScanContext:
         if digest is None and recorded is not None and recorded.size_bytes == found.size_bytes:
             digest = recorded.digest
         claims = {f"claimed_{name}": getattr(found.claims, name) for name in fields.HEADER_FIELDS}
+        claims["claimed_kind"] = found.kind
         unchecked = {
             "local_path": found.local_path,
             "size_bytes": found.size_bytes,
