@@ -291,7 +291,7 @@ def test_packed_weights_have_the_quantization_of_the_config(tmp_path):
     plain = describe_model(tmp_path).header.quantization
     fill(tmp_path, config__json=json.dumps(config))
 
-    assert (plain, describe_model(tmp_path).header.quantization) == ("I32", "gptq 4-bit")
+    assert (plain, describe_model(tmp_path).header.quantization) == (None, "gptq 4-bit")
 
 
 def test_a_name_that_is_not_utf_8_is_accepted(tmp_path):

@@ -175,7 +175,6 @@ TREES = {
     "not UTF-8": lambda tree, _: write(tree, b"\xff" * 100),
     "files are a list": lambda tree, _: write(tree, '{"format_version":1,"files":[]}'),
     "a file is a number": lambda tree, _: write(tree, '{"format_version":1,"files":{"a":1}}'),
-    "duplicate name": lambda tree, _: write(tree, '{"files":{"a":{},"a":{}}}'),
 }
 
 

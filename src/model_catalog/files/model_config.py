@@ -9,15 +9,20 @@ from typing import Any, Final
 from model_catalog.files.file_names import MAX_NAME_BYTES, is_plain_file_name
 from model_catalog.files.formats import header
 from model_catalog.files.formats.json_stream import JsonStream
+from model_catalog.files.formats.packed_weights import Packing
+from model_catalog.files.quantization_config import (
+    Quantization,
+    best_quantization,
+    read_quantization,
+)
 from model_catalog.files.safe_open import OpenFile, ProtectedFiles, StrPath, open_regular_file
 
 MAX_CONFIG_BYTES: Final = 5 * 1024 * 1024
-MAX_INDEX_BYTES: Final = 64 * 1024 * 1024
+MAX_INDEX_BYTES: Final = 128 * 1024 * 1024
 MAX_CONFIG_MEMBERS: Final = 10_000
-MAX_INDEX_TENSORS: Final = 300_000
+MAX_INDEX_TENSORS: Final = 1_000_000
 """The most tensors in an index; the largest models have half as many."""
 _MAX_INDEX_FILES: Final = 10_000
-_MAX_QUANTIZATION_BITS: Final = 64
 
 _KEPT_MEMBERS: Final = {
     "architectures",
@@ -25,11 +30,11 @@ _KEPT_MEMBERS: Final = {
     "max_position_embeddings",
     "model_type",
     "n_positions",
-    "quantization_config",
     "text_config",
     "torch_dtype",
 }
-_KEPT_NESTED_MEMBERS: Final = ("bits", "max_position_embeddings", "n_positions", "quant_method")
+_QUANTIZATION_MEMBERS: Final = ("quantization", "quantization_config")
+_KEPT_NESTED_MEMBERS: Final = ("max_position_embeddings", "n_positions")
 _DTYPE_NAMES: Final = {"bfloat16": "BF16", "float16": "F16", "float32": "F32", "float64": "F64"}
 
 
@@ -41,6 +46,7 @@ class ModelConfig:
     context_length: int | None = None
     quantization: str | None = None
     dtype: str | None = None
+    packing: Packing | None = None
 
 
 @dataclass(frozen=True)
@@ -57,31 +63,40 @@ class WeightIndex:
 
 def read_config(path: StrPath, *, protected: ProtectedFiles = ()) -> ModelConfig:
     """
-    Read a config.json.
+    Read a config.json by the rules of Python's `json`, as transformers does.
 
-    Raises BadHeaderError if the file is not a JSON object or is too large, NotAFileError,
-    ProtectedFileError, and OSError as the system reports it.
+    NaN and Infinity are accepted, and the last of equal names counts.
+
+    Raises BadHeaderError if the file is not a JSON object, HeaderLimitError if it is too large,
+    NotAFileError, ProtectedFileError, and OSError as the system reports it.
     """
     members: dict[str, Any] = {}
+    quantizations: dict[str, Quantization] = {}
     with open_regular_file(path, protected) as file:
         stream = _open_stream(file, MAX_CONFIG_BYTES)
         for name in stream.members(MAX_CONFIG_MEMBERS):
             # No variable may keep a value while the next one is read: one value can take 25 MiB
             # of lists.
-            if (kept := _keep_scalars(name, stream.value())) is not None:
-                members[name] = kept
+            if name in _QUANTIZATION_MEMBERS:
+                quantizations[name] = read_quantization(name, stream.value())
+            else:
+                members[name] = _keep_scalars(name, stream.value())
         stream.require_end()
+    quantization = best_quantization(quantizations.values())
     return ModelConfig(
         architecture=_architecture(members),
         context_length=_context_length(members),
-        quantization=_quantization(members.get("quantization_config")),
+        quantization=quantization.name,
         dtype=_dtype(members),
+        packing=quantization.packing,
     )
 
 
 def read_index(path: StrPath, *, protected: ProtectedFiles = ()) -> WeightIndex:
     """
     Read the file names in a model.safetensors.index.json. Raises the errors of `read_config`.
+
+    If a tensor occurs twice, both of its files are listed.
 
     The names are untrusted input. A name that could lead out of the folder of the index is
     returned as invalid.
@@ -97,7 +112,7 @@ def read_index(path: StrPath, *, protected: ProtectedFiles = ()) -> WeightIndex:
                 # An error message shows no more of an invalid name than this.
                 names.add(stream.string()[: MAX_NAME_BYTES + 1])
                 if len(names) > _MAX_INDEX_FILES:
-                    raise file.header_error(f"it lists more than {_MAX_INDEX_FILES:,} files")
+                    raise file.limit_error(f"it lists more than {_MAX_INDEX_FILES:,} files")
         stream.require_end()
     return WeightIndex(
         file_names=tuple(sorted(name for name in names if is_plain_file_name(name))),
@@ -107,8 +122,8 @@ def read_index(path: StrPath, *, protected: ProtectedFiles = ()) -> WeightIndex:
 
 def _open_stream(file: OpenFile, limit_bytes: int) -> JsonStream:
     if file.size_bytes > limit_bytes:
-        raise file.header_error(f"it is larger than {limit_bytes >> 20} MiB")
-    return JsonStream(file, 0, file.size_bytes)
+        raise file.limit_error(f"it is larger than {limit_bytes >> 20} MiB")
+    return JsonStream(file, 0, file.size_bytes, python_rules=True)
 
 
 def _keep_scalars(name: str, value: object) -> Any:
@@ -140,16 +155,6 @@ def _context_length(members: Mapping[str, Any]) -> int | None:
             if (length := header.valid_context_length(each.get(name))) is not None:
                 return length
     return None
-
-
-def _quantization(settings: object) -> str | None:
-    """Return the quantization method and the number of bits, for example `gptq 4-bit`."""
-    if not isinstance(settings, dict):
-        return None
-    method, bits = header.printable_text(settings.get("quant_method")), settings.get("bits")
-    if method is None or type(bits) is not int or not 0 < bits <= _MAX_QUANTIZATION_BITS:
-        return method
-    return header.printable_text(f"{method} {bits}-bit")
 
 
 def _dtype(members: Mapping[str, Any]) -> str | None:

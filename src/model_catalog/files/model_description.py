@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from model_catalog.errors import BadHeaderError, NotAFileError, StoppedError, UnknownFormatError
 from model_catalog.files.file_names import WEIGHT_ROLES, parse_shard_name
+from model_catalog.files.formats import packed_weights, safetensors
 from model_catalog.files.formats.header_reader import Header, read_header
 from model_catalog.files.model_config import read_config
 from model_catalog.files.model_files import ModelFile, ModelFiles, find_model_files
@@ -22,6 +23,7 @@ _HEADER_FIELDS: Final = (
     "name",
     "general_type",
 )
+_INTEGER_TYPES: Final = ("U8", "I8", "I16", "U16", "I64", "U64")
 _MAX_LISTED_NAMES: Final = 3
 
 
@@ -137,6 +139,7 @@ def _combine_set(paths: Collection[str], headers: Mapping[str, Header]) -> Heade
         return replace(combined, shard_count=shard_count)
     return replace(
         combined,
+        tensor_counts=None,
         parameter_count=None,
         expected_size_bytes=None,
         is_complete=False,
@@ -149,14 +152,18 @@ def _combine_parts(parts: Sequence[Header]) -> Header:
     if len(parts) == 1:
         return parts[0]
     values = {name: _first_known(getattr(part, name) for part in parts) for name in _HEADER_FIELDS}
-    if parts[0].format == "safetensors":
+    parameters = _sum_if_all_known([part.parameter_count for part in parts])
+    counts = None
+    if all(part.tensor_counts is not None for part in parts):
         # A part states only the types of its own weights, and the first part is often the
-        # smallest. The largest part is more likely to have the type of most weights.
-        largest = max(parts, key=lambda part: part.parameter_count or 0)
-        values["quantization"] = largest.quantization
+        # smallest.
+        counts = packed_weights.merge_counts(part.tensor_counts or () for part in parts)
+        values["quantization"] = safetensors.quantization(counts)
+        parameters = packed_weights.count_parameters(counts, None)
     return Header(
         format=parts[0].format,
-        parameter_count=_sum_if_all_known([part.parameter_count for part in parts]),
+        tensor_counts=counts,
+        parameter_count=parameters,
         expected_size_bytes=_sum_if_all_known([part.expected_size_bytes for part in parts]),
         is_complete=_all_true([part.is_complete for part in parts]),
         unsafe=any(part.unsafe for part in parts),
@@ -211,8 +218,26 @@ def _with_config_values(header: Header, path: str, protected: ProtectedFiles) ->
         return completed
     # Quantized weights are packed into integers. The type in the header is only the width of such
     # an integer, so the quantization in config.json has priority.
-    quantization = config.quantization or header.quantization or config.dtype
-    return replace(completed, quantization=quantization)
+    quantization = config.quantization or header.quantization
+    if quantization is None and not header.tensor_counts:
+        quantization = config.dtype
+    return replace(
+        completed,
+        quantization=quantization,
+        parameter_count=_parameter_count(header, config.packing),
+    )
+
+
+def _parameter_count(header: Header, packing: packed_weights.Packing | None) -> int | None:
+    """Return the parameters of the model, not of the words into which they are packed."""
+    counts = header.tensor_counts
+    if counts is None or packing is None:
+        return header.parameter_count
+    is_known = packed_weights.packing_method(counts) is not None
+    if not is_known and packed_weights.main_dtype(counts) in _INTEGER_TYPES:
+        # The weights are packed in a way that this module does not know.
+        return None
+    return packed_weights.count_parameters(counts, packing)
 
 
 def _header_problems(file: ModelFile, header: Header) -> list[str]:
@@ -221,6 +246,8 @@ def _header_problems(file: ModelFile, header: Header) -> list[str]:
     if header.is_complete is False:
         needed_bytes = header.expected_size_bytes
         needed = "it is truncated" if needed_bytes is None else f"{needed_bytes} are needed"
+        if needed_bytes is not None and file.size_bytes > needed_bytes:
+            needed = f"{file.size_bytes - needed_bytes} follow the last tensor"
         problems.append(f"{file.path!r} has {file.size_bytes} bytes: {needed}")
     shard = parse_shard_name(file.path.rpartition("/")[2])
     by_name = (1, 1) if shard is None else (shard[0], shard[1].count)

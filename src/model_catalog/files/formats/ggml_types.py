@@ -1,4 +1,8 @@
-"""The numbers of tensor types and of file types in a GGUF file, and their names."""
+"""
+The numbers of tensor types and of file types in a GGUF file, and their names.
+
+They are those of gguf 0.19.0; 31 to 33 are from gguf 0.10.0, and Q2_0 is from llama.cpp 0c1e57098.
+"""
 
 from __future__ import annotations
 
@@ -43,6 +47,7 @@ TENSOR_TYPES: Final[Mapping[int, tuple[str, int, int]]] = {
     39: ("MXFP4", 32, 17),
     40: ("NVFP4", 64, 36),
     41: ("Q1_0", 128, 18),
+    42: ("Q2_0", 64, 18),
 }
 """For each tensor type: its name, the elements in a block, and the bytes of a block."""
 
@@ -85,6 +90,7 @@ _FILE_TYPES: Final[Mapping[int, str]] = {
     38: "MXFP4_MOE",
     39: "NVFP4",
     40: "Q1_0",
+    41: "Q2_0",
 }
 _GUESSED_FLAG: Final = 1024
 """Added to the file type by a converter that guessed the type."""
@@ -101,9 +107,14 @@ def tensor_type_name(number: int) -> str:
     return TENSOR_TYPES[number][0] if number in TENSOR_TYPES else f"type {number}"
 
 
+def block_elements(number: int) -> int:
+    """Return the elements in a block of a tensor type; 1 if the type is unknown."""
+    return TENSOR_TYPES[number][1] if number in TENSOR_TYPES else 1
+
+
 def tensor_size_bytes(number: int, elements: int) -> int | None:
     """Return the size of a tensor in bytes, or None if its type is unknown."""
     if number not in TENSOR_TYPES:
         return None
     _, block, block_bytes = TENSOR_TYPES[number]
-    return -(-elements // block) * block_bytes
+    return elements // block * block_bytes

@@ -10,15 +10,19 @@ from typing import Final
 from model_catalog.files.formats import ggml_types, header
 from model_catalog.files.formats.gguf_stream import GgufStream, Value
 from model_catalog.files.formats.header import Header
+from model_catalog.files.formats.name_hashes import NameHashes
 from model_catalog.files.safe_open import OpenFile
 
 MAX_KEYS: Final = 65_536
-MAX_TENSORS: Final = 65_536
-MAX_DIMENSIONS: Final = 8
-MAX_ALIGNMENT: Final = 1024 * 1024
+MAX_TENSORS: Final = 262_144
+MAX_DIMENSIONS: Final = 64
+"""The most dimensions of a NumPy array, and so of the gguf package."""
 
 _DEFAULT_ALIGNMENT: Final = 32
 _MAX_TEXT_BYTES: Final = 4 * header.MAX_TEXT_LENGTH
+_MIN_KEY_BYTES: Final = 9
+_MIN_TENSOR_BYTES: Final = 20
+_UINT32: Final = 4
 _MAX_KEPT_KEYS: Final = 64
 _CONTEXT_LENGTH_SUFFIX: Final = b".context_length"
 _KEPT_KEYS: Final = {
@@ -52,13 +56,18 @@ def read_gguf(file: OpenFile) -> Header:
     Read a GGUF header.
 
     The quantization comes from general.file_type. Without that key, it is the tensor type with the
-    most elements. Raises BadHeaderError if the header is damaged or too large, or if a key or a
-    tensor occurs twice.
+    most elements. Raises BadHeaderError if the header is damaged, or if a key or a tensor occurs
+    twice. Raises HeaderLimitError if it exceeds a limit of this module.
+
+    The rules are those of gguf 0.19.0, which refuses a value of an unknown type, an alignment that
+    is not a 32-bit power of two, and a tensor whose rows are not whole blocks. Tensors in any
+    order, gaps between them, and bytes after the last tensor are accepted.
     """
     stream = GgufStream(file)
     tensor_count, key_count = stream.read_count(), stream.read_count()
+    stream.require_bytes(tensor_count * _MIN_TENSOR_BYTES + key_count * _MIN_KEY_BYTES)
     if tensor_count > MAX_TENSORS or key_count > MAX_KEYS:
-        raise file.header_error(f"it declares {tensor_count:,} tensors and {key_count:,} keys")
+        raise file.limit_error(f"it declares {tensor_count:,} tensors and {key_count:,} keys")
     known = _read_keys(stream, key_count)
     tensors = _read_tensors(stream, tensor_count)
 
@@ -105,7 +114,10 @@ def _read_keys(stream: GgufStream, count: int) -> dict[bytes, Value]:
         is_kept = key in _KEPT_KEYS or (
             key.endswith(_CONTEXT_LENGTH_SUFFIX) and len(known) < _MAX_KEPT_KEYS
         )
-        value = stream.read_value(_MAX_TEXT_BYTES if is_kept else 0)
+        kind = stream.read_u32()
+        if key == b"general.alignment" and kind != _UINT32:
+            raise stream.file.header_error("general.alignment is not a 32-bit number")
+        value = stream.read_value(kind, _MAX_TEXT_BYTES if is_kept else 0)
         if is_kept:
             known[key] = value
     return known
@@ -113,31 +125,33 @@ def _read_keys(stream: GgufStream, count: int) -> dict[bytes, Value]:
 
 def _read_tensors(stream: GgufStream, count: int) -> _TensorTotals:
     totals = _TensorTotals()
-    seen: set[int] = set()
-    for number in range(1, count + 1):
-        name = stream.read_name()
-        seen.add(hash(name))
-        if len(seen) < number:
-            raise stream.file.header_error(
-                f"the tensor {header.printable_text(name) or '?'} occurs twice"
-            )
+    names = NameHashes()
+    for _ in range(count):
+        names.add(stream.read_name())
         dimensions = stream.read_u32()
         if dimensions > MAX_DIMENSIONS:
             raise stream.file.header_error(f"a tensor has {dimensions} dimensions")
-        elements = math.prod(stream.read_count() for _ in range(dimensions))
+        sizes = [stream.read_count() for _ in range(dimensions)]
+        elements = math.prod(sizes)
         kind, offset = stream.read_u32(), stream.read_u64()
+        if (sizes[0] if sizes else 1) % ggml_types.block_elements(kind):
+            raise stream.file.header_error(
+                f"a row of a tensor is not whole blocks of {ggml_types.tensor_type_name(kind)}"
+            )
         totals.elements[kind] += elements
         size_bytes = ggml_types.tensor_size_bytes(kind, elements)
         totals.all_known = totals.all_known and size_bytes is not None
         totals.end = max(totals.end, offset + (size_bytes or 0))
+    if names.superseded():
+        raise stream.file.header_error("the name of a tensor occurs twice")
     return totals
 
 
 def _alignment(file: OpenFile, known: dict[bytes, Value]) -> int:
     alignment = known.get(b"general.alignment", _DEFAULT_ALIGNMENT)
-    if type(alignment) is int and 0 < alignment <= MAX_ALIGNMENT and alignment.bit_count() == 1:
+    if type(alignment) is int and alignment.bit_count() == 1:
         return alignment
-    raise file.header_error("general.alignment is not a power of two of at most 1 MiB")
+    raise file.header_error("general.alignment is not a power of two")
 
 
 def _quantization(number: object, tensors: _TensorTotals) -> str | None:

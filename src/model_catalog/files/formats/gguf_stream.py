@@ -9,6 +9,7 @@ from model_catalog.files.safe_open import OpenFile
 
 MAGIC: Final = b"GGUF"
 
+MAX_VERSION: Final = 3
 MAX_HEADER_BYTES: Final = 128 * 1024 * 1024
 MAX_NAME_BYTES: Final = 65_535
 MAX_ITEMS: Final = 4_000_000
@@ -20,6 +21,7 @@ Value: TypeAlias = bytes | int | float | None
 
 _WINDOW_BYTES: Final = 256 * 1024
 _U32: Final = 4
+_U32_BYTES: Final = 4
 _BOOL: Final = 7
 _STRING: Final = 8
 _ARRAY: Final = 9
@@ -43,7 +45,8 @@ class GgufStream:
     """
     A forward-only parser for the bytes of a GGUF header. Skipped values are never read.
 
-    Every method raises BadHeaderError for an invalid or truncated header.
+    Every method raises BadHeaderError for an invalid or truncated header, and its subclass
+    HeaderLimitError for one that exceeds a limit of this module.
     """
 
     def __init__(self, file: OpenFile) -> None:
@@ -62,8 +65,10 @@ class GgufStream:
             self._structs = _structs(">")
             self.skip(-4)
             version = self.read_u32()
-        if version not in {1, 2, 3}:
-            raise file.header_error(f"GGUF version {version} is not supported: only 1 to 3 are")
+        if version == 0:
+            raise file.header_error("GGUF version 0 does not exist")
+        if version > MAX_VERSION:
+            raise file.limit_error(f"GGUF version {version} is not supported: only 1 to 3 are")
         self._length = self._structs[_U32 if version == 1 else _U64]
 
     @property
@@ -85,14 +90,14 @@ class GgufStream:
         """Read the name of a key or of a tensor."""
         size_bytes = self.read_count()
         if size_bytes > MAX_NAME_BYTES:
-            raise self.file.header_error(
+            self.require_bytes(size_bytes)
+            raise self.file.limit_error(
                 f"a name is {size_bytes} bytes long: at most {MAX_NAME_BYTES} are allowed"
             )
         return self._read_bytes(size_bytes)
 
-    def read_value(self, max_text_bytes: int) -> Value:
-        """Read a value. Arrays, and texts longer than `max_text_bytes`, are skipped: None."""
-        kind = self.read_u32()
+    def read_value(self, kind: int, max_text_bytes: int) -> Value:
+        """Read a value of a type. None for arrays and for texts longer than `max_text_bytes`."""
         if kind == _ARRAY:
             self._skip_array(0)
         elif kind == _STRING:
@@ -108,7 +113,7 @@ class GgufStream:
 
     def skip(self, size_bytes: int) -> None:
         """Skip bytes without reading them. A negative number moves back."""
-        self._require_bytes(size_bytes)
+        self.require_bytes(size_bytes)
         self._at += size_bytes
 
     def _read_bytes(self, size_bytes: int) -> bytes:
@@ -124,15 +129,16 @@ class GgufStream:
         self._at += format_.size
         return value
 
-    def _require_bytes(self, size_bytes: int) -> None:
+    def require_bytes(self, size_bytes: int) -> None:
+        """Raise BadHeaderError unless the header can have this many more bytes."""
         if self.position + size_bytes <= self._end:
             return
-        if self._end < self.file.size_bytes:
-            raise self.file.header_error(f"it is larger than {MAX_HEADER_BYTES >> 20} MiB")
+        if self.position + size_bytes <= self.file.size_bytes:
+            raise self.file.limit_error(f"it is larger than {MAX_HEADER_BYTES >> 20} MiB")
         raise self.file.header_error("the file ends within the header")
 
     def _fill_window(self, size_bytes: int) -> None:
-        self._require_bytes(size_bytes)
+        self.require_bytes(size_bytes)
         self._start, self._at = self.position, 0
         wanted = min(max(size_bytes, _WINDOW_BYTES), self._end - self._start)
         self._window = self.file.read_at(self._start, wanted)
@@ -141,26 +147,29 @@ class GgufStream:
 
     def _skip_array(self, depth: int) -> None:
         kind, count = self.read_u32(), self.read_count()
+        if not count:
+            return
         if kind in _FORMAT_CODES:
             self.skip(count * self._structs[kind].size)
         elif kind == _STRING:
+            self.require_bytes(count * self._length.size)
             self._count_items(count)
-            self._require_bytes(count * self._length.size)
             self._skip_strings(count)
-        elif kind == _ARRAY and depth < MAX_DEPTH:
+        elif kind == _ARRAY:
+            if depth == MAX_DEPTH:
+                raise self.file.limit_error("an array is nested too deeply")
+            self.require_bytes(count * (_U32_BYTES + self._length.size))
             # Skipping an array takes as long as skipping eight strings.
             self._count_items(8 * count)
             for _ in range(count):
                 self._skip_array(depth + 1)
         else:
-            raise self.file.header_error(
-                f"an array has the unknown type {kind} or is nested too deeply"
-            )
+            raise self.file.header_error(f"an array has the unknown type {kind}")
 
     def _count_items(self, items: int) -> None:
         self._items_left -= items
         if self._items_left < 0:
-            raise self.file.header_error(f"its arrays contain more than {MAX_ITEMS:,} strings")
+            raise self.file.limit_error(f"its arrays contain more than {MAX_ITEMS:,} strings")
 
     def _skip_strings(self, count: int) -> None:
         # A vocabulary has many strings. A loop with a method call for each string takes five times
@@ -174,7 +183,7 @@ class GgufStream:
                 at += width + unpack(window, at)[0]
                 count -= 1
             self._at = at
-            self._require_bytes(0)
+            self.require_bytes(0)
 
 
 def _structs(order: str) -> dict[int, struct.Struct]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, TypeGuard
+
+from model_catalog.files.formats.packed_weights import TensorCounts
 
 MAX_TEXT_LENGTH: Final = 128
 """The most characters in a text that is accepted from a header."""
@@ -21,10 +23,11 @@ class Header:
     The values that the header of a file states, or the headers of all files of a model.
 
     None means that the header does not state a value. Only `is_complete` is verified: it says
-    whether the file has at least `expected_size_bytes`, the size that its tensors need. It is None
-    if the header does not tell. `shard_index` counts from 1, as the names of shards do. `unsafe`
-    is True if loading the file runs code. `general_type` is the value of `general.type` in a GGUF
-    file, for example `model`, `adapter`, `mmproj` or `imatrix`.
+    whether the size of the file is `expected_size_bytes`, the size that its tensors need. A GGUF
+    file may be longer. It is None if the header does not tell. `shard_index` counts from 1, as the
+    names of shards do. `unsafe` is True if loading the file runs code. `general_type` is the value
+    of `general.type` in a GGUF file, for example `model`, `adapter`, `mmproj` or `imatrix`.
+    `tensor_counts` is set for safetensors.
     """
 
     format: str
@@ -40,6 +43,7 @@ class Header:
     expected_size_bytes: int | None = None
     is_complete: bool | None = None
     unsafe: bool = False
+    tensor_counts: TensorCounts | None = field(default=None, repr=False, compare=False)
 
 
 def printable_text(value: object) -> str | None:

@@ -11,7 +11,10 @@ from model_catalog.files.safe_open import ProtectedFiles, StrPath, open_regular_
 
 __all__ = ["Header", "read_header"]
 
-_MAGIC_BYTES: Final = 9
+_MAGIC_BYTES: Final = 64
+_LENGTH_BYTES: Final = 8
+_WHITESPACE: Final = b" \t\r\n"
+"""The safetensors package accepts it before the object."""
 
 
 def read_header(path: StrPath, *, protected: ProtectedFiles = ()) -> Header:
@@ -19,8 +22,9 @@ def read_header(path: StrPath, *, protected: ProtectedFiles = ()) -> Header:
     Read the header of a GGUF file, a safetensors file or a file of pickled weights.
 
     The first bytes decide the format; the file name is not used. A pickle is only detected, never
-    loaded. Raises BadHeaderError for a damaged or hostile header. Its subclass UnknownFormatError
-    is raised for a file of another format and for an empty file. Also raises NotAFileError,
+    loaded. Raises BadHeaderError for a damaged or hostile header. Its subclass HeaderLimitError is
+    raised for a header that exceeds a limit of this package, and UnknownFormatError for a file of
+    another format and for an empty file. Also raises NotAFileError,
     ProtectedFileError, and OSError as the system reports it.
     """
     with open_regular_file(path, protected) as file:
@@ -43,12 +47,12 @@ def read_header(path: StrPath, *, protected: ProtectedFiles = ()) -> Header:
 
 
 def _is_safetensors(head: bytes) -> bool:
-    if not head.endswith(b"{") or len(head) < _MAGIC_BYTES:
+    text = head[_LENGTH_BYTES:]
+    if not text.lstrip(_WHITESPACE).startswith(b"{"):
         return False
+    if text.startswith(b"{") and not pickle_format.is_pickle(head):
+        return True
     # A safetensors file whose header length is 640 starts with the same two bytes as a pickle.
     # The other bytes of the length decide: in a pickle they stand for a larger number than any
     # header length that is allowed.
-    return (
-        not pickle_format.is_pickle(head)
-        or safetensors.header_size_bytes(head) <= safetensors.MAX_HEADER_BYTES
-    )
+    return safetensors.header_size_bytes(head) <= safetensors.MAX_HEADER_BYTES

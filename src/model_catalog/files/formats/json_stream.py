@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import codecs
 import json
+import math
 import re
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -12,24 +14,44 @@ from model_catalog.files.safe_open import OpenFile
 
 MAX_VALUE_CHARACTERS: Final = 1024 * 1024
 """The most characters in one value. A MiB of `[],` takes 25 MiB of memory as Python lists."""
-MAX_TOTAL_CHARACTERS: Final = 8 * MAX_VALUE_CHARACTERS
+MAX_TOTAL_CHARACTERS: Final = 32 * MAX_VALUE_CHARACTERS
 """The most characters in all values: twice what the allowed number of tensors needs."""
+MAX_DEPTH: Final = 127
+"""The deepest nesting that serde_json 1 reads."""
 
 _WINDOW_BYTES: Final = 64 * 1024
 _WHITESPACE: Final = re.compile(r"[ \t\n\r]*")
 _MAX_DIGITS: Final = 20
+_ANY_SURROGATE: Final = re.compile("[\ud800-\udfff]")
+# An escape of a surrogate is valid only if it is followed by the other half of a pair.
+_STRING_PART: Final = re.compile(
+    r"""(?x) (?: [^"\\\x00-\x1f]++
+    | \\ ["\\/bfnrt]
+    | \\u (?: [0-9abcefABCEF][0-9a-fA-F]{3} | [dD][0-7][0-9a-fA-F]{2}
+        | [dD][89abAB][0-9a-fA-F]{2} \\u [dD][c-fC-F][0-9a-fA-F]{2} )
+    )*+"""
+)
+_LONGEST_ESCAPE: Final = len(r"\ud83e\udd99")
 
 
 class JsonStream:
     """
     A parser for the UTF-8 JSON in a byte range of a file, which is read on demand.
 
-    Raises BadHeaderError for invalid JSON. A duplicate name in an object, NaN and Infinity are
-    invalid too. An integer of more than 20 digits is read as None.
+    By default it accepts and refuses what serde_json 1 does, which reads the headers of
+    safetensors: NaN, numbers outside of the range of a float, lone surrogates, and more than
+    MAX_DEPTH levels are invalid. With `python_rules` it does what Python's `json` does, which reads
+    the config.json and the indexes of transformers. Then NaN, Infinity and lone surrogates are
+    accepted. Both accept an object in which a name occurs twice: the last value counts, and
+    `RepeatedNames` has the names. An integer of more than 20 digits is read as None.
+
+    Raises BadHeaderError for invalid JSON, and HeaderLimitError beyond the limits of this module.
     """
 
-    def __init__(self, file: OpenFile, start: int, end: int) -> None:
+    def __init__(self, file: OpenFile, start: int, end: int, *, python_rules: bool = False) -> None:
         self.file = file
+        self._decoder = _PYTHON_DECODER if python_rules else _SERDE_DECODER
+        self._is_strict = not python_rules
         self._offset = start
         self._end = end
         self._decode = codecs.getincrementaldecoder("utf-8")().decode
@@ -42,33 +64,48 @@ class JsonStream:
         """
         Yield the names of the object that begins here, in file order, at most `limit` of them.
 
-        The caller must read the value of each name before the next one, with `value`, `string` or
-        `members`.
+        The caller must read the value of each name before the next one, with `value`, `string`,
+        `skip_string` or `members`. A name may occur several times.
         """
         self._expect("{")
         if self._peek() == "}":
             self._at += 1
             return
-        # Only the hash of each name is stored, so that a million names need little memory.
-        seen: set[int] = set()
-        for number in range(1, limit + 1):
+        for _ in range(limit):
             name = self.string()
-            seen.add(hash(name))
-            if len(seen) < number:
-                raise self.file.header_error(f"the name {name[:80]!r} occurs twice")
             self._expect(":")
             yield name
             if self._peek() == "}":
                 self._at += 1
                 return
             self._expect(",")
-        raise self.file.header_error(f"an object has more than {limit:,} members")
+        raise self.file.limit_error(f"an object has more than {limit:,} members")
 
     def string(self) -> str:
         """Read a string of at most MAX_VALUE_CHARACTERS characters."""
         if self._peek() != '"':
             raise self._unexpected()
         return str(self._decode_value())
+
+    def skip_string(self) -> None:
+        """Skip a string of any length, and check that it is valid."""
+        self._expect('"')
+        while True:
+            self._at = _STRING_PART.match(self._text, self._at).end()  # type: ignore[union-attr]
+            if self._text[self._at : self._at + 1] == '"':
+                self._at += 1
+                return
+            # An escape can continue beyond the window.
+            is_cut_off = len(self._text) - self._at < _LONGEST_ESCAPE
+            if not is_cut_off or not self._extend_window():
+                raise self._unexpected()
+
+    def take_null(self) -> bool:
+        """Skip the value null. Return False, and skip nothing, if another value follows."""
+        if self._peek() != "n":
+            return False
+        self.value()
+        return True
 
     def value(self) -> Any:
         """Read a value of at most MAX_VALUE_CHARACTERS characters."""
@@ -77,7 +114,7 @@ class JsonStream:
         value = self._decode_value()
         self._characters_left -= self._position() - before
         if self._characters_left < 0:
-            raise self.file.header_error(
+            raise self.file.limit_error(
                 f"the values have more than {MAX_TOTAL_CHARACTERS:,} characters"
             )
         return value
@@ -93,7 +130,7 @@ class JsonStream:
     def _decode_value(self) -> Any:
         while True:
             try:
-                value, end = _DECODER.raw_decode(self._text, self._at)
+                value, end = self._decoder.raw_decode(self._text, self._at)
             except json.JSONDecodeError as error:
                 # The value may continue beyond the window.
                 if self._extend_window():
@@ -106,8 +143,19 @@ class JsonStream:
             # A number at the end of the window may continue beyond it.
             if end == len(self._text) and self._extend_window():
                 continue
+            if self._is_strict:
+                self._check_strictly(value, end)
             self._at = end
             return value
+
+    def _check_strictly(self, value: object, end: int) -> None:
+        """Refuse what Python's decoder accepts and serde_json does not."""
+        text = self._text
+        nested = text.count("[", self._at, end) + text.count("{", self._at, end)
+        if nested >= MAX_DEPTH and _depth(value) >= MAX_DEPTH:
+            raise self.file.header_error("the JSON is nested too deeply")
+        if text.find("\\u", self._at, end) >= 0 and _has_lone_surrogate(value):
+            raise self.file.header_error("invalid JSON: a lone surrogate in a string")
 
     def _peek(self) -> str:
         """Return the next character that is not whitespace, or "" at the end."""
@@ -133,7 +181,7 @@ class JsonStream:
         """Read the next part of the file. Return False if the end was reached before."""
         remaining = self._text[self._at :]
         if len(remaining) > MAX_VALUE_CHARACTERS:
-            raise self.file.header_error(
+            raise self.file.limit_error(
                 f"a value has more than {MAX_VALUE_CHARACTERS:,} characters"
             )
         if self._offset == self._end:
@@ -154,9 +202,11 @@ class JsonStream:
 
 def parse_json(raw: bytes, limit: int) -> Any:
     """
-    Parse bytes as one JSON value by the rules of `JsonStream`. Raises ValueError with the reason.
+    Parse bytes as one JSON value. Raises ValueError with the reason.
 
-    `limit` bounds memory: it is the most values, counted by brackets, braces and commas.
+    A duplicate name in an object, NaN and Infinity are invalid. An integer of more than 20 digits
+    is read as None. `limit` bounds memory: it is the most values, counted by brackets, braces and
+    commas.
     """
     if sum(raw.count(mark) for mark in (b"[", b"{", b",")) > limit:
         raise ValueError(f"it contains more than {limit:,} values")
@@ -172,6 +222,31 @@ def parse_json(raw: bytes, limit: int) -> Any:
         raise ValueError(str(error)) from None
 
 
+class RepeatedNames(dict[str, Any]):
+    """An object in which the names `repeated` occur several times. It has their last values."""
+
+    def __init__(self, pairs: list[tuple[str, Any]]) -> None:
+        super().__init__(pairs)
+        counts = Counter(name for name, _ in pairs)
+        self.repeated = {name for name, count in counts.items() if count > 1}
+
+
+def _depth(value: object) -> int:
+    """Return the number of levels of lists and objects in a value."""
+    level: list[object] = [value]
+    depth = 0
+    while level := [each for each in level if isinstance(each, list | dict)]:
+        depth += 1
+        level = [
+            item for each in level for item in (each.values() if isinstance(each, dict) else each)
+        ]
+    return depth
+
+
+def _has_lone_surrogate(value: object) -> bool:
+    return _ANY_SURROGATE.search(json.dumps(value, ensure_ascii=False)) is not None
+
+
 class _InvalidJsonError(Exception):
     """Raised by the hooks of the decoder, which do not know the file."""
 
@@ -181,6 +256,26 @@ def _reject_duplicate_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(members) < len(pairs):
         raise _InvalidJsonError("an object has a duplicate name")
     return members
+
+
+def _keep_last(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    return members if len(members) == len(pairs) else RepeatedNames(pairs)
+
+
+def _parse_finite_float(digits: str) -> float:
+    number = float(digits)
+    if math.isinf(number):
+        raise _InvalidJsonError("invalid JSON: a number is out of range")
+    return number
+
+
+def _parse_finite_integer(digits: str) -> int | None:
+    # serde_json reads -0, and an integer beyond 64 bits, as a float.
+    if len(digits) > _MAX_DIGITS or digits == "-0":
+        _parse_finite_float(digits)
+        return None
+    return int(digits)
 
 
 def _reject_constant(name: str) -> None:
@@ -197,4 +292,11 @@ _DECODER: Final = json.JSONDecoder(
     object_pairs_hook=_reject_duplicate_names,
     parse_constant=_reject_constant,
     parse_int=_parse_integer,
+)
+_PYTHON_DECODER: Final = json.JSONDecoder(parse_int=_parse_integer)
+_SERDE_DECODER: Final = json.JSONDecoder(
+    object_pairs_hook=_keep_last,
+    parse_constant=_reject_constant,
+    parse_float=_parse_finite_float,
+    parse_int=_parse_finite_integer,
 )

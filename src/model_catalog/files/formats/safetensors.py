@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import math
-from collections import Counter
-from typing import Final
+from typing import Any, Final
 
-from model_catalog.files.formats import header
+from model_catalog.files.formats import header, packed_weights
 from model_catalog.files.formats.header import Header
-from model_catalog.files.formats.json_stream import JsonStream
+from model_catalog.files.formats.json_stream import JsonStream, RepeatedNames
+from model_catalog.files.formats.packed_weights import TensorCounts
+from model_catalog.files.formats.tensor_table import TensorTable
 from model_catalog.files.safe_open import OpenFile
 
 MAX_HEADER_BYTES: Final = 100_000_000
 """The limit that the format itself defines."""
-MAX_TENSORS: Final = 65_536
-MAX_METADATA: Final = 65_536
-MAX_DIMENSIONS: Final = 64
+MAX_TENSORS: Final = 262_144
+"""Twice as many as the largest mixture of experts in one file has."""
+MAX_METADATA: Final = 262_144
 
 _BITS_PER_ELEMENT: Final = {
     "BOOL": 8,
@@ -42,7 +42,14 @@ _BITS_PER_ELEMENT: Final = {
     "U64": 64,
 }
 _PREFIX_BYTES: Final = 8
-_MAX_OFFSET: Final = 2**63 - 1
+_MAX_NUMBER: Final = 2**64 - 1
+_TENSOR_FIELDS: Final = {"dtype", "shape", "data_offsets"}
+_KEPT_METADATA: Final = {
+    "license",
+    "modelspec.architecture",
+    "modelspec.license",
+    "modelspec.title",
+}
 
 
 def header_size_bytes(prefix: bytes) -> int:
@@ -52,11 +59,13 @@ def header_size_bytes(prefix: bytes) -> int:
 
 def read_safetensors(file: OpenFile) -> Header:
     """
-    Read a safetensors header.
+    Read a safetensors header by the rules of the safetensors package 0.8.0.
 
-    The quantization is the data type with the most elements. Architecture, license and name come
-    from the ModelSpec keys of `__metadata__`; the license may also be in its key `license`. Raises
-    BadHeaderError if the header is damaged, or if tensors overlap or leave gaps.
+    The quantization is the data type with the most elements, or the method that packed the weights.
+    Architecture, license and name come from the ModelSpec keys of `__metadata__`; the license may
+    also be in its key `license`. A file that is longer than its tensors is not complete, because
+    the package does not open it. Raises BadHeaderError if the header is damaged, or if tensors
+    overlap or leave gaps. Raises HeaderLimitError for more than MAX_TENSORS tensors.
     """
     length = header_size_bytes(file.read_at(0, _PREFIX_BYTES))
     start = _PREFIX_BYTES + length
@@ -67,73 +76,93 @@ def read_safetensors(file: OpenFile) -> Header:
     if start > file.size_bytes:
         raise file.header_error("the file ends within the header")
 
-    stream = JsonStream(file, _PREFIX_BYTES, start)
-    metadata: dict[str, str] = {}
-    elements: Counter[str] = Counter()
-    spans: list[tuple[int, int]] = []
-    for name in stream.members(MAX_TENSORS):
-        if name == "__metadata__":
-            metadata = _read_metadata(stream)
-            continue
-        dtype, count, span = _parse_tensor(file, name, stream.value())
-        elements[dtype] += count
-        spans.append(span)
-    stream.require_end()
-
-    parameters = elements.total()
-    if parameters > header.MAX_PARAMETERS:
+    metadata, tensors = _read_members(JsonStream(file, _PREFIX_BYTES, start))
+    tensors.drop_superseded()
+    data_bytes = tensors.data_size_bytes()
+    if data_bytes is None:
+        raise file.header_error("its tensors overlap or leave a gap")
+    counts = tensors.counts()
+    if packed_weights.count_elements(counts) > header.MAX_PARAMETERS:
         raise file.header_error("the tensors have more elements than any model")
-    needed_bytes = start + _data_size_bytes(file, spans)
-    main_dtype = max(sorted(elements), key=lambda dtype: elements[dtype], default=None)
+    needed_bytes = start + data_bytes
     return Header(
         format="safetensors",
         architecture=header.printable_text(metadata.get("modelspec.architecture")),
-        quantization=header.printable_text(main_dtype),
-        parameter_count=parameters,
+        quantization=quantization(counts),
+        parameter_count=packed_weights.count_parameters(counts, None),
         license=header.printable_text(metadata.get("modelspec.license", metadata.get("license"))),
         name=header.printable_text(metadata.get("modelspec.title")),
         expected_size_bytes=needed_bytes,
-        is_complete=file.size_bytes >= needed_bytes,
+        is_complete=file.size_bytes == needed_bytes,
+        tensor_counts=counts,
     )
+
+
+def quantization(counts: TensorCounts) -> str | None:
+    """Return the quantization that tensors tell; None if they are packed in an unknown width."""
+    method = packed_weights.packing_method(counts)
+    if method in {"words", "mlx", "unknown"}:
+        return None
+    if method is None or method == "fp8":
+        return header.printable_text(packed_weights.main_dtype(counts))
+    return method
+
+
+def _read_members(stream: JsonStream) -> tuple[dict[str, str], TensorTable]:
+    metadata: dict[str, str] | None = None
+    tensors = TensorTable()
+    for name in stream.members(MAX_TENSORS):
+        if name == "__metadata__":
+            if metadata is not None:
+                raise stream.file.header_error("__metadata__ occurs twice")
+            metadata = {} if stream.take_null() else _read_metadata(stream)
+            continue
+        dtype, elements, span = _parse_tensor(stream.file, name, stream.value())
+        if not tensors.add(name, dtype, elements, span):
+            raise stream.file.limit_error("the tensors have too many data types")
+    stream.require_end()
+    return metadata or {}, tensors
 
 
 def _read_metadata(stream: JsonStream) -> dict[str, str]:
     kept = {}
     for name in stream.members(MAX_METADATA):
-        value = stream.string()
-        if name in {"modelspec.architecture", "modelspec.license", "modelspec.title", "license"}:
-            kept[name] = value
+        if name in _KEPT_METADATA:
+            kept[name] = stream.string()
+        else:
+            stream.skip_string()
     return kept
 
 
 def _parse_tensor(file: OpenFile, name: str, entry: object) -> tuple[str, int, tuple[int, int]]:
     """Return the data type, the number of elements and the byte range of a tensor."""
+    dtype: str
+    numbers: list[Any]
     match entry:
         case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [begin, end]}:
+            numbers = [*shape, begin, end]
+        # The package accepts a list in the order of its own struct.
+        case [str(dtype), list(shape), [begin, end]]:
             numbers = [*shape, begin, end]
         case _:
             raise file.header_error(
                 f"the tensor {name[:80]!r} lacks a valid dtype, shape or data_offsets"
             )
-    if len(shape) > MAX_DIMENSIONS or not all(
-        type(number) is int and 0 <= number <= _MAX_OFFSET for number in numbers
-    ):
+    if isinstance(entry, RepeatedNames) and entry.repeated & _TENSOR_FIELDS:
+        raise file.header_error(f"the tensor {name[:80]!r} has a duplicate name")
+    if not all(type(number) is int and 0 <= number <= _MAX_NUMBER for number in numbers):
         raise file.header_error(
             f"the tensor {name[:80]!r} has an invalid shape or invalid data_offsets"
         )
-    count = math.prod(shape)
+    *sizes, begin, end = numbers
+    elements = 1
+    for size in sizes:
+        # A later 0 does not undo an overflow in the package.
+        elements *= size
+        if elements > _MAX_NUMBER:
+            raise file.header_error(f"the tensor {name[:80]!r} has more elements than any model")
     # The size of an element is unknown if the type is newer than this module.
     bits = _BITS_PER_ELEMENT.get(dtype)
-    if begin > end or (bits is not None and count * bits != 8 * (end - begin)):
+    if begin > end or (bits is not None and elements * bits != 8 * (end - begin)):
         raise file.header_error(f"the size of the tensor {name[:80]!r} does not match its shape")
-    return dtype, count, (begin, end)
-
-
-def _data_size_bytes(file: OpenFile, spans: list[tuple[int, int]]) -> int:
-    """Return the end of the last tensor. The tensors must be contiguous."""
-    end = 0
-    for begin, next_begin in sorted(spans):
-        if begin != end:
-            raise file.header_error("its tensors overlap or leave a gap")
-        end = next_begin
-    return end
+    return dtype, elements, (begin, end)
