@@ -237,8 +237,8 @@ async def test_files_that_are_added_later_are_listed(catalog, hub):
     await adopt_scan(catalog, hub)
     await catalog.tag_model("org/b", "hf", "Chat")
     assert [each async for each in verify_models(catalog, reference="org/b")]
-    blob = hub.blob("org/b", "c.gguf", OTHER)
-    hub.link(hub.repository("org/b") / "snapshots" / C1, "c.gguf", blob)
+    blob = hub.blob("org/b", "c.txt", OTHER)
+    hub.link(hub.repository("org/b") / "snapshots" / C1, "c.txt", blob)
 
     done = await adopt_scan(catalog, hub)
 
@@ -250,7 +250,7 @@ async def test_files_that_are_added_later_are_listed(catalog, hub):
     files = await catalog.list_files("org/b", "hf")
     assert [(file.path, file.hashed_at is None) for file in files] == [
         ("b.gguf", False),
-        ("c.gguf", True),
+        ("c.txt", True),
     ]
     assert (await check_models(catalog)).is_as_recorded
 
@@ -347,9 +347,7 @@ async def test_a_model_that_is_removed_during_the_adoption_is_a_problem(catalog,
     Another task removes it. It is left out, and the other models are recorded.
     """
     await adopt_scan(catalog, hub)
-    hub.link(
-        hub.repository("org/b") / "snapshots" / C1, "c.gguf", hub.blob("org/b", "c.gguf", OTHER)
-    )
+    hub.link(hub.repository("org/b") / "snapshots" / C1, "c.txt", hub.blob("org/b", "c.txt", OTHER))
     found = scan("huggingface", hub.root)
     read = adoption.load_store_rows
 

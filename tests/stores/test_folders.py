@@ -143,16 +143,17 @@ def test_the_scanned_folder_itself_can_be_the_model(tmp_path):
 
 def test_a_projector_belongs_to_the_only_model_in_its_folder(tmp_path):
     """
-    If there are several models, it is a separate model.
+    If there are several models, it belongs to the one of its name. Otherwise it is a model.
     """
     fill(tmp_path, one___m__gguf=GGUF, one___mmproj_m__gguf=TINY, one___s__safetensors=TINY)
     fill(tmp_path, two___m__gguf=GGUF, two___n__gguf=GGUF, two___mmproj_m__gguf=TINY)
+    fill(tmp_path, two___mmproj__gguf=TINY)
 
     assert summary(directory.scan(tmp_path)) == {
         ("one/m.gguf", ""): [("m.gguf", "weights"), ("mmproj_m.gguf", "projector")],
         ("one/s.safetensors", ""): [("s.safetensors", "weights")],
-        ("two/m.gguf", ""): [("m.gguf", "weights")],
-        ("two/mmproj_m.gguf", ""): [("mmproj_m.gguf", "projector")],
+        ("two/m.gguf", ""): [("m.gguf", "weights"), ("mmproj_m.gguf", "projector")],
+        ("two/mmproj.gguf", ""): [("mmproj.gguf", "projector")],
         ("two/n.gguf", ""): [("n.gguf", "weights")],
     }
 

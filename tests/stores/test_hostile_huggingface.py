@@ -130,9 +130,6 @@ PARTS = {
         repo / f"snapshots/{C1}", out
     ),
     "a snapshot is a file": lambda repo, _: write(repo / f"snapshots/{C2}"),
-    "a snapshot name is not a commit": lambda repo, _: (
-        write(repo / "snapshots/x/m.gguf", GGUF).parent
-    ),
     "blobs are a file": lambda repo, out: (
         (repo / "blobs").rename(out / "b") and write(repo / "blobs")
     ),

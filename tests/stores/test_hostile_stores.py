@@ -190,7 +190,7 @@ def test_a_file_with_an_invalid_name_is_left_out_of_its_model(tmp_path, outside,
     """
     The other files of the model are found.
     """
-    fill(tmp_path / "models", org___repo___m__gguf=GGUF, org___repo___config__json=b"{}")
+    fill(tmp_path / "models", org___repo___m__safetensors=b"m", org___repo___config__json=b"{}")
     write(tmp_path / "models/org/repo" / path, b"1")
 
     bad = tmp_path / "models/org/repo" / path.partition("/")[0]

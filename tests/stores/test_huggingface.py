@@ -39,12 +39,12 @@ def test_the_scan_finds_the_same_as_huggingface_hub(cache):
     files = {"m.gguf": GGUF, "config.json": b"{}", "sub/deep/x.txt": b"hi", ".gitattributes": b"g"}
     cache.revision("org/Model", C1, files, refs=("main", "v1.0"), tree=files)
     cache.revision("org/Model", C2, {**files, "config.json": b'{"a":1}'}, refs=("refs/pr/1",))
-    cache.revision("org/Model", C3, {"copy.gguf": GGUF, "m.gguf": GGUF}, refs=())
+    cache.revision("org/Model", C3, {"copy.safetensors": GGUF, "m.safetensors": GGUF}, refs=())
     cache.revision("bert-base", C1, {"model.safetensors": b"x" * 10})
     cache.revision("a/b/c", C1, {"m.gguf": GGUF})
     cache.revision("win/dows", C1, {"m.gguf": GGUF, "sub/config.json": b"{}"})
     cache.replace_links_with_files("win/dows")
-    cache.revision("org/shared", C1, {"m.gguf": GGUF, "n.gguf": b"own"})
+    cache.revision("org/shared", C1, {"m.gguf": GGUF, "n.txt": b"own"})
     cache.share_blob("org/shared", "m.gguf", GGUF)
     shutil.copytree(cache.repository("org/Model"), cache.root / "datasets--org--Model")
     shutil.copytree(cache.repository("org/Model"), cache.root / "spaces--org--Model")
@@ -163,7 +163,7 @@ def test_an_absolute_link_inside_the_cache_is_followed(cache, tmp_path):
     (tmp_path / "link").symlink_to(cache.root)
     blob = cache.blob("org/m", "m.gguf", GGUF)
     (snapshot / "m.gguf").symlink_to(tmp_path / "link" / blob.relative_to(cache.root))
-    (snapshot / "n.gguf").symlink_to(blob)
+    (snapshot / "n.txt").symlink_to(blob)
 
     model = only(scan(tmp_path / "link"))
 
@@ -189,9 +189,9 @@ def test_each_blob_of_a_revision_is_counted_once(cache):
     """
     A blob can have several names. Another revision counts it again.
     """
-    snapshot = cache.revision("org/m", C1, {"a.gguf": GGUF, "b.gguf": GGUF})
-    cache.revision("org/m", C2, {"a.gguf": GGUF, "own.gguf": b"GGUF"}, refs=())
-    os.link(cache.blob("org/m", "a.gguf", GGUF), snapshot / "c.gguf")
+    snapshot = cache.revision("org/m", C1, {"a.bin": GGUF, "b.bin": GGUF})
+    cache.revision("org/m", C2, {"a.bin": GGUF, "own.bin": b"GGUF"}, refs=())
+    os.link(cache.blob("org/m", "a.bin", GGUF), snapshot / "c.bin")
 
     sizes = [model.size_bytes for model in scan(cache.root).found]
 
@@ -292,14 +292,14 @@ def test_missing_shards_are_found_without_a_tree(cache):
     """
     The names of the other shards in the same folder tell which are missing.
     """
-    files = {"m-00002-of-00005.gguf": GGUF, "sub/m-00001-of-00002.safetensors": GGUF}
+    files = {"m-00002-of-00005.safetensors": GGUF, "sub/m-00001-of-00002.safetensors": GGUF}
     cache.revision("org/m", C1, files)
 
     (reason,) = only(scan(cache.root)).reasons
 
     assert reason == (
-        "missing: 'm-00001-of-00005.gguf', 'm-00003-of-00005.gguf', "
-        "'m-00004-of-00005.gguf' and 2 more"
+        "missing: 'm-00001-of-00005.safetensors', 'm-00003-of-00005.safetensors', "
+        "'m-00004-of-00005.safetensors' and 2 more"
     )
 
 

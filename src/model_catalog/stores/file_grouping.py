@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
 from model_catalog.files.file_names import (
     WEIGHT_ROLES,
-    ShardSet,
     file_role,
     is_partial_download,
-    parse_shard_name,
 )
 from model_catalog.stores.completeness import incomplete_reasons
+from model_catalog.stores.quantizations import (
+    GGUF,
+    PIPELINE_CONFIGS,
+    FileSet,
+    assign_companions,
+    file_set,
+    is_pipeline,
+    split_files,
+)
 from model_catalog.stores.scan_result import StoreFile
 from model_catalog.stores.store_walk import (
     MAX_FILES,
@@ -32,8 +39,7 @@ from model_catalog.stores.store_walk import (
 SUFFIXES: Final = (".gguf", ".safetensors")
 """The suffixes, in lower case, of files that can be a model without a config.json."""
 
-_MODEL_CONFIGS: Final = ("adapter_config.json", "config.json", "model_index.json")
-_PIPELINE_CONFIG: Final = "model_index.json"
+_MODEL_CONFIGS: Final = ("adapter_config.json", "config.json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,13 +61,14 @@ def group_files(walk: StoreWalk, root: str, *, share_projectors: bool) -> Iterat
     """
     Yield the models in a folder and below it.
 
-    A folder with a model_index.json, or with weights and a config.json or adapter_config.json, is
-    one model, with everything below it. In any other folder, each GGUF or safetensors file is one
-    model, and each shard set is one.
+    A pipeline (`is_pipeline`) is one model, with everything below it. So is a folder with weights
+    that are not GGUF files, and with a config.json or an adapter_config.json; GGUF quantizations in
+    it are models of their own. In any other folder, each GGUF or safetensors file is one model, and
+    each shard set is one.
 
-    A projector (`mmproj*.gguf`, the image encoder of a model) belongs to the only GGUF model in its
+    A projector (the image encoder of a model) or a draft belongs to the only GGUF model in its
     folder. If there are several GGUF models, it belongs to each of them with `share_projectors`,
-    and is a separate model without it.
+    and to those of the same name without it.
 
     Hidden files are left out. Unfinished downloads are not files of a group; its `reasons` name
     them. Links to folders are not followed.
@@ -128,16 +135,19 @@ class _Folder:
 
     @property
     def is_model(self) -> bool:
-        """Whether the whole folder is one model."""
-        if _PIPELINE_CONFIG in self.files:
+        """Whether the folder and everything below it are the files of one model."""
+        folders = (f"{os.path.basename(path)}/" for path in self.folders)
+        if is_pipeline([*self.files, *folders]):
             return True
+        # A config.json beside GGUF files describes what they were converted from.
         return any(name in self.files for name in _MODEL_CONFIGS) and any(
-            file_role(name) in WEIGHT_ROLES for name in self.files
+            file_role(name) in WEIGHT_ROLES and not name.lower().endswith(GGUF)
+            for name in self.files
         )
 
 
 def _is_relevant(name: str) -> bool:
-    return name in _MODEL_CONFIGS or file_role(name) in WEIGHT_ROLES
+    return name in {*_MODEL_CONFIGS, *PIPELINE_CONFIGS} or file_role(name) in WEIGHT_ROLES
 
 
 def _group_folder(walk: StoreWalk, root: str) -> Iterator[FileGroup]:
@@ -168,38 +178,60 @@ def _group_folder(walk: StoreWalk, root: str) -> Iterator[FileGroup]:
             walk.add_problem(root, f"it contains more than {MAX_FILES:,} files")
             return
     files.sort(key=lambda file: file.path)
-    reasons = (*incomplete_reasons(files, unread), *_unfinished_reasons(unfinished))
-    yield FileGroup(root, root, tuple(files), reasons)
+    for part in split_files(files):
+        path = root if part.first is None else f"{root}/{part.first}"
+        path_folder = f"{root}/{part.folder}".rstrip("/")
+        own = {file_set(file.path) for file in part.files}
+        is_whole = part.first is None
+        reasons = (
+            *incomplete_reasons(
+                part.files, [name for name in unread if is_whole or file_set(name) in own]
+            ),
+            *_unfinished_reasons(
+                [name for name in unfinished if is_whole or _is_partial_of(name, own)]
+            ),
+        )
+        yield FileGroup(path, path_folder, part.files_below_folder(), reasons)
 
 
 def _group_single_files(folder: _Folder, *, share_projectors: bool) -> Iterator[FileGroup]:
     """Yield the models among the files of a folder: single files and shard sets."""
-    models: dict[str | ShardSet, list[str]] = {}
-    projectors = []
+    models: dict[FileSet, list[str]] = {}
+    companions = []
     for name in folder.files:
-        shard = parse_shard_name(name)
         if not name.lower().endswith(SUFFIXES):
             continue
-        if file_role(name) == "projector":
-            projectors.append(name)
+        if file_role(name) in {"projector", "draft"} and name.lower().endswith(GGUF):
+            companions.append(name)
         else:
-            models.setdefault(name if shard is None else shard[1], []).append(name)
-    gguf_models = [names for names in models.values() if names[0].lower().endswith(".gguf")]
-    if not gguf_models or not (share_projectors or len(gguf_models) == 1):
-        models |= {name: [name] for name in projectors}
-        projectors = []
+            models.setdefault(file_set(name), []).append(name)
+    gguf_models = {
+        names[0]: names[0]
+        for names in models.values()
+        if names[0].lower().endswith(GGUF) and file_role(names[0]) == "weights"
+    }
+    owners = assign_companions(companions, gguf_models, to_all=share_projectors)
+    for companion in companions:
+        if not owners[companion]:
+            models.setdefault(file_set(companion), []).append(companion)
     for key, names in models.items():
-        all_names = sorted([*names, *projectors]) if names in gguf_models else names
+        own_companions = [name for name in companions if names[0] in owners[name]]
         files = tuple(
-            folder.files[name].to_store_file(name, file_role(name), None) for name in all_names
+            folder.files[name].to_store_file(name, file_role(name), None)
+            for name in sorted([*names, *own_companions])
         )
-        stem = key if isinstance(key, str) else f"{key.stem}-"
-        unread = [
-            name for name in folder.unread if (shard := parse_shard_name(name)) and shard[1] == key
-        ]
-        unfinished = [name for name in folder.unfinished if name.startswith(stem)]
+        unread = [name for name in folder.unread if file_set(name) == key]
+        unfinished = [name for name in folder.unfinished if _is_partial_of(name, {key})]
         reasons = (*incomplete_reasons(files, unread), *_unfinished_reasons(unfinished))
         yield FileGroup(f"{folder.path}/{names[0]}", folder.path, files, reasons)
+
+
+def _is_partial_of(path: str, sets: Collection[FileSet]) -> bool:
+    """Return whether the name of an unfinished download begins as that of a file of the sets."""
+    return any(
+        path.startswith(folder + (name if isinstance(name, str) else f"{name.stem}-"))
+        for folder, name in sets
+    )
 
 
 def _unfinished_reasons(names: list[str]) -> list[str]:

@@ -12,15 +12,16 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from model_catalog.domain import validation
 from model_catalog.errors import InvalidModelError
-from model_catalog.files.file_names import file_role
+from model_catalog.files.file_names import file_role, is_plain_file_name
 from model_catalog.files.formats.json_stream import JsonStream
 from model_catalog.files.safe_open import ProtectedFiles, StrPath
 from model_catalog.stores.completeness import detect_format, incomplete_reasons, newest_mtime
+from model_catalog.stores.quantizations import Part, file_set, split_files
 from model_catalog.stores.scan_result import Claims, FoundModel, Scan, StoreFile
 from model_catalog.stores.store_walk import (
     MAX_FILES,
@@ -42,8 +43,7 @@ PREFIX: Final = "models--"
 MAX_TREE_BYTES: Final = 64 * 1024 * 1024
 MAX_TREE_FILES: Final = 100_000
 
-_MAX_REF_BYTES: Final = 64
-_COMMIT: Final = re.compile(r"[0-9a-f]{40}")
+_MAX_REF_BYTES: Final = 512
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _INCOMPLETE_BLOB: Final = re.compile(r"([0-9a-f]{40}|[0-9a-f]{64})(\.[0-9a-f]{8})?\.incomplete")
 _FOLDERS: Final = ("blobs", "refs", "snapshots", "trees")
@@ -128,6 +128,14 @@ class _RevisionFiles:
     unread_count: int = 0
 
 
+def _is_alias(text: str) -> bool:
+    try:
+        validation.alias("alias", text)
+    except InvalidModelError:
+        return False
+    return True
+
+
 class _RepositoryScan:
     """The scan of one repository. It lists the blobs once and caches their targets."""
 
@@ -159,12 +167,9 @@ class _RepositoryScan:
         has_revision = False
         snapshots = self._walk.list_folders(folders["snapshots"]) if "snapshots" in folders else ()
         for entry in snapshots:
-            if _COMMIT.fullmatch(entry.name):
-                has_revision = True
-                aliases = tuple(sorted(refs.pop(entry.name, {})))
-                self._scan_revision(entry, aliases, trees.get(f"{entry.name}.json"))
-            else:
-                self._walk.add_problem(entry.path, "its name is not a commit hash")
+            has_revision = True
+            aliases = tuple(sorted(refs.pop(entry.name, {})))
+            self._scan_revision(entry, aliases, trees.get(f"{entry.name}.json"))
         for name, entry in self._blobs.items():
             if name not in self._targets:
                 is_partial = name.endswith(".incomplete")
@@ -214,11 +219,11 @@ class _RepositoryScan:
         return refs
 
     def _read_commit(self, entry: os.DirEntry[str]) -> str:
-        """Return the commit hash in the file of a ref."""
+        """Return the name of the snapshot in the file of a ref, which is usually a commit hash."""
         with self._walk.open_file(self._walk.resolve_entry(entry), _MAX_REF_BYTES) as file:
-            text = file.read_at(0, _MAX_REF_BYTES).decode("ascii", "replace").strip()
-        if _COMMIT.fullmatch(text) is None:
-            raise SkippedError("its content is not a commit hash")
+            text = file.read_at(0, _MAX_REF_BYTES).decode("utf-8", "replace").strip()
+        if not is_plain_file_name(text):
+            raise SkippedError("its content is not the name of a snapshot")
         return text
 
     def _scan_revision(
@@ -234,24 +239,53 @@ class _RepositoryScan:
             self._walk.add_problem(snapshot.path, "none of its files can be read")
             return
         files.sort(key=lambda file: file.path)
-        self._walk.add_model(
-            FoundModel(
-                store=self._walk.store,
-                provider=self._provider,
-                reference=self._reference,
-                version=snapshot.name,
-                aliases=aliases,
-                local_path=snapshot.path,
-                folder=snapshot.path,
-                files=tuple(files),
-                downloaded_at=newest_mtime(files),
-                claims=Claims(format=detect_format(files)),
-                reasons=(
-                    *incomplete_reasons(files, gone),
-                    *self._tree_differences(files, gone, expected),
-                ),
-            ),
-            snapshot.path,
+        parts = [
+            self._describe_part(part, snapshot, aliases, gone, expected)
+            for part in split_files(files)
+        ]
+        # The ref of a repository with several quantizations means its first one that is complete.
+        main = next((each for each in parts if each.is_complete), parts[0])
+        for each in parts:
+            found = each
+            if each is main and main.local_path != snapshot.path:
+                found = replace(each, aliases=tuple(sorted((*aliases, *each.aliases))))
+            self._walk.add_model(found, found.local_path)
+
+    def _describe_part(
+        self,
+        part: Part,
+        snapshot: os.DirEntry[str],
+        aliases: tuple[str, ...],
+        gone: Collection[str],
+        expected: Mapping[str, _TreeFile],
+    ) -> FoundModel:
+        """Return the model of a whole snapshot, or of one quantization in it."""
+        path, version, folder = snapshot.path, snapshot.name, snapshot.path
+        if part.first is not None:
+            path, version = f"{path}/{part.first}", f"{version}/{part.first}"
+            folder = f"{folder}/{part.folder}".rstrip("/")
+            own = {file_set(file.path) for file in part.files}
+            gone = [name for name in gone if file_set(name) in own]
+            expected = {name: each for name, each in expected.items() if file_set(name) in own}
+            aliases = tuple(filter(_is_alias, (f"{alias}/{part.first}" for alias in aliases)))
+        files = part.files_below_folder()
+        differences = (
+            self._tree_differences(part.files, gone, expected)
+            if expected or part.first is None
+            else []
+        )
+        return FoundModel(
+            store=self._walk.store,
+            provider=self._provider,
+            reference=self._reference,
+            version=version,
+            aliases=aliases,
+            local_path=path,
+            folder=folder,
+            files=files,
+            downloaded_at=newest_mtime(files),
+            claims=Claims(format=detect_format(files)),
+            reasons=(*incomplete_reasons(part.files, gone), *differences),
         )
 
     def _find_files(self, root: str, expected: Mapping[str, _TreeFile]) -> _RevisionFiles | None:

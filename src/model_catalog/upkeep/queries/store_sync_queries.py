@@ -16,6 +16,7 @@ from model_catalog.repository.model_catalog import ModelCatalog, executor_of
 from model_catalog.repository.statements.filters import FILES, MODELS, model_columns
 from model_catalog.repository.statements.model_key import ALIASES
 from model_catalog.repository.statements.models import insert_into
+from model_catalog.upkeep.queries.label_copies import LabelCopy, copy_labels
 
 F: Final = FILES.c
 A: Final = ALIASES.c
@@ -43,6 +44,7 @@ MODEL_COLUMNS: Final = (
     "inventoried_at",
     "store",
     "store_root",
+    "claimed_kind",
 )
 FILE_COLUMNS: Final = (
     "model_id",
@@ -78,6 +80,11 @@ class ModelToStore:
     """The id of the recorded model; None for a new one."""
     values: Mapping[str, Any]
     files: Sequence[FileRecord] | None
+    recorded_key: ModelKey | None = None
+    """The key of the recorded model if it gets another one; otherwise None."""
+    copied_key: ModelKey | None = None
+    """The key of the model that a new one was a part of. It gets that model's labels."""
+    copied_id: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +168,12 @@ def write_store(connection: Connection, value: _StoreSync) -> set[ModelKey]:
             ids |= _insert_models(connection, batch)
             ids |= _update_models(connection, batch)
     _replace_files(connection, value.models, ids)
+    copies = [
+        LabelCopy(model.copied_id, model.copied_key, ids[model.key], model.key)
+        for model in value.models
+        if model.copied_id is not None and model.copied_key is not None and model.key in ids
+    ]
+    copy_labels(connection, copies)
     _update_aliases(connection, value.aliases, ids)
     return {model.key for model in value.models if model.key not in ids}
 
@@ -192,8 +205,9 @@ def _update_models(connection: Connection, models: Sequence[ModelToStore]) -> di
     existing = {
         row[0]: (row[1], row[2], row[3])
         for row in connection.execute(keys.order_by(model_columns.id).with_for_update())
-        if (row[1], row[2], row[3]) == known[row[0]].key
+        if (row[1], row[2], row[3]) == (known[row[0]].recorded_key or known[row[0]].key)
     }
+    _rename_aliases(connection, [known[model_id] for model_id in existing])
     values = known[min(known)].values
     if existing and values:
         update = MODELS.update().where(model_columns.id == bindparam("of_id"))
@@ -206,7 +220,19 @@ def _update_models(connection: Connection, models: Sequence[ModelToStore]) -> di
             for model_id in existing
         ]
         connection.execute(update, rows)
-    return {key: model_id for model_id, key in existing.items()}
+    return {known[model_id].key: model_id for model_id in existing}
+
+
+def _rename_aliases(connection: Connection, models: Sequence[ModelToStore]) -> None:
+    """Give the aliases of renamed models their new reference."""
+    rows = [
+        {"of_id": model.id, "new_reference": model.key[1]}
+        for model in models
+        if model.recorded_key is not None and model.recorded_key[1] != model.key[1]
+    ]
+    if rows:
+        update = ALIASES.update().where(A.model_id == bindparam("of_id"))
+        connection.execute(update.values(reference=bindparam("new_reference")), rows)
 
 
 def _replace_files(

@@ -47,7 +47,7 @@ def compare_files(found: FoundModel, recorded: FileRows | None) -> tuple[list[st
         return changed, False
     for file in found.files:
         row = recorded.get(file.path)
-        if row is None or row[_SIZE] != file.size_bytes or row[_ROLE] != file.role:
+        if row is None or row[_SIZE] != file.size_bytes:
             return changed, False
         digest = row[_DIGEST]
         if file.digest is not None and file.digest != digest:
@@ -59,16 +59,19 @@ def compare_files(found: FoundModel, recorded: FileRows | None) -> tuple[list[st
     return changed, True
 
 
-def has_same_disk_facts(found: FoundModel, recorded: FileRows) -> bool:
+def has_same_file_facts(found: FoundModel, recorded: FileRows) -> bool:
     """
-    Return whether the identities and the bytes on the disk are those recorded.
+    Return whether the roles, the identities and the bytes on the disk are those recorded.
 
+    A newer release may give a file another role, by its name.
     They can change although a file does not: a device gets another number when it is mounted again,
     and a file system may reserve blocks that it frees later. The paths must be the same.
     """
     for file in found.files:
         row = recorded[file.path]
-        if row[_DISK_BYTES] != file.disk_bytes or row[_FILE_ID] != format_file_id(file.identity):
+        if (row[_ROLE], row[_DISK_BYTES]) != (file.role, file.disk_bytes):
+            return False
+        if row[_FILE_ID] != format_file_id(file.identity):
             return False
     return True
 

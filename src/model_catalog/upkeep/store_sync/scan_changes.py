@@ -78,6 +78,7 @@ class RecordedModel:
     inventoried_at: datetime | None
     store: str | None
     store_root: str | None
+    claimed_kind: str | None
     files: dict[str, Sequence[Any]] | None = None
 
     @classmethod

@@ -8,8 +8,10 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from model_catalog.domain import validation
+from model_catalog.domain.fields import KEY_FIELDS
 from model_catalog.domain.file_record import LEFT_STORE, FileRecord, FileState
 from model_catalog.domain.model_ref import ModelRef
+from model_catalog.domain.search_text import fold_case
 from model_catalog.errors import InvalidModelError, StoppedError
 from model_catalog.files.mounts import mount_point
 from model_catalog.mapping.column_types import decode_path
@@ -25,12 +27,13 @@ from model_catalog.upkeep.queries.store_sync_queries import (
 )
 from model_catalog.upkeep.store_sync.file_list_comparison import (
     compare_files,
-    has_same_disk_facts,
+    has_same_file_facts,
     merge_file_list,
     state_of_found,
 )
 from model_catalog.upkeep.store_sync.model_values import ScanContext
 from model_catalog.upkeep.store_sync.scan_changes import RecordedModel, ScanChanges, StoreFinding
+from model_catalog.upkeep.store_sync.succession import Successions, find_successions
 from model_catalog.upkeep.worker_threads import Stop
 
 _PRESENT_AGAIN: Final = "present again"
@@ -69,6 +72,7 @@ class _Comparison:
             for alias in found.aliases
         }
         self._found_keys: set[ModelKey] = set()
+        self._successions = self._find_successions()
         self._changes = ScanChanges()
 
     def compare(self, stop: Stop) -> ScanChanges:
@@ -96,8 +100,18 @@ class _Comparison:
         for alias in found.aliases:
             validation.alias("alias", alias)
         to_store = self._changes.models_to_store
+        if recorded is None and (heir := self._successions.heirs.get(key)) is not None:
+            self._rename(found, heir)
+            return
         if recorded is None:
-            to_store[key] = ModelToStore(key, None, *self._context.all_values(key, found, None))
+            copied = self._successions.copies.get(key)
+            to_store[key] = ModelToStore(
+                key,
+                None,
+                *self._context.all_values(key, found, None),
+                copied_key=None if copied is None else copied.key,
+                copied_id=None if copied is None else copied.id,
+            )
             alias_details = self._compare_aliases(found, key)
             self._changes.new.append(_finding(key, found, *alias_details, *found.reasons))
             return
@@ -109,6 +123,34 @@ class _Comparison:
             self._changes.changed.append(_finding(key, found, *details, *alias_details))
         else:
             self._changes.unchanged.append(ModelRef(*key))
+
+    def _find_successions(self) -> Successions:
+        """Find recorded models that the store now has under another name, or as several models."""
+        names = {}
+        for found in self._scan.found:
+            key = (found.provider, found.reference, found.version)
+            prefixed = (found.provider, f"{self._scan.root}/{found.reference}", found.version)
+            for each in (prefixed, key):
+                if each in self._recorded:
+                    names[key] = each
+                    break
+        in_store = [model for model in self._recorded.values() if self._is_in_store(model)]
+        return find_successions(self._scan.found, in_store, names)
+
+    def _rename(self, found: FoundModel, recorded: RecordedModel) -> None:
+        """Plan that a row continues under the name that its files have now."""
+        old, key = recorded.key, (found.provider, found.reference, found.version)
+        values, files = self._context.all_values(key, found, recorded)
+        values |= dict(zip(KEY_FIELDS, key, strict=True))
+        values["reference_folded"] = fold_case(key[1])
+        self._changes.models_to_store[key] = ModelToStore(
+            key, recorded.id, values, files, recorded_key=old
+        )
+        del self._recorded[old]
+        self._recorded[key] = recorded
+        aliases = self._compare_aliases(found, key)
+        detail = f"recorded as {ModelRef(*old)} before"
+        self._changes.changed.append(_finding(key, found, detail, *aliases, *found.reasons))
 
     def _find_recorded(self, found: FoundModel) -> tuple[ModelKey, RecordedModel | None]:
         """
@@ -178,7 +220,7 @@ class _Comparison:
         self, found: FoundModel, recorded: RecordedModel
     ) -> Sequence[FileRecord] | None:
         """Return the files to record with new identities; None if these are recorded."""
-        if recorded.files is None or has_same_disk_facts(found, recorded.files):
+        if recorded.files is None or has_same_file_facts(found, recorded.files):
             return None
         return merge_file_list(found, recorded.files)[0]
 
@@ -194,6 +236,8 @@ class _Comparison:
         if not self._is_in_store(recorded):
             values |= {"store": self._scan.store, "store_root": self._scan.root}
             details.append(f"now in a store of {self._scan.store}")
+        if recorded.claimed_kind is None:
+            values["claimed_kind"] = found.kind
         reason = join_reasons(found.reasons)
         # A scan only compares names. It does not clear a reason that a verification has recorded.
         if reason != recorded.incomplete_reason and (reason or recorded.verified_at is None):
