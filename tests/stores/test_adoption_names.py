@@ -2,10 +2,12 @@
 
 import shutil
 
+import numpy as np
 import pytest
 from adoption_helpers import GGUF, adopt_scan, make_hub, names, scan
 from conftest import a_model
 from layouts import C1, C2, HuggingFace, Ollama, fill
+from safetensors.numpy import save
 
 from model_catalog import FileState
 from model_catalog.upkeep import (
@@ -14,6 +16,9 @@ from model_catalog.upkeep import (
     relink_model,
 )
 from model_catalog.upkeep.store_sync import adoption
+
+SAFETENSORS = save({"w": np.ones(8, np.float32)})
+"""A whole file, by the package safetensors 0.8."""
 
 
 @pytest.fixture
@@ -125,18 +130,61 @@ async def test_a_model_of_the_user_at_another_path_is_kept(catalog, hub, tmp_pat
 
 
 @pytest.mark.parametrize("below", ["", "/b.gguf"], ids=["folder", "file in the folder"])
-async def test_a_model_that_the_user_recorded_in_the_store_joins_the_store(catalog, hub, below):
+async def test_a_model_that_the_user_recorded_in_a_store_stays_the_users_own(catalog, hub, below):
     """
-    A row with the same name and files is assigned to the store, and keeps the user's values.
+    A row with the same name and path gets a state. One file of a folder keeps its path.
     """
     path = f"{hub.repository('org/b')}/snapshots/{C1}{below}"
-    await catalog.register_model(a_model("org/b", version=C1, local_path=path, architecture="mine"))
+    before = await catalog.register_model(
+        a_model("org/b", version=C1, local_path=path, architecture="mine")
+    )
 
-    done = await adopt_scan(catalog, hub)
+    await adopt_scan(catalog, hub)
+    again = await adopt_scan(catalog, hub)
 
-    assert ("org/b", C1) in names(done.changed)
+    assert again.changed == ()
     model = await catalog.get_model("org/b", "hf")
-    assert (model.store, model.architecture) == ("huggingface", "mine")
+    assert (model.store, model.foreign, model.architecture) == (None, False, "mine")
+    assert (model.local_path, model.downloaded_at) == (path, before.downloaded_at)
+    assert model.state is (FileState.UNCHECKED if below else FileState.PRESENT)
+    assert [file.path for file in await catalog.list_files(model)] == ([] if below else ["b.gguf"])
+
+
+async def test_a_model_that_was_added_stays_the_users_own(catalog, tmp_path):
+    """
+    Its list of files stays, and a scan still notices that a file has changed or is gone.
+    """
+    folder = tmp_path / "models"
+    fill(folder / "m", config__json=b"{}", model__safetensors=SAFETENSORS, README__md=b"mine")
+    path = folder / "m"
+    await register_path(catalog, path, provider="local", reference="m", digest=True)
+    before = await catalog.get_model("m", "local")
+
+    first = await adopt(catalog, scan("directory", folder))
+    same = await catalog.get_model("m", "local")
+    (path / "model.safetensors").write_bytes(SAFETENSORS[:-1] + b"x")
+    await adopt(catalog, scan("directory", folder))
+    changed = await catalog.get_model("m", "local")
+
+    assert (len(first.unchanged), first.new, first.changed) == (1, (), ())
+    assert same.to_dict() == before.to_dict()
+    assert (changed.store, changed.state) == (None, FileState.CHANGED)
+    assert changed.digest == before.digest
+
+
+async def test_a_models_folder_that_the_user_moved_is_followed(catalog, tmp_path):
+    """
+    A model of the user's own at a path that no longer exists gets the path at which it is found.
+    """
+    fill(tmp_path / "old/m", config__json=b"{}", model__safetensors=SAFETENSORS)
+    await register_path(catalog, tmp_path / "old/m", provider="local", reference="m")
+    (tmp_path / "old").rename(tmp_path / "new")
+
+    await adopt(catalog, scan("directory", tmp_path / "new"))
+
+    model = await catalog.get_model("m", "local")
+    assert (model.local_path, model.store) == (str(tmp_path / "new/m"), None)
+    assert model.state is FileState.PRESENT
 
 
 async def test_a_moved_store_keeps_its_models(catalog, hub, tmp_path):

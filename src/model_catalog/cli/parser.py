@@ -129,6 +129,11 @@ def _add_model_commands(add_command: _AddCommand, formats: argparse.ArgumentPars
         "llama.cpp)",
     )
     scan.add_argument("-n", "--dry-run", action="store_true", help="print the changes only")
+    scan.add_argument(
+        "--force",
+        action="store_true",
+        help="record missing models even if most of a store is missing",
+    )
     add_command("dupes", "List duplicate files.", formats)
 
     ls = add_command("ls", "List the models, newest download first.", formats)

@@ -77,7 +77,7 @@ class TooManyMissingError(CatalogError):
         super().__init__(
             f"{missing_count} of {model_count} models under {group!r} were not found. None of them "
             f"was recorded as missing, because the disk may not be mounted. If the files are gone, "
-            f"run the check again with `force=True` (`--force`)"
+            f"run the check or the scan again with `force=True` (`--force`)"
         )
         self.group = group
         self.missing_count = missing_count

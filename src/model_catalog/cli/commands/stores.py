@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 from model_catalog.cli.catalog_access import short_ref, use_existing_catalog
-from model_catalog.cli.exit_codes import DONE, FAILED
+from model_catalog.cli.exit_codes import DONE, FAILED, NOT_AS_RECORDED
 from model_catalog.cli.output import (
     ProgressBar,
     human_disk_usage,
@@ -26,6 +26,7 @@ from model_catalog.cli.output import (
     print_tsv,
 )
 from model_catalog.connection.target import resolve_target
+from model_catalog.errors import TooManyMissingError
 from model_catalog.files.safe_open import errno_name
 from model_catalog.opening import open_catalog
 from model_catalog.repository.model_catalog import ModelCatalog
@@ -62,6 +63,7 @@ async def scan(options: Namespace) -> int:
         return FAILED
     scans: list[Scan] = []
     reports: list[StoreSyncReport] = []
+    suspicious: list[TooManyMissingError] = []
     async with _open_catalog(options) as catalog:
         with ProgressBar() as bar:
             for store, root in roots:
@@ -73,8 +75,15 @@ async def scan(options: Namespace) -> int:
                         f"{store}: {pluralize(count, 'model')}"
                     ),
                 )
+                try:
+                    report = await adopt(
+                        catalog, found, dry_run=options.dry_run, force=options.force
+                    )
+                except TooManyMissingError as error:
+                    suspicious.append(error)
+                    continue
                 scans.append(found)
-                reports.append(await adopt(catalog, found, dry_run=options.dry_run))
+                reports.append(report)
     rows = [
         row
         for report, found in zip(reports, scans, strict=True)
@@ -101,7 +110,9 @@ async def scan(options: Namespace) -> int:
     else:
         _print_scan_table(rows)
     _print_scan_totals(reports, scans, dry_run=options.dry_run)
-    return DONE
+    for mass_loss in suspicious:
+        print_error(f"error: {mass_loss}")
+    return NOT_AS_RECORDED if suspicious else DONE
 
 
 def _store_roots(paths: Sequence[str]) -> list[tuple[StoreName, str]] | None:

@@ -34,6 +34,9 @@ _STATE_PRIORITY: Final = (
     FileState.CHANGED,
 )
 
+_MISSING_TOLERANCE: Final = 10
+"""Up to this many models of one group may go missing in any check or scan."""
+
 _LEFT_STORE: Final = (LEFT_STORE, LEFT_STORE_0_1_0)
 
 
@@ -91,6 +94,15 @@ class MountCache:
         if mount not in self._mounted:
             self._mounted[mount] = is_mount_point(mount)
         return self._mounted[mount]
+
+
+def is_mass_loss(missing_count: int, model_count: int) -> bool:
+    """
+    Return whether so many models of a group are newly missing that their disk may not be mounted.
+
+    `model_count` is without the models that were missing before.
+    """
+    return missing_count > max(_MISSING_TOLERANCE, model_count / 2)
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ from model_catalog.domain.model_ref import ModelRef
 from model_catalog.errors import TooManyMissingError
 from model_catalog.repository.model_catalog import ModelCatalog
 from model_catalog.repository.statements.filters import Filters
-from model_catalog.upkeep.checks.file_status import MountCache, check_statuses
+from model_catalog.upkeep.checks.file_status import MountCache, check_statuses, is_mass_loss
 from model_catalog.upkeep.queries.check_queries import (
     CheckResult,
     load_check_rows,
@@ -36,8 +36,6 @@ from model_catalog.upkeep.worker_threads import run_in_thread
 
 BATCH_SIZE: Final = 8000
 """Rows of files in a batch. The event loop builds the rows, so a larger batch would block it."""
-_MISSING_TOLERANCE: Final = 10
-"""Up to this many models of one root or mount point may go missing in any check."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,9 +139,7 @@ async def _store_missing(
     suspicious = [
         group
         for group, results in newly_missing.items()
-        if not force
-        and (count := _count_newly_missing(results)) > _MISSING_TOLERANCE
-        and count > group_sizes[group] / 2
+        if not force and is_mass_loss(_count_newly_missing(results), group_sizes[group])
     ]
     for group, results in newly_missing.items():
         if group not in suspicious:

@@ -11,6 +11,7 @@ from functools import partial
 
 from model_catalog.concurrency.ownership import running_loop
 from model_catalog.domain.model_ref import ModelRef
+from model_catalog.errors import TooManyMissingError
 from model_catalog.files.safe_open import StrPath
 from model_catalog.repository.model_catalog import ModelCatalog, find_database_files
 from model_catalog.stores.scan_result import Scan, ScanProblem, StoreName
@@ -89,11 +90,15 @@ class _CountReporter:
                 self._loop.call_soon_threadsafe(self._on_progress, count)
 
 
-async def adopt(catalog: ModelCatalog, scan: Scan, *, dry_run: bool = False) -> StoreSyncReport:
+async def adopt(
+    catalog: ModelCatalog, scan: Scan, *, dry_run: bool = False, force: bool = False
+) -> StoreSyncReport:
     """
     Record the models that a scan has found, in place. No file is copied, moved, linked or hashed.
 
     Each model belongs to its store from then on, and the catalog never offers to delete it. A model
+    that the user has registered stays the user's own: it keeps its list of files, and has no
+    store. A model
     that has left the store becomes `missing`, unless a problem of the scan may hide it. No row is
     deleted; tags, notes, pins and use counts stay. The refs of a store become aliases, and follow
     them when they move. An alias that the user has set stays, and is reported as a problem. If a
@@ -103,14 +108,24 @@ async def adopt(catalog: ModelCatalog, scan: Scan, *, dry_run: bool = False) -> 
     a prefix. A model that is no longer at its recorded path, but is found at another one, gets the
     new path.
 
+    Raises TooManyMissingError if the files of more than ten models, and of more than half of the
+    models of the store, do not exist any more. Those models are then left as they are, and all
+    other changes are recorded. `force` turns this protection off.
+
     Reads the catalog once, then writes everything in one transaction. Without differences nothing
     is written. With `dry_run` the result is the same, and nothing is written.
     """
     names = dict.fromkeys((found.provider, found.reference) for found in scan.found)
     rows = await load_store_rows(catalog, scan.store, scan.root, names)
     changes = await run_in_thread(partial(compare_scan, scan, rows))
+    is_mass_loss = changes.is_mass_loss and not force
+    if is_mass_loss:
+        lost_count, model_count = len(changes.lost), changes.present_count
+        changes = changes.without_lost()
     if not dry_run and not changes.is_empty:
         await _record(catalog, scan, changes)
+    if is_mass_loss:
+        raise TooManyMissingError(scan.root, lost_count, model_count)
     return StoreSyncReport(
         scan.store,
         scan.root,

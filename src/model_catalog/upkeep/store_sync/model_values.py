@@ -71,6 +71,9 @@ class ScanContext:
             "store": self.store,
             "store_root": validation.path("store_root", self.root),
         }
+        if recorded is not None and recorded.is_own:
+            for name in ("store", "store_root", "downloaded_at"):
+                del values[name]
         if recorded is None:
             fields.validate_model(
                 {**dict(zip(KEY_FIELDS, key, strict=True)), "local_path": found.local_path}

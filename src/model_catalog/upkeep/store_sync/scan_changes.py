@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
 from model_catalog.domain.model_ref import ModelRef
 from model_catalog.mapping.column_types import decode_path, decode_state
 from model_catalog.stores.scan_result import ScanProblem
+from model_catalog.upkeep.checks.file_status import is_mass_loss
 from model_catalog.upkeep.queries.check_queries import CheckedModel, CheckResult
 from model_catalog.upkeep.queries.store_sync_queries import (
     MODEL_COLUMNS,
@@ -51,6 +52,28 @@ class ScanChanges:
     gone: list[StoreFinding] = field(default_factory=list)
     unchanged: list[ModelRef] = field(default_factory=list)
     problems: list[ScanProblem] = field(default_factory=list)
+    lost: dict[ModelKey, int] = field(default_factory=dict)
+    """The ids of the models that were not missing before, and whose files do not exist now."""
+    present_count: int = 0
+    """The number of models of the store that were not missing before."""
+
+    @property
+    def is_mass_loss(self) -> bool:
+        """Whether so many files do not exist that the disk may not be mounted."""
+        return is_mass_loss(len(self.lost), self.present_count)
+
+    def without_lost(self) -> ScanChanges:
+        """Return the changes without those of the models whose files no longer exist."""
+        lost_ids = set(self.lost.values())
+        return replace(
+            self,
+            models_to_store={
+                key: model for key, model in self.models_to_store.items() if key not in self.lost
+            },
+            check_results=[each for each in self.check_results if each.model.id not in lost_ids],
+            changed=[each for each in self.changed if each.key not in self.lost],
+            gone=[each for each in self.gone if each.key not in self.lost],
+        )
 
     @property
     def is_empty(self) -> bool:
@@ -94,6 +117,11 @@ class RecordedModel:
     def key(self) -> ModelKey:
         """Provider, reference and version."""
         return self.provider, self.reference, self.version
+
+    @property
+    def is_own(self) -> bool:
+        """Whether the user registered the model. A scan leaves it to the user."""
+        return self.store is None
 
     @property
     def checked_model(self) -> CheckedModel:

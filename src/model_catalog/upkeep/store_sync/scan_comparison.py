@@ -116,6 +116,7 @@ class _Comparison:
             self._changes.new.append(_finding(key, found, *alias_details, *found.reasons))
             return
         details = self._compare_recorded(found, recorded)
+        self._count_if_lost(recorded, is_lost=state_of_found(found, ())[0] is FileState.MISSING)
         alias_details = self._compare_aliases(found, key)
         if alias_details and key not in to_store:
             to_store[key] = ModelToStore(key, recorded.id, {}, None)
@@ -197,8 +198,14 @@ class _Comparison:
     def _compare_recorded(self, found: FoundModel, recorded: RecordedModel) -> list[str]:
         """Plan the changes of a recorded model, and return a description of each."""
         key = recorded.key
+        if recorded.is_own and recorded.local_path.startswith(f"{found.local_path}/"):
+            # The user has registered one file of the folder.
+            return []
         changed, is_same_list = compare_files(found, recorded.files)
         if not is_same_list or recorded.size_bytes != found.size_bytes:
+            if recorded.is_own and recorded.files is not None:
+                # `add` lists other files than a scan of a store does. Its list stays.
+                return []
             values, listed = self._context.all_values(key, found, recorded)
             self._changes.models_to_store[key] = ModelToStore(key, recorded.id, values, listed)
             return ["its files changed"]
@@ -233,7 +240,7 @@ class _Comparison:
         if recorded.local_path != found.local_path:
             values["local_path"] = validation.path("local_path", found.local_path)
             details.append(f"moved from {recorded.local_path}")
-        if not self._is_in_store(recorded):
+        if not recorded.is_own and not self._is_in_store(recorded):
             values |= {"store": self._scan.store, "store_root": self._scan.root}
             details.append(f"now in a store of {self._scan.store}")
         if recorded.claimed_kind is None:
@@ -290,19 +297,26 @@ class _Comparison:
             model = recorded.checked_model
             if model.state is FileState.MISSING:
                 continue
+            is_absent = _is_absent(recorded.local_path)
             if (reason := self._mounts.offline_reason(model)) is not None:
                 if model.state is not FileState.OFFLINE:
                     result = CheckResult(model, FileState.OFFLINE, reason)
                     self._changes.check_results.append(result)
                 offline_reasons.add(reason)
                 continue
-            path = recorded.local_path
-            detail = describe_absence(path) if _is_absent(path) else LEFT_STORE
+            self._count_if_lost(recorded, is_lost=is_absent)
+            detail = describe_absence(recorded.local_path) if is_absent else LEFT_STORE
             self._changes.check_results.append(CheckResult(model, FileState.MISSING, detail))
             self._changes.gone.append(recorded.finding)
         self._changes.problems += [
             ScanProblem(self._scan.root, reason) for reason in sorted(offline_reasons)
         ]
+
+    def _count_if_lost(self, recorded: RecordedModel, *, is_lost: bool) -> None:
+        if recorded.state != FileState.MISSING:
+            self._changes.present_count += 1
+            if is_lost:
+                self._changes.lost[recorded.key] = recorded.id
 
     def _has_problem_in_folder(self, found: FoundModel) -> bool:
         """Whether the scan had a problem in the model's top-level folder of the store."""
