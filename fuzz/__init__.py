@@ -1,8 +1,8 @@
-"""Fuzzers for the code that reads untrusted input: references, headers, imports and filters."""
+"""Fuzzers for the code that reads untrusted input: references, files, imports and filters."""
 
 from typing import Final
 
-TARGETS: Final = ("reference", "headers", "imports", "filters")
+TARGETS: Final = ("reference", "headers", "configs", "imports", "filters")
 """
 The names of the target modules.
 

@@ -1,4 +1,8 @@
-"""Target headers of GGUF and safetensors: read or refused, cheaply, and with storable claims."""
+"""
+Target headers of GGUF and safetensors: read or refused, cheaply, and with storable claims.
+
+A file is a whole safetensors file if and only if the safetensors package opens it.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +16,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+import safetensors as safetensors_package
 from hypothesis import strategies as st
 
 from fuzz.resource_limits import limited_resources
-from model_catalog import BadHeaderError
+from model_catalog import BadHeaderError, HeaderLimitError
 from model_catalog.domain.fields import HEADER_FIELDS, UPDATABLE_FIELDS
 from model_catalog.files.formats.header_reader import Header, read_header
+from model_catalog.files.formats.safetensors import BITS_PER_ELEMENT
 
 sys.path.append(str(Path(__file__).parent.parent / "tests" / "files"))
 
@@ -38,7 +44,25 @@ _EXTENDED_BYTES: Final = 256 * 2**20
 
 
 _EXTREMES: Final = (0, 1, 2, 8, 9, 12, 2**16, 2**31, 2**32 - 1, 4_000_001, 2**63, 2**64 - 1)
-_JSON_PIECES: Final = (b'"', b"{", b"}", b"[", b"]", b",", b":", b"NaN", b"1e999", b"-1", b"9" * 30)
+_JSON_PIECES: Final = (
+    b'"',
+    b"null",
+    b"-0",
+    b"\\ud800",
+    b"\\",
+    b"\x01",
+    b"[" * 126,
+    b"{",
+    b"}",
+    b"[",
+    b"]",
+    b",",
+    b":",
+    b"NaN",
+    b"1e999",
+    b"-1",
+    b"9" * 30,
+)
 _NAMES: Final = (
     *(b"general.alignment", b"general.architecture", b"general.file_type", b"general.license"),
     *(b"llama", b"llama.context_length", b"split.no", b"split.count", b"a.weight", b"\xff"),
@@ -151,14 +175,33 @@ def _read(path: str) -> str:
             header = read_header(path)
     except BadHeaderError as error:
         assert str(error).isprintable(), error
-        return "cut off" if "ends in the middle" in error.reason else "refused"
+        outcome = "cut off" if "ends within the header" in error.reason else "refused"
+        if isinstance(error, HeaderLimitError):
+            return f"{outcome}, beyond a limit"
+        assert not _opens_as_safetensors(path), error
+        return outcome
     hash(header)
     _check_claims(header)
+    if header.format == "safetensors":
+        types = {dtype for _, dtype, _ in header.tensor_counts or ()}
+        # A type that the package does not know may be newer.
+        is_known = types <= set(BITS_PER_ELEMENT)
+        opens = _opens_as_safetensors(path)
+        assert opens == (header.is_complete and is_known), (opens, header, types)
     return "read"
+
+
+def _opens_as_safetensors(path: str) -> bool:
+    try:
+        with safetensors_package.safe_open(path, "np"):
+            return True
+    except (safetensors_package.SafetensorError, OSError):
+        return False
 
 
 def _check_claims(header: Header) -> None:
     """Check that all values of a header can be recorded as claims."""
     for name in HEADER_FIELDS:
-        value = getattr(header, name)
+        # The header does not state every field.
+        value = getattr(header, name, None)
         assert UPDATABLE_FIELDS[f"claimed_{name}"](name, value) == value, (name, value)

@@ -14,6 +14,7 @@ from builders import (
 
 from model_catalog import (
     BadHeaderError,
+    HeaderLimitError,
 )
 from model_catalog.files.formats.packed_weights import Packing
 from model_catalog.files.model_config import ModelConfig, read_config, read_index
@@ -164,3 +165,70 @@ def test_the_number_of_files_in_an_index_is_limited(tmp_path):
 
     with pytest.raises(BadHeaderError, match="10,000"):
         read_index(path)
+
+
+PYTHON_JSON = {
+    "Infinity": b'{"time_step_limit":[0.0,Infinity],"n_positions":8}',
+    "-Infinity": b'{"x":-Infinity,"n_positions":8}',
+    "NaN": b'{"x":{"y":NaN},"n_positions":8}',
+    "duplicate name": b'{"n_positions":4,"n_positions":8}',
+    "duplicate name in an object": b'{"x":{"a":1,"a":2},"n_positions":8}',
+    "lone surrogate": rb'{"x":"\ud800","n_positions":8}',
+    "number out of range": b'{"x":1e999,"n_positions":8}',
+    "integer of 400 digits": b'{"x":' + b"9" * 400 + b',"n_positions":8}',
+    "200 levels": b'{"x":' + b"[" * 200 + b"]" * 200 + b',"n_positions":8}',
+}
+
+
+@pytest.mark.parametrize("content", PYTHON_JSON.values(), ids=PYTHON_JSON)
+def test_a_config_that_pythons_json_accepts_is_read(tmp_path, content):
+    """
+    transformers reads config.json with `json`, and writes an infinite number as Infinity.
+    """
+    path = write(tmp_path / "config.json", content)
+
+    assert read_config(path).context_length == json.loads(content)["n_positions"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reader"),
+    [
+        ("config.json", b"{}" + b" " * 5 * 1024 * 1024, read_config),
+        ("config.json", b'{"a":"' + b"x" * 1_200_000 + b'"}', read_config),
+        ("config.json", b"{" + b",".join(b'"%d":1' % i for i in range(10_001)) + b"}", read_config),
+        ("i.json", index(f"{i}.safetensors" for i in range(10_001)), read_index),
+    ],
+    ids=["long", "long value", "many members", "many files"],
+)
+def test_a_limit_is_told_from_damage(tmp_path, name, content, reader):
+    """
+    The file may be valid, so it is not called damaged.
+    """
+    with pytest.raises(HeaderLimitError, match=r"not read \(limit\)"):
+        reader(write(tmp_path / name, content))
+
+
+@pytest.mark.slow
+def test_an_index_of_497_000_tensors_needs_little_memory(tmp_path):
+    """
+    Large mixtures of experts with scales have as many. Names of weights take no memory.
+    """
+    entries = (
+        f'"model.layers.{i:030}.weight_scale":"m-{i % 163}.safetensors"' for i in range(497_000)
+    )
+    path = write(tmp_path / "i.json", '{"weight_map":{' + ",\n".join(entries) + "}}")
+    code = """if True:
+        import sys
+        from model_catalog.files.model_config import read_index
+        names = len(read_index(sys.argv[1]).file_names)
+        peak = [line for line in open("/proc/self/status") if line.startswith("VmHWM")]
+        print(names, int(peak[0].split()[1]) // 1024 if peak else 0)
+    """
+
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True
+    )
+    names, mebibytes = map(int, done.stdout.split())
+
+    assert names == 163
+    assert mebibytes < 64

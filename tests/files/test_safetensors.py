@@ -128,7 +128,7 @@ def test_a_header_length_that_looks_like_a_pickle_is_recognized(tmp_path):
 
 
 def read_mutations(path, number, seed):
-    """Return how many mutated files were read. Any error but BadHeaderError fails the test."""
+    """Return how many mutated files were read, as many as the safetensors package opens."""
     rng = random.Random(seed)
     tensors = [("a", "F16", (4, 8)), ("b.ä", "F32", ()), ("c", "BF16", (0, 3)), ("d", "F4", (6,))]
     content = safetensors(tensors, metadata={"format": "pt", "license": "mit"})
@@ -154,17 +154,21 @@ def read_mutations(path, number, seed):
             raw[:8] = (end - 8).to_bytes(8, "little") if end > 8 else raw[:8]
         path.write_bytes(raw)
         try:
-            hash(read_header(path))
+            header = read_header(path)
         except BadHeaderError:
+            assert not opens(path), bytes(raw)
             continue
         read += 1
+        # A type that the package does not know may be newer.
+        is_known = {dtype for _, dtype, _ in header.tensor_counts or ()} <= set(DTYPES)
+        assert opens(path) == (header.is_complete and is_known), bytes(raw)
     return read
 
 
 @pytest.mark.slow
 def test_a_mutated_header_is_read_or_refused(tmp_path):
     """
-    4,000 randomly damaged headers raise nothing but BadHeaderError.
+    Of 4,000 randomly damaged headers, those are whole that safetensors 0.8.0 opens.
     """
     read = read_mutations(tmp_path / "m", 4_000, seed=20260101)
 

@@ -14,14 +14,16 @@ from model_catalog.files.safe_open import OpenFile
 
 MAX_VALUE_CHARACTERS: Final = 1024 * 1024
 """The most characters in one value. A MiB of `[],` takes 25 MiB of memory as Python lists."""
-MAX_TOTAL_CHARACTERS: Final = 32 * MAX_VALUE_CHARACTERS
-"""The most characters in all values: twice what the allowed number of tensors needs."""
+MAX_TOTAL_CHARACTERS: Final = 48 * MAX_VALUE_CHARACTERS
+"""The most characters in all values, as many as 262,144 tensors need."""
 MAX_DEPTH: Final = 127
 """The deepest nesting that serde_json 1 reads."""
 
 _WINDOW_BYTES: Final = 64 * 1024
 _WHITESPACE: Final = re.compile(r"[ \t\n\r]*")
 _MAX_DIGITS: Final = 20
+_NESTED_COST: Final = 16
+"""A list or an object takes as long as this many characters."""
 _ANY_SURROGATE: Final = re.compile("[\ud800-\udfff]")
 # An escape of a surrogate is valid only if it is followed by the other half of a pair.
 _STRING_PART: Final = re.compile(
@@ -112,7 +114,9 @@ class JsonStream:
         self._peek()
         before = self._position()
         value = self._decode_value()
-        self._characters_left -= self._position() - before
+        start = before - self._start
+        nested = self._text.count("[", start, self._at) + self._text.count("{", start, self._at)
+        self._characters_left -= self._position() - before + _NESTED_COST * nested
         if self._characters_left < 0:
             raise self.file.limit_error(
                 f"the values have more than {MAX_TOTAL_CHARACTERS:,} characters"

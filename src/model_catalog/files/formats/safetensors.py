@@ -8,7 +8,7 @@ from model_catalog.files.formats import header, packed_weights
 from model_catalog.files.formats.header import Header
 from model_catalog.files.formats.json_stream import JsonStream, RepeatedNames
 from model_catalog.files.formats.packed_weights import TensorCounts
-from model_catalog.files.formats.tensor_table import TensorTable
+from model_catalog.files.formats.tensor_table import AnyTensors, InOrderTensors
 from model_catalog.files.safe_open import OpenFile
 
 MAX_HEADER_BYTES: Final = 100_000_000
@@ -17,7 +17,7 @@ MAX_TENSORS: Final = 262_144
 """Twice as many as the largest mixture of experts in one file has."""
 MAX_METADATA: Final = 262_144
 
-_BITS_PER_ELEMENT: Final = {
+BITS_PER_ELEMENT: Final = {
     "BOOL": 8,
     "F4": 4,
     "F6_E2M3": 6,
@@ -41,6 +41,7 @@ _BITS_PER_ELEMENT: Final = {
     "I64": 64,
     "U64": 64,
 }
+"""The data types of safetensors 0.8.0."""
 _PREFIX_BYTES: Final = 8
 _MAX_NUMBER: Final = 2**64 - 1
 _TENSOR_FIELDS: Final = {"dtype", "shape", "data_offsets"}
@@ -76,12 +77,12 @@ def read_safetensors(file: OpenFile) -> Header:
     if start > file.size_bytes:
         raise file.header_error("the file ends within the header")
 
-    metadata, tensors = _read_members(JsonStream(file, _PREFIX_BYTES, start))
-    tensors.drop_superseded()
-    data_bytes = tensors.data_size_bytes()
-    if data_bytes is None:
-        raise file.header_error("its tensors overlap or leave a gap")
-    counts = tensors.counts()
+    in_order = InOrderTensors()
+    metadata = _read_members(JsonStream(file, _PREFIX_BYTES, start), in_order)
+    counts, data_bytes = in_order.counts.result(), in_order.data_size_bytes
+    superseded = in_order.superseded()
+    if superseded or not in_order.is_in_order:
+        counts, data_bytes = _count_again(JsonStream(file, _PREFIX_BYTES, start), superseded)
     if packed_weights.count_elements(counts) > header.MAX_PARAMETERS:
         raise file.header_error("the tensors have more elements than any model")
     needed_bytes = start + data_bytes
@@ -108,9 +109,19 @@ def quantization(counts: TensorCounts) -> str | None:
     return method
 
 
-def _read_members(stream: JsonStream) -> tuple[dict[str, str], TensorTable]:
+def _count_again(stream: JsonStream, superseded: set[int]) -> tuple[TensorCounts, int]:
+    """Return the totals and the size of the data of tensors that are not in order."""
+    tensors = AnyTensors(superseded)
+    _read_members(stream, tensors)
+    size_bytes = tensors.data_size_bytes
+    if size_bytes is None:
+        raise stream.file.header_error("its tensors overlap or leave a gap")
+    return tensors.counts.result(), size_bytes
+
+
+def _read_members(stream: JsonStream, tensors: InOrderTensors | AnyTensors) -> dict[str, str]:
+    """Add the tensors of a header to `tensors`, and return the metadata that are used."""
     metadata: dict[str, str] | None = None
-    tensors = TensorTable()
     for name in stream.members(MAX_TENSORS):
         if name == "__metadata__":
             if metadata is not None:
@@ -121,7 +132,7 @@ def _read_members(stream: JsonStream) -> tuple[dict[str, str], TensorTable]:
         if not tensors.add(name, dtype, elements, span):
             raise stream.file.limit_error("the tensors have too many data types")
     stream.require_end()
-    return metadata or {}, tensors
+    return metadata or {}
 
 
 def _read_metadata(stream: JsonStream) -> dict[str, str]:
@@ -162,7 +173,7 @@ def _parse_tensor(file: OpenFile, name: str, entry: object) -> tuple[str, int, t
         if elements > _MAX_NUMBER:
             raise file.header_error(f"the tensor {name[:80]!r} has more elements than any model")
     # The size of an element is unknown if the type is newer than this module.
-    bits = _BITS_PER_ELEMENT.get(dtype)
+    bits = BITS_PER_ELEMENT.get(dtype)
     if begin > end or (bits is not None and elements * bits != 8 * (end - begin)):
         raise file.header_error(f"the size of the tensor {name[:80]!r} does not match its shape")
     return dtype, elements, (begin, end)

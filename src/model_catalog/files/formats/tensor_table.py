@@ -1,86 +1,100 @@
-"""The tensors of a safetensors header, with 34 bytes of memory for each."""
+"""The tensors of a safetensors header, with few bytes of memory for each."""
 
 from __future__ import annotations
 
 from array import array
 from collections import Counter
+from collections.abc import Collection, Iterator
 from typing import Final
 
 from model_catalog.files.formats.name_hashes import NameHashes
 from model_catalog.files.formats.packed_weights import TensorCounts, part_of_name
 
-_MAX_KINDS: Final = 65_535
+_MAX_KINDS: Final = 10_000
+_BUCKETS: Final = 256
 
 
-class TensorTable:
+class InOrderTensors:
     """
-    The element count, the byte range and the kind of each tensor, in file order.
+    The totals of tensors that are listed in the order of their data, each with its own name.
 
-    A kind is a part of a weight, see `part_of_name`, and a data type. If a name occurs several
-    times, only the last tensor counts, as in the safetensors package.
+    Nearly all files are written so. It takes 8 bytes a tensor. `is_in_order` tells whether the
+    data of the tensors are contiguous in the order of the list, and `superseded` which names occur
+    again later. If that is not so, `AnyTensors` has to read the list again.
     """
 
     def __init__(self) -> None:
+        self.counts = KindCounts()
+        self.is_in_order = True
+        self.data_size_bytes = 0
         self._names = NameHashes()
-        self._kinds: dict[tuple[str, str], int] = {}
-        self._kind_numbers = array("H")
-        self._elements = array("Q")
+
+    def add(self, name: str, dtype: str, elements: int, span: tuple[int, int]) -> bool:
+        """Add a tensor. Return False if there are too many different data types."""
+        self._names.add(name)
+        self.is_in_order = self.is_in_order and span[0] == self.data_size_bytes
+        self.data_size_bytes = span[1]
+        return self.counts.add(name, dtype, elements)
+
+    def superseded(self) -> set[int]:
+        """Return the positions of the tensors whose names occur again later."""
+        return self._names.superseded()
+
+
+class AnyTensors:
+    """
+    The totals of tensors in any order, without those at the positions `superseded`.
+
+    It takes 16 bytes a tensor, and more for a moment when it sorts them.
+    """
+
+    def __init__(self, superseded: Collection[int]) -> None:
+        self.counts = KindCounts()
+        self._superseded = superseded
+        self._position = 0
         self._begins = array("Q")
         self._ends = array("Q")
 
     def add(self, name: str, dtype: str, elements: int, span: tuple[int, int]) -> bool:
         """Add a tensor. Return False if there are too many different data types."""
-        kind = self._kinds.setdefault((part_of_name(name), dtype), len(self._kinds))
-        if kind > _MAX_KINDS:
-            return False
-        self._names.add(name)
-        self._kind_numbers.append(kind)
-        self._elements.append(elements)
+        self._position += 1
+        if self._position - 1 in self._superseded:
+            return True
         self._begins.append(span[0])
         self._ends.append(span[1])
-        return True
+        return self.counts.add(name, dtype, elements)
 
-    def drop_superseded(self) -> None:
-        """Remove each tensor whose name occurs again later."""
-        superseded = self._names.superseded()
-        if not superseded:
-            return
-        for column in (self._kind_numbers, self._elements, self._begins, self._ends):
-            kept = [value for at, value in enumerate(column) if at not in superseded]
-            column[:] = array(column.typecode, kept)
-
-    def counts(self) -> TensorCounts:
-        """Return the number of elements of each kind."""
-        totals: Counter[int] = Counter()
-        for number, elements in zip(self._kind_numbers, self._elements, strict=True):
-            totals[number] += elements
-        return tuple(
-            (part, dtype, totals[number])
-            for (part, dtype), number in self._kinds.items()
-            if number in totals
-        )
-
+    @property
     def data_size_bytes(self) -> int | None:
-        """Return the end of the last tensor. None if tensors overlap or leave a gap."""
-        end = _end_in_order(self._begins, self._ends)
-        if end is not None:
-            return end
-        # Few programs write the tensors in another order than that of their data.
-        spans = sorted(
-            begin << 64 | end for begin, end in zip(self._begins, self._ends, strict=True)
-        )
+        """The end of the last tensor. None if tensors overlap or leave a gap."""
         end = 0
-        for span in spans:
-            if span >> 64 != end:
+        for begin, next_begin in self._sorted_spans():
+            if begin != end:
                 return None
-            end = span & (2**64 - 1)
+            end = next_begin
         return end
 
+    def _sorted_spans(self) -> Iterator[tuple[int, int]]:
+        # Sorting all of them at once would take 13 MB for 100,000 tensors.
+        buckets = [array("L") for _ in range(_BUCKETS)]
+        beyond = max(self._begins, default=0) + 1
+        for position, begin in enumerate(self._begins):
+            buckets[begin * _BUCKETS // beyond].append(position)
+        for bucket in buckets:
+            yield from sorted((self._begins[at], self._ends[at]) for at in bucket)
 
-def _end_in_order(begins: array[int], ends: array[int]) -> int | None:
-    end = 0
-    for begin, next_begin in zip(begins, ends, strict=True):
-        if begin != end:
-            return None
-        end = next_begin
-    return end
+
+class KindCounts:
+    """The number of elements of each part of a weight and data type."""
+
+    def __init__(self) -> None:
+        self._totals: Counter[tuple[str, str]] = Counter()
+
+    def add(self, name: str, dtype: str, elements: int) -> bool:
+        """Add a tensor. Return False if there are too many different data types."""
+        self._totals[part_of_name(name), dtype] += elements
+        return len(self._totals) <= _MAX_KINDS
+
+    def result(self) -> TensorCounts:
+        """Return the parts, the types and the numbers."""
+        return tuple((part, dtype, count) for (part, dtype), count in self._totals.items())
