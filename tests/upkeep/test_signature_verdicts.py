@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import signed_bundles
 
-from model_catalog import InvalidKeyError, ModelNotFoundError
+from model_catalog import InvalidKeyError, InvalidModelError, ModelNotFoundError
 from model_catalog.upkeep import accept_model, register_path, verify_signature
 from model_catalog.upkeep.queries.verification_queries import save_file_digest
 
@@ -240,3 +240,82 @@ async def test_links_are_refused_by_default(catalog, signing, signed_folder, tmp
 
     assert "a link" in (await verify(catalog, signing, key)).reason
     assert (await verify(catalog, signing, key, follow_links=True)).is_valid
+
+
+@pytest.mark.parametrize("is_single", [True, False], ids=["file", "folder"])
+@pytest.mark.parametrize(
+    ("target", "reason"),
+    [("nowhere", "does not exist, or its link leads to no file"), ("weights.bin", "ELOOP")],
+    ids=["lost blob", "unreadable"],
+)
+async def test_a_lost_or_unreadable_file_behind_a_link_is_refused(
+    catalog, signing, tmp_path, is_single, target, reason
+):
+    """
+    The verdict `valid` of an earlier check does not stay, and the file is named.
+    """
+    folder, key = tmp_path / "model", signing.private_key()
+    folder.mkdir()
+    (tmp_path / "blob").write_bytes(b"weights")
+    path = folder / "weights.bin"
+    path.symlink_to(tmp_path / "blob")
+    name = "." if is_single else "weights.bin"
+    bundle = signing.bundle(key, signing.statement({name: signing.digest(b"weights")}))
+    (folder / ("weights.bin.sig" if is_single else "model.sig")).write_bytes(bundle)
+    registered = path if is_single else folder
+    await register_path(catalog, registered, provider="local", reference="m")
+    before = await verify(catalog, signing, key, follow_links=True)
+    path.unlink()
+    path.symlink_to(target)
+
+    refused = await verify(catalog, signing, key, follow_links=True)
+
+    assert (before.is_valid, refused.is_valid) == (True, False)
+    assert "weights.bin" in refused.reason
+    assert reason in refused.reason
+    model = await catalog.get_model(*NAME)
+    assert (model.signature_verdict, model.signature_detail) == ("refused", refused.reason)
+
+
+async def test_paths_that_need_no_signature_can_be_ignored(catalog, signing, signed_folder):
+    """
+    huggingface_hub 2.4 keeps metadata in `.cache` of a local_dir. A signed file is not ignored.
+    """
+    folder, key = signed_folder
+    (folder / ".cache/huggingface").mkdir(parents=True)
+    (folder / ".cache/huggingface/CACHEDIR.TAG").write_text("Signature")
+    (folder / "note.txt").write_text("mine")
+    await register_path(catalog, folder, provider="local", reference="m")
+
+    verdicts = {
+        str(paths): (await verify(catalog, signing, key, ignore_paths=paths)).reason
+        for paths in (
+            [],
+            [".cache"],
+            [".cache/", folder / "note.txt"],
+            ["./.cache/huggingface", "note.txt"],
+            [".cache", "note.txt", "weights.bin"],
+        )
+    }
+
+    assert list(verdicts.values()) == [
+        "not signed: '.cache/huggingface/CACHEDIR.TAG', 'note.txt'",
+        "not signed: 'note.txt'",
+        None,
+        None,
+        "missing: 'weights.bin'",
+    ]
+
+
+@pytest.mark.parametrize("path", [".", "..", "../other", "/elsewhere", ""])
+async def test_a_path_outside_of_the_model_cannot_be_ignored(catalog, signing, signed_folder, path):
+    """
+    Nor can the whole model. The record stays.
+    """
+    folder, key = signed_folder
+    await register_path(catalog, folder, provider="local", reference="m")
+
+    with pytest.raises(InvalidModelError, match="ignore_paths"):
+        await verify(catalog, signing, key, ignore_paths=[path])
+
+    assert (await catalog.get_model(*NAME)).signature_verdict is None

@@ -251,6 +251,14 @@ def _add_upkeep_commands(add_command: _AddCommand, formats: argparse.ArgumentPar
     sign.add_argument(
         "--follow-links", action="store_true", help="for a cache that consists of symbolic links"
     )
+    sign.add_argument(
+        "--ignore-path",
+        action="append",
+        default=[],
+        metavar="PATH",
+        help="a file or folder that needs no signature, relative to the model, for example "
+        ".cache; may be repeated",
+    )
 
 
 def _add_relinking_commands(add_command: _AddCommand) -> None:

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
 from model_catalog.domain.file_record import FileRecord
 from model_catalog.domain.model_ref import ModelName
-from model_catalog.errors import BadSignatureError, FileChangedError
+from model_catalog.errors import BadSignatureError, FileChangedError, InvalidModelError
 from model_catalog.files.digest import file_digest
 from model_catalog.files.file_names import parse_shard_name
 from model_catalog.files.fingerprint import Fingerprint, is_settled
 from model_catalog.files.safe_open import ProtectedFiles, stat_path
 from model_catalog.files.signing.public_key import read_public_key
-from model_catalog.files.signing.required_files import required_file_paths
-from model_catalog.files.signing.signature import require_matching_files, verify_bundle
+from model_catalog.files.signing.required_files import refuse_unreadable, required_file_paths
+from model_catalog.files.signing.signature import (
+    SignedManifest,
+    require_matching_files,
+    verify_bundle,
+)
 from model_catalog.mapping.tables import Model
 from model_catalog.repository.model_catalog import ModelCatalog, find_database_files
 from model_catalog.upkeep.queries.verification_queries import save_inspection
@@ -57,6 +62,7 @@ async def verify_signature(
     key: bytes | str | os.PathLike[str],
     bundle: str | os.PathLike[str] | None = None,
     follow_links: bool = False,
+    ignore_paths: Iterable[str | os.PathLike[str]] = (),
     on_progress: OnProgress | None = None,
 ) -> Signature:
     """
@@ -68,12 +74,17 @@ async def verify_signature(
     file that was hashed before and has not changed is not read again. Symbolic links are refused,
     as model-signing refuses them when it signs, unless `follow_links` is set.
 
-    A signature is refused if a file was altered, is missing, was renamed or is not signed, or if
-    another key signed the model. A refusal is recorded like a valid signature.
+    `ignore_paths` are files and folders that need no signature, relative to the model's folder or
+    absolute, as `.cache` in a folder that huggingface_hub has downloaded. A signed file among them
+    counts as missing, as with `--ignore-paths` of model-signing.
 
-    Raises ModelNotFoundError, InvalidKeyError, NotInstalledError without the extra `signing`,
-    FileChangedError, BadLayoutError, ProtectedFileError, and OSError if the bundle does not exist
-    or a file cannot be read.
+    A signature is refused if a file was altered, is missing, cannot be read, was renamed or is not
+    signed, or if another key signed the model. A link that leads to no file counts as missing. A
+    refusal is recorded like a valid signature.
+
+    Raises ModelNotFoundError, InvalidKeyError, InvalidModelError for an ignored path outside the
+    model, NotInstalledError without the extra `signing`, FileChangedError, BadLayoutError,
+    ProtectedFileError, and OSError if the bundle or the model's path does not exist.
     """
     model = await catalog.get_model(reference, provider, version)
     files = await catalog.list_files(model)
@@ -82,14 +93,19 @@ async def verify_signature(
     path = await run_in_thread(lambda _: _signed_path(model.local_path, files))
 
     def work(stop: Stop) -> tuple[str, str | None]:
+        ignored = [_path_inside(path, each) for each in ignore_paths]
         protected = file_identities(database_files)
         public_key = read_public_key(os.path.abspath(key) if not isinstance(key, bytes) else key)
         try:
             signed = verify_bundle(bundle or _default_bundle(path), public_key, protected=protected)
             names = required_file_paths(
-                path, signed, follow_links=follow_links, protected=protected
+                path,
+                signed,
+                follow_links=follow_links,
+                ignored_paths=ignored,
+                protected=protected,
             )
-            digests = _FileDigests(path, files, meter, protected)
+            digests = _FileDigests(path, files, meter, signed, protected)
             # Not the model's size: the bundle and the excluded files are not signed.
             meter.adjust_total(sum(digests.size_bytes(name) for name in names), path)
             require_matching_files(signed, {name: digests.digest(name, stop) for name in names})
@@ -116,19 +132,40 @@ def _result_columns(fingerprint: str, reason: str | None) -> dict[str, Any]:
     }
 
 
+def _path_inside(root: str, path: str | os.PathLike[str]) -> str:
+    """Return a path inside the model with `/`, without `.`, `..` and a slash at the end."""
+    text = os.path.normpath(os.path.join(root, path))
+    inside = text.removeprefix(os.path.normpath(root).rstrip("/") + "/")
+    if inside == text or not inside:
+        raise InvalidModelError(
+            "ignore_paths", os.fspath(path), "is not inside the model: give a path in its folder"
+        )
+    return inside
+
+
 def _signed_path(local_path: str, files: list[FileRecord]) -> str:
     """Return the folder of a set of shards, which is recorded by one shard; else the path."""
     shard = parse_shard_name(os.path.basename(local_path))
     is_set = len(files) > 1 or (shard is not None and shard[1].count > 1)
-    if is_set and not stat.S_ISDIR(stat_path(local_path).st_mode):
+    if is_set and not _is_folder(local_path):
         return os.path.dirname(local_path) or "."
     return local_path
 
 
 def _default_bundle(local_path: str) -> str:
-    if stat.S_ISDIR(stat_path(local_path).st_mode):
+    if _is_folder(local_path):
         return os.path.join(local_path, _BUNDLE_NAME)
     return f"{local_path}.sig"
+
+
+def _is_folder(local_path: str) -> bool:
+    """Return whether a path is a folder. Raises OSError if nothing exists there."""
+    try:
+        return stat.S_ISDIR(stat_path(local_path).st_mode)
+    except OSError:
+        # A link whose file was lost is still there, and its signature is refused.
+        os.lstat(local_path)
+        return False
 
 
 class _FileDigests:
@@ -139,18 +176,24 @@ class _FileDigests:
         local_path: str,
         files: list[FileRecord],
         meter: ProgressMeter,
+        signed: SignedManifest,
         protected: ProtectedFiles,
     ) -> None:
-        is_folder = stat.S_ISDIR(stat_path(local_path).st_mode)
-        self._root = local_path if is_folder else os.path.dirname(local_path)
+        self._root = local_path if _is_folder(local_path) else os.path.dirname(local_path)
+        self._signed = signed
         self._recorded = {file.path: file for file in files}
         self._meter = meter
         self._protected = protected
 
     def size_bytes(self, name: str) -> int:
-        return stat_path(os.path.join(self._root, name)).st_size
+        with refuse_unreadable(name, self._signed):
+            return stat_path(os.path.join(self._root, name)).st_size
 
     def digest(self, name: str, stop: Stop) -> str:
+        with refuse_unreadable(name, self._signed):
+            return self._digest(name, stop)
+
+    def _digest(self, name: str, stop: Stop) -> str:
         path = os.path.join(self._root, name)
         file = self._recorded.get(name)
         # The recorded fingerprint of a damaged file is not that of its present content.

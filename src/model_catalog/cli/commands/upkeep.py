@@ -226,6 +226,7 @@ async def sign_verify(options: Namespace) -> int:
                 key=options.key,
                 bundle=options.bundle,
                 follow_links=options.follow_links,
+                ignore_paths=options.ignore_path,
                 on_progress=bar.show,
             )
 
