@@ -16,7 +16,7 @@ from model_catalog import (
     BadHeaderError,
     HeaderLimitError,
 )
-from model_catalog.files.formats.packed_weights import Packing
+from model_catalog.files.formats.tensors.packed_weights import Packing
 from model_catalog.files.model_config import ModelConfig, read_config, read_index
 from model_catalog.files.model_description import describe_model
 

@@ -9,8 +9,8 @@ from typing import Any, Final
 from model_catalog.files.file_names import MAX_NAME_BYTES, is_plain_file_name
 from model_catalog.files.formats import header
 from model_catalog.files.formats.json_stream import JsonStream
-from model_catalog.files.formats.packed_weights import Packing
-from model_catalog.files.quantization_config import (
+from model_catalog.files.formats.tensors.packed_weights import Packing
+from model_catalog.files.formats.tensors.quantization_config import (
     Quantization,
     best_quantization,
     read_quantization,

@@ -8,8 +8,9 @@ from typing import Any, Final
 
 from model_catalog.errors import BadHeaderError, NotAFileError, StoppedError, UnknownFormatError
 from model_catalog.files.file_names import WEIGHT_ROLES, parse_shard_name
-from model_catalog.files.formats import packed_weights, safetensors
+from model_catalog.files.formats import safetensors
 from model_catalog.files.formats.header_reader import Header, read_header
+from model_catalog.files.formats.tensors import packed_weights
 from model_catalog.files.model_config import read_config
 from model_catalog.files.model_files import ModelFile, ModelFiles, find_model_files
 from model_catalog.files.safe_open import ProtectedFiles, StrPath, errno_name

@@ -10,7 +10,7 @@ from typing import Final
 from model_catalog.files.formats import ggml_types, header
 from model_catalog.files.formats.gguf_stream import GgufStream, Value
 from model_catalog.files.formats.header import Header
-from model_catalog.files.formats.name_hashes import NameHashes
+from model_catalog.files.formats.tensors.name_hashes import NameHashes
 from model_catalog.files.safe_open import OpenFile
 
 MAX_KEYS: Final = 65_536

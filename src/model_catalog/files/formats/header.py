@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final, TypeGuard
 
-from model_catalog.files.formats.packed_weights import TensorCounts
+from model_catalog.files.formats.tensors.packed_weights import TensorCounts
 
 MAX_TEXT_LENGTH: Final = 128
 """The most characters in a text that is accepted from a header."""

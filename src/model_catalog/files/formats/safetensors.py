@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from model_catalog.files.formats import header, packed_weights
+from model_catalog.files.formats import header
 from model_catalog.files.formats.header import Header
 from model_catalog.files.formats.json_stream import JsonStream, RepeatedNames
-from model_catalog.files.formats.packed_weights import TensorCounts
-from model_catalog.files.formats.tensor_table import AnyTensors, InOrderTensors
+from model_catalog.files.formats.tensors import packed_weights
+from model_catalog.files.formats.tensors.packed_weights import TensorCounts
+from model_catalog.files.formats.tensors.tensor_table import AnyTensors, InOrderTensors
 from model_catalog.files.safe_open import OpenFile
 
 MAX_HEADER_BYTES: Final = 100_000_000

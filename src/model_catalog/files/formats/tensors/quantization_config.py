@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from model_catalog.files.formats import header
-from model_catalog.files.formats.packed_weights import Packing
+from model_catalog.files.formats.tensors.packed_weights import Packing
 
 _MAX_BITS: Final = 64
 _MAX_GROUP_SIZE: Final = 65_536

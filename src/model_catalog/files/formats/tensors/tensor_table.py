@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Collection, Iterator
 from typing import Final
 
-from model_catalog.files.formats.name_hashes import NameHashes
-from model_catalog.files.formats.packed_weights import TensorCounts, part_of_name
+from model_catalog.files.formats.tensors.name_hashes import NameHashes
+from model_catalog.files.formats.tensors.packed_weights import TensorCounts, part_of_name
 
 _MAX_KINDS: Final = 10_000
 _BUCKETS: Final = 256

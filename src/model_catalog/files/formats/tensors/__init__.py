@@ -1,0 +1,1 @@
+"""The tensors that a header lists: their names, byte ranges and parameters."""
