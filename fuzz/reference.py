@@ -9,12 +9,13 @@ from typing import Final
 from hypothesis import strategies as st
 
 from model_catalog import InvalidModelError, ModelRef
+from model_catalog.domain.key_validation import MAX_VERSION
 
 IS_RAW: Final = True
 SEEDS: Final = (b"hf:TheBloke/TinyLlama@v1", b"hf:org/repo:Q4_K_M@", b"a\nb\nc", "ü:模@🦙".encode())
 
 _PARTS: Final = st.one_of(
-    st.sampled_from([":", "@", "\n", " ", "hf", "m", "\u3000", "\u202e", "\U0001f999"]),
+    st.sampled_from([":", "@", "%40", "%25", "%", "\n", " ", "hf", "m", "\u3000", "\u202e", "\U0001f999"]),
     st.text(st.characters(exclude_categories=("Cs",)), max_size=3),
     st.text(st.characters(), max_size=3),
 )
@@ -58,7 +59,7 @@ def _check_parts(text: str) -> None:
         assert len(parts) == 1 or not _is_plain(parts)
         return
     # The docstring of ModelRef.__str__ lists the names whose text does not parse back.
-    if ":" in name.provider or "@" in (name.version or ""):
+    if ":" in name.provider or len(name.version or "") > MAX_VERSION:
         return
     if name.version is not None or "@" not in name.reference:
         assert ModelRef.parse(str(name)) == name, name

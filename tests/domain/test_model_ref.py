@@ -14,6 +14,10 @@ VALID_TEXTS = {
     "both": ("hf:org/repo:Q4_K_M@main", ModelRef("hf", "org/repo:Q4_K_M", "main")),
     "nothing after the at": ("hf:org/repo@", ModelRef("hf", "org/repo", "")),
     "two ats": ("hf:a@b@c", ModelRef("hf", "a@b", "c")),
+    "at in the version": ("hf:m@a%40b/50%25.gguf", ModelRef("hf", "m", "a@b/50%.gguf")),
+    "percent in the version": ("hf:m@50%", ModelRef("hf", "m", "50%")),
+    "percent that is not an escape": ("hf:m@%25", ModelRef("hf", "m", "%25")),
+    "an escape as the version": ("hf:m@a%2540b", ModelRef("hf", "m", "a%40b")),
     "blanks": (" hf : m @ v ", ModelRef(" hf ", " m ", " v ")),
     "at before the colon": ("me@host:m", ModelRef("me@host", "m")),
     "not ASCII": ("ü:模型@🦙", ModelRef("ü", "模型", "🦙")),
@@ -103,9 +107,11 @@ def test_refs_are_hashable_and_immutable():
         ref.version = "v2"
 
 
+PERCENTS = st.lists(st.sampled_from(["%25", "%40", "%", "@", "25", "40"])).map("".join)
 texts = st.one_of(
     st.text(),
     st.text(alphabet=":@ ab/\0\ud800", max_size=12),
+    PERCENTS.map("a:b@{}".format),
     st.tuples(st.text(), st.text(), st.text()).map("{0[0]}:{0[1]}@{0[2]}".format),
 )
 
@@ -133,11 +139,13 @@ def test_parsed_text_is_printed_unchanged(text):
 @given(
     provider=st.text(alphabet=st.characters(exclude_characters=":\0", codec="utf-8")),
     reference=st.text(alphabet=st.characters(exclude_characters="@\0", codec="utf-8")),
-    version=st.none() | st.text(alphabet=st.characters(exclude_characters="@\0", codec="utf-8")),
+    version=st.none()
+    | st.text(alphabet=st.characters(exclude_characters="\0", codec="utf-8"))
+    | PERCENTS,
 )
 def test_printed_ref_parses_to_an_equal_ref(provider, reference, version):
     """
-    This is true for every ref without a colon in the provider and without `@` in other parts.
+    This is true for every ref without a colon in the provider and `@` in the reference.
     """
     try:
         ref = ModelRef(provider, reference, version)

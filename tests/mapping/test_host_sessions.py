@@ -138,7 +138,7 @@ def vars_of(model):
 INVALID = {
     "size_bytes": -1,
     "reference": "",
-    "version": "a@b",
+    "version": "a" * 513,
     "architecture": "",
     "downloaded_at": datetime(2026, 1, 1),  # noqa: DTZ001
     "digest": "md5:1",

@@ -124,10 +124,9 @@ async def test_pinning_again_keeps_the_first_time(catalog, database):
     ("field", "register"),
     [
         ("provider", lambda catalog: catalog.register_model(a_model("m", provider="a:b"))),
-        ("version", lambda catalog: catalog.register_model(a_model("m", version="a@b"))),
         ("alias", lambda catalog: catalog.set_alias("m", "hf", "a@b")),
     ],
-    ids=["provider", "version", "alias"],
+    ids=["provider", "alias"],
 )
 async def test_a_name_with_a_separator_of_refs_is_refused(catalog, field, register):
     """

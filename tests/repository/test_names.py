@@ -183,3 +183,33 @@ async def test_an_expired_model_of_a_session_is_refused(sqlite_file):
         await ModelCatalog(sessions).find_model(model)
 
     await engine.dispose()
+
+
+async def test_a_version_can_be_a_long_path_with_an_at(catalog, database):
+    """
+    It has at most 512 characters, and the key at most 2,560 bytes, which every index holds.
+    """
+    version = f"{'a' * 40}/{'v@1%40/' * 67}.gguf"[:512]
+    await catalog.register_model(a_model("m", version=version))
+    await catalog.register_models([a_model("n", version=version)])
+
+    ref = str(ModelRef("hf", "m", version))
+    assert (await catalog.get_model(ref)).version == version
+    assert await catalog.count_models(version=version) == 2
+    assert (await catalog.tag_model(ref, tags=["x"])).tags == ("x",)
+
+    # No compression makes it shorter.
+    texts = "".join(chr(0x20000 + number * 7919 % 40000) for number in range(1200))
+    longest = a_model(texts[:512], provider=texts[512:576], version=texts[576:640])
+    await catalog.register_model(longest)
+    too_long = a_model(texts[:512], provider=texts[512:576], version=texts[576:641])
+    for register in (
+        catalog.register_model(too_long),
+        catalog.register_models([too_long]),
+        catalog.rename_model(longest, new_version=texts[576:641]),
+    ):
+        with pytest.raises(InvalidModelError, match="2564 bytes") as caught:
+            await register
+        assert caught.value.field == "version"
+    with pytest.raises(InvalidModelError, match="513 characters"):
+        await catalog.register_model(a_model("m", version="v" * 513))

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from layouts import write
 
-from model_catalog.domain import fields, validation
+from model_catalog.domain import fields, key_validation
 from model_catalog.stores.store_kinds import SCANNERS
 from model_catalog.stores.store_walk import MAX_FILES
 
@@ -66,7 +66,7 @@ def problem_paths(store, root, outside, *, good=1):
         key = ("reference", "provider", "version", "local_path")
         fields.validate_model({name: getattr(model, name) for name in key})
         for alias in model.aliases:
-            validation.alias("alias", alias)
+            key_validation.alias("alias", alias)
         texts = [*model.reasons, *(file.path for file in model.files)]
         assert [text for text in texts if not text.isprintable()] == []
     assert [each.reason for each in scanned.problems if not each.reason.isprintable()] == []

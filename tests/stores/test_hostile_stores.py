@@ -197,15 +197,16 @@ def test_a_file_with_an_invalid_name_is_left_out_of_its_model(tmp_path, outside,
     assert problem_paths("lmstudio", tmp_path / "models", outside) == [str(bad)]
 
 
-@pytest.mark.parametrize("name", ["v@1.gguf", "x" * 124 + ".gguf"], ids=["with @", "too long"])
-def test_a_name_that_is_not_a_valid_version_is_a_problem(tmp_path, outside, name):
+def test_a_path_that_is_too_long_for_a_version_is_a_problem(tmp_path, outside):
     """
-    A catalog could not find the model by it.
+    A path of 512 characters with an `@` is a version.
     """
     fill(tmp_path / "models", org___repo___m__gguf=GGUF)
-    bad = write(tmp_path / "models/org/repo" / name, GGUF)
+    folders = ["x" * 200, "y" * 200]
+    write(tmp_path.joinpath("models/org/repo", *folders, f"v@{'z' * 103}.gguf"), GGUF)
+    bad = write(tmp_path.joinpath("models/org/repo", *folders, f"{'z' * 106}.gguf"), GGUF)
 
-    assert problem_paths("lmstudio", tmp_path / "models", outside) == [str(bad)]
+    assert problem_paths("lmstudio", tmp_path / "models", outside, good=2) == [str(bad)]
 
 
 def test_a_path_that_is_too_long_for_a_reference_is_a_problem(tmp_path, outside):

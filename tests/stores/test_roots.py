@@ -8,7 +8,7 @@ import sys
 import pytest
 from layouts import C1, HuggingFace, Ollama, fill, write
 
-from model_catalog.domain import fields, validation
+from model_catalog.domain import fields, key_validation
 from model_catalog.stores.scan_result import Claims
 from model_catalog.stores.store_kinds import PROVIDERS, SCANNERS, detect_store
 from model_catalog.stores.store_roots import StoreRoot, default_roots
@@ -233,7 +233,7 @@ def test_every_kind_of_store_has_its_own_valid_provider():
     """
     assert list(PROVIDERS) == list(SCANNERS)
     assert len(set(PROVIDERS.values())) == len(PROVIDERS)
-    assert [validation.provider("provider", name) for name in PROVIDERS.values()]
+    assert [key_validation.provider("provider", name) for name in PROVIDERS.values()]
 
 
 def test_claims_have_the_fields_of_a_header():

@@ -14,7 +14,7 @@ from enum import Enum, auto
 from types import NoneType
 from typing import Annotated, Any, Final, NamedTuple, TypedDict, get_args, get_type_hints
 
-from model_catalog.domain import validation
+from model_catalog.domain import key_validation, validation
 from model_catalog.domain.file_record import FileState
 from model_catalog.domain.model_ref import ModelRef
 from model_catalog.domain.validation import Validator
@@ -70,10 +70,10 @@ class ModelRow(NamedTuple):
     """
 
     reference: Annotated[
-        str, Field(Group.KEY, validation.reference, validation.lookup_text, is_required=True)
+        str, Field(Group.KEY, key_validation.reference, validation.lookup_text, is_required=True)
     ]
     provider: Annotated[
-        str, Field(Group.KEY, validation.provider, validation.lookup_text, is_required=True)
+        str, Field(Group.KEY, key_validation.provider, validation.lookup_text, is_required=True)
     ]
     local_path: Annotated[
         str, Field(Group.USER, validation.path, validation.stored_path, is_required=True)
@@ -82,7 +82,7 @@ class ModelRow(NamedTuple):
     downloaded_at: Annotated[datetime | None, Field(Group.USER, validation.timestamp)]
     id: Annotated[int, Field(Group.ROW_ID, validation.non_negative_int, is_shown=False)]
     version: Annotated[
-        str, Field(Group.KEY, validation.version, validation.lookup_text, default="")
+        str, Field(Group.KEY, key_validation.version, validation.lookup_text, default="")
     ]
     format: Annotated[str | None, Field(Group.HEADER, validation.short_text)]
     architecture: Annotated[str | None, Field(Group.HEADER, validation.short_text)]
@@ -283,21 +283,31 @@ def validate_model(values: Mapping[str, object]) -> dict[str, Any]:
     invalid value.
     """
     _require_fields(values)
-    return {
-        name: validate(name, values[name])
-        for name, validate in _INPUT_VALIDATORS.items()
-        if name in values
-    }
+    return _with_valid_key(
+        {
+            name: validate(name, values[name])
+            for name, validate in _INPUT_VALIDATORS.items()
+            if name in values
+        }
+    )
 
 
 def validate_attributes(attributes: Mapping[str, object]) -> dict[str, Any]:
     """Validate the attributes of a `Model`, and return its fields as `validate_model` does."""
     _require_fields(attributes)
-    return {
-        name: validate(name, attributes[attribute])
-        for name, attribute, validate in _ATTRIBUTE_VALIDATORS
-        if attribute in attributes
-    }
+    return _with_valid_key(
+        {
+            name: validate(name, attributes[attribute])
+            for name, attribute, validate in _ATTRIBUTE_VALIDATORS
+            if attribute in attributes
+        }
+    )
+
+
+def _with_valid_key(row: dict[str, Any]) -> dict[str, Any]:
+    if "version" in row:
+        key_validation.key(row["provider"], row["reference"], row["version"])
+    return row
 
 
 def validate_stored(name: str, value: object) -> Any:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeAlias
 
-from model_catalog.domain import validation
+from model_catalog.domain import key_validation, validation
 from model_catalog.errors import CatalogError, InvalidModelError
 
 _FORMS: Final = (
@@ -46,7 +46,8 @@ class ModelRef:
 
         The provider ends at the first colon, and the version begins after the last `@`: the
         reference of `hf:org/repo:Q4_K_M@main` is `org/repo:Q4_K_M`. `hf:org/repo@` names the model
-        without a version. Whitespace is part of the names.
+        without a version. Whitespace is part of the names. In a version, `%40` stands for `@` if
+        `__str__` writes the version in this way.
 
         Raises InvalidModelError for a text without a provider or a reference.
         """
@@ -56,17 +57,47 @@ class ModelRef:
                 "ref", text, "has no provider: write provider:reference, as in hf:org/repo"
             )
         reference, at, version = name.rpartition("@")
-        return cls(provider, reference, version) if at else cls(provider, name)
+        if not at:
+            return cls(provider, name)
+        return cls(provider, reference, _unescape(version) if _is_escaped(version) else version)
 
     def __str__(self) -> str:
         """
         Return the text that `parse` parses.
 
-        `parse` returns another name in three cases: the provider contains a colon, the version
-        contains an `@`, or the version is None and the reference contains an `@`.
+        An `@` in a version is written as `%40`, and a `%` beside it as `%25`. `parse` returns
+        another name in two cases: the provider contains a colon, or the version is None and the
+        reference contains an `@`.
         """
-        version = "" if self.version is None else f"@{self.version}"
-        return f"{self.provider}:{self.reference}{version}"
+        if self.version is None:
+            return f"{self.provider}:{self.reference}"
+        version = self.version
+        if "@" in version or _is_escaped(version):
+            version = version.replace("%", "%25").replace("@", "%40")
+        return f"{self.provider}:{self.reference}@{version}"
+
+
+def _unescape(text: str) -> str:
+    return text.replace("%40", "@").replace("%25", "%")
+
+
+def _is_escaped(text: str) -> bool:
+    """
+    Return whether a text is the escaped form of a version.
+
+    That is one with an `@`, or one that would be taken for an escaped form itself.
+    """
+    # The work grows with the square of the length. No version is longer.
+    if len(text) > 3 * key_validation.MAX_VERSION:
+        return False
+    while "%" in text and "@" not in text:
+        plain = _unescape(text)
+        if plain == text or plain.replace("%", "%25").replace("@", "%40") != text:
+            return False
+        if "@" in plain:
+            return True
+        text = plain
+    return False
 
 
 class NamedModel(Protocol):

@@ -21,16 +21,8 @@ from model_catalog.errors import InvalidModelError
 from model_catalog.files.digest import normalize_digest
 from model_catalog.files.model_kind import KINDS
 
-MAX_REFERENCE: Final = 512
-"""Maximum length of a reference, in characters."""
 MAX_NAME: Final = 128
-"""Maximum length of a provider, a version, a tag or another short text, in characters."""
-MAX_NAME_BYTES: Final = 256
-"""
-Maximum length of a provider or a version, in bytes.
-
-PostgreSQL limits an index entry to 2704 bytes, and a reference may take 2048 of them.
-"""
+"""Maximum length of a provider, an alias, a tag or another short text, in characters."""
 MAX_PATH_BYTES: Final = 4096
 """Maximum length of a path, in bytes: PATH_MAX of Linux."""
 MAX_SIZE: Final = 2**63 - 1
@@ -59,7 +51,7 @@ Validator: TypeAlias = Callable[[str, object], Any]
 
 # Matches nearly all texts: printable ASCII that does not begin with a space. Such a text passes
 # every check below, and one match takes a fraction of the time of the separate checks.
-_is_ordinary: Final = re.compile("[!-~][ -~]*").fullmatch
+is_ordinary: Final = re.compile("[!-~][ -~]*").fullmatch
 
 
 def key_text(field: str, value: object, limit: int) -> str:
@@ -80,54 +72,11 @@ def key_text(field: str, value: object, limit: int) -> str:
 
 def non_blank_text(field: str, value: object, limit: int) -> str:
     """Validate a short text that is not blank, of at most `limit` characters."""
-    if type(value) is str and len(value) <= limit and _is_ordinary(value):
+    if type(value) is str and len(value) <= limit and is_ordinary(value):
         return value
     text = key_text(field, value, limit)
     if not text.strip():
         raise InvalidModelError(field, value, "must not be blank")
-    return text
-
-
-def reference(field: str, value: object) -> str:
-    """Validate the name of a model at its provider."""
-    return non_blank_text(field, value, MAX_REFERENCE)
-
-
-def provider(field: str, value: object) -> str:
-    """Validate a provider. It must not contain the colon of `provider:reference`."""
-    text = _index_text(field, non_blank_text(field, value, MAX_NAME))
-    if ":" in text:
-        raise InvalidModelError(
-            field,
-            text,
-            "must not contain ':', which separates the provider in provider:reference@version",
-        )
-    return text
-
-
-def version(field: str, value: object) -> str:
-    """Validate a version, which may be `""`. It must not contain the `@` of `reference@version`."""
-    text = _index_text(field, key_text(field, value, MAX_NAME))
-    if "@" in text:
-        raise InvalidModelError(
-            field,
-            text,
-            "must not contain '@', which separates the version in provider:reference@version",
-        )
-    return text
-
-
-def alias(field: str, value: object) -> str:
-    """Validate an alias, which can replace a version in a lookup and must not be blank."""
-    return version(field, non_blank_text(field, value, MAX_NAME))
-
-
-def _index_text(field: str, text: str) -> str:
-    """Validate that a text fits in the index of the key."""
-    if (size := len(text.encode())) > MAX_NAME_BYTES:
-        raise InvalidModelError(
-            field, text, f"is {size} bytes long in UTF-8: at most {MAX_NAME_BYTES} are allowed"
-        )
     return text
 
 

@@ -15,9 +15,11 @@ from sqlalchemy.orm import DeclarativeBase, Mapper
 from sqlalchemy.orm.attributes import set_committed_value
 from sqlalchemy.sql.elements import ClauseElement
 
+from model_catalog.domain import key_validation
 from model_catalog.domain.fields import (
     ATTRIBUTES,
     INSPECTION_FIELDS,
+    KEY_FIELDS,
     STORE_FIELDS,
     validate_stored,
 )
@@ -49,6 +51,7 @@ def before_insert(_mapper: Mapper[Any], _connection: Connection, model: Any) -> 
         if attribute in attributes
     }
     row = _validate(values)
+    _validate_key(model)
     if row.get("downloaded_at") is None:
         row["downloaded_at"] = utc_now()
     _set_attributes(model, row)
@@ -60,6 +63,8 @@ def before_update(_mapper: Mapper[Any], connection: Connection, model: Any) -> N
     """Validate the changed fields of a row, reset what they invalidate, and rename its aliases."""
     old = _old_values(model)
     row = _validate({name: vars(model).get(ATTRIBUTES[name]) for name in old})
+    if not old.keys().isdisjoint(KEY_FIELDS):
+        _validate_key(model)
     _set_attributes(model, {**_reset_stale_results(row, old), **row})
     if "provider" in old or "reference" in old:
         names = {"provider": model.provider, "reference": model.reference}
@@ -112,6 +117,13 @@ def _validate(values: Mapping[str, Any]) -> dict[str, Any]:
                 name, row[name], "is an SQL expression, which a search cannot find: set a text"
             )
     return row | search_columns(row)
+
+
+def _validate_key(model: Any) -> None:
+    """Validate the length of a whole key. Raises InvalidModelError."""
+    key = [getattr(model, name) for name in KEY_FIELDS]
+    if all(isinstance(text, str) for text in key):
+        key_validation.key(*key)
 
 
 def _is_sql(value: object) -> bool:

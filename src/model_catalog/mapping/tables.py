@@ -89,7 +89,7 @@ class Model(MappedAsDataclass, Base, kw_only=True, eq=False, repr=False):
     """The row id, which stays the same while the model is recorded."""
 
     version: Mapped[str] = mapped_column(KeyText, default="", server_default=text("''"))
-    """A commit, a tag or a quantization; `""` if there is none. Limited like `provider`."""
+    """A commit, a tag, a quantization or a path; `""` if there is none. At most 512 characters."""
 
     if TYPE_CHECKING:
         # Made below the class: the user's value, or the header's claim without one.

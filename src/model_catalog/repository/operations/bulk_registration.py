@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 from sqlalchemy import Connection
 from sqlalchemy.orm.attributes import instance_state
 
-from model_catalog.domain import fields
+from model_catalog.domain import fields, key_validation
 from model_catalog.domain.fields import KEY_FIELDS
 from model_catalog.domain.search_text import SEARCHED_FIELDS, fold_case
 from model_catalog.domain.validation import utc_now
@@ -188,6 +188,10 @@ def _convert_group(
         # A required field that is missing raises KeyError here.
         if given in names or name in fields.REQUIRED_FIELDS:
             columns[name] = fields.validate_column(name, [values[given] for values in group])
+    if "version" in columns:
+        key_columns = (columns[name] for name in KEY_FIELDS)
+        for provider, reference, version in zip(*key_columns, strict=True):
+            key_validation.key(provider, reference, version)
     columns.setdefault("version", [""] * len(group))
     downloaded_at = columns.get("downloaded_at", [None] * len(group))
     now = utc_now()

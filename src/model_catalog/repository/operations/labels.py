@@ -18,7 +18,7 @@ from sqlalchemy import (
     select,
 )
 
-from model_catalog.domain import validation
+from model_catalog.domain import key_validation, validation
 from model_catalog.domain.model_ref import ModelName, ModelRef, resolve_name, split_arguments
 from model_catalog.domain.search_text import fold_case
 from model_catalog.domain.validation import utc_now
@@ -184,7 +184,7 @@ def split_alias(model: object, provider: str | None, alias: str | None) -> tuple
 
 def set_alias(key: LookupKey, alias: str) -> Operation[_AliasOfKey, Alias]:
     """Return the operation that creates or moves an alias."""
-    return write(upsert_alias, _AliasOfKey(key, validation.alias("alias", alias)))
+    return write(upsert_alias, _AliasOfKey(key, key_validation.alias("alias", alias)))
 
 
 def upsert_alias(connection: Connection, value: _AliasOfKey) -> Alias:

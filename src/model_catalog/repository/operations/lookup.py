@@ -25,7 +25,7 @@ from model_catalog.connection.error_mapping import (
     is_foreign_key_violation,
     referring_table,
 )
-from model_catalog.domain import fields, validation
+from model_catalog.domain import fields, key_validation, validation
 from model_catalog.domain.model_ref import ModelRef, resolve_name
 from model_catalog.domain.search_text import search_columns
 from model_catalog.errors import InvalidModelError, ModelInUseError, ModelNotFoundError
@@ -173,8 +173,8 @@ def rename(
         problem = "is missing: give new_reference, new_version or both"
         raise InvalidModelError("new_reference", None, problem)
     name = _NewName(
-        None if new_reference is None else validation.reference("new_reference", new_reference),
-        None if new_version is None else validation.version("new_version", new_version),
+        None if new_reference is None else key_validation.reference("new_reference", new_reference),
+        None if new_version is None else key_validation.version("new_version", new_version),
     )
     return write(rename_one, (key, name))
 
@@ -200,6 +200,7 @@ def rename_one(connection: Connection, key_and_name: tuple[LookupKey, _NewName])
         provider,
         version if name.version is None else name.version,
     )
+    key_validation.key(new.provider, new.reference, new.version or "")
     if new == (reference, provider, version):
         return load_model(connection, model_id)
     if store is not None:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from model_catalog.domain import validation
+from model_catalog.domain import key_validation
 from model_catalog.errors import InvalidModelError
 from model_catalog.files.file_names import file_role, is_plain_file_name
 from model_catalog.files.formats.json_stream import JsonStream
@@ -130,7 +130,7 @@ class _RevisionFiles:
 
 def _is_alias(text: str) -> bool:
     try:
-        validation.alias("alias", text)
+        key_validation.alias("alias", text)
     except InvalidModelError:
         return False
     return True
@@ -209,7 +209,7 @@ class _RepositoryScan:
                     continue
                 try:
                     commit = self._read_commit(entry)
-                    name = validation.alias("alias", entry.path[len(root) + 1 :])
+                    name = key_validation.alias("alias", entry.path[len(root) + 1 :])
                 except InvalidModelError as error:
                     self._walk.add_problem(entry.path, f"its name {error.reason}")
                 except READ_ERRORS as error:

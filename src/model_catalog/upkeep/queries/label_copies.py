@@ -7,7 +7,7 @@ from typing import Any, Final, NamedTuple
 
 from sqlalchemy import Connection, bindparam, select
 
-from model_catalog.domain import validation
+from model_catalog.domain import key_validation
 from model_catalog.errors import InvalidModelError
 from model_catalog.repository.statements.filters import MODELS, TAGS, model_columns
 from model_catalog.repository.statements.model_key import ALIASES
@@ -98,7 +98,7 @@ def _row(copy: LabelCopy, alias: str) -> list[dict[str, Any]]:
     if reference == copy.old_key[1]:
         alias = f"{alias}/{version.removeprefix(copy.old_key[2]).removeprefix('/')}"
     try:
-        validation.alias("alias", alias)
+        key_validation.alias("alias", alias)
     except InvalidModelError:
         return []
     return [

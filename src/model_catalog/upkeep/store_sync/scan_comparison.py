@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from model_catalog.domain import validation
+from model_catalog.domain import key_validation, validation
 from model_catalog.domain.fields import KEY_FIELDS
 from model_catalog.domain.file_record import LEFT_STORE, FileRecord, FileState
 from model_catalog.domain.model_ref import ModelRef
@@ -98,7 +98,7 @@ class _Comparison:
         # be reported as gone.
         self._found_keys.add(key)
         for alias in found.aliases:
-            validation.alias("alias", alias)
+            key_validation.alias("alias", alias)
         to_store = self._changes.models_to_store
         if recorded is None and (heir := self._successions.heirs.get(key)) is not None:
             self._rename(found, heir)
@@ -170,7 +170,7 @@ class _Comparison:
             return key, recorded
         if prefixed in self._recorded:
             raise InvalidModelError("reference", prefixed[1], "is already used by another model")
-        validation.non_blank_text("reference", prefixed[1], validation.MAX_REFERENCE)
+        validation.non_blank_text("reference", prefixed[1], key_validation.MAX_REFERENCE)
         return prefixed, None
 
     def _is_in_store(self, recorded: RecordedModel) -> bool:

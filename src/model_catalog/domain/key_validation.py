@@ -1,0 +1,86 @@
+"""Validators of the parts of a model's key, and of aliases."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from model_catalog.domain.validation import MAX_NAME, is_ordinary, key_text, non_blank_text
+from model_catalog.errors import InvalidModelError
+
+MAX_REFERENCE: Final = 512
+"""Maximum length of a reference, in characters."""
+MAX_VERSION: Final = 512
+"""Maximum length of a version, in characters."""
+MAX_NAME_BYTES: Final = 256
+"""Maximum length of a provider or an alias, in bytes."""
+MAX_KEY_BYTES: Final = 2560
+"""
+Maximum length of provider, reference and version together, in bytes.
+
+PostgreSQL limits an index entry to 2704 bytes, and a reference may take 2048 of them.
+"""
+
+
+def reference(field: str, value: object) -> str:
+    """Validate the name of a model at its provider."""
+    return non_blank_text(field, value, MAX_REFERENCE)
+
+
+def provider(field: str, value: object) -> str:
+    """Validate a provider. It must not contain the colon of `provider:reference`."""
+    text = _index_text(field, non_blank_text(field, value, MAX_NAME))
+    if ":" in text:
+        raise InvalidModelError(
+            field,
+            text,
+            "must not contain ':', which separates the provider in provider:reference@version",
+        )
+    return text
+
+
+def version(field: str, value: object) -> str:
+    """Validate a version, which may be `""`. It can be a path of at most 512 characters."""
+    if type(value) is str and len(value) <= MAX_NAME and (not value or is_ordinary(value)):
+        return value
+    return key_text(field, value, MAX_VERSION)
+
+
+def alias(field: str, value: object) -> str:
+    """
+    Validate an alias, which can replace a version in a lookup.
+
+    It must not be blank, and must not contain an `@`, which a version may contain.
+    """
+    text = _index_text(field, non_blank_text(field, value, MAX_NAME))
+    if "@" in text:
+        raise InvalidModelError(
+            field,
+            text,
+            "must not contain '@', which separates the version in provider:reference@version",
+        )
+    return text
+
+
+def key(provider: str, reference: str, version: str) -> None:
+    """Validate that a key fits in an index entry of PostgreSQL."""
+    # A character has at most four bytes. Only a long version can break the rule, because the other
+    # parts have limits of their own.
+    if 4 * len(version) <= MAX_NAME_BYTES:
+        return
+    size = sum(len(text.encode()) for text in (provider, reference, version))
+    if size > MAX_KEY_BYTES:
+        raise InvalidModelError(
+            "version",
+            version,
+            f"makes the key {size} bytes long in UTF-8, with provider and reference: at most "
+            f"{MAX_KEY_BYTES} are allowed",
+        )
+
+
+def _index_text(field: str, text: str) -> str:
+    """Validate that a text fits in the index of the key."""
+    if (size := len(text.encode())) > MAX_NAME_BYTES:
+        raise InvalidModelError(
+            field, text, f"is {size} bytes long in UTF-8: at most {MAX_NAME_BYTES} are allowed"
+        )
+    return text
