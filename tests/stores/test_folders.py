@@ -260,19 +260,32 @@ def test_the_origin_of_a_file_of_llama_cpp_comes_from_its_json_file(tmp_path):
 
 def test_a_projector_of_llama_cpp_belongs_to_all_models_of_its_repository(tmp_path):
     """
-    Without a model in its repository it is a separate model.
+    Without a model in its repository it is a separate model. A draft belongs to them too.
     """
-    for path in ("m-Q4.gguf", "m-Q8.gguf", "mmproj-m.gguf"):
+    for path in ("m-Q4.gguf", "m-Q8.gguf", "m.mmproj-f16.gguf", "mtp-m.gguf"):
         flat_llamacpp(tmp_path, "org/v", path, GGUF)
     flat_llamacpp(tmp_path, "org/w", "mmproj-w.gguf", GGUF)
     flat_llamacpp(tmp_path, "org/x", "mmproj-x.gguf", GGUF, with_json=False)
 
-    projector = ("org_v_mmproj-m.gguf", "projector")
+    others = [("org_v_m.mmproj-f16.gguf", "projector"), ("org_v_mtp-m.gguf", "draft")]
     assert summary(llamacpp.scan(tmp_path)) == {
-        ("org/v", "m-Q4.gguf"): [("org_v_m-Q4.gguf", "weights"), projector],
-        ("org/v", "m-Q8.gguf"): [("org_v_m-Q8.gguf", "weights"), projector],
+        ("org/v", "m-Q4.gguf"): [("org_v_m-Q4.gguf", "weights"), *others],
+        ("org/v", "m-Q8.gguf"): [("org_v_m-Q8.gguf", "weights"), *others],
         ("org/w", "mmproj-w.gguf"): [("org_w_mmproj-w.gguf", "projector")],
         ("org_x_mmproj-x", ""): [("org_x_mmproj-x.gguf", "projector")],
+    }
+
+
+def test_a_projector_of_llama_cpp_is_not_given_to_another_repository(tmp_path):
+    """
+    All files are in one folder, also those of one model and of another one's projector.
+    """
+    flat_llamacpp(tmp_path, "org/v", "m-Q4.gguf", GGUF)
+    flat_llamacpp(tmp_path, "org/w", "w.mmproj-f16.gguf", GGUF)
+
+    assert summary(llamacpp.scan(tmp_path)) == {
+        ("org/v", "m-Q4.gguf"): [("org_v_m-Q4.gguf", "weights")],
+        ("org/w", "w.mmproj-f16.gguf"): [("org_w_w.mmproj-f16.gguf", "projector")],
     }
 
 

@@ -87,10 +87,15 @@ def group_files(walk: StoreWalk, root: str, *, share_projectors: bool) -> Iterat
 def group_entries(
     walk: StoreWalk, root: str, entries: Iterable[os.DirEntry[str]]
 ) -> Iterator[FileGroup]:
-    """Yield the models among the given files of one folder. Subfolders are ignored."""
+    """
+    Yield the models among the given files of one folder. Subfolders are ignored.
+
+    Projectors and drafts are models of their own, because the files may be those of several
+    repositories.
+    """
     folder = _Folder(walk, root)
     folder.add_entries(entries)
-    yield from _group_single_files(folder, share_projectors=False)
+    yield from _group_single_files(folder, share_projectors=None)
 
 
 @dataclass(slots=True)
@@ -194,8 +199,12 @@ def _group_folder(walk: StoreWalk, root: str) -> Iterator[FileGroup]:
         yield FileGroup(path, path_folder, part.files_below_folder(), reasons)
 
 
-def _group_single_files(folder: _Folder, *, share_projectors: bool) -> Iterator[FileGroup]:
-    """Yield the models among the files of a folder: single files and shard sets."""
+def _group_single_files(folder: _Folder, *, share_projectors: bool | None) -> Iterator[FileGroup]:
+    """
+    Yield the models among the files of a folder: single files and shard sets.
+
+    Projectors and drafts belong to models as in `group_files`; None leaves each on its own.
+    """
     models: dict[FileSet, list[str]] = {}
     companions = []
     for name in folder.files:
@@ -210,7 +219,9 @@ def _group_single_files(folder: _Folder, *, share_projectors: bool) -> Iterator[
         for names in models.values()
         if names[0].lower().endswith(GGUF) and file_role(names[0]) == "weights"
     }
-    owners = assign_companions(companions, gguf_models, to_all=share_projectors)
+    if share_projectors is None:
+        gguf_models = {}
+    owners = assign_companions(companions, gguf_models, to_all=bool(share_projectors))
     for companion in companions:
         if not owners[companion]:
             models.setdefault(file_set(companion), []).append(companion)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final
 
-from model_catalog.files.file_names import Role, is_partial_download
+from model_catalog.files.file_names import Role, file_role, is_partial_download
 from model_catalog.files.formats.json_stream import JsonStream
 from model_catalog.files.safe_open import ProtectedFiles, StrPath
 from model_catalog.stores.completeness import detect_format, newest_mtime
@@ -31,7 +31,6 @@ PROVIDER: Final = "llamacpp"
 MAX_METADATA_BYTES: Final = 64 * 1024
 
 _SUFFIX: Final = ".gguf"
-_PROJECTOR: Final = "mmproj"
 _MAX_MEMBERS: Final = 100
 _URL: Final = re.compile(r"(https?://[^/@?#]+/([^/@?#]+/[^/@?#]+)/resolve/[^/?#]+/([^?#]+))")
 
@@ -62,16 +61,18 @@ def scan(
             walk.add_leftover(entry, "partial")
     groups = group_entries(walk, walk.root, files)
     origins = [(group, _read_origin(walk, group)) for group in groups]
-    models = {origin.repository for _, origin in origins if not origin.is_projector}
-    projectors: dict[str, list[StoreFile]] = {}
+    models = {origin.repository for _, origin in origins if origin.role == "weights"}
+    companions: dict[str, list[StoreFile]] = {}
     for group, origin in origins:
-        if origin.is_projector and origin.repository in models:
-            projector_files = [replace(file, role="projector") for file in group.files]
-            projectors.setdefault(origin.repository, []).extend(projector_files)
+        if origin.is_companion and origin.repository in models:
+            files_of_group = [replace(file, role=origin.role) for file in group.files]
+            companions.setdefault(origin.repository, []).extend(files_of_group)
     for group, origin in origins:
-        shared_files = projectors.get(origin.repository, [])
-        if shared_files and origin.is_projector:
+        shared_files = companions.get(origin.repository, [])
+        if shared_files and origin.is_companion:
             continue
+        if origin.role != "weights":
+            shared_files = []
         _add_model(walk, group, origin, shared_files)
     return walk.result()
 
@@ -89,13 +90,14 @@ class _Origin:
     url: str | None
 
     @property
-    def is_projector(self) -> bool:
-        name = (self.path or self.repository).rpartition("/")[2]
-        return name.startswith(_PROJECTOR) or (not self.path and f"_{_PROJECTOR}" in name)
+    def is_companion(self) -> bool:
+        """Whether the file belongs to the models of its repository."""
+        return self.role in {"projector", "draft"}
 
     @property
     def role(self) -> Role:
-        return "projector" if self.is_projector else "weights"
+        # Without a `.json` file it is not known where the repository ends and the file begins.
+        return file_role((self.path or self.repository).removesuffix(_SUFFIX) + _SUFFIX)
 
 
 def _read_origin(walk: StoreWalk, group: FileGroup) -> _Origin:
