@@ -134,6 +134,12 @@ def _add_model_commands(add_command: _AddCommand, formats: argparse.ArgumentPars
         action="store_true",
         help="record missing models even if most of a store is missing",
     )
+    scan.add_argument(
+        "--no-headers",
+        action="store_false",
+        dest="headers",
+        help="do not open model files to read their headers",
+    )
     add_command("dupes", "List duplicate files.", formats)
 
     ls = add_command("ls", "List the models, newest download first.", formats)

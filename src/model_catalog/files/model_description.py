@@ -66,7 +66,13 @@ def describe_model(
     that cannot be read becomes one of the reasons. `stop` is called before each file; if it
     returns True, StoppedError is raised. Raises the errors of `find_model_files`.
     """
-    files = find_model_files(path, protected=protected)
+    return describe_files(find_model_files(path, protected=protected), stop, protected=protected)
+
+
+def describe_files(
+    files: ModelFiles, stop: Callable[[], bool] | None = None, *, protected: ProtectedFiles = ()
+) -> ModelDescription:
+    """Describe a model from the files that were found, as `describe_model` does."""
     weights = [file for file in files.files if file.role == "weights"]
     # A folder or a file may hold nothing but an adapter, a projector or a draft.
     weights = weights or [file for file in files.files if file.role in WEIGHT_ROLES]

@@ -55,6 +55,21 @@ class InspectedFiles:
     """The other columns that an inspection sets."""
 
     @property
+    def learned(self) -> dict[str, Any]:
+        """
+        The columns that a verification sets from the headers. An unknown value replaces no other.
+
+        The kind is that of the header, because a scan knows more about the roles of files.
+        """
+        header = self.described.header
+        if header is None:
+            return {}
+        known = {name: value for name, value in self.claims.items() if value is not None}
+        if header.general_type is None:
+            known.pop("claimed_kind", None)
+        return {**known, "headers_read_at": self.found["headers_read_at"]}
+
+    @property
     def digest(self) -> str | None:
         """The digest of all files; None if they were not hashed."""
         return expected_digest(self.files)
@@ -109,10 +124,11 @@ def inspect_files(path: str, stop: Stop, protected: ProtectedFiles) -> Inspected
         "headers_read_at": now,
         "incomplete_reason": join_reasons(described.reasons),
     }
-    return InspectedFiles(described, files, _header_claims(described), found)
+    return InspectedFiles(described, files, header_claims(described), found)
 
 
-def _header_claims(described: ModelDescription) -> dict[str, Any]:
+def header_claims(described: ModelDescription) -> dict[str, Any]:
+    """Return the columns `claimed_...` with the values of the headers; None for an unknown one."""
     claims = {
         f"claimed_{name}": getattr(described.header, name, None) for name in fields.HEADER_FIELDS
     }

@@ -77,7 +77,11 @@ async def scan(options: Namespace) -> int:
                 )
                 try:
                     report = await adopt(
-                        catalog, found, dry_run=options.dry_run, force=options.force
+                        catalog,
+                        found,
+                        dry_run=options.dry_run,
+                        force=options.force,
+                        headers=options.headers,
                     )
                 except TooManyMissingError as error:
                     suspicious.append(error)

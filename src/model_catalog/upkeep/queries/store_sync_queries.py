@@ -42,6 +42,7 @@ MODEL_COLUMNS: Final = (
     "incomplete_reason",
     "verified_at",
     "inventoried_at",
+    "headers_read_at",
     "store",
     "store_root",
     "claimed_kind",

@@ -7,14 +7,14 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
+from typing import Any
 
 from model_catalog.concurrency.ownership import running_loop
 from model_catalog.domain.model_ref import ModelRef
 from model_catalog.errors import TooManyMissingError
 from model_catalog.files.safe_open import StrPath
 from model_catalog.repository.model_catalog import ModelCatalog, find_database_files
-from model_catalog.stores.scan_result import Scan, ScanProblem, StoreName
+from model_catalog.stores.scan_result import FoundModel, Scan, ScanProblem, StoreName
 from model_catalog.stores.store_kinds import SCANNERS
 from model_catalog.upkeep.queries.check_queries import save_check_results
 from model_catalog.upkeep.queries.store_sync_queries import (
@@ -22,9 +22,15 @@ from model_catalog.upkeep.queries.store_sync_queries import (
     load_store_rows,
     save_store_sync,
 )
+from model_catalog.upkeep.store_sync.header_claims import read_header_claims
 from model_catalog.upkeep.store_sync.scan_changes import ScanChanges, StoreFinding
 from model_catalog.upkeep.store_sync.scan_comparison import compare_scan
-from model_catalog.upkeep.worker_threads import REPORT_INTERVAL_S, file_identities, run_in_thread
+from model_catalog.upkeep.worker_threads import (
+    REPORT_INTERVAL_S,
+    Stop,
+    file_identities,
+    run_in_thread,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,22 +97,30 @@ class _CountReporter:
 
 
 async def adopt(
-    catalog: ModelCatalog, scan: Scan, *, dry_run: bool = False, force: bool = False
+    catalog: ModelCatalog,
+    scan: Scan,
+    *,
+    dry_run: bool = False,
+    force: bool = False,
+    headers: bool = True,
 ) -> StoreSyncReport:
     """
     Record the models that a scan has found, in place. No file is copied, moved, linked or hashed.
 
     Each model belongs to its store from then on, and the catalog never offers to delete it. A model
     that the user has registered stays the user's own: it keeps its list of files, and has no
-    store. A model
-    that has left the store becomes `missing`, unless a problem of the scan may hide it. No row is
-    deleted; tags, notes, pins and use counts stay. The refs of a store become aliases, and follow
-    them when they move. An alias that the user has set stays, and is reported as a problem. If a
-    file with an expected digest was touched, its model is `changed` until a verification reads it.
+    store. A model that has left the store becomes `missing`, unless a problem of the scan may hide
+    it. No row is deleted; tags, notes, pins and use counts stay. The refs of a store become
+    aliases, and follow them when they move. An alias that the user has set stays, and is reported
+    as a problem. If a file with an expected digest was touched, its model is `changed` until a
+    verification reads it.
 
     If two models have the same name, the reference of the second one gets the path of its store as
     a prefix. A model that is no longer at its recorded path, but is found at another one, gets the
     new path.
+
+    The headers of a model are read, with the limits of `read_header`, and not again while its files
+    have the same fingerprints. With `headers=False` no file is opened.
 
     Raises TooManyMissingError if the files of more than ten models, and of more than half of the
     models of the store, do not exist any more. Those models are then left as they are, and all
@@ -117,7 +131,17 @@ async def adopt(
     """
     names = dict.fromkeys((found.provider, found.reference) for found in scan.found)
     rows = await load_store_rows(catalog, scan.store, scan.root, names)
-    changes = await run_in_thread(partial(compare_scan, scan, rows))
+    database_files = await find_database_files(catalog)
+
+    def compare(stop: Stop) -> ScanChanges:
+        def read_headers(found: FoundModel) -> dict[str, Any]:
+            return read_header_claims(found, stop, file_identities(database_files))
+
+        # A dry run reports and records nothing that a header states.
+        reader = read_headers if headers and not dry_run else None
+        return compare_scan(scan, rows, stop, read_headers=reader)
+
+    changes = await run_in_thread(compare)
     is_mass_loss = changes.is_mass_loss and not force
     if is_mass_loss:
         lost_count, model_count = len(changes.lost), changes.present_count

@@ -99,6 +99,7 @@ class RecordedModel:
     incomplete_reason: str | None
     verified_at: datetime | None
     inventoried_at: datetime | None
+    headers_read_at: datetime | None
     store: str | None
     store_root: str | None
     claimed_kind: str | None

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from model_catalog.domain import key_validation, validation
 from model_catalog.domain.fields import KEY_FIELDS
@@ -36,22 +36,29 @@ from model_catalog.upkeep.store_sync.scan_changes import RecordedModel, ScanChan
 from model_catalog.upkeep.store_sync.succession import Successions, find_successions
 from model_catalog.upkeep.worker_threads import Stop
 
+HeaderReader: TypeAlias = Callable[[FoundModel], dict[str, Any]]
+"""Reads the headers of a model and returns the columns to record."""
+
 _PRESENT_AGAIN: Final = "present again"
 """The detail of a model that was missing, offline, unreadable or changed."""
 
 
-def compare_scan(scan: Scan, rows: StoreRows, stop: Stop) -> ScanChanges:
+def compare_scan(
+    scan: Scan, rows: StoreRows, stop: Stop, *, read_headers: HeaderReader | None = None
+) -> ScanChanges:
     """
     Return the changes that bring the catalog in line with a scan.
 
-    Accesses the disk only to see whether a recorded model that was not found still exists. Raises
+    `read_headers` is called for each model whose present files had no header read. Otherwise
+    accesses the disk only to see whether a recorded model that was not found still exists. Raises
     StoppedError.
     """
-    return _Comparison(scan, rows).compare(stop)
+    return _Comparison(scan, rows, read_headers).compare(stop)
 
 
 class _Comparison:
-    def __init__(self, scan: Scan, rows: StoreRows) -> None:
+    def __init__(self, scan: Scan, rows: StoreRows, read_headers: HeaderReader | None) -> None:
+        self._read_headers = read_headers
         self._scan = scan
         now = datetime.now(UTC).replace(microsecond=0)
         self._context = ScanContext(scan.store, scan.root, mount_point(scan.root), now)
@@ -105,10 +112,12 @@ class _Comparison:
             return
         if recorded is None:
             copied = self._successions.copies.get(key)
+            values, files = self._context.all_values(key, found, None)
             to_store[key] = ModelToStore(
                 key,
                 None,
-                *self._context.all_values(key, found, None),
+                values | self._header_values(found),
+                files,
                 copied_key=None if copied is None else copied.key,
                 copied_id=None if copied is None else copied.id,
             )
@@ -207,11 +216,14 @@ class _Comparison:
                 # `add` lists other files than a scan of a store does. Its list stays.
                 return []
             values, listed = self._context.all_values(key, found, recorded)
+            values |= self._header_values(found)
             self._changes.models_to_store[key] = ModelToStore(key, recorded.id, values, listed)
             return ["its files changed"]
         values, details = self._compare_columns(found, recorded)
         files = self._compare_disk_facts(found, recorded)
         result = self._check_result(found, recorded, changed)
+        if recorded.headers_read_at is None and result.state.is_as_recorded:
+            values |= self._header_values(found)
         if result.state is not result.model.state:
             is_present = result.state is FileState.PRESENT
             details.append(_PRESENT_AGAIN if is_present else str(result.state))
@@ -222,6 +234,12 @@ class _Comparison:
         if values or files is not None:
             self._changes.models_to_store[key] = ModelToStore(key, recorded.id, values, files)
         return details
+
+    def _header_values(self, found: FoundModel) -> dict[str, Any]:
+        """Return the columns that the headers of a model give; empty if they are not to be read."""
+        if self._read_headers is None:
+            return {}
+        return {**self._read_headers(found), "headers_read_at": self._context.now}
 
     def _compare_disk_facts(
         self, found: FoundModel, recorded: RecordedModel

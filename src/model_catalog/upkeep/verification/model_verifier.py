@@ -123,6 +123,8 @@ class ModelVerifier:
     ) -> VerifiedModel | None:
         reason = inspected.found["incomplete_reason"]
         values: dict[str, object] = {"incomplete_reason": reason}
+        if by_status.verdict is Verdict.OK:
+            values |= inspected.learned
         stored = await save_inspection(self._catalog, by_status.model, values)
         if stored is None:
             return None
@@ -211,6 +213,7 @@ class ModelVerifier:
         }
         if not damaged:
             values |= {
+                **inspected.learned,
                 "digest": model.digest or expected,
                 "state": FileState.PRESENT,
                 "state_detail": None,

@@ -1,0 +1,47 @@
+"""Read the headers of the models that a scan has found, to record what they claim."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from model_catalog.domain import fields
+from model_catalog.files.file_names import WEIGHT_ROLES
+from model_catalog.files.model_description import describe_files
+from model_catalog.files.model_files import ModelFile, ModelFiles
+from model_catalog.files.safe_open import ProtectedFiles, file_identity, stat_path
+from model_catalog.stores.scan_result import FoundModel, StoreFile
+from model_catalog.upkeep.inspection import header_claims
+from model_catalog.upkeep.worker_threads import Stop
+
+
+def read_header_claims(found: FoundModel, stop: Stop, protected: ProtectedFiles) -> dict[str, Any]:
+    """
+    Return the columns `claimed_...` that the headers of the weights and config.json state.
+
+    Empty if no header can be read. Opens only files that are still those that the scan found, so
+    that a link which was moved since leads nowhere else. Raises StoppedError.
+    """
+    files = tuple(
+        ModelFile(file.path, file.size_bytes, file.role, file.identity, file.fingerprint)
+        for file in found.files
+        if not _is_read(file) or _is_still_there(found.folder, file)
+    )
+    described = describe_files(ModelFiles(found.folder, files), stop, protected=protected)
+    if described.header is None:
+        return {}
+    return {
+        name: fields.UPDATABLE_FIELDS[name](name, value)
+        for name, value in header_claims(described).items()
+        if value is not None
+    }
+
+
+def _is_read(file: StoreFile) -> bool:
+    return file.role in WEIGHT_ROLES or file.path == "config.json"
+
+
+def _is_still_there(folder: str, file: StoreFile) -> bool:
+    try:
+        return file_identity(stat_path(f"{folder}/{file.path}")) == file.identity
+    except OSError:
+        return False
