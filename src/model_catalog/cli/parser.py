@@ -120,26 +120,7 @@ def _add_model_commands(add_command: _AddCommand, formats: argparse.ArgumentPars
     add.add_argument("--version", default="", help="a commit or a tag (default: none)")
     add.add_argument("--digest", action="store_true", help="read all files and record the SHA-256")
 
-    scan = add_command("scan", "Register the models in other programs' stores.", formats)
-    scan.add_argument(
-        "paths",
-        metavar="PATH",
-        nargs="*",
-        help="a store or any folder (default: the stores of Hugging Face, Ollama, LM Studio and "
-        "llama.cpp)",
-    )
-    scan.add_argument("-n", "--dry-run", action="store_true", help="print the changes only")
-    scan.add_argument(
-        "--force",
-        action="store_true",
-        help="record missing models even if most of a store is missing",
-    )
-    scan.add_argument(
-        "--no-headers",
-        action="store_false",
-        dest="headers",
-        help="do not open model files to read their headers",
-    )
+    _add_scan_command(add_command, formats)
     add_command("dupes", "List duplicate files.", formats)
 
     ls = add_command("ls", "List the models, newest download first.", formats)
@@ -177,6 +158,29 @@ def _add_model_commands(add_command: _AddCommand, formats: argparse.ArgumentPars
     add_command("du", "Show the number and total size of models by provider.", formats)
 
     add_command("stats", "Count models and bytes by provider, format, architecture, ...", formats)
+
+
+def _add_scan_command(add_command: _AddCommand, formats: argparse.ArgumentParser) -> None:
+    scan = add_command("scan", "Register the models in other programs' stores.", formats)
+    scan.add_argument(
+        "paths",
+        metavar="PATH",
+        nargs="*",
+        help="a store or any folder (default: the stores of Hugging Face, Ollama, LM Studio and "
+        "llama.cpp)",
+    )
+    scan.add_argument("-n", "--dry-run", action="store_true", help="print the changes only")
+    scan.add_argument(
+        "--force",
+        action="store_true",
+        help="record missing models even if most of a store is missing",
+    )
+    scan.add_argument(
+        "--no-headers",
+        action="store_false",
+        dest="headers",
+        help="do not open model files to read their headers",
+    )
 
 
 def _add_label_commands(add_command: _AddCommand, formats: argparse.ArgumentParser) -> None:

@@ -7,6 +7,7 @@ import stat
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Final
 
 from model_catalog.domain.file_record import FileRecord
@@ -74,16 +75,15 @@ async def verify_signature(
     file that was hashed before and has not changed is not read again. Symbolic links are refused,
     as model-signing refuses them when it signs, unless `follow_links` is set.
 
-    `ignore_paths` are files and folders that need no signature, relative to the model's folder or
-    absolute, as `.cache` in a folder that huggingface_hub has downloaded. A signed file among them
-    counts as missing, as with `--ignore-paths` of model-signing.
+    `ignore_paths` are files and folders that need no signature, as huggingface_hub's `.cache`: paths
+    relative to the model's folder, or absolute. A signed file among them counts as missing.
 
     A signature is refused if a file was altered, is missing, cannot be read, was renamed or is not
     signed, or if another key signed the model. A link that leads to no file counts as missing. A
     refusal is recorded like a valid signature.
 
-    Raises ModelNotFoundError, InvalidKeyError, InvalidModelError for an ignored path outside the
-    model, NotInstalledError without the extra `signing`, FileChangedError, BadLayoutError,
+    Raises ModelNotFoundError, InvalidKeyError, NotInstalledError without the extra `signing`,
+    InvalidModelError for an ignored path outside the model, FileChangedError, BadLayoutError,
     ProtectedFileError, and OSError if the bundle or the model's path does not exist.
     """
     model = await catalog.get_model(reference, provider, version)
@@ -91,6 +91,7 @@ async def verify_signature(
     database_files = await find_database_files(catalog)
     meter = ProgressMeter(on_progress, 0)
     path = await run_in_thread(lambda _: _signed_path(model.local_path, files))
+    list_names = partial(required_file_paths, follow_links=follow_links)
 
     def work(stop: Stop) -> tuple[str, str | None]:
         ignored = [_path_inside(path, each) for each in ignore_paths]
@@ -98,13 +99,7 @@ async def verify_signature(
         public_key = read_public_key(os.path.abspath(key) if not isinstance(key, bytes) else key)
         try:
             signed = verify_bundle(bundle or _default_bundle(path), public_key, protected=protected)
-            names = required_file_paths(
-                path,
-                signed,
-                follow_links=follow_links,
-                ignored_paths=ignored,
-                protected=protected,
-            )
+            names = list_names(path, signed, ignored_paths=ignored, protected=protected)
             digests = _FileDigests(path, files, meter, signed, protected)
             # Not the model's size: the bundle and the excluded files are not signed.
             meter.adjust_total(sum(digests.size_bytes(name) for name in names), path)

@@ -94,17 +94,9 @@ async def scan(options: Namespace) -> int:
         for row in _scan_rows(report, found)
     ]
     if options.format == "json":
-        print_json(
-            {
-                "dry_run": options.dry_run,
-                "size_bytes": _total_bytes(scans),
-                "disk_bytes": disk_usage(scans),
-                "stores": [
-                    _report_json(report, found)
-                    for report, found in zip(reports, scans, strict=True)
-                ],
-            }
-        )
+        stores = [_report_json(report, found) for report, found in zip(reports, scans, strict=True)]
+        sizes = {"size_bytes": _total_bytes(scans), "disk_bytes": disk_usage(scans)}
+        print_json({"dry_run": options.dry_run, **sizes, "stores": stores})
     elif options.format == "tsv":
         print_tsv(_SCAN_FIELDS, rows)
     elif options.format == "quiet":

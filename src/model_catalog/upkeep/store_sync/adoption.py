@@ -19,6 +19,7 @@ from model_catalog.stores.store_kinds import SCANNERS
 from model_catalog.upkeep.queries.check_queries import save_check_results
 from model_catalog.upkeep.queries.store_sync_queries import (
     AliasChanges,
+    StoreRows,
     load_store_rows,
     save_store_sync,
 )
@@ -131,17 +132,8 @@ async def adopt(
     """
     names = dict.fromkeys((found.provider, found.reference) for found in scan.found)
     rows = await load_store_rows(catalog, scan.store, scan.root, names)
-    database_files = await find_database_files(catalog)
-
-    def compare(stop: Stop) -> ScanChanges:
-        def read_headers(found: FoundModel) -> dict[str, Any]:
-            return read_header_claims(found, stop, file_identities(database_files))
-
-        # A dry run reports and records nothing that a header states.
-        reader = read_headers if headers and not dry_run else None
-        return compare_scan(scan, rows, stop, read_headers=reader)
-
-    changes = await run_in_thread(compare)
+    # A dry run reports and records nothing that a header states.
+    changes = await _compare(catalog, scan, rows, headers=headers and not dry_run)
     is_mass_loss = changes.is_mass_loss and not force
     if is_mass_loss:
         lost_count, model_count = len(changes.lost), changes.present_count
@@ -159,6 +151,21 @@ async def adopt(
         tuple(changes.unchanged),
         tuple(changes.problems),
     )
+
+
+async def _compare(
+    catalog: ModelCatalog, scan: Scan, rows: StoreRows, *, headers: bool
+) -> ScanChanges:
+    """Compare a scan with the catalog in a thread, which also reads the headers."""
+    database_files = await find_database_files(catalog)
+
+    def compare(stop: Stop) -> ScanChanges:
+        def read_headers(found: FoundModel) -> dict[str, Any]:
+            return read_header_claims(found, stop, file_identities(database_files))
+
+        return compare_scan(scan, rows, stop, read_headers=read_headers if headers else None)
+
+    return await run_in_thread(compare)
 
 
 async def _record(catalog: ModelCatalog, scan: Scan, changes: ScanChanges) -> None:
