@@ -75,7 +75,7 @@ async def verify_signature(
     file that was hashed before and has not changed is not read again. Symbolic links are refused,
     as model-signing refuses them when it signs, unless `follow_links` is set.
 
-    `ignore_paths` are files and folders that need no signature, as huggingface_hub's `.cache`: paths
+    `ignore_paths` are files and folders that need no signature, as huggingface_hub's `.cache`,
     relative to the model's folder, or absolute. A signed file among them counts as missing.
 
     A signature is refused if a file was altered, is missing, cannot be read, was renamed or is not
