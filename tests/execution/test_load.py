@@ -22,7 +22,7 @@ CALLS_EACH = 2
 QUEUE_TIMEOUT_S = 120
 """A long timeout, so that a slow machine does not fail the test."""
 PROCESS_COUNT = 8
-WRITE_SECONDS = {"sqlite": 30, "asyncpg": 8, "psycopg": 8}
+WRITE_SECONDS = {"sqlite": 15, "asyncpg": 8, "psycopg": 8}
 """SQLite runs longer, because our own code queues its writers."""
 CANCELLED_CALLS = 2000
 

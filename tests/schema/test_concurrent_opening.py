@@ -51,7 +51,7 @@ def assert_valid(database: Database) -> None:
 
 @pytest.mark.parametrize("start", hive_files.INITIAL_STATES)
 @pytest.mark.parametrize(
-    "rounds", [1, pytest.param(50, marks=pytest.mark.slow)], ids=["once", "many times"]
+    "rounds", [1, pytest.param(20, marks=pytest.mark.slow)], ids=["once", "many times"]
 )
 def test_eight_processes_open_one_catalog_at_once(empty, processes, start, rounds):
     """One process migrates, the others wait for it, and then all of them register models."""
