@@ -33,6 +33,7 @@ EXAMPLES = [
     errors.ModelNotFoundError("m", "hf", "v1"),
     errors.NotAFileError("/m", "a directory"),
     errors.NotInstalledError("cryptography", "signing"),
+    errors.PlaceholderError("/m.bin", "it is a Git LFS pointer to sha256:aa", 9, "sha256:aa"),
     errors.ProtectedFileError("/c.db"),
     errors.SchemaOutOfDateError(TARGET, None, "0015"),
     errors.SchemaTooNewError(TARGET, "0099", "0015"),

@@ -89,7 +89,7 @@ def test_an_incomplete_set_has_no_parameter_count(tmp_path):
     """
     found = describe_model(shards(tmp_path, 1, 3))
 
-    assert found.reasons == ("missing: m-00002-of-00003.gguf",)
+    assert found.reasons == ("missing: 'm-00002-of-00003.gguf'",)
     assert (found.header.parameter_count, found.header.expected_size_bytes) == (None, None)
     assert (found.header.is_complete, found.header.architecture) == (False, "llama")
 
@@ -101,7 +101,10 @@ def test_the_reason_lists_three_missing_files_and_counts_the_rest(tmp_path):
     found = describe_model(shards(tmp_path, 1, of=99))
 
     assert found.reasons == (
-        "missing: m-00002-of-00099.gguf, m-00003-of-00099.gguf, m-00004-of-00099.gguf and 95 more",
+        (
+            "missing: 'm-00002-of-00099.gguf', 'm-00003-of-00099.gguf', "
+            "'m-00004-of-00099.gguf' and 95 more"
+        ),
     )
     assert len(found.files.missing) == 98
 
@@ -342,7 +345,7 @@ def test_a_file_without_read_permission_is_a_reason(tmp_path):
     ("content", "reason"),
     [
         (b"GGUF", "the file ends within the header"),
-        (b"<html>", "it is not a GGUF, safetensors or pickle file"),
+        (b"<html>", "it is a web page, not the file: download it again"),
         (b"", "the file is empty"),
     ],
     ids=["truncated", "web page", "empty"],

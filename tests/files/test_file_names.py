@@ -55,14 +55,13 @@ def test_the_role_of_a_file_comes_from_its_name(name, role):
 @pytest.mark.parametrize(
     "name",
     [
-        "m-00000-of-00003.gguf",
         "m-00004-of-00003.gguf",
         "m-0001-of-0003.gguf",
         "m-00001-of-00003.txt",
         "-00001-of-00003.gguf",
         "m-\u0660000\u0661-of-00003.gguf",
     ],
-    ids=["zero", "after the last", "four digits", "text file", "no stem", "other digits"],
+    ids=["after the last", "four digits", "text file", "no stem", "other digits"],
 )
 def test_a_name_that_only_resembles_a_shard_is_not_one(name):
     """

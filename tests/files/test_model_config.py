@@ -104,22 +104,32 @@ NOT_JSON = {
 @pytest.mark.parametrize("content", NOT_JSON.values(), ids=NOT_JSON)
 def test_a_config_that_is_not_valid_json_is_a_reason(tmp_path, content):
     """
-    Reading it raises an error. A description lists it as a reason why the model is incomplete.
+    Reading it raises an error. A description lists it as a reason why the model is incomplete, or
+    says that the verdict is unknown, if a limit was exceeded.
     """
     fill(tmp_path, m__safetensors=safetensors())
     path = write(tmp_path / "config.json", content)
 
-    with pytest.raises(BadHeaderError):
+    with pytest.raises(BadHeaderError) as caught:
         read_config(path)
     found = describe_model(tmp_path)
 
-    assert [reason.split(":")[0] for reason in found.reasons] == ["'config.json' cannot be read"]
+    is_limit = isinstance(caught.value, HeaderLimitError)
+    texts = found.completeness.unknown if is_limit else found.reasons
+    said = "was not judged" if is_limit else "cannot be read"
+    assert [text.split(":")[0] for text in texts] == [f"'config.json' {said}"]
+    assert found.completeness.verdict == ("unknown" if is_limit else "incomplete")
     assert found.header.parameter_count == 34
 
 
 @pytest.mark.parametrize(
     "content",
-    [b"{", b'{"weight_map":[]}', b'{"weight_map":{"a":1}}', b'{"weight_map":{"a":"b","a":"b"}}'],
+    [
+        b"{",
+        b'{"weight_map":[]}',
+        b'{"weight_map":{"a":1}}',
+        b'{"weight_map":{"a":"b","a":"m.safetensors"}}',
+    ],
     ids=["truncated", "list", "number", "duplicate name"],
 )
 def test_an_unreadable_index_is_a_reason(tmp_path, content):

@@ -31,6 +31,7 @@ from model_catalog.errors.files import (
     HeaderLimitError,
     InvalidKeyError,
     NotAFileError,
+    PlaceholderError,
     ProtectedFileError,
     UnknownFormatError,
 )
@@ -67,6 +68,7 @@ __all__ = [
     "ModelNotFoundError",
     "NotAFileError",
     "NotInstalledError",
+    "PlaceholderError",
     "ProtectedFileError",
     "SchemaOutOfDateError",
     "SchemaTooNewError",

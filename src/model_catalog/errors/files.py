@@ -54,7 +54,31 @@ class HeaderLimitError(BadHeaderError):
 
 
 class UnknownFormatError(BadHeaderError):
-    """The file does not begin like any known format."""
+    """
+    The file has another format than those that are read: `path` and `reason`.
+
+    `format` is its name, as in `onnx` or `ctranslate2`, or None if it is not known.
+    """
+
+    def __init__(self, path: str, reason: str, format_: str | None = None) -> None:
+        super().__init__(path, reason)
+        self.format = format_
+
+
+class PlaceholderError(BadHeaderError):
+    """
+    The file holds a pointer of Git LFS, or a web page, in place of its content.
+
+    `path`, `reason`, and the `size_bytes` and `digest` of the content, which a pointer names; None
+    for a web page.
+    """
+
+    def __init__(
+        self, path: str, reason: str, size_bytes: int | None = None, digest: str | None = None
+    ) -> None:
+        super().__init__(path, reason)
+        self.size_bytes = size_bytes
+        self.digest = digest
 
 
 class BadLayoutError(CatalogError, ValueError):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal, TypeAlias
 
 from model_catalog.errors import InvalidModelError
+from model_catalog.files.formats.unread_formats import format_of_name
 
 MAX_NAME_BYTES: Final = 255
 """The longest file name, in bytes, that common file systems allow."""
@@ -37,17 +38,21 @@ WEIGHT_ROLES: Final[tuple[Role, ...]] = ("weights", "adapter", "projector", "dra
 """The roles of files with tensors. Each can be a model of its own."""
 
 _SHARD_NAME: Final = re.compile(
-    r"(?P<stem>.+)-(?P<index>[0-9]{5})-of-(?P<count>[0-9]{5,6})(?P<suffix>\.(gguf|safetensors|bin))"
+    r"(?P<stem>.+)-(?P<index>[0-9]{5})-of-(?P<count>[0-9]{5,6})"
+    r"(?P<suffix>(\.[A-Za-z0-9_]+)?\.(?i:gguf|safetensors|bin))"
 )
-_WEIGHT_SUFFIXES: Final = (".gguf", ".safetensors", ".bin", ".ckpt", ".pt", ".pth")
-_PARTIAL_SUFFIXES: Final = (
-    ".aria2",
-    ".crdownload",
-    ".download",
-    ".incomplete",
-    ".part",
-    ".partial",
-    ".tmp",
+_INDEX_NAME: Final = re.compile(
+    r"(?P<stem>.+)(?P<ending>\.(?i:safetensors|bin))\.index(?P<variant>\.[A-Za-z0-9_]+)?\.json"
+)
+_READ_SUFFIXES: Final = (".gguf", ".safetensors", ".sft", ".bin", ".ckpt", ".pt", ".pth")
+# Endings of huggingface_hub (with and without the id of a try), llama.cpp, LM Studio, Jan, LocalAI,
+# curl and wget wrappers and browsers, and of the pieces of a file that was split without headers.
+_PARTIAL_NAME: Final = re.compile(
+    r"(?s:(?P<name>.+?))"
+    r"(\.[0-9a-f]{8}\.incomplete|\.incomplete|\.downloadInProgress|\.sync\.part|\.part|\.partial"
+    r"|\.downloading|\.download|\.crdownload|\.tmp|-partial(-[0-9]+)?"
+    r"|(?<=\.gguf)([.-]split-[a-z]|\.part-[a-z]|\.part[0-9]+of[0-9]+))",
+    re.IGNORECASE,
 )
 # llama.cpp b7700 takes a file with `mmproj` anywhere in its name for a projector, and finds drafts
 # by these prefixes. `mtp` elsewhere in a name is a model with its own prediction layers.
@@ -62,6 +67,10 @@ _LORA_NAME: Final = re.compile(r"(^|[-._])lora(?=[-._])(?!.*merged)")
 _ADAPTER_NAME: Final = re.compile(
     r"^(adapter_model|adapters|pytorch_lora_weights)[-._]|(^|[-._])lora(?=[-._])(?!.*merged)"
 )
+# GPT4All
+_PARTIAL_PREFIX: Final = "incomplete-"
+_CONTROL_SUFFIX: Final = ".aria2"
+_VARIANT_STEM: Final = re.compile(r".+\.(fp16|bf16|fp32|fp8|int8|int4|ema|non_ema)")
 _CONFIG_SUFFIXES: Final = ("config.json", ".index.json", "params.json")
 _TOKENIZER_SUFFIXES: Final = (
     "merges.txt",
@@ -76,7 +85,8 @@ class ShardSet:
     """
     The shard files `stem`-00001-of-0000N`suffix` of one folder.
 
-    `count_text` is N with the zeros that the names contain.
+    `count_text` is N with the zeros that the names contain. `suffix` may begin with a variant, as
+    in `.fp16.safetensors`. Some programs count from 00000.
     """
 
     stem: str
@@ -88,28 +98,54 @@ class ShardSet:
         """The number of shards in the set."""
         return int(self.count_text)
 
-    def file_names(self) -> Iterator[str]:
-        """Yield the names of all shards, from the first to the last."""
-        for index in range(1, self.count + 1):
-            yield f"{self.stem}-{index:05}-of-{self.count_text}{self.suffix}"
+    def numbers(self, existing: Collection[int]) -> range:
+        """
+        Return the numbers of all shards, if shards with the given numbers exist.
+
+        The count begins at 0 if the shard 0 exists, and at 1 otherwise.
+        """
+        first = 0 if 0 in existing else 1
+        last = self.count if first == 1 or self.count in existing else self.count - 1
+        return range(first, last + 1)
+
+    def file_name(self, number: int) -> str:
+        """Return the name of the shard with a number."""
+        return f"{self.stem}-{number:05}-of-{self.count_text}{self.suffix}"
+
+    def file_names(self, existing: Collection[int] = ()) -> Iterator[str]:
+        """Yield the names of all shards in order, counted as `numbers` does."""
+        return map(self.file_name, self.numbers(existing))
+
+    @property
+    def index_name(self) -> str:
+        """The name of the index of the set: `m.safetensors.index.fp16.json` with a variant."""
+        variant, _, ending = self.suffix.rpartition(".")
+        stem = self.stem
+        if not variant and _VARIANT_STEM.fullmatch(stem):
+            # Older releases of diffusers, and transformers: m.fp16-00001-of-00002.safetensors
+            stem, _, variant = stem.rpartition(".")
+            variant = f".{variant}"
+        return f"{stem}.{ending.lower()}.index{variant}.json"
 
 
 def parse_shard_name(name: str) -> tuple[int, ShardSet] | None:
     """
-    Return the shard number, counted from 1, and the shard set of a name.
+    Return the shard number, counted from 0 or 1, and the shard set of a name.
 
-    An example of such a name is `m-00001-of-00003.gguf`. The result is None for any other name.
+    Examples of such a name are `m-00001-of-00003.gguf`, which llama.cpp writes, and
+    `m-00001-of-00003.fp16.safetensors`, which diffusers writes. The result is None for any other
+    name.
     """
     match = _SHARD_NAME.fullmatch(name)
-    if match is None or not 1 <= int(match["index"]) <= int(match["count"]):
+    if match is None or not 0 <= int(match["index"]) <= int(match["count"]):
         return None
     return int(match["index"]), ShardSet(match["stem"], match["count"], match["suffix"])
 
 
 def file_role(name: str) -> Role:
     """Return the role of a file, from its name only. The name may be a path."""
-    name = name.rpartition("/")[2].lower()
-    if name.endswith(_WEIGHT_SUFFIXES):
+    path, name = name, name.rpartition("/")[2].lower()
+    if name.endswith(_READ_SUFFIXES) or format_of_name(path) is not None:
         return _role_of_weights(name)
     if _IMATRIX_FILE.fullmatch(name):
         return "imatrix"
@@ -133,9 +169,31 @@ def _role_of_weights(name: str) -> Role:
     return "adapter" if _LORA_NAME.search(name) else "weights"
 
 
+def is_index(name: str) -> bool:
+    """Return whether a file lists shards of safetensors or .bin files, as in `m.bin.index.json`."""
+    return _INDEX_NAME.fullmatch(name) is not None
+
+
 def is_partial_download(name: str) -> bool:
     """Return whether download programs use such a name for an unfinished download."""
-    return name.endswith(_PARTIAL_SUFFIXES) or "-partial-" in name
+    return finished_name(name) is not None or is_control_file(name)
+
+
+def finished_name(name: str) -> str | None:
+    """Return the name that an unfinished download gets at its end; None for any other name."""
+    if name.startswith(_PARTIAL_PREFIX) and len(name) > len(_PARTIAL_PREFIX):
+        return name.removeprefix(_PARTIAL_PREFIX)
+    match = _PARTIAL_NAME.fullmatch(name)
+    return None if match is None else match["name"]
+
+
+def is_control_file(name: str) -> bool:
+    """
+    Return whether a file says that the file of the same name without its ending is unfinished.
+
+    aria2 writes to the final name, and removes `NAME.aria2` at the end.
+    """
+    return name.endswith(_CONTROL_SUFFIX) and name != _CONTROL_SUFFIX
 
 
 def is_plain_file_name(name: str) -> bool:

@@ -6,14 +6,34 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from model_catalog.errors import BadHeaderError, NotAFileError, StoppedError, UnknownFormatError
+from model_catalog.errors import (
+    BadHeaderError,
+    NotAFileError,
+    PlaceholderError,
+    StoppedError,
+    UnknownFormatError,
+)
+from model_catalog.files.completeness import (
+    Completeness,
+    ReadEvidence,
+    ReadFailure,
+    indexed_paths,
+    judge,
+    shard_numbers,
+)
 from model_catalog.files.file_names import WEIGHT_ROLES, parse_shard_name
 from model_catalog.files.formats import safetensors
-from model_catalog.files.formats.header_reader import Header, read_header
+from model_catalog.files.formats.header_reader import Header, read_header, refuse_placeholder
 from model_catalog.files.formats.tensors import packed_weights
+from model_catalog.files.formats.unread_formats import FORMAT_LABELS, UNKNOWN, format_of_name
 from model_catalog.files.model_config import read_config
-from model_catalog.files.model_files import ModelFile, ModelFiles, find_model_files
-from model_catalog.files.safe_open import ProtectedFiles, StrPath, errno_name
+from model_catalog.files.model_files import (
+    ModelFile,
+    ModelFiles,
+    find_model_files,
+    read_indexes,
+)
+from model_catalog.files.safe_open import ProtectedFiles, StrPath
 
 _PREFERRED_FORMATS: Final = ("safetensors", "gguf", "pickle")
 _HEADER_FIELDS: Final = (
@@ -25,7 +45,8 @@ _HEADER_FIELDS: Final = (
     "general_type",
 )
 _INTEGER_TYPES: Final = ("U8", "I8", "I16", "U16", "I64", "U64")
-_MAX_LISTED_NAMES: Final = 3
+MAX_PLACEHOLDER_BYTES: Final = 1024 * 1024
+"""No larger config or tokenizer is opened to see whether it is a web page."""
 
 
 @dataclass(frozen=True)
@@ -35,12 +56,17 @@ class ModelDescription:
 
     The headers of the shards of a model are added up. If a folder contains alternative models,
     `header` has only the values that all of them share. It is None if no weights could be read.
-    `reasons` is empty if the model is complete.
+    `completeness` is the verdict of the judge.
     """
 
     files: ModelFiles
     header: Header | None
-    reasons: tuple[str, ...]
+    completeness: Completeness
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Why the model is incomplete; empty if no reason is known."""
+        return self.completeness.reasons
 
     @property
     def size_bytes(self) -> int:
@@ -73,36 +99,84 @@ def describe_files(
     files: ModelFiles, stop: Callable[[], bool] | None = None, *, protected: ProtectedFiles = ()
 ) -> ModelDescription:
     """Describe a model from the files that were found, as `describe_model` does."""
-    weights = [file for file in files.files if file.role == "weights"]
-    # A folder or a file may hold nothing but an adapter, a projector or a draft.
-    weights = weights or [file for file in files.files if file.role in WEIGHT_ROLES]
-    reasons = list(files.problems)
-    if files.missing:
-        reasons.append(_missing_reason(files.missing))
-    if not weights:
-        reasons.append("no weights were found")
-
-    headers: dict[str, Header] = {}
-    for file in weights:
-        if stop is not None and stop():
-            raise StoppedError(f"reading of {files.root!r} was stopped at the caller's request")
-        try:
-            headers[file.path] = read_header(f"{files.root}/{file.path}", protected=protected)
-        except (BadHeaderError, NotAFileError, OSError) as error:
-            if not isinstance(error, UnknownFormatError) or _has_format_suffix(file.path):
-                reasons.append(f"{file.path!r} cannot be read: {_read_error_reason(error)}")
-        else:
-            reasons += _header_problems(file, headers[file.path])
-    header = _combine_headers(files, headers)
-    if header is not None and any(file.path == "config.json" for file in files.files):
+    indexes = files.indexes
+    if indexes is None:
+        indexes = read_indexes(files.root, [file.path for file in files.files], protected)
+    paths = {file.path for file in files.files}
+    results = {
+        file.path: _read_header(files, file, paths, protected)
+        for file in _weights(files)
+        if not _is_stopped(files, stop)
+    }
+    headers = {path: each for path, each in results.items() if isinstance(each, Header)}
+    failures = _find_placeholders(files, protected)
+    header = _combine_headers(headers, indexed_paths(paths, indexes))
+    if header is None:
+        header = _header_of_unread(results)
+    if header is not None and "config.json" in paths:
         try:
             header = _with_config_values(header, f"{files.root}/config.json", protected)
         except (BadHeaderError, NotAFileError, OSError) as error:
-            reasons.append(f"'config.json' cannot be read: {_read_error_reason(error)}")
-    return ModelDescription(files, header, tuple(reasons))
+            failures["config.json"] = ReadFailure.from_error(error)
+    read = ReadEvidence(headers=results, indexes=indexes, failures=failures)
+    return ModelDescription(files, header, judge(files.files, files.evidence, read))
 
 
-def _combine_headers(files: ModelFiles, headers: Mapping[str, Header]) -> Header | None:
+def _weights(files: ModelFiles) -> list[ModelFile]:
+    weights = [file for file in files.files if file.role == "weights"]
+    # A folder or a file may hold nothing but an adapter, a projector or a draft.
+    return weights or [file for file in files.files if file.role in WEIGHT_ROLES]
+
+
+def _is_stopped(files: ModelFiles, stop: Callable[[], bool] | None) -> bool:
+    if stop is not None and stop():
+        raise StoppedError(f"reading of {files.root!r} was stopped at the caller's request")
+    return False
+
+
+def _read_header(
+    files: ModelFiles, file: ModelFile, paths: Collection[str], protected: ProtectedFiles
+) -> Header | ReadFailure:
+    try:
+        return read_header(f"{files.root}/{file.path}", protected=protected)
+    except UnknownFormatError as error:
+        format_ = error.format or format_of_name(file.path, paths) or UNKNOWN
+        is_damage = _has_format_suffix(file.path) or file.size_bytes == 0
+        return ReadFailure(error.reason, is_damage=is_damage, format=format_)
+    except (BadHeaderError, NotAFileError, OSError) as error:
+        return ReadFailure.from_error(error)
+
+
+def _find_placeholders(files: ModelFiles, protected: ProtectedFiles) -> dict[str, ReadFailure]:
+    """Return the configs and tokenizers that are pointers of Git LFS or web pages."""
+    failures = {}
+    for file in files.files:
+        if file.role not in {"config", "tokenizer"} or file.size_bytes > MAX_PLACEHOLDER_BYTES:
+            continue
+        try:
+            refuse_placeholder(f"{files.root}/{file.path}", protected=protected)
+        except PlaceholderError as error:
+            failures[file.path] = ReadFailure.from_error(error)
+        except (NotAFileError, OSError):
+            # A file that is needed here is read by another function, which reports the error.
+            continue
+    return failures
+
+
+def _header_of_unread(results: Mapping[str, Header | ReadFailure]) -> Header | None:
+    """Return a header that states only the format of weights that are not read."""
+    formats = {
+        result.format
+        for result in results.values()
+        if isinstance(result, ReadFailure) and not result.is_damage
+    }
+    known = next((name for name in FORMAT_LABELS if name in formats), None)
+    return None if known is None else Header(format=known)
+
+
+def _combine_headers(
+    headers: Mapping[str, Header], indexes: Mapping[str, Sequence[str]]
+) -> Header | None:
     """Combine the headers of all weights, by path, into one header of the model."""
     formats = {header.format for header in headers.values()}
     format_ = next((name for name in _PREFERRED_FORMATS if name in formats), None)
@@ -110,9 +184,10 @@ def _combine_headers(files: ModelFiles, headers: Mapping[str, Header]) -> Header
         return None
     headers = {path: header for path, header in headers.items() if header.format == format_}
     indexed: dict[str, list[str]] = {}
-    for path in files.indexed:
+    for path in sorted({path for paths in indexes.values() for path in paths}):
         indexed.setdefault(path.rpartition("/")[0], []).append(path)
     folders: dict[str, dict[object, Collection[str]]] = {}
+    numbers = shard_numbers(headers)
     for path in headers:
         folder, _, name = path.rpartition("/")
         sets = folders.setdefault(folder, {})
@@ -125,8 +200,9 @@ def _combine_headers(files: ModelFiles, headers: Mapping[str, Header]) -> Header
         elif shard is None:
             sets[name] = [path]
         elif shard[1] not in sets:
-            names = shard[1].file_names()
-            sets[shard[1]] = [f"{folder}/{each}" if folder else each for each in names]
+            prefix = f"{folder}/" if folder else ""
+            names = shard[1].file_names(numbers[prefix, shard[1]])
+            sets[shard[1]] = [prefix + each for each in names]
     models = [
         _combine_alternatives([_combine_set(paths, headers) for paths in sets.values()])
         for sets in folders.values()
@@ -247,39 +323,5 @@ def _parameter_count(header: Header, packing: packed_weights.Packing | None) -> 
     return packed_weights.count_parameters(counts, packing)
 
 
-def _header_problems(file: ModelFile, header: Header) -> list[str]:
-    """Return the contradictions between a header and the size and the name of its file."""
-    problems = []
-    if header.is_complete is False:
-        needed_bytes = header.expected_size_bytes
-        needed = "it is truncated" if needed_bytes is None else f"{needed_bytes} are needed"
-        if needed_bytes is not None and file.size_bytes > needed_bytes:
-            needed = f"{file.size_bytes - needed_bytes} follow the last tensor"
-        problems.append(f"{file.path!r} has {file.size_bytes} bytes: {needed}")
-    shard = parse_shard_name(file.path.rpartition("/")[2])
-    by_name = (1, 1) if shard is None else (shard[0], shard[1].count)
-    by_header = (header.shard_index, header.shard_count)
-    if header.shard_count is not None and by_header != by_name:
-        problems.append(
-            f"the header of {file.path!r} says shard {by_header[0]} of {by_header[1]}, and its "
-            f"name says {by_name[0]} of {by_name[1]}"
-        )
-    return problems
-
-
 def _has_format_suffix(path: str) -> bool:
-    return path.lower().endswith((".gguf", ".safetensors"))
-
-
-def _missing_reason(names: Sequence[str]) -> str:
-    more = len(names) - _MAX_LISTED_NAMES
-    suffix = f" and {more} more" if more > 0 else ""
-    return f"missing: {', '.join(names[:_MAX_LISTED_NAMES])}{suffix}"
-
-
-def _read_error_reason(error: BadHeaderError | NotAFileError | OSError) -> str:
-    if isinstance(error, BadHeaderError):
-        return error.reason
-    if isinstance(error, OSError):
-        return errno_name(error)
-    return f"it is {error.found}"
+    return path.lower().endswith((".gguf", ".safetensors", ".sft"))

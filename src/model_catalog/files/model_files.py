@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from model_catalog.errors import BadLayoutError, CatalogError, shown
+from model_catalog.errors import BadHeaderError, BadLayoutError, NotAFileError
+from model_catalog.files.completeness import (
+    ReadFailure,
+    StoreEvidence,
+    index_problems,
+    indexed_paths,
+    shard_numbers,
+)
 from model_catalog.files.file_names import (
     Role,
     ShardSet,
     file_role,
+    is_index,
     is_partial_download,
     parse_shard_name,
 )
 from model_catalog.files.fingerprint import Fingerprint
-from model_catalog.files.model_config import read_index
+from model_catalog.files.model_config import WeightIndex, read_index
 from model_catalog.files.safe_open import (
     ProtectedFiles,
     StrPath,
@@ -31,7 +39,6 @@ from model_catalog.files.safe_open import (
 
 MAX_ENTRIES: Final = 10_000
 """The most files and folders in a model, and the most files that exist or are missing."""
-_INDEX_SUFFIX: Final = ".safetensors.index.json"
 
 
 @dataclass(frozen=True)
@@ -66,7 +73,8 @@ class ModelFiles:
 
     `missing` are files that do not exist although other files of the model name them. `problems`
     are the other reasons why the model is incomplete. `indexed` are the weights that an index
-    lists.
+    lists. `evidence` and `indexes` are what the judge of completeness gets of them; if `indexes` is
+    None, no index was read.
     """
 
     root: str
@@ -75,6 +83,10 @@ class ModelFiles:
     skipped: tuple[SkippedFile, ...] = ()
     problems: tuple[str, ...] = ()
     indexed: tuple[str, ...] = ()
+    evidence: StoreEvidence = field(default_factory=StoreEvidence, compare=False, repr=False)
+    indexes: Mapping[str, WeightIndex | ReadFailure] | None = field(
+        default=None, compare=False, repr=False
+    )
 
     @property
     def size_bytes(self) -> int:
@@ -84,7 +96,7 @@ class ModelFiles:
 
     @property
     def is_complete(self) -> bool:
-        """Whether nothing is missing, judged by file names only. Headers are not read."""
+        """Whether nothing is missing by the file names and the indexes. Headers are not read."""
         return not self.missing and not self.problems
 
 
@@ -111,23 +123,40 @@ def find_model_files(path: StrPath, *, protected: ProtectedFiles = ()) -> ModelF
     # The name of a cache blob does not tell its role. The caller asked for this file, so it is
     # the weights.
     role = file_role(name) if file_role(name) != "other" else "weights"
-    return ModelFiles(root or ".", (_model_file(name, status, role),))
+    unfinished = [each for each in (name, f"{name}.aria2") if _is_partial(root, each)]
+    return ModelFiles(
+        root or ".",
+        (_model_file(name, status, role),),
+        evidence=StoreEvidence(unfinished=unfinished),
+        indexes={},
+    )
+
+
+def _is_partial(root: str, name: str) -> bool:
+    return is_partial_download(name) and os.path.lexists(_join_path(root, name))
 
 
 def _find_in_folder(root: str, protected: ProtectedFiles) -> ModelFiles:
     walk = _FolderWalk(root, protected)
     walk.add_folder()
-    existing = {file.path for file in walk.files}
-    for folder, shards in {
-        (folder, shard[1])
-        for folder, _, name in (path.rpartition("/") for path in existing | walk.missing)
-        if (shard := parse_shard_name(name)) is not None
-    }:
-        walk.add_missing(folder, shards.file_names(), existing)
-    for path in existing:
-        if path.endswith(_INDEX_SUFFIX):
-            walk.add_index(path, existing)
+    walk.add_missing_shards()
+    walk.add_indexes()
     return walk.result()
+
+
+def read_indexes(
+    root: str, paths: Iterable[str], protected: ProtectedFiles
+) -> dict[str, WeightIndex | ReadFailure]:
+    """Read those of the files below `root` that are indexes of shards, by path."""
+    indexes: dict[str, WeightIndex | ReadFailure] = {}
+    for path in paths:
+        if not is_index(path.rpartition("/")[2]):
+            continue
+        try:
+            indexes[path] = read_index(_join_path(root, path), protected=protected)
+        except (BadHeaderError, NotAFileError, OSError) as error:
+            indexes[path] = ReadFailure.from_error(error)
+    return indexes
 
 
 class _FolderWalk:
@@ -141,23 +170,40 @@ class _FolderWalk:
         self.problems: set[str] = set()
         self._skipped: list[SkippedFile] = []
         self._indexed: set[str] = set()
+        self._gone: set[str] = set()
+        self._unfinished: list[str] = []
+        self._indexes: dict[str, WeightIndex | ReadFailure] = {}
 
     def result(self) -> ModelFiles:
+        folder_problems = tuple(sorted(self.problems))
+        index_texts = [
+            text for path, index in self._indexes.items() for text in index_problems(path, index)
+        ]
         return ModelFiles(
             self._root,
             tuple(sorted(self.files, key=lambda file: _path_bytes(file.path))),
             tuple(sorted(self.missing, key=_path_bytes)),
             tuple(sorted(self._skipped, key=lambda skipped: _path_bytes(skipped.path))),
-            tuple(sorted(self.problems)),
+            (*folder_problems, *index_texts),
             tuple(sorted(self._indexed, key=_path_bytes)),
+            StoreEvidence(
+                gone=frozenset(self._gone),
+                unfinished=tuple(self._unfinished),
+                reasons=folder_problems,
+            ),
+            self._indexes,
         )
 
     def add_shard_set(self, shards: ShardSet) -> None:
         """Add the files of a shard set in the root, and record those that are missing."""
-        for name in shards.file_names():
-            self._add_file(name)
-            self._check_limit()
-        self.add_missing("", shards.file_names(), {file.path for file in self.files})
+        if shards.count > MAX_ENTRIES:
+            raise self._too_many_files()
+        # The count begins at 0 or at 1.
+        for number in range(shards.count + 1):
+            self._add_file(shards.file_name(number))
+        self._gone.clear()
+        self.missing.clear()
+        self.add_missing_shards()
 
     def add_folder(self) -> None:
         """Add every file in the root and below it."""
@@ -178,34 +224,38 @@ class _FolderWalk:
                     folders.append(name)
                 elif is_partial_download(entry.name):
                     self._skip(name, "an unfinished download")
+                    self._unfinished.append(name)
                 else:
                     self._add_file(name)
 
-    def add_missing(self, folder: str, names: Iterable[str], existing: set[str]) -> None:
-        """Record the named files of a folder that do not exist."""
-        for name in names:
-            if (path := _join_path(folder, name)) not in existing:
-                self.missing.add(path)
-                self._check_limit()
+    def add_missing_shards(self) -> None:
+        """Record the shards that do not exist although others of their sets do."""
+        existing = {file.path for file in self.files}
+        for (folder, shards), numbers in shard_numbers(existing | self._gone).items():
+            if len(self.files) + len(shards.numbers(numbers)) - len(numbers) > MAX_ENTRIES:
+                raise self._too_many_files()
+            for name in shards.file_names(numbers):
+                if folder + name not in existing:
+                    self.missing.add(folder + name)
+                    self._check_limit()
 
-    def add_index(self, path: str, existing: set[str]) -> None:
-        """Record the files that an index lists, those that are missing, and its problems."""
-        folder = path.rpartition("/")[0]
-        try:
-            index = read_index(_join_path(self._root, path), protected=self._protected)
-        except (CatalogError, OSError) as error:
-            self.problems.add(f"the index {path!r} cannot be read: {error}")
-            return
-        for name in index.invalid_names:
-            self.problems.add(f"the index {path!r} lists {shown(name)}, which is not a file name")
-        self._indexed |= {_join_path(folder, name) for name in index.file_names}
-        self.add_missing(folder, index.file_names, existing)
+    def add_indexes(self) -> None:
+        """Record the files that indexes list, and those that are missing."""
+        existing = {file.path for file in self.files}
+        self._indexes = read_indexes(self._root, sorted(existing), self._protected)
+        for paths in indexed_paths(existing, self._indexes).values():
+            self._indexed.update(paths)
+            self.missing.update(path for path in paths if path not in existing)
+            self._check_limit()
 
     def _check_limit(self) -> None:
         if len(self.files) + len(self.missing) > MAX_ENTRIES:
-            raise BadLayoutError(
-                self._root, f"more than {MAX_ENTRIES:,} files of the model exist or are missing"
-            )
+            raise self._too_many_files()
+
+    def _too_many_files(self) -> BadLayoutError:
+        return BadLayoutError(
+            self._root, f"more than {MAX_ENTRIES:,} files of the model exist or are missing"
+        )
 
     def _list_entries(self, folder: str) -> Iterator[os.DirEntry[str]]:
         try:
@@ -223,6 +273,7 @@ class _FolderWalk:
         except OSError as error:
             # The entry may be a link into a cache whose file another program has deleted.
             if error.errno == errno.ENOENT:
+                self._gone.add(name)
                 self.missing.add(name)
             else:
                 self._skip(name, errno_name(error))

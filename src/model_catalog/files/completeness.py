@@ -1,0 +1,360 @@
+"""
+Judge whether a model is whole. All evidence is given by the caller, and no file is read here.
+
+`add`, `scan` and `verify` use this one judge, so that each reason has the same words everywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from typing import Final, Literal, Protocol, TypeAlias
+
+from model_catalog.errors import BadHeaderError, HeaderLimitError, NotAFileError, shown
+from model_catalog.files.file_names import (
+    WEIGHT_ROLES,
+    Role,
+    ShardSet,
+    file_role,
+    finished_name,
+    is_control_file,
+    parse_shard_name,
+)
+from model_catalog.files.formats.header import Header
+from model_catalog.files.formats.unread_formats import FORMAT_LABELS, UNKNOWN, format_of_name
+from model_catalog.files.model_config import WeightIndex
+from model_catalog.files.needed_files import is_needed, needed_files
+from model_catalog.files.safe_open import errno_name
+
+Verdict: TypeAlias = Literal["whole", "incomplete", "unknown"]
+ShardNumbers: TypeAlias = Mapping[tuple[str, ShardSet], Collection[int]]
+"""The numbers of the shards that exist, by folder (with `/` at the end) and set."""
+
+NO_WEIGHTS: Final = "no weights were found"
+_MAX_LISTED_NAMES: Final = 3
+_READ_ENDINGS: Final = (".gguf", ".safetensors", ".sft", ".bin", ".ckpt", ".pt", ".pth")
+
+
+class FileFacts(Protocol):
+    """What the judge knows of each file that exists: its path inside the model, size and role."""
+
+    @property
+    def path(self) -> str: ...
+    @property
+    def size_bytes(self) -> int: ...
+    @property
+    def role(self) -> Role: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreEvidence:
+    """
+    What a store or a folder states about the files of a model, beside those that exist.
+
+    All paths are relative to the folder of the model. `gone` are the paths to which a link or a
+    manifest refers, and whose bytes do not exist or cannot be read. `listed` are all files that the
+    repository of the model has elsewhere, with their sizes in bytes if they are known: some of them
+    may not have been asked for. `unfinished` are the names of unfinished downloads, or the names
+    that they get at their end; those whose file exists do not count. `reasons` are reasons in words
+    that only this store can give.
+    """
+
+    gone: Collection[str] = ()
+    listed: Mapping[str, int | None] = field(default_factory=dict)
+    unfinished: Collection[str] = ()
+    reasons: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ReadFailure:
+    """
+    Why a file of a model could not be read.
+
+    With `is_damage` the model is incomplete. Without it the file may be valid: its format is not
+    read, or it exceeds a limit. The verdict is then unknown. `format` is the format if it is known.
+    """
+
+    reason: str
+    is_damage: bool = True
+    format: str | None = None
+
+    @classmethod
+    def from_error(cls, error: BadHeaderError | NotAFileError | OSError) -> ReadFailure:
+        """Return the failure that an error of the readers stands for."""
+        if isinstance(error, OSError):
+            return cls(errno_name(error))
+        if isinstance(error, NotAFileError):
+            return cls(f"it is {error.found}")
+        return cls(error.reason, is_damage=not isinstance(error, HeaderLimitError))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadEvidence:
+    """
+    What was read from the files of a model, by path.
+
+    `headers` are those of the weights, and `indexes` the lists of shards (`*.index.json`).
+    `failures` are the other files that could not be read.
+    """
+
+    headers: Mapping[str, Header | ReadFailure] = field(default_factory=dict)
+    indexes: Mapping[str, WeightIndex | ReadFailure] = field(default_factory=dict)
+    failures: Mapping[str, ReadFailure] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Completeness:
+    """
+    The verdict about one model, with its reasons divided by the evidence that gives them.
+
+    `listing` come from file names and from the lists of a store. `counted` come from the numbers of
+    shards that an index lists: the index decides once it was read. `content` come from what was
+    read; None means that nothing was. `unknown` says what could not be judged.
+    """
+
+    listing: tuple[str, ...] = ()
+    counted: tuple[str, ...] = ()
+    content: tuple[str, ...] | None = None
+    unknown: tuple[str, ...] = ()
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Why the model is incomplete; empty if no reason is known."""
+        content = self.counted if self.content is None else self.content
+        return tuple(dict.fromkeys((*self.listing, *content)))
+
+    @property
+    def verdict(self) -> Verdict:
+        """Whether the model is whole, as far as the evidence tells."""
+        if self.reasons:
+            return "incomplete"
+        return "unknown" if self.unknown else "whole"
+
+    def with_content_of(self, stronger: Completeness) -> Completeness:
+        """
+        Return this verdict with what another look has read from the same bytes.
+
+        The result is this verdict if that look has read nothing, or if this one has read too.
+        """
+        if self.content is not None or stronger.content is None:
+            return self
+        return replace(self, content=stronger.content, unknown=stronger.unknown)
+
+
+def judge(
+    files: Sequence[FileFacts],
+    store: StoreEvidence | None = None,
+    read: ReadEvidence | None = None,
+) -> Completeness:
+    """
+    Return the verdict about a model with these files.
+
+    `read` is None if no content was read. The same evidence always gives the same words.
+    """
+    store = store or StoreEvidence()
+    existing = {file.path: file for file in files}
+    indexes = indexed_paths(existing, {} if read is None else read.indexes)
+    sets = shard_numbers(existing)
+    counted = {key for key in sets if key[0] + key[1].index_name in existing}
+    gone = {path for path in store.gone if is_needed(path)}
+    named = {key: sets[key] for key in sets if key not in counted}
+    return Completeness(
+        listing=(
+            *_missing(gone, named),
+            *_no_weights(files, store),
+            *_size_reasons(existing, store),
+            *_not_downloaded(existing, gone, store),
+            *_unfinished(existing, store),
+            *store.reasons,
+        ),
+        counted=tuple(_missing(gone, {key: sets[key] for key in counted}, counts_gone=False)),
+        content=None if read is None else tuple(_content_reasons(existing, gone, indexes, read)),
+        unknown=tuple(_unknown(files, read)),
+    )
+
+
+def shorten_list(names: Sequence[str], count: int | None = None) -> str:
+    """Format the first three names, escaped, and the number of the others out of `count`."""
+    first = ", ".join(repr(name) for name in names[:_MAX_LISTED_NAMES])
+    more = (len(names) if count is None else count) - min(len(names), _MAX_LISTED_NAMES)
+    return f"{first} and {more:,} more" if more else first
+
+
+def shard_numbers(paths: Iterable[str]) -> dict[tuple[str, ShardSet], set[int]]:
+    """Return the shard sets among paths, with the numbers of the shards that exist."""
+    sets: dict[tuple[str, ShardSet], set[int]] = {}
+    for path in paths:
+        folder, slash, name = path.rpartition("/")
+        if (shard := parse_shard_name(name)) is not None:
+            sets.setdefault((folder + slash, shard[1]), set()).add(shard[0])
+    return sets
+
+
+def indexed_paths(
+    existing: Collection[str], indexes: Mapping[str, WeightIndex | ReadFailure]
+) -> dict[str, tuple[str, ...]]:
+    """
+    Return the paths that each index lists, by the path of the index.
+
+    An index is left out if none of its files exists and its folder has other weights: it belongs to
+    another format of the same model, and its weights were not asked for.
+    """
+    used = {}
+    weights = {path.rpartition("/")[0] for path in existing if path.lower().endswith(_READ_ENDINGS)}
+    for path, index in indexes.items():
+        if isinstance(index, ReadFailure):
+            continue
+        folder, slash, _ = path.rpartition("/")
+        paths = tuple(folder + slash + name for name in index.file_names)
+        if folder not in weights or any(each in existing for each in paths):
+            used[path] = paths
+    return used
+
+
+def _missing(
+    gone: Collection[str], sets: ShardNumbers, *, counts_gone: bool = True
+) -> Iterable[str]:
+    """Yield the reason that names missing files: the first ones, and the number of all."""
+    names = set(gone) if counts_gone else set()
+    count = len(names)
+    for (folder, shards), numbers in sets.items():
+        # A name can claim a set of a million shards. The missing ones are counted without a loop
+        # over all names.
+        needed = shards.numbers(numbers)
+        absent = (folder + shards.file_name(number) for number in needed if number not in numbers)
+        names.update(islice((name for name in absent if name not in gone), _MAX_LISTED_NAMES))
+        gone_count = sum(1 for path in gone if _is_in_set(path, folder, shards))
+        count += len(needed) - len(numbers) - gone_count
+    if count > 0:
+        yield f"missing: {shorten_list(sorted(names), count)}"
+
+
+def _is_in_set(path: str, folder: str, shards: ShardSet) -> bool:
+    head, slash, name = path.rpartition("/")
+    shard = parse_shard_name(name)
+    return head + slash == folder and shard is not None and shard[1] == shards
+
+
+def _no_weights(files: Sequence[FileFacts], store: StoreEvidence) -> Iterable[str]:
+    if any(file.role in WEIGHT_ROLES for file in files):
+        return
+    # Without weights elsewhere, the repository is that of a tokenizer or a config.
+    if not store.listed or any(_is_weights(path) for path in store.listed):
+        yield NO_WEIGHTS
+
+
+def _size_reasons(existing: Mapping[str, FileFacts], store: StoreEvidence) -> Iterable[str]:
+    for path, file in existing.items():
+        needed_bytes = store.listed.get(path)
+        if needed_bytes not in {None, file.size_bytes} and file.role != "other":
+            yield f"{path!r} has {file.size_bytes} bytes: {needed_bytes} are needed"
+
+
+def _not_downloaded(
+    existing: Collection[str], gone: Collection[str], store: StoreEvidence
+) -> Iterable[str]:
+    if not store.listed:
+        return
+    here = {*existing, *gone}
+    begun = shard_numbers(existing)
+    absent = [
+        path
+        for path in needed_files(here, store.listed)
+        # The names of the other shards tell these too.
+        if not any(key in begun for key in shard_numbers([path]))
+    ]
+    if absent:
+        yield f"not downloaded: {shorten_list(absent)}"
+
+
+def _unfinished(existing: Collection[str], store: StoreEvidence) -> Iterable[str]:
+    names = sorted(name for name in store.unfinished if _is_unfinished(name, existing))
+    if names:
+        yield f"unfinished downloads: {shorten_list(names)}"
+
+
+def _is_unfinished(path: str, existing: Collection[str]) -> bool:
+    folder, slash, name = path.rpartition("/")
+    if is_control_file(name):
+        return folder + slash + name.rpartition(".")[0] in existing
+    final = finished_name(name)
+    if final is None:
+        # A store names the file itself, or a blob by its digest.
+        return path not in existing and (is_needed(path) or "." not in name)
+    return folder + slash + final not in existing and is_needed(final)
+
+
+def _content_reasons(
+    existing: Mapping[str, FileFacts],
+    gone: Collection[str],
+    indexes: Mapping[str, Sequence[str]],
+    read: ReadEvidence,
+) -> Iterable[str]:
+    absent = {
+        path for paths in indexes.values() for path in paths if path not in existing
+    }.difference(gone)
+    if absent:
+        yield f"missing: {shorten_list(sorted(absent))}"
+    for path, index in read.indexes.items():
+        yield from index_problems(path, index)
+    for path, header in read.headers.items():
+        if isinstance(header, Header):
+            yield from _header_problems(existing[path], header)
+    for path, failure in {**read.headers, **read.failures}.items():
+        if isinstance(failure, ReadFailure) and failure.is_damage:
+            yield f"{path!r} cannot be read: {failure.reason}"
+
+
+def index_problems(path: str, index: WeightIndex | ReadFailure) -> Iterable[str]:
+    """Yield what is wrong with an index itself."""
+    if isinstance(index, WeightIndex):
+        for name in index.invalid_names:
+            yield f"the index {path!r} lists {shown(name)}, which is not a file name"
+    elif index.is_damage:
+        yield f"the index {path!r} cannot be read: {index.reason}"
+
+
+def _header_problems(file: FileFacts, header: Header) -> Iterable[str]:
+    """Yield the contradictions between a header and the size and the name of its file."""
+    if header.is_complete is False:
+        needed_bytes = header.expected_size_bytes
+        needed = "it is truncated" if needed_bytes is None else f"{needed_bytes} are needed"
+        if needed_bytes is not None and file.size_bytes > needed_bytes:
+            needed = f"{file.size_bytes - needed_bytes} follow the last tensor"
+        yield f"{file.path!r} has {file.size_bytes} bytes: {needed}"
+    shard = parse_shard_name(file.path.rpartition("/")[2])
+    by_name = (1, 1) if shard is None else (shard[0], shard[1].count)
+    by_header = (header.shard_index, header.shard_count)
+    if header.shard_count is not None and by_header != by_name:
+        yield (
+            f"the header of {file.path!r} says shard {by_header[0]} of {by_header[1]}, and its "
+            f"name says {by_name[0]} of {by_name[1]}"
+        )
+
+
+def _unknown(files: Sequence[FileFacts], read: ReadEvidence | None) -> Iterable[str]:
+    """Yield what prevents a verdict: formats that are not read, and limits."""
+    weights = [file for file in files if file.role in WEIGHT_ROLES]
+    if read is None:
+        if any(file.path.lower().endswith(_READ_ENDINGS) for file in weights):
+            return
+        formats = {format_of_name(file.path) for file in weights}
+    else:
+        failures = {**read.headers, **read.indexes, **read.failures}
+        for path, failure in failures.items():
+            if isinstance(failure, ReadFailure) and not (failure.is_damage or failure.format):
+                yield f"{path!r} was not judged: {failure.reason}"
+        if any(isinstance(header, Header) for header in read.headers.values()):
+            return
+        unread = [each for each in read.headers.values() if isinstance(each, ReadFailure)]
+        formats = {each.format for each in unread if not each.is_damage}
+    labels = sorted(label for name, label in FORMAT_LABELS.items() if name in formats)
+    if labels:
+        yield f"weights in the format {' and '.join(labels)} are not read"
+    elif UNKNOWN in formats:
+        yield "the format of the weights is not known"
+
+
+def _is_weights(path: str) -> bool:
+    return file_role(path) in WEIGHT_ROLES
