@@ -94,7 +94,7 @@ def test_a_folder_with_a_config_is_one_model_with_everything_below_it(tmp_path):
         ("org/m", ""): [
             ("config.json", "config"),
             ("model.safetensors", "weights"),
-            ("onnx/x.onnx", "other"),
+            ("onnx/x.onnx", "weights"),
             ("sub/config.json", "config"),
             ("sub/m.safetensors", "weights"),
         ],

@@ -13,14 +13,8 @@ from model_catalog.errors import (
     StoppedError,
     UnknownFormatError,
 )
-from model_catalog.files.completeness import (
-    Completeness,
-    ReadEvidence,
-    ReadFailure,
-    indexed_paths,
-    judge,
-    shard_numbers,
-)
+from model_catalog.files.completeness.evidence import Completeness, ReadEvidence, ReadFailure
+from model_catalog.files.completeness.judge import indexed_paths, judge, shard_numbers
 from model_catalog.files.file_names import WEIGHT_ROLES, parse_shard_name
 from model_catalog.files.formats import safetensors
 from model_catalog.files.formats.header_reader import Header, read_header, refuse_placeholder

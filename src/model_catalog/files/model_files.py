@@ -9,13 +9,8 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from model_catalog.errors import BadHeaderError, BadLayoutError, NotAFileError
-from model_catalog.files.completeness import (
-    ReadFailure,
-    StoreEvidence,
-    index_problems,
-    indexed_paths,
-    shard_numbers,
-)
+from model_catalog.files.completeness.evidence import ReadFailure, StoreEvidence
+from model_catalog.files.completeness.judge import index_problems, indexed_paths, shard_numbers
 from model_catalog.files.file_names import (
     Role,
     ShardSet,
