@@ -57,6 +57,9 @@ COLUMNS: Final[dict[str, type]] = {
     "store_root": str,
     "kind": str,
     "claimed_kind": str,
+    "unknown_reason": str,
+    "listing_reason": str,
+    "content_reason": str,
 }
 """The columns of `models` at head and their types. Every contender maps all of them."""
 

@@ -200,6 +200,7 @@ def test_json_has_sizes_in_bytes_and_times_in_utc(filled, tmp_path):
         "use_count": 0,
         "state": "present",
         "kind": "model",
+        "unknown_reason": "the format of the weights is not known",
     }
 
 

@@ -498,6 +498,7 @@ async def test_an_upgrade_from_any_revision_keeps_all_values(empty):
         "0014": {"store": "ollama", "store_root": "/usr/share/ollama/.ollama/models"},
         "0017": {"headers_read_at": 1_729_000_015},
         "0018": {"kind": "adapter", "claimed_kind": "model"},
+        "0019": {"listing_reason": "missing: n", "unknown_reason": "weights are not read"},
     }
     children = {
         "0005": "INSERT INTO model_tags (model_id, folded, tag)"

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import sqlite3
+import struct
 from contextlib import closing
 from dataclasses import replace
 
@@ -260,15 +261,16 @@ async def test_an_incomplete_model_is_recorded_with_the_reasons(catalog, tmp_pat
     A partial download is a model. The reasons disappear when it is complete.
     """
     cache = HuggingFace(tmp_path)
-    tree = {**FILES, "more.gguf": OTHER}
-    snapshot = cache.revision("org/a", C1, FILES, tree=tree)
+    files = {"model.safetensors": struct.pack("<Q", 2) + b"{}", "config.json": b"{}"}
+    tree = {**files, "tokenizer.json": b"{}"}
+    snapshot = cache.revision("org/a", C1, files, tree=tree)
     await adopt_scan(catalog, cache)
     partial = await catalog.get_model("org/a", "hf")
-    cache.link(snapshot, "more.gguf", cache.blob("org/a", "more.gguf", OTHER))
+    cache.link(snapshot, "tokenizer.json", cache.blob("org/a", "tokenizer.json", b"{}"))
 
     await adopt_scan(catalog, cache)
 
-    assert "more.gguf" in partial.incomplete_reason
+    assert partial.incomplete_reason == "not downloaded: 'tokenizer.json'"
     assert (await catalog.get_model("org/a", "hf")).incomplete_reason is None
 
 

@@ -86,7 +86,7 @@ def test_a_folder_with_a_config_is_one_model_with_everything_below_it(tmp_path):
         org___m___sub___m__safetensors=GGUF,
         org___other__gguf=GGUF,
     )
-    fill(tmp_path / "org/m", __git___config=b"", model__safetensors__part=b"")
+    fill(tmp_path / "org/m", __git___config=b"", model__safetensors__part=b"", vocab__txt__part=b"")
 
     scanned = directory.scan(tmp_path)
 
@@ -102,7 +102,7 @@ def test_a_folder_with_a_config_is_one_model_with_everything_below_it(tmp_path):
     }
     model = scanned.found[0]
     assert model.local_path == model.folder == str(tmp_path / "org/m")
-    assert model.reasons == ("unfinished downloads: 'model.safetensors.part'",)
+    assert model.reasons == ("unfinished downloads: 'vocab.txt.part'",)
 
 
 @pytest.mark.parametrize("name", ["config.json", "adapter_config.json"])

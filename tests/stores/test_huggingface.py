@@ -223,16 +223,31 @@ def test_a_file_time_outside_of_the_calendar_is_ignored(cache, seconds):
     assert only(scan(cache.root)).downloaded_at is None
 
 
-def test_files_of_the_tree_that_are_not_downloaded_are_a_reason(cache):
+def test_files_of_the_tree_that_loading_needs_are_a_reason(cache):
     """
-    Users often download one file of a repository with several.
+    The tree lists what exists. Users often download one file of a repository with several.
     """
-    tree = {"a.gguf": GGUF, "b.gguf": GGUF + b"1", "c.gguf": b"3", "d.gguf": b"4", "e.gguf": b"5"}
-    cache.revision("org/m", C1, {"a.gguf": GGUF}, tree=tree)
+    weights = {"model.safetensors": b"weights"}
+    alternatives = {
+        "a.gguf": GGUF,
+        "b.gguf": GGUF + b"1",
+        "pytorch_model.bin": b"x",
+        "onnx/model.onnx": b"x",
+    }
+    others = {"README.md": b"about", ".gitattributes": b"g", "image.png": b"p"}
+    needed = {"config.json": b"{}", "tokenizer.json": b"{}"}
+    tree = {**weights, **alternatives, **others, **needed}
+    cache.revision("org/gguf", C1, {"a.gguf": GGUF}, tree=tree)
+    cache.revision("org/half", C1, weights, tree=tree)
+    cache.revision("org/whole", C1, {**weights, **needed}, tree=tree)
 
-    model = only(scan(cache.root))
+    reasons = {model.reference: model.reasons for model in scan(cache.root).found}
 
-    assert model.reasons == ("not downloaded, of 5 files: 'b.gguf', 'c.gguf', 'd.gguf' and 1 more",)
+    assert reasons == {
+        "org/gguf": (),
+        "org/half": ("not downloaded: 'config.json', 'tokenizer.json'",),
+        "org/whole": (),
+    }
 
 
 def test_a_file_that_is_shorter_than_in_the_tree_is_a_reason(cache):
@@ -275,17 +290,14 @@ def test_an_unfinished_download_for_another_revision_is_not_a_reason(cache):
     The trees tell which files belong to each revision.
     """
     cache.revision("org/m", C1, {"a.gguf": GGUF}, tree={"a.gguf": GGUF})
-    tree = {"a.gguf": GGUF, "b.gguf": b"later"}
+    tree = {"a.gguf": GGUF, "b.safetensors": b"later"}
     cache.revision("org/m", C2, {"a.gguf": GGUF}, tree=tree)
     write(cache.repository("org/m") / f"blobs/{sha256(b'later')}.incomplete", b"lat")
 
     one, two = scan(cache.root).found
 
     assert one.is_complete
-    assert two.reasons == (
-        "not downloaded, of 2 files: 'b.gguf'",
-        f"unfinished downloads: {sha256(b'later')!r}",
-    )
+    assert two.reasons == ("unfinished downloads: 'b.safetensors'",)
 
 
 def test_missing_shards_are_found_without_a_tree(cache):

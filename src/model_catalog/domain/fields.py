@@ -132,6 +132,13 @@ class ModelRow(NamedTuple):
         datetime | None, Field(Group.INSPECTION, validation.timestamp, is_shown=False)
     ]
     incomplete_reason: Annotated[str | None, Field(Group.INSPECTION, validation.detail)]
+    unknown_reason: Annotated[str | None, Field(Group.INSPECTION, validation.detail)]
+    listing_reason: Annotated[
+        str | None, Field(Group.INSPECTION, validation.detail, is_shown=False)
+    ]
+    content_reason: Annotated[
+        str | None, Field(Group.INSPECTION, validation.detail, is_shown=False)
+    ]
     signed_by: Annotated[str | None, Field(Group.SIGNATURE, validation.digest)]
     signature_verdict: Annotated[str | None, Field(Group.SIGNATURE, validation.verdict)]
     signature_detail: Annotated[str | None, Field(Group.SIGNATURE, validation.detail)]

@@ -39,8 +39,8 @@ _HEADER_FIELDS: Final = (
     "general_type",
 )
 _INTEGER_TYPES: Final = ("U8", "I8", "I16", "U16", "I64", "U64")
-MAX_PLACEHOLDER_BYTES: Final = 1024 * 1024
-"""No larger config or tokenizer is opened to see whether it is a web page."""
+# No larger file is opened to see what stands in its place. A web page is larger than a pointer.
+_MAX_PLACEHOLDER_BYTES: Final = {"config": 1024, "tokenizer": 1024 * 1024}
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,8 @@ def _find_placeholders(files: ModelFiles, protected: ProtectedFiles) -> dict[str
     """Return the configs and tokenizers that are pointers of Git LFS or web pages."""
     failures = {}
     for file in files.files:
-        if file.role not in {"config", "tokenizer"} or file.size_bytes > MAX_PLACEHOLDER_BYTES:
+        limit_bytes = _MAX_PLACEHOLDER_BYTES.get(file.role, -1)
+        if file.size_bytes > limit_bytes:
             continue
         try:
             refuse_placeholder(f"{files.root}/{file.path}", protected=protected)

@@ -127,6 +127,36 @@ def find_model_files(path: StrPath, *, protected: ProtectedFiles = ()) -> ModelF
     )
 
 
+def list_model_files(
+    path: str, roles: Iterable[tuple[str, Role]], *, protected: ProtectedFiles = ()
+) -> ModelFiles:
+    """
+    Return given files of the model at a path: their paths below its folder, and their roles.
+
+    A file whose status cannot be read is left out. A link that leads to no file is in the evidence.
+    """
+    root = path if os.path.isdir(path) else os.path.dirname(path)
+    files = []
+    for name, role in roles:
+        try:
+            status = stat_path(_join_path(root, name))
+        except OSError:
+            continue
+        if non_regular_kind(status) is None and file_identity(status) not in protected:
+            files.append(_model_file(name, status, role))
+    indexes = read_indexes(root, [file.path for file in files], protected)
+    existing = {file.path for file in files}
+    gone = {
+        each
+        for paths in indexed_paths(existing, indexes).values()
+        for each in paths
+        if each not in existing and os.path.islink(_join_path(root, each))
+    }
+    return ModelFiles(
+        root, tuple(files), evidence=StoreEvidence(gone=frozenset(gone)), indexes=indexes
+    )
+
+
 def _is_partial(root: str, name: str) -> bool:
     return is_partial_download(name) and os.path.lexists(_join_path(root, name))
 

@@ -230,6 +230,15 @@ class Model(MappedAsDataclass, Base, kw_only=True, eq=False, repr=False):
     user_kind: Mapped[str | None] = mapped_column("kind", KeyText, init=False)
     claimed_kind: Mapped[str | None] = mapped_column(KeyText, default=None)
 
+    unknown_reason: Mapped[str | None] = mapped_column(Text, init=False)
+    """What could not be judged of the model's completeness, as a format that is not read."""
+
+    listing_reason: Mapped[str | None] = mapped_column(Text, init=False)
+    """The reasons of `incomplete_reason` that file names and lists of a store give, one a line."""
+
+    content_reason: Mapped[str | None] = mapped_column(Text, init=False)
+    """The reasons of `incomplete_reason` that the content of the files gives, one a line."""
+
     __table_args__ = (
         UniqueConstraint(*KEY_FIELDS),
         # BETWEEN, because in SQLite any text is greater than any number: 'abc' >= 0 is true.

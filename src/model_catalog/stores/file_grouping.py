@@ -7,12 +7,14 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
+from model_catalog.files.completeness.evidence import StoreEvidence
 from model_catalog.files.file_names import (
     WEIGHT_ROLES,
     file_role,
+    finished_name,
+    is_control_file,
     is_partial_download,
 )
-from model_catalog.stores.completeness import incomplete_reasons
 from model_catalog.stores.quantizations import (
     GGUF,
     PIPELINE_CONFIGS,
@@ -33,7 +35,6 @@ from model_catalog.stores.store_walk import (
     is_folder,
     is_link,
     is_valid_name,
-    shorten_list,
 )
 
 SUFFIXES: Final = (".gguf", ".safetensors")
@@ -47,14 +48,14 @@ class FileGroup:
     """
     The files of one model.
 
-    `local_path` is the folder of the model, or one of its files, which are in `folder`. `reasons`
-    are the reasons why the model is incomplete.
+    `local_path` is the folder of the model, or one of its files, which are in `folder`. `evidence`
+    is what the folder tells beside the files.
     """
 
     local_path: str
     folder: str
     files: tuple[StoreFile, ...]
-    reasons: tuple[str, ...]
+    evidence: StoreEvidence
 
 
 def group_files(walk: StoreWalk, root: str, *, share_projectors: bool) -> Iterator[FileGroup]:
@@ -70,7 +71,7 @@ def group_files(walk: StoreWalk, root: str, *, share_projectors: bool) -> Iterat
     folder. If there are several GGUF models, it belongs to each of them with `share_projectors`,
     and to those of the same name without it.
 
-    Hidden files are left out. Unfinished downloads are not files of a group; its `reasons` name
+    Hidden files are left out. Unfinished downloads are not files of a group; its `evidence` names
     them. Links to folders are not followed.
     """
     folders = [root]
@@ -188,15 +189,11 @@ def _group_folder(walk: StoreWalk, root: str) -> Iterator[FileGroup]:
         path_folder = f"{root}/{part.folder}".rstrip("/")
         own = {file_set(file.path) for file in part.files}
         is_whole = part.first is None
-        reasons = (
-            *incomplete_reasons(
-                part.files, [name for name in unread if is_whole or file_set(name) in own]
-            ),
-            *_unfinished_reasons(
-                [name for name in unfinished if is_whole or _is_partial_of(name, own)]
-            ),
+        evidence = StoreEvidence(
+            gone=[name for name in unread if is_whole or file_set(name) in own],
+            unfinished=[name for name in unfinished if is_whole or _is_partial_of(name, own)],
         )
-        yield FileGroup(path, path_folder, part.files_below_folder(), reasons)
+        yield FileGroup(path, path_folder, part.files_below_folder(), evidence.below(part.folder))
 
 
 def _group_single_files(folder: _Folder, *, share_projectors: bool | None) -> Iterator[FileGroup]:
@@ -233,17 +230,12 @@ def _group_single_files(folder: _Folder, *, share_projectors: bool | None) -> It
         )
         unread = [name for name in folder.unread if file_set(name) == key]
         unfinished = [name for name in folder.unfinished if _is_partial_of(name, {key})]
-        reasons = (*incomplete_reasons(files, unread), *_unfinished_reasons(unfinished))
-        yield FileGroup(f"{folder.path}/{names[0]}", folder.path, files, reasons)
+        evidence = StoreEvidence(gone=unread, unfinished=unfinished)
+        yield FileGroup(f"{folder.path}/{names[0]}", folder.path, files, evidence)
 
 
 def _is_partial_of(path: str, sets: Collection[FileSet]) -> bool:
-    """Return whether the name of an unfinished download begins as that of a file of the sets."""
-    return any(
-        path.startswith(folder + (name if isinstance(name, str) else f"{name.stem}-"))
-        for folder, name in sets
-    )
-
-
-def _unfinished_reasons(names: list[str]) -> list[str]:
-    return [f"unfinished downloads: {shorten_list(sorted(names))}"] if names else []
+    """Return whether an unfinished download becomes a file of the sets, or says that one is."""
+    folder, slash, name = path.rpartition("/")
+    final = name.rpartition(".")[0] if is_control_file(name) else finished_name(name)
+    return final is not None and file_set(folder + slash + final) in sets

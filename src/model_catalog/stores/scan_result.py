@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Final, Literal, Protocol, TypeAlias
 
+from model_catalog.files.completeness.evidence import Completeness, StoreEvidence
+from model_catalog.files.completeness.judge import judge
 from model_catalog.files.file_names import Role
 from model_catalog.files.fingerprint import Fingerprint
 from model_catalog.files.model_kind import Kind, kind_of_files
@@ -61,8 +63,9 @@ class FoundModel:
     `provider`, `reference`, `version` and `aliases` are valid in a catalog. Provider, reference
     and version together are unique within a scan. `local_path` is absolute: the folder of the
     files, or one of the files. `files` are sorted by path, and `aliases` by name. `downloaded_at`
-    is in UTC and comes from the modification times of the files. `reasons` say why the model is
-    incomplete, judged by names, sizes and the store's own lists.
+    is in UTC and comes from the modification times of the files. `evidence` is what the store
+    states beside the files, with paths below `folder`. `completeness` is the verdict from it; no
+    file was read for it.
     """
 
     store: StoreName
@@ -76,7 +79,16 @@ class FoundModel:
     downloaded_at: datetime | None
     claims: Claims = Claims()
     source_url: str | None = None
-    reasons: tuple[str, ...] = ()
+    evidence: StoreEvidence = field(default_factory=StoreEvidence)
+    completeness: Completeness = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "completeness", judge(self.files, self.evidence))
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Why the model is incomplete; empty if no reason is known."""
+        return self.completeness.reasons
 
     @property
     def size_bytes(self) -> int:
@@ -211,3 +223,8 @@ def mtime_to_datetime(mtime_ns: int) -> datetime | None:
     """Return a modification time in UTC and whole seconds. None before 1970 or after 9999."""
     seconds = mtime_ns // 1_000_000_000
     return datetime.fromtimestamp(seconds, UTC) if 0 <= seconds <= _MAX_TIMESTAMP else None
+
+
+def newest_mtime(files: Collection[StoreFile]) -> datetime | None:
+    """Return the latest modification time of the files in UTC, or None without files."""
+    return mtime_to_datetime(max((file.fingerprint.mtime_ns for file in files), default=-1))

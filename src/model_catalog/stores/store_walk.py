@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final
@@ -351,10 +351,3 @@ def is_valid_name(name: str) -> bool:
     except InvalidModelError:
         return False
     return True
-
-
-def shorten_list(names: Sequence[str], count: int | None = None) -> str:
-    """Format the first three names, escaped, and the number of the others out of `count`."""
-    first = ", ".join(repr(name) for name in names[:3])
-    more = (len(names) if count is None else count) - min(len(names), 3)
-    return f"{first} and {more:,} more" if more else first

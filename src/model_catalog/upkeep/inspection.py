@@ -6,14 +6,20 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final, cast
 
 from model_catalog.domain import fields, validation
 from model_catalog.domain.file_record import FileRecord, FileState, expected_digest
 from model_catalog.errors import FileChangedError, StoppedError
+from model_catalog.files.completeness.evidence import Completeness
 from model_catalog.files.digest import HashedFile, hash_file
-from model_catalog.files.model_description import ModelDescription, describe_model
-from model_catalog.files.model_files import ModelFile
+from model_catalog.files.file_names import Role
+from model_catalog.files.model_description import (
+    ModelDescription,
+    describe_files,
+    describe_model,
+)
+from model_catalog.files.model_files import ModelFile, list_model_files
 from model_catalog.files.model_kind import kind_of_model
 from model_catalog.files.mounts import mount_point
 from model_catalog.files.safe_open import ProtectedFiles, format_file_id
@@ -28,6 +34,9 @@ from model_catalog.upkeep.worker_threads import (
     file_identities,
     run_in_thread,
 )
+
+_LINE_END: Final = "\n"
+"""Between the reasons of a column. File names in reasons are escaped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +71,8 @@ class InspectedFiles:
         The kind is that of the header, because a scan knows more about the roles of files.
         """
         header = self.described.header
-        if header is None:
-            return {}
         known = {name: value for name, value in self.claims.items() if value is not None}
-        if header.general_type is None:
+        if header is None or header.general_type is None:
             known.pop("claimed_kind", None)
         return {**known, "headers_read_at": self.found["headers_read_at"]}
 
@@ -96,13 +103,21 @@ async def inspect_path(
         )
 
 
-def inspect_files(path: str, stop: Stop, protected: ProtectedFiles) -> InspectedFiles:
+def inspect_files(
+    path: str, stop: Stop, protected: ProtectedFiles, listed: Sequence[FileRecord] = ()
+) -> InspectedFiles:
     """
     Describe a file or a folder from the status and the headers of its files.
 
+    With `listed`, the model has these files and no others: a scan of a store has listed them.
     Raises what `describe_model` raises.
     """
-    described = describe_model(path, stop, protected=protected)
+    if listed:
+        roles = [(file.path, cast("Role", file.role)) for file in listed]
+        model_files = list_model_files(path, roles, protected=protected)
+        described = describe_files(model_files, stop, protected=protected)
+    else:
+        described = describe_model(path, stop, protected=protected)
     now = datetime.now(UTC).replace(microsecond=0)
     files = [
         FileRecord(
@@ -122,7 +137,7 @@ def inspect_files(path: str, stop: Stop, protected: ProtectedFiles) -> Inspected
         "mount_point": mount_point(path),
         "inventoried_at": now,
         "headers_read_at": now,
-        "incomplete_reason": join_reasons(described.reasons),
+        **completeness_values(described.completeness),
     }
     return InspectedFiles(described, files, header_claims(described), found)
 
@@ -136,12 +151,41 @@ def header_claims(described: ModelDescription) -> dict[str, Any]:
     return {**claims, "claimed_kind": kind_of_model(roles, described.header)}
 
 
-def join_reasons(reasons: Sequence[str]) -> str | None:
-    """Join the reasons why a model is incomplete, cut to the stored length; None without any."""
+def completeness_values(completeness: Completeness) -> dict[str, str | None]:
+    """Return the columns that record a verdict about a model's completeness."""
+    return {
+        "incomplete_reason": _join(completeness.reasons, "; "),
+        "unknown_reason": _join(completeness.unknown, "; "),
+        "listing_reason": _join(completeness.listing, _LINE_END),
+        "content_reason": _join(completeness.content or (), _LINE_END),
+    }
+
+
+def recorded_completeness(
+    listing_reason: str | None,
+    content_reason: str | None,
+    unknown_reason: str | None,
+    *,
+    has_content: bool,
+) -> Completeness:
+    """Return the verdict that columns record; `has_content` says that the files were read."""
+    return Completeness(
+        listing=_split(listing_reason),
+        content=_split(content_reason) if has_content else None,
+        unknown=() if unknown_reason is None else (unknown_reason,),
+    )
+
+
+def _split(text: str | None) -> tuple[str, ...]:
+    return () if text is None else tuple(text.split(_LINE_END))
+
+
+def _join(reasons: Sequence[str], separator: str) -> str | None:
+    """Join reasons, cut to the stored length; None without any."""
     if not reasons:
         return None
     # A reason may contain a file name that is not valid UTF-8.
-    text = "; ".join(reasons).encode("utf-8", "backslashreplace")
+    text = separator.join(reasons).encode("utf-8", "backslashreplace")
     return text[: validation.MAX_DETAIL_BYTES].decode("utf-8", "ignore")
 
 

@@ -31,18 +31,39 @@ class StoreEvidence:
     """
     What a store or a folder states about the files of a model, beside those that exist.
 
-    All paths are relative to the folder of the model. `gone` are the paths to which a link or a
-    manifest refers, and whose bytes do not exist or cannot be read. `listed` are all files that the
-    repository of the model has elsewhere, with their sizes in bytes if they are known: some of them
-    may not have been asked for. `unfinished` are the names of unfinished downloads, or the names
-    that they get at their end; those whose file exists do not count. `reasons` are reasons in words
-    that only this store can give.
+    All paths are relative to the folder of the model.
+
+    `gone` are the paths to which a link or the folder refers, and whose bytes do not exist or
+    cannot be read. `required` are the files that a manifest lists as those of the model, and
+    `listed` are all files that its repository has elsewhere, of which some may not have been asked
+    for; both with sizes in bytes, if known. `unfinished` are the names of unfinished downloads, or
+    the names that they get at their end; those whose file exists do not count. `reasons` are
+    reasons in words that only this store can give.
     """
 
     gone: Collection[str] = ()
+    required: Mapping[str, int | None] = field(default_factory=dict)
     listed: Mapping[str, int | None] = field(default_factory=dict)
     unfinished: Collection[str] = ()
     reasons: Sequence[str] = ()
+
+    def below(self, folder: str) -> StoreEvidence:
+        """Return the evidence below a folder (with `/` at the end), with paths relative to it."""
+        if not folder:
+            return self
+        start = len(folder)
+        return replace(
+            self,
+            gone=[path[start:] for path in self.gone if path.startswith(folder)],
+            required=_below(self.required, folder),
+            listed=_below(self.listed, folder),
+            unfinished=[path[start:] for path in self.unfinished if path.startswith(folder)],
+        )
+
+
+def _below(sizes: Mapping[str, int | None], folder: str) -> dict[str, int | None]:
+    start = len(folder)
+    return {path[start:]: size for path, size in sizes.items() if path.startswith(folder)}
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ Judge whether a model is whole. All evidence is given by the caller, and no file
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Final, TypeAlias
@@ -36,6 +37,14 @@ ShardNumbers: TypeAlias = Mapping[tuple[str, ShardSet], Collection[int]]
 
 NO_WEIGHTS: Final = "no weights were found"
 _MAX_LISTED_NAMES: Final = 3
+_FORMATS: Final = (
+    ("safetensors", (".safetensors", ".sft")),
+    ("gguf", (".gguf",)),
+    ("pickle", (".ckpt", ".pt", ".pth")),
+)
+# These names are those of torch.save() in transformers, PEFT and diffusers. All other .bin files
+# may have any format, until their bytes are read.
+_PICKLE_NAME: Final = re.compile(r"(pytorch_model|adapter_model|diffusion_pytorch_model)\b.*\.bin")
 _READ_ENDINGS: Final = (".gguf", ".safetensors", ".sft", ".bin", ".ckpt", ".pt", ".pth")
 
 
@@ -55,6 +64,7 @@ def judge(
     sets = shard_numbers(existing)
     counted = {key for key in sets if key[0] + key[1].index_name in existing}
     gone = {path for path in store.gone if is_needed(path)}
+    gone.update(path for path in store.required if path not in existing)
     named = {key: sets[key] for key in sets if key not in counted}
     return Completeness(
         listing=(
@@ -69,6 +79,26 @@ def judge(
         content=None if read is None else tuple(_content_reasons(existing, gone, indexes, read)),
         unknown=tuple(_unknown(files, read)),
     )
+
+
+def format_of_files(files: Sequence[FileFacts]) -> str | None:
+    """
+    Return the format of the weights by the file names: safetensors, GGUF or pickle if there is one.
+
+    None if the names do not tell, as for `.bin`, which several programs use.
+    """
+    weights = [file.path for file in files if file.role == "weights"]
+    # A folder or a file may hold nothing but an adapter, a projector or a draft.
+    weights = weights or [file.path for file in files if file.role in WEIGHT_ROLES]
+    names = [path.lower() for path in weights]
+    for format_, endings in _FORMATS:
+        if any(name.endswith(endings) for name in names):
+            return format_
+    if any(_PICKLE_NAME.fullmatch(name.rpartition("/")[2]) for name in names):
+        return "pickle"
+    paths = {file.path for file in files}
+    formats = {format_of_name(path, paths) for path in weights}
+    return next((name for name in FORMAT_LABELS if name in formats), None)
 
 
 def shorten_list(names: Sequence[str], count: int | None = None) -> str:
@@ -134,7 +164,7 @@ def _is_in_set(path: str, folder: str, shards: ShardSet) -> bool:
 
 
 def _no_weights(files: Sequence[FileFacts], store: StoreEvidence) -> Iterable[str]:
-    if any(file.role in WEIGHT_ROLES for file in files):
+    if store.required or any(file.role in WEIGHT_ROLES for file in files):
         return
     # Without weights elsewhere, the repository is that of a tokenizer or a config.
     if not store.listed or any(_is_weights(path) for path in store.listed):
@@ -143,8 +173,10 @@ def _no_weights(files: Sequence[FileFacts], store: StoreEvidence) -> Iterable[st
 
 def _size_reasons(existing: Mapping[str, FileFacts], store: StoreEvidence) -> Iterable[str]:
     for path, file in existing.items():
-        needed_bytes = store.listed.get(path)
-        if needed_bytes not in {None, file.size_bytes} and file.role != "other":
+        needed_bytes = store.required.get(path)
+        if needed_bytes is None and file.role != "other":
+            needed_bytes = store.listed.get(path)
+        if needed_bytes not in {None, file.size_bytes}:
             yield f"{path!r} has {file.size_bytes} bytes: {needed_bytes} are needed"
 
 
@@ -165,21 +197,31 @@ def _not_downloaded(
         yield f"not downloaded: {shorten_list(absent)}"
 
 
-def _unfinished(existing: Collection[str], store: StoreEvidence) -> Iterable[str]:
+def _unfinished(existing: Mapping[str, FileFacts], store: StoreEvidence) -> Iterable[str]:
     names = sorted(name for name in store.unfinished if _is_unfinished(name, existing))
     if names:
         yield f"unfinished downloads: {shorten_list(names)}"
 
 
-def _is_unfinished(path: str, existing: Collection[str]) -> bool:
+def _is_unfinished(path: str, existing: Mapping[str, FileFacts]) -> bool:
+    """
+    Return whether an unfinished download is that of a file that the model needs and does not have.
+
+    A GGUF file that is not a shard of this model is another model.
+    """
     folder, slash, name = path.rpartition("/")
     if is_control_file(name):
         return folder + slash + name.rpartition(".")[0] in existing
     final = finished_name(name)
-    if final is None:
-        # A store names the file itself, or a blob by its digest.
-        return path not in existing and (is_needed(path) or "." not in name)
-    return folder + slash + final not in existing and is_needed(final)
+    if final is None and "." not in name:
+        # A store names a blob by its digest.
+        return path not in existing
+    path = path if final is None else folder + slash + final
+    if path in existing or not is_needed(path):
+        return False
+    if path.lower().endswith(".gguf") and any(_is_weights(each) for each in existing):
+        return any(key in shard_numbers(existing) for key in shard_numbers([path]))
+    return True
 
 
 def _content_reasons(

@@ -17,12 +17,13 @@ from typing import Final
 
 from model_catalog.domain import key_validation
 from model_catalog.errors import InvalidModelError
+from model_catalog.files.completeness.evidence import StoreEvidence
+from model_catalog.files.completeness.judge import format_of_files
 from model_catalog.files.file_names import file_role, is_plain_file_name
 from model_catalog.files.formats.json_stream import JsonStream
 from model_catalog.files.safe_open import ProtectedFiles, StrPath
-from model_catalog.stores.completeness import detect_format, incomplete_reasons, newest_mtime
 from model_catalog.stores.quantizations import Part, file_set, split_files
-from model_catalog.stores.scan_result import Claims, FoundModel, Scan, StoreFile
+from model_catalog.stores.scan_result import Claims, FoundModel, Scan, StoreFile, newest_mtime
 from model_catalog.stores.store_walk import (
     MAX_FILES,
     READ_ERRORS,
@@ -35,7 +36,6 @@ from model_catalog.stores.store_walk import (
     is_link,
     is_valid_name,
     non_folder_reason,
-    shorten_list,
 )
 
 PROVIDER: Final = "hf"
@@ -46,6 +46,7 @@ MAX_TREE_FILES: Final = 100_000
 _MAX_REF_BYTES: Final = 512
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _INCOMPLETE_BLOB: Final = re.compile(r"([0-9a-f]{40}|[0-9a-f]{64})(\.[0-9a-f]{8})?\.incomplete")
+_UNFINISHED_REF: Final = ".tmp"
 _FOLDERS: Final = ("blobs", "refs", "snapshots", "trees")
 _TREE_VERSION: Final = 1
 
@@ -155,8 +156,11 @@ class _RepositoryScan:
         folders = self._find_folders()
         if "blobs" in folders:
             self._blobs = {entry.name: entry for entry in self._walk.list_entries(folders["blobs"])}
+            # A program that is killed leaves its partial file, and the next one does not remove it.
             self._unfinished = {
-                match[1] for name in self._blobs if (match := _INCOMPLETE_BLOB.fullmatch(name))
+                match[1]
+                for name in self._blobs
+                if (match := _INCOMPLETE_BLOB.fullmatch(name)) and match[1] not in self._blobs
             }
         refs = self._read_refs(folders["refs"]) if "refs" in folders else {}
         trees = (
@@ -206,6 +210,9 @@ class _RepositoryScan:
                     return refs
                 if is_folder(entry):
                     folders.append(entry.path)
+                    continue
+                if entry.name.endswith(_UNFINISHED_REF):
+                    self._walk.add_leftover(entry, "partial")
                     continue
                 try:
                     commit = self._read_commit(entry)
@@ -269,10 +276,10 @@ class _RepositoryScan:
             expected = {name: each for name, each in expected.items() if file_set(name) in own}
             aliases = tuple(filter(_is_alias, (f"{alias}/{part.first}" for alias in aliases)))
         files = part.files_below_folder()
-        differences = (
-            self._tree_differences(part.files, gone, expected)
-            if expected or part.first is None
-            else []
+        evidence = StoreEvidence(
+            gone=gone,
+            listed={name: each.size_bytes for name, each in expected.items()},
+            unfinished=self._unfinished_files(expected, is_whole=part.first is None),
         )
         return FoundModel(
             store=self._walk.store,
@@ -284,8 +291,8 @@ class _RepositoryScan:
             folder=folder,
             files=files,
             downloaded_at=newest_mtime(files),
-            claims=Claims(format=detect_format(files)),
-            reasons=(*incomplete_reasons(part.files, gone), *differences),
+            claims=Claims(format=format_of_files(files)),
+            evidence=evidence.below(part.folder),
         )
 
     def _find_files(self, root: str, expected: Mapping[str, _TreeFile]) -> _RevisionFiles | None:
@@ -370,28 +377,15 @@ class _RepositoryScan:
             return {}
         return files if version == _TREE_VERSION else {}
 
-    def _tree_differences(
-        self,
-        files: Collection[StoreFile],
-        gone: Collection[str],
-        expected: Mapping[str, _TreeFile],
-    ) -> list[str]:
-        """Return the reasons why a revision is incomplete that its tree and the blobs give."""
-        reasons = []
-        for file in files:
-            needed_bytes = expected.get(file.path, _UNKNOWN).size_bytes
-            if needed_bytes not in {None, file.size_bytes}:
-                reasons.append(
-                    f"{file.path!r} has {file.size_bytes} bytes: {needed_bytes} are needed"
-                )
-        present = {file.path for file in files}.union(gone)
-        absent = sorted(path for path in expected if path not in present)
-        if absent:
-            reasons.append(f"not downloaded, of {len(expected)} files: {shorten_list(absent)}")
-        if not expected:
-            unfinished = self._unfinished
-        else:
-            unfinished = {expected[path].blob or "" for path in absent} & self._unfinished
-        if unfinished:
-            reasons.append(f"unfinished downloads: {shorten_list(sorted(unfinished))}")
-        return reasons
+    def _unfinished_files(
+        self, expected: Mapping[str, _TreeFile], *, is_whole: bool
+    ) -> Collection[str]:
+        """
+        Return the files of a revision whose download has begun and not ended.
+
+        Without a tree that is known for the blobs only by their names, and not which files they
+        become: they count for each whole revision.
+        """
+        if expected:
+            return [name for name, each in expected.items() if each.blob in self._unfinished]
+        return self._unfinished if is_whole else ()

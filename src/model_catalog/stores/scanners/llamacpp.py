@@ -12,12 +12,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final
 
+from model_catalog.files.completeness.judge import format_of_files
 from model_catalog.files.file_names import Role, file_role, is_partial_download
 from model_catalog.files.formats.json_stream import JsonStream
 from model_catalog.files.safe_open import ProtectedFiles, StrPath
-from model_catalog.stores.completeness import detect_format, newest_mtime
 from model_catalog.stores.file_grouping import FileGroup, group_entries
-from model_catalog.stores.scan_result import Claims, FoundModel, Scan, StoreFile
+from model_catalog.stores.scan_result import Claims, FoundModel, Scan, StoreFile, newest_mtime
 from model_catalog.stores.scanners.huggingface import PREFIX, scan_repository
 from model_catalog.stores.store_walk import (
     READ_ERRORS,
@@ -138,9 +138,9 @@ def _add_model(
             folder=group.folder,
             files=tuple(files),
             downloaded_at=newest_mtime(files),
-            claims=Claims(format=detect_format(files)),
+            claims=Claims(format=format_of_files(files)),
             source_url=origin.url,
-            reasons=group.reasons,
+            evidence=group.evidence,
         ),
         group.local_path,
     )

@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
+from model_catalog.files.completeness.judge import format_of_files
 from model_catalog.files.safe_open import ProtectedFiles, StrPath
-from model_catalog.stores.completeness import detect_format, newest_mtime
 from model_catalog.stores.file_grouping import group_files
-from model_catalog.stores.scan_result import Claims, FoundModel, Scan
+from model_catalog.stores.scan_result import Claims, FoundModel, Scan, newest_mtime
 from model_catalog.stores.store_walk import StoreWalk
 
 PROVIDER: Final = "lmstudio"
@@ -47,8 +47,8 @@ def scan(
                         folder=group.folder,
                         files=group.files,
                         downloaded_at=newest_mtime(group.files),
-                        claims=Claims(format=detect_format(group.files)),
-                        reasons=group.reasons,
+                        claims=Claims(format=format_of_files(group.files)),
+                        evidence=group.evidence,
                     ),
                     group.local_path,
                 )

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from model_catalog.files.completeness.evidence import StoreEvidence
 from model_catalog.files.file_names import Role, file_role
 from model_catalog.files.formats import header
 from model_catalog.files.formats.json_stream import JsonStream
@@ -28,7 +29,6 @@ from model_catalog.stores.store_walk import (
     error_reason,
     is_valid_name,
     non_folder_reason,
-    shorten_list,
 )
 
 PROVIDER: Final = "ollama"
@@ -260,27 +260,23 @@ class _StoreScan:
     ) -> FoundModel:
         files: dict[str, StoreFile] = {}
         weights_path = ""
-        missing, reasons = [], list(details.reasons)
+        required: dict[str, int | None] = {}
         for layer in layers:
             try:
                 target = self._target(layer)
             except FileNotFoundError:
-                missing.append(layer.blob_name)
                 path = layer.blob_name
             else:
                 path = self._blobs[layer.blob_name].name
                 files.setdefault(path, target.to_store_file(path, layer.role, layer.digest))
-                size_bytes = target.status.st_size
-                if size_bytes != layer.size_bytes:
-                    reasons.append(
-                        f"{path!r} has {size_bytes} bytes: {layer.size_bytes} are needed"
-                    )
+            required[path] = layer.size_bytes
             if layer.role == "weights":
                 weights_path = weights_path or path
-        if missing:
-            reasons.append(f"missing: {shorten_list(missing)}")
-        if unfinished := sorted(self._unfinished.intersection(missing)):
-            reasons.append(f"unfinished downloads: {shorten_list(unfinished)}")
+        evidence = StoreEvidence(
+            required=required,
+            unfinished=self._unfinished.intersection(required).difference(files),
+            reasons=details.reasons,
+        )
         return FoundModel(
             store="ollama",
             provider=PROVIDER,
@@ -291,7 +287,7 @@ class _StoreScan:
             files=tuple(files[path] for path in sorted(files)),
             downloaded_at=mtime_to_datetime(manifest.status.st_mtime_ns),
             claims=details.claims,
-            reasons=tuple(reasons),
+            evidence=evidence,
         )
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from model_catalog.concurrency.ownership import running_loop
 from model_catalog.domain.model_ref import ModelRef
 from model_catalog.errors import TooManyMissingError
+from model_catalog.files.completeness.evidence import Completeness
 from model_catalog.files.safe_open import StrPath
 from model_catalog.repository.model_catalog import ModelCatalog, find_database_files
 from model_catalog.stores.scan_result import FoundModel, Scan, ScanProblem, StoreName
@@ -132,8 +133,7 @@ async def adopt(
     """
     names = dict.fromkeys((found.provider, found.reference) for found in scan.found)
     rows = await load_store_rows(catalog, scan.store, scan.root, names)
-    # A dry run reports and records nothing that a header states.
-    changes = await _compare(catalog, scan, rows, headers=headers and not dry_run)
+    changes = await _compare(catalog, scan, rows, headers=headers)
     is_mass_loss = changes.is_mass_loss and not force
     if is_mass_loss:
         lost_count, model_count = len(changes.lost), changes.present_count
@@ -160,7 +160,7 @@ async def _compare(
     database_files = await find_database_files(catalog)
 
     def compare(stop: Stop) -> ScanChanges:
-        def read_headers(found: FoundModel) -> dict[str, Any]:
+        def read_headers(found: FoundModel) -> tuple[dict[str, Any], Completeness]:
             return read_header_claims(found, stop, file_identities(database_files))
 
         return compare_scan(scan, rows, stop, read_headers=read_headers if headers else None)

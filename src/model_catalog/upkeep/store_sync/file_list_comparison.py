@@ -8,6 +8,7 @@ from typing import Any, Final, TypeAlias
 
 from model_catalog.domain.file_record import FileRecord, FileState, merge_file_record
 from model_catalog.domain.file_validation import validate_files
+from model_catalog.files.file_names import WEIGHT_ROLES
 from model_catalog.files.safe_open import format_file_id
 from model_catalog.mapping.column_types import decode_path, decode_timestamp
 from model_catalog.stores.scan_result import FoundModel, StoreFile
@@ -74,6 +75,19 @@ def has_same_file_facts(found: FoundModel, recorded: FileRows) -> bool:
         if row[_FILE_ID] != format_file_id(file.identity):
             return False
     return True
+
+
+def has_same_weights(found: FoundModel, recorded: FileRows | None) -> bool:
+    """Return whether the files with tensors are the recorded ones, with the same fingerprints."""
+    if recorded is None:
+        return False
+    weights = {
+        path: row[_FINGERPRINT] for path, row in recorded.items() if row[_ROLE] in WEIGHT_ROLES
+    }
+    found_weights = {
+        file.path: str(file.fingerprint) for file in found.files if file.role in WEIGHT_ROLES
+    }
+    return weights == found_weights
 
 
 def merge_file_list(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from model_catalog.domain import fields
+from model_catalog.files.completeness.evidence import Completeness
 from model_catalog.files.file_names import WEIGHT_ROLES
 from model_catalog.files.model_description import describe_files
 from model_catalog.files.model_files import ModelFile, ModelFiles
@@ -14,30 +15,35 @@ from model_catalog.upkeep.inspection import header_claims
 from model_catalog.upkeep.worker_threads import Stop
 
 
-def read_header_claims(found: FoundModel, stop: Stop, protected: ProtectedFiles) -> dict[str, Any]:
+def read_header_claims(
+    found: FoundModel, stop: Stop, protected: ProtectedFiles
+) -> tuple[dict[str, Any], Completeness]:
     """
-    Return the columns `claimed_...` that the headers of the weights and config.json state.
+    Return the columns `claimed_...` that the headers and config.json state, and the verdict.
 
-    Empty if no header can be read. Opens only files that are still those that the scan found, so
-    that a link which was moved since leads nowhere else. Raises StoppedError.
+    No claims if no header can be read. Opens only files that are still those that the scan found,
+    so that a link which was moved since leads nowhere else. Raises StoppedError.
     """
     files = tuple(
         ModelFile(file.path, file.size_bytes, file.role, file.identity, file.fingerprint)
         for file in found.files
         if not _is_read(file) or _is_still_there(found.folder, file)
     )
-    described = describe_files(ModelFiles(found.folder, files), stop, protected=protected)
+    model_files = ModelFiles(found.folder, files, evidence=found.evidence)
+    described = describe_files(model_files, stop, protected=protected)
+    completeness = found.completeness.with_content_of(described.completeness)
     if described.header is None:
-        return {}
-    return {
+        return {}, completeness
+    claims = {
         name: fields.UPDATABLE_FIELDS[name](name, value)
         for name, value in header_claims(described).items()
         if value is not None
     }
+    return claims, completeness
 
 
 def _is_read(file: StoreFile) -> bool:
-    return file.role in WEIGHT_ROLES or file.path == "config.json"
+    return file.role in WEIGHT_ROLES or file.role in {"config", "tokenizer"}
 
 
 def _is_still_there(folder: str, file: StoreFile) -> bool:

@@ -11,7 +11,7 @@ from model_catalog.domain.fields import KEY_FIELDS
 from model_catalog.domain.file_record import FileRecord, FileState, expected_digest
 from model_catalog.domain.search_text import fold_case
 from model_catalog.stores.scan_result import FoundModel
-from model_catalog.upkeep.inspection import join_reasons
+from model_catalog.upkeep.inspection import completeness_values
 from model_catalog.upkeep.queries.store_sync_queries import ModelKey
 from model_catalog.upkeep.store_sync.file_list_comparison import merge_file_list, state_of_found
 from model_catalog.upkeep.store_sync.scan_changes import RecordedModel
@@ -67,7 +67,7 @@ class ScanContext:
             **self.state_values(*state_of_found(found, changed)),
             "found_digest": found_model_digest(None, files) if is_damaged else None,
             "inventoried_at": self.now,
-            "incomplete_reason": join_reasons(found.reasons),
+            **completeness_values(found.completeness),
             "store": self.store,
             "store_root": validation.path("store_root", self.root),
         }

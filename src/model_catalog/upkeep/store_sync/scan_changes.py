@@ -8,9 +8,11 @@ from datetime import datetime
 from typing import Any
 
 from model_catalog.domain.model_ref import ModelRef
+from model_catalog.files.completeness.evidence import Completeness
 from model_catalog.mapping.column_types import decode_path, decode_state
 from model_catalog.stores.scan_result import ScanProblem
 from model_catalog.upkeep.checks.file_status import is_mass_loss
+from model_catalog.upkeep.inspection import recorded_completeness
 from model_catalog.upkeep.queries.check_queries import CheckedModel, CheckResult
 from model_catalog.upkeep.queries.store_sync_queries import (
     MODEL_COLUMNS,
@@ -97,6 +99,9 @@ class RecordedModel:
     digest: str | None
     found_digest: str | None
     incomplete_reason: str | None
+    unknown_reason: str | None
+    listing_reason: str | None
+    content_reason: str | None
     verified_at: datetime | None
     inventoried_at: datetime | None
     headers_read_at: datetime | None
@@ -123,6 +128,16 @@ class RecordedModel:
     def is_own(self) -> bool:
         """Whether the user registered the model. A scan leaves it to the user."""
         return self.store is None
+
+    @property
+    def completeness(self) -> Completeness:
+        """The recorded verdict. Its content was not read if no header was."""
+        return recorded_completeness(
+            self.listing_reason,
+            self.content_reason,
+            self.unknown_reason,
+            has_content=self.headers_read_at is not None,
+        )
 
     @property
     def checked_model(self) -> CheckedModel:

@@ -13,11 +13,12 @@ from model_catalog.domain.file_record import LEFT_STORE, FileRecord, FileState
 from model_catalog.domain.model_ref import ModelRef
 from model_catalog.domain.search_text import fold_case
 from model_catalog.errors import InvalidModelError, StoppedError
+from model_catalog.files.completeness.evidence import Completeness
 from model_catalog.files.mounts import mount_point
 from model_catalog.mapping.column_types import decode_path
 from model_catalog.stores.scan_result import FoundModel, Scan, ScanProblem
 from model_catalog.upkeep.checks.file_status import MountCache, describe_absence
-from model_catalog.upkeep.inspection import join_reasons
+from model_catalog.upkeep.inspection import completeness_values
 from model_catalog.upkeep.queries.check_queries import CheckResult
 from model_catalog.upkeep.queries.store_sync_queries import (
     AliasKey,
@@ -28,6 +29,7 @@ from model_catalog.upkeep.queries.store_sync_queries import (
 from model_catalog.upkeep.store_sync.file_list_comparison import (
     compare_files,
     has_same_file_facts,
+    has_same_weights,
     merge_file_list,
     state_of_found,
 )
@@ -36,8 +38,8 @@ from model_catalog.upkeep.store_sync.scan_changes import RecordedModel, ScanChan
 from model_catalog.upkeep.store_sync.succession import Successions, find_successions
 from model_catalog.upkeep.worker_threads import Stop
 
-HeaderReader: TypeAlias = Callable[[FoundModel], dict[str, Any]]
-"""Reads the headers of a model and returns the columns to record."""
+HeaderReader: TypeAlias = Callable[[FoundModel], tuple[dict[str, Any], Completeness]]
+"""Reads the headers of a model and returns the claims to record, and the verdict."""
 
 _PRESENT_AGAIN: Final = "present again"
 """The detail of a model that was missing, offline, unreadable or changed."""
@@ -112,17 +114,17 @@ class _Comparison:
             return
         if recorded is None:
             copied = self._successions.copies.get(key)
-            values, files = self._context.all_values(key, found, None)
+            values, files, reasons = self._all_values(key, found, None)
             to_store[key] = ModelToStore(
                 key,
                 None,
-                values | self._header_values(found),
+                values,
                 files,
                 copied_key=None if copied is None else copied.key,
                 copied_id=None if copied is None else copied.id,
             )
             alias_details = self._compare_aliases(found, key)
-            self._changes.new.append(_finding(key, found, *alias_details, *found.reasons))
+            self._changes.new.append(_finding(key, found, *alias_details, *reasons))
             return
         details = self._compare_recorded(found, recorded)
         self._count_if_lost(recorded, is_lost=state_of_found(found, ())[0] is FileState.MISSING)
@@ -150,7 +152,7 @@ class _Comparison:
     def _rename(self, found: FoundModel, recorded: RecordedModel) -> None:
         """Plan that a row continues under the name that its files have now."""
         old, key = recorded.key, (found.provider, found.reference, found.version)
-        values, files = self._context.all_values(key, found, recorded)
+        values, files, reasons = self._all_values(key, found, recorded)
         values |= dict(zip(KEY_FIELDS, key, strict=True))
         values["reference_folded"] = fold_case(key[1])
         self._changes.models_to_store[key] = ModelToStore(
@@ -160,7 +162,7 @@ class _Comparison:
         self._recorded[key] = recorded
         aliases = self._compare_aliases(found, key)
         detail = f"recorded as {ModelRef(*old)} before"
-        self._changes.changed.append(_finding(key, found, detail, *aliases, *found.reasons))
+        self._changes.changed.append(_finding(key, found, detail, *aliases, *reasons))
 
     def _find_recorded(self, found: FoundModel) -> tuple[ModelKey, RecordedModel | None]:
         """
@@ -215,15 +217,18 @@ class _Comparison:
             if recorded.is_own and recorded.files is not None:
                 # `add` lists other files than a scan of a store does. Its list stays.
                 return []
-            values, listed = self._context.all_values(key, found, recorded)
-            values |= self._header_values(found)
+            values, listed, _ = self._all_values(key, found, recorded)
             self._changes.models_to_store[key] = ModelToStore(key, recorded.id, values, listed)
             return ["its files changed"]
         values, details = self._compare_columns(found, recorded)
         files = self._compare_disk_facts(found, recorded)
         result = self._check_result(found, recorded, changed)
         if recorded.headers_read_at is None and result.state.is_as_recorded:
-            values |= self._header_values(found)
+            header_values, completeness = self._read(found)
+            values |= header_values
+        else:
+            completeness = found.completeness.with_content_of(recorded.completeness)
+        details += self._compare_completeness(completeness, recorded, values)
         if result.state is not result.model.state:
             is_present = result.state is FileState.PRESENT
             details.append(_PRESENT_AGAIN if is_present else str(result.state))
@@ -235,11 +240,28 @@ class _Comparison:
             self._changes.models_to_store[key] = ModelToStore(key, recorded.id, values, files)
         return details
 
-    def _header_values(self, found: FoundModel) -> dict[str, Any]:
-        """Return the columns that the headers of a model give; empty if they are not to be read."""
+    def _all_values(
+        self, key: ModelKey, found: FoundModel, recorded: RecordedModel | None
+    ) -> tuple[dict[str, Any], list[FileRecord], Sequence[str]]:
+        """
+        Return the columns and files of a new or changed model, and why it is incomplete.
+
+        What was read of the weights stays if they are the same and are not read again.
+        """
+        values, files = self._context.all_values(key, found, recorded)
+        header_values, completeness = self._read(found)
+        if recorded is not None and not header_values and has_same_weights(found, recorded.files):
+            completeness = completeness.with_content_of(recorded.completeness)
+            header_values["headers_read_at"] = recorded.headers_read_at
+        values |= {**header_values, **completeness_values(completeness)}
+        return values, files, completeness.reasons
+
+    def _read(self, found: FoundModel) -> tuple[dict[str, Any], Completeness]:
+        """Return the columns that headers give, if they are to be read, and the verdict."""
         if self._read_headers is None:
-            return {}
-        return {**self._read_headers(found), "headers_read_at": self._context.now}
+            return {}, found.completeness
+        claims, completeness = self._read_headers(found)
+        return {**claims, "headers_read_at": self._context.now}, completeness
 
     def _compare_disk_facts(
         self, found: FoundModel, recorded: RecordedModel
@@ -263,12 +285,27 @@ class _Comparison:
             details.append(f"now in a store of {self._scan.store}")
         if recorded.claimed_kind is None:
             values["claimed_kind"] = found.kind
-        reason = join_reasons(found.reasons)
-        # A scan only compares names. It does not clear a reason that a verification has recorded.
-        if reason != recorded.incomplete_reason and (reason or recorded.verified_at is None):
-            values["incomplete_reason"] = reason
-            details.append(reason or "complete")
         return values, details
+
+    def _compare_completeness(
+        self, completeness: Completeness, recorded: RecordedModel, values: dict[str, Any]
+    ) -> list[str]:
+        """Add the changed columns of the verdict to `values`; return a description of them."""
+        if recorded.is_own and recorded.headers_read_at is not None:
+            # `add` has read the files that the user has named.
+            return []
+        if completeness.content is None and recorded.verified_at and not completeness.reasons:
+            # An older release has not recorded what its verification had read.
+            return []
+        changed = {
+            name: value
+            for name, value in completeness_values(completeness).items()
+            if value != getattr(recorded, name)
+        }
+        values |= changed
+        if "incomplete_reason" not in changed:
+            return []
+        return [changed["incomplete_reason"] or "complete"]
 
     def _check_result(
         self, found: FoundModel, recorded: RecordedModel, changed: Sequence[str]

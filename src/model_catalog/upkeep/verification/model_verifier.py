@@ -13,12 +13,18 @@ from model_catalog.errors import (
     NotAFileError,
     ProtectedFileError,
 )
+from model_catalog.files.completeness.evidence import Completeness
 from model_catalog.files.digest import HashedFile
 from model_catalog.files.safe_open import errno_name, stat_path
 from model_catalog.mapping.tables import Model
 from model_catalog.repository.model_catalog import ModelCatalog, find_database_files
 from model_catalog.upkeep.checks.file_status import MountCache, check_status, describe_sizes
-from model_catalog.upkeep.inspection import InspectedFiles, inspect_files
+from model_catalog.upkeep.inspection import (
+    InspectedFiles,
+    completeness_values,
+    inspect_files,
+    recorded_completeness,
+)
 from model_catalog.upkeep.queries.check_queries import CheckedModel
 from model_catalog.upkeep.queries.verification_queries import (
     VerificationCandidate,
@@ -104,7 +110,7 @@ class ModelVerifier:
         """Read the headers of a model, and its files at the level `full`."""
         model = by_status.model
         try:
-            inspected = await self._inspect(model)
+            inspected = await self._inspect(model, files)
         except (OSError, BadLayoutError, NotAFileError, ProtectedFileError) as error:
             detail = errno_name(error) if isinstance(error, OSError) else str(error)
             return VerifiedModel(model, Verdict.UNREADABLE, detail)
@@ -112,17 +118,22 @@ class ModelVerifier:
             return await self._record_structure(by_status, inspected)
         return await self._verify_digests(model, files, inspected, hasher)
 
-    async def _inspect(self, model: Model) -> InspectedFiles:
+    async def _inspect(self, model: Model, files: list[FileRecord]) -> InspectedFiles:
         database_files = await find_database_files(self._catalog)
+        listed = () if model.store is None else tuple(files)
         return await run_in_thread(
-            lambda stop: inspect_files(model.local_path, stop, file_identities(database_files))
+            lambda stop: inspect_files(
+                model.local_path, stop, file_identities(database_files), listed
+            )
         )
 
     async def _record_structure(
         self, by_status: VerifiedModel, inspected: InspectedFiles
     ) -> VerifiedModel | None:
-        reason = inspected.found["incomplete_reason"]
-        values: dict[str, object] = {"incomplete_reason": reason}
+        completeness = _completeness(by_status.model, inspected)
+        texts = completeness_values(completeness)
+        values: dict[str, object] = {**texts}
+        reason = texts["incomplete_reason"]
         if by_status.verdict is Verdict.OK:
             values |= inspected.learned
         stored = await save_inspection(self._catalog, by_status.model, values)
@@ -131,7 +142,7 @@ class ModelVerifier:
         if reason is not None:
             is_new = reason != by_status.model.incomplete_reason
             return VerifiedModel(stored, Verdict.INCOMPLETE, reason, is_new=is_new)
-        return replace(by_status, model=stored)
+        return replace(by_status, model=stored, detail=by_status.detail or stored.unknown_reason)
 
     async def _verify_digests(
         self,
@@ -204,12 +215,14 @@ class ModelVerifier:
             damaged = []
         elif model.digest is not None and actual is not None and not damaged:
             damaged = [file.path for file in files]
-        reason = inspected.found["incomplete_reason"]
+        completeness = _completeness(model, inspected)
+        texts = completeness_values(completeness)
+        reason = texts["incomplete_reason"]
         now = datetime.now(UTC)
         values = {
             "found_digest": found_model_digest(actual, files) if damaged else None,
             "verified_at": max((file.hashed_at for file in files if file.hashed_at), default=now),
-            "incomplete_reason": reason,
+            **texts,
         }
         if not damaged:
             values |= {
@@ -232,7 +245,21 @@ class ModelVerifier:
             is_new = reason != model.incomplete_reason
             return VerifiedModel(stored, Verdict.INCOMPLETE, reason, read_bytes, is_new=is_new)
         detail = NOT_COMPARED if stored.digest is not None and actual is None else None
+        detail = detail or stored.unknown_reason
         return VerifiedModel(stored, Verdict.OK, detail, read_bytes)
+
+
+def _completeness(model: Model, inspected: InspectedFiles) -> Completeness:
+    """
+    Return the verdict of a verification.
+
+    A scan knows more about the files that a model of a store should have. Its reasons stay.
+    """
+    found = inspected.described.completeness
+    if model.store is None or model.inventoried_at is None:
+        return found
+    listed = recorded_completeness(model.listing_reason, None, None, has_content=False)
+    return replace(found, listing=listed.listing)
 
 
 def _checked_model(model: Model, files: list[FileRecord]) -> CheckedModel:
