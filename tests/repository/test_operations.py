@@ -208,7 +208,7 @@ async def test_results_do_not_depend_on_who_executes_prepared_statements(databas
     for result, wanted in zip(results, expected, strict=True):
         assert result == wanted
     assert expected[0]["state"] is FileState.UNCHECKED
-    assert asdict(expected[23])["total"] == {"model_count": 3, "size_bytes": 12}
+    assert asdict(expected[23])["total"] == {"model_count": 3, "size_bytes": 12, "disk_bytes": 7}
 
 
 # The key of each lookup, and the version of the model that it means.

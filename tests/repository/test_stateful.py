@@ -195,7 +195,11 @@ class ReferenceCatalog:
         return valued + [key for key in keys if value(key) is None]
 
     def tally(self, keys):
-        return ModelTotals(len(keys), sum(self.rows[key]["size_bytes"] or 0 for key in keys))
+        rows = [self.rows[key] for key in keys]
+        sizes = [row["size_bytes"] or 0 for row in rows]
+        # No model has a list of files: each path is counted once.
+        paths = sorted((str(row["local_path"]), row["size_bytes"] or 0) for row in rows)
+        return ModelTotals(len(keys), sum(sizes), sum(dict(paths).values()))
 
     def stats(self, filters):
         passing = self.matching(filters)

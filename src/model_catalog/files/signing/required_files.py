@@ -52,11 +52,13 @@ def required_file_paths(
     root = os.fspath(path)
     if not follow_links and stat.S_ISLNK(os.lstat(root).st_mode):
         raise BadSignatureError(signed.path, f"{shown(root)} is {_LINK_REASON}")
-    with refuse_unreadable(root, signed):
+    # A message cuts a long path, and with it the name.
+    own_name = os.path.basename(root) or root
+    with refuse_unreadable(own_name, signed):
         is_folder = non_regular_kind(stat_path(root)) == "a directory"
     if not is_folder:
-        _require_file(root, root, signed, protected)
-        return (os.path.basename(root),)
+        _require_file(root, own_name, signed, protected)
+        return (own_name,)
     ignored = frozenset(ignored_paths)
     names = []
     folders = [""]
