@@ -11,7 +11,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-
 STOP_S = 30.0
 """How long a worker gets to finish its calls and to close its catalog."""
 
@@ -72,10 +71,9 @@ class WorkerProcess:
         if self._has_ended():
             self._add_unexpected_end("before it was stopped")
             return
-        assert self._process.stdin is not None
-        self._process.stdin.close()
         try:
-            await asyncio.wait_for(self._process.wait(), STOP_S)
+            # Also closes its standard input.
+            await asyncio.wait_for(self._process.communicate(b""), STOP_S)
         except TimeoutError:
             self._process.kill()
             await self._process.wait()

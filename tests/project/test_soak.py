@@ -102,10 +102,9 @@ async def test_a_worker_that_is_stopped_while_it_starts_ends_as_asked(tmp_path):
 @pytest.mark.slow
 async def test_a_soak_says_how_a_worker_ended(tmp_path):
     """The report names the worker and its exit status."""
-    worker = WorkerProcess("w", "mysql://nowhere", tmp_path / "missing", 0.05)
-    (tmp_path / "missing").mkdir()
+    (tmp_path / "w-0.log").mkdir()
+    worker = WorkerProcess("w", f"sqlite+aiosqlite:///{tmp_path}/catalog.db", tmp_path, 0.05)
     await worker.start()
-    (tmp_path / "missing" / "w-0.log").mkdir()
 
     await worker.stop()
 
