@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any, Final, Generic, TypeVar
 
 from model_catalog.concurrency.completion import wait_until_done
+from model_catalog.concurrency.forks import fork_count, start_task
 from model_catalog.errors import CatalogBusyError
 
 I = TypeVar("I")  # noqa: E741 - an item
@@ -93,8 +94,9 @@ class Coalescer(Generic[I, R]):
 
     def _start_batch(self, batch: _Batch[I, R]) -> None:
         self._running_count += 1
+        batch.forks = fork_count()
         # An empty context: the context variables of the first caller are not those of the others.
-        batch.task = asyncio.create_task(self._run_batch(batch), context=Context())
+        batch.task = start_task(self._run_batch(batch), context=Context())
         # A callback also runs for a task that is cancelled before its first step.
         batch.task.add_done_callback(partial(self._on_batch_done, batch))
 
@@ -150,7 +152,7 @@ class Coalescer(Generic[I, R]):
             task.cancel()
         elif self._reads:
             return
-        await wait_until_done(task)
+        await wait_until_done(task, batch.forks)
 
 
 def _own_copy(error: BaseException) -> BaseException:
@@ -177,10 +179,11 @@ class _PendingCall(Generic[I, R]):
 class _Batch(Generic[I, R]):
     """Calls in the order of their arrival, and the task that runs them."""
 
-    __slots__ = ("calls", "deadline", "has_started", "task")
+    __slots__ = ("calls", "deadline", "forks", "has_started", "task")
 
     def __init__(self) -> None:
         self.calls: dict[_PendingCall[I, R], Any] = {}
         self.task: asyncio.Task[Sequence[R]] | None = None
         self.has_started = False
+        self.forks = 0
         self.deadline = 0.0

@@ -7,6 +7,8 @@ import logging
 from collections.abc import Callable, Coroutine
 from typing import Any, Final, TypeVar
 
+from model_catalog.concurrency.forks import fork_count, start_task
+
 T = TypeVar("T")
 
 INTERRUPT_RETRY_S: Final = 0.01
@@ -37,7 +39,8 @@ async def run_to_completion(
     level DEBUG. `on_timeout` is called after `timeout_s` seconds to stop the work, and then every
     0.01 s until the work has ended.
     """
-    task = asyncio.ensure_future(work)
+    forks = fork_count()
+    task = start_task(work)
     if timeout_s is not None and on_timeout is not None:
         _call_after_timeout(task, timeout_s, on_timeout)
     try:
@@ -47,20 +50,23 @@ async def run_to_completion(
     except asyncio.CancelledError:
         if on_cancel is not None:
             on_cancel()
-        await wait_until_done(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
+        await wait_until_done(task, forks)
+        if task.done() and not task.cancelled() and (error := task.exception()) is not None:
             log.debug("failed after its caller was cancelled", exc_info=error)
         raise
     return task.result()
 
 
-async def wait_until_done(future: asyncio.Future[Any]) -> None:
+async def wait_until_done(future: asyncio.Future[Any], forks: int) -> None:
     """
     Wait for a future or task to be done, and ignore every cancellation until then.
 
     The result of the future is not returned, and its error is not raised.
+
+    `forks` is the `fork_count()` when the work began. A child that was forked since then does not
+    wait: the work goes on in the parent only.
     """
-    while not future.done():
+    while not future.done() and fork_count() == forks:
         try:
             await asyncio.wait([future])
         except asyncio.CancelledError:

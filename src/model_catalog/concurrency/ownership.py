@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
+from model_catalog.concurrency.forks import separate_in_child
 from model_catalog.errors import CatalogClosedError, WrongLoopError
 
 
@@ -29,6 +30,7 @@ class LoopOwner:
         self._target = target
         self._process_id = os.getpid()
         self._loop = running_loop()
+        separate_in_child(self._loop)
         self.is_closed = False
         self._active_call_count = 0
         self._idle: asyncio.Future[None] | None = None

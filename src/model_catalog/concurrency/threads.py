@@ -12,6 +12,7 @@ from functools import partial
 from typing import Final, ParamSpec, TypeVar
 from weakref import WeakKeyDictionary
 
+from model_catalog.concurrency.forks import fork_count
 from model_catalog.concurrency.ownership import running_loop
 from model_catalog.errors import CatalogError
 
@@ -49,6 +50,7 @@ class LoopThrottle:
     """
 
     def __init__(self) -> None:
+        self._forks = fork_count()
         self._working_thread_count = 0
         self._timer: asyncio.TimerHandle | None = None
         self._check_after_s = _STARVED_AFTER_S
@@ -85,7 +87,8 @@ class LoopThrottle:
 
     def _check_load(self) -> None:
         self._timer = None
-        if not self._working_thread_count:
+        # A forked child has no thread of its parent.
+        if not self._working_thread_count or self._forks != fork_count():
             return
         now_s = time.monotonic()
         computed_s = time.thread_time() - self._computed_s

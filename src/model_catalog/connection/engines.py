@@ -1,4 +1,4 @@
-"""Creates and configures engines: SQLite event listeners, BEGIN mode, forks."""
+"""Creates and configures engines: SQLite event listeners and BEGIN mode."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import asyncio
 import contextlib
 import sqlite3
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import sqlalchemy as sa
 from sqlalchemy import Connection, CursorResult, Engine, NullPool, event
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
-from sqlalchemy.pool import Pool
 
+from model_catalog.concurrency.forks import start_task
 from model_catalog.concurrency.threads import no_thread_error
 from model_catalog.connection.backup_files import sqlite_uri
 from model_catalog.connection.database_file import (
@@ -26,6 +26,7 @@ from model_catalog.connection.database_info import (
     driver_connection,
     main_path,
 )
+from model_catalog.connection.interruption.forked_connections import prepare_for_fork
 from model_catalog.connection.postgresql.engine import create_postgresql_engine
 from model_catalog.connection.sqlite_pragmas import (
     Durability,
@@ -46,8 +47,6 @@ from model_catalog.connection.timeouts import (
 )
 from model_catalog.errors import InvalidTargetError
 
-# Pools of the parent process. They are referenced here so that they are never collected.
-_pools_of_parent: Final[list[Pool]] = []
 _infos: WeakKeyDictionary[Engine, DatabaseInfo] = WeakKeyDictionary()
 _rollbacks: set[asyncio.Task[None]] = set()
 
@@ -107,6 +106,7 @@ def database_info(engine: Engine) -> DatabaseInfo:
     )
     if is_of_host:
         _examine_connection(engine, info)
+        prepare_for_fork(engine)
     _infos[engine] = info
     return info
 
@@ -158,7 +158,8 @@ def _on_invalidate(connection: Any, _record: Any, _error: BaseException | None) 
             await driver_connection(connection).rollback()
 
     with contextlib.suppress(RuntimeError):  # no loop is running, so no statement is running either
-        task = asyncio.get_running_loop().create_task(roll_back())
+        asyncio.get_running_loop()  # before the coroutine is made, which would never be awaited
+        task = start_task(roll_back())
         _rollbacks.add(task)
         task.add_done_callback(_rollbacks.discard)
 
@@ -225,6 +226,8 @@ def _prepare_own(engine: Engine, file: _DatabaseFile) -> None:
             # aiosqlite starts a thread for each connection.
             raise no_thread_error(error) from error
 
+    prepare_for_fork(engine)
+
     @event.listens_for(engine, "connect")
     def connected(connection: Any, _record: Any) -> None:
         set_own_pragmas(connection, file.durability)
@@ -256,15 +259,3 @@ def _prepare_own(engine: Engine, file: _DatabaseFile) -> None:
 
 def _first_value(result: CursorResult[Any]) -> Any:
     return result.scalar() if result.returns_rows else None
-
-
-def abandon_pool_after_fork(engine: Engine) -> None:
-    """
-    Give an engine a new pool in a forked child, and leave the old connections to the parent.
-
-    The old pool is neither closed nor collected. Closing a connection would end the parent's
-    session on the server. Collecting one of an async driver would remove the parent's socket from
-    the epoll instance that both processes share.
-    """
-    _pools_of_parent.append(engine.pool)
-    engine.dispose(close=False)

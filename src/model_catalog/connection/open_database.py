@@ -31,7 +31,6 @@ from model_catalog.connection.database_info import (
     schema_option,
 )
 from model_catalog.connection.engines import (
-    abandon_pool_after_fork,
     create_engine,
     create_sync_sqlite_engine,
     database_info,
@@ -105,11 +104,6 @@ class OpenDatabase:
         if self._engine is not None:
             with thread_working():
                 await run_to_completion(self._engine.dispose())
-
-    def abandon_after_fork(self) -> None:
-        """Leave the connections to the parent process, without closing them."""
-        if self._engine is not None:
-            abandon_pool_after_fork(self._engine.sync_engine)
 
 
 def open_database(
@@ -211,8 +205,7 @@ class _Opening(AbstractAsyncContextManager[OpenDatabase]):
     async def __aexit__(
         self, _kind: object = None, error: BaseException | None = None, _traceback: object = None
     ) -> None:
-        if self._own is not None and os.getpid() != self._process_id:
-            self._own.abandon_after_fork()
+        if os.getpid() != self._process_id:
             return
         if self._own is not None:
             await self._own.dispose()

@@ -10,6 +10,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from model_catalog.concurrency.completion import wait_until_done
+from model_catalog.concurrency.forks import fork_count, start_task
 from model_catalog.concurrency.retry import MIN_TIMEOUT_S
 from model_catalog.connection.database_info import DatabaseInfo, driver_connection
 from model_catalog.connection.interruption.interruptible_run import InterruptibleRun
@@ -180,7 +181,7 @@ async def _execute_unprepared(connection: AsyncConnection, statements: str) -> N
             # asks the server to cancel the statement, and `invalidate` waits for that.
             if isinstance(error, Exception):
                 drop_connection(driver)
-            await asyncio.shield(asyncio.ensure_future(connection.invalidate()))
+            await asyncio.shield(start_task(connection.invalidate()))
         if isinstance(error, Exception):
             raise DBAPIError(
                 statements, None, error, connection_invalidated=not is_refused
@@ -196,13 +197,14 @@ async def close_connection(connection: AsyncConnection, *, rolls_back: bool = Fa
     this task is interrupted meanwhile, the server has not answered, and the connection is dropped.
     """
     driver = None if connection.invalidated else driver_connection(connection)
-    closing = asyncio.ensure_future(_roll_back_and_close(connection, rolls_back=rolls_back))
+    forks = fork_count()
+    closing = start_task(_roll_back_and_close(connection, rolls_back=rolls_back))
     try:
         await asyncio.shield(closing)
     except asyncio.CancelledError:
         if driver is not None:
             drop_connection(driver)
-        await wait_until_done(closing)
+        await wait_until_done(closing, forks)
         raise
 
 

@@ -11,10 +11,11 @@ from typing import Any, TypeAlias, TypeVar
 from sqlalchemy import Connection, StaticPool
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_sessionmaker
 
+from model_catalog.concurrency.forks import separate_in_child
 from model_catalog.concurrency.ownership import HostOwner, LoopOwner
 from model_catalog.concurrency.retry import MIN_TIMEOUT_S, Backoff
 from model_catalog.connection.database_info import driver_connection
-from model_catalog.connection.engines import abandon_pool_after_fork, database_info
+from model_catalog.connection.engines import database_info
 from model_catalog.connection.error_mapping import is_invalid_text, text_or_bytes
 from model_catalog.connection.interruption.interruptible_run import InterruptibleRun
 from model_catalog.connection.interruption.running import (
@@ -84,20 +85,16 @@ class SessionExecutor:
         # A router may answer differently at each call. The lock of writes, and the facts about the
         # database, are those of the first answer.
         self._engine = self._factory.first_bind().engine
-        self._owner = owner or HostOwner(on_fork=self._start_anew_after_fork)
+        # A host may use its catalog in one event loop after another. The executors of a loop refer
+        # to it, so a WeakKeyDictionary would never drop one.
+        self._batching: dict[asyncio.AbstractEventLoop, BatchingExecutor] = {}
+        self._owner = owner or HostOwner(on_fork=self._batching.clear)
         restore_timeout_on_checkin(self._engine)
         prepare_replacement(self._engine)
         self.database = database_info(self._engine)
         self._grace_s = grace_s(self.database.dialect)
         self._open_transactions: dict[TransactionExecutor, SessionTransaction] = {}
-        # A host may use its catalog in one event loop after another. The executors of a loop refer
-        # to it, so a WeakKeyDictionary would never drop one.
-        self._batching: dict[asyncio.AbstractEventLoop, BatchingExecutor] = {}
         self._has_connected = False
-
-    def _start_anew_after_fork(self) -> None:
-        abandon_pool_after_fork(self._engine)
-        self._batching.clear()
 
     def forbid_nested_write(self) -> None:
         """Raise TransactionError in a task that has a transaction of this engine open."""
@@ -121,6 +118,7 @@ class SessionExecutor:
         loop = asyncio.get_running_loop()
         executor = self._batching.get(loop)
         if executor is None:
+            separate_in_child(loop)
             executor = self._make_batching_executor(engine)
             if executor is not None:
                 for closed in [each for each in self._batching if each.is_closed()]:

@@ -13,6 +13,7 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
 from model_catalog.concurrency.completion import run_to_completion
+from model_catalog.concurrency.forks import fork_count
 from model_catalog.concurrency.ownership import HostOwner, LoopOwner
 from model_catalog.connection.database_info import DatabaseInfo
 from model_catalog.connection.error_mapping import to_catalog_error
@@ -83,6 +84,7 @@ class TransactionExecutor:
         self.database = backend.database
         self.timeout_s = backend.timeout_s
         self._owns_transaction = owns_transaction
+        self._forks = fork_count()
         self._is_over = False
         self._failure: CatalogError | None = None
         self._lock = asyncio.Lock()
@@ -123,8 +125,10 @@ class TransactionExecutor:
             self._owner.check_usable()
             self._check_open()
         except BaseException:
-            async with self._lock:
-                await run_to_completion(self._roll_back_to(savepoint))
+            # In a forked child the transaction and its connection are the parent's.
+            if fork_count() == self._forks:
+                async with self._lock:
+                    await run_to_completion(self._roll_back_to(savepoint))
             raise
         await self._change_savepoint(savepoint.commit)
 

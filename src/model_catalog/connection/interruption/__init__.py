@@ -1,1 +1,1 @@
-"""Interrupts steps on async connections at a deadline or a cancellation."""
+"""Ends steps on connections: at a deadline, at a cancellation, and in a forked child."""

@@ -13,6 +13,7 @@ from typing import Any, Final
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from model_catalog.concurrency.completion import INTERRUPT_RETRY_S
+from model_catalog.concurrency.forks import start_task
 from model_catalog.connection.database_info import driver_connection
 from model_catalog.connection.error_mapping import (
     catalog_error_of,
@@ -250,7 +251,7 @@ class InterruptibleRun:
         now = time.monotonic()
         if connection is not None and connection.dialect.name == "sqlite":
             self._interrupted_at = now
-            self._interrupt_task = asyncio.ensure_future(_interrupt(connection))
+            self._interrupt_task = start_task(_interrupt(connection))
         elif self._interrupted_at is None:
             self._interrupted_at = now
             self._find_driver()

@@ -14,6 +14,7 @@ from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.pool import Pool
 
 from model_catalog.connection.database_info import driver_connection
+from model_catalog.connection.interruption.forked_connections import prepare_for_fork
 
 # Keys of Connection.info: when the connection was made, and whether it was not yet used.
 _CONNECTED_AT: Final = "model_catalog_connected_at"
@@ -96,6 +97,7 @@ def prepare_replacement(engine: Engine) -> None:
     close_without_waiting(engine)
     replacement = _replacements[engine.pool] = _PoolReplacement()
     event.listen(engine.pool, "connect", replacement.on_connect)
+    prepare_for_fork(engine)
     event.listen(engine.pool, "checkout", replacement.on_checkout)
 
 

@@ -15,6 +15,7 @@ from sqlalchemy import AsyncAdaptedQueuePool, Engine
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.pool import reset_commit, reset_rollback
 
+from model_catalog.concurrency.forks import start_task
 from model_catalog.concurrency.ownership import HostOwner, LoopOwner
 from model_catalog.concurrency.retry import backoff_pauses_s
 from model_catalog.concurrency.threads import thread_working
@@ -128,8 +129,7 @@ class _PoolWorker:
     def put(self, batch: Batch) -> None:
         """Run a batch in a task of its own."""
         # An empty context: the context variables of the first caller are not those of the others.
-        loop = asyncio.get_running_loop()
-        self._task = loop.create_task(self._serve(*batch), context=Context())
+        self._task = start_task(self._serve(*batch), context=Context())
 
     async def close(self) -> None:
         """Do nothing: the connections belong to the pool."""

@@ -13,6 +13,7 @@ from typing import Any, Final, Protocol, TypeAlias, TypeVar, cast
 from sqlalchemy import Connection
 
 from model_catalog.concurrency.completion import INTERRUPT_RETRY_S, wait_until_done
+from model_catalog.concurrency.forks import fork_count
 from model_catalog.concurrency.retry import MIN_TIMEOUT_S
 from model_catalog.concurrency.threads import thread_working, throttle_of_loop
 from model_catalog.errors import CatalogBusyError, CatalogClosedError, CatalogUnavailableError
@@ -66,6 +67,7 @@ class RequestQueue:
         self._name: Final = name
         self._writes: Final = writes
         self._loop = asyncio.get_running_loop()
+        self._forks = fork_count()
         self._deadlines = DeadlineTimer(self._on_timeout)
         self._runner = runner
         self._run_batch = self._runner.write if writes else self._runner.read
@@ -124,17 +126,14 @@ class RequestQueue:
             raise
 
     async def commit(self, transaction: TransactionHandle, wait_s: float) -> None:
-        """
-        Commit the open transaction.
-
-        Without a write-ahead log SQLite may have to wait for readers, at most `wait_s` seconds.
-        """
+        """Commit; without a write-ahead log SQLite waits for readers, at most `wait_s` seconds."""
         self._check_open(transaction)
         await self._end(transaction, self._runner.commit, wait_s)
 
     async def roll_back(self, transaction: TransactionHandle) -> None:
-        """Roll back the transaction, if it is still open."""
-        if self._transaction is transaction and not transaction.is_ending:
+        """Roll back the transaction, if it is still open; not in a forked child."""
+        is_open = self._transaction is transaction and not transaction.is_ending
+        if is_open and self._forks == fork_count():
             await self._end(transaction, self._runner.roll_back, None)
 
     async def _end(
@@ -218,7 +217,7 @@ class RequestQueue:
             self._interrupt(request)
         if not request.is_answered:
             request.done = self._loop.create_future()
-            await wait_until_done(request.done)
+            await wait_until_done(request.done, self._forks)
 
     def _on_timeout(self, request: Request[Any]) -> None:
         if request.is_answered:

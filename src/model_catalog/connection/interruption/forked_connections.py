@@ -1,0 +1,89 @@
+"""Makes the open connections of a parent process harmless in its forked child."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sqlite3
+from contextlib import suppress
+from typing import Any, Final
+from weakref import WeakSet
+
+from sqlalchemy import Engine, event
+from sqlalchemy.pool import Pool
+
+from model_catalog.concurrency.forks import keep_forever
+
+_NO_SERVER: Final = os.devnull
+
+_engines: Final[WeakSet[Engine]] = WeakSet()
+_records: Final[WeakSet[Any]] = WeakSet()
+_pools_of_parent: Final[list[Pool]] = []
+
+
+def prepare_for_fork(engine: Engine) -> None:
+    """
+    Let each forked child start with an empty pool, and leave the connections to its parent.
+
+    A child shares the socket of a connection to PostgreSQL. If it closes the connection, also when
+    it exits, the driver tells the server to end the parent's session. So the socket is replaced
+    by one without a peer in the child.
+
+    If a child closes a connection to SQLite, that rolls back the parent's transaction in the file,
+    though the locks are the parent's. To close one of aiosqlite would wait for its thread, which
+    the child does not have. So these are never closed in the child.
+
+    Call it before the engine is used. Safe to call twice.
+    """
+    _engines.add(engine)
+    if not event.contains(engine.pool, "connect", _on_connect):
+        event.listen(engine.pool, "connect", _on_connect)
+
+
+def _on_connect(_connection: Any, record: Any) -> None:
+    _records.add(record)
+
+
+def _after_fork_in_child() -> None:
+    for engine in list(_engines):
+        _pools_of_parent.append(engine.pool)
+        engine.dispose(close=False)
+    records = [record for record in list(_records) if record.dbapi_connection is not None]
+    if not records:
+        return
+    dead, peer = socket.socketpair()
+    peer.close()
+    with dead:
+        for record in records:
+            # Whoever has taken the connection from its pool; the pool itself has no name for it.
+            user = record.fairy_ref and record.fairy_ref()
+            for each in (record, record.dbapi_connection, user):
+                keep_forever(each)
+            driver = record.driver_connection
+            descriptor = _socket_of(driver)
+            if descriptor is not None:
+                os.dup2(dead.fileno(), descriptor, inheritable=False)
+            if hasattr(driver, "_addr"):
+                # When a task is cancelled, asyncpg connects to this address, and asks the server
+                # there to cancel the statement of the parent's session.
+                driver._addr = _NO_SERVER  # noqa: SLF001 - it has no public name
+
+
+def _socket_of(driver: Any) -> int | None:
+    """Return the descriptor of a connection to PostgreSQL; None for SQLite, or if it is closed."""
+    if isinstance(driver, sqlite3.Connection):
+        return None
+    # A driver that is closed raises an error of its own.
+    with suppress(Exception):
+        # asyncpg has no public name for its transport.
+        transport = getattr(driver, "_transport", None)
+        if transport is None:
+            descriptor = driver.fileno()
+        else:
+            descriptor = transport.get_extra_info("socket").fileno()
+        return descriptor if descriptor >= 0 else None
+    return None
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
