@@ -337,10 +337,10 @@ def test_a_shard_with_a_broken_link_is_listed_once(cache):
     assert model.reasons == ("missing: 'm-00002-of-00003.gguf', 'm-00003-of-00003.gguf'",)
 
 
-@pytest.mark.parametrize("name", [".DS_Store", "Thumbs.db", "desktop.ini"])
-def test_files_of_desktop_programs_are_ignored(cache, name):
+@pytest.mark.parametrize("name", [".DS_Store", "Thumbs.db", "desktop.ini", "._main", "._m.gguf"])
+def test_files_of_operating_systems_are_ignored(cache, name):
     """
-    File managers create them in any folder. Other hidden files belong to a repository.
+    They are created in any folder. Other hidden files belong to a repository.
     """
     snapshot = cache.revision("org/m", C1, {"m.gguf": GGUF, ".gitattributes": b"g"})
     for folder in (snapshot, snapshot.parent, cache.repository("org/m") / "refs", cache.root):

@@ -99,6 +99,13 @@ def test_a_relative_path_is_relative_to_the_working_directory(tmp_path, monkeypa
     assert roots("ollama", {"OLLAMA_MODELS": "m"}, "/home/u") == [str(tmp_path / "m")]
 
 
+@pytest.mark.parametrize("value", ['"/m"', "'/m'", " /m ", ' "/m" '])
+def test_ollama_removes_white_space_and_quotes(value):
+    """As `docker run --env-file` passes a quoted value on."""
+    assert roots("ollama", {"OLLAMA_MODELS": value}, "/home/u") == ["/m"]
+    assert roots("ollama", {"OLLAMA_MODELS": '""'}, "/home/u") == ["/home/u/.ollama/models"]
+
+
 @LINUX
 def test_the_ollama_service_has_a_separate_folder(tmp_path):
     """

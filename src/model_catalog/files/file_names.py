@@ -67,6 +67,7 @@ _LORA_NAME: Final = re.compile(r"(^|[-._])lora(?=[-._])(?!.*merged)")
 _ADAPTER_NAME: Final = re.compile(
     r"^(adapter_model|adapters|pytorch_lora_weights)[-._]|(^|[-._])lora(?=[-._])(?!.*merged)"
 )
+_FILE_MANAGER_NAMES: Final = (".DS_Store", "Thumbs.db", "desktop.ini")
 # GPT4All
 _PARTIAL_PREFIX: Final = "incomplete-"
 _CONTROL_SUFFIX: Final = ".aria2"
@@ -194,6 +195,16 @@ def is_control_file(name: str) -> bool:
     aria2 writes to the final name, and removes `NAME.aria2` at the end.
     """
     return name.endswith(_CONTROL_SUFFIX) and name != _CONTROL_SUFFIX
+
+
+def is_system_file(name: str) -> bool:
+    """
+    Return whether an operating system creates such a file beside the files of its users.
+
+    These are the files of file managers, and AppleDouble files (`._NAME`): macOS writes one beside
+    each file on a disk without extended attributes, such as exFAT or SMB.
+    """
+    return name.startswith("._") or name in _FILE_MANAGER_NAMES
 
 
 def is_plain_file_name(name: str) -> bool:

@@ -17,6 +17,7 @@ from model_catalog.files.file_names import (
     file_role,
     is_index,
     is_partial_download,
+    is_system_file,
     parse_shard_name,
 )
 from model_catalog.files.fingerprint import Fingerprint
@@ -243,7 +244,7 @@ class _FolderWalk:
                         self._root, f"it contains more than {MAX_ENTRIES:,} files and folders"
                     )
                 name = f"{folder}/{entry.name}" if folder else entry.name
-                if entry.name.startswith("."):
+                if entry.name.startswith(".") or is_system_file(entry.name):
                     continue
                 if entry.is_dir(follow_symlinks=False):
                     folders.append(name)

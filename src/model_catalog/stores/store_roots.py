@@ -6,7 +6,7 @@ import os
 import re
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from model_catalog.errors import CatalogError
@@ -119,6 +119,10 @@ def _huggingface(user: _UserEnvironment) -> StoreRoot:
 
 
 def _ollama(user: _UserEnvironment, service: str) -> Iterator[StoreRoot]:
+    # envconfig.Var of Ollama removes white space and then quotes, which `docker run --env-file`
+    # passes on.
+    value = user.variables.get("OLLAMA_MODELS", "").strip().strip("\"'")
+    user = replace(user, variables={**user.variables, "OLLAMA_MODELS": value})
     configured = user.first_root("ollama", ("OLLAMA_MODELS", ()))
     yield configured or StoreRoot("ollama", user.below_home(".ollama", "models"), "default")
     if sys.platform == "linux":

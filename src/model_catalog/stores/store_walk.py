@@ -19,7 +19,7 @@ from model_catalog.errors import (
     ProtectedFileError,
     StoppedError,
 )
-from model_catalog.files.file_names import Role
+from model_catalog.files.file_names import Role, is_system_file
 from model_catalog.files.fingerprint import Fingerprint
 from model_catalog.files.safe_open import (
     OpenFile,
@@ -45,9 +45,6 @@ MAX_FILES: Final = 10_000
 """The most files in a model, and the most refs or downloads in a repository."""
 MAX_LINKS: Final = 40
 """The most links on the way to a file. Linux has the same limit."""
-
-IGNORED_NAMES: Final = (".DS_Store", "Thumbs.db", "desktop.ini")
-"""Files that file managers create in the folders that they show."""
 
 UNPRINTABLE_NAME: Final = "its name is not printable text"
 
@@ -198,7 +195,7 @@ class StoreWalk:
             raise StoppedError(f"the scan of {self.root!r} was stopped at the caller's request")
         try:
             with os.scandir(folder) as listing:
-                entries = [entry for entry in listing if entry.name not in IGNORED_NAMES]
+                entries = [entry for entry in listing if not is_system_file(entry.name)]
         except (OSError, ValueError) as error:
             self.add_problem(folder, error_reason(error), reference)
             return []
