@@ -34,6 +34,7 @@ _WORDS: Final = (
 _DIGESTS: Final = tuple("sha256:" + digit * 64 for digit in "0af")
 _NUMBERS: Final = (0, 1, 7, 2**31, 2**53 + 1, 2**63 - 1)
 _STATES: Final = ("unchecked", "present", "missing", "changed", "offline", "unreadable")
+_KINDS: Final = ("model", "adapter", "draft", "unknown")
 _TIMES: Final = (
     *(datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=second) for second in range(4)),
     datetime(1, 1, 1, tzinfo=UTC),
@@ -54,6 +55,7 @@ def _make_models() -> list[dict[str, Any]]:
         model |= {f"claimed_{name}": value_or_none(_WORDS) for name in HEADER_FIELDS}
         for name in ("context_length", "parameter_count"):
             model |= {name: value_or_none(_NUMBERS), f"claimed_{name}": value_or_none(_NUMBERS)}
+        model |= {name: value_or_none(_KINDS) for name in ("kind", "claimed_kind")}
         model |= {name: value_or_none(_DIGESTS) for name in ("digest", "found_digest")}
         times = ("downloaded_at", "last_used_at", "pinned_at", "inventoried_at")
         model |= {name: value_or_none(_TIMES) for name in times}

@@ -116,9 +116,12 @@ def _separate(loop: asyncio.AbstractEventLoop) -> None:
             os.dup2(new.fileno(), old.fileno(), inheritable=False)
     with selectors.EpollSelector() as fresh:
         os.dup2(fresh.fileno(), selector.fileno(), inheritable=False)
+    # A child that reads from a socket of its parent, such as that of a connection which is just
+    # being opened, takes the answer from the parent. It goes on with the socket that wakes it.
     for key in list(selector.get_map().values()):
         selector.unregister(key.fd)
-        selector.register(key.fd, key.events, key.data)
+        if key.fd == own.fileno():
+            selector.register(key.fd, key.events, key.data)
     # `asyncio.run` closes the loop's asynchronous generators, and reports those that are running,
     # such as a driver's. They end with the task that runs them.
     generators: WeakSet[Any] = getattr(loop, "_asyncgens", WeakSet())
