@@ -49,6 +49,7 @@ COLUMNS: Final[dict[str, type]] = {
     "verified_at": int,
     "inventoried_at": int,
     "incomplete_reason": str,
+    "headers_read_at": int,
     "signed_by": str,
     "signature_verdict": str,
     "signature_detail": str,
