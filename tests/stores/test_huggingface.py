@@ -289,9 +289,9 @@ def test_an_unfinished_download_for_another_revision_is_not_a_reason(cache):
     """
     The trees tell which files belong to each revision.
     """
-    cache.revision("org/m", C1, {"a.gguf": GGUF}, tree={"a.gguf": GGUF})
-    tree = {"a.gguf": GGUF, "b.safetensors": b"later"}
-    cache.revision("org/m", C2, {"a.gguf": GGUF}, tree=tree)
+    files = {"a.safetensors": b"a"}
+    cache.revision("org/m", C1, files, tree=files)
+    cache.revision("org/m", C2, files, tree={**files, "b.safetensors": b"later"})
     write(cache.repository("org/m") / f"blobs/{sha256(b'later')}.incomplete", b"lat")
 
     one, two = scan(cache.root).found

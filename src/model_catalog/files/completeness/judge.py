@@ -45,6 +45,7 @@ _FORMATS: Final = (
 # These names are those of torch.save() in transformers, PEFT and diffusers. All other .bin files
 # may have any format, until their bytes are read.
 _PICKLE_NAME: Final = re.compile(r"(pytorch_model|adapter_model|diffusion_pytorch_model)\b.*\.bin")
+_GGUF: Final = ".gguf"
 _READ_ENDINGS: Final = (".gguf", ".safetensors", ".sft", ".bin", ".ckpt", ".pt", ".pth")
 
 
@@ -207,7 +208,7 @@ def _is_unfinished(path: str, existing: Mapping[str, FileFacts]) -> bool:
     """
     Return whether an unfinished download is that of a file that the model needs and does not have.
 
-    A GGUF file that is not a shard of this model is another model.
+    Another GGUF file is another model. Weights in another format are an alternative.
     """
     folder, slash, name = path.rpartition("/")
     if is_control_file(name):
@@ -219,9 +220,25 @@ def _is_unfinished(path: str, existing: Mapping[str, FileFacts]) -> bool:
     path = path if final is None else folder + slash + final
     if path in existing or not is_needed(path):
         return False
-    if path.lower().endswith(".gguf") and any(_is_weights(each) for each in existing):
-        return any(key in shard_numbers(existing) for key in shard_numbers([path]))
-    return True
+    return not _is_weights(path) or not _is_alternative(path, existing)
+
+
+def _is_alternative(path: str, existing: Collection[str]) -> bool:
+    """Return whether a file of weights is not needed beside the weights that exist."""
+    weights = [each for each in existing if _is_weights(each)]
+    if not weights:
+        return False
+    if path.lower().endswith(_GGUF):
+        begun = shard_numbers(existing)
+        return not any(key in begun for key in shard_numbers([path]))
+    return min(map(_format_rank, weights)) < _format_rank(path)
+
+
+def _format_rank(path: str) -> int:
+    """Return the order in which loaders look for formats. A GGUF file needs no other weights."""
+    lower = path.lower()
+    ranks = ((_GGUF,), (".safetensors", ".sft"), (".bin", ".ckpt", ".pt", ".pth"))
+    return next((rank for rank, each in enumerate(ranks) if lower.endswith(each)), len(ranks))
 
 
 def _content_reasons(
