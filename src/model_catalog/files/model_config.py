@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from model_catalog.files.file_names import MAX_NAME_BYTES, is_plain_file_name
 from model_catalog.files.formats import header
 from model_catalog.files.formats.json_stream import JsonStream
+from model_catalog.files.formats.onnx_graph import read_external_files
 from model_catalog.files.formats.tensors.packed_weights import Packing
 from model_catalog.files.formats.tensors.quantization_config import (
     Quantization,
@@ -54,11 +55,13 @@ class WeightIndex:
     """
     The weight files that an index lists, and the invalid names in it. Both are sorted.
 
-    An invalid name is a text that is not a plain file name.
+    An invalid name is a text that is not a plain file name. `needed_bytes` are the smallest sizes
+    of files, if the index states them.
     """
 
     file_names: tuple[str, ...]
     invalid_names: tuple[str, ...]
+    needed_bytes: Mapping[str, int] = field(default_factory=dict)
 
 
 def read_config(path: StrPath, *, protected: ProtectedFiles = ()) -> ModelConfig:
@@ -117,6 +120,23 @@ def read_index(path: StrPath, *, protected: ProtectedFiles = ()) -> WeightIndex:
     return WeightIndex(
         file_names=tuple(sorted(name for name in names if is_plain_file_name(name))),
         invalid_names=tuple(sorted(name for name in names if not is_plain_file_name(name))),
+    )
+
+
+def read_onnx_index(path: StrPath, *, protected: ProtectedFiles = ()) -> WeightIndex:
+    """
+    Read the names of the files in which an ONNX model keeps its tensors, beside the model.
+
+    A name may have folders. Raises BadHeaderError if the file is truncated, HeaderLimitError,
+    NotAFileError, ProtectedFileError, and OSError as the system reports it.
+    """
+    with open_regular_file(path, protected) as file:
+        sizes = read_external_files(file)
+    valid = {name for name in sizes if all(map(is_plain_file_name, name.split("/")))}
+    return WeightIndex(
+        file_names=tuple(sorted(valid)),
+        invalid_names=tuple(sorted(name for name in sizes if name not in valid)),
+        needed_bytes={name: size for name, size in sizes.items() if name in valid},
     )
 
 

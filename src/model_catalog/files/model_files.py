@@ -21,7 +21,7 @@ from model_catalog.files.file_names import (
     parse_shard_name,
 )
 from model_catalog.files.fingerprint import Fingerprint
-from model_catalog.files.model_config import WeightIndex, read_index
+from model_catalog.files.model_config import WeightIndex, read_index, read_onnx_index
 from model_catalog.files.safe_open import (
     ProtectedFiles,
     StrPath,
@@ -173,13 +173,15 @@ def _find_in_folder(root: str, protected: ProtectedFiles) -> ModelFiles:
 def read_indexes(
     root: str, paths: Iterable[str], protected: ProtectedFiles
 ) -> dict[str, WeightIndex | ReadFailure]:
-    """Read those of the files below `root` that are indexes of shards, by path."""
+    """Read those of the files below `root` that list files of weights, by path."""
     indexes: dict[str, WeightIndex | ReadFailure] = {}
     for path in paths:
-        if not is_index(path.rpartition("/")[2]):
+        is_onnx = path.lower().endswith(".onnx")
+        if not is_onnx and not is_index(path.rpartition("/")[2]):
             continue
+        read = read_onnx_index if is_onnx else read_index
         try:
-            indexes[path] = read_index(_join_path(root, path), protected=protected)
+            indexes[path] = read(_join_path(root, path), protected=protected)
         except (BadHeaderError, NotAFileError, OSError) as error:
             indexes[path] = ReadFailure.from_error(error)
     return indexes

@@ -254,6 +254,8 @@ def _content_reasons(
         yield f"missing: {shorten_list(sorted(absent))}"
     for path, index in read.indexes.items():
         yield from index_problems(path, index)
+        if isinstance(index, WeightIndex) and path in indexes:
+            yield from _short_files(path, index, existing)
     for path, header in read.headers.items():
         if isinstance(header, Header):
             yield from _header_problems(existing[path], header)
@@ -264,11 +266,21 @@ def _content_reasons(
 
 def index_problems(path: str, index: WeightIndex | ReadFailure) -> Iterable[str]:
     """Yield what is wrong with an index itself."""
+    label = f"the index {path!r}" if path.endswith(".json") else repr(path)
     if isinstance(index, WeightIndex):
         for name in index.invalid_names:
-            yield f"the index {path!r} lists {shown(name)}, which is not a file name"
+            yield f"{label} lists {shown(name)}, which is not a file name"
     elif index.is_damage:
-        yield f"the index {path!r} cannot be read: {index.reason}"
+        yield f"{label} cannot be read: {index.reason}"
+
+
+def _short_files(path: str, index: WeightIndex, existing: Mapping[str, FileFacts]) -> Iterable[str]:
+    """Yield the listed files that are smaller than the index needs."""
+    folder, slash, _ = path.rpartition("/")
+    for name, needed_bytes in index.needed_bytes.items():
+        file = existing.get(folder + slash + name)
+        if file is not None and file.size_bytes < needed_bytes:
+            yield f"{file.path!r} has {file.size_bytes} bytes: {needed_bytes} are needed"
 
 
 def _header_problems(file: FileFacts, header: Header) -> Iterable[str]:

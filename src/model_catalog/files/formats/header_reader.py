@@ -40,7 +40,7 @@ def read_header(path: StrPath, *, protected: ProtectedFiles = ()) -> Header:
         if _is_safetensors(head):
             return safetensors.read_safetensors(file)
         if pickle_format.is_pickle(head):
-            return Header(format="pickle", unsafe=True)
+            return Header(format=pickle_format.PICKLE, unsafe=True)
         if (
             head.startswith(pickle_format.ZIP_MAGIC)
             and (header := pickle_format.read_pickle_zip(file)) is not None

@@ -9,6 +9,8 @@ from typing import Final
 from model_catalog.files.formats.header import Header
 from model_catalog.files.safe_open import OpenFile
 
+PICKLE: Final = "pickle"
+"""The name of the format."""
 ZIP_MAGIC: Final = b"PK\x03\x04"
 MAX_DIRECTORY_BYTES: Final = 16 * 1024 * 1024
 
@@ -41,10 +43,10 @@ def read_pickle_zip(file: OpenFile) -> Header | None:
     directory = _read_directory(file)
     if directory is None:
         if is_first_pickle:
-            return Header(format="pickle", is_complete=False, unsafe=True)
+            return Header(format=PICKLE, is_complete=False, unsafe=True)
         raise file.header_error("the zip file has no directory: it is truncated")
     if is_first_pickle or any(name.endswith(b".pkl") for name in _entry_names(file, directory)):
-        return Header(format="pickle", is_complete=True, unsafe=True)
+        return Header(format=PICKLE, is_complete=True, unsafe=True)
     return None
 
 

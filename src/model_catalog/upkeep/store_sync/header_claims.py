@@ -7,6 +7,7 @@ from typing import Any
 from model_catalog.domain import fields
 from model_catalog.files.completeness.evidence import Completeness
 from model_catalog.files.file_names import WEIGHT_ROLES
+from model_catalog.files.formats.pickle_format import PICKLE
 from model_catalog.files.model_description import describe_files
 from model_catalog.files.model_files import ModelFile, ModelFiles
 from model_catalog.files.safe_open import ProtectedFiles, file_identity, stat_path
@@ -33,7 +34,9 @@ def read_header_claims(
     described = describe_files(model_files, stop, protected=protected)
     completeness = found.completeness.with_content_of(described.completeness)
     if described.header is None:
-        return {}, completeness
+        # A name such as m.ckpt only suggests a pickle. Its bytes decide.
+        is_guess = found.claims.format == PICKLE
+        return {"claimed_format": None} if is_guess else {}, completeness
     claims = {
         name: fields.UPDATABLE_FIELDS[name](name, value)
         for name, value in header_claims(described).items()

@@ -15,6 +15,7 @@ from model_catalog.errors import (
 )
 from model_catalog.files.completeness.evidence import Completeness
 from model_catalog.files.digest import HashedFile
+from model_catalog.files.formats.pickle_format import PICKLE
 from model_catalog.files.safe_open import errno_name, stat_path
 from model_catalog.mapping.tables import Model
 from model_catalog.repository.model_catalog import ModelCatalog, find_database_files
@@ -135,7 +136,7 @@ class ModelVerifier:
         values: dict[str, object] = {**texts}
         reason = texts["incomplete_reason"]
         if by_status.verdict is Verdict.OK:
-            values |= inspected.learned
+            values |= _learned(by_status.model, inspected)
         stored = await save_inspection(self._catalog, by_status.model, values)
         if stored is None:
             return None
@@ -219,14 +220,14 @@ class ModelVerifier:
         texts = completeness_values(completeness)
         reason = texts["incomplete_reason"]
         now = datetime.now(UTC)
-        values = {
+        values: dict[str, object] = {
             "found_digest": found_model_digest(actual, files) if damaged else None,
             "verified_at": max((file.hashed_at for file in files if file.hashed_at), default=now),
             **texts,
         }
         if not damaged:
             values |= {
-                **inspected.learned,
+                **_learned(model, inspected),
                 "digest": model.digest or expected,
                 "state": FileState.PRESENT,
                 "state_detail": None,
@@ -260,6 +261,14 @@ def _completeness(model: Model, inspected: InspectedFiles) -> Completeness:
         return found
     listed = recorded_completeness(model.listing_reason, None, None, has_content=False)
     return replace(found, listing=listed.listing)
+
+
+def _learned(model: Model, inspected: InspectedFiles) -> dict[str, object]:
+    """Return the columns that the headers give. Bytes that are no pickle overrule a file name."""
+    learned: dict[str, object] = dict(inspected.learned)
+    if inspected.described.header is None and model.claimed_format == PICKLE:
+        learned["claimed_format"] = None
+    return learned
 
 
 def _checked_model(model: Model, files: list[FileRecord]) -> CheckedModel:
