@@ -121,6 +121,8 @@ def test_a_control_file_of_aria2_is_a_partial_download():
         ("m-00000-of-00003.safetensors", 0, "m.safetensors.index.json"),
         ("m-00001-of-00002.fp16.safetensors", 1, "m.safetensors.index.fp16.json"),
         ("m.fp16-00001-of-00002.safetensors", 1, "m.safetensors.index.fp16.json"),
+        ("m.fp16-00001-of-00002.safetensors", 1, "m.fp16.safetensors.index.json"),
+        ("m-00001-of-00002.fp16.safetensors", 1, "m.fp16.safetensors.index.json"),
         ("m-00001-of-00002.SAFETENSORS", 1, "m.safetensors.index.json"),
         ("pytorch_model-00002-of-00002.bin", 2, "pytorch_model.bin.index.json"),
     ],
@@ -132,7 +134,7 @@ def test_a_shard_names_its_index(name, number, index):
     found, shards = parse_shard_name(name)
 
     assert (found, shards.file_name(found)) == (number, name)
-    assert shards.index_name == index
+    assert index in shards.index_names
     assert is_index(index)
 
 

@@ -71,7 +71,6 @@ _FILE_MANAGER_NAMES: Final = (".DS_Store", "Thumbs.db", "desktop.ini")
 # GPT4All
 _PARTIAL_PREFIX: Final = "incomplete-"
 _CONTROL_SUFFIX: Final = ".aria2"
-_VARIANT_STEM: Final = re.compile(r".+\.(fp16|bf16|fp32|fp8|int8|int4|ema|non_ema)")
 _CONFIG_SUFFIXES: Final = ("config.json", ".index.json", "params.json")
 _TOKENIZER_SUFFIXES: Final = (
     "merges.txt",
@@ -118,15 +117,20 @@ class ShardSet:
         return map(self.file_name, self.numbers(existing))
 
     @property
-    def index_name(self) -> str:
-        """The name of the index of the set: `m.safetensors.index.fp16.json` with a variant."""
-        variant, _, ending = self.suffix.rpartition(".")
-        stem = self.stem
-        if not variant and _VARIANT_STEM.fullmatch(stem):
-            # Older releases of diffusers, and transformers: m.fp16-00001-of-00002.safetensors
-            stem, _, variant = stem.rpartition(".")
-            variant = f".{variant}"
-        return f"{stem}.{ending.lower()}.index{variant}.json"
+    def index_names(self) -> tuple[str, ...]:
+        """The names that the index of the set can have, with the variant in either place."""
+        variant, _, ending = self.suffix.lower().rpartition(".")
+        stem, dot, stem_variant = self.stem.rpartition(".")
+        if not variant and dot:
+            # transformers and older releases of diffusers: m.fp16-00001-of-00002.safetensors
+            return (
+                f"{self.stem}.{ending}.index.json",
+                f"{stem}.{ending}.index.{stem_variant}.json",
+            )
+        return (
+            f"{self.stem}.{ending}.index{variant}.json",
+            f"{self.stem}{variant}.{ending}.index.json",
+        )
 
 
 def parse_shard_name(name: str) -> tuple[int, ShardSet] | None:
@@ -137,7 +141,8 @@ def parse_shard_name(name: str) -> tuple[int, ShardSet] | None:
     `m-00001-of-00003.fp16.safetensors`, which diffusers writes. The result is None for any other
     name.
     """
-    match = _SHARD_NAME.fullmatch(name)
+    # Most names are not those of shards, and the regular expression takes longer.
+    match = _SHARD_NAME.fullmatch(name) if "-of-" in name else None
     if match is None or not 0 <= int(match["index"]) <= int(match["count"]):
         return None
     return int(match["index"]), ShardSet(match["stem"], match["count"], match["suffix"])

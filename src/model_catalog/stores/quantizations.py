@@ -45,7 +45,8 @@ class Part:
 
     def files_below_folder(self) -> tuple[StoreFile, ...]:
         """Return the files with their paths relative to `folder`."""
-        start = len(self.folder)
+        if not (start := len(self.folder)):
+            return self.files
         return tuple(replace(file, path=file.path[start:]) for file in self.files)
 
 

@@ -63,7 +63,11 @@ def judge(
     existing = {file.path: file for file in files}
     indexes = indexed_paths(existing, {} if read is None else read.indexes)
     sets = shard_numbers(existing)
-    counted = {key for key in sets if key[0] + key[1].index_name in existing}
+    counted = {
+        (folder, shards)
+        for folder, shards in sets
+        if any(folder + name in existing for name in shards.index_names)
+    }
     gone = {path for path in store.gone if is_needed(path)}
     gone.update(path for path in store.required if path not in existing)
     named = {key: sets[key] for key in sets if key not in counted}
@@ -186,14 +190,10 @@ def _not_downloaded(
 ) -> Iterable[str]:
     if not store.listed:
         return
-    here = {*existing, *gone}
-    begun = shard_numbers(existing)
-    absent = [
-        path
-        for path in needed_files(here, store.listed)
-        # The names of the other shards tell these too.
-        if not any(key in begun for key in shard_numbers([path]))
-    ]
+    needed = needed_files({*existing, *gone}, store.listed)
+    # The names of the other shards tell these too.
+    begun = shard_numbers(existing) if needed else {}
+    absent = [path for path in needed if not any(key in begun for key in shard_numbers([path]))]
     if absent:
         yield f"not downloaded: {shorten_list(absent)}"
 
