@@ -13,8 +13,14 @@ from model_catalog.errors import (
     StoppedError,
     UnknownFormatError,
 )
-from model_catalog.files.completeness.evidence import Completeness, ReadEvidence, ReadFailure
+from model_catalog.files.completeness.evidence import (
+    Completeness,
+    FileFacts,
+    ReadEvidence,
+    ReadFailure,
+)
 from model_catalog.files.completeness.judge import indexed_paths, judge, shard_numbers
+from model_catalog.files.completeness.needed_files import VOCABULARIES
 from model_catalog.files.file_names import WEIGHT_ROLES, parse_shard_name
 from model_catalog.files.formats import safetensors
 from model_catalog.files.formats.header_reader import Header, read_header, refuse_placeholder
@@ -39,8 +45,10 @@ _HEADER_FIELDS: Final = (
     "general_type",
 )
 _INTEGER_TYPES: Final = ("U8", "I8", "I16", "U16", "I64", "U64")
-# No larger file is opened to see what stands in its place. A web page is larger than a pointer.
-_MAX_PLACEHOLDER_BYTES: Final = {"config": 1024, "tokenizer": 1024 * 1024}
+# The opening of each small file would double the time of a first scan. So only files of these sizes
+# are opened to see what stands in their place. A pointer of Git LFS has 127 to 145 bytes.
+_POINTER_BYTES: Final = range(100, 201)
+_MAX_WEB_PAGE_BYTES: Final = 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -141,12 +149,21 @@ def _read_header(
         return ReadFailure.from_error(error)
 
 
+def may_be_placeholder(file: FileFacts) -> bool:
+    """Return whether a config or a tokenizer is opened to see whether it is the file itself."""
+    if file.role not in {"config", "tokenizer"}:
+        return False
+    is_vocabulary = file.path.rpartition("/")[2] in VOCABULARIES
+    return file.size_bytes in _POINTER_BYTES or (
+        is_vocabulary and file.size_bytes <= _MAX_WEB_PAGE_BYTES
+    )
+
+
 def _find_placeholders(files: ModelFiles, protected: ProtectedFiles) -> dict[str, ReadFailure]:
     """Return the configs and tokenizers that are pointers of Git LFS or web pages."""
     failures = {}
     for file in files.files:
-        limit_bytes = _MAX_PLACEHOLDER_BYTES.get(file.role, -1)
-        if file.size_bytes > limit_bytes:
+        if not may_be_placeholder(file):
             continue
         try:
             refuse_placeholder(f"{files.root}/{file.path}", protected=protected)

@@ -16,8 +16,7 @@ from model_catalog.files.file_names import WEIGHT_ROLES, ShardSet, file_role, pa
 PIPELINE_INDEX: Final = "model_index.json"
 MODULES_INDEX: Final = "modules.json"
 _MODEL_CONFIGS: Final = ("config.json", "adapter_config.json")
-# Any one of these is enough for a tokenizer of transformers.
-_VOCABULARIES: Final = (
+VOCABULARIES: Final = (
     "tokenizer.json",
     "tokenizer.model",
     "spiece.model",
@@ -25,6 +24,7 @@ _VOCABULARIES: Final = (
     "vocab.json",
     "vocab.txt",
 )
+"""Any one of these is enough for a tokenizer of transformers."""
 _GGUF: Final = ".gguf"
 _PREFERRED_ENDINGS: Final = (".safetensors", ".bin")
 # sentence-transformers calls the folders of its modules 1_Pooling, 2_Dense and so on.
@@ -86,9 +86,9 @@ def _needed_in_folder(
     if is_part and not weights:
         yield from _best_weights(absent)
     has_config = any(name in here or name in absent for name in _MODEL_CONFIGS)
-    has_vocabulary = any(name in _VOCABULARIES or name.endswith(".tiktoken") for name in here)
+    has_vocabulary = any(name in VOCABULARIES or name.endswith(".tiktoken") for name in here)
     if not has_vocabulary and ((has_loaded_weights and has_config) or is_part):
-        yield from [name for name in _VOCABULARIES if name in absent][:1]
+        yield from [name for name in VOCABULARIES if name in absent][:1]
 
 
 def _best_weights(names: Iterable[str]) -> list[str]:

@@ -6,9 +6,9 @@ from typing import Any
 
 from model_catalog.domain import fields
 from model_catalog.files.completeness.evidence import Completeness
-from model_catalog.files.file_names import WEIGHT_ROLES
+from model_catalog.files.file_names import WEIGHT_ROLES, is_index
 from model_catalog.files.formats.pickle_format import PICKLE
-from model_catalog.files.model_description import describe_files
+from model_catalog.files.model_description import describe_files, may_be_placeholder
 from model_catalog.files.model_files import ModelFile, ModelFiles
 from model_catalog.files.safe_open import ProtectedFiles, file_identity, stat_path
 from model_catalog.stores.scan_result import FoundModel, StoreFile
@@ -46,7 +46,12 @@ def read_header_claims(
 
 
 def _is_read(file: StoreFile) -> bool:
-    return file.role in WEIGHT_ROLES or file.role in {"config", "tokenizer"}
+    return (
+        file.role in WEIGHT_ROLES
+        or file.path == "config.json"
+        or is_index(file.path)
+        or may_be_placeholder(file)
+    )
 
 
 def _is_still_there(folder: str, file: StoreFile) -> bool:
