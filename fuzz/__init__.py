@@ -2,7 +2,7 @@
 
 from typing import Final
 
-TARGETS: Final = ("reference", "headers", "configs", "imports", "filters")
+TARGETS: Final = ("reference", "headers", "configs", "onnx_models", "imports", "filters")
 """
 The names of the target modules.
 
