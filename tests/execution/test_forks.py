@@ -59,8 +59,6 @@ def without_psycopg(lines):
 )
 def test_a_child_that_is_forked_during_calls_ends(database, kind, how):
     """It ends however it leaves, every call of the parent succeeds, and neither prints warnings."""
-    if (database.backend, how) == ("asyncpg", "call"):
-        pytest.skip("open: the parent sometimes waits for an answer until its timeout")
     found, messages = fork_during_calls(database, kind, how)
 
     assert found == {"child": EXIT_CODES[how], "errors": [], "count": 2 * MODELS + 2}

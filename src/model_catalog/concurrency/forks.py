@@ -89,6 +89,12 @@ def keep_forever(value: object) -> None:
 
 
 _loops: Final[WeakSet[asyncio.AbstractEventLoop]] = WeakSet()
+_watched_files: Final[set[int]] = set()
+
+
+def files_of_parent() -> frozenset[int]:
+    """Return the descriptors that the parent's loops watched when this process was forked."""
+    return frozenset(_watched_files)
 
 
 def separate_in_child(loop: asyncio.AbstractEventLoop) -> None:
@@ -116,14 +122,16 @@ def _separate(loop: asyncio.AbstractEventLoop) -> None:
             os.dup2(new.fileno(), old.fileno(), inheritable=False)
     with selectors.EpollSelector() as fresh:
         os.dup2(fresh.fileno(), selector.fileno(), inheritable=False)
-    # A child that reads from a socket of its parent, such as that of a connection which is just
-    # being opened, takes the answer from the parent. It goes on with the socket that wakes it.
+    # A child must not read from a connection of its parent: it would take the parent's answers. Of
+    # the old files only the socket that wakes the loop stays.
     for key in list(selector.get_map().values()):
         selector.unregister(key.fd)
         if key.fd == own.fileno():
             selector.register(key.fd, key.events, key.data)
-    # `asyncio.run` closes the loop's asynchronous generators, and reports those that are running,
-    # such as a driver's. They end with the task that runs them.
+        else:
+            _watched_files.add(key.fd)
+    # `asyncio.run` closes the asynchronous generators of its loop. It reports each one that a task
+    # is running, such as a driver's. These generators end with their tasks.
     generators: WeakSet[Any] = getattr(loop, "_asyncgens", WeakSet())
     for each in list(generators):
         if each.ag_running:
@@ -132,6 +140,7 @@ def _separate(loop: asyncio.AbstractEventLoop) -> None:
 
 def _after_fork_in_child() -> None:
     _Process.fork_count += 1
+    _watched_files.clear()
     for coroutine in list(_guarded):
         coroutine.abandon()
     _guarded.clear()

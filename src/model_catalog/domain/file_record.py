@@ -6,23 +6,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
-from typing import Final
+from typing import Final, get_args
 
 from model_catalog.errors import InvalidModelError
 from model_catalog.files.digest import combine_digests
+from model_catalog.files.file_names import Role
 
-ROLES: Final = (
-    "weights",
-    "config",
-    "tokenizer",
-    "projector",
-    "adapter",
-    "draft",
-    "imatrix",
-    "template",
-    "license",
-    "other",
-)
+ROLES: Final = get_args(Role)
 """The roles that a file can have in a model."""
 
 

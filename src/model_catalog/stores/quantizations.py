@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, TypeAlias
 
+from model_catalog.files.completeness.needed_files import MODULES_INDEX, PIPELINE_INDEX
 from model_catalog.files.file_names import ShardSet, file_role, parse_shard_name
 from model_catalog.stores.scan_result import StoreFile
 
@@ -15,7 +16,7 @@ GGUF: Final = ".gguf"
 FileSet: TypeAlias = tuple[str, str | ShardSet]
 """A file or a shard set: its folder, with `/` at the end unless it is empty, and its name."""
 
-PIPELINE_CONFIGS: Final = ("model_index.json", "modules.json")
+PIPELINE_CONFIGS: Final = (PIPELINE_INDEX, MODULES_INDEX)
 """Files of diffusers and sentence-transformers that name the folders of a pipeline."""
 
 _PIPELINE_PARTS: Final = frozenset({"scheduler", "text_encoder"})

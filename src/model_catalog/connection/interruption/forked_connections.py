@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import sqlite3
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any, Final
 from weakref import WeakSet
@@ -12,9 +13,10 @@ from weakref import WeakSet
 from sqlalchemy import Engine, event
 from sqlalchemy.pool import Pool
 
-from model_catalog.concurrency.forks import keep_forever
+from model_catalog.concurrency.forks import files_of_parent, keep_forever
 
 _NO_SERVER: Final = os.devnull
+_DEFAULT_PORT: Final = 5432
 
 _engines: Final[WeakSet[Engine]] = WeakSet()
 _records: Final[WeakSet[Any]] = WeakSet()
@@ -49,13 +51,14 @@ def _after_fork_in_child() -> None:
         _pools_of_parent.append(engine.pool)
         engine.dispose(close=False)
     records = [record for record in list(_records) if record.dbapi_connection is not None]
-    if not records:
-        return
     dead, peer = socket.socketpair()
     peer.close()
     with dead:
+        for opening in _connections_being_opened():
+            os.dup2(dead.fileno(), opening, inheritable=False)
         for record in records:
-            # Whoever has taken the connection from its pool; the pool itself has no name for it.
+            # The task that has taken the connection holds a proxy of it. SQLAlchemy has no public
+            # name for the proxy.
             user = record.fairy_ref and record.fairy_ref()
             for each in (record, record.dbapi_connection, user):
                 keep_forever(each)
@@ -67,6 +70,30 @@ def _after_fork_in_child() -> None:
                 # When a task is cancelled, asyncpg connects to this address, and asks the server
                 # there to cancel the statement of the parent's session.
                 driver._addr = _NO_SERVER  # noqa: SLF001 - it has no public name
+
+
+def _connections_being_opened() -> Iterator[int]:
+    """
+    Yield the descriptors that the parent's loops watch, and whose peer is a server of an engine.
+
+    The pool has no record of a connection before the driver has opened it.
+    """
+    ports = {
+        engine.url.port or _DEFAULT_PORT
+        for engine in list(_engines)
+        if engine.dialect.name == "postgresql"
+    }
+    for descriptor in files_of_parent() if ports else ():
+        # Not a socket, or not connected.
+        with suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as connection:
+            peer = connection.getpeername()
+            if isinstance(peer, tuple):
+                is_server = peer[1] in ports
+            else:
+                # The path of a Unix socket. Its name ends with the port.
+                is_server = str(peer).rpartition(".")[2] in map(str, ports)
+            if is_server:
+                yield descriptor
 
 
 def _socket_of(driver: Any) -> int | None:
