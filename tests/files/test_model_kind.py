@@ -2,11 +2,12 @@
 
 from pathlib import Path
 
-import gguf
 import pytest
 
 from model_catalog.files import describe_model
 from model_catalog.files.model_kind import KINDS, kind_of_files, kind_of_model
+
+gguf = pytest.importorskip("gguf")
 
 
 def write_gguf(path: Path, architecture: str, type_: str | None = None) -> Path:

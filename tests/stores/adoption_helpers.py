@@ -1,5 +1,7 @@
 """Make and adopt the stores that the adoption tests use."""
 
+import struct
+
 from layouts import C1, C2, HuggingFace
 
 from model_catalog.stores.store_kinds import SCANNERS
@@ -7,6 +9,8 @@ from model_catalog.upkeep import adopt
 
 GGUF = b"GGUF" + bytes(100)
 OTHER = b"GGUF" + bytes(99) + b"1"
+_HEADER = b'{"w":{"dtype":"F16","shape":[4,8],"data_offsets":[0,64]}}'
+SAFETENSORS = struct.pack("<Q", len(_HEADER)) + _HEADER + bytes(64)
 FILES = {"m.gguf": GGUF, "config.json": b"{}"}
 
 

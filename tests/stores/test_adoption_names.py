@@ -2,12 +2,10 @@
 
 import shutil
 
-import numpy as np
 import pytest
-from adoption_helpers import GGUF, adopt_scan, make_hub, names, scan
+from adoption_helpers import GGUF, SAFETENSORS, adopt_scan, make_hub, names, scan
 from conftest import a_model
 from layouts import C1, C2, HuggingFace, Ollama, fill
-from safetensors.numpy import save
 
 from model_catalog import FileState
 from model_catalog.upkeep import (
@@ -17,7 +15,6 @@ from model_catalog.upkeep import (
 )
 from model_catalog.upkeep.store_sync import adoption
 
-SAFETENSORS = save({"w": np.ones(8, np.float32)})
 """A whole file, by the package safetensors 0.8."""
 
 

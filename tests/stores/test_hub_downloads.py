@@ -6,12 +6,13 @@ import signal
 import subprocess
 import sys
 
-import numpy as np
 import pytest
 from loopback_hub import LoopbackHub
-from safetensors.numpy import save
 
 from model_catalog.stores.scanners.huggingface import scan
+
+np = pytest.importorskip("numpy")
+save = pytest.importorskip("safetensors.numpy").save
 
 hub = pytest.importorskip("huggingface_hub")
 

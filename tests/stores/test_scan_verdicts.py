@@ -2,15 +2,13 @@
 
 import json
 
-import numpy as np
 import pytest
+from adoption_helpers import SAFETENSORS as WEIGHTS
 from adoption_helpers import adopt_scan, scan
 from layouts import C1, HuggingFace, write
-from safetensors.numpy import save
 
 from model_catalog.upkeep import adopt, register_path, verify_models
 
-WEIGHTS = save({"w": np.ones((4, 8), np.float16)})
 """A whole file, by the package safetensors 0.8."""
 POINTER = (
     f"version https://git-lfs.github.com/spec/v1\noid sha256:{'a' * 64}\nsize 12345\n".encode()

@@ -2,15 +2,16 @@
 
 import sys
 
-import gguf
-import numpy as np
 import pytest
 from adoption_helpers import adopt_scan, scan
 from layouts import C1, C2, HuggingFace, Ollama, write
-from safetensors.numpy import save
 
 from model_catalog.cli import main
 from model_catalog.upkeep import adopt, register_path, verify_models
+
+gguf = pytest.importorskip("gguf")
+np = pytest.importorskip("numpy")
+save = pytest.importorskip("safetensors.numpy").save
 
 CONFIG = b'{"model_type": "llama", "max_position_embeddings": 2048}'
 WEIGHTS = save({"w": np.ones((4, 8), np.float16)})
