@@ -33,7 +33,7 @@ def test_each_model_file_in_a_folder_is_a_model(tmp_path):
     Its reference is its path below the folder. Other files are ignored.
     """
     fill(tmp_path, a__gguf=GGUF, sub___b__safetensors=TINY, sub___B__GGUF=TINY, notes__txt=b"")
-    fill(tmp_path, pytorch_model__bin=b"x", sub___tokenizer__json=b"{}")
+    fill(tmp_path, sub___tokenizer__json=b"{}")
     os.utime(tmp_path / "a.gguf", (0, 1_700_000_000))
 
     scanned = directory.scan(tmp_path)

@@ -67,6 +67,12 @@ _LORA_NAME: Final = re.compile(r"(^|[-._])lora(?=[-._])(?!.*merged)")
 _ADAPTER_NAME: Final = re.compile(
     r"^(adapter_model|adapters|pytorch_lora_weights)[-._]|(^|[-._])lora(?=[-._])(?!.*merged)"
 )
+# transformers 5 (trainer.py), accelerate 1 (checkpointing.py) and DeepSpeed (engine.py) write these
+# beside the weights, to continue a training.
+_TRAINING_STATE: Final = re.compile(
+    r"(optimizer|scheduler|scaler|sampler|rng_state|random_states)(_[0-9]+)?\.(pt|pth|bin)"
+    r"|training_args\.bin|.*_optim_states\.pt"
+)
 _FILE_MANAGER_NAMES: Final = (".DS_Store", "Thumbs.db", "desktop.ini")
 # GPT4All
 _PARTIAL_PREFIX: Final = "incomplete-"
@@ -152,7 +158,7 @@ def file_role(name: str) -> Role:
     """Return the role of a file, from its name only. The name may be a path."""
     path, name = name, name.rpartition("/")[2].lower()
     if name.endswith(_READ_SUFFIXES) or format_of_name(path) is not None:
-        return _role_of_weights(name)
+        return "other" if _TRAINING_STATE.fullmatch(name) else _role_of_weights(name)
     if _IMATRIX_FILE.fullmatch(name):
         return "imatrix"
     if name.startswith(("tokenizer", "vocab.")) or name.endswith(

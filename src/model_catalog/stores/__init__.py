@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from model_catalog.stores.scan_result import (
         Claims,
         FoundModel,
+        PassedOver,
         Scan,
         Scanner,
         ScanProblem,
@@ -21,6 +22,7 @@ __all__ = [
     "SCANNERS",
     "Claims",
     "FoundModel",
+    "PassedOver",
     "Scan",
     "ScanProblem",
     "Scanner",
@@ -36,6 +38,7 @@ _MODULES = {
     "SCANNERS": "store_kinds",
     "Claims": "scan_result",
     "FoundModel": "scan_result",
+    "PassedOver": "scan_result",
     "Scan": "scan_result",
     "ScanProblem": "scan_result",
     "Scanner": "scan_result",

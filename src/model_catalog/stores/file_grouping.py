@@ -36,11 +36,32 @@ from model_catalog.stores.store_walk import (
     is_link,
     is_valid_name,
 )
+from model_catalog.stores.weight_files import ONNX, group_names
 
-SUFFIXES: Final = (".gguf", ".safetensors")
-"""The suffixes, in lower case, of files that can be a model without a config.json."""
-
+_LOADED_SUFFIXES: Final = (".gguf", ".safetensors")
 _MODEL_CONFIGS: Final = ("adapter_config.json", "config.json")
+_SAVED_MODEL: Final = "saved_model.pb"
+"""TensorFlow 2 writes it at the top of a SavedModel, beside the folder `variables`."""
+_BUNDLE_SUFFIXES: Final = (".mlpackage", ".mlmodelc")
+"""The names of folders that are one model of Core ML."""
+
+
+@dataclass(frozen=True, slots=True)
+class GroupingRules:
+    """
+    How the files of a store are divided into models.
+
+    With `any_format` each file with tensors can be a model, as in a plain folder. Without it, only
+    GGUF and safetensors files can: the program that owns the store loads nothing else. Files that
+    belong to no model are counted as passed over with `any_format`.
+
+    A projector (the image encoder of a model) or a draft belongs to the only GGUF model in its
+    folder. If there are several GGUF models, it belongs to each of them with `share_projectors`,
+    and to those of the same name without it. With None it is a model of its own.
+    """
+
+    any_format: bool = False
+    share_projectors: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,18 +79,16 @@ class FileGroup:
     evidence: StoreEvidence
 
 
-def group_files(walk: StoreWalk, root: str, *, share_projectors: bool) -> Iterator[FileGroup]:
+def group_files(walk: StoreWalk, root: str, rules: GroupingRules) -> Iterator[FileGroup]:
     """
     Yield the models in a folder and below it.
 
     A pipeline (`is_pipeline`) is one model, with everything below it. So is a folder with weights
     that are not GGUF files, and with a config.json or an adapter_config.json; GGUF quantizations in
-    it are models of their own. In any other folder, each GGUF or safetensors file is one model, and
-    each shard set is one.
-
-    A projector (the image encoder of a model) or a draft belongs to the only GGUF model in its
-    folder. If there are several GGUF models, it belongs to each of them with `share_projectors`,
-    and to those of the same name without it.
+    it are models of their own. So are a SavedModel of TensorFlow and a bundle of Core ML. In any
+    other folder, each file with tensors is one model, and each set of files (`group_names`) is one.
+    An ONNX model that is alone in its folder gets all files there: its external data can have any
+    name.
 
     Hidden files are left out. Unfinished downloads are not files of a group; its `evidence` names
     them. Links to folders are not followed.
@@ -82,7 +101,7 @@ def group_files(walk: StoreWalk, root: str, *, share_projectors: bool) -> Iterat
             yield from _group_folder(walk, folder.path)
         else:
             folders += reversed(folder.folders)
-            yield from _group_single_files(folder, share_projectors=share_projectors)
+            yield from _group_single_files(folder, rules)
 
 
 def group_entries(
@@ -96,7 +115,7 @@ def group_entries(
     """
     folder = _Folder(walk, root)
     folder.add_entries(entries)
-    yield from _group_single_files(folder, share_projectors=None)
+    yield from _group_single_files(folder, GroupingRules())
 
 
 @dataclass(slots=True)
@@ -105,7 +124,7 @@ class _Folder:
     The content of one folder.
 
     `files` maps names to targets. `unread` are the names of files that could not be read, and
-    `unfinished` those of unfinished downloads.
+    `unfinished` those of unfinished downloads. `others` are the entries that identify no model.
     """
 
     walk: StoreWalk
@@ -114,6 +133,7 @@ class _Folder:
     files: dict[str, LinkTarget] = field(default_factory=dict)
     unread: list[str] = field(default_factory=list)
     unfinished: list[str] = field(default_factory=list)
+    others: dict[str, os.DirEntry[str]] = field(default_factory=dict)
 
     def add_entries(self, entries: Iterable[os.DirEntry[str]], *, all_files: bool = False) -> None:
         """Add folders and the files that identify a model, or all files."""
@@ -127,9 +147,12 @@ class _Folder:
                 self.unfinished.append(name)
                 self.walk.add_leftover(entry, "partial")
             elif is_link(entry) or all_files or _is_relevant(name):
-                self._add_file(entry)
+                self.add_file(entry)
+            else:
+                self.others[name] = entry
 
-    def _add_file(self, entry: os.DirEntry[str]) -> None:
+    def add_file(self, entry: os.DirEntry[str]) -> None:
+        """Add a file, or record why it cannot be read."""
         if not is_valid_name(entry.name):
             self.walk.add_problem(entry.path, UNPRINTABLE_NAME)
             return
@@ -144,6 +167,8 @@ class _Folder:
         """Whether the folder and everything below it are the files of one model."""
         folders = (f"{os.path.basename(path)}/" for path in self.folders)
         if is_pipeline([*self.files, *folders]):
+            return True
+        if _SAVED_MODEL in self.files or self.path.lower().endswith(_BUNDLE_SUFFIXES):
             return True
         # A config.json beside GGUF files describes what they were converted from.
         return any(name in self.files for name in _MODEL_CONFIGS) and any(
@@ -196,42 +221,70 @@ def _group_folder(walk: StoreWalk, root: str) -> Iterator[FileGroup]:
         yield FileGroup(path, path_folder, part.files_below_folder(), evidence.below(part.folder))
 
 
-def _group_single_files(folder: _Folder, *, share_projectors: bool | None) -> Iterator[FileGroup]:
-    """
-    Yield the models among the files of a folder: single files and shard sets.
+def _group_single_files(folder: _Folder, rules: GroupingRules) -> Iterator[FileGroup]:
+    """Yield the models among the files of a folder: single files, and sets of files."""
+    models, companions = _find_models(folder, rules)
+    gguf_models = {
+        names[0]: names[0]
+        for names in models
+        if names[0].lower().endswith(GGUF) and file_role(names[0]) == "weights"
+    }
+    if rules.share_projectors is None:
+        gguf_models = {}
+    owners = assign_companions(companions, gguf_models, to_all=bool(rules.share_projectors))
+    models += group_names([each for each in companions if not owners[each]], ())
+    if rules.any_format:
+        _add_external_data(folder, models)
+    used: set[str] = set()
+    for names in models:
+        own_companions = [name for name in companions if names[0] in owners[name]]
+        used.update(names, own_companions)
+        files = tuple(
+            folder.files[name].to_store_file(name, file_role(name), None)
+            for name in sorted([*names, *own_companions])
+            if name in folder.files
+        )
+        own = {file_set(name) for name in names}
+        unread = [name for name in folder.unread if file_set(name) in own]
+        unfinished = [name for name in folder.unfinished if _is_partial_of(name, own)]
+        evidence = StoreEvidence(gone=unread, unfinished=unfinished)
+        yield FileGroup(f"{folder.path}/{names[0]}", folder.path, files, evidence)
+    if rules.any_format:
+        for name, entry in folder.others.items():
+            if name not in used:
+                folder.walk.passed_over.add(entry)
 
-    Projectors and drafts belong to models as in `group_files`; None leaves each on its own.
-    """
-    models: dict[FileSet, list[str]] = {}
-    companions = []
+
+def _find_models(folder: _Folder, rules: GroupingRules) -> tuple[list[list[str]], list[str]]:
+    """Return the files of each model in a folder, and the names of projectors and drafts."""
+    weights, companions = [], []
     for name in folder.files:
-        if not name.lower().endswith(SUFFIXES):
+        if not (
+            file_role(name) in WEIGHT_ROLES
+            if rules.any_format
+            else name.lower().endswith(_LOADED_SUFFIXES)
+        ):
             continue
         if file_role(name) in {"projector", "draft"} and name.lower().endswith(GGUF):
             companions.append(name)
         else:
-            models.setdefault(file_set(name), []).append(name)
-    gguf_models = {
-        names[0]: names[0]
-        for names in models.values()
-        if names[0].lower().endswith(GGUF) and file_role(names[0]) == "weights"
-    }
-    if share_projectors is None:
-        gguf_models = {}
-    owners = assign_companions(companions, gguf_models, to_all=bool(share_projectors))
-    for companion in companions:
-        if not owners[companion]:
-            models.setdefault(file_set(companion), []).append(companion)
-    for key, names in models.items():
-        own_companions = [name for name in companions if names[0] in owners[name]]
-        files = tuple(
-            folder.files[name].to_store_file(name, file_role(name), None)
-            for name in sorted([*names, *own_companions])
-        )
-        unread = [name for name in folder.unread if file_set(name) == key]
-        unfinished = [name for name in folder.unfinished if _is_partial_of(name, {key})]
-        evidence = StoreEvidence(gone=unread, unfinished=unfinished)
-        yield FileGroup(f"{folder.path}/{names[0]}", folder.path, files, evidence)
+            weights.append(name)
+    names = {*folder.files, *folder.others} if rules.any_format else ()
+    models = group_names(weights, names)
+    for name in {name for names in models for name in names}.difference(folder.files):
+        # The graph of a model is not a file with tensors.
+        folder.add_file(folder.others[name])
+    return models, companions
+
+
+def _add_external_data(folder: _Folder, models: list[list[str]]) -> None:
+    """Give all other files of a folder to an ONNX model that is alone in it."""
+    if len(models) != 1 or not models[0][0].lower().endswith(ONNX):
+        return
+    if len(folder.others) <= MAX_FILES:
+        for entry in folder.others.values():
+            folder.add_file(entry)
+        models[0] += folder.others
 
 
 def _is_partial_of(path: str, sets: Collection[FileSet]) -> bool:

@@ -143,12 +143,25 @@ class LeftoverFile:
 
 
 @dataclass(frozen=True, slots=True)
+class PassedOver:
+    """
+    The files of a plain folder that are not those of a model: how many, and their sizes in bytes.
+
+    Hidden files, links and leftovers are not among them. A file with several names counts once.
+    """
+
+    file_count: int = 0
+    size_bytes: int = 0
+    disk_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Scan:
     """
     The content of a store below `root`, which is absolute and free of links.
 
     `found` is sorted by reference and version, `problems` by path and reason, `leftovers` by path,
-    each by code points.
+    each by code points. `passed_over` is empty for a store that a program manages.
     """
 
     store: StoreName
@@ -156,6 +169,7 @@ class Scan:
     found: tuple[FoundModel, ...]
     problems: tuple[ScanProblem, ...]
     leftovers: tuple[LeftoverFile, ...] = ()
+    passed_over: PassedOver = PassedOver()
 
     @property
     def disk_bytes(self) -> int:

@@ -31,6 +31,7 @@ from model_catalog.files.safe_open import (
     non_regular_kind,
     open_regular_file,
 )
+from model_catalog.stores.passed_over import PassedOverCounter
 from model_catalog.stores.scan_result import (
     FoundModel,
     LeftoverFile,
@@ -90,6 +91,7 @@ class StoreWalk:
     _found: dict[tuple[str, str, str], FoundModel] = field(default_factory=dict)
     _problems: list[ScanProblem] = field(default_factory=list)
     _leftovers: dict[str, LeftoverFile] = field(default_factory=dict)
+    passed_over: PassedOverCounter = field(default_factory=PassedOverCounter)
 
     @classmethod
     def start(
@@ -117,6 +119,7 @@ class StoreWalk:
             tuple(self._found[key] for key in sorted(self._found)),
             tuple(sorted(self._problems, key=lambda problem: (problem.path, problem.reason))),
             self._unused_leftovers(),
+            self.passed_over.total,
         )
 
     def _unused_leftovers(self) -> tuple[LeftoverFile, ...]:

@@ -189,6 +189,10 @@ def _print_scan_totals(
             size = human_size(sum(each.disk_bytes for each in found.leftovers))
             files = pluralize(len(found.leftovers), "leftover file")
             print_notice(f"{files}, {size}: no model of the store needs them")
+        if (passed_over := found.passed_over).file_count:
+            files = pluralize(passed_over.file_count, "file")
+            size = human_size(passed_over.disk_bytes)
+            print_notice(f"{files} passed over, {size}: not part of a model")
     if not reports:
         print_notice("no store of a known program was found: give a folder to scan")
         return
@@ -236,6 +240,7 @@ def _report_json(report: StoreSyncReport, found: Scan) -> dict[str, Any]:
             {"path": problem.path, "reason": problem.reason} for problem in report.problems
         ],
         "disk_bytes": found.disk_bytes,
+        "passed_over": asdict(found.passed_over),
         "leftovers": [
             {
                 "path": leftover.path,

@@ -8,11 +8,13 @@ from typing import Final
 
 from model_catalog.files.completeness.judge import format_of_files
 from model_catalog.files.safe_open import ProtectedFiles, StrPath
-from model_catalog.stores.file_grouping import group_files
+from model_catalog.stores.file_grouping import GroupingRules, group_files
 from model_catalog.stores.scan_result import Claims, FoundModel, Scan, newest_mtime
 from model_catalog.stores.store_walk import StoreWalk
 
 PROVIDER: Final = "local"
+
+_RULES: Final = GroupingRules(any_format=True, share_projectors=False)
 
 
 def scan(
@@ -29,7 +31,7 @@ def scan(
     reference is the name of the root. The version is empty.
     """
     walk = StoreWalk.start("directory", root, protected, stop, progress)
-    for group in group_files(walk, walk.root, share_projectors=False):
+    for group in group_files(walk, walk.root, _RULES):
         below = os.path.relpath(group.local_path, walk.root)
         walk.add_model(
             FoundModel(

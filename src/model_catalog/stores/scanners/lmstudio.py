@@ -12,11 +12,13 @@ from typing import Final
 
 from model_catalog.files.completeness.judge import format_of_files
 from model_catalog.files.safe_open import ProtectedFiles, StrPath
-from model_catalog.stores.file_grouping import group_files
+from model_catalog.stores.file_grouping import GroupingRules, group_files
 from model_catalog.stores.scan_result import Claims, FoundModel, Scan, newest_mtime
 from model_catalog.stores.store_walk import StoreWalk
 
 PROVIDER: Final = "lmstudio"
+
+_RULES: Final = GroupingRules(share_projectors=True)
 
 
 def scan(
@@ -36,7 +38,7 @@ def scan(
     walk = StoreWalk.start("lmstudio", root, protected, stop, progress)
     for publisher in walk.list_folders(walk.root):
         for repository in walk.list_folders(publisher.path):
-            for group in group_files(walk, repository.path, share_projectors=True):
+            for group in group_files(walk, repository.path, _RULES):
                 walk.add_model(
                     FoundModel(
                         store="lmstudio",

@@ -1,0 +1,186 @@
+"""Checkpoints of every format in a plain folder, and the count of all other files."""
+
+import json
+import pickle
+
+import pytest
+from layouts import fill, write
+
+from model_catalog.cli import main
+from model_catalog.stores import PassedOver
+from model_catalog.stores.scanners import directory, lmstudio
+from model_catalog.upkeep import adopt, scan_store
+
+GGUF = b"GGUF" + bytes(100)
+PICKLE = pickle.dumps({"state_dict": [1, 2]}, 2)
+
+
+@pytest.fixture
+def cli(tmp_path, monkeypatch, capsys):
+    """Runs a command line in a folder of its own; returns exit code, output and messages."""
+    monkeypatch.setenv("MODEL_CATALOG_URL", str(tmp_path / "c.db"))
+
+    def run(*arguments):
+        code = main(arguments)
+        return code, *capsys.readouterr()
+
+    return run
+
+
+def names(scanned):
+    """Return the paths of the files of each model, by reference."""
+    assert scanned.problems == ()
+    return {model.reference: [file.path for file in model.files] for model in scanned.found}
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["v1-5.ckpt", "4x.pth", "vae.pt", "ae.sft", "ggml-base.bin", "yolo.onnx", "m.tflite", "m.nemo"],
+)
+def test_each_checkpoint_is_a_model(tmp_path, name):
+    """
+    Its reference is its path below the folder.
+    """
+    write(tmp_path / "sub" / name, PICKLE)
+
+    assert names(directory.scan(tmp_path)) == {f"sub/{name}": [name]}
+
+
+async def test_a_checkpoint_is_unsafe_by_its_bytes(catalog, tmp_path):
+    """
+    Its name does not tell: a .bin file can be a pickle, and a .ckpt file need not be one.
+    """
+    fill(tmp_path, a__ckpt=PICKLE, b__bin=PICKLE, c__ckpt=GGUF, d__bin=b"lmgg" + bytes(100))
+
+    await adopt(catalog, await scan_store(catalog, "directory", tmp_path))
+
+    listed = {model.reference: model for model in await catalog.list_models()}
+    assert {ref: model.unsafe for ref, model in listed.items()} == {
+        "a.ckpt": True,
+        "b.bin": True,
+        "c.ckpt": False,
+        "d.bin": False,
+    }
+    assert (listed["d.bin"].format, listed["d.bin"].incomplete_reason) == ("ggml", None)
+    assert listed["d.bin"].unknown_reason == "weights in the format GGML are not read"
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({"m.onnx": 1, "m.onnx_data": 2, "n.onnx": 3}, {"m.onnx": 2, "n.onnx": 1}),
+        ({"m.onnx": 1, "m.onnx.data": 2, "n.onnx": 3}, {"m.onnx": 2, "n.onnx": 1}),
+        ({"m.xml": 1, "m.bin": 2, "n.bin": 3}, {"m.xml": 2, "n.bin": 1}),
+        ({"m.pdmodel": 1, "m.pdiparams": 2}, {"m.pdmodel": 2}),
+        ({"m.index": 1, "m.data-00000-of-00001": 2, "m.meta": 3}, {"m.index": 2}),
+    ],
+    ids=["onnx", "onnx of torch", "openvino", "paddle", "tensorflow"],
+)
+def test_a_graph_and_its_tensors_are_one_model(tmp_path, files, expected):
+    """
+    The model has the name of the file that a program opens.
+    """
+    for name, size in files.items():
+        write(tmp_path / name, bytes(size))
+
+    assert {ref: len(paths) for ref, paths in names(directory.scan(tmp_path)).items()} == expected
+
+
+def test_an_onnx_model_that_is_alone_has_all_files_of_its_folder(tmp_path):
+    """
+    Exporters name the files of external data after tensors. Beside another model, the names do not
+    tell which of the two a file belongs to.
+    """
+    fill(tmp_path / "one", m__onnx=b"1", layer__0__weight=b"2", onnx__MatMul_7=b"3")
+    fill(tmp_path / "two", m__onnx=b"1", n__onnx=b"1", layer__0__weight=b"2")
+
+    scanned = directory.scan(tmp_path)
+
+    assert names(scanned) == {
+        "one/m.onnx": ["layer.0.weight", "m.onnx", "onnx.MatMul_7"],
+        "two/m.onnx": ["m.onnx"],
+        "two/n.onnx": ["n.onnx"],
+    }
+    assert scanned.passed_over.file_count == 1
+
+
+@pytest.mark.parametrize(
+    ("folder", "first"),
+    [("m", "saved_model.pb"), ("m.mlpackage", "Data/weights/weight.bin"), ("m.mlmodelc", "a.bin")],
+)
+def test_a_bundle_is_one_model(tmp_path, folder, first):
+    """
+    Programs open the folder: a SavedModel of TensorFlow, and a package of Core ML.
+    """
+    write(tmp_path / folder / first, b"1")
+    write(tmp_path / folder / "variables/variables.data-00000-of-00001", b"2")
+
+    (model,) = directory.scan(tmp_path).found
+
+    assert (model.reference, model.local_path, len(model.files)) == (
+        folder,
+        str(tmp_path / folder),
+        2,
+    )
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "optimizer.pt",
+        "scheduler.pt",
+        "rng_state_3.pth",
+        "training_args.bin",
+        "optimizer.bin",
+        "global_step5/zero_pp_rank_0_mp_rank_00_optim_states.pt",
+    ],
+)
+def test_the_state_of_a_training_is_not_a_model(tmp_path, name):
+    """
+    Trainers write it beside the weights. It is counted as passed over.
+    """
+    write(tmp_path / name, PICKLE)
+
+    scanned = directory.scan(tmp_path)
+
+    assert (scanned.found, scanned.passed_over.file_count) == ((), 1)
+
+
+def test_files_of_no_model_are_counted_with_their_sizes(tmp_path):
+    """
+    Hidden files, links, leftovers and files of a model are not among them. A file with two names
+    counts once. In a store of a program nothing is counted.
+    """
+    fill(tmp_path, a__gguf=GGUF, notes__txt=b"12345", sub___image__png=b"123", x__pt__part=b"1")
+    fill(
+        tmp_path, org___m___config__json=b"{}", org___m___m__safetensors=GGUF, org___m___r__md=b"1"
+    )
+    write(tmp_path / ".hidden", b"1")
+    (tmp_path / "link.txt").symlink_to("notes.txt")
+    (tmp_path / "sub/other.txt").hardlink_to(tmp_path / "notes.txt")
+
+    passed_over = directory.scan(tmp_path).passed_over
+
+    disk_bytes = sum(
+        (tmp_path / name).stat().st_blocks * 512 for name in ("notes.txt", "sub/image.png")
+    )
+    assert passed_over == PassedOver(2, 8, disk_bytes)
+    assert lmstudio.scan(tmp_path).passed_over == PassedOver()
+
+
+def test_the_command_line_says_what_was_passed_over(cli, tmp_path):
+    """
+    One line, however many files there are; and a member of the JSON.
+    """
+    fill(tmp_path / "m", a__gguf=GGUF, **{f"n{number}__txt": b"12" for number in range(30)})
+    disk_bytes = 30 * (tmp_path / "m/n1.txt").stat().st_blocks * 512
+
+    _, out, err = cli("scan", str(tmp_path / "m"))
+    (store,) = json.loads(cli("scan", str(tmp_path / "m"), "--json")[1])["stores"]
+
+    assert [line for line in err.splitlines() if "passed over" in line] == [
+        f"30 files passed over, {disk_bytes / 1000:.0f} kB: not part of a model"
+    ]
+    assert "n1.txt" not in out
+    assert store["passed_over"]["file_count"] == 30
+    assert store["passed_over"]["size_bytes"] == 60
