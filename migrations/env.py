@@ -17,7 +17,7 @@ from model_catalog.connection.target import (
     validate_schema,
 )
 from model_catalog.errors import CatalogError
-from model_catalog.mapping.revisions import VERSION_TABLE
+from model_catalog.mapping.revisions import VERSION_TABLE, head_revision
 from model_catalog.mapping.tables import Base
 from model_catalog.schema.diagnosis import autogenerate_options
 from model_catalog.schema.host_objects import keep_host_objects
@@ -77,9 +77,13 @@ async def run_from_the_shell() -> None:
             schema=schema(),
         ) as database:
             # Refuses another program's database before the lock writes to it.
-            await current_revision(database)
+            before = await current_revision(database)
+            is_at_head = before.recorded == head_revision()
             async with migration_transaction(
-                database.engine, database.name, create=database.create
+                database.engine,
+                database.name,
+                create=database.create,
+                locks_tables=command == "downgrade" or (command == "upgrade" and not is_at_head),
             ) as connection:
                 current = await connection.run_sync(
                     detect_revision, database.name, shared=database.shared

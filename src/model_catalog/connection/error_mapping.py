@@ -87,6 +87,9 @@ _NO_SUCH_TABLE: Final = frozenset(("42P01", "42703", "3F000"))
 # A unique constraint or a primary key was violated.
 _DUPLICATE: Final = frozenset(("SQLITE_CONSTRAINT_UNIQUE", "SQLITE_CONSTRAINT_PRIMARYKEY", "23505"))
 
+# `lock_timeout` has passed, or a deadlock was found.
+_LOCK_REFUSED: Final = frozenset(("55P03", "40P01"))
+
 # A foreign key was violated. The last code is that of RESTRICT since PostgreSQL 18. RESTRICT of
 # SQLite has the code of a trigger.
 _FOREIGN_KEY: Final = frozenset(("SQLITE_CONSTRAINT_FOREIGNKEY", "23503", "23001"))
@@ -126,6 +129,11 @@ def to_catalog_error(error: Exception, target: str) -> CatalogError:
 def is_duplicate(error: exc.IntegrityError) -> bool:
     """Return whether a statement was refused because a unique value exists already."""
     return _code_of(error.driver_exception) in _DUPLICATE
+
+
+def is_lock_refused(error: exc.DBAPIError) -> bool:
+    """Return whether PostgreSQL gave no lock: its time was up, or two transactions deadlocked."""
+    return _code_of(error.driver_exception) in _LOCK_REFUSED
 
 
 def is_foreign_key_violation(error: exc.IntegrityError) -> bool:

@@ -152,6 +152,11 @@ def begin_with_timeouts(lock_wait_s: float, statement_s: float) -> str:
     return f"BEGIN ISOLATION LEVEL READ COMMITTED; {_select_timeouts(lock_wait_s, statement_s)}"
 
 
+def lock_timeout(lock_wait_s: float) -> str:
+    """Return the statement that sets PostgreSQL's lock timeout until the transaction ends."""
+    return f"SET LOCAL lock_timeout = {_milliseconds(lock_wait_s)}"
+
+
 def _select_timeouts(lock_wait_s: float, statement_s: float | None) -> str:
     limits = f"set_config('lock_timeout', '{_milliseconds(lock_wait_s)}', true)"
     if statement_s is not None:

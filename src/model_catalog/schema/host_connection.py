@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from model_catalog.concurrency.retry import DEFAULT_OPEN_TIMEOUT_S
+from model_catalog.concurrency.retry import DEFAULT_OPEN_TIMEOUT_S, Backoff
 from model_catalog.connection.database_info import database_name, driver_connection, use_schema
 from model_catalog.connection.error_mapping import map_errors
 from model_catalog.connection.sqlite_pragmas import require_commit, set_foreign_keys
@@ -28,6 +28,7 @@ from model_catalog.schema.migration_lock import (
 from model_catalog.schema.postgres_schema import schema_as_default, take_advisory_lock
 from model_catalog.schema.revision import detect_revision
 from model_catalog.schema.revision_runner import run_revisions
+from model_catalog.schema.table_locks import lock_tables
 
 _ISOLATION_LEVEL: Final = "READ COMMITTED"
 _LOCK_WAIT_MS: Final = int(DEFAULT_OPEN_TIMEOUT_S * 1000)
@@ -49,7 +50,10 @@ def upgrade_connection(
 
     On a SQLite connection that enforces foreign keys, a migration must begin the transaction
     itself, because SQLite can stop the enforcement only between transactions. A database that is at
-    the revision already is not locked or changed. Waits up to a minute for another migration.
+    the revision already is not locked or changed.
+
+    Waits up to a minute for another migration, and for transactions that have read the tables.
+    Meanwhile other transactions can read and write; see docs/embedding.md.
 
     `schema` is the schema of the catalog's tables on PostgreSQL. None is the schema for None in the
     connection's `schema_translate_map`, or else its default schema. The connection's `search_path`
@@ -79,6 +83,7 @@ def _upgrade(connection: sa.Connection, name: str, goal: str) -> None:
             connection.rollback()
     if not needs_migration(current, goal, name, down=False):
         return
+    backoff = Backoff(_LOCK_WAIT_MS / 1000)
     try:
         with (
             _own_transaction(connection, name)
@@ -89,6 +94,7 @@ def _upgrade(connection: sa.Connection, name: str, goal: str) -> None:
             # Another process may have migrated the database before we got the lock.
             current = detect_revision(connection, name, shared=True)
             if needs_migration(current, goal, name, down=False):
+                lock_tables(connection, lambda: backoff.remaining_s)
                 broken_before = broken_references(connection)
                 with keep_host_objects(connection, name, goal):
                     run_revisions(connection, current.revision, goal)

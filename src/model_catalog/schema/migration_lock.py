@@ -29,6 +29,7 @@ from model_catalog.connection.timeouts import (
 from model_catalog.errors import CatalogBusyError, UpgradeFailedError, shown
 from model_catalog.mapping.base import Base
 from model_catalog.schema.postgres_schema import enter_schema, quote_name, take_advisory_lock
+from model_catalog.schema.table_locks import lock_tables
 
 # The length of (table, reason) in broken_references().
 _UNRESOLVED: Final = 2
@@ -43,11 +44,13 @@ async def migration_transaction(
     create: bool = True,
     wait_s: float = DEFAULT_OPEN_TIMEOUT_S,
     run: InterruptibleRun | None = None,
+    locks_tables: bool = True,
 ) -> AsyncIterator[AsyncConnection]:
     """
     Open a transaction with the migration lock: SQLite's write lock or an advisory lock.
 
-    In it, the catalog's schema is the default schema. `create` says whether it may be created.
+    In it, the catalog's schema is the default schema. `create` says whether it may be created. With
+    `locks_tables` the catalog's tables on PostgreSQL are locked too, see `lock_tables`.
 
     It commits when the block ends without an error, and rolls back otherwise. The caller reads the
     revision only inside the block, because another migration may change it before. `run` is told
@@ -65,12 +68,16 @@ async def migration_transaction(
                 with map_errors(name):
                     await connection.begin()
                     await _lock(connection, name)
-                    # ALTER TABLE that waits for a reader blocks all statements queued behind it.
                     # The role may have a statement timeout that is too short for a migration.
                     await set_timeouts(
                         connection, max(backoff.remaining_s, MIN_TIMEOUT_S), math.inf
                     )
                     await connection.run_sync(partial(enter_schema, name=name, create=create))
+                    if locks_tables:
+                        await connection.run_sync(
+                            lock_tables, lambda: backoff.remaining_s, cancelled
+                        )
+                _raise_if_cancelled(cancelled)
                 break
             except CatalogBusyError as error:
                 await connection.rollback()
