@@ -50,11 +50,11 @@ def on_open(listener):
         _listeners.pop()
 
 
-def problem_paths(store, root, outside, *, good=1):
+def problem_paths(store, root, outside, *, good=1, follow_links=False):
     """Scan a store; assert that nothing outside is accessed; return the paths of the problems."""
     tracemalloc.start()
     with recorded_paths() as opened:
-        scanned = SCANNERS[store](root)
+        scanned = SCANNERS[store](root, follow_links=follow_links)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
 

@@ -181,6 +181,12 @@ def _add_scan_command(add_command: _AddCommand, formats: argparse.ArgumentParser
         dest="headers",
         help="do not open model files to read their headers",
     )
+    scan.add_argument(
+        "--no-follow-links",
+        action="store_false",
+        dest="follow_links",
+        help="refuse links out of a store, also those of you and root",
+    )
 
 
 def _add_label_commands(add_command: _AddCommand, formats: argparse.ArgumentParser) -> None:

@@ -28,6 +28,7 @@ _OPEN_FLAGS: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 
 _NON_REGULAR_KINDS: Final = {
     stat.S_IFDIR: "a directory",
+    stat.S_IFLNK: "a link",
     stat.S_IFIFO: "a FIFO",
     stat.S_IFSOCK: "a socket",
     stat.S_IFCHR: "a device",
@@ -66,15 +67,15 @@ class OpenFile:
         return HeaderLimitError(self.path, f"not read (limit): {reason}")
 
 
-def stat_path(path: StrPath) -> os.stat_result:
+def stat_path(path: StrPath, *, follow_links: bool = True) -> os.stat_result:
     """
-    Return the stat() result of a path. Links are followed, and nothing is opened.
+    Return the stat() result of a path, and nothing is opened. Links are followed by default.
 
     Raises OSError as the system reports it. A path that cannot be passed to the system, such as
     one with a NUL character, raises OSError with EINVAL.
     """
     try:
-        return os.stat(path)
+        return os.stat(path, follow_symlinks=follow_links)
     except ValueError as error:
         raise OSError(errno.EINVAL, str(error), os.fspath(path)) from error
 
@@ -113,13 +114,15 @@ def errno_name(error: OSError) -> str:
     return errno.errorcode.get(error.errno or 0, str(error))
 
 
-def require_regular_file(path: StrPath, protected: ProtectedFiles = ()) -> os.stat_result:
+def require_regular_file(
+    path: StrPath, protected: ProtectedFiles = (), *, follow_links: bool = True
+) -> os.stat_result:
     """
-    Return the stat() result of a regular file that may be opened.
+    Return the stat() result of a regular file that may be opened. Links are followed by default.
 
     Raises NotAFileError, ProtectedFileError, and OSError as the system reports it.
     """
-    status = stat_path(path)
+    status = stat_path(path, follow_links=follow_links)
     if file_identity(status) in protected:
         raise ProtectedFileError(os.fspath(path))
     if (kind := non_regular_kind(status)) is not None:
@@ -128,15 +131,17 @@ def require_regular_file(path: StrPath, protected: ProtectedFiles = ()) -> os.st
 
 
 @contextmanager
-def open_regular_file(path: StrPath, protected: ProtectedFiles = ()) -> Iterator[OpenFile]:
+def open_regular_file(
+    path: StrPath, protected: ProtectedFiles = (), *, follow_links: bool = True
+) -> Iterator[OpenFile]:
     """
-    Open a regular file for reading.
+    Open a regular file for reading. Without `follow_links`, the last part may not be a link.
 
     Raises NotAFileError and ProtectedFileError before anything is opened, and OSError as the
     system reports it.
     """
-    require_regular_file(path, protected)
-    descriptor = os.open(path, _OPEN_FLAGS)
+    require_regular_file(path, protected, follow_links=follow_links)
+    descriptor = os.open(path, _OPEN_FLAGS | (0 if follow_links else os.O_NOFOLLOW))
     status = os.fstat(descriptor)
     if file_identity(status) in protected:
         # The path was replaced by the database after the check above. Closing the descriptor

@@ -58,10 +58,13 @@ class GroupingRules:
     A projector (the image encoder of a model) or a draft belongs to the only GGUF model in its
     folder. If there are several GGUF models, it belongs to each of them with `share_projectors`,
     and to those of the same name without it. With None it is a model of its own.
+
+    Without `subfolders`, folders below are listed only if they belong to a model in the first one.
     """
 
     any_format: bool = False
     share_projectors: bool | None = None
+    subfolders: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +103,7 @@ def group_files(walk: StoreWalk, root: str, rules: GroupingRules) -> Iterator[Fi
         if folder.is_model:
             yield from _group_folder(walk, folder.path)
         else:
-            folders += reversed(folder.folders)
+            folders += reversed(folder.folders) if rules.subfolders else []
             yield from _group_single_files(folder, rules)
 
 

@@ -219,12 +219,15 @@ class Scanner(Protocol):
         protected: ProtectedFiles = (),
         stop: Callable[[], bool] | None = None,
         progress: Callable[[int], None] | None = None,
+        follow_links: bool = True,
     ) -> Scan:
         """
         Return all models below `root`, and a problem for each entry that could not be read.
 
-        Nothing is written. Nothing outside of `root` is opened or listed, even if links lead
-        there. Files in `protected` are not opened. `stop` is called before each folder, and
+        Nothing is written. Nothing outside of `root` is opened or listed, except what links of this
+        user or root lead to: files of this user or root, and folders at the places where the
+        program keeps parts of its store. Without `follow_links` no link out of the store is
+        followed. Files in `protected` are not opened. `stop` is called before each folder, and
         `progress` is called with the number of models found so far. Raises StoppedError if `stop`
         returns True, and no other error: a root that does not exist becomes a problem.
         """

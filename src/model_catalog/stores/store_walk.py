@@ -1,13 +1,12 @@
-"""Walk a store safely during a scan: nothing outside of its root is listed or opened."""
+"""Walk a store safely during a scan: only links that `LinkResolver` allows leave its root."""
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from model_catalog.domain import fields, validation
@@ -31,6 +30,7 @@ from model_catalog.files.safe_open import (
     non_regular_kind,
     open_regular_file,
 )
+from model_catalog.stores.link_resolution import LinkResolver, SkippedError
 from model_catalog.stores.passed_over import PassedOverCounter
 from model_catalog.stores.scan_result import (
     FoundModel,
@@ -44,19 +44,12 @@ from model_catalog.stores.scan_result import (
 
 MAX_FILES: Final = 10_000
 """The most files in a model, and the most refs or downloads in a repository."""
-MAX_LINKS: Final = 40
-"""The most links on the way to a file. Linux has the same limit."""
-
 UNPRINTABLE_NAME: Final = "its name is not printable text"
-
-
-class SkippedError(Exception):
-    """The reason why an entry is left out. This package catches it; callers never see it."""
 
 
 @dataclass(frozen=True, slots=True)
 class LinkTarget:
-    """A regular file in the store, by its real path without links."""
+    """A regular file by its real path, which may be outside of the store."""
 
     path: str
     status: os.stat_result
@@ -79,7 +72,10 @@ class StoreWalk:
     """
     The state of one scan of a store, which collects the models and the problems.
 
-    `root` is the real path of the store. `given_root` is the absolute path that the caller named.
+    `root` is the real path of the store, and `links` resolves the links in it.
+
+    A folder outside, to which `resolve_folder` has followed a link, is listed by its real path. The
+    models, problems and leftovers get the path of the link instead.
     """
 
     store: StoreName
@@ -87,11 +83,12 @@ class StoreWalk:
     protected: ProtectedFiles
     stop: Callable[[], bool] | None
     progress: Callable[[int], None] | None
-    given_root: str
+    links: LinkResolver
     _found: dict[tuple[str, str, str], FoundModel] = field(default_factory=dict)
     _problems: list[ScanProblem] = field(default_factory=list)
     _leftovers: dict[str, LeftoverFile] = field(default_factory=dict)
     passed_over: PassedOverCounter = field(default_factory=PassedOverCounter)
+    _paths_of_links: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def start(
@@ -101,15 +98,22 @@ class StoreWalk:
         protected: ProtectedFiles,
         stop: Callable[[], bool] | None,
         progress: Callable[[int], None] | None,
+        *,
+        follow_links: bool = True,
     ) -> StoreWalk:
-        """Start a scan. Links in the path of the root are followed, because the caller named it."""
+        """
+        Start a scan. Links in the path of the root are followed, because the caller named it.
+
+        Without `follow_links`, links to folders and links out of the store are refused.
+        """
         given_root = os.path.abspath(root)
         try:
             real = os.path.realpath(given_root)
         except ValueError:
             # The path contains a NUL character. The first list_entries() reports it as a problem.
             real = given_root
-        return cls(store, real, protected, stop, progress, given_root)
+        links = LinkResolver(real, given_root, follow_links)
+        return cls(store, real, protected, stop, progress, links)
 
     def result(self) -> Scan:
         """Return the sorted models and problems."""
@@ -138,11 +142,23 @@ class StoreWalk:
         """The number of problems so far."""
         return len(self._problems)
 
+    @property
+    def model_count(self) -> int:
+        """The number of models so far."""
+        return len(self._found)
+
     def add_problem(
         self, path: str, reason: str, reference: str | None = None, version: str | None = None
     ) -> None:
         """Record that an entry could not be read. `ScanProblem` explains the arguments."""
-        self._problems.append(ScanProblem(path, reason, reference, version))
+        self._problems.append(ScanProblem(self.shown_path(path), reason, reference, version))
+
+    def shown_path(self, path: str) -> str:
+        """Return the path in the store of a file in a folder to which a link was followed."""
+        for folder, link in reversed(self._paths_of_links.items()):
+            if path == folder or path.startswith(f"{folder}/"):
+                return link + path[len(folder) :]
+        return path
 
     def add_leftover(self, entry: os.DirEntry[str], kind: LeftoverKind) -> None:
         """
@@ -156,8 +172,9 @@ class StoreWalk:
         except OSError:
             return
         if non_regular_kind(status) is None:
-            self._leftovers[entry.path] = LeftoverFile(
-                entry.path, kind, status.st_size, disk_bytes(status), file_identity(status)
+            path = self.shown_path(entry.path)
+            self._leftovers[path] = LeftoverFile(
+                path, kind, status.st_size, disk_bytes(status), file_identity(status)
             )
 
     def add_model(self, model: FoundModel, entry: str) -> None:
@@ -167,6 +184,9 @@ class StoreWalk:
         `entry` is the path from which the model was read.
         """
         key = (model.provider, model.reference, model.version)
+        if self._paths_of_links and self.shown_path(model.local_path) != model.local_path:
+            folder = self.shown_path(model.folder)
+            model = replace(model, local_path=self.shown_path(model.local_path), folder=folder)
         try:
             fields.validate_model(
                 {
@@ -217,9 +237,37 @@ class StoreWalk:
                 self.add_problem(entry.path, reason)
         return folders
 
+    def resolve_folder(self, entry: os.DirEntry[str], *, is_part: bool = False) -> str:
+        """
+        Return the path by which to list a folder, or the folder outside that a link leads to.
+
+        Only call it for an entry whose place says that it belongs to the store. `is_part` says that
+        its name does too, so that a link to another folder of the store may be followed.
+
+        Raises SkippedError with the reason, and OSError as the system reports it.
+        """
+        reason = non_folder_reason(entry)
+        if reason is None:
+            return entry.path
+        if not (is_link(entry) and self.links.follow_outside):
+            raise SkippedError(reason)
+        path, status = self.links.resolve(entry.path)
+        if not stat.S_ISDIR(status.st_mode):
+            kind = non_regular_kind(status) or "a file"
+            raise SkippedError(f"it is a link to {kind} and not to a folder")
+        if not self.links.is_outside(path):
+            if is_part:
+                return path
+            raise SkippedError("it is a link to another folder of the store")
+        self.links.require_trusted(path, status, "a folder")
+        self.links.add_linked_folder(path)
+        self._paths_of_links.pop(path, None)
+        self._paths_of_links[path] = self.shown_path(entry.path)
+        return path
+
     def resolve_entry(self, entry: os.DirEntry[str]) -> LinkTarget:
         """
-        Return the regular file that an entry is, or that its link leads to inside the store.
+        Return the regular file that an entry is, or that its link leads to.
 
         Raises SkippedError with the reason, and OSError as the system reports it.
         """
@@ -233,50 +281,17 @@ class StoreWalk:
             raise SkippedError(f"it is {kind}")
         if self.protected and file_identity(status) in self.protected:
             raise SkippedError("it is the catalog's own database")
+        self.links.require_trusted(path, status, "a file")
         return LinkTarget(path, status)
 
     def follow_links(self, path: str) -> LinkTarget:
         """
-        Return the regular file that a path in the store leads to, by links inside the store only.
+        Return the regular file that a path of the store leads to.
 
-        Each link is resolved here and not by the system. The system would access paths outside of
-        the store, which can be on a disk that does not respond. Raises the errors of
+        Links out of the store are followed as `LinkResolver` allows. Raises the errors of
         `resolve_entry`.
         """
-        parts = path[len(self.root) :].split("/")[::-1]
-        current, link_count = self.root, 0
-        status = None
-        while parts:
-            part = parts.pop()
-            if part in {"", "."}:
-                continue
-            if part == "..":
-                if current == self.root:
-                    raise SkippedError("it leads out of the store")
-                current = os.path.dirname(current)
-                continue
-            step = os.path.join(current, part)
-            status = os.lstat(step)
-            if not stat.S_ISLNK(status.st_mode):
-                current = step
-                continue
-            link_count += 1
-            if link_count > MAX_LINKS:
-                raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
-            target = os.readlink(step)
-            if target.startswith("/"):
-                target, current = self._path_below_root(target), self.root
-            parts += target.split("/")[::-1]
-        if status is None:
-            raise SkippedError("it leads to the store itself")
-        # The last part may have been "..": then `status` belongs to another path.
-        return self.require_regular_file(current, os.lstat(current))
-
-    def _path_below_root(self, path: str) -> str:
-        for root in (self.root, self.given_root):
-            if path.startswith(root.rstrip("/") + "/"):
-                return path[len(root) :]
-        raise SkippedError("it leads out of the store")
+        return self.require_regular_file(*self.links.resolve(path))
 
     @contextmanager
     def open_file(self, target: LinkTarget, limit_bytes: int) -> Iterator[OpenFile]:
@@ -288,7 +303,7 @@ class StoreWalk:
         """
         if target.status.st_size > limit_bytes:
             raise SkippedError(f"it is larger than {limit_bytes:,} bytes")
-        with open_regular_file(target.path, self.protected) as file:
+        with open_regular_file(target.path, self.protected, follow_links=False) as file:
             if file_identity(file.status) != file_identity(target.status):
                 raise SkippedError("it was replaced during the scan")
             yield file

@@ -71,6 +71,7 @@ async def scan(options: Namespace) -> int:
                     catalog,
                     store,
                     root,
+                    follow_links=options.follow_links,
                     on_progress=lambda count, store=store: bar.show_text(  # type: ignore[misc]
                         f"{store}: {pluralize(count, 'model')}"
                     ),

@@ -23,6 +23,7 @@ def scan(
     protected: ProtectedFiles = (),
     stop: Callable[[], bool] | None = None,
     progress: Callable[[int], None] | None = None,
+    follow_links: bool = True,
 ) -> Scan:
     """
     Scan a folder and everything below it, as `Scanner` describes and `group_files` divides it.
@@ -30,7 +31,7 @@ def scan(
     The reference of a model is its path below the root. If the root itself is the model, the
     reference is the name of the root. The version is empty.
     """
-    walk = StoreWalk.start("directory", root, protected, stop, progress)
+    walk = StoreWalk.start("directory", root, protected, stop, progress, follow_links=follow_links)
     for group in group_files(walk, walk.root, _RULES):
         below = os.path.relpath(group.local_path, walk.root)
         walk.add_model(

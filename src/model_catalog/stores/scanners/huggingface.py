@@ -20,8 +20,9 @@ from model_catalog.errors import InvalidModelError
 from model_catalog.files.completeness.evidence import StoreEvidence
 from model_catalog.files.completeness.judge import format_of_files
 from model_catalog.files.file_names import file_role, is_plain_file_name
-from model_catalog.files.formats.json_stream import JsonStream
 from model_catalog.files.safe_open import ProtectedFiles, StrPath
+from model_catalog.stores.hub_tree import TreeFile, read_tree
+from model_catalog.stores.link_resolution import SkippedError
 from model_catalog.stores.quantizations import Part, file_set, split_files
 from model_catalog.stores.scan_result import Claims, FoundModel, Scan, StoreFile, newest_mtime
 from model_catalog.stores.store_walk import (
@@ -29,26 +30,22 @@ from model_catalog.stores.store_walk import (
     READ_ERRORS,
     UNPRINTABLE_NAME,
     LinkTarget,
-    SkippedError,
     StoreWalk,
     error_reason,
     is_folder,
     is_link,
     is_valid_name,
-    non_folder_reason,
 )
 
 PROVIDER: Final = "hf"
 PREFIX: Final = "models--"
-MAX_TREE_BYTES: Final = 64 * 1024 * 1024
-MAX_TREE_FILES: Final = 100_000
 
 _MAX_REF_BYTES: Final = 512
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
+_BLOB: Final = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _INCOMPLETE_BLOB: Final = re.compile(r"([0-9a-f]{40}|[0-9a-f]{64})(\.[0-9a-f]{8})?\.incomplete")
 _UNFINISHED_REF: Final = ".tmp"
 _FOLDERS: Final = ("blobs", "refs", "snapshots", "trees")
-_TREE_VERSION: Final = 1
 
 
 def scan(
@@ -57,6 +54,7 @@ def scan(
     protected: ProtectedFiles = (),
     stop: Callable[[], bool] | None = None,
     progress: Callable[[int], None] | None = None,
+    follow_links: bool = True,
 ) -> Scan:
     """
     Scan a cache, as `Scanner` describes. Each commit is a version, and its refs are aliases.
@@ -64,7 +62,9 @@ def scan(
     A revision with missing files is also found, with the reasons: users often download only some
     of the files.
     """
-    walk = StoreWalk.start("huggingface", root, protected, stop, progress)
+    walk = StoreWalk.start(
+        "huggingface", root, protected, stop, progress, follow_links=follow_links
+    )
     for entry in walk.list_entries(walk.root):
         if entry.name.startswith(PREFIX):
             scan_repository(walk, entry, PROVIDER)
@@ -78,41 +78,18 @@ def scan_repository(walk: StoreWalk, entry: os.DirEntry[str], provider: str) -> 
     Each `--` in the folder name stands for `/`, as huggingface_hub and llama.cpp read it. Both
     forbid `--` in repository ids, so two folders never have the same id.
     """
-    if (reason := non_folder_reason(entry)) is not None:
-        walk.add_problem(entry.path, reason)
+    try:
+        path = walk.resolve_folder(entry)
+        if path != entry.path and not any(os.path.lexists(f"{path}/{name}") for name in _FOLDERS):
+            raise SkippedError("it is a link to a folder that is not a repository")
+    except READ_ERRORS as error:
+        walk.add_problem(entry.path, error_reason(error))
         return
     reference = entry.name.removeprefix(PREFIX).replace("--", "/")
     if not is_valid_name(reference) or "" in reference.split("/"):
         walk.add_problem(entry.path, "its name is not a valid repository name")
         return
-    _RepositoryScan(walk, entry.path, provider, reference).scan()
-
-
-@dataclass(frozen=True, slots=True)
-class _TreeFile:
-    """A file that a tree lists. `blob` is the name of its blob. None means that it is unknown."""
-
-    size_bytes: int | None = None
-    digest: str | None = None
-    blob: str | None = None
-
-    @classmethod
-    def parse(cls, value: object) -> _TreeFile:
-        """Parse the entry of a file in a tree. Raises SkippedError if it is not an object."""
-        if not isinstance(value, dict):
-            raise SkippedError("the entry of a file is not an object")
-        size, sha256, blob = value.get("size"), value.get("lfs_sha256"), value.get("blob_id")
-        is_lfs = isinstance(sha256, str) and _SHA256.fullmatch(sha256) is not None
-        if is_lfs:
-            size, blob = value.get("lfs_size", size), sha256
-        return cls(
-            size if type(size) is int and size >= 0 else None,
-            f"sha256:{sha256}" if is_lfs else None,
-            blob if isinstance(blob, str) else None,
-        )
-
-
-_UNKNOWN: Final = _TreeFile()
+    _RepositoryScan(walk, path, provider, reference).scan()
 
 
 @dataclass(slots=True)
@@ -149,11 +126,13 @@ class _RepositoryScan:
         # stat() is called once for each blob, even if many revisions contain it.
         self._targets: dict[str, LinkTarget] = {}
         self._unfinished: set[str] = set()
+        self._folders: dict[str, str] = {}
+        self._has_unread_blobs = False
 
     def scan(self) -> None:
         """Scan every revision and add it to the walk."""
         problems_before = self._walk.problem_count
-        folders = self._find_folders()
+        self._folders = folders = self._find_folders()
         if "blobs" in folders:
             self._blobs = {entry.name: entry for entry in self._walk.list_entries(folders["blobs"])}
             # A program that is killed leaves its partial file, and the next one does not remove it.
@@ -174,9 +153,11 @@ class _RepositoryScan:
             has_revision = True
             aliases = tuple(sorted(refs.pop(entry.name, {})))
             self._scan_revision(entry, aliases, trees.get(f"{entry.name}.json"))
+        # A link to `blobs` may lead to a folder with other files.
+        is_own = not self._walk.links.is_outside(folders.get("blobs", self._walk.root))
         for name, entry in self._blobs.items():
-            if name not in self._targets:
-                is_partial = name.endswith(".incomplete")
+            is_partial = name.endswith(".incomplete")
+            if name not in self._targets and (is_own or is_partial or _BLOB.fullmatch(name)):
                 self._walk.add_leftover(entry, "partial" if is_partial else "orphan")
         for commit, names in refs.items():
             for path in names.values():
@@ -186,15 +167,16 @@ class _RepositoryScan:
             self._walk.add_problem(self._path, f"it contains no revision{more}")
 
     def _find_folders(self) -> dict[str, str]:
-        """Return the paths of the known folders of the repository, by name."""
+        """Return the paths of the known folders of the repository by name. Links are followed."""
         folders = {}
         for entry in self._walk.list_entries(self._path):
             if entry.name not in _FOLDERS:
                 continue
-            if (reason := non_folder_reason(entry)) is None:
-                folders[entry.name] = entry.path
-            else:
-                self._walk.add_problem(entry.path, reason)
+            try:
+                folders[entry.name] = self._walk.resolve_folder(entry, is_part=True)
+            except READ_ERRORS as error:
+                self._walk.add_problem(entry.path, error_reason(error))
+                self._has_unread_blobs |= entry.name == "blobs"
         return folders
 
     def _read_refs(self, root: str) -> dict[str, dict[str, str]]:
@@ -236,7 +218,7 @@ class _RepositoryScan:
     def _scan_revision(
         self, snapshot: os.DirEntry[str], aliases: tuple[str, ...], tree: os.DirEntry[str] | None
     ) -> None:
-        expected = {} if tree is None else self._read_tree(tree)
+        expected = {} if tree is None else read_tree(self._walk, tree)
         revision = self._find_files(snapshot.path, expected)
         if revision is None:
             return
@@ -264,7 +246,7 @@ class _RepositoryScan:
         snapshot: os.DirEntry[str],
         aliases: tuple[str, ...],
         gone: Collection[str],
-        expected: Mapping[str, _TreeFile],
+        expected: Mapping[str, TreeFile],
     ) -> FoundModel:
         """Return the model of a whole snapshot, or of one quantization in it."""
         path, version, folder = snapshot.path, snapshot.name, snapshot.path
@@ -295,7 +277,7 @@ class _RepositoryScan:
             evidence=evidence.below(part.folder),
         )
 
-    def _find_files(self, root: str, expected: Mapping[str, _TreeFile]) -> _RevisionFiles | None:
+    def _find_files(self, root: str, expected: Mapping[str, TreeFile]) -> _RevisionFiles | None:
         """Return the files of a snapshot, or None if there are too many."""
         revision = _RevisionFiles()
         folders = [root]
@@ -322,6 +304,8 @@ class _RepositoryScan:
                 try:
                     revision.files.append(self._read_file(entry, path, expected.get(path)))
                 except FileNotFoundError:
+                    # A link to `blobs` on a disk that is not mounted: the file may still exist.
+                    revision.unread_count += self._has_unread_blobs
                     revision.gone.append(path)
                     self._walk.add_problem(entry.path, "it links to a file that does not exist")
                 except READ_ERRORS as error:
@@ -331,7 +315,7 @@ class _RepositoryScan:
         return revision
 
     def _read_file(
-        self, entry: os.DirEntry[str], path: str, expected: _TreeFile | None
+        self, entry: os.DirEntry[str], path: str, expected: TreeFile | None
     ) -> StoreFile:
         digest = None if expected is None else expected.digest
         role = file_role(path)
@@ -341,11 +325,12 @@ class _RepositoryScan:
         # target without a system call for each of them.
         link_folder, _, name = os.readlink(entry.path).rpartition("/")
         is_usual = link_folder == "../" * (path.count("/") + 2) + "blobs"
+        is_usual = is_usual and self._folders["snapshots"] == f"{self._path}/snapshots"
         blob = self._blobs.get(name) if is_usual else None
         if blob is None:
             target = self._walk.follow_links(entry.path)
             folder, _, name = target.path.rpartition("/")
-            if folder != f"{self._path}/blobs":
+            if folder != self._folders.get("blobs"):
                 name = ""
         elif (cached := self._targets.get(name)) is not None:
             target = cached
@@ -356,29 +341,8 @@ class _RepositoryScan:
         digest = f"sha256:{name}" if _SHA256.fullmatch(name) else digest
         return target.to_store_file(path, role, digest)
 
-    def _read_tree(self, tree: os.DirEntry[str]) -> dict[str, _TreeFile]:
-        """Return the files of a revision by path. Empty if its tree cannot be read."""
-        files: dict[str, _TreeFile] = {}
-        version = None
-        try:
-            with self._walk.open_file(self._walk.resolve_entry(tree), MAX_TREE_BYTES) as file:
-                stream = JsonStream(file, 0, file.size_bytes)
-                for member in stream.members(MAX_FILES):
-                    if member == "files":
-                        for path in stream.members(MAX_TREE_FILES):
-                            files[path] = _TreeFile.parse(stream.value())
-                    elif member == "format_version":
-                        version = stream.value()
-                    else:
-                        stream.value()
-                stream.require_end()
-        except READ_ERRORS as error:
-            self._walk.add_problem(tree.path, error_reason(error))
-            return {}
-        return files if version == _TREE_VERSION else {}
-
     def _unfinished_files(
-        self, expected: Mapping[str, _TreeFile], *, is_whole: bool
+        self, expected: Mapping[str, TreeFile], *, is_whole: bool
     ) -> Collection[str]:
         """
         Return the files of a revision whose download has begun and not ended.

@@ -17,11 +17,11 @@ from model_catalog.files.file_names import Role, file_role, is_partial_download
 from model_catalog.files.formats.json_stream import JsonStream
 from model_catalog.files.safe_open import ProtectedFiles, StrPath
 from model_catalog.stores.file_grouping import FileGroup, group_entries
+from model_catalog.stores.link_resolution import SkippedError
 from model_catalog.stores.scan_result import Claims, FoundModel, Scan, StoreFile, newest_mtime
 from model_catalog.stores.scanners.huggingface import PREFIX, scan_repository
 from model_catalog.stores.store_walk import (
     READ_ERRORS,
-    SkippedError,
     StoreWalk,
     error_reason,
     is_valid_name,
@@ -41,6 +41,7 @@ def scan(
     protected: ProtectedFiles = (),
     stop: Callable[[], bool] | None = None,
     progress: Callable[[int], None] | None = None,
+    follow_links: bool = True,
 ) -> Scan:
     """
     Scan the cache, as `Scanner` describes.
@@ -50,7 +51,7 @@ def scan(
     the file name, because the name alone does not tell where the repository ends. In the new
     layout, reference and version are the repository and the commit.
     """
-    walk = StoreWalk.start("llamacpp", root, protected, stop, progress)
+    walk = StoreWalk.start("llamacpp", root, protected, stop, progress, follow_links=follow_links)
     files = []
     for entry in walk.list_entries(walk.root):
         if entry.name.startswith(PREFIX):

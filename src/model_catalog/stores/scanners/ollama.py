@@ -20,15 +20,14 @@ from model_catalog.files.file_names import Role, file_role
 from model_catalog.files.formats import header
 from model_catalog.files.formats.json_stream import JsonStream
 from model_catalog.files.safe_open import ProtectedFiles, StrPath
+from model_catalog.stores.link_resolution import SkippedError
 from model_catalog.stores.scan_result import Claims, FoundModel, Scan, StoreFile, mtime_to_datetime
 from model_catalog.stores.store_walk import (
     READ_ERRORS,
     LinkTarget,
-    SkippedError,
     StoreWalk,
     error_reason,
     is_valid_name,
-    non_folder_reason,
 )
 
 PROVIDER: Final = "ollama"
@@ -62,6 +61,7 @@ def scan(
     protected: ProtectedFiles = (),
     stop: Callable[[], bool] | None = None,
     progress: Callable[[int], None] | None = None,
+    follow_links: bool = True,
 ) -> Scan:
     """
     Scan a store, as `Scanner` describes. The version is the tag.
@@ -70,16 +70,17 @@ def scan(
     library of Ollama's own registry has a short reference: its name only. The path of a model is
     the path of its weights, or of the first weights file.
     """
-    walk = StoreWalk.start("ollama", root, protected, stop, progress)
-    folders = {}
+    walk = StoreWalk.start("ollama", root, protected, stop, progress, follow_links=follow_links)
+    folders: dict[str, str | None] = {}
     for entry in walk.list_entries(walk.root, ""):
         if entry.name in {"manifests", "blobs"}:
-            if (reason := non_folder_reason(entry)) is None:
-                folders[entry.name] = entry.path
-            else:
-                walk.add_problem(entry.path, reason, "")
-    if "manifests" in folders:
-        _StoreScan(walk, folders).scan()
+            try:
+                folders[entry.name] = walk.resolve_folder(entry, is_part=True)
+            except READ_ERRORS as error:
+                folders[entry.name] = None
+                walk.add_problem(entry.path, error_reason(error), "")
+    if (manifests := folders.get("manifests")) is not None:
+        _StoreScan(walk, manifests, folders.get("blobs", f"{walk.root}/blobs")).scan()
     return walk.result()
 
 
@@ -147,14 +148,14 @@ class _ModelDetails:
 class _StoreScan:
     """The scan of one store. It lists the blobs once and caches their targets."""
 
-    def __init__(self, walk: StoreWalk, folders: Mapping[str, str]) -> None:
+    def __init__(self, walk: StoreWalk, manifests: str, blobs: str | None) -> None:
         self._walk = walk
-        self._manifests_folder = folders["manifests"]
-        self._blobs_folder = folders.get("blobs", f"{walk.root}/blobs")
+        self._manifests_folder = manifests
+        self._blobs_folder = blobs or ""
         # If the blobs cannot be listed, it is unknown which models exist.
         problems_before = walk.problem_count
-        entries = walk.list_entries(self._blobs_folder, "") if "blobs" in folders else []
-        self._are_blobs_listed = walk.problem_count == problems_before
+        entries = walk.list_entries(blobs, "") if blobs and os.path.lexists(blobs) else []
+        self._are_blobs_listed = blobs is not None and walk.problem_count == problems_before
         # If a blob exists in both spellings, the first in sort order is the current one.
         self._blobs = {entry.name.replace(":", "-", 1): entry for entry in reversed(entries)}
         self._unfinished = {
@@ -176,8 +177,10 @@ class _StoreScan:
                     for tag in self._valid_entries(tags, _NAME_PART):
                         name = _ManifestName.from_path_parts(*parts, tag.name)
                         self._scan_manifest(tag, name)
+        # A link to `blobs` may lead to a folder with other files.
+        is_own = not walk.links.is_outside(self._blobs_folder)
         for blob_name, blob in self._blobs.items():
-            if blob_name not in self._targets:
+            if blob_name not in self._targets and (is_own or blob_name.startswith("sha256-")):
                 walk.add_leftover(blob, "partial" if "-partial" in blob_name else "orphan")
 
     def _valid_entries(

@@ -63,6 +63,7 @@ async def scan_store(
     store: StoreName,
     root: StrPath,
     *,
+    follow_links: bool = True,
     on_progress: Callable[[int], object] | None = None,
 ) -> Scan:
     """
@@ -71,12 +72,20 @@ async def scan_store(
     Never opens the catalog's own database, even if it is in the store. Calls `on_progress` in the
     event loop with the number of models found so far. Raises no OSError: a root that does not exist
     is a problem in the result.
+
+    Links out of the store are followed if this user or root owns them and the file that they lead
+    to. Links to folders are followed only where the program keeps a part of its store. Without
+    `follow_links`, both are refused and reported as problems.
     """
     database_files = await find_database_files(catalog)
     progress = None if on_progress is None else _CountReporter(on_progress)
     return await run_in_thread(
         lambda stop: SCANNERS[store](
-            root, protected=file_identities(database_files), stop=stop, progress=progress
+            root,
+            protected=file_identities(database_files),
+            stop=stop,
+            progress=progress,
+            follow_links=follow_links,
         )
     )
 
