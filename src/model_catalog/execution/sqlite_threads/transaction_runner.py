@@ -7,7 +7,7 @@ import sqlite3
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from typing import Any, Final, TypeAlias
 
 from sqlalchemy import Connection, Engine, RootTransaction
@@ -189,6 +189,10 @@ class TransactionRunner:
                 if not error.is_interrupted:
                     pauses_s = pauses_s or backoff_pauses_s(_LONGEST_PAUSE_S)
                     remaining = deque(self._wait_for_lock(remaining, error.reason, next(pauses_s)))
+            except Exception as error:  # noqa: BLE001 - the requests that have no outcome raise it
+                for request in remaining:
+                    request.error = error
+                return
 
     def _run_reads(self, remaining: deque[Request[Any]]) -> None:
         connection = self._connected()
@@ -196,16 +200,20 @@ class TransactionRunner:
             # One statement is a snapshot by itself. It is run on the driver, so SQLAlchemy begins
             # no transaction that would have to be ended.
             self._check_file_unchanged()
-            snapshot: AbstractContextManager[object] = contextlib.nullcontext()
+            snapshot = None
         else:
             snapshot = connection.begin()
-        with snapshot:
+        try:
             while remaining:
                 request = remaining[0]
                 if request.try_start():
                     self._run_read(request, connection)
                     request.is_completed = True
                 remaining.popleft()
+        finally:
+            if snapshot is not None:
+                # SQLite refuses to commit after it has met a damaged page.
+                self._roll_back(snapshot)
 
     def _run_read(self, request: Request[Any], connection: Connection) -> None:
         operation = request.operation
