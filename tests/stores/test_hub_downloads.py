@@ -10,6 +10,7 @@ import pytest
 from loopback_hub import LoopbackHub
 
 from model_catalog.stores.scanners.huggingface import scan
+from model_catalog.upkeep import Verdict, adopt, scan_store, verify_models
 
 np = pytest.importorskip("numpy")
 save = pytest.importorskip("safetensors.numpy").save
@@ -173,3 +174,23 @@ def test_a_killed_download_of_a_file_that_loading_does_not_need_changes_nothing(
         hub.snapshot_download(
             "o/m", cache_dir=tmp_path / "hub", revision=COMMIT, local_files_only=True
         )
+
+
+@pytest.mark.slow
+async def test_a_verification_finds_a_damaged_file_that_is_not_in_lfs(catalog, served, tmp_path):
+    """
+    The library names the blob of such a file by its Git blob id.
+    """
+    download(served, tmp_path)
+    await adopt(catalog, await scan_store(catalog, "huggingface", tmp_path / "hub"))
+    (whole,) = [each async for each in verify_models(catalog)]
+    blob = (tmp_path / f"hub/models--o--m/blobs/{served.etag('README.md')}").resolve()
+    blob.write_bytes(FILES["README.md"].upper())
+    # No digest is recorded then.
+    await catalog.remove_model(whole.model)
+    await adopt(catalog, await scan_store(catalog, "huggingface", tmp_path / "hub"))
+
+    (damaged,) = [each async for each in verify_models(catalog)]
+
+    assert (whole.verdict, damaged.verdict) == (Verdict.OK, Verdict.MISMATCH)
+    assert damaged.detail == "'README.md' does not match the name of its blob"

@@ -1,4 +1,4 @@
-"""SHA-256 digests of a file, and the combined digest of a model that has several files."""
+"""Digests of a file, and the combined digest of a model that has several files."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import re
 import time
 import unicodedata
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -25,6 +25,7 @@ from model_catalog.files.safe_open import (
 _CHUNK_BYTES: Final = 1024 * 1024
 _PREFIX: Final = "sha256:"
 _HEX_DIGEST: Final = re.compile(r"[0-9a-f]{64}")
+_GIT_BLOB_ID: Final = re.compile(r"[0-9a-f]{40}")
 
 
 @dataclass(frozen=True)
@@ -32,12 +33,14 @@ class HashedFile:
     """
     The digest of a file, its fingerprint while it was read, and the time when the read began.
 
-    `started_at_ns` is in nanoseconds since 1970. `is_settled` needs it.
+    `started_at_ns` is in nanoseconds since 1970. `is_settled` needs it. `has_blob_id` tells whether
+    the bytes have the id of a Git blob that the caller expects; None if it expects none.
     """
 
     digest: str
     fingerprint: Fingerprint
     started_at_ns: int
+    has_blob_id: bool | None = None
 
 
 def file_digest(
@@ -65,24 +68,56 @@ def hash_file(
     stop: Callable[[], bool] | None = None,
     *,
     protected: ProtectedFiles = (),
+    blob_id: str | None = None,
 ) -> HashedFile:
     """
     Return the digest of a file with the fingerprint that identifies this state of the file.
 
-    Arguments and errors are those of `file_digest`.
+    With `blob_id` the same pass computes the id of the bytes as a Git blob (`blob_id_of_link`), and
+    `has_blob_id` of the result is the comparison. The other arguments and errors are those of
+    `file_digest`.
     """
     # is_settled() needs the time before the read. With the time after a long read, a change
     # during the read would look old enough to have been noticed.
     started_at_ns = time.time_ns()
     with open_regular_file(path, protected) as file:
-        digest = _hash_open_file(file, progress, stop)
-    return HashedFile(_PREFIX + digest, Fingerprint.from_stat(file.status), started_at_ns)
+        hashes = [hashlib.sha256()]
+        if blob_id is not None:
+            # A checksum of the store, as git computes it. It protects nothing.
+            hashes.append(hashlib.sha1(b"blob %d\0" % file.size_bytes, usedforsecurity=False))
+        _hash_open_file(file, hashes, progress, stop)
+    return HashedFile(
+        _PREFIX + hashes[0].hexdigest(),
+        Fingerprint.from_stat(file.status),
+        started_at_ns,
+        None if blob_id is None else hashes[1].hexdigest() == blob_id,
+    )
+
+
+def blob_id_of_link(path: StrPath) -> str | None:
+    """
+    Return the id of the Git blob that a link names; None for any other link and for a file.
+
+    In a cache of huggingface_hub the links of a snapshot lead into the folder `blobs`. A blob that
+    is not in Git LFS is named by its id: the SHA-1 of `blob SIZE`, a zero byte and its bytes, as 40
+    hexadecimal digits. No other file is accessed.
+    """
+    try:
+        target = os.readlink(path)
+    except OSError:
+        return None
+    folder, _, name = target.rpartition("/")
+    is_blob = folder.rpartition("/")[2] == "blobs" and _GIT_BLOB_ID.fullmatch(name) is not None
+    return name if is_blob else None
 
 
 def _hash_open_file(
-    file: OpenFile, progress: Callable[[int], object] | None, stop: Callable[[], bool] | None
-) -> str:
-    sha256 = hashlib.sha256()
+    file: OpenFile,
+    hashes: Sequence[hashlib._Hash],
+    progress: Callable[[int], object] | None,
+    stop: Callable[[], bool] | None,
+) -> None:
+    """Feed the bytes of a file to several hash functions in one pass."""
     buffer = memoryview(bytearray(_CHUNK_BYTES))
     done_bytes = 0
     while True:
@@ -91,7 +126,8 @@ def _hash_open_file(
         count = file.raw.readinto(buffer)
         if not count:
             break
-        sha256.update(buffer[:count])
+        for each in hashes:
+            each.update(buffer[:count])
         done_bytes += count
         # If another process appends faster than this loop reads, the end is never reached.
         if done_bytes > file.size_bytes:
@@ -101,7 +137,6 @@ def _hash_open_file(
     if done_bytes != file.size_bytes:
         raise FileChangedError(file.path, "the file shrank")
     _require_unchanged(file)
-    return sha256.hexdigest()
 
 
 def _require_unchanged(file: OpenFile) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, NamedTuple, Unpack
 
-from sqlalchemy import Case, ColumnElement, Connection, case, func, literal, select
+from sqlalchemy import Case, ColumnElement, Connection, case, func, literal, select, true
 
 from model_catalog.domain.fields import KEY_FIELDS
 from model_catalog.domain.file_record import FileRecord, FileState
@@ -137,8 +137,9 @@ async def save_file_digest(catalog: ModelCatalog, model: Model, file: FileRecord
     """
     Record the digest that was computed from a file of a model.
 
-    The first digest of a file becomes the expected one. A later one that differs is recorded as the
-    found digest. Does nothing if the model was removed or has another path.
+    The first digest of a file becomes the expected one, unless it is recorded as the found one. A
+    later one that differs is recorded as the found digest. Does nothing if the model was removed or
+    has another path.
     """
     await executor_of(catalog).run(write(update_file_digest, _FileReading(model, file)))
 
@@ -155,11 +156,16 @@ def update_file_digest(connection: Connection, value: _FileReading) -> None:
     found = literal(file.found_digest or file.digest, FILES.c.digest.type)
     # Compared in SQL with the digest recorded by now: another process may have read the file first.
     is_different = FILES.c.digest != found
+    first: ColumnElement[str | None] = found
+    if file.is_damaged and file.digest is None:
+        # The name of its blob says that these bytes are not the expected ones.
+        is_different = func.coalesce(is_different, true())
+        first = literal(None, FILES.c.digest.type)
     connection.execute(
         FILES.update()
         .where(FILES.c.model_id == model_id.scalar_subquery(), FILES.c.path == file.path)
         .values(
-            digest=func.coalesce(FILES.c.digest, found),
+            digest=func.coalesce(FILES.c.digest, first),
             found_digest=case((is_different, found), else_=None),
             fingerprint=case((is_different, FILES.c.fingerprint), else_=file.fingerprint),
             hashed_at=file.hashed_at,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Final
@@ -50,12 +51,14 @@ def compare_digest(file: FileRecord, hashed: HashedFile) -> FileRecord:
     """
     Return a file record with the digest that was read.
 
-    A first digest becomes the expected one. A different digest is recorded as the found one.
+    A first digest becomes the expected one, unless the bytes do not have the Git blob id that the
+    store names. A different digest is recorded as the found one.
     """
-    differs = file.digest not in (None, hashed.digest)
+    is_first = file.digest is None
+    differs = hashed.has_blob_id is False if is_first else file.digest != hashed.digest
     return replace(
         file,
-        digest=file.digest or hashed.digest,
+        digest=hashed.digest if is_first and not differs else file.digest,
         found_digest=hashed.digest if differs else None,
         # With the fingerprint of the other content, the file would pass for the recorded one.
         fingerprint=file.fingerprint if differs else str(hashed.fingerprint),
@@ -79,8 +82,17 @@ def first_file_records(inspected: InspectedFiles, digest: str | None) -> list[Fi
     return inspected.files
 
 
-def describe_mismatch(paths: list[str]) -> str:
-    """Return a message about files that differ from their recorded digests. Names the first."""
-    if len(paths) == 1:
-        return f"{paths[0]!r} does not match its recorded digest"
-    return f"{paths[0]!r} and {len(paths) - 1} more do not match their recorded digests"
+def describe_mismatch(files: Sequence[FileRecord]) -> str:
+    """
+    Return a message about files that are not as recorded. Names the first.
+
+    A damaged file without an expected digest does not match the name of its blob.
+    """
+    path = files[0].path
+    if all(file.digest is None for file in files):
+        if len(files) == 1:
+            return f"{path!r} does not match the name of its blob"
+        return f"{path!r} and {len(files) - 1} more do not match the names of their blobs"
+    if len(files) == 1:
+        return f"{path!r} does not match its recorded digest"
+    return f"{path!r} and {len(files) - 1} more do not match their recorded digests"

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from model_catalog.errors import CatalogError, FileChangedError
-from model_catalog.files.digest import HashedFile, hash_file
+from model_catalog.files.digest import HashedFile, blob_id_of_link, hash_file
 from model_catalog.files.fingerprint import Fingerprint
 from model_catalog.files.safe_open import file_identity
 from model_catalog.upkeep.verification.read_budget import ReadBudget
@@ -32,6 +32,7 @@ class FileHasher:
         """
         Hash a file with the given status; None if the budget does not allow it.
 
+        If the file is a link to a blob that is named by its Git blob id, that is compared too.
         Raises FileChangedError if the file was replaced since, and what `hash_file` raises.
         """
         file_id, expected = file_identity(found), Fingerprint.from_stat(found)
@@ -60,7 +61,9 @@ class FileHasher:
                 if report is not None:
                     report(read_bytes)
 
-            return hash_file(path, count, stop, protected=file_identities(self._database_files))
+            protected = file_identities(self._database_files)
+            blob_id = blob_id_of_link(path)
+            return hash_file(path, count, stop, protected=protected, blob_id=blob_id)
 
         hashed = await run_in_thread(work)
         if hashed.fingerprint != expected:

@@ -206,7 +206,7 @@ class ModelVerifier:
     ) -> VerifiedModel | None:
         """Compare the digest of all files with the model's, and record the outcome."""
         actual, expected = actual_digest(files), expected_digest(files)
-        damaged = [file.path for file in files if file.is_damaged]
+        damaged = [file for file in files if file.is_damaged]
         if model.digest is not None and actual == model.digest:
             # The recorded digests of the files were read when the content was not the expected one.
             files = [
@@ -215,7 +215,7 @@ class ModelVerifier:
             ]
             damaged = []
         elif model.digest is not None and actual is not None and not damaged:
-            damaged = [file.path for file in files]
+            damaged = files
         completeness = _completeness(model, inspected)
         texts = completeness_values(completeness)
         reason = texts["incomplete_reason"]
