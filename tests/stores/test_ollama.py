@@ -7,8 +7,9 @@ from datetime import UTC, datetime
 import pytest
 from layouts import DETAILS, Ollama, listing, sha256, write
 
+from model_catalog.stores.manifests import parse_parameter_count
 from model_catalog.stores.scan_result import Claims
-from model_catalog.stores.scanners.ollama import parse_parameter_count, scan
+from model_catalog.stores.scanners.ollama import scan
 
 GGUF = b"GGUF" + bytes(100)
 
@@ -109,7 +110,9 @@ def test_the_claims_come_from_the_config(store):
         ("999999T", None),
         ("0B", None),
         ("8", None),
-        ("8 B", None),
+        ("8 B", 8_000_000_000),
+        ("1.5b", 1_500_000_000),
+        ("8\u212a", None),
         ("-8B", None),
         ("\u0668B", None),
         ("9" * 5000 + "B", None),

@@ -7,17 +7,20 @@ import sys
 
 import pytest
 from layouts import C1, HuggingFace, Ollama, fill, write
+from new_layouts import Docker
 
 from model_catalog.domain import fields, key_validation
 from model_catalog.stores.scan_result import Claims
 from model_catalog.stores.store_kinds import PROVIDERS, SCANNERS, detect_store
-from model_catalog.stores.store_roots import StoreRoot, default_roots
+from model_catalog.stores.store_roots import DOCKER_VOLUME, StoreRoot, default_roots
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="the default folders are those of Linux")
 
 
 def roots(store, environment, home_folder):
-    found = default_roots(environment, home_folder, ollama_service="/nowhere")
+    found = default_roots(
+        environment, home_folder, ollama_service="/nowhere", docker_volume="/nowhere"
+    )
     return [root.path for root in found if root.store == store and root.path != "/nowhere"]
 
 
@@ -35,6 +38,8 @@ def test_without_variables_the_folders_are_below_the_home_folder(tmp_path):
         StoreRoot("lmstudio", f"{home_folder}/.lmstudio/models", "default"),
         StoreRoot("lmstudio", f"{home_folder}/.cache/lm-studio/models", "default"),
         StoreRoot("llamacpp", f"{home_folder}/.cache/llama.cpp", "default"),
+        StoreRoot("docker", f"{home_folder}/.docker/models", "default"),
+        StoreRoot("docker", DOCKER_VOLUME, "default"),
     )
     assert list(tmp_path.iterdir()) == []
 
@@ -99,11 +104,34 @@ def test_a_relative_path_is_relative_to_the_working_directory(tmp_path, monkeypa
     assert roots("ollama", {"OLLAMA_MODELS": "m"}, "/home/u") == [str(tmp_path / "m")]
 
 
-@pytest.mark.parametrize("value", ['"/m"', "'/m'", " /m ", ' "/m" '])
-def test_ollama_removes_white_space_and_quotes(value):
-    """As `docker run --env-file` passes a quoted value on."""
-    assert roots("ollama", {"OLLAMA_MODELS": value}, "/home/u") == ["/m"]
-    assert roots("ollama", {"OLLAMA_MODELS": '""'}, "/home/u") == ["/home/u/.ollama/models"]
+@pytest.mark.parametrize(
+    ("store", "variable", "default"),
+    [
+        ("ollama", "OLLAMA_MODELS", "/home/u/.ollama/models"),
+        ("docker", "MODELS_PATH", "/home/u/.docker/models"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("value", "path"),
+    [
+        *(('"/m"', "/m"), ("'/m'", "/m"), (" /m ", "/m"), (' "/m" ', "/m"), ("/$X/m", "/$X/m")),
+        *(("", None), ('""', None), ("/a\0b", None)),
+    ],
+)
+def test_ollama_and_docker_remove_white_space_and_quotes(store, variable, default, value, path):
+    """As `docker run --env-file` passes a quoted value on. Nothing else is expanded."""
+    environment = {variable: value, "X": "x"}
+
+    assert roots(store, environment, "/home/u") == [path or default]
+
+
+def test_ollama_expands_no_tilde(tmp_path, monkeypatch):
+    """
+    Only a shell does. The path is then relative to the working directory.
+    """
+    monkeypatch.chdir(tmp_path)
+
+    assert roots("ollama", {"OLLAMA_MODELS": "~/m"}, "/home/u") == [str(tmp_path / "~/m")]
 
 
 @LINUX
@@ -219,17 +247,21 @@ def test_the_defaults_are_those_of_this_process(monkeypatch):
     assert found[1].path == "/home/of/nobody/.ollama/models"
 
 
+DETECTED = {"hub": "huggingface", "ollama": "ollama", "docker": "docker", "plain": "directory"}
+
+
 def test_the_kind_of_a_store_is_detected(tmp_path):
     """
     The names in the folder decide. Any other folder is a plain folder.
     """
     HuggingFace(tmp_path / "hub").revision("org/m", C1, {"m.gguf": b"GGUF"})
     Ollama(tmp_path / "ollama").model("m", b"GGUF")
+    Docker(tmp_path / "docker").model("ai/m:latest", b"GGUF")
     fill(tmp_path / "plain", models__gguf=b"", manifests___m__gguf=b"")
 
-    kinds = {name: detect_store(tmp_path / name) for name in ("hub", "ollama", "plain")}
+    kinds = {name: detect_store(tmp_path / name) for name in DETECTED}
 
-    assert kinds == {"hub": "huggingface", "ollama": "ollama", "plain": "directory"}
+    assert kinds == DETECTED
     with pytest.raises(FileNotFoundError):
         detect_store(tmp_path / "nowhere")
 

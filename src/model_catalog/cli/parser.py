@@ -166,8 +166,8 @@ def _add_scan_command(add_command: _AddCommand, formats: argparse.ArgumentParser
         "paths",
         metavar="PATH",
         nargs="*",
-        help="a store or any folder (default: the stores of Hugging Face, Ollama, LM Studio and "
-        "llama.cpp)",
+        help="a store or any folder (default: the stores of Hugging Face, Ollama, LM Studio, "
+        "llama.cpp and Docker Model Runner)",
     )
     scan.add_argument("-n", "--dry-run", action="store_true", help="print the changes only")
     scan.add_argument(

@@ -74,6 +74,8 @@ _TRAINING_STATE: Final = re.compile(
     r"|training_args\.bin|.*_optim_states\.pt"
 )
 _FILE_MANAGER_NAMES: Final = (".DS_Store", "Thumbs.db", "desktop.ini")
+# Blobs of Ollama, Docker Model Runner and RamaLama.
+_DIGEST_NAME: Final = re.compile(r"(sha256[-:])?[0-9a-fA-F]{64}|[0-9a-fA-F]{128}")
 # GPT4All
 _PARTIAL_PREFIX: Final = "incomplete-"
 _CONTROL_SUFFIX: Final = ".aria2"
@@ -206,6 +208,11 @@ def is_control_file(name: str) -> bool:
     aria2 writes to the final name, and removes `NAME.aria2` at the end.
     """
     return name.endswith(_CONTROL_SUFFIX) and name != _CONTROL_SUFFIX
+
+
+def is_digest_name(name: str) -> bool:
+    """Return whether a store has named a file by a digest, so that its name tells nothing else."""
+    return _DIGEST_NAME.fullmatch(name) is not None
 
 
 def is_system_file(name: str) -> bool:

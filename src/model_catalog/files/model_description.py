@@ -21,7 +21,7 @@ from model_catalog.files.completeness.evidence import (
 )
 from model_catalog.files.completeness.judge import indexed_paths, judge, shard_numbers
 from model_catalog.files.completeness.needed_files import VOCABULARIES
-from model_catalog.files.file_names import WEIGHT_ROLES, parse_shard_name
+from model_catalog.files.file_names import WEIGHT_ROLES, is_digest_name, parse_shard_name
 from model_catalog.files.formats import safetensors
 from model_catalog.files.formats.header_reader import Header, read_header, refuse_placeholder
 from model_catalog.files.formats.tensors import packed_weights
@@ -209,6 +209,9 @@ def _combine_headers(
             sets["indexed"] = indexed.pop(folder)
         elif "indexed" in sets:
             continue
+        elif shard is None and is_digest_name(name):
+            # The manifest of a store lists these blobs as the parts of one model.
+            sets["blobs"] = [*sets.get("blobs", ()), path]
         elif shard is None:
             sets[name] = [path]
         elif shard[1] not in sets:

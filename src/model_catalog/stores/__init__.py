@@ -1,4 +1,4 @@
-"""Read-only scanners for the model folders of Hugging Face, Ollama, LM Studio and llama.cpp."""
+"""Read-only scanners for the model folders of other programs."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any

@@ -14,7 +14,9 @@ from model_catalog.files.fingerprint import Fingerprint
 from model_catalog.files.model_kind import Kind, kind_of_files
 from model_catalog.files.safe_open import ProtectedFiles, StrPath
 
-StoreName: TypeAlias = Literal["huggingface", "ollama", "lmstudio", "llamacpp", "directory"]
+StoreName: TypeAlias = Literal[
+    "huggingface", "ollama", "lmstudio", "llamacpp", "docker", "directory"
+]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Find the folders in which Hugging Face, Ollama, LM Studio and llama.cpp keep their models."""
+"""Find the folders in which other programs keep their models."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import re
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 from model_catalog.errors import CatalogError
@@ -16,6 +16,9 @@ from model_catalog.stores.scan_result import StoreName
 
 OLLAMA_SERVICE: Final = "/usr/share/ollama/.ollama/models"
 """The models of the service that Ollama's Linux installer sets up under a separate user."""
+
+DOCKER_VOLUME: Final = "/var/lib/docker/volumes/docker-model-runner-models/_data"
+"""The volume in which Docker Engine keeps the models of Docker Model Runner on Linux."""
 
 _POINTER_NAME: Final = ".lmstudio-home-pointer"
 _MAX_POINTER_BYTES: Final = 4096
@@ -42,6 +45,7 @@ def default_roots(
     home_folder: StrPath | None = None,
     *,
     ollama_service: StrPath = OLLAMA_SERVICE,
+    docker_volume: StrPath = DOCKER_VOLUME,
 ) -> tuple[StoreRoot, ...]:
     """
     Return the folders in which each program of this user keeps its models.
@@ -62,6 +66,7 @@ def default_roots(
         *_ollama(user, os.fspath(ollama_service)),
         *_lmstudio(user),
         *_llamacpp(user),
+        *_docker(user, os.fspath(docker_volume)),
     ):
         real = os.path.realpath(root.path)
         if real not in seen:
@@ -119,14 +124,31 @@ def _huggingface(user: _UserEnvironment) -> StoreRoot:
 
 
 def _ollama(user: _UserEnvironment, service: str) -> Iterator[StoreRoot]:
-    # envconfig.Var of Ollama removes white space and then quotes, which `docker run --env-file`
-    # passes on.
-    value = user.variables.get("OLLAMA_MODELS", "").strip().strip("\"'")
-    user = replace(user, variables={**user.variables, "OLLAMA_MODELS": value})
-    configured = user.first_root("ollama", ("OLLAMA_MODELS", ()))
-    yield configured or StoreRoot("ollama", user.below_home(".ollama", "models"), "default")
+    yield from _unquoted_root(user, "ollama", "OLLAMA_MODELS", (".ollama", "models"))
     if sys.platform == "linux":
         yield StoreRoot("ollama", service, "default")
+
+
+def _docker(user: _UserEnvironment, volume: str) -> Iterator[StoreRoot]:
+    yield from _unquoted_root(user, "docker", "MODELS_PATH", (".docker", "models"))
+    if sys.platform == "linux":
+        yield StoreRoot("docker", volume, "default")
+
+
+def _unquoted_root(
+    user: _UserEnvironment, store: StoreName, variable: str, default: tuple[str, ...]
+) -> Iterator[StoreRoot]:
+    """
+    Yield the root in a variable, or else the default below the home folder.
+
+    Ollama and Docker Model Runner (`Var` in `envconfig`) remove white space and quotes around the
+    path, because `docker run --env-file` passes quotes on. They expand neither `~` nor variables.
+    """
+    text = user.variables.get(variable, "").strip().strip("\"'")
+    if text and "\0" not in text:
+        yield StoreRoot(store, os.path.abspath(text), variable)
+    else:
+        yield StoreRoot(store, user.below_home(*default), "default")
 
 
 def _lmstudio(user: _UserEnvironment) -> Iterator[StoreRoot]:

@@ -26,6 +26,7 @@ from model_catalog.files.file_names import (
     file_role,
     finished_name,
     is_control_file,
+    is_digest_name,
     parse_shard_name,
 )
 from model_catalog.files.formats.header import Header
@@ -291,7 +292,10 @@ def _header_problems(file: FileFacts, header: Header) -> Iterable[str]:
         if needed_bytes is not None and file.size_bytes > needed_bytes:
             needed = f"{file.size_bytes - needed_bytes} follow the last tensor"
         yield f"{file.path!r} has {file.size_bytes} bytes: {needed}"
-    shard = parse_shard_name(file.path.rpartition("/")[2])
+    name = file.path.rpartition("/")[2]
+    shard = parse_shard_name(name)
+    if shard is None and is_digest_name(name):
+        return
     by_name = (1, 1) if shard is None else (shard[0], shard[1].count)
     by_header = (header.shard_index, header.shard_count)
     if header.shard_count is not None and by_header != by_name:

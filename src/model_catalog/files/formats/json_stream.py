@@ -83,6 +83,24 @@ class JsonStream:
             self._expect(",")
         raise self.file.limit_error(f"an object has more than {limit:,} members")
 
+    def elements(self, limit: int) -> Iterator[None]:
+        """
+        Yield once for each element of the list that begins here, at most `limit` times.
+
+        The caller must read each element before the next one, as with `members`.
+        """
+        self._expect("[")
+        if self._peek() == "]":
+            self._at += 1
+            return
+        for _ in range(limit):
+            yield
+            if self._peek() == "]":
+                self._at += 1
+                return
+            self._expect(",")
+        raise self.file.limit_error(f"a list has more than {limit:,} elements")
+
     def string(self) -> str:
         """Read a string of at most MAX_VALUE_CHARACTERS characters."""
         if self._peek() != '"':

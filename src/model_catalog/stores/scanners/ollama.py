@@ -13,14 +13,18 @@ import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from model_catalog.files.completeness.evidence import StoreEvidence
 from model_catalog.files.file_names import Role, file_role
 from model_catalog.files.formats import header
-from model_catalog.files.formats.json_stream import JsonStream
 from model_catalog.files.safe_open import ProtectedFiles, StrPath
 from model_catalog.stores.link_resolution import SkippedError
+from model_catalog.stores.manifests import (
+    parse_parameter_count,
+    parse_quantization,
+    read_members,
+)
 from model_catalog.stores.scan_result import Claims, FoundModel, Scan, StoreFile, mtime_to_datetime
 from model_catalog.stores.store_walk import (
     READ_ERRORS,
@@ -39,8 +43,6 @@ _DEFAULT_NAMESPACE: Final = "library"
 _NAME_PART: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,79}")
 _HOST_PART: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,349}")
 _DIGEST: Final = re.compile(r"sha256[:-]([0-9a-fA-F]{64})")
-_SIZE_TEXT: Final = re.compile(r"([0-9]{1,6}(?:\.[0-9]{1,3})?)([KMBT])")
-_UNITS: Final = {"K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
 _MEDIA_TYPE_PREFIX: Final = "application/vnd.ollama.image."
 _ROLES: Final[Mapping[str, Role]] = {
     "model": "weights",
@@ -51,7 +53,14 @@ _ROLES: Final[Mapping[str, Role]] = {
     "license": "license",
     "params": "config",
 }
-_MAX_MEMBERS: Final = 100
+_CONFIG_MEMBERS: Final = (
+    "model_format",
+    "model_family",
+    "file_type",
+    "context_length",
+    "model_type",
+    "remote_host",
+)
 _SCHEMA_VERSION: Final = 2
 
 
@@ -211,25 +220,20 @@ class _StoreScan:
 
     def _read_manifest(self, manifest: LinkTarget) -> tuple[_Layer, list[_Layer]]:
         """Return the config and the layers of a manifest."""
-        members = self._read_members(manifest, MAX_MANIFEST_BYTES)
+        wanted = ["schemaVersion", "config"]
+        lists = {"layers": _Layer.parse}
+        members = read_members(self._walk, manifest, MAX_MANIFEST_BYTES, wanted, lists)
         if members.get("schemaVersion") != _SCHEMA_VERSION:
             raise SkippedError(f"it is not a manifest of version {_SCHEMA_VERSION}")
         layers = members.get("layers")
-        if not isinstance(layers, list):
+        if layers is None:
             raise SkippedError("it has no list of layers")
-        config = _Layer.parse(members.get("config"), "config")
-        return config, [_Layer.parse(layer) for layer in layers]
-
-    def _read_members(self, target: LinkTarget, limit_bytes: int) -> dict[str, Any]:
-        with self._walk.open_file(target, limit_bytes) as file:
-            stream = JsonStream(file, 0, file.size_bytes)
-            members = {name: stream.value() for name in stream.members(_MAX_MEMBERS)}
-            stream.require_end()
-        return members
+        return _Layer.parse(members.get("config"), "config"), layers
 
     def _read_details(self, config: _Layer) -> _ModelDetails:
         try:
-            members = self._read_members(self._target(config), MAX_CONFIG_BYTES)
+            target = self._target(config)
+            members = read_members(self._walk, target, MAX_CONFIG_BYTES, _CONFIG_MEMBERS)
         except FileNotFoundError:
             # _make_model() reports this blob as missing, like any other.
             return _ModelDetails(Claims())
@@ -239,7 +243,7 @@ class _StoreScan:
         claims = Claims(
             format=header.printable_text(members.get("model_format")),
             architecture=header.printable_text(members.get("model_family")),
-            quantization=_quantization(members.get("file_type")),
+            quantization=parse_quantization(members.get("file_type")),
             context_length=header.valid_context_length(members.get("context_length")),
             parameter_count=parse_parameter_count(members.get("model_type")),
         )
@@ -292,17 +296,3 @@ class _StoreScan:
             claims=details.claims,
             evidence=evidence,
         )
-
-
-def parse_parameter_count(value: object) -> int | None:
-    """Return the number that a text such as "8.0B" stands for, or None for any other value."""
-    match = _SIZE_TEXT.fullmatch(value) if isinstance(value, str) else None
-    if match is None:
-        return None
-    count = round(float(match[1]) * _UNITS[match[2]])
-    return count if 0 < count <= header.MAX_PARAMETERS else None
-
-
-def _quantization(value: object) -> str | None:
-    # Ollama writes "unknown" for a type of weights that it does not know.
-    return None if value == "unknown" else header.printable_text(value)
