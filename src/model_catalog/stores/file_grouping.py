@@ -15,6 +15,7 @@ from model_catalog.files.file_names import (
     is_control_file,
     is_partial_download,
 )
+from model_catalog.stores.plain_folders.weight_files import ONNX, group_names
 from model_catalog.stores.quantizations import (
     GGUF,
     PIPELINE_CONFIGS,
@@ -36,7 +37,6 @@ from model_catalog.stores.store_walk import (
     is_link,
     is_valid_name,
 )
-from model_catalog.stores.weight_files import ONNX, group_names
 
 _LOADED_SUFFIXES: Final = (".gguf", ".safetensors")
 _MODEL_CONFIGS: Final = ("adapter_config.json", "config.json")

@@ -31,7 +31,7 @@ from model_catalog.files.safe_open import (
     open_regular_file,
 )
 from model_catalog.stores.link_resolution import LinkResolver, SkippedError
-from model_catalog.stores.passed_over import PassedOverCounter
+from model_catalog.stores.plain_folders.passed_over import PassedOverCounter
 from model_catalog.stores.scan_result import (
     FoundModel,
     LeftoverFile,

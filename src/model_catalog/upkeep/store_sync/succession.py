@@ -11,6 +11,7 @@ from model_catalog.stores.scan_result import FoundModel
 from model_catalog.upkeep.queries.store_sync_queries import FILE_COLUMNS, ModelKey
 from model_catalog.upkeep.store_sync.scan_changes import RecordedModel
 
+_PLAIN_FOLDER: Final = "directory"
 _ROLE: Final = FILE_COLUMNS.index("role")
 
 
@@ -37,7 +38,8 @@ def find_successions(
 
     `names` has the key of each found model that has a row, and the key of that row. A model
     continues the recorded one that lists its first file of weights. The first of several models
-    takes over the row, unless the row still has a model.
+    takes over the row, unless the row still has a model. A model of a
+    plain folder that has a new name at its path takes over its row.
     """
     result = Successions()
     unnamed = [each for each in found if _key(each) not in names]
@@ -54,8 +56,12 @@ def find_successions(
         if each.local_path != each.folder:
             first = each.local_path[len(each.folder) + 1 :]
         owner = owners.get((each.provider, f"{each.folder}/{first}"))
-        # At the same path it is another name of a file, as two tags of Ollama, and not a part.
-        if owner is None or owner.local_path == each.local_path:
+        if owner is None:
+            continue
+        is_at_same_path = owner.local_path == each.local_path
+        # Two tags of Ollama are two names of one file, and neither is a part of the other. A model
+        # in a plain folder has one name, which a newer release may give it.
+        if is_at_same_path and (each.store != _PLAIN_FOLDER or owner.key in taken):
             continue
         if owner.key in taken:
             result.copies[key] = owner
