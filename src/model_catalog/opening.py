@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
 
 from model_catalog.concurrency.completion import run_to_completion
+from model_catalog.concurrency.context_managers import outer_contextmanager
 from model_catalog.concurrency.ownership import LoopOwner
 from model_catalog.connection.open_database import OpenDatabase, open_database
 from model_catalog.connection.sqlite_pragmas import Durability, validate_durability
@@ -25,7 +25,7 @@ from model_catalog.schema.migrate import migrate_to
 from model_catalog.schema.revision import require_current_schema
 
 
-@asynccontextmanager
+@outer_contextmanager
 async def open_catalog(
     target: Target | None = None,
     *,

@@ -48,6 +48,8 @@ call runs in a task that a forked child does not continue.
 DRIVER_ADAPTERS = ("sqlalchemy.connectors.asyncio", "sqlalchemy.dialects.")
 """The modules in which SQLAlchemy hands a statement to an async driver, by `execute`."""
 
+CONTEXT_MANAGERS = "concurrency/context_managers.py"
+
 EXECUTORS = ["threads", "inline", "sessions", "asyncpg", "psycopg"]
 
 
@@ -104,7 +106,8 @@ class Trace:
     def _check_direction(self, frame: FrameType, file: str) -> None:
         caller = frame.f_back
         # A listener is called by SQLAlchemy, whoever caused the event.
-        while caller is not None and file_of(caller) is None:
+        # A context manager runs its generator, as those of contextlib do.
+        while caller is not None and file_of(caller) in (None, CONTEXT_MANAGERS):
             if "/sqlalchemy/event/" in caller.f_code.co_filename:
                 return
             caller = caller.f_back

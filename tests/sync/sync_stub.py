@@ -66,7 +66,7 @@ class _Blocking(ast.NodeTransformer):
 
     def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.FunctionDef:
         names = [ast.unparse(decorator) for decorator in node.decorator_list]
-        if "asynccontextmanager" in names:
+        if {"inner_contextmanager", "outer_contextmanager"} & set(names):
             item = node.returns.slice
             node.returns = ast.parse(f"AbstractContextManager[{ast.unparse(item)}]").body[0].value
             node.decorator_list = []

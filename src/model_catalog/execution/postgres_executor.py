@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, Final, TypeVar
 
@@ -13,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from model_catalog.concurrency.batching import Coalescer
 from model_catalog.concurrency.completion import run_to_completion
+from model_catalog.concurrency.context_managers import inner_contextmanager
 from model_catalog.concurrency.ownership import HostOwner, LoopOwner
 from model_catalog.concurrency.retry import MIN_TIMEOUT_S, Backoff
 from model_catalog.connection.engines import database_info
@@ -229,7 +229,7 @@ class PostgresExecutor:
             run.mark_read_done()
             return result
 
-    @asynccontextmanager
+    @inner_contextmanager
     async def transaction(self) -> AsyncIterator[Executor]:
         """Open a transaction that can write."""
         backoff = Backoff(self.timeout_s)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection
 
+from model_catalog.concurrency.context_managers import inner_contextmanager
 from model_catalog.connection.database_info import use_schema
 from model_catalog.connection.target import name_with_schema, validate_schema
 from model_catalog.execution.executor import Executor, Operation
@@ -48,7 +48,7 @@ class SchemaExecutor:
         in_schema = replace(operation, run_one=run_in_schema, run_many=None, schema=self._schema)
         return await self._executor.run(in_schema)
 
-    @asynccontextmanager
+    @inner_contextmanager
     async def transaction(self) -> AsyncIterator[Executor]:
         """Open one transaction for all operations that are run in the executor it yields."""
         async with self._executor.transaction() as executor:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Coroutine
-from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, TypeAlias, TypeVar
 
 from sqlalchemy import Connection, StaticPool
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_sessionmaker
 
+from model_catalog.concurrency.context_managers import inner_contextmanager
 from model_catalog.concurrency.forks import separate_in_child
 from model_catalog.concurrency.ownership import HostOwner, LoopOwner
 from model_catalog.concurrency.retry import MIN_TIMEOUT_S, Backoff
@@ -285,7 +285,7 @@ class SessionExecutor:
         run.mark_answered()
         return connection
 
-    @asynccontextmanager
+    @inner_contextmanager
     async def transaction(self) -> AsyncIterator[Executor]:
         """Open a transaction that can write; on SQLite it holds the write lock until its end."""
         self._owner.check_usable()
@@ -300,7 +300,7 @@ class SessionExecutor:
             ) as executor:
                 yield executor
 
-    @asynccontextmanager
+    @inner_contextmanager
     async def _own_transaction(self) -> AsyncIterator[Executor]:
         backoff = Backoff(self.timeout_s)
         async with self._write_turn(backoff):
@@ -350,7 +350,7 @@ class SessionExecutor:
         for executor, backend in list(self._open_transactions.items()):
             await executor.end_early(backend.close)
 
-    @asynccontextmanager
+    @inner_contextmanager
     async def _write_turn(self, backoff: Backoff) -> AsyncIterator[None]:
         """
         Hold the write lock of SQLite's engine in this loop; PostgreSQL needs none.

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, event
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, AsyncSessionTransaction
 
+from model_catalog.concurrency.context_managers import inner_contextmanager
 from model_catalog.concurrency.ownership import LoopOwner
 from model_catalog.connection.database_info import catalog_schema, driver_connection
 from model_catalog.connection.engines import database_info
@@ -154,7 +154,7 @@ class SessionTransaction:
         return await self._session.connection(bind.arguments)
 
 
-@asynccontextmanager
+@inner_contextmanager
 async def joined_transaction(
     session: AsyncSession, connection: Connection, timeout_s: float
 ) -> AsyncIterator[Executor]:

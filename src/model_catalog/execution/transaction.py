@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol, TypeVar
 
@@ -13,6 +12,7 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
 from model_catalog.concurrency.completion import run_to_completion
+from model_catalog.concurrency.context_managers import inner_contextmanager
 from model_catalog.concurrency.forks import fork_count
 from model_catalog.concurrency.ownership import HostOwner, LoopOwner
 from model_catalog.connection.database_info import DatabaseInfo
@@ -116,7 +116,7 @@ class TransactionExecutor:
                 return await self._run(operation)
         return await self._run(operation)
 
-    @asynccontextmanager
+    @inner_contextmanager
     async def transaction(self) -> AsyncIterator[Executor]:
         """Open a savepoint; an error in the block rolls back to it."""
         savepoint = await self._change_savepoint(self._backend.savepoint)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import TypeAlias
 from weakref import WeakKeyDictionary
 
 from sqlalchemy import Connection, Engine
 
+from model_catalog.concurrency.context_managers import inner_contextmanager
 from model_catalog.errors import CatalogBusyError
 from model_catalog.execution.executor import OTHER_CALL, forbid_nested_write, transaction_context
 
@@ -28,7 +28,7 @@ def write_lock(engine: Engine) -> asyncio.Lock:
     return locks.setdefault(asyncio.get_running_loop(), asyncio.Lock())
 
 
-@asynccontextmanager
+@inner_contextmanager
 async def hold(
     lock: asyncio.Lock, target: str, reason: str, timeout_s: float
 ) -> AsyncIterator[None]:
@@ -44,7 +44,7 @@ async def hold(
         lock.release()
 
 
-@asynccontextmanager
+@inner_contextmanager
 async def connection_turn(
     connection: Connection | None, target: str, timeout_s: float
 ) -> AsyncIterator[None]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager, closing
+from contextlib import closing
 from pathlib import Path
 from typing import IO, Self, Unpack, overload
 
 from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
+from model_catalog.concurrency.context_managers import inner_contextmanager
 from model_catalog.connection.database_info import DatabaseInfo, main_path
 from model_catalog.connection.target import wrong_object
 from model_catalog.domain import validation
@@ -127,7 +128,7 @@ class ModelCatalog:
     def _dialect(self) -> str:
         return self._executor.database.dialect
 
-    @asynccontextmanager
+    @inner_contextmanager
     async def transaction(self) -> AsyncIterator[Self]:
         """
         Open a transaction, and yield a catalog whose calls are part of it.

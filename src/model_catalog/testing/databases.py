@@ -5,7 +5,7 @@ from __future__ import annotations
 import atexit
 import os
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,6 +15,7 @@ from uuid import uuid4
 import sqlalchemy as sa
 from sqlalchemy import URL
 
+from model_catalog.concurrency.context_managers import outer_contextmanager
 from model_catalog.concurrency.loop_thread import LoopThread
 from model_catalog.connection.error_mapping import map_errors
 from model_catalog.connection.target import mask_secrets, resolve_target
@@ -61,7 +62,7 @@ def temporary_database(server: str | URL | None = None) -> Iterator[URL]:
         _drop(url, copy)
 
 
-@asynccontextmanager
+@outer_contextmanager
 async def temporary_catalog(server: str | URL | None = None) -> AsyncIterator[ModelCatalog]:
     """
     Open a catalog in a temporary database. Close it and remove the database when the block ends.

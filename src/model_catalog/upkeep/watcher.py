@@ -8,11 +8,12 @@ import math
 import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing
 from dataclasses import dataclass
 from os import PathLike
 from typing import Final, TypeAlias
 
+from model_catalog.concurrency.context_managers import inner_contextmanager
 from model_catalog.concurrency.ownership import running_loop
 from model_catalog.domain import validation
 from model_catalog.errors import CatalogError, InvalidModelError
@@ -43,7 +44,7 @@ class WatchReport:
     """Whether this watch does the work; otherwise another process does, and this one waits."""
 
 
-@asynccontextmanager
+@inner_contextmanager
 async def watch(
     catalog: ModelCatalog,
     *,

@@ -137,7 +137,7 @@ class InterruptibleRun:
         if error is None:
             return False
         if isinstance(error, asyncio.CancelledError):
-            if self._interrupted_at is None:
+            if self._interrupted_at is None or self._is_cancelled_by_loop:
                 return False
             if self._driver is not None and not self._is_returned:
                 # The task that returns it to the pool was left behind, and must end too.
@@ -256,7 +256,8 @@ class InterruptibleRun:
             self._interrupted_at = now
             self._find_driver()
             # Only once: the driver's own clean-up after it gets some time.
-            self._cancel_task()
+            if not self._is_cancelled_by_loop:
+                self._cancel_task()
         elif now - self._interrupted_at >= _DROP_AFTER_S:
             self.drop()
 
@@ -275,6 +276,11 @@ class InterruptibleRun:
                     drop_connection(self._driver)
         if self._driver is None or now - self._dropped_at >= _CANCEL_AFTER_S:
             self._cancel_task()
+
+    @property
+    def _is_cancelled_by_loop(self) -> bool:
+        """Whether the task was also cancelled from outside: the end of a loop cancels all tasks."""
+        return self._task is not None and self._task.cancelling() > self._own_cancellations
 
     def _cancel_task(self) -> None:
         if self._task is not None:

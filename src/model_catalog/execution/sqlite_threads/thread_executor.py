@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, Final, Literal, TypeAlias, TypeVar
 
 from sqlalchemy import Connection, Engine
 
+from model_catalog.concurrency.context_managers import inner_contextmanager
 from model_catalog.concurrency.ownership import LoopOwner
 from model_catalog.concurrency.threads import to_thread
 from model_catalog.connection.database_file import network_file_system
@@ -109,7 +109,7 @@ class ThreadExecutor:
         timeout_s = operation.timeout_s
         return await thread.submit(operation, self.timeout_s if timeout_s is None else timeout_s)
 
-    @asynccontextmanager
+    @inner_contextmanager
     async def transaction(self) -> AsyncIterator[Executor]:
         """Open a transaction in the writer thread; other writes wait until it ends."""
         self._owner.check_usable()
