@@ -9,8 +9,9 @@ import sys
 import pytest
 from loopback_hub import LoopbackHub
 
+from model_catalog.stores.scanners import directory
 from model_catalog.stores.scanners.huggingface import scan
-from model_catalog.upkeep import Verdict, adopt, scan_store, verify_models
+from model_catalog.upkeep import Verdict, adopt, register_path, scan_store, verify_models
 
 np = pytest.importorskip("numpy")
 save = pytest.importorskip("safetensors.numpy").save
@@ -31,7 +32,7 @@ FILES = {
 CODE = """
 import sys, json
 from huggingface_hub import snapshot_download
-snapshot_download("o/m", revision=sys.argv[2], cache_dir=sys.argv[1], **json.loads(sys.argv[3]))
+snapshot_download("o/m", revision=sys.argv[1], **json.loads(sys.argv[2]))
 """
 
 
@@ -43,6 +44,8 @@ def served():
 
 def start_download(served, cache, **options):
     """Start `snapshot_download` in a process of its own, which reads the hub's address once."""
+    if "local_dir" not in options:
+        options["cache_dir"] = str(cache / "hub")
     env = {
         **os.environ,
         "HF_ENDPOINT": served.url,
@@ -51,7 +54,7 @@ def start_download(served, cache, **options):
         "HF_HOME": str(cache / "home"),
     }
     return subprocess.Popen(
-        [sys.executable, "-c", CODE, str(cache / "hub"), COMMIT, json.dumps(options)],
+        [sys.executable, "-c", CODE, COMMIT, json.dumps(options)],
         env=env,
         stderr=subprocess.PIPE,
     )
@@ -65,7 +68,8 @@ def download(served, cache, **options):
 
 def kill_in_the_middle(served, cache, name, **options):
     """Kill a download with SIGKILL when the hub has sent half of a file, and all of another one."""
-    download(served, cache, allow_patterns=["*.json"], ignore_patterns=[name, "tok*"])
+    first = {"allow_patterns": ["*.json"], "ignore_patterns": [name, "tok*"]}
+    download(served, cache, **{**options, **first})
     served.held = {name}
     process = start_download(served, cache, **options)
     assert served.is_half_sent.wait(60)
@@ -143,6 +147,35 @@ def test_a_killed_download_is_incomplete_until_it_is_repeated(served, tmp_path):
     leftovers = hub.scan_cache_dir(tmp_path / "hub").incomplete_files
     assert any(served.etag(SHARDS[1]) in each.file_path.name for each in leftovers)
     assert main_model(repeated).completeness.verdict == "whole"
+
+
+@pytest.mark.parametrize(
+    "name", [SHARDS[1], pytest.param("tokenizer.json", marks=pytest.mark.slow)]
+)
+async def test_a_killed_download_to_a_folder_is_incomplete_until_it_is_repeated(
+    on_sqlite, served, tmp_path, name
+):
+    """
+    The library names the partial file by a hash of the file's name. The second try leaves it.
+    """
+    folder = tmp_path / "models" / "m"
+    kill_in_the_middle(served, tmp_path, name, local_dir=str(folder), max_workers=1)
+    killed = directory.scan(tmp_path / "models")
+    added = (await register_path(on_sqlite, folder, "o/m", "hf")).reasons
+    download(served, tmp_path, local_dir=str(folder))
+
+    repeated = directory.scan(tmp_path / "models")
+    added_again = await register_path(on_sqlite, folder, "o/m", "hf")
+
+    reason = f"unfinished downloads: {name!r}"
+    assert reason in killed.found[0].reasons
+    assert reason in added
+    for scanned in (killed, repeated):
+        (leftover,) = scanned.leftovers
+        assert (leftover.kind, leftover.path.endswith(".incomplete")) == ("partial", True)
+    assert (repeated.found[0].reasons, added_again.reasons) == ((), ())
+    assert not any(".cache" in file.path for file in repeated.found[0].files)
+    assert repeated.problems == killed.problems == ()
 
 
 @pytest.mark.slow

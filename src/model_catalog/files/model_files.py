@@ -21,6 +21,7 @@ from model_catalog.files.file_names import (
     parse_shard_name,
 )
 from model_catalog.files.fingerprint import Fingerprint
+from model_catalog.files.local_downloads import DOWNLOADS, list_downloads, unfinished_downloads
 from model_catalog.files.model_config import WeightIndex, read_index, read_onnx_index
 from model_catalog.files.safe_open import (
     ProtectedFiles,
@@ -165,6 +166,7 @@ def _is_partial(root: str, name: str) -> bool:
 def _find_in_folder(root: str, protected: ProtectedFiles) -> ModelFiles:
     walk = _FolderWalk(root, protected)
     walk.add_folder()
+    walk.add_local_downloads()
     walk.add_missing_shards()
     walk.add_indexes()
     return walk.result()
@@ -255,6 +257,12 @@ class _FolderWalk:
                     self._unfinished.append(name)
                 else:
                     self._add_file(name)
+
+    def add_local_downloads(self) -> None:
+        """Add the unfinished downloads of huggingface_hub to the root."""
+        start = len(self._root) + len(DOWNLOADS) + 2
+        paths = [entry.path[start:] for entry in list_downloads(self._root)]
+        self._unfinished += unfinished_downloads(paths)
 
     def add_missing_shards(self) -> None:
         """Record the shards that do not exist although others of their sets do."""

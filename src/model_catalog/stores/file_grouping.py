@@ -15,6 +15,7 @@ from model_catalog.files.file_names import (
     is_control_file,
     is_partial_download,
 )
+from model_catalog.stores.plain_folders.local_dirs import CACHE_FOLDER, LocalDirs
 from model_catalog.stores.plain_folders.weight_files import ONNX, group_names
 from model_catalog.stores.quantizations import (
     GGUF,
@@ -94,16 +95,21 @@ def group_files(walk: StoreWalk, root: str, rules: GroupingRules) -> Iterator[Fi
     name.
 
     Hidden files are left out. Unfinished downloads are not files of a group; its `evidence` names
-    them. Links to folders are not followed.
+    them, also those of huggingface_hub to a `local_dir`. Links to folders are not followed.
     """
+    local_dirs = LocalDirs(walk)
     folders = [root]
     while folders:
         folder = _Folder(walk, folders.pop())
         folder.add_entries(walk.list_entries(folder.path))
+        if folder.has_cache:
+            local_dirs.add(folder.path)
+        downloads = local_dirs.find(folder.path)
         if folder.is_model:
-            yield from _group_folder(walk, folder.path)
+            yield from _group_folder(walk, folder.path, downloads)
         else:
             folders += reversed(folder.folders) if rules.subfolders else []
+            folder.unfinished += downloads.unfinished
             yield from _group_single_files(folder, rules)
 
 
@@ -137,12 +143,14 @@ class _Folder:
     unread: list[str] = field(default_factory=list)
     unfinished: list[str] = field(default_factory=list)
     others: dict[str, os.DirEntry[str]] = field(default_factory=dict)
+    has_cache: bool = False
 
     def add_entries(self, entries: Iterable[os.DirEntry[str]], *, all_files: bool = False) -> None:
         """Add folders and the files that identify a model, or all files."""
         for entry in entries:
             name = entry.name
             if name.startswith("."):
+                self.has_cache |= name == CACHE_FOLDER
                 continue
             if is_folder(entry):
                 self.folders.append(entry.path)
@@ -184,11 +192,11 @@ def _is_relevant(name: str) -> bool:
     return name in {*_MODEL_CONFIGS, *PIPELINE_CONFIGS} or file_role(name) in WEIGHT_ROLES
 
 
-def _group_folder(walk: StoreWalk, root: str) -> Iterator[FileGroup]:
+def _group_folder(walk: StoreWalk, root: str, downloads: StoreEvidence) -> Iterator[FileGroup]:
     """Yield the model that consists of all files in a folder and below it."""
     files: list[StoreFile] = []
     unread: list[str] = []
-    unfinished: list[str] = []
+    unfinished: list[str] = [*downloads.unfinished]
     folders = [root]
     while folders:
         folder = _Folder(walk, folders.pop())
@@ -219,6 +227,7 @@ def _group_folder(walk: StoreWalk, root: str) -> Iterator[FileGroup]:
         is_whole = part.first is None
         evidence = StoreEvidence(
             gone=[name for name in unread if is_whole or file_set(name) in own],
+            listed={name: None for name in downloads.listed if is_whole or file_set(name) in own},
             unfinished=[name for name in unfinished if is_whole or _is_partial_of(name, own)],
         )
         yield FileGroup(path, path_folder, part.files_below_folder(), evidence.below(part.folder))
@@ -291,7 +300,11 @@ def _add_external_data(folder: _Folder, models: list[list[str]]) -> None:
 
 
 def _is_partial_of(path: str, sets: Collection[FileSet]) -> bool:
-    """Return whether an unfinished download becomes a file of the sets, or says that one is."""
+    """
+    Return whether an unfinished download becomes a file of the sets, or says that one is.
+
+    It may have the name that it gets at its end.
+    """
     folder, slash, name = path.rpartition("/")
-    final = name.rpartition(".")[0] if is_control_file(name) else finished_name(name)
-    return final is not None and file_set(folder + slash + final) in sets
+    final = name.rpartition(".")[0] if is_control_file(name) else finished_name(name) or name
+    return file_set(folder + slash + final) in sets
