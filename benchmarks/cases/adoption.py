@@ -10,22 +10,19 @@ from itertools import count
 from pathlib import Path
 from typing import Any, Final
 
-from tests.stores.layouts import HuggingFace
-
 from benchmarks.contenders import CATALOG
 from benchmarks.harness.benchmark import Benchmark, Environment
+from benchmarks.harness.hub_cache import create_hub_cache
 from benchmarks.harness.rounds import Result, run_rounds
 from model_catalog import open_catalog
 from model_catalog.stores.scanners.huggingface import scan
-
-_FILES_PER_REPOSITORY: Final = 10
 
 
 async def adoptions(environment: Environment) -> Mapping[str, Result]:
     """Scan and adopt into an empty catalog, and again when the cache has not changed."""
     adopt = adopt_function()
     repositories = 100 if environment.settings.quick else 1000
-    root = create_cache(environment.folder / "hub", repositories)
+    root = create_hub_cache(environment.folder / "hub", repositories)
     contenders: dict[str, Callable[[], Awaitable[object] | object]] = {}
     if importlib.util.find_spec("huggingface_hub"):
         library: Any = importlib.import_module("huggingface_hub")
@@ -52,12 +49,3 @@ BENCHMARKS: Final = (Benchmark("adoption of a cache", adoptions),)
 def adopt_function() -> Any:
     """`model_catalog.upkeep.adopt`, or None when this version does not have it."""
     return getattr(importlib.import_module("model_catalog.upkeep"), "adopt", None)
-
-
-def create_cache(root: Path, repositories: int) -> Path:
-    cache = HuggingFace(root)
-    for number in range(repositories):
-        files = {f"m-{n + 1:05}-of-00003.gguf": f"{number}/{n}".encode() for n in range(3)}
-        files |= {f"sub/{n}.txt": f"{number}/{n}".encode() for n in range(3, _FILES_PER_REPOSITORY)}
-        cache.revision(f"org/m{number}", f"{number:040x}", files, tree=files)
-    return cache.root

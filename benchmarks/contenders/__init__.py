@@ -128,7 +128,7 @@ CONTENDERS: Final = (
     ContenderSpec(
         "aiosqlite, a connection per call", "sqlite_drivers:AiosqlitePerCall", kind="driver"
     ),
-    ContenderSpec(CATALOG, "model_catalog:Catalog", kind="model-catalog"),
+    ContenderSpec(CATALOG, "model_catalog:CatalogOfStores", kind="model-catalog"),
     ContenderSpec(
         INLINE_CATALOG,
         "model_catalog:InlineReads",

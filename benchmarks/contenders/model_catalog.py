@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker, create_async
 from benchmarks.contenders.sqlalchemy import engine_of
 from benchmarks.harness.models_table import Registration
 from model_catalog import Model, ModelCatalog, Sort, open_catalog, prepare_engine
+from model_catalog.upkeep import adopt, scan_store
 
 
 def model_of(entry: Registration) -> Model:
@@ -84,6 +85,15 @@ class Catalog:
 
     async def use(self, entry: Registration) -> None:
         await self.catalog.record_use(entry.reference, entry.provider)
+
+
+class CatalogOfStores(Catalog):
+    """The same, with the scan of another program's store."""
+
+    async def scan_hub_cache(self, root: str) -> int:
+        """Scan a cache of huggingface_hub and record it; returns the number of its models."""
+        report = await adopt(self.catalog, await scan_store(self.catalog, "huggingface", root))
+        return report.model_count
 
 
 class PsycopgCatalog(Catalog):

@@ -9,8 +9,10 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final, TypeAlias
 
+from benchmarks.harness.hub_cache import create_hub_cache
 from benchmarks.harness.models_table import Registration, registration, registrations
 from benchmarks.harness.rounds import Sample
 
@@ -18,6 +20,7 @@ TASKS: Final = 64
 MANY_TASKS: Final = 200
 CALLS_PER_TASK: Final = 5
 MILLION: Final = 1_000_000
+SCANNED_REPOSITORIES: Final = 1000
 TIMEOUT_S: Final = 120
 """The limit for one turn, and for closing a contender."""
 BUSY_STEP_S: Final = 100e-6
@@ -314,6 +317,29 @@ async def open_warm(turn: Turn) -> None:
     require_correct(found is not None)
 
 
+async def scan_again(turn: Turn) -> None:
+    """Scan a cache of huggingface_hub that has not changed. The first turn creates both."""
+    root = f"{turn.target}.hub"
+    is_new = _create_cache_once(Path(root))
+    await turn.contender.open(f"{turn.target}.scanned", turn.durability)
+    try:
+        if is_new:
+            await turn.contender.scan_hub_cache(root)
+        with turn.timed(1):
+            found = await turn.contender.scan_hub_cache(root)
+    finally:
+        await turn.contender.close()
+    require_correct(found == SCANNED_REPOSITORIES)
+
+
+def _create_cache_once(root: Path) -> bool:
+    """Create the cache if there is none. Return whether it was created."""
+    if root.exists():
+        return False
+    create_hub_cache(root, SCANNED_REPOSITORIES)
+    return True
+
+
 BOTH_DATABASES: Final = ("sqlite", "postgresql")
 
 WORKLOADS: Final = (
@@ -378,5 +404,13 @@ WORKLOADS: Final = (
     Workload("stats of 1M", read_stats, rows=MILLION, skip_when_quick=True, method="stats"),
     Workload("record_use, 64 tasks", record_use, method="use", writes=True),
     Workload("remove", remove, method="remove", writes=True, databases=BOTH_DATABASES),
+    Workload(
+        "second scan of a 1,000-repo cache",
+        scan_again,
+        method="scan_hub_cache",
+        writes=True,
+        opens_contender=True,
+        skip_when_quick=True,
+    ),
     Workload("open, warm", open_warm, opens_contender=True, writes=True, has_target=True),
 )

@@ -242,3 +242,31 @@ def test_an_index_of_497_000_tensors_needs_little_memory(tmp_path):
 
     assert names == 163
     assert mebibytes < 64
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"weight_map":{"a":"1.safetensors","b":"2.safetensors"}}',
+        '{"weight_map":{"a":"1.safetensors","a":"2.safetensors"}}',
+        '{"weight_map":{"a":"1.safetensors"},"weight_map":{"b":"2.safetensors"}}',
+        '{"weight_map":{"a":1}}',
+        '{"weight_map":["1.safetensors"]}',
+        '{"metadata":{"total_size":NaN},"weight_map":{}}',
+        '{"weight_map":{"a":"1.safetensors"}',
+        "{}",
+        "[]",
+    ],
+)
+def test_a_short_index_is_read_as_a_long_one(tmp_path, text):
+    """An index up to 256 KiB is decoded at once. With spaces it is long, and read in parts."""
+    outcomes = []
+    for content in (text, text[:1] + " " * 300 * 1024 + text[1:]):
+        path = tmp_path / "i.json"
+        path.write_text(content)
+        try:
+            outcomes.append(read_index(path))
+        except BadHeaderError as error:
+            outcomes.append(error.reason)
+
+    assert outcomes[0] == outcomes[1]

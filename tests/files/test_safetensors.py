@@ -398,3 +398,43 @@ def test_every_type_of_the_safetensors_package_is_known(tmp_path, dtype):
     with pytest.raises(BadHeaderError, match="does not match its shape"):
         read_header(write_model(tmp_path, wrong, "wrong"))
     assert not opens(tmp_path / "wrong")
+
+
+TENSOR = '"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}'
+QUOTED_DTYPE = '","dtype":"U8'
+SPACES = " " * 300 * 1024
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        f"{{{TENSOR}}}",
+        f"{{{TENSOR},{TENSOR.replace('U8', 'I8')}}}",
+        f"{{{TENSOR.replace('dtype', 'shape', 1)}}}",
+        f"{{{TENSOR.replace('U8', 'I8' + QUOTED_DTYPE)}}}",
+        f"{{{TENSOR.replace('[1]', '[-1]')}}}",
+        f'{{"__metadata__":null,{TENSOR}}}',
+        f'{{"__metadata__":{{"license":"mit","license":"x"}},{TENSOR}}}',
+        f'{{"__metadata__":{{"license":1}},{TENSOR}}}',
+        f'{{"__metadata__":["x"],{TENSOR}}}',
+        f"{{{TENSOR}",
+        f"{{{TENSOR}}} x",
+        "[1]",
+        "",
+    ],
+)
+def test_a_short_header_is_read_as_a_long_one(tmp_path, header):
+    """A header up to 256 KiB is decoded at once. With spaces it is long, and read in parts."""
+    outcomes = []
+    for text in (header, header[:1] + SPACES + header[1:]):
+        content = len(text).to_bytes(8, "little") + text.encode() + b"x"
+        path = write_model(tmp_path, content)
+        try:
+            found = read_header(path)
+        except BadHeaderError as error:
+            outcomes.append(error.reason)
+        else:
+            assert found.expected_size_bytes == len(content)
+            outcomes.append((found.quantization, found.license, found.parameter_count))
+
+    assert outcomes[0] == outcomes[1]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -106,21 +106,30 @@ def read_index(path: StrPath, *, protected: ProtectedFiles = ()) -> WeightIndex:
     """
     names: set[str] = set()
     with open_regular_file(path, protected) as file:
-        stream = _open_stream(file, MAX_INDEX_BYTES)
-        for member in stream.members(MAX_CONFIG_MEMBERS):
-            if member != "weight_map":
-                stream.value()
-                continue
-            for _ in stream.members(MAX_INDEX_TENSORS):
-                # An error message shows no more of an invalid name than this.
-                names.add(stream.string()[: MAX_NAME_BYTES + 1])
-                if len(names) > _MAX_INDEX_FILES:
-                    raise file.limit_error(f"it lists more than {_MAX_INDEX_FILES:,} files")
-        stream.require_end()
+        for name in _index_names(_open_stream(file, MAX_INDEX_BYTES)):
+            # An error message shows no more of an invalid name than this.
+            names.add(name[: MAX_NAME_BYTES + 1])
+            if len(names) > _MAX_INDEX_FILES:
+                raise file.limit_error(f"it lists more than {_MAX_INDEX_FILES:,} files")
     return WeightIndex(
         file_names=tuple(sorted(name for name in names if is_plain_file_name(name))),
         invalid_names=tuple(sorted(name for name in names if not is_plain_file_name(name))),
     )
+
+
+def _index_names(stream: JsonStream) -> Iterator[str]:
+    """Yield the file of each tensor in an index. Raises BadHeaderError and HeaderLimitError."""
+    weight_map = (stream.peek_short_object() or {}).get("weight_map")
+    if type(weight_map) is dict and all(isinstance(name, str) for name in weight_map.values()):
+        yield from weight_map.values()
+        return
+    for member in stream.members(MAX_CONFIG_MEMBERS):
+        if member != "weight_map":
+            stream.value()
+            continue
+        for _ in stream.members(MAX_INDEX_TENSORS):
+            yield stream.string()
+    stream.require_end()
 
 
 def read_onnx_index(path: StrPath, *, protected: ProtectedFiles = ()) -> WeightIndex:

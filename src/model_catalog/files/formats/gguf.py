@@ -131,9 +131,8 @@ def _read_tensors(stream: GgufStream, count: int) -> _TensorTotals:
         dimensions = stream.read_u32()
         if dimensions > MAX_DIMENSIONS:
             raise stream.file.header_error(f"a tensor has {dimensions} dimensions")
-        sizes = [stream.read_count() for _ in range(dimensions)]
+        sizes, kind, offset = stream.read_tensor(dimensions)
         elements = math.prod(sizes)
-        kind, offset = stream.read_u32(), stream.read_u64()
         if (sizes[0] if sizes else 1) % ggml_types.block_elements(kind):
             raise stream.file.header_error(
                 f"a row of a tensor is not whole blocks of {ggml_types.tensor_type_name(kind)}"

@@ -70,6 +70,7 @@ class GgufStream:
         if version > MAX_VERSION:
             raise file.limit_error(f"GGUF version {version} is not supported: only 1 to 3 are")
         self._length = self._structs[_U32 if version == 1 else _U64]
+        self._tensor_structs: dict[int, struct.Struct] = {}
 
     @property
     def position(self) -> int:
@@ -78,9 +79,6 @@ class GgufStream:
 
     def read_u32(self) -> int:
         return int(self._read_number(self._structs[_U32]))
-
-    def read_u64(self) -> int:
-        return int(self._read_number(self._structs[_U64]))
 
     def read_count(self) -> int:
         """Read a count or a length: 32 bits in version 1, 64 bits in the other versions."""
@@ -95,6 +93,19 @@ class GgufStream:
                 f"a name is {size_bytes} bytes long: at most {MAX_NAME_BYTES} are allowed"
             )
         return self._read_bytes(size_bytes)
+
+    def read_tensor(self, dimensions: int) -> tuple[tuple[int, ...], int, int]:
+        """Read what follows the number of dimensions of a tensor: its sizes, type and offset."""
+        format_ = self._tensor_structs.get(dimensions)
+        if format_ is None:
+            sizes = dimensions * self._length.format[-1:]
+            format_ = struct.Struct(f"{self._length.format[:1]}{sizes}IQ")
+            self._tensor_structs[dimensions] = format_
+        if len(self._window) - self._at < format_.size:
+            self._fill_window(format_.size)
+        *numbers, kind, offset = format_.unpack_from(self._window, self._at)
+        self._at += format_.size
+        return tuple(numbers), kind, offset
 
     def read_value(self, kind: int, max_text_bytes: int) -> Value:
         """Read a value of a type. None for arrays and for texts longer than `max_text_bytes`."""

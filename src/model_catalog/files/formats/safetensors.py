@@ -122,6 +122,12 @@ def _count_again(stream: JsonStream, superseded: set[int]) -> tuple[TensorCounts
 
 def _read_members(stream: JsonStream, tensors: InOrderTensors | AnyTensors) -> dict[str, str]:
     """Add the tensors of a header to `tensors`, and return the metadata that are used."""
+    members = stream.peek_short_object()
+    if members is not None and _is_metadata(members.get("__metadata__")):
+        known = members.pop("__metadata__", None) or {}
+        for name, entry in members.items():
+            _add_tensor(stream.file, tensors, name, entry)
+        return {name: known[name] for name in _KEPT_METADATA & known.keys()}
     metadata: dict[str, str] | None = None
     for name in stream.members(MAX_TENSORS):
         if name == "__metadata__":
@@ -129,11 +135,22 @@ def _read_members(stream: JsonStream, tensors: InOrderTensors | AnyTensors) -> d
                 raise stream.file.header_error("__metadata__ occurs twice")
             metadata = {} if stream.take_null() else _read_metadata(stream)
             continue
-        dtype, elements, span = _parse_tensor(stream.file, name, stream.value())
-        if not tensors.add(name, dtype, elements, span):
-            raise stream.file.limit_error("the tensors have too many data types")
+        _add_tensor(stream.file, tensors, name, stream.value())
     stream.require_end()
     return metadata or {}
+
+
+def _is_metadata(value: object) -> bool:
+    return value is None or (
+        isinstance(value, dict) and all(isinstance(text, str) for text in value.values())
+    )
+
+
+def _add_tensor(
+    file: OpenFile, tensors: InOrderTensors | AnyTensors, name: str, entry: object
+) -> None:
+    if not tensors.add(name, *_parse_tensor(file, name, entry)):
+        raise file.limit_error("the tensors have too many data types")
 
 
 def _read_metadata(stream: JsonStream) -> dict[str, str]:

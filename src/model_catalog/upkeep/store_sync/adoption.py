@@ -169,8 +169,10 @@ async def _compare(
     database_files = await find_database_files(catalog)
 
     def compare(stop: Stop) -> ScanChanges:
+        protected = file_identities(database_files)
+
         def read_headers(found: FoundModel) -> tuple[dict[str, Any], Completeness]:
-            return read_header_claims(found, stop, file_identities(database_files))
+            return read_header_claims(found, stop, protected)
 
         return compare_scan(scan, rows, stop, read_headers=read_headers if headers else None)
 

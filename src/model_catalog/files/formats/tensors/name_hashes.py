@@ -5,7 +5,8 @@ from __future__ import annotations
 from array import array
 from typing import Final
 
-_BUCKETS: Final = 256
+_BUCKET_SIZE: Final = 1024
+"""About how many hashes are compared at a time: a set of them takes 100 KB."""
 
 
 class NameHashes:
@@ -24,12 +25,9 @@ class NameHashes:
 
     def superseded(self) -> set[int]:
         """Return the positions, counted from 0, of the names that occur again later."""
-        buckets = [array("q") for _ in range(_BUCKETS)]
-        for value in self._hashes:
-            buckets[value % _BUCKETS].append(value)
         repeated = {
             value
-            for bucket in buckets
+            for bucket in self._buckets()
             if len(set(bucket)) < len(bucket)
             for value in _repeated_values(bucket)
         }
@@ -37,6 +35,16 @@ class NameHashes:
             return set()
         last = {value: at for at, value in enumerate(self._hashes) if value in repeated}
         return {at for at, value in enumerate(self._hashes) if last.get(value, at) != at}
+
+    def _buckets(self) -> list[array[int]]:
+        """Return the hashes in parts. Equal hashes are in the same part."""
+        count = 1 + len(self._hashes) // _BUCKET_SIZE
+        if count == 1:
+            return [self._hashes]
+        buckets = [array("q") for _ in range(count)]
+        for value in self._hashes:
+            buckets[value % count].append(value)
+        return buckets
 
 
 def _repeated_values(values: array[int]) -> set[int]:
