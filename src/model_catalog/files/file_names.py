@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Final, Literal, TypeAlias
 
@@ -141,6 +142,8 @@ class ShardSet:
         )
 
 
+# The files of different models mostly have the same names.
+@lru_cache(maxsize=1024)
 def parse_shard_name(name: str) -> tuple[int, ShardSet] | None:
     """
     Return the shard number, counted from 0 or 1, and the shard set of a name.
@@ -156,6 +159,7 @@ def parse_shard_name(name: str) -> tuple[int, ShardSet] | None:
     return int(match["index"]), ShardSet(match["stem"], match["count"], match["suffix"])
 
 
+@lru_cache(maxsize=1024)
 def file_role(name: str) -> Role:
     """Return the role of a file, from its name only. The name may be a path."""
     path, name = name, name.rpartition("/")[2].lower()

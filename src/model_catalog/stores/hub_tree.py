@@ -48,21 +48,30 @@ class TreeFile:
 
 def read_tree(walk: StoreWalk, tree: os.DirEntry[str]) -> dict[str, TreeFile]:
     """Return the files of a revision by path. Empty if its tree cannot be read."""
-    files: dict[str, TreeFile] = {}
-    version = None
     try:
         with walk.open_file(walk.resolve_entry(tree), MAX_TREE_BYTES) as file:
-            stream = JsonStream(file, 0, file.size_bytes)
-            for member in stream.members(MAX_FILES):
-                if member == "files":
-                    for path in stream.members(MAX_TREE_FILES):
-                        files[path] = TreeFile.parse(stream.value())
-                elif member == "format_version":
-                    version = stream.value()
-                else:
-                    stream.value()
-            stream.require_end()
+            version, files = _parse_tree(JsonStream(file, 0, file.size_bytes))
     except READ_ERRORS as error:
         walk.add_problem(tree.path, error_reason(error))
         return {}
     return files if version == _TREE_VERSION else {}
+
+
+def _parse_tree(stream: JsonStream) -> tuple[object, dict[str, TreeFile]]:
+    """Return the version of the format, and the files. Raises the errors of JsonStream."""
+    tree = stream.peek_short_object() or {}
+    if isinstance(listed := tree.get("files"), dict):
+        files = {path: TreeFile.parse(entry) for path, entry in listed.items()}
+        return tree.get("format_version"), files
+    version: object = None
+    files = {}
+    for member in stream.members(MAX_FILES):
+        if member == "files":
+            for path in stream.members(MAX_TREE_FILES):
+                files[path] = TreeFile.parse(stream.value())
+        elif member == "format_version":
+            version = stream.value()
+        else:
+            stream.value()
+    stream.require_end()
+    return version, files

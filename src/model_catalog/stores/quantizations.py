@@ -59,8 +59,7 @@ def split_files(files: Sequence[StoreFile]) -> list[Part]:
     of its folder. All other weights are one model, with all files that no other model has. A
     pipeline is one model, and so is a folder with only one quantization.
     """
-    sets = _weight_sets(files)
-    quantizations = {key: each for key, each in sets.items() if _is_gguf(each[0], ("weights",))}
+    quantizations = _weight_sets(file for file in files if _is_gguf(file, ("weights",)))
     has_others = any(
         file.role == "weights" and not file.path.lower().endswith(GGUF) for file in files
     )
