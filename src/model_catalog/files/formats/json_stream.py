@@ -24,6 +24,7 @@ _WINDOW_BYTES: Final = 64 * 1024
 _SHORT_BYTES: Final = 256 * 1024
 _MARKS: Final = frozenset('{}[]:,"')
 _WHITESPACE: Final = re.compile(r"[ \t\n\r]*")
+_PLAIN_NAME: Final = re.compile(r'[ \t\n\r]*+"([^"\\\x00-\x1f]*+)"[ \t\n\r]*+:')
 _MAX_DIGITS: Final = 20
 _NESTED_COST: Final = 16
 """A list or an object takes as long as this many characters."""
@@ -77,13 +78,13 @@ class JsonStream:
             self._at += 1
             return
         for _ in range(limit):
-            name = self.string()
-            self._expect(":")
-            yield name
-            if self._peek() == "}":
-                self._at += 1
+            yield self._name()
+            following = self._peek()
+            if following not in {",", "}"}:
+                raise self._unexpected()
+            self._at += 1
+            if following == "}":
                 return
-            self._expect(",")
         raise self.file.limit_error(f"an object has more than {limit:,} members")
 
     def elements(self, limit: int) -> Iterator[None]:
@@ -103,6 +104,17 @@ class JsonStream:
                 return
             self._expect(",")
         raise self.file.limit_error(f"a list has more than {limit:,} elements")
+
+    def _name(self) -> str:
+        """Read the name of a member, and the colon behind it."""
+        # Nearly all names have no escapes.
+        match = _PLAIN_NAME.match(self._text, self._at)
+        if match is not None:
+            self._at = match.end()
+            return match[1]
+        name = self.string()
+        self._expect(":")
+        return name
 
     def string(self) -> str:
         """Read a string of at most MAX_VALUE_CHARACTERS characters."""

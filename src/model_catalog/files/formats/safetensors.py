@@ -179,10 +179,11 @@ def _parse_tensor(file: OpenFile, name: str, entry: object) -> tuple[str, int, t
             )
     if isinstance(entry, RepeatedNames) and entry.repeated & _TENSOR_FIELDS:
         raise file.header_error(f"the tensor {name[:80]!r} has a duplicate name")
-    if not all(type(number) is int and 0 <= number <= _MAX_NUMBER for number in numbers):
-        raise file.header_error(
-            f"the tensor {name[:80]!r} has an invalid shape or invalid data_offsets"
-        )
+    for number in numbers:
+        if type(number) is not int or not 0 <= number <= _MAX_NUMBER:
+            raise file.header_error(
+                f"the tensor {name[:80]!r} has an invalid shape or invalid data_offsets"
+            )
     *sizes, begin, end = numbers
     elements = 1
     for size in sizes:
