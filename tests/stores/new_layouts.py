@@ -80,3 +80,30 @@ class Docker:
             path.parent.mkdir(parents=True, exist_ok=True)
             os.link(self.root / "blobs/sha256" / sha256(data), path)
         return folder
+
+
+@dataclass(frozen=True)
+class RamaLama:
+    """A store of RamaLama 0.25: the folder `store` below the base folder of the program."""
+
+    root: Path
+
+    def model(self, name, tag, files, *, snapshot="sha256:" + "1" * 64):
+        """Add a tag with files (NAME: (TYPE, content)), and return its ref. None: no bytes."""
+        folder = self.root / name
+        for part in ("blobs", "refs", "snapshots"):
+            (folder / part).mkdir(parents=True, exist_ok=True)
+        listed = []
+        for path, (kind, data) in files.items():
+            # The hash of the name, as for files that are downloaded by URL.
+            blob = f"sha256-{sha256(path.encode())}"
+            listed.append({"hash": blob, "name": path, "type": kind})
+            if data is not None:
+                write(folder / "blobs" / blob, data)
+                link = folder / "snapshots" / snapshot.replace(":", "-") / path
+                link.parent.mkdir(parents=True, exist_ok=True)
+                link.unlink(missing_ok=True)
+                os.link(folder / "blobs" / blob, link)
+        ref = folder / f"refs/{tag}.json"
+        content = {"files": listed, "hash": snapshot, "path": str(ref), "version": "v1.0.1"}
+        return write(ref, json.dumps(content, indent=2))

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 from layouts import C1, HuggingFace, Ollama, fill, write
-from new_layouts import Docker
+from new_layouts import Docker, RamaLama
 
 from model_catalog.domain import fields, key_validation
 from model_catalog.stores.scan_result import Claims
@@ -22,6 +22,12 @@ def roots(store, environment, home_folder):
         environment, home_folder, ollama_service="/nowhere", docker_volume="/nowhere"
     )
     return [root.path for root in found if root.store == store and root.path != "/nowhere"]
+
+
+@pytest.fixture(autouse=True)
+def ordinary_user(monkeypatch):
+    """RamaLama has another folder for root. These tests run as any user."""
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
 
 
 @LINUX
@@ -40,6 +46,7 @@ def test_without_variables_the_folders_are_below_the_home_folder(tmp_path):
         StoreRoot("llamacpp", f"{home_folder}/.cache/llama.cpp", "default"),
         StoreRoot("docker", f"{home_folder}/.docker/models", "default"),
         StoreRoot("docker", DOCKER_VOLUME, "default"),
+        StoreRoot("ramalama", f"{home_folder}/.local/share/ramalama/store", "default"),
     )
     assert list(tmp_path.iterdir()) == []
 
@@ -132,6 +139,31 @@ def test_ollama_expands_no_tilde(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
     assert roots("ollama", {"OLLAMA_MODELS": "~/m"}, "/home/u") == [str(tmp_path / "~/m")]
+
+
+@pytest.mark.parametrize(
+    ("environment", "path"),
+    [
+        ({"RAMALAMA_STORE": "/r", "XDG_DATA_HOME": "/x"}, "/r/store"),
+        ({"RAMALAMA_STORE": "", "XDG_DATA_HOME": "/x"}, "/x/ramalama/store"),
+        ({"RAMALAMA_STORE": "/$X/~"}, "/$X/~/store"),
+        ({"XDG_DATA_HOME": "~/x"}, "/home/u/x/ramalama/store"),
+    ],
+)
+def test_the_variables_of_ramalama_have_an_order(environment, path):
+    """
+    RamaLama expands `~` in XDG_DATA_HOME, and nothing in RAMALAMA_STORE.
+    """
+    assert roots("ramalama", environment, "/home/u") == [path]
+
+
+def test_ramalama_has_another_folder_for_root(monkeypatch):
+    """
+    XDG_DATA_HOME is then ignored.
+    """
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+
+    assert roots("ramalama", {"XDG_DATA_HOME": "/x"}, "/root") == ["/var/lib/ramalama/store"]
 
 
 @LINUX
@@ -247,7 +279,13 @@ def test_the_defaults_are_those_of_this_process(monkeypatch):
     assert found[1].path == "/home/of/nobody/.ollama/models"
 
 
-DETECTED = {"hub": "huggingface", "ollama": "ollama", "docker": "docker", "plain": "directory"}
+DETECTED = {
+    "hub": "huggingface",
+    "ollama": "ollama",
+    "docker": "docker",
+    "rama": "ramalama",
+    "plain": "directory",
+}
 
 
 def test_the_kind_of_a_store_is_detected(tmp_path):
@@ -256,6 +294,7 @@ def test_the_kind_of_a_store_is_detected(tmp_path):
     """
     HuggingFace(tmp_path / "hub").revision("org/m", C1, {"m.gguf": b"GGUF"})
     Ollama(tmp_path / "ollama").model("m", b"GGUF")
+    RamaLama(tmp_path / "rama/store").model("file/m", "latest", {"m": ("gguf", b"GGUF")})
     Docker(tmp_path / "docker").model("ai/m:latest", b"GGUF")
     fill(tmp_path / "plain", models__gguf=b"", manifests___m__gguf=b"")
 

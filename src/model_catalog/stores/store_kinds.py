@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Callable, Collection, Mapping, Sequence
+from itertools import islice
 from typing import Final
 
 from model_catalog.files.safe_open import StrPath
 from model_catalog.stores.scan_result import Scanner, StoreName
-from model_catalog.stores.scanners import directory, docker, huggingface, llamacpp, lmstudio, ollama
+from model_catalog.stores.scanners import (
+    directory,
+    docker,
+    huggingface,
+    llamacpp,
+    lmstudio,
+    ollama,
+    ramalama,
+)
+from model_catalog.stores.store_walk import is_folder
 
 SCANNERS: Final[Mapping[StoreName, Scanner]] = {
     "huggingface": huggingface.scan,
@@ -16,9 +27,18 @@ SCANNERS: Final[Mapping[StoreName, Scanner]] = {
     "lmstudio": lmstudio.scan,
     "llamacpp": llamacpp.scan,
     "docker": docker.scan,
+    "ramalama": ramalama.scan,
     "directory": directory.scan,
 }
 """The scanner of each kind of store, in display order."""
+
+_MARKS: Final[Mapping[StoreName, Callable[[Sequence[str], Collection[str]], bool]]] = {
+    "ramalama": ramalama.is_model_folder,
+}
+"""Functions of the path of a folder below the root, and of the names in it."""
+
+MAX_DETECTION_ENTRIES: Final = 2_000
+"""The most entries below a folder that are read to detect its kind."""
 
 PROVIDERS: Final[Mapping[StoreName, str]] = {
     "huggingface": huggingface.PROVIDER,
@@ -26,6 +46,7 @@ PROVIDERS: Final[Mapping[StoreName, str]] = {
     "lmstudio": lmstudio.PROVIDER,
     "llamacpp": llamacpp.PROVIDER,
     "docker": docker.PROVIDER,
+    "ramalama": ramalama.PROVIDER,
     "directory": directory.PROVIDER,
 }
 """The provider of all models in a store of each kind."""
@@ -35,8 +56,9 @@ def detect_store(root: StrPath) -> StoreName:
     """
     Return the kind of the store in a folder, or "directory" if it is not a known store.
 
-    Only the names in the folder are read. The folders of LM Studio and the older folders of
-    llama.cpp cannot be distinguished from plain folders. Raises OSError as the system reports it.
+    Only names are read: those in the folder, and then at most MAX_DETECTION_ENTRIES below it. The
+    folders of LM Studio and the older folders of llama.cpp cannot be distinguished from plain
+    folders. Raises OSError as the system reports it.
     """
     folders, files = set(), set()
     with os.scandir(root) as entries:
@@ -50,4 +72,26 @@ def detect_store(root: StrPath) -> StoreName:
     # Docker Model Runner has the folders of Ollama too.
     if files == {docker.INDEX, docker.LAYOUT}:
         return "docker"
-    return "ollama" if {"manifests", "blobs"} <= folders else "directory"
+    if {"manifests", "blobs"} <= folders:
+        return "ollama"
+    return _detect_by_marks(os.fspath(root)) or "directory"
+
+
+def _detect_by_marks(root: str) -> StoreName | None:
+    """Return the kind of the first mark of a store below a folder. Links are not followed."""
+    folders: deque[tuple[str, ...]] = deque([()])
+    left = MAX_DETECTION_ENTRIES
+    while folders and left > 0:
+        parts = folders.popleft()
+        try:
+            with os.scandir(os.path.join(root, *parts)) as listing:
+                entries = list(islice(listing, left))
+        except OSError:
+            continue
+        left -= len(entries)
+        names = {entry.name for entry in entries}
+        for store, is_mark in _MARKS.items():
+            if is_mark(parts, names):
+                return store
+        folders.extend((*parts, entry.name) for entry in entries if is_folder(entry))
+    return None

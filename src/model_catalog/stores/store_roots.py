@@ -19,6 +19,8 @@ OLLAMA_SERVICE: Final = "/usr/share/ollama/.ollama/models"
 
 DOCKER_VOLUME: Final = "/var/lib/docker/volumes/docker-model-runner-models/_data"
 """The volume in which Docker Engine keeps the models of Docker Model Runner on Linux."""
+RAMALAMA_OF_ROOT: Final = "/var/lib/ramalama/store"
+"""The store of RamaLama for the user root."""
 
 _POINTER_NAME: Final = ".lmstudio-home-pointer"
 _MAX_POINTER_BYTES: Final = 4096
@@ -67,6 +69,7 @@ def default_roots(
         *_lmstudio(user),
         *_llamacpp(user),
         *_docker(user, os.fspath(docker_volume)),
+        _ramalama(user),
     ):
         real = os.path.realpath(root.path)
         if real not in seen:
@@ -133,6 +136,19 @@ def _docker(user: _UserEnvironment, volume: str) -> Iterator[StoreRoot]:
     yield from _unquoted_root(user, "docker", "MODELS_PATH", (".docker", "models"))
     if sys.platform == "linux":
         yield StoreRoot("docker", volume, "default")
+
+
+def _ramalama(user: _UserEnvironment) -> StoreRoot:
+    # `get_default_store` in ramalama/config.py. An empty RAMALAMA_STORE is the working directory of
+    # each command, and no folder that can be known here.
+    text = user.variables.get("RAMALAMA_STORE")
+    if text and "\0" not in text:
+        return StoreRoot("ramalama", os.path.abspath(os.path.join(text, "store")), "RAMALAMA_STORE")
+    if os.geteuid() == 0:
+        return StoreRoot("ramalama", RAMALAMA_OF_ROOT, "default")
+    return user.first_root("ramalama", ("XDG_DATA_HOME", ("ramalama", "store"))) or StoreRoot(
+        "ramalama", user.below_home(".local", "share", "ramalama", "store"), "default"
+    )
 
 
 def _unquoted_root(
