@@ -11,6 +11,7 @@ from typing import Final, get_args
 from model_catalog.errors import InvalidModelError
 from model_catalog.files.digest import combine_digests
 from model_catalog.files.file_names import Role
+from model_catalog.files.formats.unread_formats import MAX_POINTER_BYTES
 
 ROLES: Final = get_args(Role)
 """The roles that a file can have in a model."""
@@ -74,6 +75,12 @@ class FileRecord:
         """Whether the bytes were read and were not the expected ones."""
         return self.found_digest is not None
 
+    @property
+    def may_be_pointer(self) -> bool:
+        """Whether the digest may be that of other content, which a pointer of Git LFS names."""
+        is_small = self.size_bytes <= MAX_POINTER_BYTES
+        return is_small and self.digest is not None and self.hashed_at is None
+
 
 def sorted_by_path(files: Iterable[FileRecord]) -> list[FileRecord]:
     """Sort files by the bytes of their paths, as `LC_ALL=C sort` does."""
@@ -84,11 +91,14 @@ def merge_file_record(new: FileRecord, old: FileRecord | None) -> FileRecord:
     """
     Return the record of a file that is listed again without being read again.
 
-    The expected digest is kept unless the new record has another digest or another size. The
-    results of the last reading are kept while the fingerprint stays the same.
+    The expected digest is kept unless the new record has another digest or another size. The digest
+    that a pointer of Git LFS named is kept when its file has replaced it. The results of the last
+    reading are kept while the fingerprint stays the same.
     """
-    if old is None or new.size_bytes != old.size_bytes:
+    if old is None:
         return new
+    if new.size_bytes != old.size_bytes:
+        return replace(new, digest=new.digest or old.digest) if old.may_be_pointer else new
     if new.digest is not None and new.digest != old.digest:
         return new
     kept = replace(new, digest=old.digest)

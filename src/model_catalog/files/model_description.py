@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from model_catalog.errors import (
@@ -58,12 +58,14 @@ class ModelDescription:
 
     The headers of the shards of a model are added up. If a folder contains alternative models,
     `header` has only the values that all of them share. It is None if no weights could be read.
-    `completeness` is the verdict of the judge.
+    `completeness` is the verdict of the judge. `pointers` are the files that are pointers of Git
+    LFS, with the digests that these name.
     """
 
     files: ModelFiles
     header: Header | None
     completeness: Completeness
+    pointers: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def reasons(self) -> tuple[str, ...]:
@@ -121,7 +123,12 @@ def describe_files(
         except (BadHeaderError, NotAFileError, OSError) as error:
             failures["config.json"] = ReadFailure.from_error(error)
     read = ReadEvidence(headers=results, indexes=indexes, failures=failures)
-    return ModelDescription(files, header, judge(files.files, files.evidence, read))
+    pointers = {
+        path: result.digest
+        for path, result in {**results, **failures}.items()
+        if isinstance(result, ReadFailure) and result.digest is not None
+    }
+    return ModelDescription(files, header, judge(files.files, files.evidence, read), pointers)
 
 
 def _weights(files: ModelFiles) -> list[ModelFile]:

@@ -115,8 +115,14 @@ def _duplicate_set(digest: str, rows: Iterable[Sequence[Any]]) -> DuplicateSet |
         location = CopyLocation(ref, path, values["store"])
         locations.setdefault(file_identity(found), []).append(location)
         statuses[file_identity(found)] = found
-    models = {location.ref for group in locations.values() for location in group}
     size_bytes = max((found.st_size for found in statuses.values()), default=0)
+    # A pointer of Git LFS has the digest of the file that it stands for, and is no copy.
+    locations = {
+        file_id: group
+        for file_id, group in locations.items()
+        if statuses[file_id].st_size == size_bytes
+    }
+    models = {location.ref for group in locations.values() for location in group}
     # Two identical files inside one model are not duplicates: the model needs both.
     if len(locations) < 2 or len(models) < 2 or not size_bytes:  # noqa: PLR2004 - two copies
         return None

@@ -124,6 +124,7 @@ def inspect_files(
             file.path,
             file.size_bytes,
             file.role,
+            described.pointers.get(file.path),
             fingerprint=None if file.fingerprint is None else str(file.fingerprint),
             file_id=None if file.identity is None else format_file_id(file.identity),
             disk_bytes=file.disk_bytes,
@@ -198,7 +199,8 @@ def hash_files(
     """
     Hash every file of an inspection, and return the inspection with the digests.
 
-    A file that has several names is read once. Raises StoppedError, FileChangedError if a file
+    A file that has several names is read once. A pointer of Git LFS is not read: the digest that it
+    names is the expected one. Raises StoppedError, FileChangedError if a file
     was modified since the inspection, and what `hash_file` raises.
     """
     hashed: dict[object, HashedFile] = {}
@@ -210,6 +212,9 @@ def hash_files(
     for file in inspected.files:
         if stop():
             raise StoppedError(f"hashing the files of {root!r} was stopped")
+        if file.path in inspected.described.pointers:
+            files.append(file)
+            continue
         file_id = model_files[file.path].identity or file.path
         if file_id not in hashed:
             path = os.path.join(root, file.path)

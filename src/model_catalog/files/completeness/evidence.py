@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol, TypeAlias
 
-from model_catalog.errors import BadHeaderError, HeaderLimitError, NotAFileError
+from model_catalog.errors import BadHeaderError, HeaderLimitError, NotAFileError, PlaceholderError
 from model_catalog.files.file_names import Role
 from model_catalog.files.formats.header import Header
 from model_catalog.files.model_config import WeightIndex
@@ -73,11 +73,13 @@ class ReadFailure:
 
     With `is_damage` the model is incomplete. Without it the file may be valid: its format is not
     read, or it exceeds a limit. The verdict is then unknown. `format` is the format if it is known.
+    `digest` is that of the content which a pointer of Git LFS in its place names.
     """
 
     reason: str
     is_damage: bool = True
     format: str | None = None
+    digest: str | None = None
 
     @classmethod
     def from_error(cls, error: BadHeaderError | NotAFileError | OSError) -> ReadFailure:
@@ -86,7 +88,9 @@ class ReadFailure:
             return cls(errno_name(error))
         if isinstance(error, NotAFileError):
             return cls(f"it is {error.found}")
-        return cls(error.reason, is_damage=not isinstance(error, HeaderLimitError))
+        digest = error.digest if isinstance(error, PlaceholderError) else None
+        is_damage = not isinstance(error, HeaderLimitError)
+        return cls(error.reason, is_damage=is_damage, digest=digest)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

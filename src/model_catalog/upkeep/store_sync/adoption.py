@@ -171,7 +171,9 @@ async def _compare(
     def compare(stop: Stop) -> ScanChanges:
         protected = file_identities(database_files)
 
-        def read_headers(found: FoundModel) -> tuple[dict[str, Any], Completeness]:
+        def read_headers(
+            found: FoundModel,
+        ) -> tuple[dict[str, Any], Completeness, FoundModel]:
             return read_header_claims(found, stop, protected)
 
         return compare_scan(scan, rows, stop, read_headers=read_headers if headers else None)

@@ -64,7 +64,8 @@ def has_same_file_facts(found: FoundModel, recorded: FileRows) -> bool:
     """
     Return whether the roles, the identities and the bytes on the disk are those recorded.
 
-    A newer release may give a file another role, by its name.
+    A newer release may give a file another role, by its name, and read the digest that a pointer of
+    Git LFS names.
     They can change although a file does not: a device gets another number when it is mounted again,
     and a file system may reserve blocks that it frees later. The paths must be the same.
     """
@@ -73,6 +74,8 @@ def has_same_file_facts(found: FoundModel, recorded: FileRows) -> bool:
         if (row[_ROLE], row[_DISK_BYTES]) != (file.role, file.disk_bytes):
             return False
         if row[_FILE_ID] != format_file_id(file.identity):
+            return False
+        if file.digest not in {None, row[_DIGEST]}:
             return False
     return True
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from model_catalog.domain import fields
 from model_catalog.files.completeness.evidence import Completeness
 from model_catalog.files.file_names import WEIGHT_ROLES, is_index
 from model_catalog.files.formats.pickle_format import PICKLE
-from model_catalog.files.model_description import describe_files, may_be_placeholder
+from model_catalog.files.model_description import (
+    ModelDescription,
+    describe_files,
+    may_be_placeholder,
+)
 from model_catalog.files.model_files import ModelFile, ModelFiles
 from model_catalog.files.safe_open import ProtectedFiles, file_identity, stat_path
 from model_catalog.stores.scan_result import FoundModel, StoreFile
@@ -18,11 +23,12 @@ from model_catalog.upkeep.worker_threads import Stop
 
 def read_header_claims(
     found: FoundModel, stop: Stop, protected: ProtectedFiles
-) -> tuple[dict[str, Any], Completeness]:
+) -> tuple[dict[str, Any], Completeness, FoundModel]:
     """
-    Return the columns `claimed_...` that the headers and config.json state, and the verdict.
+    Return the columns `claimed_...` of the headers and config.json, the verdict, and the model.
 
-    No claims if no header can be read. Opens only files that are still those that the scan found,
+    The files of the model that are pointers of Git LFS have the digests that these name. No claims
+    if no header can be read. Opens only files that are still those that the scan found,
     so that a link which was moved since leads nowhere else. Raises StoppedError.
     """
     files = tuple(
@@ -33,16 +39,23 @@ def read_header_claims(
     model_files = ModelFiles(found.folder, files, evidence=found.evidence)
     described = describe_files(model_files, stop, protected=protected)
     completeness = found.completeness.with_content_of(described.completeness)
+    if described.pointers:
+        found = replace(found, files=tuple(_with_digest(described, file) for file in found.files))
     if described.header is None:
         # A name such as m.ckpt only suggests a pickle. Its bytes decide.
         is_guess = found.claims.format == PICKLE
-        return {"claimed_format": None} if is_guess else {}, completeness
+        return {"claimed_format": None} if is_guess else {}, completeness, found
     claims = {
         name: fields.UPDATABLE_FIELDS[name](name, value)
         for name, value in header_claims(described).items()
         if value is not None
     }
-    return claims, completeness
+    return claims, completeness, found
+
+
+def _with_digest(described: ModelDescription, file: StoreFile) -> StoreFile:
+    """Return a file with the digest that a pointer names, if the store states none."""
+    return replace(file, digest=file.digest or described.pointers.get(file.path))
 
 
 def _is_read(file: StoreFile) -> bool:

@@ -38,8 +38,8 @@ from model_catalog.upkeep.store_sync.scan_changes import RecordedModel, ScanChan
 from model_catalog.upkeep.store_sync.succession import Successions, find_successions
 from model_catalog.upkeep.worker_threads import Stop
 
-HeaderReader: TypeAlias = Callable[[FoundModel], tuple[dict[str, Any], Completeness]]
-"""Reads the headers of a model and returns the claims to record, and the verdict."""
+HeaderReader: TypeAlias = Callable[[FoundModel], tuple[dict[str, Any], Completeness, FoundModel]]
+"""Reads the headers of a model; returns claims to record, the verdict, and what it has learned."""
 
 _PRESENT_AGAIN: Final = "present again"
 """The detail of a model that was missing, offline, unreadable or changed."""
@@ -221,13 +221,13 @@ class _Comparison:
             self._changes.models_to_store[key] = ModelToStore(key, recorded.id, values, listed)
             return ["its files changed"]
         values, details = self._compare_columns(found, recorded)
-        files = self._compare_disk_facts(found, recorded)
         result = self._check_result(found, recorded, changed)
         if recorded.headers_read_at is None and result.state.is_as_recorded:
-            header_values, completeness = self._read(found)
+            header_values, completeness, found = self._read(found)
             values |= header_values
         else:
             completeness = found.completeness.with_content_of(recorded.completeness)
+        files = self._compare_disk_facts(found, recorded)
         details += self._compare_completeness(completeness, recorded, values)
         if result.state is not result.model.state:
             is_present = result.state is FileState.PRESENT
@@ -248,20 +248,20 @@ class _Comparison:
 
         What was read of the weights stays if they are the same and are not read again.
         """
+        header_values, completeness, found = self._read(found)
         values, files = self._context.all_values(key, found, recorded)
-        header_values, completeness = self._read(found)
         if recorded is not None and not header_values and has_same_weights(found, recorded.files):
             completeness = completeness.with_content_of(recorded.completeness)
             header_values["headers_read_at"] = recorded.headers_read_at
         values |= {**header_values, **completeness_values(completeness)}
         return values, files, completeness.reasons
 
-    def _read(self, found: FoundModel) -> tuple[dict[str, Any], Completeness]:
-        """Return the columns that headers give, if they are to be read, and the verdict."""
+    def _read(self, found: FoundModel) -> tuple[dict[str, Any], Completeness, FoundModel]:
+        """Return columns of headers, if they are to be read, the verdict, and the model."""
         if self._read_headers is None:
-            return {}, found.completeness
-        claims, completeness = self._read_headers(found)
-        return {**claims, "headers_read_at": self._context.now}, completeness
+            return {}, found.completeness, found
+        claims, completeness, found = self._read_headers(found)
+        return {**claims, "headers_read_at": self._context.now}, completeness, found
 
     def _compare_disk_facts(
         self, found: FoundModel, recorded: RecordedModel

@@ -52,18 +52,31 @@ def compare_digest(file: FileRecord, hashed: HashedFile) -> FileRecord:
     Return a file record with the digest that was read.
 
     A first digest becomes the expected one, unless the bytes do not have the Git blob id that the
-    store names. A different digest is recorded as the found one.
+    store names. A different digest is recorded as the found one. The size is that which was read,
+    if the digest is right: a pointer of Git LFS may have named the digest before.
     """
     is_first = file.digest is None
     differs = hashed.has_blob_id is False if is_first else file.digest != hashed.digest
     return replace(
         file,
+        size_bytes=file.size_bytes if differs else hashed.fingerprint.size_bytes,
         digest=hashed.digest if is_first and not differs else file.digest,
         found_digest=hashed.digest if differs else None,
         # With the fingerprint of the other content, the file would pass for the recorded one.
         fingerprint=file.fingerprint if differs else str(hashed.fingerprint),
         hashed_at=hash_time(hashed),
     )
+
+
+def with_pointers(files: Sequence[FileRecord], inspected: InspectedFiles) -> list[FileRecord]:
+    """Return the files of a model. Pointers of Git LFS have the digests that they name."""
+    pointers = inspected.described.pointers
+    return [
+        replace(file, digest=file.digest or pointers[file.path], found_digest=None)
+        if file.path in pointers
+        else file
+        for file in files
+    ]
 
 
 def found_model_digest(digest: str | None, files: list[FileRecord]) -> str | None:

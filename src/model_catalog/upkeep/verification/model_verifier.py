@@ -39,6 +39,7 @@ from model_catalog.upkeep.verification.digest_comparison import (
     files_to_read,
     first_file_records,
     found_model_digest,
+    with_pointers,
 )
 from model_catalog.upkeep.verification.file_hasher import FileHasher
 from model_catalog.upkeep.verification.read_budget import ReadBudget
@@ -162,12 +163,14 @@ class ModelVerifier:
             if stored is None:
                 return None
             model = stored
+        files = with_pointers(files, inspected)
+        to_read = [file for file in files if file.path not in inspected.described.pointers]
         root = inspected.described.files.root
         device = await run_in_thread(lambda _: device_of(model.local_path))
         verified_at = model.verified_at
         compared: dict[str, FileRecord] = {file.path: file for file in files}
         has_read_a_file = False
-        for file in await run_in_thread(lambda _: files_to_read(files, verified_at, root)):
+        for file in await run_in_thread(lambda _: files_to_read(to_read, verified_at, root)):
             async with device_lock(device):
                 result = await self._hash_file(model, root, file, hasher)
             if result is None:
@@ -180,8 +183,10 @@ class ModelVerifier:
             has_read_a_file = True
             compared[file.path] = compare_digest(file, result)
             await save_file_digest(self._catalog, model, compared[file.path])
+        # A file of the right digest has another size only if a pointer of Git LFS named the digest.
+        added_bytes = sum(compared[file.path].size_bytes - file.size_bytes for file in files)
         return await self._record_digests(
-            model, list(compared.values()), inspected, hasher.read_bytes
+            model, list(compared.values()), inspected, hasher.read_bytes, added_bytes
         )
 
     async def _hash_file(
@@ -202,7 +207,12 @@ class ModelVerifier:
         return Verdict.CHANGED, describe_sizes(file.path, found.st_size, file.size_bytes)
 
     async def _record_digests(
-        self, model: Model, files: list[FileRecord], inspected: InspectedFiles, read_bytes: int
+        self,
+        model: Model,
+        files: list[FileRecord],
+        inspected: InspectedFiles,
+        read_bytes: int,
+        added_bytes: int,
     ) -> VerifiedModel | None:
         """Compare the digest of all files with the model's, and record the outcome."""
         actual, expected = actual_digest(files), expected_digest(files)
@@ -226,9 +236,11 @@ class ModelVerifier:
             **texts,
         }
         if not damaged:
+            values |= {**_learned(model, inspected), "digest": model.digest or expected}
+            if model.size_bytes is not None:
+                values["size_bytes"] = model.size_bytes + added_bytes
+        if not damaged and not _has_new_pointer(files, inspected):
             values |= {
-                **_learned(model, inspected),
-                "digest": model.digest or expected,
                 "state": FileState.PRESENT,
                 "state_detail": None,
                 "missing_since": None,
@@ -248,6 +260,13 @@ class ModelVerifier:
         detail = NOT_COMPARED if stored.digest is not None and actual is None else None
         detail = detail or stored.unknown_reason
         return VerifiedModel(stored, Verdict.OK, detail, read_bytes)
+
+
+def _has_new_pointer(files: list[FileRecord], inspected: InspectedFiles) -> bool:
+    """Whether a pointer of Git LFS has replaced a file that was recorded."""
+    found = {file.path: file.fingerprint for file in inspected.files}
+    pointers = inspected.described.pointers
+    return any(file.path in pointers and file.fingerprint != found[file.path] for file in files)
 
 
 def _completeness(model: Model, inspected: InspectedFiles) -> Completeness:
