@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from model_catalog.files.formats.json_stream import JsonStream
 from model_catalog.stores.link_resolution import SkippedError
@@ -22,8 +21,7 @@ _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _TREE_VERSION: Final = 1
 
 
-@dataclass(frozen=True, slots=True)
-class TreeFile:
+class TreeFile(NamedTuple):
     """A file that a tree lists. `blob` is the name of its blob. None means that it is unknown."""
 
     size_bytes: int | None = None
