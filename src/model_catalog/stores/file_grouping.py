@@ -15,6 +15,7 @@ from model_catalog.files.file_names import (
     is_control_file,
     is_partial_download,
 )
+from model_catalog.stores.plain_folders.companions import FileGroup, attach_companions
 from model_catalog.stores.plain_folders.local_dirs import CACHE_FOLDER, LocalDirs
 from model_catalog.stores.plain_folders.weight_files import ONNX, group_names
 from model_catalog.stores.quantizations import (
@@ -58,7 +59,8 @@ class GroupingRules:
 
     A projector (the image encoder of a model) or a draft belongs to the only GGUF model in its
     folder. If there are several GGUF models, it belongs to each of them with `share_projectors`,
-    and to those of the same name without it. With None it is a model of its own.
+    and to those of the same name without it. With None it is a model of its own. In another folder
+    it belongs to the only model there (`attach_companions`).
 
     Without `subfolders`, folders below are listed only if they belong to a model in the first one.
     """
@@ -68,24 +70,9 @@ class GroupingRules:
     subfolders: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class FileGroup:
+def group_files(walk: StoreWalk, root: str, rules: GroupingRules) -> list[FileGroup]:
     """
-    The files of one model.
-
-    `local_path` is the folder of the model, or one of its files, which are in `folder`. `evidence`
-    is what the folder tells beside the files.
-    """
-
-    local_path: str
-    folder: str
-    files: tuple[StoreFile, ...]
-    evidence: StoreEvidence
-
-
-def group_files(walk: StoreWalk, root: str, rules: GroupingRules) -> Iterator[FileGroup]:
-    """
-    Yield the models in a folder and below it.
+    Return the models in a folder and below it.
 
     A pipeline (`is_pipeline`) is one model, with everything below it. So is a folder with weights
     that are not GGUF files, and with a config.json or an adapter_config.json; GGUF quantizations in
@@ -97,6 +84,12 @@ def group_files(walk: StoreWalk, root: str, rules: GroupingRules) -> Iterator[Fi
     Hidden files are left out. Unfinished downloads are not files of a group; its `evidence` names
     them, also those of huggingface_hub to a `local_dir`. Links to folders are not followed.
     """
+    return attach_companions(list(_group_in_folders(walk, root, rules)))
+
+
+def _group_in_folders(walk: StoreWalk, root: str, rules: GroupingRules) -> Iterator[FileGroup]:
+    """Yield the models in a folder and below it. Each has only the files of its own folder."""
+    count = walk.model_count
     local_dirs = LocalDirs(walk)
     folders = [root]
     while folders:
@@ -106,11 +99,15 @@ def group_files(walk: StoreWalk, root: str, rules: GroupingRules) -> Iterator[Fi
             local_dirs.add(folder.path)
         downloads = local_dirs.find(folder.path)
         if folder.is_model:
-            yield from _group_folder(walk, folder.path, downloads)
+            groups = _group_folder(walk, folder.path, downloads)
         else:
             folders += reversed(folder.folders) if rules.subfolders else []
             folder.unfinished += downloads.unfinished
-            yield from _group_single_files(folder, rules)
+            groups = _group_single_files(folder, rules)
+        for group in groups:
+            count += 1
+            walk.report_progress(count)
+            yield group
 
 
 def group_entries(
@@ -230,7 +227,8 @@ def _group_folder(walk: StoreWalk, root: str, downloads: StoreEvidence) -> Itera
             listed={name: None for name in downloads.listed if is_whole or file_set(name) in own},
             unfinished=[name for name in unfinished if is_whole or _is_partial_of(name, own)],
         )
-        yield FileGroup(path, path_folder, part.files_below_folder(), evidence.below(part.folder))
+        files_below = part.files_below_folder()
+        yield FileGroup(path, path_folder, files_below, evidence.below(part.folder), path)
 
 
 def _group_single_files(folder: _Folder, rules: GroupingRules) -> Iterator[FileGroup]:
@@ -260,7 +258,8 @@ def _group_single_files(folder: _Folder, rules: GroupingRules) -> Iterator[FileG
         unread = [name for name in folder.unread if file_set(name) in own]
         unfinished = [name for name in folder.unfinished if _is_partial_of(name, own)]
         evidence = StoreEvidence(gone=unread, unfinished=unfinished)
-        yield FileGroup(f"{folder.path}/{names[0]}", folder.path, files, evidence)
+        path = f"{folder.path}/{names[0]}"
+        yield FileGroup(path, folder.path, files, evidence, path)
     if rules.any_format:
         for name, entry in folder.others.items():
             if name not in used:

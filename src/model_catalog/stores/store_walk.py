@@ -88,6 +88,7 @@ class StoreWalk:
     _problems: list[ScanProblem] = field(default_factory=list)
     _leftovers: dict[str, LeftoverFile] = field(default_factory=dict)
     passed_over: PassedOverCounter = field(default_factory=PassedOverCounter)
+    _reported_count: int = 0
     _paths_of_links: dict[str, str] = field(default_factory=dict)
 
     @classmethod
@@ -204,8 +205,13 @@ class StoreWalk:
             self.add_problem(entry, f"it has the same name as the model at {other!r}")
             return
         self._found[key] = model
+        self.report_progress(len(self._found))
+
+    def report_progress(self, count: int) -> None:
+        """Report the number of models so far. It never falls."""
+        self._reported_count = max(count, self._reported_count)
         if self.progress is not None:
-            self.progress(len(self._found))
+            self.progress(self._reported_count)
 
     def list_entries(self, folder: str, reference: str | None = None) -> list[os.DirEntry[str]]:
         """

@@ -10,7 +10,8 @@ from typing import Final
 
 from model_catalog.files.completeness.judge import format_of_files
 from model_catalog.files.safe_open import ProtectedFiles, StrPath
-from model_catalog.stores.file_grouping import FileGroup, GroupingRules, group_files
+from model_catalog.stores.file_grouping import GroupingRules, group_files
+from model_catalog.stores.plain_folders.companions import FileGroup
 from model_catalog.stores.plain_folders.program_folders import program_reference, program_role
 from model_catalog.stores.scan_result import Claims, FoundModel, Scan, newest_mtime
 from model_catalog.stores.store_walk import StoreWalk
@@ -40,10 +41,10 @@ def scan(
     named: list[tuple[str, str, FileGroup]] = []
     paths = set()
     for group in group_files(walk, walk.root, _RULES):
-        below = os.path.relpath(group.local_path, walk.root)
+        below = os.path.relpath(group.first, walk.root)
         below = below if below != "." else os.path.basename(walk.root)
-        is_folder = group.local_path == group.folder
-        name = program_reference(group.local_path, below, is_folder=is_folder)
+        is_folder = group.first == group.folder
+        name = program_reference(group.first, below, is_folder=is_folder)
         paths.add(below)
         if name == below:
             _add_model(walk, group, below)

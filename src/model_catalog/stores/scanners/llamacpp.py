@@ -16,8 +16,9 @@ from model_catalog.files.completeness.judge import format_of_files
 from model_catalog.files.file_names import Role, file_role, is_partial_download
 from model_catalog.files.formats.json_stream import JsonStream
 from model_catalog.files.safe_open import ProtectedFiles, StrPath
-from model_catalog.stores.file_grouping import FileGroup, group_entries
+from model_catalog.stores.file_grouping import group_entries
 from model_catalog.stores.link_resolution import SkippedError
+from model_catalog.stores.plain_folders.companions import FileGroup
 from model_catalog.stores.scan_result import Claims, FoundModel, Scan, StoreFile, newest_mtime
 from model_catalog.stores.scanners.huggingface import PREFIX, scan_repository
 from model_catalog.stores.store_walk import (

@@ -66,7 +66,7 @@ def _scan_repository(walk: StoreWalk, publisher: str, repository: os.DirEntry[st
                 store="lmstudio",
                 provider=PROVIDER,
                 reference=f"{publisher}/{repository.name}",
-                version=group.local_path[len(path) + 1 :],
+                version=group.first[len(path) + 1 :],
                 local_path=group.local_path,
                 folder=group.folder,
                 files=group.files,
