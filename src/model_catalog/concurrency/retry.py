@@ -80,4 +80,10 @@ async def retry_while_busy(step: Callable[[], Coroutine[Any, Any, T]], timeout_s
             with thread_working():
                 return await run_to_completion(step())
         except CatalogBusyError as error:
-            await backoff.wait_or_raise(error)
+            busy = error
+        # Not in the block above: the traceback of a cancellation would contain that of the error.
+        try:
+            await backoff.wait_or_raise(busy)
+        finally:
+            # Its traceback refers to this frame.
+            del busy

@@ -284,7 +284,7 @@ async def _run_lookups(
                 on_timeout=run.interrupt,
             )
         except CatalogBusyError as error:
-            await backoff.wait_or_raise(error)
+            busy = error
         except CatalogUnavailableError:
             raise
         except CatalogError as error:
@@ -292,6 +292,11 @@ async def _run_lookups(
             if len(operations) > 1:
                 raise _RetryAloneError(error) from error
             raise
+        try:
+            # As in run_with_retries.
+            await backoff.wait_or_raise(busy)
+        finally:
+            del busy
 
 
 async def _run_writes(

@@ -61,10 +61,16 @@ async def run_with_retries(
                 on_timeout=run.interrupt,
             )
         except CatalogBusyError as error:
-            await backoff.wait_or_raise(error)
-            # A transaction that locks rows one by one, and always gives up first, would never have
-            # all of them.
-            lock_wait_s = min(2 * lock_wait_s, _MAX_LOCK_WAIT_S)
+            busy = error
+        # Not in the block above: the traceback of a cancellation would contain that of the error.
+        try:
+            await backoff.wait_or_raise(busy)
+        finally:
+            # Its traceback refers to this frame.
+            del busy
+        # A transaction that locks rows one by one, and always gives up first, would never have all
+        # of them.
+        lock_wait_s = min(2 * lock_wait_s, _MAX_LOCK_WAIT_S)
 
 
 async def run_in_open_transaction(

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import sqlite3
 from collections.abc import Callable, Coroutine
-from contextvars import Context
+from contextvars import Context, ContextVar
 from functools import partial
 from typing import Any, Final, TypeVar
 
@@ -36,6 +37,15 @@ from model_catalog.execution.sqlite_threads.transaction_runner import Requests, 
 T = TypeVar("T")
 
 _LOOP_ENDED: Final = "the event loop ended during the call, so its outcome is not known"
+
+_is_returning: Final = ContextVar("model_catalog_is_returning", default=False)
+_POOL_LOGGER: Final = logging.getLogger("sqlalchemy.pool.impl.AsyncAdaptedQueuePool")
+
+
+def _is_kept(record: logging.LogRecord) -> bool:
+    """Drop what SQLAlchemy logs if the end of the loop cancels one of our tasks in its wait."""
+    error = record.exc_info[1] if record.exc_info else None
+    return not (_is_returning.get() and isinstance(error, asyncio.CancelledError))
 
 
 class PooledExecutor:
@@ -67,6 +77,7 @@ class PooledExecutor:
         self._run_in_session = run_in_session
         self.is_suitable = True
         """Whether the connections of the engine have been suitable so far."""
+        _POOL_LOGGER.addFilter(_is_kept)
         self._readers = ReaderQueues(partial(self._new_queue, None))
         self._writer = self._new_queue(write_lock)
 
@@ -167,6 +178,7 @@ class _PoolWorker:
                     )
                     # The thread runs what it gets in order. The rollback with which the connection
                     # returns to the pool is queued behind the batch, so both are one wait.
+                    _is_returning.set(True)
                     await connection.close()
                     await done
             finally:
