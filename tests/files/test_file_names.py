@@ -92,6 +92,12 @@ def test_a_name_that_only_resembles_a_shard_is_not_one(name):
         ("m.gguf-split-a", "m.gguf"),
         ("sha256-0123-partial-12", "sha256-0123"),
         ("m.GGUF.PART", "m.GGUF"),
+        ("m.bin.parallel_tmp", "m.bin"),
+        ("m.safetensors_0_167772159", "m.safetensors"),
+        ("m.gguf_167772160_335544319", "m.gguf"),
+        ("m.pt_0_9", "m.pt"),
+        ("m_0_9", None),
+        ("m.txt_0_9", None),
         ("m.gguf", None),
         ("model-partial-v2.gguf", None),
         ("incomplete-", None),
@@ -101,7 +107,7 @@ def test_a_name_that_only_resembles_a_shard_is_not_one(name):
 )
 def test_an_unfinished_download_has_the_name_of_a_known_program(name, final):
     """
-    huggingface_hub, LM Studio, llama.cpp, Jan, browsers, GPT4All and Ollama, or a split file.
+    As of huggingface_hub, LM Studio, llama.cpp, Jan, browsers, GPT4All, Ollama and ModelScope.
     """
     assert finished_name(name) == final
     assert is_partial_download(name) == (final is not None)

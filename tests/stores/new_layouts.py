@@ -5,7 +5,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from layouts import sha256, write
+from layouts import fill, sha256, write
 
 DOCKER_CONFIG = {
     "format": "gguf",
@@ -107,3 +107,45 @@ class RamaLama:
         ref = folder / f"refs/{tag}.json"
         content = {"files": listed, "hash": snapshot, "path": str(ref), "version": "v1.0.1"}
         return write(ref, json.dumps(content, indent=2))
+
+
+@dataclass(frozen=True)
+class ModelScope:
+    """The cache of modelscope_hub 0.5 (`revision`) and of modelscope before 1.38 (`old_model`)."""
+
+    root: Path
+
+    def revision(self, name, revision, **files):
+        """Add a revision in the new layout, and return its folder."""
+        folder = self.root / "models" / name.replace("/", "--") / "snapshots" / revision
+        return fill(folder, **files)
+
+    def old_model(self, name, *, parent="hub/models", revision="master", **files):
+        """Add a model in the old layout, and return its folder."""
+        owner, _, repository = name.partition("/")
+        folder = self.root / parent / owner / repository.replace(".", "___")
+        write(folder / ".msc", b"\x80\x04]\x94.")
+        write(folder / ".mdl", b"\x80\x04}\x94.")
+        if revision is not None:
+            write(folder / ".mv", f"Revision:{revision},CreatedAt:1753259426")
+        link = folder.with_name(repository)
+        if not link.exists():
+            link.symlink_to(folder)
+        return fill(folder, **files)
+
+
+@dataclass(frozen=True)
+class KaggleHub:
+    """The cache of kagglehub 1.0.3."""
+
+    root: Path
+
+    def version(self, handle, *, complete=True, marks=(), **files):
+        """Add the files of a version, and its marks; return its folder."""
+        folder = self.root / "models" / handle
+        fill(folder, **files)
+        if complete:
+            write(folder.with_name(f"{folder.name}.complete"))
+        for mark in marks:
+            write(folder.parent / f".complete/{folder.name}/{mark}.complete")
+        return folder

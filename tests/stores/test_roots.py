@@ -3,7 +3,9 @@
 import dataclasses
 import json
 import os
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from layouts import C1, HuggingFace, Ollama, fill, write
@@ -47,6 +49,8 @@ def test_without_variables_the_folders_are_below_the_home_folder(tmp_path):
         StoreRoot("docker", f"{home_folder}/.docker/models", "default"),
         StoreRoot("docker", DOCKER_VOLUME, "default"),
         StoreRoot("ramalama", f"{home_folder}/.local/share/ramalama/store", "default"),
+        StoreRoot("modelscope", f"{home_folder}/.cache/modelscope", "default"),
+        StoreRoot("kagglehub", f"{home_folder}/.cache/kagglehub", "default"),
     )
     assert list(tmp_path.iterdir()) == []
 
@@ -88,8 +92,6 @@ def test_huggingface_hub_uses_the_same_folder(tmp_path, environment):
     The library runs in a separate process.
     """
     pytest.importorskip("huggingface_hub")
-    import subprocess
-
     code = "from huggingface_hub import constants; print(constants.HF_HUB_CACHE)"
     done = subprocess.run(
         [sys.executable, "-c", code],
@@ -155,6 +157,73 @@ def test_the_variables_of_ramalama_have_an_order(environment, path):
     RamaLama expands `~` in XDG_DATA_HOME, and nothing in RAMALAMA_STORE.
     """
     assert roots("ramalama", environment, "/home/u") == [path]
+
+
+@pytest.mark.parametrize(
+    ("store", "environment", "path"),
+    [
+        ("modelscope", {"MODELSCOPE_CACHE": "/m", "MS_CACHE_HOME": "/n"}, "/m"),
+        ("modelscope", {"MODELSCOPE_CACHE": "", "MS_CACHE_HOME": "~/n"}, "/home/u/n"),
+        ("modelscope", {"MODELSCOPE_CACHE": "~/$X"}, "/home/u/$X"),
+        (
+            "modelscope",
+            {"MODELSCOPE_CACHE": "", "XDG_CACHE_HOME": "/x"},
+            "/home/u/.cache/modelscope",
+        ),
+        ("kagglehub", {"KAGGLEHUB_CACHE": "/k/~/$X"}, "/k/~/$X"),
+        ("kagglehub", {"KAGGLEHUB_CACHE": "", "XDG_CACHE_HOME": "/x"}, "/home/u/.cache/kagglehub"),
+    ],
+)
+def test_the_caches_of_modelscope_and_kagglehub_are_found(store, environment, path):
+    """
+    ModelScope expands `~`, and kagglehub nothing. Neither knows XDG_CACHE_HOME.
+    """
+    assert roots(store, environment, "/home/u") == [path]
+
+
+PROGRAMS = {
+    "modelscope": (
+        "modelscope_hub",
+        "MODELSCOPE_CACHE",
+        "from modelscope_hub import HubConfig; print(HubConfig().cache_dir)",
+    ),
+    "kagglehub": (
+        "kagglehub",
+        "KAGGLEHUB_CACHE",
+        "from kagglehub.config import get_cache_folder as get; print(get())",
+    ),
+    "ramalama": (
+        "ramalama",
+        "RAMALAMA_STORE",
+        "from ramalama.config import ActiveConfig as get; print(get().store + '/store')",
+    ),
+}
+
+
+@pytest.mark.parametrize("store", PROGRAMS)
+@pytest.mark.parametrize("value", [None, "{home}/set", "~"], ids=["unset", "set", "tilde"])
+def test_the_programs_use_the_same_folders(tmp_path, store, value, monkeypatch):
+    """
+    Each package runs in a separate process.
+    """
+    package, variable, code = PROGRAMS[store]
+    pytest.importorskip(package)
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    environment = {} if value is None else {variable: value.format(home=tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={
+            "HOME": str(tmp_path),
+            "PYTHONPATH": ":".join(filter(None, sys.path)),
+            **environment,
+        },
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    assert roots(store, environment, tmp_path) == [str(Path(done.stdout.strip()).absolute())]
 
 
 def test_ramalama_has_another_folder_for_root(monkeypatch):

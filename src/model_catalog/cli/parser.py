@@ -167,7 +167,7 @@ def _add_scan_command(add_command: _AddCommand, formats: argparse.ArgumentParser
         metavar="PATH",
         nargs="*",
         help="a store or any folder (default: the stores of Hugging Face, Ollama, LM Studio, "
-        "llama.cpp, Docker Model Runner and RamaLama)",
+        "llama.cpp, Docker Model Runner, RamaLama, ModelScope and kagglehub)",
     )
     scan.add_argument("-n", "--dry-run", action="store_true", help="print the changes only")
     scan.add_argument(

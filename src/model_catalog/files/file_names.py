@@ -47,11 +47,14 @@ _INDEX_NAME: Final = re.compile(
 )
 _READ_SUFFIXES: Final = (".gguf", ".safetensors", ".sft", ".bin", ".ckpt", ".pt", ".pth")
 # Endings of huggingface_hub (with and without the id of a try), llama.cpp, LM Studio, Jan, LocalAI,
-# curl and wget wrappers and browsers, and of the pieces of a file that was split without headers.
+# ModelScope (with the first and the last byte of a piece), curl and wget wrappers and browsers, and
+# of the pieces of a file that was split without headers.
 _PARTIAL_NAME: Final = re.compile(
     r"(?s:(?P<name>.+?))"
     r"(\.[0-9a-f]{8}\.incomplete|\.incomplete|\.downloadInProgress|\.sync\.part|\.part|\.partial"
-    r"|\.downloading|\.download|\.crdownload|\.tmp|-partial(-[0-9]+)?"
+    r"|\.downloading|\.download|\.crdownload|\.tmp|-partial(-[0-9]+)?|\.parallel_tmp"
+    r"|(?<=\.safetensors)_[0-9]+_[0-9]+|(?<=\.(?:gguf|onnx))_[0-9]+_[0-9]+"
+    r"|(?<=\.(?:bin|pth))_[0-9]+_[0-9]+|(?<=\.pt)_[0-9]+_[0-9]+"
     r"|(?<=\.gguf)([.-]split-[a-z]|\.part-[a-z]|\.part[0-9]+of[0-9]+))",
     re.IGNORECASE,
 )

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from model_catalog.files.completeness.evidence import StoreEvidence
+from model_catalog.files.completeness.judge import format_of_files
 from model_catalog.files.file_names import (
     WEIGHT_ROLES,
     file_role,
@@ -27,7 +28,7 @@ from model_catalog.stores.quantizations import (
     is_pipeline,
     split_files,
 )
-from model_catalog.stores.scan_result import StoreFile
+from model_catalog.stores.scan_result import Claims, FoundModel, StoreFile, newest_mtime
 from model_catalog.stores.store_walk import (
     MAX_FILES,
     READ_ERRORS,
@@ -99,7 +100,7 @@ def _group_in_folders(walk: StoreWalk, root: str, rules: GroupingRules) -> Itera
             local_dirs.add(folder.path)
         downloads = local_dirs.find(folder.path)
         if folder.is_model:
-            groups = _group_folder(walk, folder.path, downloads)
+            groups = group_folder(walk, folder.path, downloads)
         else:
             folders += reversed(folder.folders) if rules.subfolders else []
             folder.unfinished += downloads.unfinished
@@ -189,8 +190,15 @@ def _is_relevant(name: str) -> bool:
     return name in {*_MODEL_CONFIGS, *PIPELINE_CONFIGS} or file_role(name) in WEIGHT_ROLES
 
 
-def _group_folder(walk: StoreWalk, root: str, downloads: StoreEvidence) -> Iterator[FileGroup]:
-    """Yield the model that consists of all files in a folder and below it."""
+def group_folder(
+    walk: StoreWalk, root: str, downloads: StoreEvidence | None = None
+) -> Iterator[FileGroup]:
+    """
+    Yield the model that consists of all files in a folder and below it.
+
+    GGUF quantizations in it are models of their own, as `split_files` divides them.
+    """
+    downloads = downloads or StoreEvidence()
     files: list[StoreFile] = []
     unread: list[str] = []
     unfinished: list[str] = [*downloads.unfinished]
@@ -229,6 +237,37 @@ def _group_folder(walk: StoreWalk, root: str, downloads: StoreEvidence) -> Itera
         )
         files_below = part.files_below_folder()
         yield FileGroup(path, path_folder, files_below, evidence.below(part.folder), path)
+
+
+def add_groups(
+    walk: StoreWalk, name: tuple[str, str, str], root: str, groups: Iterable[FileGroup]
+) -> None:
+    """
+    Add the models in a folder to the walk, named by provider, reference and version.
+
+    If a model is only a part of the folder, its version has the path of its file behind a slash. A
+    group without a file that can be read is left out, because its problems are recorded.
+    """
+    provider, reference, version = name
+    for group in groups:
+        if not group.files and group.evidence.gone:
+            continue
+        part = group.first[len(root) + 1 :]
+        walk.add_model(
+            FoundModel(
+                store=walk.store,
+                provider=provider,
+                reference=reference,
+                version=f"{version}/{part}" if part else version,
+                local_path=group.local_path,
+                folder=group.folder,
+                files=group.files,
+                downloaded_at=newest_mtime(group.files),
+                claims=Claims(format=format_of_files(group.files)),
+                evidence=group.evidence,
+            ),
+            group.local_path,
+        )
 
 
 def _group_single_files(folder: _Folder, rules: GroupingRules) -> Iterator[FileGroup]:

@@ -15,7 +15,15 @@ from model_catalog.files.model_kind import Kind, kind_of_files
 from model_catalog.files.safe_open import ProtectedFiles, StrPath
 
 StoreName: TypeAlias = Literal[
-    "huggingface", "ollama", "lmstudio", "llamacpp", "docker", "ramalama", "directory"
+    "huggingface",
+    "ollama",
+    "lmstudio",
+    "llamacpp",
+    "docker",
+    "ramalama",
+    "modelscope",
+    "kagglehub",
+    "directory",
 ]
 
 

@@ -14,8 +14,10 @@ from model_catalog.stores.scanners import (
     directory,
     docker,
     huggingface,
+    kagglehub,
     llamacpp,
     lmstudio,
+    modelscope,
     ollama,
     ramalama,
 )
@@ -28,12 +30,16 @@ SCANNERS: Final[Mapping[StoreName, Scanner]] = {
     "llamacpp": llamacpp.scan,
     "docker": docker.scan,
     "ramalama": ramalama.scan,
+    "modelscope": modelscope.scan,
+    "kagglehub": kagglehub.scan,
     "directory": directory.scan,
 }
 """The scanner of each kind of store, in display order."""
 
 _MARKS: Final[Mapping[StoreName, Callable[[Sequence[str], Collection[str]], bool]]] = {
     "ramalama": ramalama.is_model_folder,
+    "modelscope": modelscope.is_cache_folder,
+    "kagglehub": kagglehub.is_variation_folder,
 }
 """Functions of the path of a folder below the root, and of the names in it."""
 
@@ -47,6 +53,8 @@ PROVIDERS: Final[Mapping[StoreName, str]] = {
     "llamacpp": llamacpp.PROVIDER,
     "docker": docker.PROVIDER,
     "ramalama": ramalama.PROVIDER,
+    "modelscope": modelscope.PROVIDER,
+    "kagglehub": kagglehub.PROVIDER,
     "directory": directory.PROVIDER,
 }
 """The provider of all models in a store of each kind."""

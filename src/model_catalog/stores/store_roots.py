@@ -70,6 +70,8 @@ def default_roots(
         *_llamacpp(user),
         *_docker(user, os.fspath(docker_volume)),
         _ramalama(user),
+        _modelscope(user),
+        _kagglehub(user),
     ):
         real = os.path.realpath(root.path)
         if real not in seen:
@@ -94,7 +96,10 @@ class _UserEnvironment:
 
     def expand(self, text: str) -> str:
         """Expand variables and a leading `~` in a path, as each of the programs does."""
-        text = _VARIABLE.sub(self._variable_value, text)
+        return self.expand_home(_VARIABLE.sub(self._variable_value, text))
+
+    def expand_home(self, text: str) -> str:
+        """Expand a leading `~` in a path, and nothing else."""
         if text == "~" or text.startswith("~/"):
             return self.home_folder + text[1:]
         return text
@@ -149,6 +154,24 @@ def _ramalama(user: _UserEnvironment) -> StoreRoot:
     return user.first_root("ramalama", ("XDG_DATA_HOME", ("ramalama", "store"))) or StoreRoot(
         "ramalama", user.below_home(".local", "share", "ramalama", "store"), "default"
     )
+
+
+def _modelscope(user: _UserEnvironment) -> StoreRoot:
+    # `HubConfig` in modelscope_hub/config.py, and `_sync_config` in modelscope/hub/__init__.py
+    for variable in ("MODELSCOPE_CACHE", "MS_CACHE_HOME"):
+        text = user.variables.get(variable)
+        if text and "\0" not in text:
+            return StoreRoot("modelscope", os.path.abspath(user.expand_home(text)), variable)
+    return StoreRoot("modelscope", user.below_home(".cache", "modelscope"), "default")
+
+
+def _kagglehub(user: _UserEnvironment) -> StoreRoot:
+    # `get_cache_folder` in kagglehub/config.py. An empty variable is the working directory of each
+    # process, and no folder that can be known here.
+    text = user.variables.get("KAGGLEHUB_CACHE")
+    if text and "\0" not in text:
+        return StoreRoot("kagglehub", os.path.abspath(text), "KAGGLEHUB_CACHE")
+    return StoreRoot("kagglehub", user.below_home(".cache", "kagglehub"), "default")
 
 
 def _unquoted_root(

@@ -340,6 +340,14 @@ def is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
+def is_folder_path(path: str) -> bool:
+    """Return whether a path is a folder and not a link. False if the system reports an error."""
+    try:
+        return stat.S_ISDIR(os.lstat(path).st_mode)
+    except (OSError, ValueError):
+        return False
+
+
 def is_link(entry: os.DirEntry[str]) -> bool:
     """Return whether an entry is a symbolic link. False if the system reports an error."""
     try:
