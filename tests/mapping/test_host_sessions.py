@@ -233,6 +233,16 @@ async def test_a_merge_leaves_claims_as_they_are(filled, sessions, database):
     assert database.run(columns) == before
 
 
+async def test_a_model_that_is_merged_without_a_read_has_its_tags(filled, sessions):
+    """`merge(load=False)` is how a session takes an object from a cache."""
+    found = await filled.get_model("a", "hf")
+
+    async with sessions() as session:
+        merged = await session.merge(pickle.loads(pickle.dumps(found)), load=False)
+
+        assert merged.tags == found.tags != ()
+
+
 async def test_tags_are_those_of_the_last_refresh(filled, sessions):
     """A refresh or an expiry replaces the tags that the catalog has read."""
     found = await filled.get_model("a", "hf")

@@ -44,7 +44,7 @@ def detach_with_sqlalchemy(values: dict) -> Model:
 
 CONSTRUCTORS = {
     "new": (lambda: Model(**GIVEN), lambda: construct_with_sqlalchemy(GIVEN)),
-    "detached": (lambda: new_detached_model(dict(READ), ()), lambda: detach_with_sqlalchemy(READ)),
+    "detached": (lambda: new_detached_model(dict(READ)), lambda: detach_with_sqlalchemy(READ)),
 }
 
 
@@ -100,10 +100,10 @@ def test_a_copy_is_that_of_a_model_of_sqlalchemys_constructor(pair, copied):
 
 
 def test_a_model_that_was_read_takes_over_the_dict_of_values():
-    """The values are not copied, because a copy of 42 names takes longer than the construction."""
+    """The values are not copied, because a copy of the dict takes longer than the construction."""
     values = dict(READ)
 
-    assert vars(new_detached_model(values, ())) is values
+    assert vars(new_detached_model(values)) is values
 
 
 class _OtherBase(DeclarativeBase):

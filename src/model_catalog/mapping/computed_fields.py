@@ -16,7 +16,7 @@ from model_catalog.mapping.child_tables import ModelTag
 from model_catalog.mapping.column_types import TAG_SEPARATOR, TagsText
 
 STORED_TAGS: Final = "_stored_tags"
-"""The attribute that SQLAlchemy loads the tags of a model into."""
+"""The attribute with the tags that a session has loaded, or that the catalog has read."""
 
 
 def effective_value(name: str) -> hybrid_property[Any]:
@@ -52,15 +52,8 @@ def effective_value(name: str) -> hybrid_property[Any]:
 
 
 def read_tags(model: Any) -> tuple[str, ...]:
-    """Return the tags of a model: as a session loaded them, or as the catalog read them."""
-    values = vars(model)
-    if STORED_TAGS in values:
-        tags: tuple[str, ...] = values[STORED_TAGS]
-        return tags
-    # The catalog sets it on the models that it returns.
-    if hasattr(model, "_tags"):
-        return model._tags  # type: ignore[no-any-return] # noqa: SLF001 - a slot of Model
-    # A session loads the attribute. It is None for a new model.
+    """Return the tags of a model, as a session loaded them, or the catalog read them."""
+    # It is None for a new model.
     return getattr(model, STORED_TAGS) or ()
 
 

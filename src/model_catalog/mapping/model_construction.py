@@ -33,13 +33,8 @@ from model_catalog.domain.fields import (
 
 M = TypeVar("M", bound=DeclarativeBase)
 
-STATE_SLOTS: Final = ("_sa_instance_state", "_tags")
-"""
-The slots of Model: the attributes that are not columns.
-
-They are outside the dict to keep it small. A dict of up to 42 names takes 832 bytes, and one of
-more names 1,584. A model that was read has 48: 100,000 models take 298 MiB, with 42 they took 226.
-"""
+STATE_SLOT: Final = "_sa_instance_state"
+"""The slot of Model. SQLAlchemy's state is outside the dict, which the functions below replace."""
 
 _REQUIRED: Final = frozenset(REQUIRED_FIELDS)
 _HEADER: Final = frozenset(HEADER_FIELDS)
@@ -118,7 +113,7 @@ def constructor_signature() -> inspect.Signature:
 
 def detached_constructor(
     model_class: type[M],
-) -> Callable[[dict[str, Any], tuple[str, ...]], M]:
+) -> Callable[[dict[str, Any]], M]:
     """
     Return the function that constructs models of `model_class` from rows that were read.
 
@@ -128,11 +123,10 @@ def detached_constructor(
     mapper = class_mapper(model_class, configure=False)
     new_instance = mapper.class_manager.new_instance
     identity_key = mapper.identity_key_from_primary_key
-    set_tags = vars(model_class)[STATE_SLOTS[1]].__set__
 
     # Takes 0.9 us. `__dict__.update` and `make_transient_to_detached` take 6.0 us: they resize the
     # dict three times, and look for attributes to expire in a model that has none.
-    def new_detached_model(values: dict[str, Any], tags: tuple[str, ...]) -> M:
+    def new_detached_model(values: dict[str, Any]) -> M:
         """
         Construct a model that was read. It belongs to no session, and `values` becomes its dict.
 
@@ -145,7 +139,6 @@ def detached_constructor(
             mapper.registry.configure()
         model: M = new_instance()
         model.__dict__ = values
-        set_tags(model, tags)
         instance_state(model).key = identity_key((values["id"],))
         return model
 
@@ -162,8 +155,6 @@ def duplicate(model: M) -> M:
     copy: M = mapper.class_manager.new_instance()
     columns = mapper.column_attrs.keys()
     copy.__dict__ = {name: value for name, value in vars(model).items() if name in columns}
-    if (tags := getattr(model, STATE_SLOTS[1], None)) is not None:
-        object.__setattr__(copy, STATE_SLOTS[1], tags)
     old, new = instance_state(model), instance_state(copy)
     new.key, new.identity_token = old.key, old.identity_token
     new.committed_state.update(old.committed_state)
@@ -210,11 +201,11 @@ def require_state_slot(model_class: type[DeclarativeBase]) -> None:
     """
     instance = class_mapper(model_class, configure=False).class_manager.new_instance()
     state = sqlalchemy.inspect(instance)
-    slot = vars(model_class).get(STATE_SLOTS[0])
+    slot = vars(model_class).get(STATE_SLOT)
     is_in_slot = isinstance(slot, MemberDescriptorType) and slot.__get__(instance) is state
     if not is_in_slot or vars(instance):
         raise RuntimeError(
             f"SQLAlchemy {sqlalchemy.__version__} does not store its state of a "
-            f"{model_class.__name__} in the slot {STATE_SLOTS[0]!r}, which this package relies on: "
+            f"{model_class.__name__} in the slot {STATE_SLOT!r}, which this package relies on: "
             f"install a version that this release of model-catalog supports"
         )

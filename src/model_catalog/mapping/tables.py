@@ -42,7 +42,7 @@ from model_catalog.mapping.computed_fields import (
 )
 from model_catalog.mapping.flush_events import listen_to_flushes
 from model_catalog.mapping.model_construction import (
-    STATE_SLOTS,
+    STATE_SLOT,
     constructor_signature,
     dataclass_fields,
     describe,
@@ -68,7 +68,7 @@ class Model(MappedAsDataclass, Base, kw_only=True, eq=False, repr=False):
     """
 
     __tablename__ = "models"
-    __slots__ = STATE_SLOTS
+    __slots__ = (STATE_SLOT,)
 
     reference: Mapped[str] = mapped_column(KeyText)
     """The name at the provider, as in `TheBloke/TinyLlama-1.1B`; at most 512 characters."""

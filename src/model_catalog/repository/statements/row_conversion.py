@@ -26,6 +26,7 @@ from model_catalog.mapping.column_types import (
     decode_state,
     decode_timestamp,
 )
+from model_catalog.mapping.computed_fields import STORED_TAGS
 from model_catalog.mapping.tables import Model, new_detached_model
 from model_catalog.repository.statements.filters import (
     EFFECTIVE_COLUMNS,
@@ -49,7 +50,7 @@ _STORED_TYPES: Final = (
 _MAX_KNOWN_TYPES: Final = 10_000
 _known_types: Final[set[tuple[type, ...]]] = set()
 _NAMES: Final = (*EFFECTIVE_COLUMNS, None)
-_ATTRIBUTES: Final = tuple(ATTRIBUTES.values())
+_ATTRIBUTES: Final = (*ATTRIBUTES.values(), STORED_TAGS)
 _DEFAULTS: Final = {ATTRIBUTES[name]: value for name, value in COLUMN_DEFAULTS.items()}
 _INTERNAL_COLUMNS: Final = [
     column.key for column in model_columns if column.key not in EFFECTIVE_COLUMNS
@@ -101,14 +102,13 @@ def split_aggregate(joined: str | bytes | None) -> tuple[str, ...]:
 def to_model(row: Row) -> Model:
     """Convert a row of `select_models` to a model."""
     (values,) = _decode((row,))
-    return new_detached_model(dict(zip(_ATTRIBUTES, values, strict=False)), values[-1])
+    return new_detached_model(dict(zip(_ATTRIBUTES, values, strict=True)))
 
 
 def to_models(rows: Iterable[Row]) -> list[Model]:
     """Convert rows of `select_models` to models."""
     return [
-        new_detached_model(dict(zip(_ATTRIBUTES, values, strict=False)), values[-1])
-        for values in _decode(rows)
+        new_detached_model(dict(zip(_ATTRIBUTES, values, strict=True))) for values in _decode(rows)
     ]
 
 
@@ -120,13 +120,13 @@ def to_rows(rows: Iterable[Row]) -> list[ModelRow]:
 
 def model_from_insert(model_id: int, row: Mapping[str, Any]) -> Model:
     """Return the model of a row that was just inserted, without reading it from the database."""
-    values = {**_DEFAULTS, **row, "id": model_id}
+    values = {**_DEFAULTS, **row, "id": model_id, STORED_TAGS: ()}
     for name in _INTERNAL_COLUMNS:
         del values[name]
     for name in HEADER_FIELDS:
         if name in values:
             values[ATTRIBUTES[name]] = values.pop(name)
-    return new_detached_model(values, ())
+    return new_detached_model(values)
 
 
 def _decode(rows: Iterable[Row]) -> Iterator[list[Any]]:
