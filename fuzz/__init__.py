@@ -2,7 +2,9 @@
 
 from typing import Final
 
-TARGETS: Final = ("reference", "headers", "configs", "onnx_models", "imports", "filters")
+TARGETS: Final = (
+    *("reference", "headers", "configs", "onnx_models", "plain_folders", "imports", "filters"),
+)
 """
 The names of the target modules.
 

@@ -10,6 +10,7 @@ from model_catalog.cli import main
 from model_catalog.stores import PassedOver
 from model_catalog.stores.scanners import directory, lmstudio
 from model_catalog.upkeep import adopt, scan_store
+from model_catalog.upkeep.store_sync.header_claims import read_header_claims
 
 GGUF = b"GGUF" + bytes(100)
 PICKLE = pickle.dumps({"state_dict": [1, 2]}, 2)
@@ -104,6 +105,37 @@ def test_an_onnx_model_that_is_alone_has_all_files_of_its_folder(tmp_path):
     assert scanned.passed_over.file_count == 1
 
 
+def test_external_data_that_the_onnx_package_writes_belongs_to_the_model(tmp_path):
+    """
+    Version 1.23.2 names a file after each tensor, unless it is told one name for all of them.
+    """
+    onnx = pytest.importorskip("onnx")
+    np = pytest.importorskip("numpy")
+    tensors = [
+        onnx.numpy_helper.from_array(np.zeros(2000, np.float32), f"layer.{number}::weight")
+        for number in range(2)
+    ]
+    output = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [2000])
+    node = onnx.helper.make_node("Add", ["layer.0::weight", "layer.1::weight"], ["y"])
+    model = onnx.helper.make_model(onnx.helper.make_graph([node], "g", [], [output], tensors))
+    (tmp_path / "m").mkdir()
+    onnx.save_model(
+        model,
+        tmp_path / "m/m.onnx",
+        save_as_external_data=True,
+        all_tensors_to_one_file=False,
+    )
+
+    (whole,) = directory.scan(tmp_path).found
+    whole_read = read_header_claims(whole, lambda: False, ())[1]
+    (tmp_path / "m" / whole.files[0].path).unlink()
+    (part,) = directory.scan(tmp_path).found
+    part_read = read_header_claims(part, lambda: False, ())[1]
+
+    assert (len(whole.files), whole_read.verdict) == (3, "unknown")
+    assert part_read.reasons == (f"missing: {whole.files[0].path!r}",)
+
+
 @pytest.mark.parametrize(
     ("folder", "first"),
     [("m", "saved_model.pb"), ("m.mlpackage", "Data/weights/weight.bin"), ("m.mlmodelc", "a.bin")],
@@ -156,15 +188,17 @@ def test_files_of_no_model_are_counted_with_their_sizes(tmp_path):
         tmp_path, org___m___config__json=b"{}", org___m___m__safetensors=GGUF, org___m___r__md=b"1"
     )
     write(tmp_path / ".hidden", b"1")
+    write(tmp_path / "empty/config.json", b"{}")
     (tmp_path / "link.txt").symlink_to("notes.txt")
     (tmp_path / "sub/other.txt").hardlink_to(tmp_path / "notes.txt")
 
     passed_over = directory.scan(tmp_path).passed_over
 
     disk_bytes = sum(
-        (tmp_path / name).stat().st_blocks * 512 for name in ("notes.txt", "sub/image.png")
+        (tmp_path / name).stat().st_blocks * 512
+        for name in ("notes.txt", "sub/image.png", "empty/config.json")
     )
-    assert passed_over == PassedOver(2, 8, disk_bytes)
+    assert passed_over == PassedOver(3, 10, disk_bytes)
     assert lmstudio.scan(tmp_path).passed_over == PassedOver()
 
 

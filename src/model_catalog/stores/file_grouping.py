@@ -131,7 +131,8 @@ class _Folder:
     The content of one folder.
 
     `files` maps names to targets. `unread` are the names of files that could not be read, and
-    `unfinished` those of unfinished downloads. `others` are the entries that identify no model.
+    `unfinished` those of unfinished downloads. `others` are the entries that identify no model, and
+    `entries` are those of all files and links.
     """
 
     walk: StoreWalk
@@ -141,6 +142,7 @@ class _Folder:
     unread: list[str] = field(default_factory=list)
     unfinished: list[str] = field(default_factory=list)
     others: dict[str, os.DirEntry[str]] = field(default_factory=dict)
+    entries: dict[str, os.DirEntry[str]] = field(default_factory=dict)
     has_cache: bool = False
 
     def add_entries(self, entries: Iterable[os.DirEntry[str]], *, all_files: bool = False) -> None:
@@ -155,10 +157,12 @@ class _Folder:
             elif is_partial_download(name):
                 self.unfinished.append(name)
                 self.walk.add_leftover(entry, "partial")
-            elif is_link(entry) or all_files or _is_relevant(name):
-                self.add_file(entry)
             else:
-                self.others[name] = entry
+                self.entries[name] = entry
+                if is_link(entry) or all_files or _is_relevant(name):
+                    self.add_file(entry)
+                else:
+                    self.others[name] = entry
 
     def add_file(self, entry: os.DirEntry[str]) -> None:
         """Add a file, or record why it cannot be read."""
@@ -300,7 +304,7 @@ def _group_single_files(folder: _Folder, rules: GroupingRules) -> Iterator[FileG
         path = f"{folder.path}/{names[0]}"
         yield FileGroup(path, folder.path, files, evidence, path)
     if rules.any_format:
-        for name, entry in folder.others.items():
+        for name, entry in folder.entries.items():
             if name not in used:
                 folder.walk.passed_over.add(entry)
 
