@@ -1,9 +1,11 @@
-"""Fuzzers for the code that reads untrusted input: references, files, imports and filters."""
+"""Fuzzers for the code that reads untrusted input: references, files, stores and more."""
 
 from typing import Final
 
 TARGETS: Final = (
-    *("reference", "headers", "configs", "onnx_models", "plain_folders", "imports", "filters"),
+*("reference", "headers", "configs", "onnx_models", "plain_folders"),
+    *("docker_stores", "ramalama_stores", "modelscope_caches", "kagglehub_caches"),
+    *("imports", "filters"),
 )
 """
 The names of the target modules.
