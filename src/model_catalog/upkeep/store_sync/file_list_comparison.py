@@ -71,9 +71,11 @@ def has_same_file_facts(found: FoundModel, recorded: FileRows) -> bool:
     """
     for file in found.files:
         row = recorded[file.path]
-        if (row[_ROLE], row[_DISK_BYTES]) != (file.role, file.disk_bytes):
-            return False
-        if row[_FILE_ID] != format_file_id(file.identity):
+        if (
+            row[_ROLE] != file.role
+            or row[_DISK_BYTES] != file.disk_bytes
+            or row[_FILE_ID] != format_file_id(file.identity)
+        ):
             return False
         if file.digest not in {None, row[_DIGEST]}:
             return False

@@ -146,6 +146,8 @@ class _Comparison:
                 if each in self._recorded:
                     names[key] = each
                     break
+        if len(names) == len(self._scan.found):
+            return Successions()
         in_store = [model for model in self._recorded.values() if self._is_in_store(model)]
         return find_successions(self._scan.found, in_store, names)
 
