@@ -3,7 +3,7 @@
 from typing import Final
 
 TARGETS: Final = (
-*("reference", "headers", "configs", "onnx_models", "plain_folders"),
+    *("reference", "headers", "configs", "onnx_models", "plain_folders"),
     *("docker_stores", "ramalama_stores", "modelscope_caches", "kagglehub_caches"),
     *("imports", "filters"),
 )

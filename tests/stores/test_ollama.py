@@ -2,7 +2,9 @@
 
 import json
 import os
+import sys
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 from layouts import DETAILS, Ollama, listing, sha256, write
@@ -10,6 +12,11 @@ from layouts import DETAILS, Ollama, listing, sha256, write
 from model_catalog.stores.manifests import parse_parameter_count
 from model_catalog.stores.scan_result import Claims
 from model_catalog.stores.scanners.ollama import scan
+from model_catalog.upkeep import adopt
+
+sys.path.append(str(Path(__file__).parents[1] / "files"))
+
+from builders import safetensors
 
 GGUF = b"GGUF" + bytes(100)
 
@@ -209,16 +216,87 @@ def test_weights_can_be_hundreds_of_tensors(store):
     assert model.is_complete
 
 
-def test_a_cloud_model_is_left_out(store):
+@pytest.mark.parametrize(
+    "details",
+    [
+        {"remote_host": "https://ollama.com:443", "remote_model": "gpt"},
+        {"remote_model": "gpt"},
+    ],
+)
+@pytest.mark.parametrize("has_layers", [False, True])
+def test_a_cloud_model_is_named_and_left_out(store, details, has_layers):
     """
     It has a manifest and no weights on this machine.
     """
-    config = store.config({"remote_host": "https://ollama.com:443", "remote_model": "gpt"})
-    store.manifest("gpt:cloud", [], config)
+    layers = [store.layer("license", b"MIT")] if has_layers else []
+    store.manifest("gpt:cloud", layers, store.config(details))
 
     scanned = scan(store.root)
 
     assert (scanned.found, scanned.problems) == ((), ())
+    assert scanned.remote_models == ("gpt:cloud",)
+
+
+def test_a_draft_belongs_to_its_model(store):
+    """
+    The model is not a draft, and its path is that of its own weights.
+    """
+    draft = store.layer("draft", b"GGUFdraft")
+    store.manifest("m", [draft, store.layer("model", GGUF)], store.config(DETAILS))
+
+    model = only(scan(store.root))
+
+    assert {file.role for file in model.files} == {"weights", "draft", "config"}
+    assert (model.kind, model.is_complete) == ("model", True)
+    assert model.local_path.endswith(sha256(GGUF))
+
+
+def test_the_tensors_of_a_draft_have_a_prefix(store):
+    """
+    The config names it. Without it, all tensors are weights of the model.
+    """
+    layers = [
+        store.layer("tensor", b"t1", name="draft.blk.0"),
+        store.layer("tensor", b"t2", name="blk.0"),
+    ]
+    details = {"model_format": "safetensors", "draft": {"tensor_prefix": "draft."}}
+    store.manifest("a", layers, store.config(details))
+    store.manifest("b", layers, store.config({"model_format": "safetensors", "draft": 7}))
+
+    with_draft, without = scan(store.root).found
+
+    assert sorted(file.role for file in with_draft.files) == ["config", "draft", "weights"]
+    assert with_draft.local_path.endswith(sha256(b"t2"))
+    assert sorted(file.role for file in without.files) == ["config", "weights", "weights"]
+
+
+async def test_the_parameters_of_tensor_layers_are_added_up(store, catalog):
+    """
+    Each layer is a safetensors file with a tensor of its own.
+    """
+    blobs = [safetensors([(f"t{n}", "F16", (4, 8))], {"n": str(n)}) for n in range(3)]
+    layers = [store.layer("tensor", blob, name=f"t{n}") for n, blob in enumerate(blobs)]
+    store.manifest("m", layers, store.config({"model_format": "safetensors"}))
+
+    await adopt(catalog, scan(store.root))
+
+    model = await catalog.get_model("m", "ollama", "latest")
+    assert (model.parameter_count, model.quantization) == (3 * 32, "F16")
+    assert model.incomplete_reason is None
+
+
+def test_blobs_of_a_manifest_that_cannot_be_read_are_no_orphans(store):
+    """
+    They may belong to it. An unfinished download is a leftover in any case.
+    """
+    manifest = store.model("m", GGUF)
+    manifest.write_text("{")
+    partial = write(store.root / f"blobs/sha256-{'a' * 64}.tmp", b"half")
+
+    scanned = scan(store.root)
+
+    assert len(scanned.problems) == 1
+    assert [(each.path, each.kind) for each in scanned.leftovers] == [(str(partial), "partial")]
 
 
 def test_a_model_without_weights_is_a_problem(store):
@@ -247,7 +325,7 @@ def test_a_missing_blob_is_a_reason(store):
     assert model.local_path == str(blob)
 
 
-@pytest.mark.parametrize("name", ["-partial", "-partial-0"])
+@pytest.mark.parametrize("name", ["-partial", "-partial-0", ".tmp"])
 def test_an_unfinished_download_is_a_reason(store, name):
     """
     Ollama writes a partial download next to the blob.

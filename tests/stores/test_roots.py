@@ -200,6 +200,7 @@ PROGRAMS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("store", PROGRAMS)
 @pytest.mark.parametrize("value", [None, "{home}/set", "~"], ids=["unset", "set", "tilde"])
 def test_the_programs_use_the_same_folders(tmp_path, store, value, monkeypatch):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from layouts import C1, HuggingFace, Ollama, fill, listing, shared_folder
+from new_layouts import Docker, KaggleHub, ModelScope, RamaLama
 
 from model_catalog.cli import main
 
@@ -18,7 +19,10 @@ GGUF = b"GGUF" + bytes(100)
 @pytest.fixture
 def home_folder(tmp_path, monkeypatch):
     """A home folder with a cache of Hugging Face and a store of Ollama."""
-    for variable in ("HF_HOME", "HF_HUB_CACHE", "OLLAMA_MODELS", "XDG_CACHE_HOME", "LLAMA_CACHE"):
+    for variable in (
+        *("HF_HOME", "HF_HUB_CACHE", "OLLAMA_MODELS", "XDG_CACHE_HOME", "LLAMA_CACHE"),
+        *("MODELS_PATH", "RAMALAMA_STORE", "XDG_DATA_HOME", "MODELSCOPE_CACHE", "KAGGLEHUB_CACHE"),
+    ):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
@@ -36,6 +40,62 @@ def cli(home_folder, capsys):
         return code, out, err
 
     return run
+
+
+def test_models_in_the_cloud_are_named_in_one_line(cli, home_folder):
+    """
+    They have no files on this machine, so they are no rows and no records.
+    """
+    store = Ollama(home_folder / ".ollama/models")
+    for name in ("gpt:cloud", "qwen:cloud"):
+        store.manifest(name, [], store.config({"remote_host": "https://ollama.com:443"}))
+
+    _, out, err = cli("scan", ".ollama/models")
+    (found,) = json.loads(cli("scan", ".ollama/models", "--json")[1])["stores"]
+
+    line = "2 models in the cloud, without files here: 'gpt:cloud', 'qwen:cloud'"
+    assert line in err.splitlines()
+    assert "cloud" not in out
+    assert found["remote_models"] == ["gpt:cloud", "qwen:cloud"]
+
+
+@pytest.mark.parametrize(
+    ("folder", "make", "ref"),
+    [
+        (
+            ".docker/models",
+            lambda root: Docker(root).model("ai/m:q4", GGUF),
+            "docker:ai/m@q4",
+        ),
+        (
+            ".cache/modelscope",
+            lambda root: ModelScope(root).old_model("org/m", m__gguf=GGUF),
+            "modelscope:org/m@master",
+        ),
+        (
+            ".cache/kagglehub",
+            lambda root: KaggleHub(root).version("o/m/f/v/1", m__gguf=GGUF),
+            "kaggle:o/m/f/v@1",
+        ),
+        (
+            "rama/store",
+            lambda root: RamaLama(root).model("ollama/library/m", "q4", {"m": ("gguf", GGUF)}),
+            "ramalama:ollama://library/m@q4",
+        ),
+    ],
+    ids=["docker", "modelscope", "kagglehub", "ramalama"],
+)
+def test_the_stores_of_more_programs_are_scanned(cli, home_folder, monkeypatch, folder, make, ref):
+    """
+    The reference that ls prints names the model, also with colons in it.
+    """
+    monkeypatch.setenv("RAMALAMA_STORE", str(home_folder / "rama"))
+    make(home_folder / folder)
+
+    assert cli("scan")[0] == 0
+
+    assert ref in cli("ls", "--format", "quiet")[1].splitlines()
+    assert cli("show", ref)[0] == 0
 
 
 def test_all_stores_are_recorded_and_listed_in_one_table(cli, home_folder):

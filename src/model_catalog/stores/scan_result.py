@@ -171,7 +171,9 @@ class Scan:
     The content of a store below `root`, which is absolute and free of links.
 
     `found` is sorted by reference and version, `problems` by path and reason, `leftovers` by path,
-    each by code points. `passed_over` is empty for a store that a program manages.
+    each by code points. `passed_over` is empty for a store that a program manages. `remote_models`
+    are the names of models that the program lists, and that run on another machine: they have no
+    files here and are not in `found`.
     """
 
     store: StoreName
@@ -180,6 +182,7 @@ class Scan:
     problems: tuple[ScanProblem, ...]
     leftovers: tuple[LeftoverFile, ...] = ()
     passed_over: PassedOver = PassedOver()
+    remote_models: tuple[str, ...] = ()
 
     @property
     def disk_bytes(self) -> int:

@@ -27,6 +27,7 @@ from model_catalog.cli.output import (
 )
 from model_catalog.connection.target import resolve_target
 from model_catalog.errors import TooManyMissingError
+from model_catalog.files.completeness.judge import shorten_list
 from model_catalog.files.safe_open import errno_name
 from model_catalog.opening import open_catalog
 from model_catalog.repository.model_catalog import ModelCatalog
@@ -194,6 +195,9 @@ def _print_scan_totals(
             files = pluralize(passed_over.file_count, "file")
             size = human_size(passed_over.disk_bytes)
             print_notice(f"{files} passed over, {size}: not part of a model")
+        if names := found.remote_models:
+            count = pluralize(len(names), "model")
+            print_notice(f"{count} in the cloud, without files here: {shorten_list(names)}")
     if not reports:
         print_notice("no store of a known program was found: give a folder to scan")
         return
@@ -242,6 +246,7 @@ def _report_json(report: StoreSyncReport, found: Scan) -> dict[str, Any]:
         ],
         "disk_bytes": found.disk_bytes,
         "passed_over": asdict(found.passed_over),
+        "remote_models": list(found.remote_models),
         "leftovers": [
             {
                 "path": leftover.path,

@@ -2,9 +2,14 @@
 Scan the store of Ollama: a manifest for each model name, and blobs named by their digests.
 
 `manifests/HOST/NAMESPACE/MODEL/TAG` is a JSON file that lists a config and layers. Each of them is
-`blobs/sha256-DIGEST`; older releases wrote `sha256:DIGEST`. Ollama's packages `manifest` and
-`types/model` define the format. Several manifests can share a blob. A model that runs in the cloud
-has a manifest and no weights. It is not on this machine and is left out.
+`blobs/sha256-DIGEST`; older releases wrote `sha256:DIGEST`. An unfinished download is
+`sha256-DIGEST-partial`, with a file for each piece, or `sha256-DIGEST.tmp`. The packages `manifest`
+and `types/model` of Ollama 0.33 define the format. Several manifests can share a blob.
+
+Weights are one layer `model`, or many layers `tensor`, each a safetensors file. A draft belongs to
+its model: a layer `draft`, or the tensors whose names begin with `draft.tensor_prefix` of the
+config. A model that runs in the cloud has a manifest and no weights. It is not on this machine and
+is left out; `Scan.remote_models` names it.
 """
 
 from __future__ import annotations
@@ -12,7 +17,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from model_catalog.files.completeness.evidence import StoreEvidence
@@ -43,12 +48,17 @@ _DEFAULT_NAMESPACE: Final = "library"
 _NAME_PART: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,79}")
 _HOST_PART: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,349}")
 _DIGEST: Final = re.compile(r"sha256[:-]([0-9a-fA-F]{64})")
+# Pieces and parts of a download, or a layer that is being written.
+_PARTIAL: Final = re.compile(
+    r"(sha256-[0-9a-fA-F]{64})(?:-partial.*|\.tmp)|sha256-[0-9]{1,20}|.*-partial.*", re.DOTALL
+)
 _MEDIA_TYPE_PREFIX: Final = "application/vnd.ollama.image."
 _ROLES: Final[Mapping[str, Role]] = {
     "model": "weights",
     "tensor": "weights",
     "projector": "projector",
     "adapter": "adapter",
+    "draft": "draft",
     "template": "template",
     "license": "license",
     "params": "config",
@@ -60,6 +70,8 @@ _CONFIG_MEMBERS: Final = (
     "context_length",
     "model_type",
     "remote_host",
+    "remote_model",
+    "draft",
 )
 _SCHEMA_VERSION: Final = 2
 
@@ -88,9 +100,11 @@ def scan(
             except READ_ERRORS as error:
                 folders[entry.name] = None
                 walk.add_problem(entry.path, error_reason(error), "")
-    if (manifests := folders.get("manifests")) is not None:
-        _StoreScan(walk, manifests, folders.get("blobs", f"{walk.root}/blobs")).scan()
-    return walk.result()
+    if (manifests := folders.get("manifests")) is None:
+        return walk.result()
+    store = _StoreScan(walk, manifests, folders.get("blobs", f"{walk.root}/blobs"))
+    store.scan()
+    return replace(walk.result(), remote_models=tuple(sorted(store.remote_models)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +128,7 @@ class _Layer:
     role: Role
     hexadecimal: str
     size_bytes: int
+    name: str = ""
 
     @classmethod
     def parse(cls, value: object, role: Role | None = None) -> _Layer:
@@ -126,7 +141,9 @@ class _Layer:
             raise SkippedError("the digest of a layer is not a SHA-256")
         if type(size) is not int or size < 0:
             raise SkippedError("the size of a layer is not a number of bytes")
-        return cls(role or cls._parse_role(value), match[1], size)
+        name = value.get("name")
+        name = name if isinstance(name, str) else ""
+        return cls(role or cls._parse_role(value), match[1], size, name)
 
     @staticmethod
     def _parse_role(value: Mapping[str, object]) -> Role:
@@ -135,6 +152,11 @@ class _Layer:
         if kind == "json" and isinstance(name, str):
             return file_role(name)
         return _ROLES.get(kind, "other")
+
+    def with_draft(self, prefix: str) -> _Layer:
+        """Return this layer with the role of a draft if it is a tensor with this prefix."""
+        is_draft = self.role == "weights" and self.name.startswith(prefix)
+        return replace(self, role="draft") if is_draft else self
 
     @property
     def digest(self) -> str:
@@ -151,6 +173,7 @@ class _ModelDetails:
 
     claims: Claims
     is_remote: bool = False
+    draft_prefix: str = ""
     reasons: tuple[str, ...] = ()
 
 
@@ -168,13 +191,15 @@ class _StoreScan:
         # If a blob exists in both spellings, the first in sort order is the current one.
         self._blobs = {entry.name.replace(":", "-", 1): entry for entry in reversed(entries)}
         self._unfinished = {
-            name.partition("-partial")[0] for name in self._blobs if "-partial" in name
+            match[1] for name in self._blobs if (match := _PARTIAL.fullmatch(name)) and match[1]
         }
+        self.remote_models: list[str] = []
         self._targets: dict[str, LinkTarget] = {}
 
     def scan(self) -> None:
         """Scan every manifest and add its model to the walk."""
         walk = self._walk
+        problems_before = walk.problem_count
         hosts = walk.list_folders(self._manifests_folder, "")
         for host in self._valid_entries(hosts, _HOST_PART):
             for namespace in self._valid_entries(walk.list_folders(host.path, ""), _NAME_PART):
@@ -186,11 +211,19 @@ class _StoreScan:
                     for tag in self._valid_entries(tags, _NAME_PART):
                         name = _ManifestName.from_path_parts(*parts, tag.name)
                         self._scan_manifest(tag, name)
+        self._add_leftovers(is_all_known=walk.problem_count == problems_before)
+
+    def _add_leftovers(self, *, is_all_known: bool) -> None:
+        """Add the blobs that no model needs. A manifest that cannot be read may need any."""
         # A link to `blobs` may lead to a folder with other files.
-        is_own = not walk.links.is_outside(self._blobs_folder)
+        is_own = not self._walk.links.is_outside(self._blobs_folder)
         for blob_name, blob in self._blobs.items():
-            if blob_name not in self._targets and (is_own or blob_name.startswith("sha256-")):
-                walk.add_leftover(blob, "partial" if "-partial" in blob_name else "orphan")
+            if not is_own and not blob_name.startswith("sha256-"):
+                continue
+            if _PARTIAL.fullmatch(blob_name):
+                self._walk.add_leftover(blob, "partial")
+            elif blob_name not in self._targets and is_all_known:
+                self._walk.add_leftover(blob, "orphan")
 
     def _valid_entries(
         self, entries: Iterable[os.DirEntry[str]], pattern: re.Pattern[str]
@@ -209,11 +242,15 @@ class _StoreScan:
             manifest = self._walk.resolve_entry(entry)
             config, layers = self._read_manifest(manifest)
             details = self._read_details(config)
+            if details.draft_prefix:
+                layers = [layer.with_draft(details.draft_prefix) for layer in layers]
             if any(layer.role == "weights" for layer in layers):
                 if self._are_blobs_listed:
                     model = self._make_model(name, manifest, (*layers, config), details)
                     self._walk.add_model(model, entry.path)
-            elif not details.is_remote:
+            elif details.is_remote:
+                self.remote_models.append(f"{name.reference}:{name.tag}")
+            else:
                 raise SkippedError("it lists no weights")
         except READ_ERRORS as error:
             self._walk.add_problem(entry.path, error_reason(error), name.reference, name.tag)
@@ -247,7 +284,13 @@ class _StoreScan:
             context_length=header.valid_context_length(members.get("context_length")),
             parameter_count=parse_parameter_count(members.get("model_type")),
         )
-        return _ModelDetails(claims, is_remote=bool(members.get("remote_host")))
+        draft = members.get("draft")
+        prefix = draft.get("tensor_prefix") if isinstance(draft, dict) else None
+        return _ModelDetails(
+            claims,
+            is_remote=bool(members.get("remote_host") or members.get("remote_model")),
+            draft_prefix=prefix if isinstance(prefix, str) else "",
+        )
 
     def _target(self, layer: _Layer) -> LinkTarget:
         """Return the file of a blob. Raises FileNotFoundError if it does not exist."""
