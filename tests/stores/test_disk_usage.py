@@ -9,6 +9,7 @@ import pytest
 from adoption_helpers import adopt_scan
 from conftest import a_model
 from layouts import C1, C2, C3, HuggingFace, Ollama, write
+from new_layouts import Docker, KaggleHub, ModelScope, RamaLama
 
 from model_catalog import FileRecord, open_catalog
 from model_catalog.cli import main
@@ -256,3 +257,63 @@ async def test_a_file_in_two_stores_counts_once(on_sqlite, tmp_path, store):
 
     assert await on_sqlite.count_models() == 2
     assert await on_sqlite.get_disk_usage() == du(tmp_path / "one")
+
+
+def make_docker(root):
+    store = Docker(root)
+    manifest = store.model("ai/m:a", WEIGHTS, more=[store.layer("mmproj", MORE)])
+    store.manifest(["docker.io/ai/m:b"], [store.layer("gguf.v3", WEIGHTS)])
+    bundle = store.bundle(manifest, model__gguf=WEIGHTS, model__mmproj=MORE)
+    (bundle / "config.json").unlink()
+    write(root / f"blobs/sha256/{'1' * 64}.incomplete", MORE)
+    return ["models.json", "layout.json", "manifests"]
+
+
+def make_ramalama(root):
+    store = RamaLama(root)
+    for tag in ("a", "b"):
+        store.model("file/m.gguf", tag, {"m.gguf": ("gguf", WEIGHTS), "c": ("other", MORE)})
+    write(root / "file/m.gguf/blobs/sha256-2.partial", MORE)
+    write(root / "file/m.gguf/blobs/sha256-3", MORE)
+    return ["file/m.gguf/refs"]
+
+
+def make_modelscope(root):
+    cache = ModelScope(root)
+    cache.revision("org/m", "master", m__gguf=WEIGHTS, n__gguf=MORE, README__md=MORE)
+    cache.old_model("org/n", m__gguf=WEIGHTS)
+    write(root / "hub/models/._____temp/org/n/b.gguf", MORE)
+    return [f"hub/models/org/n/{name}" for name in (".msc", ".mdl", ".mv")] + [
+        "models/org--m/snapshots/master/README.md"
+    ]
+
+
+def make_kagglehub(root):
+    cache = KaggleHub(root)
+    folder = cache.version("o/m/f/v/1", m__safetensors=WEIGHTS, config__json=MORE)
+    cache.version("o/m/f/v/2", complete=False, m__safetensors=MORE)
+    write(folder.with_name("2.archive"), MORE)
+    return []
+
+
+@pytest.mark.parametrize(
+    ("store", "make"),
+    [
+        ("docker", make_docker),
+        ("ramalama", make_ramalama),
+        ("modelscope", make_modelscope),
+        ("kagglehub", make_kagglehub),
+    ],
+)
+def test_the_bytes_of_stores_of_more_programs_are_counted_once(tmp_path, store, make):
+    """
+    As `du` counts them, without the files that list models. Of two quantizations in a folder,
+    neither has the README.
+    """
+    others = make(tmp_path / "store")
+
+    scanned = SCANNERS[store](tmp_path / "store")
+
+    assert scanned.problems == ()
+    listed = sum(du(path) for name in others if (path := tmp_path / "store" / name).exists())
+    assert scanned.disk_bytes == du(tmp_path / "store") - listed

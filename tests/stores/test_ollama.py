@@ -441,3 +441,19 @@ def test_a_scan_writes_nothing(store):
     scan(store.root)
 
     assert listing(store.root) == before
+
+
+@pytest.mark.parametrize("levels", [1, 2, 3])
+def test_a_folder_of_manifests_that_is_a_link_hides_its_models(store, tmp_path, levels):
+    """
+    Their blobs are elsewhere, so the path of the link does not tell that they may still exist.
+    """
+    manifest = store.model("me/m:8b", GGUF)
+    folder = manifest.parents[levels - 1]
+    folder.rename(tmp_path / "moved")
+    folder.symlink_to(tmp_path / "moved")
+
+    scanned = scan(store.root, follow_links=False)
+
+    assert scanned.found == ()
+    assert scanned.may_hide("me/m", "8b", str(store.root / f"blobs/sha256-{sha256(GGUF)}"))

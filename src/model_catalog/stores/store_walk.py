@@ -232,7 +232,11 @@ class StoreWalk:
         return entries
 
     def list_folders(self, folder: str, reference: str | None = None) -> list[os.DirEntry[str]]:
-        """Return the folders in a folder. Any other entry that is not hidden is a problem."""
+        """
+        Return the folders in a folder. Any other entry that is not hidden is a problem.
+
+        A link may lead to models that were found before, so its problem names the reference.
+        """
         folders = []
         for entry in self.list_entries(folder, reference):
             if entry.name.startswith("."):
@@ -240,7 +244,7 @@ class StoreWalk:
             if (reason := non_folder_reason(entry)) is None:
                 folders.append(entry)
             else:
-                self.add_problem(entry.path, reason)
+                self.add_problem(entry.path, reason, reference if is_link(entry) else None)
         return folders
 
     def resolve_folder(self, entry: os.DirEntry[str], *, is_part: bool = False) -> str:
