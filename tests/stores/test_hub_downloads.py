@@ -150,7 +150,12 @@ def test_a_killed_download_is_incomplete_until_it_is_repeated(served, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", [SHARDS[1], pytest.param("tokenizer.json", marks=pytest.mark.slow)]
+    "name",
+    [
+        SHARDS[1],
+        pytest.param(SHARDS[0], marks=pytest.mark.slow),
+        pytest.param("tokenizer.json", marks=pytest.mark.slow),
+    ],
 )
 async def test_a_killed_download_to_a_folder_is_incomplete_until_it_is_repeated(
     on_sqlite, served, tmp_path, name

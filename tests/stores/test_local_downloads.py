@@ -82,6 +82,29 @@ def test_the_tree_of_a_local_dir_tells_which_files_loading_still_needs(tmp_path)
     assert model.reasons == ("not downloaded: 'tokenizer.json'",)
 
 
+@pytest.mark.parametrize("is_local_dir", [True, False])
+def test_a_model_whose_only_weights_are_unfinished_is_incomplete(tmp_path, is_local_dir):
+    """
+    Its config was downloaded first. Unfinished weights of GGUF are no reason for a model: a config
+    beside them would be that of another format.
+    """
+    fill(tmp_path, m___config__json=b"{}", n___config__json=b"{}", o___notes__txt=b"")
+    for name in ("m/model.safetensors", "n/model.gguf", "o/model.safetensors"):
+        if is_local_dir:
+            begin_download(tmp_path / name[0], name[2:])
+        else:
+            write(tmp_path / f"{name}.part", b"half")
+
+    (model,) = directory.scan(tmp_path).found
+
+    suffix = "" if is_local_dir else ".part"
+    assert model.reference == "m"
+    assert model.reasons == (
+        "no weights were found",
+        f"unfinished downloads: 'model.safetensors{suffix}'",
+    )
+
+
 def test_an_older_tree_does_not_count(tmp_path):
     """
     Its revision had other files.

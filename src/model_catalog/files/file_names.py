@@ -71,8 +71,8 @@ _LORA_NAME: Final = re.compile(r"(^|[-._])lora(?=[-._])(?!.*merged)")
 _ADAPTER_NAME: Final = re.compile(
     r"^(adapter_model|adapters|pytorch_lora_weights)[-._]|(^|[-._])lora(?=[-._])(?!.*merged)"
 )
-# transformers 5 (trainer.py), accelerate 1 (checkpointing.py) and DeepSpeed (engine.py) write these
-# beside the weights, to continue a training.
+# The trainer of transformers, accelerate and DeepSpeed write these beside the weights, to continue a
+# training later.
 _TRAINING_STATE: Final = re.compile(
     r"(optimizer|scheduler|scaler|sampler|rng_state|random_states)(_[0-9]+)?\.(pt|pth|bin)"
     r"|training_args\.bin|.*_optim_states\.pt"

@@ -76,11 +76,11 @@ def group_files(walk: StoreWalk, root: str, rules: GroupingRules) -> list[FileGr
     Return the models in a folder and below it.
 
     A pipeline (`is_pipeline`) is one model, with everything below it. So is a folder with weights
-    that are not GGUF files, and with a config.json or an adapter_config.json; GGUF quantizations in
-    it are models of their own. So are a SavedModel of TensorFlow and a bundle of Core ML. In any
-    other folder, each file with tensors is one model, and each set of files (`group_names`) is one.
-    An ONNX model that is alone in its folder gets all files there: its external data can have any
-    name.
+    that are not GGUF files, and with a config.json or an adapter_config.json, also if the download
+    of the weights is unfinished. GGUF quantizations in it are models of their own. So are a
+    SavedModel of TensorFlow and a bundle of Core ML. In any other folder, each file with tensors is
+    one model, and each set of files (`group_names`) is one. An ONNX model that is alone in its
+    folder gets all files there: its external data can have any name.
 
     Hidden files are left out. Unfinished downloads are not files of a group; its `evidence` names
     them, also those of huggingface_hub to a `local_dir`. Links to folders are not followed.
@@ -99,11 +99,11 @@ def _group_in_folders(walk: StoreWalk, root: str, rules: GroupingRules) -> Itera
         if folder.has_cache:
             local_dirs.add(folder.path)
         downloads = local_dirs.find(folder.path)
+        folder.unfinished += downloads.unfinished
         if folder.is_model:
             groups = group_folder(walk, folder.path, downloads)
         else:
             folders += reversed(folder.folders) if rules.subfolders else []
-            folder.unfinished += downloads.unfinished
             groups = _group_single_files(folder, rules)
         for group in groups:
             count += 1
@@ -186,7 +186,7 @@ class _Folder:
         # A config.json beside GGUF files describes what they were converted from.
         return any(name in self.files for name in _MODEL_CONFIGS) and any(
             file_role(name) in WEIGHT_ROLES and not name.lower().endswith(GGUF)
-            for name in self.files
+            for name in (*self.files, *map(_final_name, self.unfinished))
         )
 
 
@@ -347,6 +347,11 @@ def _is_partial_of(path: str, sets: Collection[FileSet]) -> bool:
 
     It may have the name that it gets at its end.
     """
+    return file_set(_final_name(path)) in sets
+
+
+def _final_name(path: str) -> str:
+    """Return the path that an unfinished download gets at its end, or has if it has that name."""
     folder, slash, name = path.rpartition("/")
     final = name.rpartition(".")[0] if is_control_file(name) else finished_name(name) or name
-    return file_set(folder + slash + final) in sets
+    return folder + slash + final
