@@ -218,3 +218,20 @@ def test_the_command_line_says_what_was_passed_over(cli, tmp_path):
     assert "n1.txt" not in out
     assert store["passed_over"]["file_count"] == 30
     assert store["passed_over"]["size_bytes"] == 60
+
+
+async def test_a_second_scan_of_a_plain_folder_changes_nothing(on_sqlite, tmp_path):
+    """
+    Whatever is in it: checkpoints, pairs of files, pointers, projectors, unfinished downloads.
+    """
+    pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'a' * 64}\nsize 5\n"
+    fill(tmp_path, a__ckpt=PICKLE, b__bin=b"1", m__xml=b"1", m__bin=b"2", p__gguf=pointer)
+    fill(tmp_path, one___m__onnx=b"1", one___weights=b"2", vl___mmproj__gguf=GGUF)
+    fill(tmp_path, vl___Q4___m__gguf=GGUF, c___config__json=b"{}", c___m__safetensors__part=b"")
+    fill(tmp_path, llamacpp___models___n___model__gguf=GGUF, models___loras___l__safetensors=GGUF)
+    first = await adopt(on_sqlite, await scan_store(on_sqlite, "directory", tmp_path))
+
+    second = await adopt(on_sqlite, await scan_store(on_sqlite, "directory", tmp_path))
+
+    assert len(first.new) == len(second.unchanged) == 9
+    assert (second.new, second.changed, second.gone, second.problems) == ((), (), (), ())

@@ -136,10 +136,13 @@ def test_other_folders_keep_their_paths(path):
     assert program_reference(f"/data/{path}", path, is_folder=False) == path
 
 
-def test_files_in_a_folder_of_loras_are_adapters(tmp_path):
+def test_files_in_a_folder_of_loras_or_projectors_are_these(tmp_path):
     """
     Their names seldom tell. Any other folder of that name could hold anything.
     """
+    write(tmp_path / "user_data/mmproj/gemma.gguf", GGUF)
+    write(tmp_path / "llama-cpp/mmproj/gemma/vision.gguf", GGUF)
+    write(tmp_path / "mmproj/gemma.gguf", GGUF)
     fill(tmp_path, models___loras___style__safetensors=GGUF, loras___style__safetensors=GGUF)
     fill(tmp_path, models___vae___ae__sft=GGUF)
 
@@ -148,6 +151,9 @@ def test_files_in_a_folder_of_loras_are_adapters(tmp_path):
     assert kinds == {
         "loras/style.safetensors": "model",
         "models/loras/style.safetensors": "adapter",
+        "gemma.gguf": "projector",
+        "llama-cpp/mmproj/gemma/vision.gguf": "projector",
+        "mmproj/gemma.gguf": "model",
         "vae/ae.sft": "model",
     }
 

@@ -71,7 +71,7 @@ _LORA_NAME: Final = re.compile(r"(^|[-._])lora(?=[-._])(?!.*merged)")
 _ADAPTER_NAME: Final = re.compile(
     r"^(adapter_model|adapters|pytorch_lora_weights)[-._]|(^|[-._])lora(?=[-._])(?!.*merged)"
 )
-# The trainer of transformers, accelerate and DeepSpeed write these beside the weights, to continue a
+# transformers (Trainer), accelerate and DeepSpeed write these beside the weights, to continue a
 # training later.
 _TRAINING_STATE: Final = re.compile(
     r"(optimizer|scheduler|scaler|sampler|rng_state|random_states)(_[0-9]+)?\.(pt|pth|bin)"

@@ -27,11 +27,13 @@ _COMFYUI_TYPES: Final = (
 _UUID: Final = r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 # text-generation-webui, ComfyUI and InvokeAI 6. The reference begins behind these folders.
 _MODELS_FOLDER: Final = re.compile(
-    r"(.*/)?(user_data/(models|image_models|loras|mmproj)/"
+    r"(.*?/)?(user_data/(models|image_models|loras|mmproj)/"
     rf"|models/(?=({_COMFYUI_TYPES}|{_UUID})/))(?P<below>.+)",
     re.DOTALL,
 )
 _LORAS: Final = re.compile(r".*/(models|user_data)/loras/[^/].*", re.DOTALL)
+# text-generation-webui and LocalAI
+_PROJECTORS: Final = re.compile(r".*/(user_data|llama-cpp)/mmproj/.*\.gguf", re.DOTALL)
 
 
 def program_reference(path: str, below: str, *, is_folder: bool) -> str:
@@ -49,5 +51,9 @@ def program_reference(path: str, below: str, *, is_folder: bool) -> str:
 
 
 def program_role(path: str, role: Role) -> Role:
-    """Return the role of a file, which a folder of LoRA files tells if its name does not."""
-    return "adapter" if role == "weights" and _LORAS.fullmatch(path) else role
+    """Return the role of a file. A folder of LoRA files or of projectors tells it too."""
+    if role != "weights":
+        return role
+    if _PROJECTORS.fullmatch(path):
+        return "projector"
+    return "adapter" if _LORAS.fullmatch(path) else role
