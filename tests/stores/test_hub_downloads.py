@@ -179,7 +179,9 @@ async def test_a_killed_download_to_a_folder_is_incomplete_until_it_is_repeated(
         (leftover,) = scanned.leftovers
         assert (leftover.kind, leftover.path.endswith(".incomplete")) == ("partial", True)
     assert (repeated.found[0].reasons, added_again.reasons) == ((), ())
-    assert not any(".cache" in file.path for file in repeated.found[0].files)
+    assert {file.path: file.size_bytes for file in repeated.found[0].files} == {
+        path: len(data) for path, data in FILES.items() if not path.startswith(".")
+    }
     assert repeated.problems == killed.problems == ()
 
 

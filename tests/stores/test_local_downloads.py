@@ -5,6 +5,7 @@ import hashlib
 import os
 
 import pytest
+from hostile_entries import DEEP, ESCAPE, NOT_UTF8, fifo, link, problem_paths
 from layouts import HuggingFace, fill, listing, write
 
 from model_catalog.files.local_downloads import DOWNLOADS, list_downloads, unfinished_downloads
@@ -16,7 +17,7 @@ ETAG = "a" * 64
 
 def short_hash(name):
     """The name of the partial file of huggingface_hub 2.4 begins so."""
-    digest = hashlib.sha1(f"{name}.metadata".encode()).digest()
+    digest = hashlib.sha1(os.fsencode(f"{name}.metadata")).digest()
     return base64.urlsafe_b64encode(digest).decode()
 
 
@@ -157,3 +158,37 @@ def test_a_scan_of_a_local_dir_writes_nothing(tmp_path):
     directory.scan(tmp_path)
 
     assert listing(tmp_path) == before
+
+
+TREE = f".cache/huggingface/trees/{'d' * 40}.json"
+HOSTILE = {
+    "a tree is a FIFO": lambda root, _: fifo(root / TREE),
+    "a tree links out of the store": lambda root, out: link(root / TREE, out / "secret.json"),
+    "a tree is nested deeply": lambda root, _: write(root / TREE, DEEP),
+    "a tree is not UTF-8": lambda root, _: write(root / TREE, b'{"files": {"\xff": {}}}'),
+    "a tree is a folder": lambda root, _: (root / TREE).mkdir(),
+    "a lock with an escape": lambda root, _: begin_download(root, f"{ESCAPE}.safetensors"),
+    "a lock that is not UTF-8": lambda root, _: begin_download(root, f"{NOT_UTF8}.safetensors"),
+    "a lock is a FIFO": lambda root, _: fifo(root / DOWNLOADS / "x.lock"),
+    "a partial file links out": lambda root, out: link(
+        root / DOWNLOADS / f"{short_hash('x')}.{ETAG}.incomplete", out / "secret.gguf"
+    ),
+}
+ARE_PROBLEMS = ("a tree is a FIFO", "a tree links", "a tree is nested", "a tree is not")
+
+
+@pytest.mark.parametrize("plant", HOSTILE)
+def test_a_hostile_local_dir_leaves_its_model_as_it_is(tmp_path, plant):
+    """
+    A tree that cannot be read is a problem. Nothing outside is opened, and the model is whole.
+    """
+    root, outside = tmp_path / "models", tmp_path / "outside"
+    fill(root, config__json=b"{}", m__safetensors=GGUF)
+    fill(outside, secret__json=b"{}", secret__gguf=GGUF)
+    write(root / DOWNLOADS / "config.json.metadata")
+    (root / TREE).parent.mkdir()
+
+    HOSTILE[plant](root, outside)
+
+    problems = problem_paths("directory", root, outside)
+    assert problems == ([str(root / TREE)] if plant.startswith(ARE_PROBLEMS) else [])

@@ -74,8 +74,12 @@ async def test_a_checkpoint_is_unsafe_by_its_bytes(catalog, tmp_path):
         ({"m.xml": 1, "m.bin": 2, "n.bin": 3}, {"m.xml": 2, "n.bin": 1}),
         ({"m.pdmodel": 1, "m.pdiparams": 2}, {"m.pdmodel": 2}),
         ({"m.index": 1, "m.data-00000-of-00001": 2, "m.meta": 3}, {"m.index": 2}),
+        (
+            {"m-00001-of-00001.safetensors": 1, "m.safetensors.index.json": 2, "n.index.json": 3},
+            {"m-00001-of-00001.safetensors": 2},
+        ),
     ],
-    ids=["onnx", "onnx of torch", "openvino", "paddle", "tensorflow"],
+    ids=["onnx", "onnx of torch", "openvino", "paddle", "tensorflow", "shards"],
 )
 def test_a_graph_and_its_tensors_are_one_model(tmp_path, files, expected):
     """

@@ -24,7 +24,8 @@ def group_names(weights: Iterable[str], names: Collection[str]) -> list[list[str
     Return the files of each model among the names of files with tensors in a folder.
 
     The first file of each is the one that a program opens. `names` are all names in the folder: the
-    graph of OpenVINO or Paddle, and the index of TensorFlow, belong to the tensors beside them.
+    graph of OpenVINO or Paddle, and the index of TensorFlow or of a shard set, belong to the
+    tensors beside them.
     """
     groups: dict[str | ShardSet, dict[str, None]] = {}
     for name in sorted(weights):
@@ -34,6 +35,9 @@ def group_names(weights: Iterable[str], names: Collection[str]) -> list[list[str
         else:
             main = _main_name(name, names)
             groups.setdefault(main, {}).update({main: None, name: None})
+    for key, group in groups.items():
+        if isinstance(key, ShardSet):
+            group.update(dict.fromkeys(name for name in key.index_names if name in names))
     return [list(group) for group in groups.values()]
 
 
