@@ -52,6 +52,7 @@ async def test_a_checkpoint_is_unsafe_by_its_bytes(catalog, tmp_path):
     Its name does not tell: a .bin file can be a pickle, and a .ckpt file need not be one.
     """
     fill(tmp_path, a__ckpt=PICKLE, b__bin=PICKLE, c__ckpt=GGUF, d__bin=b"lmgg" + bytes(100))
+    write(tmp_path / "firmware.bin", b"\x7fELF" + bytes(100))
 
     await adopt(catalog, await scan_store(catalog, "directory", tmp_path))
 
@@ -61,7 +62,10 @@ async def test_a_checkpoint_is_unsafe_by_its_bytes(catalog, tmp_path):
         "b.bin": True,
         "c.ckpt": False,
         "d.bin": False,
+        "firmware.bin": False,
     }
+    kinds = {model.kind for ref, model in listed.items() if ref != "firmware.bin"}
+    assert (kinds, listed["firmware.bin"].kind) == ({"model"}, "unknown")
     assert (listed["d.bin"].format, listed["d.bin"].incomplete_reason) == ("ggml", None)
     assert listed["d.bin"].unknown_reason == "weights in the format GGML are not read"
 

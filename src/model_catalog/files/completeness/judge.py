@@ -37,6 +37,7 @@ ShardNumbers: TypeAlias = Mapping[tuple[str, ShardSet], Collection[int]]
 """The numbers of the shards that exist, by folder (with `/` at the end) and set."""
 
 NO_WEIGHTS: Final = "no weights were found"
+UNKNOWN_FORMAT: Final = "the format of the weights is not known"
 _MAX_LISTED_NAMES: Final = 3
 _FORMATS: Final = (
     ("safetensors", (".safetensors", ".sft")),
@@ -325,7 +326,7 @@ def _unknown(files: Sequence[FileFacts], read: ReadEvidence | None) -> Iterable[
     if labels:
         yield f"weights in the format {' and '.join(labels)} are not read"
     elif UNKNOWN in formats:
-        yield "the format of the weights is not known"
+        yield UNKNOWN_FORMAT
 
 
 def _is_weights(path: str) -> bool:

@@ -7,6 +7,7 @@ from typing import Any
 
 from model_catalog.domain import fields
 from model_catalog.files.completeness.evidence import Completeness
+from model_catalog.files.completeness.judge import UNKNOWN_FORMAT
 from model_catalog.files.file_names import WEIGHT_ROLES, is_index
 from model_catalog.files.formats.pickle_format import PICKLE
 from model_catalog.files.model_description import (
@@ -42,15 +43,25 @@ def read_header_claims(
     if described.pointers:
         found = replace(found, files=tuple(_with_digest(described, file) for file in found.files))
     if described.header is None:
-        # A name such as m.ckpt only suggests a pickle. Its bytes decide.
-        is_guess = found.claims.format == PICKLE
-        return {"claimed_format": None} if is_guess else {}, completeness, found
+        return _claims_without_header(found, described), completeness, found
     claims = {
         name: fields.UPDATABLE_FIELDS[name](name, value)
         for name, value in header_claims(described).items()
         if value is not None
     }
     return claims, completeness, found
+
+
+def _claims_without_header(found: FoundModel, described: ModelDescription) -> dict[str, Any]:
+    """Return the columns for a model of which no header could be read."""
+    claims: dict[str, Any] = {}
+    if found.claims.format == PICKLE:
+        # A name such as m.ckpt only suggests a pickle. Its bytes decide.
+        claims["claimed_format"] = None
+    if found.local_path != found.folder and described.completeness.unknown == (UNKNOWN_FORMAT,):
+        # Many programs have files with endings such as .bin, and nothing else tells of a model.
+        claims["claimed_kind"] = "unknown"
+    return claims
 
 
 def _with_digest(described: ModelDescription, file: StoreFile) -> StoreFile:
