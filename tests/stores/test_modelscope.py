@@ -167,9 +167,19 @@ def test_a_cache_of_modelscope_is_detected(cache, layout):
         cache.old_model("org/m", parent="hub/models" if layout == "old" else "hub", **FILES)
 
     assert detect_store(cache.root) == "modelscope"
-    if layout != "new":
+    if layout == "old":
         assert detect_store(cache.root / "hub") == "modelscope"
         assert scan(cache.root / "hub").found == scan(cache.root).found
+
+
+def test_a_folder_with_a_download_of_modelscope_stays_a_plain_folder(cache):
+    """
+    With `cache_dir` the program downloads to any folder, in which the user has other models.
+    """
+    cache.old_model("org/m", parent=".", **FILES)
+    write(cache.root / "own/m.gguf", GGUF)
+
+    assert detect_store(cache.root) == "directory"
 
 
 CONTENT = {

@@ -2,6 +2,9 @@
 
 import subprocess
 import sys
+import threading
+from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from layouts import sha256, write
@@ -189,6 +192,28 @@ def test_a_ref_of_an_older_release_is_read(store):
     assert (model.version, model.is_complete) == ("latest", True)
 
 
+@pytest.mark.parametrize("is_hard", [True, False])
+def test_weights_that_are_linked_to_the_store_of_ollama_are_found(store, tmp_path, is_hard):
+    """
+    The ref lists only the other files. The link has the name of the model.
+    """
+    blob = write(tmp_path / f"ollama/blobs/sha256-{sha256(GGUF)}", GGUF)
+    store.model("ollama/library/tiny", "1b", {"config.json": ("other", b"{}")})
+    path = store.root / "ollama/library/tiny/snapshots" / SNAPSHOT / "tiny"
+    if is_hard:
+        path.hardlink_to(blob)
+    else:
+        path.symlink_to(blob)
+
+    model = only(scan(store.root))
+
+    assert {file.path: file.role for file in model.files} == {
+        "tiny": "weights",
+        "config.json": "config",
+    }
+    assert (model.local_path, model.is_complete) == (str(path), True)
+
+
 def test_the_folder_above_the_store_is_understood(store, tmp_path):
     """
     That is the folder which RAMALAMA_STORE names.
@@ -251,3 +276,67 @@ for name, files in GlobalModelStore(base).list_models("", False).items():
     assert len(said) == 2
     assert all(model.is_complete for model in scanned.found)
     assert (scanned.problems, scanned.leftovers) == ((), ())
+
+
+HALF = 8 * 2**20
+
+
+class HalfOfFile(BaseHTTPRequestHandler):
+    """Send half of a file, and then nothing until the client is gone."""
+
+    def do_GET(self):
+        """Send more than the buffers of two sockets hold: the client has written some of it."""
+        self.send_response(200)
+        self.send_header("Content-Length", str(4 * HALF))
+        self.end_headers()
+        self.wfile.write(bytes(2 * HALF))
+        self.server.is_half_sent.set()
+        with suppress(ConnectionResetError):
+            self.connection.recv(1)
+
+    def log_message(self, *arguments):
+        """Print nothing."""
+
+
+@pytest.mark.slow
+def test_a_download_that_is_killed_is_incomplete(tmp_path):
+    """
+    RamaLama downloads by HTTP from a server on this machine.
+    """
+    pytest.importorskip("ramalama")
+    server = ThreadingHTTPServer(("127.0.0.1", 0), HalfOfFile)
+    server.is_half_sent = threading.Event()
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    code = """
+import sys
+from types import SimpleNamespace
+from ramalama.transports.url import URL
+
+URL(sys.argv[2], sys.argv[1], "http").pull(SimpleNamespace(verify=False, quiet=True))
+"""
+    address = f"127.0.0.1:{server.server_port}/org/m.gguf"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path), address],
+        env={
+            "HOME": str(tmp_path),
+            "NO_PROXY": "127.0.0.1",
+            "PYTHONPATH": ":".join(filter(None, sys.path)),
+            "RAMALAMA_STORE": str(tmp_path),
+        },
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        assert server.is_half_sent.wait(60)
+    finally:
+        process.kill()
+        process.wait()
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+    scanned = scan(tmp_path)
+
+    assert only(scanned).reasons == ("missing: 'm.gguf'", "unfinished downloads: 'm.gguf'")
+    assert [each.kind for each in scanned.leftovers] == ["partial"]

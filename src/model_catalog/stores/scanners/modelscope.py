@@ -52,6 +52,8 @@ _VERSION_TEXT: Final = re.compile(
 _OTHER_FOLDERS: Final = (_HUB, _MODELS, "datasets", "mcps", "skills", "studios")
 _SEPARATOR: Final = "--"
 _DOT: Final = "___"
+_DEPTH: Final = 2
+"""In the old layout a model is OWNER/NAME."""
 
 
 def scan(
@@ -82,13 +84,22 @@ def scan(
 
 
 def is_cache_folder(parts: Sequence[str], names: Collection[str]) -> bool:
-    """Return whether a folder is that of a model, by its path in a cache and the names in it."""
+    """
+    Return whether a folder is that of a model, by its path in a cache and the names in it.
+
+    OWNER/NAME at the top is not enough: a download with `cache_dir` can be in any folder.
+    """
     below = tuple(parts[1:] if parts[:1] == (_HUB,) else parts)
+    is_below_hub = below != tuple(parts)
     if below[:1] == (_MODELS,):
         below = below[1:]
-        if len(below) == 1 and _SEPARATOR in below[0] and "snapshots" in names:
-            return True
-    return len(below) == 2 and any(mark in names for mark in _MARKS)  # noqa: PLR2004 OWNER, NAME
+        is_new = len(below) == 1 and _SEPARATOR in below[0] and "snapshots" in names
+        return is_new or _is_old_model(below, names)
+    return is_below_hub and _is_old_model(below, names)
+
+
+def _is_old_model(parts: Sequence[str], names: Collection[str]) -> bool:
+    return len(parts) == _DEPTH and any(mark in names for mark in _MARKS)
 
 
 def _scan_base(walk: StoreWalk, base: str, entries: Sequence[os.DirEntry[str]]) -> None:

@@ -246,6 +246,7 @@ class _ModelScan:
     def _make_model(self, tag: str, ref: _Ref) -> FoundModel:
         snapshots = self._parts.get("snapshots", f"{self.path}/snapshots")
         folder = f"{snapshots}/{ref.snapshot}"
+        ref = self._with_linked_weights(folder, ref)
         files = self._find_files(folder, ref, tag)
         gguf = next((file.path for file in ref.files if file.is_gguf), None)
         is_in_subfolder = any("/" in file.path for file in ref.files if file.role in WEIGHT_ROLES)
@@ -267,6 +268,19 @@ class _ModelScan:
             claims=Claims(format=format_of_files(files) or (gguf and _GGUF)),
             evidence=evidence,
         )
+
+    def _with_linked_weights(self, folder: str, ref: _Ref) -> _Ref:
+        """
+        Return a ref with the weights that are a link to a blob in the store of Ollama.
+
+        RamaLama links a model that Ollama has already, under the name of the model, and does not
+        list it in the ref (`pull` in ramalama/transports/ollama.py).
+        """
+        name = self.path.rpartition("/")[2]
+        has_weights = any(file.role in WEIGHT_ROLES for file in ref.files)
+        if has_weights or not os.path.lexists(f"{folder}/{name}"):
+            return ref
+        return _Ref(ref.snapshot, [*ref.files, _ListedFile.make(name, ref.snapshot, _GGUF)])
 
     def _find_files(self, folder: str, ref: _Ref, tag: str) -> tuple[StoreFile, ...]:
         """Return the files of a snapshot that exist, sorted by path."""
