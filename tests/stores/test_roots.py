@@ -62,8 +62,11 @@ def test_without_variables_the_folders_are_below_the_home_folder(tmp_path):
         ({"HF_HOME": "/h", "XDG_CACHE_HOME": "/x"}, "/h/hub"),
         ({"HUGGINGFACE_HUB_CACHE": "/old", "HF_HOME": "/h"}, "/old"),
         ({"HF_HUB_CACHE": "/new", "HUGGINGFACE_HUB_CACHE": "/old", "HF_HOME": "/h"}, "/new"),
-        ({"HF_HUB_CACHE": "", "HF_HOME": "/h"}, "/h/hub"),
+        ({"HF_HUB_CACHE": "", "HF_HOME": "/h"}, "{cwd}"),
+        ({"HF_HOME": ""}, "{cwd}/hub"),
+        ({"XDG_CACHE_HOME": ""}, "{cwd}/huggingface/hub"),
         ({"HF_HUB_CACHE": "~/m"}, "{home}/m"),
+        ({"HF_HUB_CACHE": "$X/m", "X": "~"}, "{cwd}/~/m"),
         ({"HF_HUB_CACHE": "$DISK/${USER}/m", "DISK": "/d", "USER": "u"}, "/d/u/m"),
         ({"HF_HUB_CACHE": "/a/$NONE"}, "/a/$NONE"),
         ({"HF_HUB_CACHE": "/a/../b//c"}, "/b/c"),
@@ -72,9 +75,12 @@ def test_without_variables_the_folders_are_below_the_home_folder(tmp_path):
 )
 def test_the_variables_of_hugging_face_have_an_order(tmp_path, environment, path):
     """
-    The first variable that is set decides. Variables and `~` in it are expanded.
+    The first variable that is set decides, also if it is empty. `~` and then variables in it are
+    expanded.
     """
-    assert roots("huggingface", environment, tmp_path) == [path.format(home=tmp_path)]
+    path = path.format(home=tmp_path, cwd=Path.cwd())
+
+    assert roots("huggingface", environment, tmp_path) == [path]
 
 
 @pytest.mark.parametrize(
@@ -85,6 +91,9 @@ def test_the_variables_of_hugging_face_have_an_order(tmp_path, environment, path
         {"HF_HOME": "~/h", "XDG_CACHE_HOME": "/x"},
         {"HF_HUB_CACHE": "$HF_HOME/y", "HF_HOME": "/h"},
         {"HUGGINGFACE_HUB_CACHE": "/old"},
+        {"HUGGINGFACE_HUB_CACHE": "~/$HF_HOME", "HF_HOME": "$X", "X": "/x"},
+        {"HF_HUB_CACHE": "", "HF_HOME": "/h"},
+        {"HF_HUB_CACHE": "~root/$X", "X": "~"},
     ],
 )
 def test_huggingface_hub_uses_the_same_folder(tmp_path, environment):
@@ -101,7 +110,7 @@ def test_huggingface_hub_uses_the_same_folder(tmp_path, environment):
         check=True,
     )
 
-    assert roots("huggingface", environment, tmp_path) == [done.stdout.strip()]
+    assert roots("huggingface", environment, tmp_path) == [str(Path(done.stdout.strip()).resolve())]
 
 
 def test_a_relative_path_is_relative_to_the_working_directory(tmp_path, monkeypatch):
@@ -266,7 +275,7 @@ def test_the_downloads_folder_of_lm_studio_is_used(tmp_path):
     The settings in the current folder of LM Studio name it.
     """
     (tmp_path / "moved").mkdir()
-    write(tmp_path / ".lmstudio-home-pointer", "~/moved")
+    write(tmp_path / ".lmstudio-home-pointer", f"{tmp_path}/moved")
     settings = {"other": [1], "downloadsFolder": "/disk/models"}
     file = write(tmp_path / "moved/settings.json", json.dumps(settings))
 
@@ -282,7 +291,7 @@ def fifo(path):
 @pytest.mark.parametrize(
     "plant",
     [
-        lambda folder: write(folder / ".lmstudio-home-pointer", "/nowhere/at/all"),
+        lambda folder: write(folder / ".lmstudio-home-pointer", "~/moved"),
         lambda folder: write(folder / ".lmstudio-home-pointer", "relative"),
         lambda folder: write(folder / ".lmstudio-home-pointer", b"\xff\xfe"),
         lambda folder: write(folder / ".lmstudio-home-pointer", "/tmp\0"),
@@ -295,6 +304,7 @@ def fifo(path):
         ),
         lambda folder: write(folder / ".lmstudio/settings.json", '{"downloadsFolder":7}'),
         lambda folder: write(folder / ".lmstudio/settings.json", '{"downloadsFolder":"here"}'),
+        lambda folder: write(folder / ".lmstudio/settings.json", '{"downloadsFolder":"~/d"}'),
         lambda folder: write(folder / ".lmstudio/settings.json", '{"downloadsFolder":"/a\\u0000"}'),
         lambda folder: (folder / ".lmstudio").mkdir() or fifo(folder / ".lmstudio/settings.json"),
     ],

@@ -34,7 +34,7 @@ class LinkResolver:
     given_root: str
     follow_outside: bool
     _trusted_uids: frozenset[int] = field(default_factory=lambda: frozenset({0, os.geteuid()}))
-    _linked_folders: list[str] = field(default_factory=list)
+    _linked_folders: dict[str, str] = field(default_factory=dict)
 
     def is_outside(self, path: str) -> bool:
         """Return whether a real path is not in the store."""
@@ -44,9 +44,22 @@ class LinkResolver:
         """Return whether a file, a folder or a link belongs to this user or to root."""
         return status.st_uid in self._trusted_uids
 
-    def add_linked_folder(self, path: str) -> None:
-        """Allow paths below the real path of a folder outside, to which a link was followed."""
-        self._linked_folders.append(path)
+    def add_linked_folder(self, path: str, link: str) -> None:
+        """
+        Allow paths below the real path of a folder outside, to which a link was followed.
+
+        From now on `shown_path` replaces it by the path of this link.
+        """
+        shown = self.shown_path(link)
+        self._linked_folders.pop(path, None)
+        self._linked_folders[path] = shown
+
+    def shown_path(self, path: str) -> str:
+        """Return the path in the store of a file in a folder to which a link was followed."""
+        for folder, link in reversed(self._linked_folders.items()):
+            if path == folder or path.startswith(f"{folder}/"):
+                return link + path[len(folder) :]
+        return path
 
     def resolve(self, path: str) -> tuple[str, os.stat_result]:
         """

@@ -165,10 +165,35 @@ class PassedOver:
     disk_bytes: int = 0
 
 
+OtherKind: TypeAlias = Literal["dataset", "kernel", "space"]
+
+
+@dataclass(frozen=True, slots=True)
+class OtherRepositories:
+    """The repositories of a Hugging Face cache that are not models: their number and files."""
+
+    kind: OtherKind
+    count: int = 0
+    size_bytes: int = 0
+    disk_bytes: int = 0
+
+    def __add__(self, other: OtherRepositories) -> OtherRepositories:
+        return OtherRepositories(
+            self.kind,
+            self.count + other.count,
+            self.size_bytes + other.size_bytes,
+            self.disk_bytes + other.disk_bytes,
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class Scan:
     """
     The content of a store below `root`, which is absolute and free of links.
+
+    `scope` is the folder in the root that was scanned, and None for the whole root. Nothing is
+    known about the rest of the root then. `other_repositories` are counted apart: their bytes are
+    not in `disk_bytes`.
 
     `found` is sorted by reference and version, `problems` by path and reason, `leftovers` by path,
     each by code points. `passed_over` is empty for a store that a program manages. `remote_models`
@@ -183,6 +208,17 @@ class Scan:
     leftovers: tuple[LeftoverFile, ...] = ()
     passed_over: PassedOver = PassedOver()
     remote_models: tuple[str, ...] = ()
+    other_repositories: tuple[OtherRepositories, ...] = ()
+    scope: str | None = None
+
+    @property
+    def folder(self) -> str:
+        """The folder that was scanned: the root, or a folder in it."""
+        return self.scope or self.root
+
+    def covers(self, path: str) -> bool:
+        """Return whether a path in the store was scanned."""
+        return self.scope is None or f"{path}/".startswith(f"{self.scope}/")
 
     @property
     def disk_bytes(self) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -80,6 +81,33 @@ def default_roots(
     return tuple(roots)
 
 
+def is_own_folder(path: str) -> bool:
+    """Return whether a path is a folder, or a link of this user or root to one."""
+    try:
+        status = os.lstat(path)
+    except (OSError, ValueError):
+        return False
+    return stat.S_ISDIR(status.st_mode) or (_is_own(status) and os.path.isdir(path))
+
+
+def is_lmstudio_home(path: str) -> bool:
+    """Return whether a folder is the one that LM Studio keeps its settings and models in."""
+    has_internal = os.path.isdir(os.path.join(path, ".internal"))
+    return is_own_folder(lmstudio_models(path)) and (
+        has_internal or _read_downloads_folder(os.path.join(path, "settings.json")) != ""
+    )
+
+
+def lmstudio_models(folder: str) -> str:
+    """Return the models folder of LM Studio, which its settings can move."""
+    downloads = _read_downloads_folder(os.path.join(folder, "settings.json"))
+    return os.path.abspath(downloads or os.path.join(folder, "models"))
+
+
+def _is_own(status: os.stat_result) -> bool:
+    return status.st_uid in {0, os.geteuid()}
+
+
 @dataclass(frozen=True, slots=True)
 class _UserEnvironment:
     """The environment variables and the home folder of a user."""
@@ -87,16 +115,16 @@ class _UserEnvironment:
     variables: Mapping[str, str]
     home_folder: str
 
-    def path(self, variable: str, *below: str) -> str | None:
-        """Return the path in a variable as an absolute path. None if it is empty or not set."""
+    def get(self, variable: str, default: str) -> tuple[str, str]:
+        """Return the value of a variable and its name; for one that is not set, the default."""
         text = self.variables.get(variable)
-        if not text or "\0" in text:
-            return None
-        return os.path.abspath(os.path.join(self.expand(text), *below))
+        return (default, "default") if text is None or "\0" in text else (text, variable)
 
     def expand(self, text: str) -> str:
-        """Expand variables and a leading `~` in a path, as each of the programs does."""
-        return self.expand_home(_VARIABLE.sub(self._variable_value, text))
+        """Expand a leading `~` and then variables, as huggingface_hub does."""
+        if text.startswith("~") and not text.startswith("~/"):
+            text = os.path.expanduser(text) if text != "~" else self.home_folder
+        return _VARIABLE.sub(self._variable_value, self.expand_home(text))
 
     def expand_home(self, text: str) -> str:
         """Expand a leading `~` in a path, and nothing else."""
@@ -114,21 +142,31 @@ class _UserEnvironment:
     def first_root(
         self, store: StoreName, *candidates: tuple[str, tuple[str, ...]]
     ) -> StoreRoot | None:
-        """Return the root named by the first variable that is set; each has a path below it."""
+        """
+        Return the root named by the first variable that is not empty; each has a path below it.
+
+        Nothing in the value is expanded.
+        """
         for variable, below in candidates:
-            if (path := self.path(variable, *below)) is not None:
-                return StoreRoot(store, path, variable)
+            text = self.variables.get(variable)
+            if text and "\0" not in text:
+                return StoreRoot(store, os.path.abspath(os.path.join(text, *below)), variable)
         return None
 
 
 def _huggingface(user: _UserEnvironment) -> StoreRoot:
-    return user.first_root(
-        "huggingface",
-        ("HF_HUB_CACHE", ()),
-        ("HUGGINGFACE_HUB_CACHE", ()),
-        ("HF_HOME", ("hub",)),
-        ("XDG_CACHE_HOME", ("huggingface", "hub")),
-    ) or StoreRoot("huggingface", user.below_home(".cache", "huggingface", "hub"), "default")
+    """
+    Return the cache of huggingface_hub 2.4 (`constants.py`).
+
+    A variable that is set to nothing counts as set. Its path is relative to the working directory.
+    """
+    cache_home, cache_source = user.get("XDG_CACHE_HOME", user.below_home(".cache"))
+    hf_home, home_source = user.get("HF_HOME", os.path.join(cache_home, "huggingface"))
+    old, old_source = user.get("HUGGINGFACE_HUB_CACHE", os.path.join(user.expand(hf_home), "hub"))
+    path, source = user.get("HF_HUB_CACHE", old)
+    sources = (source, old_source, home_source, cache_source)
+    named = next((each for each in sources if each != "default"), "default")
+    return StoreRoot("huggingface", os.path.abspath(user.expand(path)), named)
 
 
 def _ollama(user: _UserEnvironment, service: str) -> Iterator[StoreRoot]:
@@ -151,9 +189,11 @@ def _ramalama(user: _UserEnvironment) -> StoreRoot:
         return StoreRoot("ramalama", os.path.abspath(os.path.join(text, "store")), "RAMALAMA_STORE")
     if os.geteuid() == 0:
         return StoreRoot("ramalama", RAMALAMA_OF_ROOT, "default")
-    return user.first_root("ramalama", ("XDG_DATA_HOME", ("ramalama", "store"))) or StoreRoot(
-        "ramalama", user.below_home(".local", "share", "ramalama", "store"), "default"
-    )
+    text = user.variables.get("XDG_DATA_HOME")
+    if text and "\0" not in text:
+        path = os.path.join(user.expand_home(text), "ramalama", "store")
+        return StoreRoot("ramalama", os.path.abspath(path), "XDG_DATA_HOME")
+    return StoreRoot("ramalama", user.below_home(".local", "share", "ramalama", "store"), "default")
 
 
 def _modelscope(user: _UserEnvironment) -> StoreRoot:
@@ -191,9 +231,16 @@ def _unquoted_root(
 
 
 def _lmstudio(user: _UserEnvironment) -> Iterator[StoreRoot]:
+    """
+    Yield the models folders of LM Studio (`findLMStudioHome` of lmstudio.js a88421d).
+
+    The pointer file names its folder. Without one, LM Studio uses an existing ~/.cache/lm-studio,
+    and otherwise ~/.lmstudio. A `~` in these files is not expanded (`importCmd.ts` of lms 07b7252).
+    A relative path is ignored, because the working directory of LM Studio is not known.
+    """
     pointer = user.below_home(_POINTER_NAME)
-    pointed = user.expand(_read_first_line(pointer))
-    if os.path.isabs(pointed) and os.path.isdir(pointed):
+    pointed = _read_first_line(pointer)
+    if os.path.isabs(pointed):
         folders = [(os.path.abspath(pointed), pointer)]
     else:
         folders = [
@@ -201,18 +248,30 @@ def _lmstudio(user: _UserEnvironment) -> Iterator[StoreRoot]:
             (user.below_home(".cache", "lm-studio"), "default"),
         ]
     for folder, source in folders:
-        settings = f"{folder}/settings.json"
-        downloads = user.expand(_read_downloads_folder(settings))
-        if os.path.isabs(downloads):
-            yield StoreRoot("lmstudio", os.path.abspath(downloads), settings)
-        else:
-            yield StoreRoot("lmstudio", f"{folder}/models", source)
+        models = lmstudio_models(folder)
+        settings = os.path.join(folder, "settings.json")
+        is_moved = _read_downloads_folder(settings) != ""
+        yield StoreRoot("lmstudio", models, settings if is_moved else source)
 
 
 def _llamacpp(user: _UserEnvironment) -> Iterator[StoreRoot]:
+    """
+    Yield the caches of llama.cpp, which expands nothing and skips empty variables.
+
+    Since spring 2026 that is the cache of huggingface_hub (`common/hf-cache.cpp` at 03eb25f). The
+    older folder stays where it is (`fs_get_cache_directory` in `common/common.cpp` at 00758e0).
+    """
     if (root := user.first_root("llamacpp", ("LLAMA_CACHE", ()))) is not None:
         yield root
-    elif sys.platform == "darwin":
+        return
+    yield user.first_root(
+        "llamacpp",
+        ("HF_HUB_CACHE", ()),
+        ("HUGGINGFACE_HUB_CACHE", ()),
+        ("HF_HOME", ("hub",)),
+        ("XDG_CACHE_HOME", ("huggingface", "hub")),
+    ) or StoreRoot("llamacpp", user.below_home(".cache", "huggingface", "hub"), "default")
+    if sys.platform == "darwin":
         yield StoreRoot("llamacpp", user.below_home("Library", "Caches", "llama.cpp"), "default")
     else:
         yield user.first_root("llamacpp", ("XDG_CACHE_HOME", ("llama.cpp",))) or StoreRoot(
@@ -227,21 +286,27 @@ def _read_first_line(path: str) -> str:
             text = file.read_at(0, _MAX_POINTER_BYTES).decode()
     except (CatalogError, OSError, ValueError):
         return ""
-    return text.strip().partition("\n")[0].strip()
+    line = text.strip().partition("\n")[0].strip()
+    return "" if "\0" in line else line
 
 
 def _read_downloads_folder(path: str) -> str:
-    """Return the downloads folder in LM Studio's settings, or "" if there is none."""
+    """
+    Return the downloads folder in LM Studio's settings, or "" if there is none.
+
+    Settings of another user than this one and root are ignored. So is a relative path.
+    """
     folder: object = None
     try:
         with open_regular_file(path) as file:
-            if file.size_bytes > _MAX_SETTINGS_BYTES:
+            if file.size_bytes > _MAX_SETTINGS_BYTES or not _is_own(file.status):
                 return ""
             stream = JsonStream(file, 0, file.size_bytes)
             for name in stream.members(_MAX_SETTINGS):
                 value = stream.value()
                 if name == "downloadsFolder":
                     folder = value
-    except (CatalogError, OSError):
+    except (CatalogError, OSError, ValueError):
         return ""
-    return folder if isinstance(folder, str) and "\0" not in folder else ""
+    is_path = isinstance(folder, str) and "\0" not in folder and os.path.isabs(folder)
+    return str(folder) if is_path else ""

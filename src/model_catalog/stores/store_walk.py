@@ -36,6 +36,8 @@ from model_catalog.stores.scan_result import (
     FoundModel,
     LeftoverFile,
     LeftoverKind,
+    OtherKind,
+    OtherRepositories,
     Scan,
     ScanProblem,
     StoreFile,
@@ -89,7 +91,8 @@ class StoreWalk:
     _leftovers: dict[str, LeftoverFile] = field(default_factory=dict)
     passed_over: PassedOverCounter = field(default_factory=PassedOverCounter)
     _reported_count: int = 0
-    _paths_of_links: dict[str, str] = field(default_factory=dict)
+    _others: dict[OtherKind, OtherRepositories] = field(default_factory=dict)
+    _scope: str | None = None
 
     @classmethod
     def start(
@@ -125,6 +128,8 @@ class StoreWalk:
             tuple(sorted(self._problems, key=lambda problem: (problem.path, problem.reason))),
             self._unused_leftovers(),
             self.passed_over.total,
+            other_repositories=tuple(self._others[kind] for kind in sorted(self._others)),
+            scope=self._scope,
         )
 
     def _unused_leftovers(self) -> tuple[LeftoverFile, ...]:
@@ -152,14 +157,7 @@ class StoreWalk:
         self, path: str, reason: str, reference: str | None = None, version: str | None = None
     ) -> None:
         """Record that an entry could not be read. `ScanProblem` explains the arguments."""
-        self._problems.append(ScanProblem(self.shown_path(path), reason, reference, version))
-
-    def shown_path(self, path: str) -> str:
-        """Return the path in the store of a file in a folder to which a link was followed."""
-        for folder, link in reversed(self._paths_of_links.items()):
-            if path == folder or path.startswith(f"{folder}/"):
-                return link + path[len(folder) :]
-        return path
+        self._problems.append(ScanProblem(self.links.shown_path(path), reason, reference, version))
 
     def add_leftover(self, entry: os.DirEntry[str], kind: LeftoverKind) -> None:
         """
@@ -173,7 +171,7 @@ class StoreWalk:
         except OSError:
             return
         if non_regular_kind(status) is None:
-            path = self.shown_path(entry.path)
+            path = self.links.shown_path(entry.path)
             self._leftovers[path] = LeftoverFile(
                 path, kind, status.st_size, disk_bytes(status), file_identity(status)
             )
@@ -185,9 +183,8 @@ class StoreWalk:
         `entry` is the path from which the model was read.
         """
         key = (model.provider, model.reference, model.version)
-        if self._paths_of_links and self.shown_path(model.local_path) != model.local_path:
-            folder = self.shown_path(model.folder)
-            model = replace(model, local_path=self.shown_path(model.local_path), folder=folder)
+        if (path := self.links.shown_path(model.local_path)) != model.local_path:
+            model = replace(model, local_path=path, folder=self.links.shown_path(model.folder))
         try:
             fields.validate_model(
                 {
@@ -213,12 +210,29 @@ class StoreWalk:
         if self.progress is not None:
             self.progress(self._reported_count)
 
-    def list_entries(self, folder: str, reference: str | None = None) -> list[os.DirEntry[str]]:
+    def restrict_to(self, name: str | None) -> None:
+        """Scan only one folder in the root. None removes the restriction."""
+        self._scope = None if name is None else os.path.join(self.root, name)
+
+    def list_root(self) -> list[os.DirEntry[str]]:
+        """Return the entries of the root to scan, as `list_entries`."""
+        entries = self.list_entries(self.root)
+        return [entry for entry in entries if self._scope in {None, entry.path}]
+
+    def add_other_repository(self, other: OtherRepositories) -> None:
+        """Count a repository that has no models."""
+        self._others[other.kind] = (
+            self._others.get(other.kind, OtherRepositories(other.kind)) + other
+        )
+
+    def list_entries(
+        self, folder: str, reference: str | None = None, *, report: bool = True
+    ) -> list[os.DirEntry[str]]:
         """
         Return the entries of a folder, sorted by name.
 
-        If the folder cannot be read, a problem is recorded and the result is empty. Raises
-        StoppedError if `stop` returns True.
+        If the folder cannot be read, a problem is recorded and the result is empty. Without
+        `report` no problem is recorded. Raises StoppedError if `stop` returns True.
         """
         if self.stop is not None and self.stop():
             raise StoppedError(f"the scan of {self.root!r} was stopped at the caller's request")
@@ -226,7 +240,8 @@ class StoreWalk:
             with os.scandir(folder) as listing:
                 entries = [entry for entry in listing if not is_system_file(entry.name)]
         except (OSError, ValueError) as error:
-            self.add_problem(folder, error_reason(error), reference)
+            if report:
+                self.add_problem(folder, error_reason(error), reference)
             return []
         entries.sort(key=lambda entry: entry.name)
         return entries
@@ -270,9 +285,7 @@ class StoreWalk:
                 return path
             raise SkippedError("it is a link to another folder of the store")
         self.links.require_trusted(path, status, "a folder")
-        self.links.add_linked_folder(path)
-        self._paths_of_links.pop(path, None)
-        self._paths_of_links[path] = self.shown_path(entry.path)
+        self.links.add_linked_folder(path, entry.path)
         return path
 
     def resolve_entry(self, entry: os.DirEntry[str]) -> LinkTarget:

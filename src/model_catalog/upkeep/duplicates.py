@@ -36,8 +36,8 @@ class DuplicateCopy:
     """
     One file on a disk, with all its recorded paths.
 
-    `unknown_links` counts the hard links to it that are not recorded. While there are any, removing
-    the recorded paths frees no space.
+    `unknown_links` counts the names of the file (hard links) that are not recorded. While there are
+    any, removing the recorded paths frees no space. A recorded symbolic link is not such a name.
     """
 
     places: tuple[CopyLocation, ...]
@@ -135,7 +135,12 @@ def _sort_key(copy: DuplicateCopy) -> tuple[str, str]:
 
 
 def _copy(locations: list[CopyLocation], found: os.stat_result) -> DuplicateCopy:
-    known_paths = {os.path.realpath(location.path) for location in locations}
+    # Removing a link frees nothing. A path below a linked folder is a name of the file itself.
+    known_paths = {
+        os.path.join(os.path.realpath(folder), name)
+        for folder, name in (os.path.split(location.path) for location in locations)
+        if not os.path.islink(os.path.join(folder, name))
+    }
     ordered = sorted(locations, key=lambda location: (str(location.ref), location.path))
     return DuplicateCopy(tuple(ordered), max(0, found.st_nlink - len(known_paths)))
 

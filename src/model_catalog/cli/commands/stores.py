@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from argparse import Namespace
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -32,7 +32,8 @@ from model_catalog.files.safe_open import errno_name
 from model_catalog.opening import open_catalog
 from model_catalog.repository.model_catalog import ModelCatalog
 from model_catalog.stores.scan_result import Scan, StoreName, disk_usage
-from model_catalog.stores.store_kinds import detect_store
+from model_catalog.stores.scanners.hub_repositories import split_repository
+from model_catalog.stores.store_kinds import locate_store
 from model_catalog.stores.store_roots import default_roots
 from model_catalog.upkeep import (
     DuplicateSet,
@@ -126,13 +127,22 @@ def _store_roots(paths: Sequence[str]) -> list[tuple[StoreName, str]] | None:
     roots: list[tuple[StoreName, str]] = []
     for path in paths:
         try:
-            store = by_path.get(os.path.realpath(path)) or detect_store(path)
+            roots.append(_locate(path, by_path))
         except (OSError, ValueError) as error:
             reason = errno_name(error) if isinstance(error, OSError) else str(error)
             print_error(f"error: {path!r} is not a folder that can be scanned: {reason}")
             return None
-        roots.append((store, path))
     return roots
+
+
+def _locate(path: str, kinds: Mapping[str, StoreName]) -> tuple[StoreName, str]:
+    """Return the kind and the path of the store at a path. `kinds` are those of default roots."""
+    if (store := kinds.get(os.path.realpath(path))) is not None:
+        return store, path
+    location = locate_store(path)
+    # A repository may be one of the cache of llama.cpp.
+    cache, _ = split_repository(location.path)
+    return kinds.get(os.path.realpath(cache), location.store), location.path
 
 
 @asynccontextmanager
@@ -186,7 +196,10 @@ def _print_scan_totals(
     reports: Sequence[StoreSyncReport], scans: Sequence[Scan], *, dry_run: bool
 ) -> None:
     for report, found in zip(reports, scans, strict=True):
-        print_notice(f"{report.store}, {report.root}: {_summarize([report])}")
+        print_notice(f"{report.store}, {found.folder}: {_summarize([report])}")
+        for other in found.other_repositories:
+            counted = pluralize(other.count, other.kind)
+            print_notice(f"{counted}, {human_size(other.disk_bytes)}: not models")
         if found.leftovers:
             size = human_size(sum(each.disk_bytes for each in found.leftovers))
             files = pluralize(len(found.leftovers), "leftover file")
@@ -237,6 +250,7 @@ def _report_json(report: StoreSyncReport, found: Scan) -> dict[str, Any]:
     return {
         "store": report.store,
         "root": report.root,
+        "folder": found.folder,
         "new": [_finding_json(finding) for finding in report.new],
         "changed": [_finding_json(finding) for finding in report.changed],
         "gone": [_finding_json(finding) for finding in report.gone],
@@ -245,6 +259,7 @@ def _report_json(report: StoreSyncReport, found: Scan) -> dict[str, Any]:
             {"path": problem.path, "reason": problem.reason} for problem in report.problems
         ],
         "disk_bytes": found.disk_bytes,
+        "other_repositories": [asdict(other) for other in found.other_repositories],
         "passed_over": asdict(found.passed_over),
         "remote_models": list(found.remote_models),
         "leftovers": [

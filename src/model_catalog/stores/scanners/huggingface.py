@@ -4,7 +4,7 @@ Scan the cache of huggingface_hub, in which each revision of a repository is a f
 The layout is that of huggingface_hub 2.4. `models--ORG--NAME/snapshots/COMMIT` contains the files
 of a revision as links into `blobs`. `refs` contains a file for each branch, tag and pull request.
 `trees/COMMIT.json`, if it exists, lists all files of a revision. On a system without links, the
-snapshots contain the files themselves. Datasets and spaces are left out.
+snapshots contain the files themselves. Datasets, spaces and kernels are only counted.
 """
 
 from __future__ import annotations
@@ -25,6 +25,14 @@ from model_catalog.stores.hub_tree import TreeFile, read_tree
 from model_catalog.stores.link_resolution import SkippedError
 from model_catalog.stores.quantizations import Part, file_set, split_files
 from model_catalog.stores.scan_result import Claims, FoundModel, Scan, StoreFile, newest_mtime
+from model_catalog.stores.scanners.hub_repositories import (
+    BLOB,
+    PARTS,
+    PREFIX,
+    count_repository,
+    resolve_repository,
+    split_repository,
+)
 from model_catalog.stores.store_walk import (
     MAX_FILES,
     READ_ERRORS,
@@ -38,14 +46,11 @@ from model_catalog.stores.store_walk import (
 )
 
 PROVIDER: Final = "hf"
-PREFIX: Final = "models--"
 
 _MAX_REF_BYTES: Final = 512
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
-_BLOB: Final = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _INCOMPLETE_BLOB: Final = re.compile(r"([0-9a-f]{40}|[0-9a-f]{64})(\.[0-9a-f]{8})?\.incomplete")
 _UNFINISHED_REF: Final = ".tmp"
-_FOLDERS: Final = ("blobs", "refs", "snapshots", "trees")
 
 
 def scan(
@@ -59,15 +64,21 @@ def scan(
     """
     Scan a cache, as `Scanner` describes. Each commit is a version, and its refs are aliases.
 
+    If the root is a repository, only it is scanned, as a part of its cache.
+
     A revision with missing files is also found, with the reasons: users often download only some
     of the files.
     """
+    cache, name = split_repository(root)
     walk = StoreWalk.start(
-        "huggingface", root, protected, stop, progress, follow_links=follow_links
+        "huggingface", cache, protected, stop, progress, follow_links=follow_links
     )
-    for entry in walk.list_entries(walk.root):
+    walk.restrict_to(name)
+    for entry in walk.list_root():
         if entry.name.startswith(PREFIX):
             scan_repository(walk, entry, PROVIDER)
+        else:
+            count_repository(walk, entry)
     return walk.result()
 
 
@@ -79,9 +90,7 @@ def scan_repository(walk: StoreWalk, entry: os.DirEntry[str], provider: str) -> 
     forbid `--` in repository ids, so two folders never have the same id.
     """
     try:
-        path = walk.resolve_folder(entry)
-        if path != entry.path and not any(os.path.lexists(f"{path}/{name}") for name in _FOLDERS):
-            raise SkippedError("it is a link to a folder that is not a repository")
+        path = resolve_repository(walk, entry)
     except READ_ERRORS as error:
         walk.add_problem(entry.path, error_reason(error))
         return
@@ -157,7 +166,7 @@ class _RepositoryScan:
         is_own = not self._walk.links.is_outside(folders.get("blobs", self._walk.root))
         for name, entry in self._blobs.items():
             is_partial = name.endswith(".incomplete")
-            if name not in self._targets and (is_own or is_partial or _BLOB.fullmatch(name)):
+            if name not in self._targets and (is_own or is_partial or BLOB.fullmatch(name)):
                 self._walk.add_leftover(entry, "partial" if is_partial else "orphan")
         for commit, names in refs.items():
             for path in names.values():
@@ -170,7 +179,7 @@ class _RepositoryScan:
         """Return the paths of the known folders of the repository by name. Links are followed."""
         folders = {}
         for entry in self._walk.list_entries(self._path):
-            if entry.name not in _FOLDERS:
+            if entry.name not in PARTS:
                 continue
             try:
                 folders[entry.name] = self._walk.resolve_folder(entry, is_part=True)

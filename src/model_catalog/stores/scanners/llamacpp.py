@@ -20,7 +20,12 @@ from model_catalog.stores.file_grouping import group_entries
 from model_catalog.stores.link_resolution import SkippedError
 from model_catalog.stores.plain_folders.companions import FileGroup
 from model_catalog.stores.scan_result import Claims, FoundModel, Scan, StoreFile, newest_mtime
-from model_catalog.stores.scanners.huggingface import PREFIX, scan_repository
+from model_catalog.stores.scanners.hub_repositories import (
+    PREFIX,
+    count_repository,
+    split_repository,
+)
+from model_catalog.stores.scanners.huggingface import scan_repository
 from model_catalog.stores.store_walk import (
     READ_ERRORS,
     StoreWalk,
@@ -52,15 +57,19 @@ def scan(
     the file name, because the name alone does not tell where the repository ends. In the new
     layout, reference and version are the repository and the commit.
     """
-    walk = StoreWalk.start("llamacpp", root, protected, stop, progress, follow_links=follow_links)
+    cache, name = split_repository(root)
+    walk = StoreWalk.start("llamacpp", cache, protected, stop, progress, follow_links=follow_links)
     files = []
-    for entry in walk.list_entries(walk.root):
+    walk.restrict_to(name)
+    for entry in walk.list_root():
         if entry.name.startswith(PREFIX):
             scan_repository(walk, entry, PROVIDER)
         elif entry.name.endswith(_SUFFIX):
             files.append(entry)
         elif is_partial_download(entry.name):
             walk.add_leftover(entry, "partial")
+        else:
+            count_repository(walk, entry)
     groups = group_entries(walk, walk.root, files)
     origins = [(group, _read_origin(walk, group)) for group in groups]
     models = {origin.repository for _, origin in origins if origin.role == "weights"}

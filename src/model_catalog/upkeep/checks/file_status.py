@@ -240,6 +240,17 @@ def describe_absence(name: str) -> str:
     return f"{name!r} does not exist"
 
 
+def is_absent(path: str) -> bool:
+    """Return whether a path is known not to exist; False if its status cannot be read."""
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except (OSError, ValueError):
+        return False
+    return False
+
+
 def _describe_error(name: str, error: OSError) -> tuple[FileState, str]:
     if error.errno in _ABSENT_ERRORS:
         return FileState.MISSING, describe_absence(name)

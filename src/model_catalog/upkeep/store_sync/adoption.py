@@ -16,7 +16,7 @@ from model_catalog.files.completeness.evidence import Completeness
 from model_catalog.files.safe_open import StrPath
 from model_catalog.repository.model_catalog import ModelCatalog, find_database_files
 from model_catalog.stores.scan_result import FoundModel, Scan, ScanProblem, StoreName
-from model_catalog.stores.store_kinds import SCANNERS
+from model_catalog.stores.store_kinds import SCANNERS, locate_store
 from model_catalog.upkeep.queries.check_queries import save_check_results
 from model_catalog.upkeep.queries.store_sync_queries import (
     AliasChanges,
@@ -73,21 +73,31 @@ async def scan_store(
     event loop with the number of models found so far. Raises no OSError: a root that does not exist
     is a problem in the result.
 
+    `root` may also be a folder above a store, or one repository of a Hugging Face cache, as
+    `locate_store` describes. A scan of one repository says nothing about the others:
+    `Scan.scope` is its folder.
+
     Links out of the store are followed if this user or root owns them and the file that they lead
     to. Links to folders are followed only where the program keeps a part of its store. Without
     `follow_links`, both are refused and reported as problems.
     """
     database_files = await find_database_files(catalog)
     progress = None if on_progress is None else _CountReporter(on_progress)
-    return await run_in_thread(
-        lambda stop: SCANNERS[store](
-            root,
+
+    def scan(stop: Stop) -> Scan:
+        path = root
+        # An error: the folder cannot be listed, which the scan reports as a problem.
+        with contextlib.suppress(OSError, ValueError):
+            path = locate_store(root, store).path
+        return SCANNERS[store](
+            path,
             protected=file_identities(database_files),
             stop=stop,
             progress=progress,
             follow_links=follow_links,
         )
-    )
+
+    return await run_in_thread(scan)
 
 
 class _CountReporter:

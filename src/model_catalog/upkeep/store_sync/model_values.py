@@ -14,27 +14,30 @@ from model_catalog.stores.scan_result import FoundModel
 from model_catalog.upkeep.inspection import completeness_values
 from model_catalog.upkeep.queries.store_sync_queries import ModelKey
 from model_catalog.upkeep.store_sync.file_list_comparison import merge_file_list, state_of_found
+from model_catalog.upkeep.store_sync.model_disks import ModelDisks
 from model_catalog.upkeep.store_sync.scan_changes import RecordedModel
 from model_catalog.upkeep.verification.digest_comparison import found_model_digest
 
 
 @dataclass(frozen=True, slots=True)
 class ScanContext:
-    """Values that all models of one scan share: the store, its root and disk, and the time."""
+    """Values that all models of one scan share: the store, its root and disks, and the time."""
 
     store: str
     root: str
-    mount_point: str
+    disks: ModelDisks
     now: datetime
 
-    def state_values(self, state: FileState, detail: str | None) -> dict[str, Any]:
+    def state_values(
+        self, state: FileState, detail: str | None, mount_point: str | None
+    ) -> dict[str, Any]:
         """Return the columns of a model's state."""
         return {
             "state": state,
             "state_detail": detail,
             "checked_at": self.now,
             "missing_since": self.now if state is FileState.MISSING else None,
-            "mount_point": self.mount_point,
+            "mount_point": mount_point,
         }
 
     def all_values(
@@ -64,7 +67,7 @@ class ScanContext:
         }
         values |= {
             **dict.fromkeys(fields.INSPECTION_FIELDS),
-            **self.state_values(*state_of_found(found, changed)),
+            **self.state_values(*state_of_found(found, changed), self.disks.mount_point_of(found)),
             "found_digest": found_model_digest(None, files) if is_damaged else None,
             "inventoried_at": self.now,
             **completeness_values(found.completeness),

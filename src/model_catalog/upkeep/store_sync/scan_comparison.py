@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final, TypeAlias
@@ -14,10 +13,9 @@ from model_catalog.domain.model_ref import ModelRef
 from model_catalog.domain.search_text import fold_case
 from model_catalog.errors import InvalidModelError, StoppedError
 from model_catalog.files.completeness.evidence import Completeness
-from model_catalog.files.mounts import mount_point
 from model_catalog.mapping.column_types import decode_path
 from model_catalog.stores.scan_result import FoundModel, Scan, ScanProblem
-from model_catalog.upkeep.checks.file_status import MountCache, describe_absence
+from model_catalog.upkeep.checks.file_status import MountCache, describe_absence, is_absent
 from model_catalog.upkeep.inspection import completeness_values
 from model_catalog.upkeep.queries.check_queries import CheckResult
 from model_catalog.upkeep.queries.store_sync_queries import (
@@ -33,6 +31,7 @@ from model_catalog.upkeep.store_sync.file_list_comparison import (
     merge_file_list,
     state_of_found,
 )
+from model_catalog.upkeep.store_sync.model_disks import ModelDisks
 from model_catalog.upkeep.store_sync.model_values import ScanContext
 from model_catalog.upkeep.store_sync.scan_changes import RecordedModel, ScanChanges, StoreFinding
 from model_catalog.upkeep.store_sync.succession import Successions, find_successions
@@ -63,7 +62,7 @@ class _Comparison:
         self._read_headers = read_headers
         self._scan = scan
         now = datetime.now(UTC).replace(microsecond=0)
-        self._context = ScanContext(scan.store, scan.root, mount_point(scan.root), now)
+        self._context = ScanContext(scan.store, scan.root, ModelDisks(scan.root), now)
         self._mounts = MountCache()
         self._recorded = {model.key: model for model in map(RecordedModel.from_row, rows.models)}
         by_id = {model.id: model for model in self._recorded.values()}
@@ -204,7 +203,7 @@ class _Comparison:
         # A store that was moved: the same model no longer exists at its recorded path.
         return (
             recorded.size_bytes in {None, found.size_bytes}
-            and _is_absent(recorded.local_path)
+            and is_absent(recorded.local_path)
             and self._mounts.offline_reason(recorded.checked_model) is None
         )
 
@@ -237,7 +236,9 @@ class _Comparison:
             if not values:
                 self._changes.check_results.append(result)
             else:
-                values |= self._context.state_values(result.state, result.detail)
+                values |= self._context.state_values(
+                    result.state, result.detail, result.mount_point
+                )
         if values or files is not None:
             self._changes.models_to_store[key] = ModelToStore(key, recorded.id, values, files)
         return details
@@ -316,7 +317,8 @@ class _Comparison:
         if state is FileState.PRESENT and recorded.state == FileState.UNCHECKED:
             # The first scan of an unchecked, unchanged model does not report it as changed.
             state = FileState.UNCHECKED
-        return CheckResult(recorded.checked_model, state, detail, self._context.mount_point)
+        mount = self._context.disks.mount_point_of(found)
+        return CheckResult(recorded.checked_model, state, detail, mount)
 
     def _compare_aliases(self, found: FoundModel, key: ModelKey) -> list[str]:
         """Plan the changes of a model's aliases, and return a description of each."""
@@ -348,21 +350,23 @@ class _Comparison:
         for key, recorded in self._recorded.items():
             if key in self._found_keys or not self._is_in_store(recorded):
                 continue
+            if not self._scan.covers(recorded.local_path):
+                continue
             reference = recorded.reference.removeprefix(f"{self._scan.root}/")
             if self._scan.may_hide(reference, recorded.version, recorded.local_path):
                 continue
             model = recorded.checked_model
             if model.state is FileState.MISSING:
                 continue
-            is_absent = _is_absent(recorded.local_path)
+            does_not_exist = is_absent(recorded.local_path)
             if (reason := self._mounts.offline_reason(model)) is not None:
                 if model.state is not FileState.OFFLINE:
                     result = CheckResult(model, FileState.OFFLINE, reason)
                     self._changes.check_results.append(result)
                 offline_reasons.add(reason)
                 continue
-            self._count_if_lost(recorded, is_lost=is_absent)
-            detail = describe_absence(recorded.local_path) if is_absent else LEFT_STORE
+            self._count_if_lost(recorded, is_lost=does_not_exist)
+            detail = describe_absence(recorded.local_path) if does_not_exist else LEFT_STORE
             self._changes.check_results.append(CheckResult(model, FileState.MISSING, detail))
             self._changes.gone.append(recorded.finding)
         self._changes.problems += [
@@ -383,17 +387,6 @@ class _Comparison:
             problem.path == folder or problem.path.startswith(f"{folder}/")
             for problem in self._scan.problems
         )
-
-
-def _is_absent(path: str) -> bool:
-    """Whether a path is known not to exist; False if its status cannot be read."""
-    try:
-        os.lstat(path)
-    except (FileNotFoundError, NotADirectoryError):
-        return True
-    except (OSError, ValueError):
-        return False
-    return False
 
 
 def _finding(key: ModelKey, found: FoundModel, *details: str) -> StoreFinding:
