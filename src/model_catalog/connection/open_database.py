@@ -36,6 +36,7 @@ from model_catalog.connection.engines import (
     database_info,
 )
 from model_catalog.connection.error_mapping import map_errors, to_catalog_error
+from model_catalog.connection.interruption.sqlite_forks import require_not_inherited
 from model_catalog.connection.sqlite_pragmas import Durability
 from model_catalog.connection.target import (
     DatabaseLocation,
@@ -228,6 +229,7 @@ def _prepare_file(location: DatabaseLocation, *, create: bool, is_backup: bool) 
         return False
     if not is_backup:
         require_one_name(location.path, location.name)
+    require_not_inherited(location.path, location.name)
     require_log_of_owner(location.path, location.name)
     # Checked before the first connection, because a reader may recover and shorten the log.
     return was_shut_down_uncleanly(location.path)

@@ -3,6 +3,7 @@
 # Without `from __future__ import annotations`: Model.__module__ is changed below, and annotations
 # that are strings would be looked up in the wrong module.
 
+import os
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final, Self
 
@@ -357,3 +358,8 @@ new_detached_model: Final = detached_constructor(Model)
 Model.__module__ = "model_catalog"
 # help() and inspect.signature() read it.
 vars(Model)["__init__"].__signature__ = constructor_signature()
+
+if hasattr(os, "register_at_fork"):
+    # At the first use of a class SQLAlchemy configures the mappers under a lock. A child that is
+    # forked meanwhile would wait for ever for that lock, which a thread of its parent holds.
+    os.register_at_fork(before=Base.registry.configure)

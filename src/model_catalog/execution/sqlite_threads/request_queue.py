@@ -370,7 +370,8 @@ class ConnectionThread:
                 self._loop.call_soon_threadsafe(_set_done, self._ended)
 
     def _run(self, run: Callable[[Requests], None], requests: Requests) -> None:
-        run_batch(run, requests)
+        with self._runner.fork_lock:
+            run_batch(run, requests)
         try:
             self._loop.call_soon_threadsafe(self._on_batch_done, requests)
         except RuntimeError as error:

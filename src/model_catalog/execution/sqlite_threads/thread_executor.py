@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import AsyncIterator, Callable
 from functools import partial
 from typing import Any, Final, Literal, TypeAlias, TypeVar
@@ -16,6 +17,7 @@ from model_catalog.connection.database_file import network_file_system
 from model_catalog.connection.database_info import DatabaseInfo, driver_connection
 from model_catalog.connection.engines import database_info, file_guard_of
 from model_catalog.connection.error_mapping import is_invalid_text, map_errors
+from model_catalog.connection.interruption.sqlite_forks import close_before_forks
 from model_catalog.domain import validation
 from model_catalog.errors import (
     CatalogBusyError,
@@ -189,11 +191,13 @@ class _InlineReader:
         self._name: Final = name
         self._check_file_unchanged = file_guard_of(engine).check_unchanged
         self._connection: Connection | None = None
+        self.fork_lock = threading.RLock()
+        close_before_forks(self)
 
     def try_run(self, operation: Operation[Any, T]) -> tuple[T] | None:
         """Return the result of a lookup in a tuple, or None if it would have to wait for a lock."""
         try:
-            with map_errors(self._name):
+            with self.fork_lock, map_errors(self._name):
                 connection = self._connection or self._connect()
                 self._check_file_unchanged()
                 return (operation.run_one(connection, operation.value),)
@@ -210,6 +214,11 @@ class _InlineReader:
         driver_connection(connection).execute("PRAGMA busy_timeout = 0")
         self._connection = connection
         return connection
+
+    def close_for_fork(self) -> None:
+        """Close the connection; the next lookup opens it again."""
+        self.close()
+        self._connection = None
 
     def close(self) -> None:
         """Close the connection."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +22,7 @@ from model_catalog.connection.error_mapping import (
     text_or_bytes,
 )
 from model_catalog.connection.interruption.interruptible_run import SLOW_STATEMENTS
+from model_catalog.connection.interruption.sqlite_forks import close_before_forks
 from model_catalog.connection.timeouts import LOCK_WAIT_S, WRITE, busy_timeout
 from model_catalog.errors import CatalogBusyError, CatalogClosedError
 from model_catalog.execution.executor import OTHER_WRITER
@@ -63,6 +65,9 @@ class TransactionRunner:
         """The index of the request of the batch that runs, or ran last."""
         self.waiting_for: str | None = None
         """The reason why the database is locked, while this waits for another program."""
+        self.fork_lock = threading.RLock()
+        if engine is not None:
+            close_before_forks(self)
 
     @property
     def has_transaction(self) -> bool:
@@ -89,9 +94,15 @@ class TransactionRunner:
 
     def close(self) -> None:
         """Close the connection."""
-        if self._connection is not None:
-            with contextlib.suppress(Exception):
+        with self.fork_lock, contextlib.suppress(Exception):
+            if self._connection is not None:
                 self._connection.close()
+
+    def close_for_fork(self) -> None:
+        """Close the connection, unless a transaction is open; the next batch opens it again."""
+        if self._transaction is None:
+            self.close()
+            self._connection = self._driver = None
 
     def write(self, requests: Requests) -> None:
         """
