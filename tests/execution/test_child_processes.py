@@ -82,3 +82,45 @@ def test_a_child_that_is_forked_in_a_transaction_cannot_open_the_file(sqlite_fil
     assert output.split() == ["CatalogUnavailableError"]
     listed = rows_of(sqlite_file, "SELECT reference FROM models ORDER BY 1")
     assert listed == [("before",), ("in transaction",)]
+
+
+SERVICE = """
+import asyncio, os, sys
+from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
+from model_catalog import Model, ModelCatalog
+
+async def use(name):
+    await catalog.register_model(Model(reference=name, provider="hf", local_path="/m"))
+
+async def main():
+    await use("parent")
+    if sys.argv[2] == "disposed":
+        await engine.dispose()
+
+engine = create_async_engine(f"sqlite+aiosqlite:///{sys.argv[1]}")
+catalog = ModelCatalog(async_sessionmaker(engine))
+asyncio.run(main())
+child = os.fork()
+if child == 0:
+    asyncio.run(use("child"))
+    asyncio.run(use("child again"))
+    os._exit(0)
+assert os.waitpid(child, 0)[1] == 0
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("state", ["open", "disposed"])
+def test_a_service_that_forks_with_open_connections_is_warned_once(sqlite_file, state):
+    """The catalog does not close connections of a service's own engine."""
+    done = subprocess.run(
+        [*PYTHON, "-c", SERVICE, sqlite_file, state],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+
+    assert done.stderr.count("may lose writes") == (state == "open"), done.stderr
+    listed = rows_of(sqlite_file, "SELECT reference FROM models ORDER BY 1")
+    assert listed == [("child",), ("child again",), ("parent",)]

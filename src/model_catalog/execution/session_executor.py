@@ -23,6 +23,7 @@ from model_catalog.connection.interruption.running import (
     driver_working,
     run_with_retries,
 )
+from model_catalog.connection.interruption.sqlite_forks import warn_if_inherited
 from model_catalog.connection.postgresql.dropping import prepare_replacement
 from model_catalog.connection.timeouts import (
     LOOKUP,
@@ -88,13 +89,18 @@ class SessionExecutor:
         # A host may use its catalog in one event loop after another. The executors of a loop refer
         # to it, so a WeakKeyDictionary would never drop one.
         self._batching: dict[asyncio.AbstractEventLoop, BatchingExecutor] = {}
-        self._owner = owner or HostOwner(on_fork=self._batching.clear)
+        self._owner = owner or HostOwner(on_fork=self._on_fork)
         restore_timeout_on_checkin(self._engine)
         prepare_replacement(self._engine)
         self.database = database_info(self._engine)
         self._grace_s = grace_s(self.database.dialect)
         self._open_transactions: dict[TransactionExecutor, SessionTransaction] = {}
         self._has_connected = False
+
+    def _on_fork(self) -> None:
+        self._batching.clear()
+        for file in self.database.files[:1]:
+            warn_if_inherited(file, self.database.name)
 
     def forbid_nested_write(self) -> None:
         """Raise TransactionError in a task that has a transaction of this engine open."""

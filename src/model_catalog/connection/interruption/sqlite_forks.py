@@ -8,6 +8,7 @@ which the child goes on writing: https://www.sqlite.org/howtocorrupt.html#_carry
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
@@ -20,6 +21,17 @@ from model_catalog.errors import CatalogUnavailableError
 
 _FORK_WAIT_S: Final = 2.0
 """How long a fork waits for batches that run in other threads, in seconds."""
+
+_FORKED: Final = (
+    "this process was forked while its parent had the file open, in a transaction or over another "
+    "engine, so SQLite does not lock it here"
+)
+_WAY_OUT: Final = (
+    "fork outside transactions, dispose of other engines before the fork, or start the process by "
+    "`spawn` or `forkserver`"
+)
+
+log = logging.getLogger(__name__)
 
 _DESCRIPTORS: Final = Path("/proc/self/fd")
 
@@ -51,16 +63,27 @@ def close_before_forks(owner: ClosesForFork) -> None:
 
 def require_not_inherited(path: Path, name: str) -> None:
     """Raise CatalogUnavailableError if a parent had a file open when it forked this process."""
+    if _is_inherited(path):
+        raise CatalogUnavailableError(name, f"{_FORKED}: {_WAY_OUT}")
+
+
+def warn_if_inherited(path: Path, name: str) -> None:
+    """Log a warning if a parent had a file open when it forked this process."""
+    if _is_inherited(path):
+        log.warning(
+            "the catalog at %s may lose writes in process %d: %s. To avoid it: %s",
+            name,
+            os.getpid(),
+            _FORKED,
+            _WAY_OUT,
+        )
+
+
+def _is_inherited(path: Path) -> bool:
     with suppress(OSError):
         status = path.stat()
-        if (status.st_dev, status.st_ino) not in _inherited:
-            return
-        raise CatalogUnavailableError(
-            name,
-            "this process was forked while its parent had the file open, in a transaction or by "
-            "other means, so that SQLite cannot lock it here. Fork outside transactions, dispose "
-            "of other engines before the fork, or start the process by `spawn` or `forkserver`",
-        )
+        return (status.st_dev, status.st_ino) in _inherited
+    return False
 
 
 def _before_fork() -> None:
