@@ -210,6 +210,21 @@ def test_files_of_no_model_are_counted_with_their_sizes(tmp_path):
     assert lmstudio.scan(tmp_path).passed_over == PassedOver()
 
 
+def test_files_beside_the_parts_of_a_folder_are_counted(tmp_path):
+    """
+    A folder looks like that of a pipeline, and holds only quantizations.
+    """
+    fill(tmp_path, scheduler___s__part=b"1", unet___u__part=b"1", a__gguf=GGUF, b__gguf=GGUF)
+    fill(tmp_path, c___notes__txt=b"12")
+    (tmp_path / "c/again.txt").hardlink_to(tmp_path / "c/notes.txt")
+
+    scanned = directory.scan(tmp_path)
+
+    assert names(scanned) == {"a.gguf": ["a.gguf"], "b.gguf": ["b.gguf"]}
+    assert (scanned.passed_over.file_count, scanned.passed_over.size_bytes) == (1, 2)
+    assert len(scanned.leftovers) == 2
+
+
 def test_the_command_line_says_what_was_passed_over(cli, tmp_path):
     """
     One line, however many files there are; and a member of the JSON.

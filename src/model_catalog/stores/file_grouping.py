@@ -101,7 +101,7 @@ def _group_in_folders(walk: StoreWalk, root: str, rules: GroupingRules) -> Itera
         downloads = local_dirs.find(folder.path)
         folder.unfinished += downloads.unfinished
         if folder.is_model:
-            groups = group_folder(walk, folder.path, downloads)
+            groups = group_folder(walk, folder.path, downloads, counts_others=rules.any_format)
         else:
             folders += reversed(folder.folders) if rules.subfolders else []
             groups = _group_single_files(folder, rules)
@@ -195,12 +195,17 @@ def _is_relevant(name: str) -> bool:
 
 
 def group_folder(
-    walk: StoreWalk, root: str, downloads: StoreEvidence | None = None
+    walk: StoreWalk,
+    root: str,
+    downloads: StoreEvidence | None = None,
+    *,
+    counts_others: bool = False,
 ) -> Iterator[FileGroup]:
     """
     Yield the model that consists of all files in a folder and below it.
 
-    GGUF quantizations in it are models of their own, as `split_files` divides them.
+    GGUF quantizations in it are models of their own, as `split_files` divides them. With
+    `counts_others` the files that no model has are counted as passed over.
     """
     downloads = downloads or StoreEvidence()
     files: list[StoreFile] = []
@@ -229,7 +234,13 @@ def group_folder(
             walk.add_problem(root, f"it contains more than {MAX_FILES:,} files")
             return
     files.sort(key=lambda file: file.path)
-    for part in split_files(files):
+    parts = split_files(files)
+    if counts_others:
+        used = {file.path for part in parts for file in part.files}
+        for file in files:
+            if file.path not in used:
+                walk.passed_over.add_file(file)
+    for part in parts:
         path = root if part.first is None else f"{root}/{part.first}"
         path_folder = f"{root}/{part.folder}".rstrip("/")
         own = {file_set(file.path) for file in part.files}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from model_catalog.files.safe_open import disk_bytes, file_identity, non_regular_kind
-from model_catalog.stores.scan_result import PassedOver
+from model_catalog.stores.scan_result import PassedOver, StoreFile
 
 
 class PassedOverCounter:
@@ -26,9 +26,18 @@ class PassedOverCounter:
             return
         if status.st_nlink > 1:
             self._linked.add(identity)
+        self._count(status.st_size, disk_bytes(status))
+
+    def add_file(self, file: StoreFile) -> None:
+        """Count a file in the folder of a model that is split, and that no part has."""
+        if file.identity not in self._linked:
+            self._linked.add(file.identity)
+            self._count(file.size_bytes, file.disk_bytes or 0)
+
+    def _count(self, size_bytes: int, used_bytes: int) -> None:
         self._file_count += 1
-        self._size_bytes += status.st_size
-        self._disk_bytes += disk_bytes(status)
+        self._size_bytes += size_bytes
+        self._disk_bytes += used_bytes
 
     @property
     def total(self) -> PassedOver:
