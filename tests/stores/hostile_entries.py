@@ -50,8 +50,20 @@ def on_open(listener):
         _listeners.pop()
 
 
-def problem_paths(store, root, outside, *, good=1, follow_links=False):
-    """Scan a store; assert that nothing outside is accessed; return the paths of the problems."""
+def problem_paths(store, root, outside, *, good=1):
+    """
+    Scan a store without links out of it; return the paths of the problems.
+
+    Asserts that nothing outside is accessed. A scan that follows links must be as robust, and may
+    also access `outside`.
+    """
+    scanned = _scan_safely(store, root, (root,), follow_links=False)
+    assert len([model for model in scanned.found if model.is_complete]) >= good
+    _scan_safely(store, root, (root, outside, "/etc/hostname"), follow_links=True)
+    return [problem.path for problem in scanned.problems]
+
+
+def _scan_safely(store, root, allowed, *, follow_links):
     tracemalloc.start()
     with recorded_paths() as opened:
         scanned = SCANNERS[store](root, follow_links=follow_links)
@@ -59,9 +71,8 @@ def problem_paths(store, root, outside, *, good=1, follow_links=False):
     tracemalloc.stop()
 
     assert opened
-    assert [path for path in opened if not str(path).startswith(str(root))] == []
+    assert [path for path in opened if not str(path).startswith(tuple(map(str, allowed)))] == []
     assert peak < 64 << 20
-    assert len([model for model in scanned.found if model.is_complete]) >= good
     for model in scanned.found:
         key = ("reference", "provider", "version", "local_path")
         fields.validate_model({name: getattr(model, name) for name in key})
@@ -70,7 +81,7 @@ def problem_paths(store, root, outside, *, good=1, follow_links=False):
         texts = [*model.reasons, *(file.path for file in model.files)]
         assert [text for text in texts if not text.isprintable()] == []
     assert [each.reason for each in scanned.problems if not each.reason.isprintable()] == []
-    return [problem.path for problem in scanned.problems]
+    return scanned
 
 
 def link(path, to):

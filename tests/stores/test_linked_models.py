@@ -1,6 +1,7 @@
 """Models whose files are elsewhere by links, in a catalog: check, verify, add, sizes, copies."""
 
 import hashlib
+import json
 import os
 import shutil
 import tempfile
@@ -8,10 +9,11 @@ from pathlib import Path
 
 import pytest
 from adoption_helpers import SAFETENSORS
-from hostile_entries import GGUF, link
+from hostile_entries import GGUF, link, on_open
 from layouts import C1, HuggingFace, Ollama, sha256, write
 
 from model_catalog import FileState, open_catalog
+from model_catalog.cli import main
 from model_catalog.files.safe_open import disk_bytes
 from model_catalog.upkeep import (
     Verdict,
@@ -160,3 +162,42 @@ async def test_the_disk_of_a_linked_model_is_recorded(tmp_path, catalog, part):
 
     assert model.mount_point == str(SHARED_MEMORY)
     assert os.path.ismount(model.mount_point)
+
+
+async def test_a_link_that_is_moved_while_its_header_is_read_tells_nothing(tmp_path, catalog):
+    """
+    The header may be that of a file which only this user may read.
+    """
+    path, target = lm_studio_import(tmp_path)
+    other = write(tmp_path / "other.safetensors", SAFETENSORS.replace(b"F16", b"I16"))
+    scanned = await scan_store(catalog, "lmstudio", tmp_path / "models")
+
+    def move_link(opened):
+        if opened == str(path) and path.readlink() == target:
+            path.unlink()
+            link(path, other)
+
+    with on_open(move_link):
+        await adopt(catalog, scanned)
+
+    (model,) = await catalog.list_models()
+    assert path.readlink() == other
+    assert (model.quantization, model.parameter_count) == (None, None)
+
+
+def test_the_command_can_refuse_links(tmp_path, capsys):
+    """
+    It names each link that leads out of the store.
+    """
+    path, _ = lm_studio_import(tmp_path)
+    words = ["scan", "--db", str(tmp_path / "c.db"), "--json", str(tmp_path / "models")]
+
+    main([*words, "--no-follow-links"])
+    (refused,) = json.loads(capsys.readouterr().out)["stores"]
+    main(words)
+    (followed,) = json.loads(capsys.readouterr().out)["stores"]
+
+    assert refused["new"] == []
+    assert refused["problems"] == [{"path": str(path), "reason": "it leads out of the store"}]
+    assert [each["local_path"] for each in followed["new"]] == [str(path)]
+    assert followed["problems"] == []

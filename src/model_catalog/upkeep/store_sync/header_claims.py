@@ -32,13 +32,18 @@ def read_header_claims(
     if no header can be read. Opens only files that are still those that the scan found,
     so that a link which was moved since leads nowhere else. Raises StoppedError.
     """
+    to_read = [file for file in found.files if _is_read(file)]
+    moved = {file.path for file in to_read if not _is_still_there(found.folder, file)}
     files = tuple(
         ModelFile(file.path, file.size_bytes, file.role, file.identity, file.fingerprint)
         for file in found.files
-        if not _is_read(file) or _is_still_there(found.folder, file)
+        if file.path not in moved
     )
     model_files = ModelFiles(found.folder, files, evidence=found.evidence)
     described = describe_files(model_files, stop, protected=protected)
+    if any(file.path not in moved and not _is_still_there(found.folder, file) for file in to_read):
+        # A link was moved while its file was read. The header may be that of another file.
+        return {}, found.completeness, found
     completeness = found.completeness.with_content_of(described.completeness)
     if described.pointers:
         found = replace(found, files=tuple(_with_digest(described, file) for file in found.files))
