@@ -7,7 +7,7 @@ import ctypes
 import os
 import selectors
 import socket
-from collections.abc import Coroutine, Generator
+from collections.abc import Coroutine, Generator, Iterator
 from contextvars import Context
 from typing import Any, Final, TypeVar
 from weakref import WeakSet
@@ -122,6 +122,7 @@ def _separate(loop: asyncio.AbstractEventLoop) -> None:
             os.dup2(new.fileno(), old.fileno(), inheritable=False)
     with selectors.EpollSelector() as fresh:
         os.dup2(fresh.fileno(), selector.fileno(), inheritable=False)
+    _watched_files.update(_connecting_files(loop))
     # A child must not read from a connection of its parent: it would take the parent's answers. Of
     # the old files only the socket that wakes the loop stays.
     for key in list(selector.get_map().values()):
@@ -136,6 +137,31 @@ def _separate(loop: asyncio.AbstractEventLoop) -> None:
     for each in list(generators):
         if each.ag_running:
             generators.discard(each)
+
+
+def _connecting_files(loop: asyncio.AbstractEventLoop) -> Iterator[int]:
+    """
+    Yield the descriptors of sockets that a loop has connected, and does not watch yet.
+
+    A task of a driver, or a callback, would go on with them in the next iteration of the loop.
+    """
+    # `call_soon(loop._add_reader, descriptor, ...)` of a new transport.
+    for handle in list(getattr(loop, "_ready", ())):
+        arguments = getattr(handle, "_args", None) or ()
+        if arguments and isinstance(arguments[0], int):
+            yield arguments[0]
+    for task in asyncio.all_tasks(loop):
+        coroutine: Any = task.get_coro()
+        while (frame := getattr(coroutine, "cr_frame", None)) is not None:
+            if frame.f_code.co_name in (
+                "create_connection",
+                "create_unix_connection",
+                "_connect_sock",
+            ):
+                found = frame.f_locals.get("sock")
+                if isinstance(found, socket.socket) and found.fileno() >= 0:
+                    yield found.fileno()
+            coroutine = coroutine.cr_await
 
 
 def _after_fork_in_child() -> None:
