@@ -5,8 +5,10 @@ from dataclasses import replace
 import pytest
 from conftest import a_model
 from layouts import C1, HuggingFace, write
+from new_layouts import KaggleHub, ModelScope, RamaLama
 
 from model_catalog.stores.scanners import directory, huggingface, lmstudio
+from model_catalog.stores.store_kinds import PROVIDERS, SCANNERS
 from model_catalog.upkeep import adopt, verify_models
 
 NAMES = ("a-Q4_0.gguf", "b-Q8_0.gguf")
@@ -163,3 +165,68 @@ async def test_a_scan_adds_the_kind_to_models_of_an_older_release(database, on_s
     assert kinds == {"m.gguf": "draft", "lora/adapter_model.safetensors": "adapter", "other": None}
     assert (await catalog.get_model("local:m.gguf")).claimed_kind == "model"
     assert len(done.unchanged) == 2
+
+
+def make_kagglehub(root):
+    KaggleHub(root).version("o/m/f/v/1", model__safetensors=b"1", config__json=b"{}")
+    return root
+
+
+def make_modelscope(root):
+    ModelScope(root).old_model("org/m", m__gguf=b"GGUF")
+    return root
+
+
+def make_ramalama(root):
+    RamaLama(root / "store").model("file/m.gguf", "latest", {"m.gguf": ("gguf", b"GGUF")})
+    return root / "store"
+
+
+def make_hub(root):
+    HuggingFace(root / "hub").revision("org/m", C1, {"m.safetensors": b"1", "config.json": b"{}"})
+    return root / "hub"
+
+
+@pytest.mark.parametrize(
+    ("store", "make"),
+    [
+        ("kagglehub", make_kagglehub),
+        ("modelscope", make_modelscope),
+        ("ramalama", make_ramalama),
+        ("huggingface", make_hub),
+    ],
+)
+async def test_a_plain_folder_that_is_known_as_a_store_now_keeps_its_labels(
+    catalog, tmp_path, store, make
+):
+    """An older release knew no such stores, and recorded the files by their paths."""
+    root = make(tmp_path / "cache")
+    await adopt(catalog, directory.scan(tmp_path / "cache"))
+    (old,) = await catalog.list_models()
+    await label(catalog, old)
+
+    done = await adopt(catalog, SCANNERS[store](root))
+    again = await adopt(catalog, SCANNERS[store](root))
+
+    (model,) = await catalog.list_models()
+    assert (old.provider, model.provider) == ("local", PROVIDERS[store])
+    assert (model.id, model.store, model.store_root) == (old.id, store, str(root))
+    assert has_labels(model)
+    assert [alias.alias for alias in await catalog.list_aliases() if alias.alias == "stable"]
+    assert (len(done.changed), done.new, done.gone, done.problems) == (1, (), (), ())
+    assert (len(again.unchanged), again.changed) == (1, ())
+
+
+async def test_a_plain_folder_with_more_than_a_store_keeps_its_models(catalog, tmp_path):
+    """Its scan finds the other models too, so those in the store are recorded by both scans."""
+    write(tmp_path / "m.gguf", b"GGUF")
+    KaggleHub(tmp_path / "cache").version("o/m/f/v/1", m__gguf=b"GGUF1")
+    await adopt(catalog, directory.scan(tmp_path))
+
+    await adopt(catalog, SCANNERS["kagglehub"](tmp_path / "cache"))
+    again = await adopt(catalog, directory.scan(tmp_path))
+
+    assert len(again.unchanged) == 2
+    assert sorted(model.provider for model in await catalog.list_models()) == [
+        *("kaggle", "local", "local")
+    ]

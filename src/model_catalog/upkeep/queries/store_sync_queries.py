@@ -62,6 +62,9 @@ _RAW_COLUMNS: Final = {"local_path", "mount_point", "store_root", "path", "state
 _BATCH_SIZE: Final = 500
 """Rows in one statement."""
 
+PLAIN_FOLDER: Final = "directory"
+"""The store of models in a folder that no program manages."""
+
 
 @dataclass(frozen=True, slots=True)
 class StoreRows:
@@ -73,6 +76,8 @@ class StoreRows:
     """The columns of FILE_COLUMNS, of all these models."""
     aliases: Mapping[AliasKey, tuple[int, str | None]]
     """The id of the model that each alias points at, and the store that made the alias."""
+    plain_roots: Collection[str] = ()
+    """The roots at which models of a plain folder belong to the store: see `load_store_rows`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +111,7 @@ class _StoreNames(NamedTuple):
     root: str
     names: dict[str, list[str]]
     """References by provider."""
+    plain_roots: Sequence[str]
 
 
 class _StoreSync(NamedTuple):
@@ -114,14 +120,22 @@ class _StoreSync(NamedTuple):
 
 
 async def load_store_rows(
-    catalog: ModelCatalog, store: str, root: str, names: Iterable[tuple[str, str]]
+    catalog: ModelCatalog,
+    store: str,
+    root: str,
+    names: Iterable[tuple[str, str]],
+    plain_roots: Sequence[str] = (),
 ) -> StoreRows:
-    """Return the models of a store, and all versions of the given (provider, reference) pairs."""
+    """
+    Return the models of a store, and all versions of the given (provider, reference) pairs.
+
+    `plain_roots` are folders whose models an earlier scan recorded as those of a plain folder.
+    """
     references: dict[str, list[str]] = {}
     for provider, reference in names:
         references.setdefault(provider, []).append(reference)
     return await executor_of(catalog).run(
-        read(select_store_rows, _StoreNames(store, root, references))
+        read(select_store_rows, _StoreNames(store, root, references, plain_roots))
     )
 
 
@@ -131,6 +145,10 @@ def select_store_rows(connection: Connection, wanted: _StoreNames) -> StoreRows:
     files = select(*(_raw(F[name]) for name in FILE_COLUMNS))
     aliases = select(A.provider, A.reference, A.alias, A.model_id, A.store)
     in_store = (model_columns.store == wanted.store) & (model_columns.store_root == wanted.root)
+    if wanted.plain_roots:
+        in_store |= (model_columns.store == PLAIN_FOLDER) & model_columns.store_root.in_(
+            wanted.plain_roots
+        )
 
     rows = {row[0]: row for row in connection.execute(models.where(in_store)).all()}
     for provider, references in wanted.names.items():
@@ -147,7 +165,7 @@ def select_store_rows(connection: Connection, wanted: _StoreNames) -> StoreRows:
             (row[0], row[1], row[2]): (row[3], row[4])
             for row in connection.execute(aliases.where(A.model_id.in_(ids))).all()
         }
-    return StoreRows(list(rows.values()), file_rows, targets)
+    return StoreRows(list(rows.values()), file_rows, targets, wanted.plain_roots)
 
 
 async def save_store_sync(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from model_catalog.stores.scan_result import FoundModel, Scan, ScanProblem, Stor
 from model_catalog.stores.store_kinds import SCANNERS, locate_store
 from model_catalog.upkeep.queries.check_queries import save_check_results
 from model_catalog.upkeep.queries.store_sync_queries import (
+    PLAIN_FOLDER,
     AliasChanges,
     StoreRows,
     load_store_rows,
@@ -138,7 +140,8 @@ async def adopt(
 
     If two models have the same name, the reference of the second one gets the path of its store as
     a prefix. A model that is no longer at its recorded path, but is found at another one, gets the
-    new path.
+    new path. A model that an earlier scan of this folder has recorded as one of a plain folder gets
+    the name that it has in the store, and keeps its row.
 
     The headers of a model are read, with the limits of `read_header`, and not again while its files
     have the same fingerprints. With `headers=False` no file is opened.
@@ -151,7 +154,8 @@ async def adopt(
     is written. With `dry_run` the result is the same, and nothing is written.
     """
     names = dict.fromkeys((found.provider, found.reference) for found in scan.found)
-    rows = await load_store_rows(catalog, scan.store, scan.root, names)
+    plain_roots = await run_in_thread(lambda _: _plain_roots(scan))
+    rows = await load_store_rows(catalog, scan.store, scan.root, names, plain_roots)
     changes = await _compare(catalog, scan, rows, headers=headers)
     is_mass_loss = changes.is_mass_loss and not force
     if is_mass_loss:
@@ -170,6 +174,19 @@ async def adopt(
         tuple(changes.unchanged),
         tuple(changes.problems),
     )
+
+
+def _plain_roots(scan: Scan) -> list[str]:
+    """Return the folders whose scan finds this store, and may have found a plain folder before."""
+    if scan.store == PLAIN_FOLDER:
+        return []
+    parent = os.path.dirname(scan.root)
+    try:
+        location = locate_store(parent, scan.store)
+    except (OSError, ValueError):
+        return [scan.root]
+    leads_here = location.store == scan.store and location.path == scan.root
+    return [scan.root, parent] if leads_here else [scan.root]
 
 
 async def _compare(

@@ -19,6 +19,7 @@ from model_catalog.upkeep.checks.file_status import MountCache, describe_absence
 from model_catalog.upkeep.inspection import completeness_values
 from model_catalog.upkeep.queries.check_queries import CheckResult
 from model_catalog.upkeep.queries.store_sync_queries import (
+    PLAIN_FOLDER,
     AliasKey,
     ModelKey,
     ModelToStore,
@@ -70,6 +71,7 @@ class _Comparison:
             if (files := by_id[row[0]].files) is not None:
                 files[decode_path(row[1]) or ""] = row
         self._aliases = rows.aliases
+        self._plain_roots = rows.plain_roots
         self._aliases_of_store: dict[int, list[AliasKey]] = {}
         for alias, (model_id, store) in rows.aliases.items():
             if store == scan.store:
@@ -187,9 +189,9 @@ class _Comparison:
 
     def _is_in_store(self, recorded: RecordedModel) -> bool:
         root = self._scan.root
+        is_plain = recorded.store == PLAIN_FOLDER and recorded.store_root in self._plain_roots
         return (
-            recorded.store == self._scan.store
-            and recorded.store_root == root
+            (is_plain or (recorded.store == self._scan.store and recorded.store_root == root))
             # A model that was relinked to a path outside the store no longer belongs to it.
             and f"{recorded.local_path}/".startswith(root.rstrip("/") + "/")
         )
