@@ -256,11 +256,12 @@ def test_a_model_whose_manifest_is_lost_is_a_problem(store):
     assert scanned.may_hide("ai/b", "y", "/any")
 
 
-def test_an_index_without_models_is_empty(store):
+@pytest.mark.parametrize("models", [[], None])
+def test_an_index_without_models_is_empty(store, models):
     """
-    A new store has this index and nothing else.
+    A new store has an empty list. The program writes null when its last model was removed.
     """
-    write(store.root / "models.json", json.dumps({"models": []}))
+    write(store.root / "models.json", json.dumps({"models": models}))
 
     scanned = scan(store.root)
 

@@ -223,12 +223,12 @@ def test_weights_can_be_hundreds_of_tensors(store):
         {"remote_model": "gpt"},
     ],
 )
-@pytest.mark.parametrize("has_layers", [False, True])
-def test_a_cloud_model_is_named_and_left_out(store, details, has_layers):
+@pytest.mark.parametrize("kind", ["license", "none", "null"])
+def test_a_cloud_model_is_named_and_left_out(store, details, kind):
     """
-    It has a manifest and no weights on this machine.
+    It has a manifest and no weights on this machine. Ollama writes null for no layers.
     """
-    layers = [store.layer("license", b"MIT")] if has_layers else []
+    layers = {"license": [store.layer("license", b"MIT")], "none": [], "null": None}[kind]
     store.manifest("gpt:cloud", layers, store.config(details))
 
     scanned = scan(store.root)

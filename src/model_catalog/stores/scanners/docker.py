@@ -9,7 +9,7 @@ among its layers. A bundle is made again when it is damaged, so it is no evidenc
 `HEX.incomplete` until its digest was verified. Digests of SHA-512, which the program accepts too,
 are not read.
 
-The layout is that of Docker Model Runner 1.2.6 (commit 642c721): `pkg/distribution/internal/store`
+The layout is that of Docker Model Runner after 1.2.6 (642c721): `pkg/distribution/internal/store`
 and `pkg/distribution/internal/bundle`; the media types are in `pkg/distribution/types/config.go`
 and `pkg/distribution/modelpack/types.go`.
 """
@@ -255,15 +255,16 @@ class _StoreScan:
         try:
             target = self._walk.resolve_entry(index)
             lists = {"models": _parse_entry}
-            models = read_members(self._walk, target, MAX_INDEX_BYTES, (), lists).get("models")
-            if models is None:
+            members = read_members(self._walk, target, MAX_INDEX_BYTES, (), lists)
+            if "models" not in members:
                 raise SkippedError("it has no list of models")
         except READ_ERRORS as error:
             self._walk.add_problem(index.path, error_reason(error), "")
             return ()
         entries: dict[str, _IndexEntry] = {}
         name_count = 0
-        for each in models:
+        # The program writes null when its last model was removed.
+        for each in members["models"] or ():
             if not isinstance(each, str):
                 name_count += len(each.names)
                 if name_count > MAX_FILES:

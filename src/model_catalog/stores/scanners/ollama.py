@@ -262,10 +262,10 @@ class _StoreScan:
         members = read_members(self._walk, manifest, MAX_MANIFEST_BYTES, wanted, lists)
         if members.get("schemaVersion") != _SCHEMA_VERSION:
             raise SkippedError(f"it is not a manifest of version {_SCHEMA_VERSION}")
-        layers = members.get("layers")
-        if layers is None:
+        if "layers" not in members:
             raise SkippedError("it has no list of layers")
-        return _Layer.parse(members.get("config"), "config"), layers
+        # Ollama writes null for a model in the cloud that has no layers.
+        return _Layer.parse(members.get("config"), "config"), members["layers"] or []
 
     def _read_details(self, config: _Layer) -> _ModelDetails:
         try:
