@@ -77,6 +77,15 @@ async def test_a_backup_without_a_path_is_created_beside_its_catalog(filled):
     assert backup_files.newest_valid_backup(filled) == backups[-1]
 
 
+async def test_backups_at_the_same_time_get_different_names(filled):
+    """Each chooses its name when its copy is complete, and chooses again if it was taken."""
+    backups = await asyncio.gather(*(backup(filled) for _ in range(4)))
+
+    assert len(set(backups)) == 4
+    assert [backup_files.integrity_error(copy) for copy in backups] == [None] * 4
+    assert {each for each in filled.parent.iterdir() if "backup" in each.name} == set(backups)
+
+
 async def test_a_backup_of_postgresql_is_an_export(catalog, database, tmp_path):
     """Its content is that of export_catalog, and only its owner can read it."""
     if database.path is not None:

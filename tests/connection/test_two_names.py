@@ -9,14 +9,16 @@ from pathlib import Path
 import pytest
 from child_programs import PROCESSES, write_until_stopped
 from conftest import a_model
-from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
 
 from model_catalog import (
     CatalogInUseError,
     InvalidTargetError,
+    ModelCatalog,
     backup,
     check_schema,
     open_catalog,
+    prepare_engine,
     restore,
     schema_state,
     upgrade,
@@ -79,6 +81,25 @@ async def test_a_hosts_engine_for_a_file_with_two_names_is_refused(sqlite_file):
 
     assert engine.pool.checkedin() == 0
     await engine.dispose()
+
+
+async def test_sessions_for_a_file_with_two_names_are_refused(sqlite_file):
+    """Nothing is opened or created. Without the second name the same engine can be used."""
+    other = sqlite_file.with_name("other.db")
+    other.hardlink_to(sqlite_file)
+    engine = create_async_engine(f"sqlite+aiosqlite:///{other}")
+    prepare_engine(engine)
+
+    for _ in range(2):
+        with pytest.raises(InvalidTargetError, match=r"2 names"):
+            ModelCatalog(async_sessionmaker(engine))
+    found = entries(sqlite_file.parent)
+    sqlite_file.unlink()
+    await ModelCatalog(async_sessionmaker(engine)).register_model(a_model("m"))
+    await engine.dispose()
+
+    assert found == ["catalog.db", "other.db"]
+    assert await open_and_count(other) == 1
 
 
 async def test_symbolic_links_and_other_spellings_are_one_name(filled):

@@ -33,7 +33,7 @@ from model_catalog.connection.database_file import (
     sidecar_paths,
 )
 from model_catalog.connection.error_mapping import map_errors
-from model_catalog.connection.online_backup import atomic_file, fsync_path, online_backup
+from model_catalog.connection.online_backup import NewPath, atomic_file, fsync_path, online_backup
 from model_catalog.connection.open_database import (
     MAX_SHOWN_PROBLEMS,
     OpenDatabase,
@@ -84,8 +84,11 @@ async def backup(
 async def _back_up_catalog(catalog: ModelCatalog, path: str | os.PathLike[str] | None) -> Path:
     files = await find_database_files(catalog)
     if files:
-        to = free_backup_path(files[0], "backup") if path is None else new_file_path(path)
-        return await online_backup(files[0], repr(os.fspath(files[0])), to)
+        file = files[0]
+        to: NewPath = lambda: free_backup_path(file, "backup")  # noqa: E731 - one of two values
+        if path is not None:
+            to = new_file_path(path)
+        return await online_backup(file, repr(os.fspath(file)), to)
     if path is None:
         raise InvalidTargetError("''", "the path is empty; give the path of the backup")
     to = new_file_path(path)

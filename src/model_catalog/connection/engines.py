@@ -16,9 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from model_catalog.concurrency.forks import start_task
 from model_catalog.concurrency.threads import no_thread_error
 from model_catalog.connection.backup_files import sqlite_uri
-from model_catalog.connection.database_file import (
-    FileIdentityGuard,
-)
+from model_catalog.connection.database_file import FileIdentityGuard, require_one_name
 from model_catalog.connection.database_info import (
     DatabaseInfo,
     database_files,
@@ -83,6 +81,7 @@ def database_info(engine: Engine) -> DatabaseInfo:
     """
     Return the facts about an engine's database. Does not connect. Raises InvalidTargetError.
 
+    For a host's SQLite engine it looks once whether the file that the URL names has a second name.
     A host's SQLite engine may have a function that connects, and then its URL need not name the
     file. So its next connection is asked for the path.
     """
@@ -105,6 +104,8 @@ def database_info(engine: Engine) -> DatabaseInfo:
         knows_files=not is_of_host,
     )
     if is_of_host:
+        for file in info.files[:1]:
+            require_one_name(file, info.name)
         _examine_connection(engine, info)
         prepare_for_fork(engine)
     _infos[engine] = info

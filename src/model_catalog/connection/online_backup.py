@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from tempfile import mkstemp
-from typing import Final
+from typing import Final, TypeAlias
 
 from model_catalog.concurrency.completion import run_to_completion
 from model_catalog.concurrency.retry import DEFAULT_OPEN_TIMEOUT_S, Backoff
@@ -29,6 +29,9 @@ from model_catalog.connection.error_mapping import map_errors
 from model_catalog.connection.timeouts import LOCK_WAIT_S
 from model_catalog.errors import CatalogBusyError, InvalidTargetError
 
+NewPath: TypeAlias = Path | Callable[[], Path]
+"""The path of a file that does not exist yet, or a function that returns one."""
+
 # SQLite calls the progress handler after this many instructions of its virtual machine.
 _PROGRESS_STEPS: Final = 1000
 # With 4 KiB a page, 4 MiB are copied between two looks at the cancellation.
@@ -37,9 +40,12 @@ _BACKUP_PAGES: Final = 1000
 _NO_HARD_LINKS: Final = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV)
 
 
-async def online_backup(source: Path, name: str, destination: Path) -> Path:
+async def online_backup(source: Path, name: str, destination: NewPath) -> Path:
     """
     Copy a snapshot of a SQLite database to a new file, and return the file's path.
+
+    If `destination` is a function, it is called in a thread for the path, and again if another
+    backup takes that path first.
 
     Other processes may write meanwhile. The backup is readable only by its owner, passes an
     integrity check, and has been flushed to the disk. If the copy fails, no file remains.
@@ -67,7 +73,8 @@ async def backup_before_migration(source: Path, name: str, revision: str) -> Pat
     """
     for unfinished in await to_thread(unfinished_backups, source):
         unfinished.unlink(missing_ok=True)
-    backup = await online_backup(source, name, free_backup_path(source, "backup", revision))
+    choose = partial(free_backup_path, source, "backup", revision)
+    backup = await online_backup(source, name, choose)
     for old in (await to_thread(automatic_backups, source))[:-MAX_AUTOMATIC_BACKUPS]:
         if old != backup:
             old.unlink(missing_ok=True)
@@ -85,22 +92,22 @@ class _BackupTask:
     def cancel(self) -> None:
         self._is_cancelled = True
 
-    def copy_to(self, destination: Path) -> Path:
-        with atomic_file(destination) as partial:
+    def copy_to(self, destination: NewPath) -> Path:
+        with _partial_file(destination) as copy:
             # A new connection, because VACUUM cannot run in a transaction.
             with map_errors(self._name), closing(self._connect()) as raw:
                 raw.set_progress_handler(lambda: self._is_cancelled, _PROGRESS_STEPS)
                 try:
                     # Bound as bytes, because a path need not be valid UTF-8.
-                    raw.execute("VACUUM INTO CAST(? AS TEXT)", (os.fsencode(partial),))
+                    raw.execute("VACUUM INTO CAST(? AS TEXT)", (os.fsencode(copy),))
                 except sqlite3.OperationalError as error:
                     if not is_unresolved(error):
                         raise
                     # VACUUM creates each index, which may need a collation of another program.
-                    self._copy_pages(raw, partial)
-            if problem := integrity_error(partial):
+                    self._copy_pages(raw, copy)
+            if problem := integrity_error(copy):
                 raise corrupt_error(self._name, f"its backup fails the integrity check: {problem}")
-        return destination
+            return _publish(copy, destination)
 
     def _copy_pages(self, raw: sqlite3.Connection, destination: Path) -> None:
         """Copy a snapshot page by page, which does not evaluate the schema."""
@@ -136,19 +143,25 @@ def atomic_file(path: Path) -> Iterator[Path]:
     Yields the path of an empty temporary file in the same folder, which only its owner can read.
     At the end it is flushed to the disk and renamed. Raises InvalidTargetError if `path` exists.
     """
+    with _partial_file(path) as file:
+        yield file
+        _publish(file, path)
+
+
+@contextmanager
+def _partial_file(destination: NewPath) -> Iterator[Path]:
+    """Create a temporary file for a new file in the same folder, and remove it at the end."""
+    path = destination() if callable(destination) else destination
     with map_errors(repr(os.fspath(path))):
-        if os.path.lexists(path):
+        if os.path.lexists(path) and not callable(destination):
             raise _already_exists(path)
         descriptor, name = mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
         os.close(descriptor)
-        partial = Path(name)
+        file = Path(name)
         try:
-            yield partial
-            fsync_path(partial)
-            _publish(partial, path)
-            fsync_path(path.parent)
+            yield file
         finally:
-            for leftover in (partial, partial.with_name(f"{partial.name}-journal")):
+            for leftover in (file, file.with_name(f"{file.name}-journal")):
                 leftover.unlink(missing_ok=True)
 
 
@@ -161,21 +174,31 @@ def fsync_path(path: Path) -> None:
         os.close(descriptor)
 
 
-def _publish(partial: Path, path: Path) -> None:
-    """Give a finished file its name, unless another file has that name."""
+def _publish(file: Path, destination: NewPath) -> Path:
+    """Flush a finished file, and give it a name that no other file has; return its path."""
+    fsync_path(file)
+    while True:
+        path = destination() if callable(destination) else destination
+        try:
+            _give_name(file, path)
+        except FileExistsError:
+            if not callable(destination):
+                raise _already_exists(path) from None
+        else:
+            fsync_path(path.parent)
+            return path
+
+
+def _give_name(file: Path, path: Path) -> None:
+    """Give a file another name. Raises FileExistsError if a file has that name."""
     try:
         # Unlike rename(), link() does not replace an existing file.
-        os.link(partial, path)
-    except FileExistsError:
-        raise _already_exists(path) from None
+        os.link(file, path)
     except OSError as error:
         if error.errno not in _NO_HARD_LINKS:
             raise
-        with contextlib.suppress(FileExistsError):
-            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
-            partial.replace(path)
-            return
-        raise _already_exists(path) from None
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+        file.replace(path)
 
 
 def _already_exists(path: Path) -> InvalidTargetError:
