@@ -258,3 +258,16 @@ async def test_a_second_scan_of_a_plain_folder_changes_nothing(on_sqlite, tmp_pa
 
     assert len(first.new) == len(second.unchanged) == 9
     assert (second.new, second.changed, second.gone, second.problems) == ((), (), (), ())
+
+
+def test_the_progress_of_a_scan_never_falls(tmp_path):
+    """
+    Models are found folder by folder, and named when all are known.
+    """
+    fill(tmp_path, llamacpp___models___n___model__gguf=GGUF, a__ckpt=b"1", b___c__ckpt=b"1")
+    counts = []
+
+    directory.scan(tmp_path, progress=counts.append)
+
+    assert counts == sorted(counts)
+    assert (counts[0], counts[-1]) == (1, 3)
