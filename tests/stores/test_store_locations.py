@@ -8,6 +8,7 @@ import pytest
 from adoption_helpers import names
 from hostile_entries import GGUF, fifo, link, recorded_paths
 from layouts import C1, C2, HuggingFace, Ollama, fill, write
+from new_layouts import KaggleHub, ModelScope
 
 from model_catalog import FileState, TooManyMissingError, open_catalog
 from model_catalog.cli import main
@@ -198,6 +199,71 @@ def test_a_repository_of_llama_cpp_keeps_its_provider(tmp_path, monkeypatch, cap
     assert store["root"] == str(tmp_path / "llama")
     assert (model["provider"], model["reference"]) == ("llamacpp", "org/m")
     assert model["local_path"] == f"{repository}/snapshots/{C1}"
+
+
+def fill_lm_studio(folder):
+    fill(folder / ".lmstudio/models", me___a___m__gguf=GGUF, you___b___m__gguf=GGUF)
+    return folder / ".lmstudio/models", "me/a", "you"
+
+
+def fill_modelscope(folder):
+    cache = ModelScope(folder / ".cache/modelscope")
+    for name in ("me/a", "you/b"):
+        cache.old_model(name, m__gguf=GGUF)
+    return cache.root, "hub/models/me/a", "hub/models/you"
+
+
+def fill_kagglehub(folder):
+    cache = KaggleHub(folder / ".cache/kagglehub")
+    for handle in ("me/a/gguf/small/1", "you/b/gguf/small/1"):
+        cache.version(handle, m__gguf=GGUF)
+    return cache.root, "models/me/a", "models/you"
+
+
+PROGRAMS = {"LM Studio": fill_lm_studio, "ModelScope": fill_modelscope, "kagglehub": fill_kagglehub}
+
+
+@pytest.mark.parametrize("make", PROGRAMS.values(), ids=PROGRAMS)
+def test_a_folder_in_a_default_store_is_scanned_as_a_part_of_it(
+    tmp_path, monkeypatch, capsys, make
+):
+    """
+    The models get the names that the program shows, and the others stay as they are.
+    """
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("MODELSCOPE_CACHE", "MS_CACHE_HOME", "KAGGLEHUB_CACHE"):
+        monkeypatch.delenv(name, raising=False)
+    store, scope, removed = make(tmp_path)
+    database = ["--db", str(tmp_path / "c.db"), "--json"]
+    main(["scan", *database, str(store)])
+    (whole,) = json.loads(capsys.readouterr().out)["stores"]
+    shutil.rmtree(store / removed)
+
+    assert main(["scan", *database, str(store / scope)]) == 0
+
+    (part,) = json.loads(capsys.readouterr().out)["stores"]
+    assert (part["store"], part["root"]) == (whole["store"], str(store))
+    assert part["folder"] == str(store / scope)
+    assert len(whole["new"]) == 2
+    assert (part["new"], part["changed"], part["gone"]) == ([], [], [])
+    assert part["unchanged"] == [
+        each["model"] for each in whole["new"] if each["local_path"].startswith(part["folder"])
+    ]
+
+
+def test_a_linked_repository_of_lm_studio_can_be_scanned_alone(tmp_path, monkeypatch, capsys):
+    """
+    The path of the link is in the store, whatever it leads to.
+    """
+    monkeypatch.setenv("HOME", str(tmp_path))
+    store, scope, _ = fill_lm_studio(tmp_path)
+    (store / scope).rename(tmp_path / "disk")
+    link(store / scope, tmp_path / "disk")
+
+    main(["scan", "--db", str(tmp_path / "c.db"), "--json", str(store / scope)])
+
+    (part,) = json.loads(capsys.readouterr().out)["stores"]
+    assert [each["model"] for each in part["new"]] == ["lmstudio:me/a@m.gguf"]
 
 
 def test_the_summary_names_the_folder_that_was_scanned(tmp_path, capsys):

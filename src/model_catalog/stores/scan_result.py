@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Final, Literal, Protocol, TypeAlias
 
@@ -219,6 +219,27 @@ class Scan:
     def covers(self, path: str) -> bool:
         """Return whether a path in the store was scanned."""
         return self.scope is None or f"{path}/".startswith(f"{self.scope}/")
+
+    def restrict(self, folder: str) -> Scan:
+        """
+        Return the part of this scan in a folder below the root, as if only that had been scanned.
+
+        Problems that can hide models in it stay: those above the folder, and those with a name.
+        """
+        part = replace(self, scope=folder, passed_over=PassedOver(), remote_models=())
+        return replace(
+            part,
+            other_repositories=(),
+            found=tuple(each for each in self.found if part.covers(each.local_path)),
+            leftovers=tuple(each for each in self.leftovers if part.covers(each.path)),
+            problems=tuple(
+                each
+                for each in self.problems
+                if part.covers(each.path)
+                or each.reference is not None
+                or f"{folder}/".startswith(f"{each.path}/")
+            ),
+        )
 
     @property
     def disk_bytes(self) -> int:

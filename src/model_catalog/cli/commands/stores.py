@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import tempfile
 from argparse import Namespace
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
@@ -34,7 +34,7 @@ from model_catalog.repository.model_catalog import ModelCatalog
 from model_catalog.stores.scan_result import Scan, StoreName, disk_usage
 from model_catalog.stores.scanners.hub_repositories import split_repository
 from model_catalog.stores.store_kinds import locate_store
-from model_catalog.stores.store_roots import default_roots
+from model_catalog.stores.store_roots import StoreRoot, default_roots
 from model_catalog.upkeep import (
     DuplicateSet,
     StoreFinding,
@@ -46,6 +46,9 @@ from model_catalog.upkeep import (
 
 _NO_STORE: Final = "yours"
 """The owner that a table shows for a model that is not in a store."""
+
+_STORES_OF_FOLDERS: Final = ("lmstudio", "ramalama", "modelscope", "kagglehub")
+"""The stores with a folder for each model, by whose name it cannot be recognized."""
 
 _LEFTOVER_TEXTS: Final = {
     "partial": "an unfinished download",
@@ -60,21 +63,22 @@ _DUPLICATE_FIELDS: Final = ("digest", "size_bytes", "copy", "store", "model", "p
 
 async def scan(options: Namespace) -> int:
     """Scan stores, and record their models."""
-    roots = _store_roots(options.paths)
-    if roots is None:
+    places = _places(options.paths)
+    if places is None:
         return FAILED
     scans: list[Scan] = []
     reports: list[StoreSyncReport] = []
     suspicious: list[TooManyMissingError] = []
     async with _open_catalog(options) as catalog:
         with ProgressBar() as bar:
-            for store, root in roots:
+            for place in places:
                 found = await scan_store(
                     catalog,
-                    store,
-                    root,
+                    place.store,
+                    place.path,
+                    scope=place.scope,
                     follow_links=options.follow_links,
-                    on_progress=lambda count, store=store: bar.show_text(  # type: ignore[misc]
+                    on_progress=lambda count, store=place.store: bar.show_text(  # type: ignore[misc]
                         f"{store}: {pluralize(count, 'model')}"
                     ),
                 )
@@ -114,35 +118,57 @@ async def scan(options: Namespace) -> int:
     return NOT_AS_RECORDED if suspicious else DONE
 
 
-def _store_roots(paths: Sequence[str]) -> list[tuple[StoreName, str]] | None:
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """A store to scan; with `scope`, only this folder below its root."""
+
+    store: StoreName
+    path: str
+    scope: str | None = None
+
+
+def _places(paths: Sequence[str]) -> list[_Place] | None:
     """
     Return the stores to scan: those at `paths`, or without paths the default stores that exist.
 
     Prints an error and returns None if a path is not a folder that can be scanned.
     """
-    defaults = default_roots()
+    roots = default_roots()
     if not paths:
-        return [(root.store, root.path) for root in defaults if os.path.lexists(root.path)]
-    by_path = {os.path.realpath(root.path): root.store for root in defaults}
-    roots: list[tuple[StoreName, str]] = []
+        return [_Place(root.store, root.path) for root in roots if os.path.lexists(root.path)]
+    places = []
     for path in paths:
         try:
-            roots.append(_locate(path, by_path))
+            places.append(_locate(path, roots))
         except (OSError, ValueError) as error:
             reason = errno_name(error) if isinstance(error, OSError) else str(error)
             print_error(f"error: {path!r} is not a folder that can be scanned: {reason}")
             return None
-    return roots
+    return places
 
 
-def _locate(path: str, kinds: Mapping[str, StoreName]) -> tuple[StoreName, str]:
-    """Return the kind and the path of the store at a path. `kinds` are those of default roots."""
+def _locate(path: str, roots: Sequence[StoreRoot]) -> _Place:
+    """Return the store at a path, which may be a default root, or a folder in one."""
+    kinds = {os.path.realpath(root.path): root.store for root in roots}
     if (store := kinds.get(os.path.realpath(path))) is not None:
-        return store, path
+        return _Place(store, path)
     location = locate_store(path)
     # A repository may be one of the cache of llama.cpp.
-    cache, _ = split_repository(location.path)
-    return kinds.get(os.path.realpath(cache), location.store), location.path
+    cache, repository = split_repository(location.path)
+    if repository is None and (place := _locate_in_roots(path, roots)) is not None:
+        return place
+    return _Place(kinds.get(os.path.realpath(cache), location.store), location.path)
+
+
+def _locate_in_roots(path: str, roots: Sequence[StoreRoot]) -> _Place | None:
+    """Return the default store, with a folder for each model, that has a path below its root."""
+    full = os.path.abspath(path)  # noqa: PTH100 - a repository may be a link
+    for root in roots:
+        if root.store in _STORES_OF_FOLDERS:
+            for folder in (root.path, os.path.realpath(root.path)):
+                if full.startswith(f"{folder}/"):
+                    return _Place(root.store, root.path, full[len(folder) + 1 :])
+    return None
 
 
 @asynccontextmanager

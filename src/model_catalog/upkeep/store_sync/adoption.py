@@ -65,6 +65,7 @@ async def scan_store(
     store: StoreName,
     root: StrPath,
     *,
+    scope: str | None = None,
     follow_links: bool = True,
     on_progress: Callable[[int], object] | None = None,
 ) -> Scan:
@@ -76,8 +77,8 @@ async def scan_store(
     is a problem in the result.
 
     `root` may also be a folder above a store, or one repository of a Hugging Face cache, as
-    `locate_store` describes. A scan of one repository says nothing about the others:
-    `Scan.scope` is its folder.
+    `locate_store` describes. A scan of one repository says nothing about the others: `Scan.scope`
+    is its folder. With `scope`, a path below the root, the result has only the models below it.
 
     Links out of the store are followed if this user or root owns them and the file that they lead
     to. Links to folders are followed only where the program keeps a part of its store. Without
@@ -91,13 +92,14 @@ async def scan_store(
         # An error: the folder cannot be listed, which the scan reports as a problem.
         with contextlib.suppress(OSError, ValueError):
             path = locate_store(root, store).path
-        return SCANNERS[store](
+        found = SCANNERS[store](
             path,
             protected=file_identities(database_files),
             stop=stop,
             progress=progress,
             follow_links=follow_links,
         )
+        return found if scope is None else found.restrict(os.path.join(found.root, scope))
 
     return await run_in_thread(scan)
 
