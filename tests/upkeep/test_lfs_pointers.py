@@ -144,3 +144,30 @@ async def test_a_registered_digest_of_a_small_file_stays_when_the_file_grows(cat
     path.write_bytes(WEIGHTS[::-1])
 
     assert (await verify(catalog)).verdict is Verdict.MISMATCH
+
+
+async def test_a_repository_that_was_cloned_without_git_lfs_is_whole_after_the_pull(catalog, path):
+    """
+    Its config is there, and its weights are pointers.
+    """
+    folder = path.parent / "clone"
+    folder.mkdir()
+    (folder / "config.json").write_text('{"model_type": "llama"}')
+    path.unlink()
+    header = b'{"w": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}'
+    content = len(header).to_bytes(8, "little") + header + bytes(8)
+    digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
+    named = POINTER.replace(DIGEST.encode(), digest.encode())
+    (folder / "model.safetensors").write_bytes(named)
+    cloned = await scan(catalog, folder)
+    first = await verify(catalog)
+    (folder / "model.safetensors").write_bytes(content)
+
+    pulled = await scan(catalog, folder)
+    second = await verify(catalog)
+
+    assert "Git LFS pointer" in cloned.incomplete_reason
+    assert (first.verdict, second.verdict) == (Verdict.INCOMPLETE, Verdict.OK)
+    assert (pulled.incomplete_reason, pulled.id) == (None, cloned.id)
+    files = {file.path: file.digest for file in await catalog.list_files(pulled)}
+    assert files["model.safetensors"] == digest

@@ -11,7 +11,7 @@ from typing import Final, get_args
 from model_catalog.errors import InvalidModelError
 from model_catalog.files.digest import combine_digests
 from model_catalog.files.file_names import Role
-from model_catalog.files.formats.unread_formats import MAX_POINTER_BYTES
+from model_catalog.files.formats.unread_formats import POINTER_BYTES
 
 ROLES: Final = get_args(Role)
 """The roles that a file can have in a model."""
@@ -78,8 +78,8 @@ class FileRecord:
     @property
     def may_be_pointer(self) -> bool:
         """Whether the digest may be that of other content, which a pointer of Git LFS names."""
-        is_small = self.size_bytes <= MAX_POINTER_BYTES
-        return is_small and self.digest is not None and self.hashed_at is None
+        has_size = self.size_bytes in POINTER_BYTES
+        return has_size and self.digest is not None and self.hashed_at is None
 
 
 def sorted_by_path(files: Iterable[FileRecord]) -> list[FileRecord]:

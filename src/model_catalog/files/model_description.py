@@ -25,7 +25,12 @@ from model_catalog.files.file_names import WEIGHT_ROLES, is_digest_name, parse_s
 from model_catalog.files.formats import safetensors
 from model_catalog.files.formats.header_reader import Header, read_header, refuse_placeholder
 from model_catalog.files.formats.tensors import packed_weights
-from model_catalog.files.formats.unread_formats import FORMAT_LABELS, UNKNOWN, format_of_name
+from model_catalog.files.formats.unread_formats import (
+    FORMAT_LABELS,
+    POINTER_BYTES,
+    UNKNOWN,
+    format_of_name,
+)
 from model_catalog.files.model_config import read_config
 from model_catalog.files.model_files import (
     ModelFile,
@@ -46,8 +51,7 @@ _HEADER_FIELDS: Final = (
 )
 _INTEGER_TYPES: Final = ("U8", "I8", "I16", "U16", "I64", "U64")
 # The opening of each small file would double the time of a first scan. So only files of these sizes
-# are opened to see what stands in their place. A pointer of Git LFS has 127 to 145 bytes.
-_POINTER_BYTES: Final = range(100, 201)
+# are opened to see what stands in their place: those of pointers, and vocabularies up to this one.
 _MAX_WEB_PAGE_BYTES: Final = 1024 * 1024
 
 
@@ -161,7 +165,7 @@ def may_be_placeholder(file: FileFacts) -> bool:
     if file.role not in {"config", "tokenizer"}:
         return False
     is_vocabulary = file.path.rpartition("/")[2] in VOCABULARIES
-    return file.size_bytes in _POINTER_BYTES or (
+    return file.size_bytes in POINTER_BYTES or (
         is_vocabulary and file.size_bytes <= _MAX_WEB_PAGE_BYTES
     )
 

@@ -76,6 +76,8 @@ _LFS_POINTER: Final = re.compile(
 )
 MAX_POINTER_BYTES: Final = 1024
 """Git LFS treats no larger file as a pointer."""
+POINTER_BYTES: Final = range(100, 201)
+"""The sizes of nearly all pointers: without extensions they have 127 to 145 bytes."""
 HEAD_BYTES: Final = 512
 """The first bytes that `format_of_bytes` and `is_web_page` look at."""
 
