@@ -183,7 +183,9 @@ def test_links_to_files_are_followed_and_links_to_folders_are_not(tmp_path):
 
     assert paths(scanned) == ["latest.gguf", "sub/m.gguf"]
     assert len({model.files[0].identity for model in scanned.found}) == 1
-    assert [problem.reason for problem in scanned.problems] == ["it is a directory"]
+    assert [problem.reason for problem in scanned.problems] == [
+        "it leads to a folder, which can be scanned by its own path"
+    ]
 
 
 def test_the_database_of_the_catalog_is_not_a_model(tmp_path):

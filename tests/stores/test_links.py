@@ -262,7 +262,7 @@ def as_problem(tmp_path, target):
     ("target", "reason"),
     [
         ("/dev/zero", "it is a device"),
-        ("/dev", "it is a directory"),
+        ("/dev", "it leads to a folder, which can be scanned by its own path"),
         ("/proc/self/environ", "it leads to /proc, which has the files of the kernel"),
         ("/proc/self/root/etc/passwd", "it leads to /proc, which has the files of the kernel"),
         ("/tmp/../sys/x", "it leads to /sys, which has the files of the kernel"),

@@ -70,6 +70,13 @@ class LinkResolver:
         """
         return _Resolution(self, self._base_of(path)).resolve(path)
 
+    def resolve_file(self, path: str) -> tuple[str, os.stat_result]:
+        """Do the same for a path that may not lead to a folder."""
+        real, status = self.resolve(path)
+        if stat.S_ISDIR(status.st_mode):
+            raise SkippedError("it leads to a folder, which can be scanned by its own path")
+        return real, status
+
     def _base_of(self, path: str) -> str:
         """Return the part of a path that is known to be free of links."""
         if not self.is_outside(path):

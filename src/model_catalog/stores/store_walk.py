@@ -314,7 +314,7 @@ class StoreWalk:
         Links out of the store are followed as `LinkResolver` allows. Raises the errors of
         `resolve_entry`.
         """
-        return self.require_regular_file(*self.links.resolve(path))
+        return self.require_regular_file(*self.links.resolve_file(path))
 
     @contextmanager
     def open_file(self, target: LinkTarget, limit_bytes: int) -> Iterator[OpenFile]:
