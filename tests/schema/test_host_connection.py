@@ -3,6 +3,7 @@
 import asyncio
 import sqlite3
 import threading
+import time
 from contextlib import closing, contextmanager
 
 import postgres
@@ -270,6 +271,32 @@ async def test_a_lock_that_is_never_released_raises_busy(empty, prepared, monkey
     await engine.dispose()
 
     assert dump(empty) == before
+
+
+@pytest.mark.parametrize("is_released", [False, True], ids=["kept", "released"])
+async def test_upgrade_over_a_prepared_engine_waits_for_a_lock_when_it_connects(file, is_released):
+    """The PRAGMAs of the first connection need a lock that another program holds."""
+    await upgrade(file.path, "0018")
+    engine = create_async_engine(file.target_url)
+    prepare_engine(engine)
+
+    with closing(
+        sqlite3.connect(file.path, isolation_level=None, check_same_thread=False)
+    ) as other:
+        other.execute("PRAGMA journal_mode = DELETE")
+        other.execute("BEGIN EXCLUSIVE")
+        if is_released:
+            threading.Timer(0.2, other.rollback).start()
+            await upgrade(engine, timeout_s=20)
+        else:
+            start = time.monotonic()
+            with pytest.raises(CatalogBusyError):
+                await upgrade(engine, timeout_s=0.2)
+            assert time.monotonic() - start < 0.2 + 0.5
+    await engine.dispose()
+
+    expected = HEAD if is_released else "model_catalog_0018"
+    assert (await schema_state(file.path))[0] == expected
 
 
 def test_a_current_database_is_not_locked(database):

@@ -7,6 +7,7 @@ import logging
 import os
 import sqlite3
 import sys
+import time
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -16,6 +17,7 @@ from sqlalchemy import Connection
 
 from model_catalog.connection.database_file import network_file_system
 from model_catalog.connection.database_info import driver_connection, main_path
+from model_catalog.connection.timeouts import LOCK_WAIT_S
 from model_catalog.errors import InvalidModelError, InvalidTargetError
 
 Durability: TypeAlias = Literal["full", "normal"]
@@ -70,9 +72,41 @@ def set_host_pragmas(connection: Any) -> None:
     """Configure a new DBAPI connection of a host's prepared engine. Closes it if that fails."""
     with _close_on_error(connection):
         _send_own_begin(connection)
-        with _outside_transaction(connection):
-            _execute(connection, *connection_pragmas("full"))
-            _choose_journal_mode(connection)
+        with _outside_transaction(connection), _short_busy_timeout(connection) as wait_s:
+            deadline = time.monotonic() + wait_s
+            while True:
+                start = time.monotonic()
+                try:
+                    _execute(connection, *connection_pragmas("full"))
+                    _choose_journal_mode(connection)
+                    break
+                except Exception as error:
+                    now = time.monotonic()
+                    # SQLite refuses some locks at once. To ask again at once would take all of a
+                    # processor.
+                    if not _is_busy(error) or now >= deadline or now - start < LOCK_WAIT_S / 2:
+                        raise
+
+
+@contextlib.contextmanager
+def _short_busy_timeout(connection: Any) -> Iterator[float]:
+    """
+    Let statements wait 0.1 s for a lock in a block; yields the connection's own timeout in seconds.
+
+    Nothing can end such a wait. The thread of aiosqlite would go on after a cancelled connect, and
+    report that its event loop is closed.
+    """
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA busy_timeout")
+    (wait_ms,) = cursor.fetchone()
+    cursor.close()
+    _execute(connection, f"PRAGMA busy_timeout = {min(wait_ms, int(LOCK_WAIT_S * 1000))}")
+    yield wait_ms / 1000
+    _execute(connection, f"PRAGMA busy_timeout = {wait_ms}")
+
+
+def _is_busy(error: Exception) -> bool:
+    return str(getattr(error, "sqlite_errorname", "")).startswith("SQLITE_BUSY")
 
 
 def _choose_journal_mode(connection: Any) -> None:
