@@ -403,3 +403,20 @@ def test_a_repository_that_links_to_no_folder_is_a_problem(tmp_path, disk, kind)
             "repository of this store": "it is a link to another folder of the store",
         }[kind],
     )
+
+
+@pytest.mark.parametrize("part", HUB_PARTS.values(), ids=HUB_PARTS)
+def test_huggingface_hub_lists_the_same_revision(tmp_path, disk, part):
+    """
+    The library (2.4) follows the links too, and counts the same bytes.
+    """
+    library = pytest.importorskip("huggingface_hub")
+    cache = make_hub(tmp_path)
+    move(part(cache.repository("org/m")), disk)
+
+    (model,) = SCANNERS["huggingface"](cache.root).found
+    (repository,) = library.scan_cache_dir(cache.root).repos
+
+    (revision,) = repository.revisions
+    assert (revision.commit_hash, sorted(revision.refs)) == (model.version, list(model.aliases))
+    assert revision.size_on_disk == model.size_bytes
