@@ -11,11 +11,12 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, ExitStack
 from functools import wraps
 from inspect import iscoroutine
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 from model_catalog import opening
 from model_catalog.concurrency.loop_thread import LoopThread
 from model_catalog.connection.target import Target
+from model_catalog.errors import WrongLoopError
 from model_catalog.repository.model_catalog import ModelCatalog, executor_of
 
 __all__ = ["SyncCatalog", "open_catalog"]
@@ -46,6 +47,10 @@ class SyncCatalog:
 
     def __exit__(self, *exc_info: object) -> None:
         self._stack.__exit__(*exc_info)
+
+    def __reduce__(self) -> NoReturn:
+        # As in ModelCatalog.
+        raise WrongLoopError.in_pickle(self._loop_thread.name)
 
     def close(self) -> None:
         """Close the catalog, as the end of a `with` block does. Calls in progress are completed."""

@@ -1,6 +1,7 @@
 """Children by fork, spawn and forkserver, that open a catalog which their parent has open too."""
 
 import json
+import multiprocessing
 import sqlite3
 import subprocess
 import sys
@@ -8,6 +9,8 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+
+from model_catalog import WrongLoopError, sync
 
 TESTS = Path(__file__).parents[1]
 # Python 3.12 and later warn of any fork beside a thread.
@@ -56,6 +59,20 @@ def test_children_of_multiprocessing_open_their_own_catalog(database, method, ki
         "has_written": True,
         "missing": 0,
     }
+
+
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+async def test_a_catalog_cannot_be_passed_to_a_child(on_sqlite, sqlite_file, method):
+    """The error says to pass its target, and the catalog can be used further."""
+    context = multiprocessing.get_context(method)
+
+    with sync.open_catalog(sqlite_file) as blocking:
+        for each in (on_sqlite, blocking):
+            process = context.Process(target=print, args=(each,))
+            with pytest.raises(WrongLoopError, match="pass its target"):
+                process.start()
+
+    assert await on_sqlite.count_models() == 0
 
 
 @pytest.mark.slow_with("writing", "inline")

@@ -121,6 +121,17 @@ class WrongLoopError(CatalogError, RuntimeError):
         error.args = (message,)
         return error
 
+    @classmethod
+    def in_pickle(cls, target: str) -> WrongLoopError:
+        """Return the error for a catalog that is copied, or pickled for another process."""
+        error = cls(target, "", "")
+        message = (
+            f"the catalog at {target} cannot be copied, or pickled for another process: pass its "
+            "target, and open it there"
+        )
+        error.args = (message,)
+        return error
+
 
 class CatalogCorruptError(CatalogError):
     """

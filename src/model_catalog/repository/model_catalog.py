@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import IO, Self, Unpack, overload
+from typing import IO, NoReturn, Self, Unpack, overload
 
 from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
@@ -17,7 +17,7 @@ from model_catalog.domain import validation
 from model_catalog.domain.fields import ModelChanges, ModelRow
 from model_catalog.domain.file_record import FileRecord
 from model_catalog.domain.model_ref import ModelName, ModelRef, NamedModel, split_arguments
-from model_catalog.errors import ModelNotFoundError
+from model_catalog.errors import ModelNotFoundError, WrongLoopError
 from model_catalog.execution.executor import Executor, Operation
 from model_catalog.execution.schema_executor import SchemaExecutor
 from model_catalog.execution.session_executor import SessionExecutor
@@ -113,6 +113,10 @@ class ModelCatalog:
     def _with_executor(self, executor: Executor) -> Self:
         """Make the object that `transaction()` yields; a subclass may pass more arguments."""
         return type(self)(executor)
+
+    def __reduce__(self) -> NoReturn:
+        # multiprocessing pickles what it passes to a child, and fails at an object inside.
+        raise WrongLoopError.in_pickle(self._executor.database.name)
 
     @property
     def database_files(self) -> tuple[Path, ...]:
