@@ -90,7 +90,7 @@ async def test_a_folder_above_a_store_is_understood(tmp_path, catalog, name, cas
 
 
 @pytest.mark.parametrize("store", ["huggingface", "ollama"])
-async def test_a_folder_with_another_content_is_no_store(tmp_path, catalog, store):
+def test_a_folder_with_another_content_is_no_store(tmp_path, store):
     """
     Only the kind that the caller names is looked for.
     """

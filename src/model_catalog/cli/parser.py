@@ -166,7 +166,8 @@ def _add_scan_command(add_command: _AddCommand, formats: argparse.ArgumentParser
         "paths",
         metavar="PATH",
         nargs="*",
-        help="a store or any folder (default: the stores of Hugging Face, Ollama, LM Studio, "
+        help="a store, the folder above one, a repository of a Hugging Face cache, or any folder "
+        "(default: the stores of Hugging Face, Ollama, LM Studio, "
         "llama.cpp, Docker Model Runner, RamaLama, ModelScope and kagglehub)",
     )
     scan.add_argument("-n", "--dry-run", action="store_true", help="print the changes only")
