@@ -13,6 +13,7 @@ from pathlib import Path
 import postgres
 import psycopg
 import pytest
+from fault_proxy import fault_proxy
 
 from model_catalog import downgrade, upgrade
 
@@ -124,3 +125,32 @@ def test_ctrl_c_ends_a_call_and_loses_nothing(database, way, call, request):
     recorded = {name for (name,) in database.run("SELECT reference FROM models")}
     assert {*acknowledged, *output.split()} - recorded == set()
     assert "not committed" not in recorded
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["asyncpg", "psycopg"])
+async def test_ctrl_c_ends_a_call_to_a_silent_server(database):
+    """A write gets a second. Then its connection is dropped without an answer of the server."""
+    async with fault_proxy(database.target_url) as proxy:
+        target = proxy.url.render_as_string(hide_password=False)
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, PROGRAM, target, "async", "under_load"),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        while (await process.stdout.readline()).strip() != b"ready":
+            pass
+        process.stdin.write(b"go\n")
+        acknowledged = [(await process.stdout.readline()).decode().strip() for _ in range(LOAD)]
+        proxy.silence()
+        start = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        output, messages = await asyncio.wait_for(process.communicate(), 10 * ENDS_WITHIN_S)
+        took_s = time.monotonic() - start
+
+    assert process.returncode == -signal.SIGINT
+    assert took_s < ENDS_WITHIN_S
+    assert_is_one_traceback(messages.decode())
+    recorded = {name for (name,) in database.run("SELECT reference FROM models")}
+    assert {*acknowledged, *output.decode().split()} - recorded == set()
