@@ -18,7 +18,7 @@ from child_programs import (
 from conftest import Database
 from schema_shape import dump, shape
 
-from model_catalog import check_schema, upgrade
+from model_catalog import check_schema, open_catalog, schema_state, upgrade
 
 pytestmark = pytest.mark.slow
 
@@ -190,3 +190,20 @@ def test_a_downgrade_killed_at_any_statement_changes_nothing(empty):
 
     assert number > 10
     assert empty.run("SELECT count(*) FROM models") == [(len(hive_files.PORTABLE_ROWS),)]
+
+
+async def test_opening_does_not_wait_for_the_migration_of_another_catalog(tmp_path):
+    """One waits for a lock of its file. Another file is created and opened meanwhile."""
+    waiting, other = tmp_path / "waiting.db", tmp_path / "other.db"
+    await upgrade(waiting, "0018")
+
+    with closing(sqlite3.connect(waiting, isolation_level=None)) as raw:
+        raw.execute("BEGIN IMMEDIATE")
+        migration = asyncio.create_task(upgrade(waiting))
+        await asyncio.wait([migration], timeout=0.1)
+        async with asyncio.timeout(5), open_catalog(other, timeout_s=5) as catalog:
+            assert await catalog.count_models() == 0
+        assert not migration.done()
+    await migration
+
+    assert (await schema_state(waiting))[0] == (await schema_state(other))[0]
