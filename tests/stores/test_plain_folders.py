@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import struct
 
 import pytest
 from layouts import fill, write
@@ -9,7 +10,7 @@ from layouts import fill, write
 from model_catalog.cli import main
 from model_catalog.stores import PassedOver
 from model_catalog.stores.scanners import directory, lmstudio
-from model_catalog.upkeep import adopt, scan_store
+from model_catalog.upkeep import adopt, register_path, scan_store
 from model_catalog.upkeep.store_sync.header_claims import read_header_claims
 
 GGUF = b"GGUF" + bytes(100)
@@ -45,6 +46,22 @@ def test_each_checkpoint_is_a_model(tmp_path, name):
     write(tmp_path / "sub" / name, PICKLE)
 
     assert names(directory.scan(tmp_path)) == {f"sub/{name}": [name]}
+
+
+async def test_an_old_importance_matrix_has_the_kind_of_its_name(catalog, tmp_path):
+    """
+    A scan and `add` say `imatrix` of a file that llama-imatrix wrote before it wrote GGUF files.
+
+    Such a file begins with the number of its entries, so its bytes tell nothing.
+    """
+    entry = struct.pack("<ii5sii4f", 1, 5, b"blk.0", 3, 4, 1.0, 2.0, 3.0, 4.0)
+    path = write(tmp_path / "imatrix.dat", entry)
+
+    await adopt(catalog, await scan_store(catalog, "directory", tmp_path))
+    added = await register_path(catalog, path, "mine", "local")
+
+    assert added.model.kind == "imatrix"
+    assert (await catalog.get_model("imatrix.dat", "local")).kind == "imatrix"
 
 
 async def test_a_checkpoint_is_unsafe_by_its_bytes(catalog, tmp_path):

@@ -63,7 +63,8 @@ def _claims_without_header(found: FoundModel, described: ModelDescription) -> di
     if found.claims.format == PICKLE:
         # A name such as m.ckpt only suggests a pickle. Its bytes decide.
         claims["claimed_format"] = None
-    if found.local_path != found.folder and described.completeness.unknown == (UNKNOWN_FORMAT,):
+    is_one_file = found.kind == "model" and found.local_path != found.folder
+    if is_one_file and described.completeness.unknown == (UNKNOWN_FORMAT,):
         # Many programs have files with endings such as .bin, and nothing else tells of a model.
         claims["claimed_kind"] = "unknown"
     return claims
