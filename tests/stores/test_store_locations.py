@@ -102,6 +102,17 @@ def test_a_folder_with_another_content_is_no_store(tmp_path, store):
     assert locate_store(tmp_path / "lm", "directory").path == str(tmp_path / "lm")
 
 
+@pytest.mark.parametrize("path", ["huggingface/hub", "models"])
+def test_a_repository_of_the_hub_is_not_taken_for_one_of_another_program(tmp_path, path):
+    """
+    RamaLama has `huggingface/NAME` with refs, snapshots and blobs, and ModelScope has
+    `models/OWNER--NAME` with snapshots.
+    """
+    make_hub(tmp_path / path, "org/m")
+
+    assert detect_store(tmp_path) == "directory"
+
+
 @AS_ROOT
 def test_a_folder_of_another_user_does_not_lead_elsewhere(tmp_path):
     """

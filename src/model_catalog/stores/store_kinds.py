@@ -146,6 +146,9 @@ def _detect_by_marks(root: str) -> StoreName | None:
     left = MAX_DETECTION_ENTRIES
     while folders and left > 0:
         parts = folders.popleft()
+        if parts and hub_repositories.is_repository_name(parts[-1]):
+            # It has the folders that RamaLama and ModelScope make too.
+            continue
         try:
             with os.scandir(os.path.join(root, *parts)) as listing:
                 entries = list(islice(listing, left))
