@@ -390,7 +390,10 @@ async def test_two_thousand_calls_with_cancellations_leak_nothing(database, capl
         shared = await catalog.get_model("shared", "hf")
     database.assert_nothing_left()
 
-    assert process_resources() == before
+    after = process_resources()
+    # A thread of the driver that the fixture has used may still be ending when the test begins.
+    assert set(after[0]) <= set(before[0])
+    assert after[1:] == before[1:]
     assert CANCELLED_CALLS * 0.3 < cancelled < CANCELLED_CALLS * 0.7
     assert uses[True] <= shared.use_count <= uses[True] + uses[False]
     found = Counter(
