@@ -92,9 +92,12 @@ def test_the_command_scans_the_other_stores_and_exits_with_3(tmp_path, monkeypat
 
     code = main(["scan", str(cache.root), str(other.root)])
     out, err = capsys.readouterr()
+    alone = main(["scan", str(cache.root)])
+    (only_line,) = capsys.readouterr().err.splitlines()
     forced = main(["scan", "--force", str(cache.root)])
 
-    assert (code, forced) == (3, 0)
+    assert (code, alone, forced) == (3, 3, 0)
+    assert "11 of 12 models" in only_line
     assert "11 of 12 models" in err
     assert "--force" in err
     assert "new" in out

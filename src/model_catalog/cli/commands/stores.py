@@ -112,9 +112,9 @@ async def scan(options: Namespace) -> int:
                 print_line(str(finding.ref))
     else:
         _print_scan_table(rows)
-    _print_scan_totals(reports, scans, dry_run=options.dry_run)
-    for mass_loss in suspicious:
-        print_error(f"error: {mass_loss}")
+    if reports:
+        _print_scan_totals(reports, scans, dry_run=options.dry_run)
+    _print_without_report(places, suspicious)
     return NOT_AS_RECORDED if suspicious else DONE
 
 
@@ -237,14 +237,21 @@ def _print_scan_totals(
         if names := found.remote_models:
             count = pluralize(len(names), "model")
             print_notice(f"{count} in the cloud, without files here: {shorten_list(names)}")
-    if not reports:
-        print_notice("no store of a known program was found: give a folder to scan")
-        return
     models = sum(report.model_count for report in reports)
     logical = sum(model.size_bytes for scan in scans for model in scan.found)
     sizes = human_disk_usage(disk_usage(scans), logical).removesuffix(" on the disk")
     total = f"{pluralize(models, 'model')}, {sizes} on the disk"
     print_notice(f"{total}: {_summarize(reports)}{'; nothing was written' if dry_run else ''}")
+
+
+def _print_without_report(
+    places: Sequence[_Place], suspicious: Sequence[TooManyMissingError]
+) -> None:
+    """Print why there is no report of any store, or of the stores that have lost most models."""
+    if not places:
+        print_notice("no store of a known program was found: give a folder to scan")
+    for mass_loss in suspicious:
+        print_error(f"error: {mass_loss}")
 
 
 def _summarize(reports: Sequence[StoreSyncReport]) -> str:
