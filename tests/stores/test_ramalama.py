@@ -10,9 +10,11 @@ import pytest
 from layouts import sha256, write
 from new_layouts import RamaLama
 
+from model_catalog import open_catalog
 from model_catalog.stores.scan_result import Claims
 from model_catalog.stores.scanners.ramalama import scan
 from model_catalog.stores.store_kinds import detect_store
+from model_catalog.upkeep import adopt, scan_store
 
 GGUF = b"GGUF" + bytes(100)
 SNAPSHOT = "sha256-" + "1" * 64
@@ -136,6 +138,25 @@ def test_only_files_that_loading_needs_make_a_model_incomplete(store, files, rea
     store.model("huggingface/org/name", "latest", files)
 
     assert only(scan(store.root)).reasons == (() if reason is None else (reason,))
+
+
+async def test_a_model_whose_files_cannot_be_read_stays_as_it_is_recorded(store, tmp_path):
+    """
+    A scan does not know its files, so it records neither other ones nor other reasons.
+    """
+    ref = store.model("huggingface/org/name", "latest", {"m.gguf": ("gguf", GGUF)})
+    (path,) = ref.parents[1].glob("snapshots/*/m.gguf")
+    async with open_catalog(tmp_path / "catalog.db") as catalog:
+        await adopt(catalog, await scan_store(catalog, "ramalama", store.root))
+        before = await catalog.list_files("hf://org/name", "ramalama")
+        path.unlink()
+        path.symlink_to(path)
+
+        report = await adopt(catalog, await scan_store(catalog, "ramalama", store.root))
+
+        assert (report.changed, report.gone) == ((), ())
+        assert await catalog.list_files("hf://org/name", "ramalama") == before
+    assert [problem.path for problem in report.problems] == [str(path)]
 
 
 def test_an_unfinished_download_is_a_reason_and_a_leftover(store):

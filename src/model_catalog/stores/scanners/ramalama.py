@@ -226,7 +226,8 @@ class _ModelScan:
             try:
                 ref = self._read_ref(entry)
                 blobs.update(file.blob for file in ref.files)
-                self.walk.add_model(self._make_model(tag, ref), entry.path)
+                if (model := self._make_model(tag, ref)) is not None:
+                    self.walk.add_model(model, entry.path)
             except READ_ERRORS as error:
                 self.walk.add_problem(entry.path, error_reason(error), self.reference, tag)
         return blobs
@@ -243,11 +244,13 @@ class _ModelScan:
             raise SkippedError("it has no list of files")
         return _Ref(_file_name(members.get("hash"), "its hash"), files)
 
-    def _make_model(self, tag: str, ref: _Ref) -> FoundModel:
+    def _make_model(self, tag: str, ref: _Ref) -> FoundModel | None:
+        """Return the model of a ref, or None if none of its files can be read."""
         snapshots = self._parts.get("snapshots", f"{self.path}/snapshots")
         folder = f"{snapshots}/{ref.snapshot}"
         ref = self._with_linked_weights(folder, ref)
-        files = self._find_files(folder, ref, tag)
+        if (files := self._find_files(folder, ref, tag)) is None:
+            return None
         gguf = next((file.path for file in ref.files if file.is_gguf), None)
         is_in_subfolder = any("/" in file.path for file in ref.files if file.role in WEIGHT_ROLES)
         evidence = StoreEvidence(
@@ -282,9 +285,14 @@ class _ModelScan:
             return ref
         return _Ref(ref.snapshot, [*ref.files, _ListedFile.make(name, ref.snapshot, _GGUF)])
 
-    def _find_files(self, folder: str, ref: _Ref, tag: str) -> tuple[StoreFile, ...]:
-        """Return the files of a snapshot that exist, sorted by path."""
+    def _find_files(self, folder: str, ref: _Ref, tag: str) -> tuple[StoreFile, ...] | None:
+        """
+        Return the files of a snapshot that exist, sorted by path.
+
+        None if none of those that exist can be read; the walk has a problem for each of them.
+        """
         files: dict[str, StoreFile] = {}
+        problems_before = self.walk.problem_count
         for each in ref.files:
             path = f"{folder}/{each.path}"
             try:
@@ -295,6 +303,9 @@ class _ModelScan:
                 self.walk.add_problem(path, error_reason(error), self.reference, tag)
                 continue
             files[each.path] = target.to_store_file(each.path, each.role, None)
+        if not files and self.walk.problem_count > problems_before:
+            # A model without files would lose the digests that were recorded.
+            return None
         return tuple(files[path] for path in sorted(files))
 
 
