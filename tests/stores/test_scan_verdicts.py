@@ -5,9 +5,11 @@ import json
 import pytest
 from adoption_helpers import SAFETENSORS as WEIGHTS
 from adoption_helpers import adopt_scan, scan
-from layouts import C1, HuggingFace, write
+from layouts import C1, HuggingFace, fill, write
+from new_layouts import KaggleHub
 
-from model_catalog.upkeep import adopt, register_path, verify_models
+from model_catalog.cli.commands.demo_files import make_gguf
+from model_catalog.upkeep import accept_model, adopt, register_path, scan_store, verify_models
 
 """A whole file, by the package safetensors 0.8."""
 POINTER = (
@@ -182,3 +184,32 @@ async def test_a_model_of_a_store_is_verified_with_the_files_that_the_scan_has_l
     }
 
     assert found == {C1: "ok", f"{C1}/m-Q4_K_M.gguf": "incomplete"}
+
+
+async def test_accepted_files_of_a_store_are_those_that_the_scan_listed(catalog, tmp_path):
+    """
+    Files beside the weights, the kind and the reasons of the store stay. The next scan changes
+    nothing.
+    """
+    files = {
+        "m__gguf": make_gguf("llama", context_length=1),
+        "mmproj__gguf": make_gguf("clip", context_length=1),
+    }
+    stores = {name: tmp_path / name for name in ("kagglehub", "lmstudio", "directory")}
+    KaggleHub(stores["kagglehub"]).version("a/b/gguf/c/1", complete=False, **files)
+    fill(stores["lmstudio"] / "org/m", **files)
+    write(stores["directory"] / "models/loras/l.safetensors", WEIGHTS)
+    write(stores["directory"] / "models/checkpoints/c.ckpt", b"\x01\x02\x03" * 9)
+    for name, root in stores.items():
+        await adopt(catalog, await scan_store(catalog, name, root))
+    before = await catalog.list_models()
+
+    for model in before:
+        await accept_model(catalog, model.ref)
+
+    for name, root in stores.items():
+        assert (await adopt(catalog, await scan_store(catalog, name, root))).changed == ()
+    after = await catalog.list_models()
+    facts = [(each.kind, each.size_bytes, each.incomplete_reason) for each in before]
+    assert [(each.kind, each.size_bytes, each.incomplete_reason) for each in after] == facts
+    assert all(each.digest is not None for each in after)

@@ -14,6 +14,7 @@ from model_catalog.errors import FileChangedError, StoppedError
 from model_catalog.files.completeness.evidence import Completeness
 from model_catalog.files.digest import HashedFile, hash_file
 from model_catalog.files.file_names import Role
+from model_catalog.files.formats.pickle_format import PICKLE
 from model_catalog.files.model_description import (
     ModelDescription,
     describe_files,
@@ -83,16 +84,22 @@ class InspectedFiles:
 
 
 async def inspect_path(
-    catalog: ModelCatalog, path: str, *, digest: bool, on_progress: OnProgress | None = None
+    catalog: ModelCatalog,
+    path: str,
+    *,
+    digest: bool,
+    listed: Sequence[FileRecord] = (),
+    on_progress: OnProgress | None = None,
 ) -> InspectedFiles:
     """
     Inspect the files at a path in a thread; with `digest` also hash them.
 
-    The hashing holds the lock of the disk. Raises what `inspect_files` and `hash_files` raise.
+    `listed` is that of `inspect_files`. The hashing holds the lock of the disk. Raises what
+    `inspect_files` and `hash_files` raise.
     """
     database_files = await find_database_files(catalog)
     inspected = await run_in_thread(
-        lambda stop: inspect_files(path, stop, file_identities(database_files))
+        lambda stop: inspect_files(path, stop, file_identities(database_files), listed)
     )
     if not digest:
         return inspected
@@ -175,6 +182,27 @@ def recorded_completeness(
         content=_split(content_reason) if has_content else None,
         unknown=() if unknown_reason is None else (unknown_reason,),
     )
+
+
+def merged_completeness(model: Model, inspected: InspectedFiles) -> Completeness:
+    """
+    Return the verdict about the files of a recorded model that were read again.
+
+    A scan knows more about the files that a model of a store should have. Its reasons stay.
+    """
+    found = inspected.described.completeness
+    if model.store is None or model.inventoried_at is None:
+        return found
+    listed = recorded_completeness(model.listing_reason, None, None, has_content=False)
+    return replace(found, listing=listed.listing)
+
+
+def learned_claims(model: Model, inspected: InspectedFiles) -> dict[str, Any]:
+    """Return the columns that the headers give. Bytes that are no pickle overrule a file name."""
+    learned: dict[str, Any] = dict(inspected.learned)
+    if inspected.described.header is None and model.claimed_format == PICKLE:
+        learned["claimed_format"] = None
+    return learned
 
 
 def _split(text: str | None) -> tuple[str, ...]:

@@ -9,7 +9,13 @@ from model_catalog.errors import FileChangedError
 from model_catalog.files.file_names import absolute_path
 from model_catalog.mapping.tables import Model
 from model_catalog.repository.model_catalog import ModelCatalog
-from model_catalog.upkeep.inspection import RegisteredPath, inspect_path
+from model_catalog.upkeep.inspection import (
+    RegisteredPath,
+    completeness_values,
+    inspect_path,
+    learned_claims,
+    merged_completeness,
+)
 from model_catalog.upkeep.queries.verification_queries import register_inspected, save_inspection
 from model_catalog.upkeep.worker_threads import OnProgress
 
@@ -71,14 +77,19 @@ async def accept_model(
     Accept the files at a model's path as its expected content: read and record all of them again.
 
     This replaces the expected digests and the size; a check or a verification never does that.
-    `download_count` and the other fields that the user has set stay. Raises ModelNotFoundError,
-    FileChangedError, and what `register_path` raises for the disk.
+    `download_count` and the other fields that the user has set stay. A model of a store keeps the
+    list of files and the reasons of the last scan. Raises ModelNotFoundError, FileChangedError, and
+    what `register_path` raises for the disk.
     """
     model = await catalog.get_model(reference, provider, version)
-    inspected = await inspect_path(catalog, model.local_path, digest=True, on_progress=on_progress)
+    listed = () if model.store is None else await catalog.list_files(model)
+    inspected = await inspect_path(
+        catalog, model.local_path, digest=True, listed=listed, on_progress=on_progress
+    )
     values = {
         **inspected.found,
-        **inspected.claims,
+        **completeness_values(merged_completeness(model, inspected)),
+        **(learned_claims(model, inspected) if listed else inspected.claims),
         "size_bytes": inspected.described.size_bytes,
         "digest": inspected.digest,
     }

@@ -13,9 +13,7 @@ from model_catalog.errors import (
     NotAFileError,
     ProtectedFileError,
 )
-from model_catalog.files.completeness.evidence import Completeness
 from model_catalog.files.digest import HashedFile
-from model_catalog.files.formats.pickle_format import PICKLE
 from model_catalog.files.safe_open import errno_name, stat_path
 from model_catalog.mapping.tables import Model
 from model_catalog.repository.model_catalog import ModelCatalog, find_database_files
@@ -24,7 +22,8 @@ from model_catalog.upkeep.inspection import (
     InspectedFiles,
     completeness_values,
     inspect_files,
-    recorded_completeness,
+    learned_claims,
+    merged_completeness,
 )
 from model_catalog.upkeep.queries.check_queries import CheckedModel
 from model_catalog.upkeep.queries.verification_queries import (
@@ -132,12 +131,12 @@ class ModelVerifier:
     async def _record_structure(
         self, by_status: VerifiedModel, inspected: InspectedFiles
     ) -> VerifiedModel | None:
-        completeness = _completeness(by_status.model, inspected)
+        completeness = merged_completeness(by_status.model, inspected)
         texts = completeness_values(completeness)
         values: dict[str, object] = {**texts}
         reason = texts["incomplete_reason"]
         if by_status.verdict is Verdict.OK:
-            values |= _learned(by_status.model, inspected)
+            values |= learned_claims(by_status.model, inspected)
         stored = await save_inspection(self._catalog, by_status.model, values)
         if stored is None:
             return None
@@ -226,7 +225,7 @@ class ModelVerifier:
             damaged = []
         elif model.digest is not None and actual is not None and not damaged:
             damaged = files
-        completeness = _completeness(model, inspected)
+        completeness = merged_completeness(model, inspected)
         texts = completeness_values(completeness)
         reason = texts["incomplete_reason"]
         now = datetime.now(UTC)
@@ -236,7 +235,7 @@ class ModelVerifier:
             **texts,
         }
         if not damaged:
-            values |= {**_learned(model, inspected), "digest": model.digest or expected}
+            values |= {**learned_claims(model, inspected), "digest": model.digest or expected}
             if model.size_bytes is not None:
                 values["size_bytes"] = model.size_bytes + added_bytes
         if not damaged and not _has_new_pointer(files, inspected):
@@ -267,27 +266,6 @@ def _has_new_pointer(files: list[FileRecord], inspected: InspectedFiles) -> bool
     found = {file.path: file.fingerprint for file in inspected.files}
     pointers = inspected.described.pointers
     return any(file.path in pointers and file.fingerprint != found[file.path] for file in files)
-
-
-def _completeness(model: Model, inspected: InspectedFiles) -> Completeness:
-    """
-    Return the verdict of a verification.
-
-    A scan knows more about the files that a model of a store should have. Its reasons stay.
-    """
-    found = inspected.described.completeness
-    if model.store is None or model.inventoried_at is None:
-        return found
-    listed = recorded_completeness(model.listing_reason, None, None, has_content=False)
-    return replace(found, listing=listed.listing)
-
-
-def _learned(model: Model, inspected: InspectedFiles) -> dict[str, object]:
-    """Return the columns that the headers give. Bytes that are no pickle overrule a file name."""
-    learned: dict[str, object] = dict(inspected.learned)
-    if inspected.described.header is None and model.claimed_format == PICKLE:
-        learned["claimed_format"] = None
-    return learned
 
 
 def _checked_model(model: Model, files: list[FileRecord]) -> CheckedModel:
