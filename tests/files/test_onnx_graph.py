@@ -59,6 +59,22 @@ def test_the_external_data_of_an_onnx_model_is_needed(tmp_path):
     assert missing == ("missing: 'onnx/model.onnx_data'",)
 
 
+def test_the_path_of_an_onnx_model_stands_for_its_external_data_too(tmp_path):
+    """
+    The verdict and the size are those of its folder, also if the data is short or missing.
+    """
+    path = onnx_model(tmp_path / "model.onnx", external=True)
+    data = path.with_name("model.onnx_data")
+    content = data.read_bytes()
+
+    for change in (lambda: None, lambda: data.write_bytes(content[:-1]), data.unlink):
+        change()
+        by_file, by_folder = describe_model(path), describe_model(tmp_path)
+        assert by_file.completeness == by_folder.completeness
+        assert by_file.size_bytes == by_folder.size_bytes
+    assert by_file.reasons == ("missing: 'model.onnx_data'",)
+
+
 def test_an_onnx_model_without_external_data_names_none(tmp_path):
     """
     A truncated graph is damage.

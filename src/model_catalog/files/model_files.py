@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -34,6 +34,7 @@ from model_catalog.files.safe_open import (
     stat_path,
 )
 
+_ONNX: Final = ".onnx"
 MAX_ENTRIES: Final = 10_000
 """The most files and folders in a model, and the most files that exist or are missing."""
 
@@ -101,7 +102,8 @@ def find_model_files(path: StrPath, *, protected: ProtectedFiles = ()) -> ModelF
     """
     Return the files of the model at a path.
 
-    For a file, that is the file itself, or its whole set if it is a shard. For a folder, it is
+    For a file, that is the file itself, its whole set if it is a shard, and the external data that
+    it names if it is an ONNX model. For a folder, it is
     every file in it and below it, except hidden files and unfinished downloads. Links to folders
     are not followed. Anything that is not a regular file is skipped, with the reason. Raises
     BadLayoutError if more than MAX_ENTRIES files exist or are missing. Raises NotAFileError for a
@@ -121,6 +123,10 @@ def find_model_files(path: StrPath, *, protected: ProtectedFiles = ()) -> ModelF
     # the weights.
     role = file_role(name) if file_role(name) != "other" else "weights"
     unfinished = [each for each in (name, f"{name}.aria2") if _is_partial(root, each)]
+    if name.lower().endswith(_ONNX):
+        walk = _FolderWalk(root or ".", protected)
+        walk.add_graph(name, unfinished)
+        return walk.result()
     return ModelFiles(
         root or ".",
         (_model_file(name, status, role),),
@@ -178,7 +184,7 @@ def read_indexes(
     """Read those of the files below `root` that list files of weights, by path."""
     indexes: dict[str, WeightIndex | ReadFailure] = {}
     for path in paths:
-        is_onnx = path.lower().endswith(".onnx")
+        is_onnx = path.lower().endswith(_ONNX)
         if not is_onnx and not is_index(path.rpartition("/")[2]):
             continue
         read = read_onnx_index if is_onnx else read_index
@@ -234,6 +240,16 @@ class _FolderWalk:
         self._gone.clear()
         self.missing.clear()
         self.add_missing_shards()
+
+    def add_graph(self, name: str, unfinished: Sequence[str]) -> None:
+        """Add an ONNX model in the root with the files of its external data."""
+        self._unfinished += unfinished
+        self._add_file(name)
+        self.add_indexes()
+        external, self.missing = self.missing, set()
+        for each in external:
+            self._add_file(each)
+        self._gone.clear()
 
     def add_folder(self) -> None:
         """Add every file in the root and below it."""
