@@ -168,7 +168,8 @@ async def test_a_model_that_was_recorded_by_its_path_gets_its_name(on_sqlite, tm
     await adopt(on_sqlite, replace(scanned, found=(old,)))
     model = await on_sqlite.tag_model("llamacpp/models/m/model.gguf", "local", "mine")
 
-    await adopt(on_sqlite, scanned)
+    (change,) = (await adopt(on_sqlite, scanned)).changed
 
     (renamed,) = await on_sqlite.list_models()
+    assert change.detail.startswith("recorded as local:llamacpp/models/m/model.gguf before")
     assert (renamed.reference, renamed.tags, renamed.id) == ("m", ("mine",), model.id)

@@ -164,7 +164,7 @@ class _Comparison:
         del self._recorded[old]
         self._recorded[key] = recorded
         aliases = self._compare_aliases(found, key)
-        detail = f"recorded as {ModelRef(*old)} before"
+        detail = f"recorded as {ModelRef(*old[:2], old[2] or None)} before"
         self._changes.changed.append(_finding(key, found, detail, *aliases, *reasons))
 
     def _find_recorded(self, found: FoundModel) -> tuple[ModelKey, RecordedModel | None]:
