@@ -1,6 +1,7 @@
 """The verdict about a model stays the same in scans and verifications of the same bytes."""
 
 import json
+from pathlib import Path
 
 import pytest
 from adoption_helpers import SAFETENSORS as WEIGHTS
@@ -213,3 +214,24 @@ async def test_accepted_files_of_a_store_are_those_that_the_scan_listed(catalog,
     facts = [(each.kind, each.size_bytes, each.incomplete_reason) for each in before]
     assert [(each.kind, each.size_bytes, each.incomplete_reason) for each in after] == facts
     assert all(each.digest is not None for each in after)
+
+
+@pytest.mark.parametrize("name", ["m.gguf", "m.safetensors"], ids=["file", "folder"])
+async def test_a_model_of_a_store_that_is_gone_is_not_accepted(on_sqlite, tmp_path, name):
+    """
+    Its record stays, also if another file of it still exists.
+    """
+    folder = tmp_path / "org/m"
+    files = {name: b"1", "mmproj.gguf": b"2"} if name == "m.gguf" else {name: b"1"}
+    for each, content in {**files, "config.json": b"{}"}.items():
+        write(folder / each, content)
+    await adopt(on_sqlite, await scan_store(on_sqlite, "lmstudio", tmp_path))
+    (before,) = await on_sqlite.list_models()
+    Path(before.local_path).rename(tmp_path / "moved")
+
+    with pytest.raises(FileNotFoundError):
+        await accept_model(on_sqlite, before.ref)
+
+    (after,) = await on_sqlite.list_models()
+    assert (after.size_bytes, after.checked_at) == (before.size_bytes, before.checked_at)
+    assert len(await on_sqlite.list_files(after)) == len(files) + (before.version == "")

@@ -23,7 +23,7 @@ from model_catalog.files.model_description import (
 from model_catalog.files.model_files import ModelFile, list_model_files
 from model_catalog.files.model_kind import kind_of_model
 from model_catalog.files.mounts import mount_point
-from model_catalog.files.safe_open import ProtectedFiles, format_file_id
+from model_catalog.files.safe_open import ProtectedFiles, format_file_id, stat_path
 from model_catalog.mapping.tables import Model
 from model_catalog.repository.model_catalog import ModelCatalog, find_database_files
 from model_catalog.upkeep.worker_threads import (
@@ -117,9 +117,10 @@ def inspect_files(
     Describe a file or a folder from the status and the headers of its files.
 
     With `listed`, the model has these files and no others: a scan of a store has listed them.
-    Raises what `describe_model` raises.
+    Raises what `describe_model` raises, also OSError if nothing is at the path.
     """
     if listed:
+        stat_path(path)
         roles = [(file.path, cast("Role", file.role)) for file in listed]
         model_files = list_model_files(path, roles, protected=protected)
         described = describe_files(model_files, stop, protected=protected)
