@@ -10,10 +10,12 @@ from model_catalog import DigestMismatchError, FileState
 from model_catalog.cli.commands.demo_files import make_gguf
 from model_catalog.upkeep import (
     Verdict,
+    adopt,
     check_models,
     find_moved,
     register_path,
     relink_model,
+    scan_store,
     verify_models,
 )
 
@@ -185,3 +187,24 @@ async def test_relinking_keeps_tags_fields_and_counters(catalog, tmp_path):
 
     assert (model.tags, model.description, model.architecture) == (("chat",), "mine", "my llama")
     assert (model.use_count, model.download_count) == (1, 1)
+
+
+async def test_a_model_of_a_store_is_relinked_with_the_files_beside_its_weights(catalog, tmp_path):
+    """
+    Its digest is that of all of them.
+    """
+    for name in ("m.gguf", "mmproj.gguf"):
+        create_file(tmp_path / "store/org/m" / name)
+    await adopt(catalog, await scan_store(catalog, "lmstudio", tmp_path / "store"))
+    async for verified in verify_models(catalog):
+        assert verified.verdict is Verdict.OK
+    (model,) = await catalog.list_models()
+    (tmp_path / "store/org/m").rename(tmp_path / "moved")
+
+    relinked = await relink_model(catalog, model.ref, path=tmp_path / "moved/m.gguf")
+
+    assert relinked.model.size_bytes == model.size_bytes
+    assert [file.path for file in await catalog.list_files(model.ref)] == ["m.gguf", "mmproj.gguf"]
+    (tmp_path / "moved/mmproj.gguf").unlink()
+    with pytest.raises(DigestMismatchError):
+        await relink_model(catalog, model.ref, path=tmp_path / "moved/m.gguf")

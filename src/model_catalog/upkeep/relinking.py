@@ -64,7 +64,11 @@ async def relink_model(
     by_file = model.digest is None and bool(files) and all(file.digest for file in files)
     has_digest = by_file or model.digest is not None
     full = absolute_path(path)
-    inspected = await inspect_path(catalog, full, digest=has_digest, on_progress=on_progress)
+    # A scan of a store lists files beside the weights. A file that is alone may have a new name.
+    listed = files if model.store is not None and len(files) > 1 else ()
+    inspected = await inspect_path(
+        catalog, full, digest=has_digest, listed=listed, on_progress=on_progress
+    )
     if by_file and _digests(files) != _digests(inspected.files):
         raise DigestMismatchError(full, "the recorded digests of its files", "other digests")
     if model.digest is not None and inspected.digest != model.digest:
