@@ -805,7 +805,7 @@ async def test_a_reader_that_never_ends_raises_busy(empty):
     with psycopg.connect(postgres.dsn(empty.url)) as reader:
         reader.execute("SELECT count(*) FROM models")
         start = time.monotonic()
-        with pytest.raises(CatalogBusyError, match="lock timeout"):
+        with pytest.raises(CatalogBusyError, match=r"is busy: .*waited [1-9]"):
             async with asyncio.timeout(20), open_catalog(empty.target, timeout_s=1):
                 pass
         assert time.monotonic() - start < 10

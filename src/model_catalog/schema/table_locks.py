@@ -33,8 +33,8 @@ def lock_tables(
     statement of the migration waits for a reader.
 
     Uses a savepoint of the open transaction, and leaves `lock_timeout` at the remaining time.
-    `remaining_s` returns the seconds that are left. When none are left, raises the error of the
-    server: SQLSTATE 55P03. Returns early once `cancelled` is set.
+    `remaining_s` returns the seconds that are left. When there is no time for another attempt,
+    raises the error of the server: SQLSTATE 55P03. Returns early once `cancelled` is set.
     """
     tables = _existing_tables(connection)
     if not tables:
@@ -44,13 +44,15 @@ def lock_tables(
             with connection.begin_nested():
                 _lock_once(connection, tables, max(remaining_s(), MIN_TIMEOUT_S))
         except sa.exc.DBAPIError as error:
-            if not is_lock_refused(error) or remaining_s() <= 0:
+            if not is_lock_refused(error) or remaining_s() <= LOCK_WAIT_S:
                 raise
         else:
             connection.exec_driver_sql(lock_timeout(max(remaining_s(), MIN_TIMEOUT_S)))
             return
         # The server sleeps: a synchronous function may run in the thread of an event loop.
-        pause_s = min(_PAUSE_S, max(remaining_s(), 0.0)) * random.uniform(0.75, 1.0)  # noqa: S311
+        # Another attempt must fit into the remaining time.
+        pause_s = max(0.0, min(_PAUSE_S, remaining_s() - LOCK_WAIT_S))
+        pause_s *= random.uniform(0.75, 1.0)  # noqa: S311 - not for security
         connection.execute(sa.select(sa.func.pg_sleep(pause_s)))
 
 

@@ -82,6 +82,7 @@ class InterruptibleRun:
         "_connection",
         "_driver",
         "_dropped_at",
+        "_entered_at",
         "_has_answered",
         "_has_ended",
         "_has_read",
@@ -110,6 +111,7 @@ class InterruptibleRun:
         self._remaining_s = remaining_s
         self._own_cancellations = 0
         self._task: asyncio.Task[Any] | None = None
+        self._entered_at = 0.0
         self._connection: AsyncConnection | None = None
         self._driver: Any = None
         self._interrupt_task: asyncio.Future[Any] | None = None
@@ -128,6 +130,7 @@ class InterruptibleRun:
 
     def __enter__(self) -> None:
         self._task = asyncio.current_task()
+        self._entered_at = time.monotonic()
 
     def __exit__(
         self, _kind: object, error: BaseException | None, traceback: TracebackType | None
@@ -164,22 +167,25 @@ class InterruptibleRun:
                 self._target, getattr(mapped, "reason", f"{mapped}"), outcome_unknown=True
             )
         if self._dropped_at is not None and is_connection_lost(error):
-            return CatalogBusyError(self._target, _SILENT)
+            return self._busy_error(_SILENT)
         if self._interrupted_at is not None and isinstance(mapped, CatalogBusyError):
-            return CatalogBusyError(self._target, SLOW_STATEMENTS)
+            return self._busy_error(SLOW_STATEMENTS)
         return mapped
+
+    def _busy_error(self, reason: str) -> CatalogBusyError:
+        return CatalogBusyError(self._target, reason, time.monotonic() - self._entered_at)
 
     def _error_of_cancelled_task(self, traceback: TracebackType | None) -> CatalogError:
         if self._is_committing:
             return CatalogUnavailableError(self._target, _SILENT, outcome_unknown=True)
         if self._dropped_at is not None and self._connection is not None:
-            return CatalogBusyError(self._target, _SILENT)
+            return self._busy_error(_SILENT)
         if self._connection is not None:
-            return CatalogBusyError(self._target, SLOW_STATEMENTS)
+            return self._busy_error(SLOW_STATEMENTS)
         # psycopg closes a connection that was being made when its last reference goes. This error
         # holds one: without this, the server would keep the connection for as long as the error.
         tracebacks.clear_frames(traceback)
-        return CatalogBusyError(self._target, NO_CONNECTION)
+        return self._busy_error(NO_CONNECTION)
 
     def reconnects_after(self, error: BaseException) -> bool:
         """
