@@ -21,7 +21,7 @@ MAX_MESSAGES = 1
 """Lines on the standard error, from Python or a driver."""
 
 
-@pytest.mark.slow_with("asyncpg", *(set(WAYS) - {"run-in-transaction"}))
+@pytest.mark.slow_with("asyncpg", "idle", "progress", "engine", "loop", "sync")
 @pytest.mark.parametrize(("backend", "way"), CASES)
 def test_an_interpreter_that_exits_without_closing_loses_nothing(database, way):
     """
