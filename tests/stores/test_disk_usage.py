@@ -225,6 +225,19 @@ def test_the_command_line_says_what_is_on_the_disk(cli, tmp_path):
     assert (again["disk_bytes"], again["stores"][0]["leftovers"][0]["kind"]) == (used, "partial")
 
 
+def test_pieces_of_a_split_file_are_not_called_unneeded(cli, tmp_path):
+    """Together they may be the only copy of a model."""
+    folder = tmp_path / "plain"
+    for number in (1, 2):
+        write(folder / f"big.gguf.part{number}of2", MORE)
+
+    _, out, err = cli("scan", str(folder))
+
+    assert out.count("a piece of a file, which can be loaded after all pieces were joined") == 2
+    assert "2 pieces of files, 401 kB: they can be loaded after all pieces were joined" in err
+    assert "needs them" not in err
+
+
 async def test_an_export_leaves_out_the_facts_of_this_disk(catalog, tmp_path):
     """
     On another machine the same numbers would name another file.

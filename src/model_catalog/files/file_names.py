@@ -58,6 +58,9 @@ _PARTIAL_NAME: Final = re.compile(
     r"|(?<=\.gguf)([.-]split-[a-z]|\.part-[a-z]|\.part[0-9]+of[0-9]+))",
     re.IGNORECASE,
 )
+_PIECE_NAME: Final = re.compile(
+    r".+\.gguf([.-]split-[a-z]|\.part-[a-z]|\.part[0-9]+of[0-9]+)", re.IGNORECASE | re.DOTALL
+)
 # llama.cpp b7700 takes a file with `mmproj` anywhere in its name for a projector, and finds drafts
 # by these prefixes. `mtp` elsewhere in a name is a model with its own prediction layers.
 _DRAFT_PREFIXES: Final = ("mtp-", "eagle3-", "dflash-", "dspark-")
@@ -198,6 +201,11 @@ def is_index(name: str) -> bool:
 def is_partial_download(name: str) -> bool:
     """Return whether download programs use such a name for an unfinished download."""
     return finished_name(name) is not None or is_control_file(name)
+
+
+def is_piece(name: str) -> bool:
+    """Return whether a file is a piece of one that was split without headers, and not a shard."""
+    return _PIECE_NAME.fullmatch(name) is not None
 
 
 def finished_name(name: str) -> str | None:

@@ -15,6 +15,7 @@ from model_catalog.files.file_names import (
     finished_name,
     is_control_file,
     is_partial_download,
+    is_piece,
 )
 from model_catalog.stores.plain_folders.companions import FileGroup, attach_companions
 from model_catalog.stores.plain_folders.local_dirs import CACHE_FOLDER, LocalDirs
@@ -156,7 +157,7 @@ class _Folder:
                 self.folders.append(entry.path)
             elif is_partial_download(name):
                 self.unfinished.append(name)
-                self.walk.add_leftover(entry, "partial")
+                self.walk.add_leftover(entry, "piece" if is_piece(name) else "partial")
             else:
                 self.entries[name] = entry
                 if is_link(entry) or all_files or _is_relevant(name):

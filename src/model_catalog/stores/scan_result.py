@@ -133,8 +133,11 @@ class ScanProblem:
     version: str | None = None
 
 
-LeftoverKind: TypeAlias = Literal["partial", "orphan"]
-"""An unfinished download, or a blob to which no model of the store refers."""
+LeftoverKind: TypeAlias = Literal["partial", "piece", "orphan"]
+"""
+An unfinished download, a piece of a file that was split without headers, or a blob to which no
+model of the store refers.
+"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,7 +31,7 @@ from model_catalog.files.completeness.judge import shorten_list
 from model_catalog.files.safe_open import errno_name
 from model_catalog.opening import open_catalog
 from model_catalog.repository.model_catalog import ModelCatalog
-from model_catalog.stores.scan_result import Scan, StoreName, disk_usage
+from model_catalog.stores.scan_result import LeftoverFile, Scan, StoreName, disk_usage
 from model_catalog.stores.scanners.hub_repositories import split_repository
 from model_catalog.stores.store_kinds import locate_store
 from model_catalog.stores.store_roots import StoreRoot, default_roots
@@ -52,6 +52,7 @@ _STORES_OF_FOLDERS: Final = ("lmstudio", "ramalama", "modelscope", "kagglehub")
 
 _LEFTOVER_TEXTS: Final = {
     "partial": "an unfinished download",
+    "piece": "a piece of a file, which can be loaded after all pieces were joined",
     "orphan": "no model of the store refers to it",
 }
 
@@ -218,6 +219,18 @@ def _print_scan_table(rows: Sequence[_ScanRow]) -> None:
         )
 
 
+def _print_leftovers(leftovers: Sequence[LeftoverFile]) -> None:
+    for are_pieces, noun, meaning in (
+        (False, "leftover file", "no model of the store needs them"),
+        (True, "piece of a file", "they can be loaded after all pieces were joined"),
+    ):
+        counted = [each for each in leftovers if (each.kind == "piece") is are_pieces]
+        if counted:
+            files = pluralize(len(counted), noun, "pieces of files" if are_pieces else None)
+            size = human_size(sum(each.disk_bytes for each in counted))
+            print_notice(f"{files}, {size}: {meaning}")
+
+
 def _print_scan_totals(
     reports: Sequence[StoreSyncReport], scans: Sequence[Scan], *, dry_run: bool
 ) -> None:
@@ -226,10 +239,7 @@ def _print_scan_totals(
         for other in found.other_repositories:
             counted = pluralize(other.count, other.kind)
             print_notice(f"{counted}, {human_size(other.disk_bytes)}: not models")
-        if found.leftovers:
-            size = human_size(sum(each.disk_bytes for each in found.leftovers))
-            files = pluralize(len(found.leftovers), "leftover file")
-            print_notice(f"{files}, {size}: no model of the store needs them")
+        _print_leftovers(found.leftovers)
         if (passed_over := found.passed_over).file_count:
             files = pluralize(passed_over.file_count, "file")
             size = human_size(passed_over.disk_bytes)
