@@ -114,6 +114,7 @@ INVALID_VALUES = {
 
 
 @pytest.mark.parametrize("field", sorted({field for field, _ in INVALID_VALUES.values()}))
+@pytest.mark.slow_with("asyncpg")
 async def test_invalid_value_is_rejected_with_field_and_value(catalog, field):
     """
     A value that one database would not store is rejected for all databases, before a statement is
@@ -377,6 +378,7 @@ INVALID_KEYS = {
 
 @pytest.mark.parametrize("bad", INVALID_KEYS.values(), ids=INVALID_KEYS)
 @pytest.mark.parametrize("field", ["reference", "provider", "version"])
+@pytest.mark.slow_with("asyncpg")
 async def test_invalid_key_finds_and_removes_nothing(catalog, field, bad):
     """
     A key part that is not text raises an error and never matches all models. Only the version may
@@ -397,6 +399,7 @@ async def test_invalid_key_finds_and_removes_nothing(catalog, field, bad):
 
 @pytest.mark.parametrize("bad", ["m\0", "\udcff", 1, b"m"], ids=list(INVALID_KEYS)[1:])
 @pytest.mark.parametrize("field", ["reference", "provider"])
+@pytest.mark.slow_with("asyncpg")
 async def test_invalid_filter_is_rejected(catalog, field, bad):
     """
     Listings and totals reject a filter value that is not text.

@@ -198,6 +198,7 @@ async def test_batches_are_sorted_by_key_whatever_fields_are_set():
         ({**VALUES, "license": ["mit"]}, r"license \['mit'\] is a list"),
     ],
 )
+@pytest.mark.slow_with("asyncpg")
 async def test_the_error_names_the_first_invalid_model(catalog, values, message):
     """
     Later invalid models do not matter, True does not count as 1, and nothing is written.

@@ -242,6 +242,7 @@ INVALID_LINES = {
 
 
 @pytest.mark.parametrize("invalid", INVALID_LINES.values(), ids=INVALID_LINES)
+@pytest.mark.slow_with("asyncpg")
 async def test_an_invalid_line_is_reported_with_its_number(catalog, invalid):
     """
     Nothing is imported, or with skip_broken all other lines are.
@@ -275,6 +276,7 @@ async def test_an_invalid_line_is_reported_with_its_number(catalog, invalid):
     ids=["empty stream", "empty line", "a model", "later version", "a picture", "a list", "null"],
 )
 @pytest.mark.parametrize("skip_broken", [True, False], ids=["skipping", "not skipping"])
+@pytest.mark.slow_with("asyncpg")
 async def test_a_stream_without_the_header_is_refused(catalog, head, skip_broken):
     """
     Another file, or an export of a later version, is not imported.

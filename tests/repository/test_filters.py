@@ -485,6 +485,7 @@ async def test_the_longest_search_is_exact(catalog, text, matched):
         "pinned a text",
     ],
 )
+@pytest.mark.slow_with("asyncpg")
 async def test_an_invalid_filter_value_is_refused(catalog, filters, message):
     """
     Every operation raises an error for a filter of the wrong kind, and never returns an empty
@@ -549,6 +550,7 @@ async def test_an_unknown_filter_raises_type_error(catalog):
         "after a text",
     ],
 )
+@pytest.mark.slow_with("asyncpg")
 async def test_an_invalid_order_or_page_is_refused(catalog, options, message):
     """
     The order is a member of an enumeration and never a text; a page is a number and a model.
@@ -873,6 +875,7 @@ async def test_stats_are_of_one_snapshot(catalog, database):
     ],
     ids=repr,
 )
+@pytest.mark.slow_with("asyncpg")
 async def test_an_after_with_invalid_values_is_refused(catalog, sort, changes):
     """
     `after` may be a model that was made by hand, so its values are validated.

@@ -87,6 +87,7 @@ async def test_list_tags_counts_the_models_of_each_tag(catalog):
 
 
 @pytest.mark.parametrize("tag", ["", "  ", "a\nb", "a" * 129, "\ud800", 3, None], ids=repr)
+@pytest.mark.slow_with("asyncpg")
 async def test_an_invalid_tag_is_refused(catalog, tag):
     """
     The error names the invalid tag, and the valid tags of the call are not added.
@@ -243,6 +244,7 @@ async def test_an_alias_is_moved_atomically(catalog):
 
 
 @pytest.mark.parametrize("name", ["", " ", "a\tb", "a" * 129, None])
+@pytest.mark.slow_with("asyncpg")
 async def test_an_invalid_alias_is_refused(catalog, name):
     """
     The error names the alias.

@@ -180,6 +180,7 @@ async def test_update_model_without_fields_changes_nothing(catalog):
         ("nonsense", 1),
     ],
 )
+@pytest.mark.slow_with("asyncpg")
 async def test_update_model_refuses_invalid_values(catalog, field, value):
     """
     The error names a value out of bounds or a field that cannot be set, and nothing is written.

@@ -195,6 +195,7 @@ async def test_files_are_removed_with_their_model(catalog, database):
         "a text",
     ],
 )
+@pytest.mark.slow_with("asyncpg")
 async def test_an_invalid_file_is_refused_and_its_field_named(catalog, file, field):
     """
     A path that leads out of the model, or a value that no database can store, is not recorded.
@@ -308,6 +309,7 @@ async def test_relocate_from_a_folder_with_invalid_utf8(catalog):
     [("models", "/new"), ("/old", "new"), ("/old", "/caf\udce9"), ("/old", "/n\0"), (1, "/new")],
     ids=["relative", "relative new", "new not UTF-8", "NUL", "not a text"],
 )
+@pytest.mark.slow_with("asyncpg")
 async def test_relocate_refuses_an_invalid_folder(catalog, old, new):
     """
     Nothing is written, and the error names the argument.

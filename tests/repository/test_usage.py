@@ -160,6 +160,7 @@ async def test_use_count_stops_before_it_overflows(catalog, database):
 
 
 @pytest.mark.parametrize("count", [0, -1, 1.5, True, "1", None, 2**31])
+@pytest.mark.slow_with("asyncpg")
 async def test_an_invalid_count_is_refused(catalog, count):
     """
     A count is an int of at least 1.

@@ -253,6 +253,7 @@ async def test_a_new_file_equals_a_migrated_hive_file(file, tmp_path, kind):
     assert shape(file) == shape(fresh)
 
 
+@pytest.mark.slow_with("asyncpg")
 async def test_a_new_database_equals_one_upgraded_step_by_step(empty):
     """An upgrade that stops at each revision, with rows, ends in the same schema."""
     await upgrade(empty.target)
@@ -472,6 +473,7 @@ async def test_a_registration_corrects_the_search_text_of_printed_sql(file, sqli
     assert (before, after) == (0, 1)
 
 
+@pytest.mark.slow_with("asyncpg")
 async def test_an_upgrade_from_any_revision_keeps_all_values(empty):
     """
     At each revision a row is added with a value in every column, and all values arrive at head.

@@ -24,6 +24,9 @@ from model_catalog.upkeep import (
 )
 from model_catalog.upkeep.store_sync import adoption
 
+# They test files more than statements, which the slow tests run on PostgreSQL too.
+pytestmark = pytest.mark.slow_with("asyncpg")
+
 
 @pytest.fixture
 def hub(tmp_path):

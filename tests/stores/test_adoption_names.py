@@ -15,6 +15,9 @@ from model_catalog.upkeep import (
 )
 from model_catalog.upkeep.store_sync import adoption
 
+# They test files more than statements, which the slow tests run on PostgreSQL too.
+pytestmark = pytest.mark.slow_with("asyncpg")
+
 """A whole file, by the package safetensors 0.8."""
 
 

@@ -9,6 +9,9 @@ from layouts import C1, C2, HuggingFace, Ollama, fill, sha256
 from model_catalog.stores.store_kinds import SCANNERS
 from model_catalog.upkeep import adopt, find_duplicates, register_path
 
+# They test files more than statements, which the slow tests run on PostgreSQL too.
+pytestmark = pytest.mark.slow_with("asyncpg")
+
 GGUF = b"GGUF" + bytes(100)
 OTHER = b"GGUF" + bytes(99) + b"1"
 

@@ -11,6 +11,9 @@ from model_catalog.stores.scanners import directory, huggingface, lmstudio
 from model_catalog.stores.store_kinds import PROVIDERS, SCANNERS
 from model_catalog.upkeep import adopt, verify_models
 
+# They test files more than statements, which the slow tests run on PostgreSQL too.
+pytestmark = pytest.mark.slow_with("asyncpg")
+
 NAMES = ("a-Q4_0.gguf", "b-Q8_0.gguf")
 
 

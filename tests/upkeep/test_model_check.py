@@ -35,6 +35,9 @@ from model_catalog.upkeep.queries.check_queries import (
 )
 from model_catalog.upkeep.queries.verification_queries import save_inspection
 
+# They test files more than statements, which the slow tests run on PostgreSQL too.
+pytestmark = pytest.mark.slow_with("asyncpg")
+
 NAME = ("m", "local")
 
 

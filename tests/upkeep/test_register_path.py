@@ -25,6 +25,9 @@ from model_catalog import (
 from model_catalog.cli.commands.demo_files import make_gguf
 from model_catalog.upkeep import accept_model, check_models, register_path, verify_models
 
+# They test files more than statements, which the slow tests run on PostgreSQL too.
+pytestmark = pytest.mark.slow_with("asyncpg")
+
 FIXTURES = Path(
     os.environ.get(
         "MODEL_CATALOG_TEST_FIXTURES",

@@ -20,6 +20,9 @@ from model_catalog.cli.commands.demo_files import make_gguf
 from model_catalog.upkeep import accept_model, check_models, register_path, verify_models
 from model_catalog.upkeep.queries.verification_queries import save_file_digest, save_inspection
 
+# They test files more than statements, which the slow tests run on PostgreSQL too.
+pytestmark = pytest.mark.slow_with("asyncpg")
+
 NAME = ("m", "local")
 MIB = 1024 * 1024
 
