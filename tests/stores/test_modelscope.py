@@ -303,5 +303,7 @@ def test_a_download_that_is_killed_is_incomplete(tmp_path):
     scanned = scan(tmp_path / "c")
 
     name = "model.safetensors.incomplete"
-    assert f"unfinished downloads: {name!r}" in only(scanned).reasons
+    # The program downloads several files at a time, so others may be unfinished too.
+    (reason,) = [each for each in only(scanned).reasons if each.startswith("unfinished downloads")]
+    assert repr(name) in reason
     assert [each.path.rpartition("/")[2] for each in scanned.leftovers] == [name]

@@ -81,8 +81,10 @@ def read_safetensors(file: OpenFile) -> Header:
     in_order = InOrderTensors()
     metadata = _read_members(JsonStream(file, _PREFIX_BYTES, start), in_order)
     counts, data_bytes = in_order.counts.result(), in_order.data_size_bytes
-    superseded = in_order.superseded()
-    if superseded or not in_order.is_in_order:
+    superseded, is_in_order = in_order.superseded(), in_order.is_in_order
+    # Its hashes take 8 bytes a tensor.
+    del in_order
+    if superseded or not is_in_order:
         counts, data_bytes = _count_again(JsonStream(file, _PREFIX_BYTES, start), superseded)
     if packed_weights.count_elements(counts) > header.MAX_PARAMETERS:
         raise file.header_error("the tensors have more elements than any model")

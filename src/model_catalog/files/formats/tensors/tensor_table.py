@@ -76,7 +76,7 @@ class AnyTensors:
 
     def _sorted_spans(self) -> Iterator[tuple[int, int]]:
         # Sorting all of them at once would take 13 MB for 100,000 tensors.
-        buckets = [array("L") for _ in range(_BUCKETS)]
+        buckets = [array("I") for _ in range(_BUCKETS)]
         beyond = max(self._begins, default=0) + 1
         for position, begin in enumerate(self._begins):
             buckets[begin * _BUCKETS // beyond].append(position)
