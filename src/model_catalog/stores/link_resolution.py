@@ -35,10 +35,14 @@ class LinkResolver:
     follow_outside: bool
     _trusted_uids: frozenset[int] = field(default_factory=lambda: frozenset({0, os.geteuid()}))
     _linked_folders: dict[str, str] = field(default_factory=dict)
+    _prefix: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._prefix = self.root.rstrip("/") + "/"
 
     def is_outside(self, path: str) -> bool:
         """Return whether a real path is not in the store."""
-        return path != self.root and not path.startswith(self.root.rstrip("/") + "/")
+        return not path.startswith(self._prefix) and path != self.root
 
     def is_trusted(self, status: os.stat_result) -> bool:
         """Return whether a file, a folder or a link belongs to this user or to root."""

@@ -7,7 +7,8 @@ import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Final
+from operator import attrgetter
+from typing import Final, NamedTuple
 
 from model_catalog.domain import fields, validation
 from model_catalog.errors import (
@@ -49,8 +50,7 @@ MAX_FILES: Final = 10_000
 UNPRINTABLE_NAME: Final = "its name is not printable text"
 
 
-@dataclass(frozen=True, slots=True)
-class LinkTarget:
+class LinkTarget(NamedTuple):
     """A regular file by its real path, which may be outside of the store."""
 
     path: str
@@ -243,7 +243,7 @@ class StoreWalk:
             if report:
                 self.add_problem(folder, error_reason(error), reference)
             return []
-        entries.sort(key=lambda entry: entry.name)
+        entries.sort(key=attrgetter("name"))
         return entries
 
     def list_folders(self, folder: str, reference: str | None = None) -> list[os.DirEntry[str]]:

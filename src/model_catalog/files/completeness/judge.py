@@ -134,6 +134,8 @@ def indexed_paths(
     An index is left out if none of its files exists and its folder has other weights: it belongs to
     another format of the same model, and its weights were not asked for.
     """
+    if not indexes:
+        return {}
     used = {}
     weights = {path.rpartition("/")[0] for path in existing if path.lower().endswith(_READ_ENDINGS)}
     for path, index in indexes.items():
@@ -190,7 +192,7 @@ def _size_reasons(existing: Mapping[str, FileFacts], store: StoreEvidence) -> It
 def _not_downloaded(
     existing: Collection[str], gone: Collection[str], store: StoreEvidence
 ) -> Iterable[str]:
-    if not store.listed:
+    if all(path in existing for path in store.listed):
         return
     needed = needed_files({*existing, *gone}, store.listed)
     # The names of the other shards tell these too.

@@ -17,7 +17,6 @@ from model_catalog.files.completeness.evidence import Completeness
 from model_catalog.files.safe_open import StrPath
 from model_catalog.repository.model_catalog import ModelCatalog, find_database_files
 from model_catalog.stores.scan_result import FoundModel, Scan, ScanProblem, StoreName
-from model_catalog.stores.store_kinds import SCANNERS, locate_store
 from model_catalog.upkeep.queries.check_queries import save_check_results
 from model_catalog.upkeep.queries.store_sync_queries import (
     PLAIN_FOLDER,
@@ -88,6 +87,9 @@ async def scan_store(
     progress = None if on_progress is None else _CountReporter(on_progress)
 
     def scan(stop: Stop) -> Scan:
+        # The readers of all stores take 1 MiB of memory: only a process that scans imports them.
+        from model_catalog.stores.store_kinds import SCANNERS, locate_store  # noqa: PLC0415
+
         path = root
         # An error: the folder cannot be listed, which the scan reports as a problem.
         with contextlib.suppress(OSError, ValueError):
@@ -180,6 +182,8 @@ async def adopt(
 
 def _plain_roots(scan: Scan) -> list[str]:
     """Return the folders whose scan finds this store, and may have found a plain folder before."""
+    from model_catalog.stores.store_kinds import locate_store  # noqa: PLC0415 - see scan_store
+
     if scan.store == PLAIN_FOLDER:
         return []
     parent = os.path.dirname(scan.root)
