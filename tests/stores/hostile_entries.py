@@ -1,5 +1,6 @@
 """Make hostile entries in a store, and record which paths a scan opens."""
 
+import json
 import os
 import socket
 import sys
@@ -48,6 +49,16 @@ def on_open(listener):
         yield
     finally:
         _listeners.pop()
+
+
+def change_members(path, *steps, **changed):
+    """Change members of an object in a JSON file. `steps` lead to the object."""
+    content = json.loads(path.read_text())
+    member = content
+    for step in steps:
+        member = member[step]
+    member.update(changed)
+    return write(path, json.dumps(content))
 
 
 def problem_paths(store, root, outside, *, good=1):

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from hostile_entries import change_members
 from layouts import sha256, write
 from new_layouts import Docker
 
@@ -280,3 +281,15 @@ def test_a_folder_of_the_store_can_be_a_link(store, tmp_path, part):
 
     assert only(scan(store.root)) == before
     assert scan(store.root, follow_links=False).found == ()
+
+
+def test_a_manifest_without_a_config_is_told_from_one_with_a_bad_layer(tmp_path):
+    """The reason names the part of the manifest that is not valid."""
+    reasons = []
+    for change in ({"config": None}, {"layers": [None]}):
+        store = Docker(tmp_path / f"{len(reasons)}")
+        change_members(store.model("ai/m:latest", GGUF), **change)
+        (problem,) = scan(store.root).problems
+        reasons.append(problem.reason)
+
+    assert reasons == ["its config is not an object", "one of its layers is not an object"]

@@ -1,13 +1,12 @@
 """A hostile store of Docker Model Runner: each hostile entry becomes a problem."""
 
-import json
-
 import pytest
 from hostile_entries import (
     DEEP,
     ESCAPE,
     GGUF,
     LISTS,
+    change_members,
     fifo,
     link,
     move_outside,
@@ -32,36 +31,28 @@ def outside(tmp_path):
     return tmp_path / "outside"
 
 
-def change(manifest, *path, **changed):
-    """Change members of an object in a JSON file."""
-    content = json.loads(manifest.read_text())
-    member = content
-    for step in path:
-        member = member[step]
-    member.update(changed)
-    return write(manifest, json.dumps(content))
-
-
 def blob(manifest):
     return manifest.parents[2] / f"blobs/sha256/{sha256(BAD)}"
 
 
 MANIFESTS = {
-    "a digest is a path": lambda m, _: change(
+    "a digest is a path": lambda m, _: change_members(
         m, "layers", 0, digest="sha256:../../../outside/secret.gguf"
     ),
-    "a digest is long": lambda m, _: change(m, "layers", 0, digest="sha256:" + "a" * 65),
-    "a digest ends with a line feed": lambda m, _: change(
+    "a digest is long": lambda m, _: change_members(m, "layers", 0, digest="sha256:" + "a" * 65),
+    "a digest ends with a line feed": lambda m, _: change_members(
         m, "layers", 0, digest=f"sha256:{'a' * 64}\n"
     ),
-    "a digest is a number": lambda m, _: change(m, "layers", 0, digest=7),
-    "a digest of SHA-512": lambda m, _: change(m, "layers", 0, digest="sha512:" + "a" * 128),
-    "the config is missing": lambda m, _: change(m, config=None),
-    "a size is negative": lambda m, _: change(m, "layers", 0, size=-1),
-    "a size is true": lambda m, _: change(m, "layers", 0, size=True),
-    "layers are an object": lambda m, _: change(m, layers={}),
-    "layers are numbers": lambda m, _: change(m, layers=[1]),
-    "no layers": lambda m, _: change(m, layers=None),
+    "a digest is a number": lambda m, _: change_members(m, "layers", 0, digest=7),
+    "a digest of SHA-512": lambda m, _: change_members(
+        m, "layers", 0, digest="sha512:" + "a" * 128
+    ),
+    "the config is missing": lambda m, _: change_members(m, config=None),
+    "a size is negative": lambda m, _: change_members(m, "layers", 0, size=-1),
+    "a size is true": lambda m, _: change_members(m, "layers", 0, size=True),
+    "layers are an object": lambda m, _: change_members(m, layers={}),
+    "layers are numbers": lambda m, _: change_members(m, layers=[1]),
+    "no layers": lambda m, _: change_members(m, layers=None),
     "too many layers": lambda m, _: write(m, '{"layers":[' + "1," * 10_001 + "1]}"),
     "truncated": lambda m, _: write(m, m.read_bytes()[:100]),
     "a list": lambda m, _: write(m, "[]"),
@@ -188,6 +179,6 @@ def test_a_hostile_config_of_docker_is_a_reason(tmp_path, outside, config):
     store = Docker(tmp_path / "models")
     store.model("ai/good:latest", GGUF)
     manifest = store.model("ai/m:latest", BAD)
-    change(manifest, config=store.layer("model.config.v0.1+json", config.encode()))
+    change_members(manifest, config=store.layer("model.config.v0.1+json", config.encode()))
 
     assert problem_paths("docker", store.root, outside) == []

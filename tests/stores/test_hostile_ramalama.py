@@ -9,6 +9,7 @@ from hostile_entries import (
     GGUF,
     LISTS,
     NOT_UTF8,
+    change_members,
     fifo,
     link,
     make_too_many_files,
@@ -33,10 +34,6 @@ def outside(tmp_path):
     return tmp_path / "outside"
 
 
-def change(ref, **changed):
-    return write(ref, json.dumps({**json.loads(ref.read_text()), **changed}))
-
-
 def files(*names, **more):
     return [{"hash": "sha256-1", "type": "gguf", "name": name, **more} for name in names]
 
@@ -48,20 +45,22 @@ def snapshot_file(ref):
 
 
 REFS = {
-    "a name is a path": lambda r, _: change(r, files=files("../../../../../outside/secret.gguf")),
-    "a name is absolute": lambda r, out: change(r, files=files(f"{out}/secret.gguf")),
-    "a name has an escape": lambda r, _: change(r, files=files(ESCAPE)),
-    "a name is empty": lambda r, _: change(r, files=files("")),
-    "a name is a number": lambda r, _: change(r, files=files(7)),
-    "a name is long": lambda r, _: change(r, files=files("x" * 300)),
-    "a hash of a file is a path": lambda r, _: change(r, files=files("m", hash="../x")),
-    "a hash of a file is a list": lambda r, _: change(r, files=files("m", hash=[])),
-    "the hash is a path": lambda r, _: change(r, hash="../../../../outside"),
-    "the hash is two dots": lambda r, _: change(r, hash=".."),
-    "the hash is a number": lambda r, _: change(r, hash=7),
-    "files are an object": lambda r, _: change(r, files={}),
-    "files are numbers": lambda r, _: change(r, files=[1]),
-    "no files": lambda r, _: change(r, files=None),
+    "a name is a path": lambda r, _: change_members(
+        r, files=files("../../../../../outside/secret.gguf")
+    ),
+    "a name is absolute": lambda r, out: change_members(r, files=files(f"{out}/secret.gguf")),
+    "a name has an escape": lambda r, _: change_members(r, files=files(ESCAPE)),
+    "a name is empty": lambda r, _: change_members(r, files=files("")),
+    "a name is a number": lambda r, _: change_members(r, files=files(7)),
+    "a name is long": lambda r, _: change_members(r, files=files("x" * 300)),
+    "a hash of a file is a path": lambda r, _: change_members(r, files=files("m", hash="../x")),
+    "a hash of a file is a list": lambda r, _: change_members(r, files=files("m", hash=[])),
+    "the hash is a path": lambda r, _: change_members(r, hash="../../../../outside"),
+    "the hash is two dots": lambda r, _: change_members(r, hash=".."),
+    "the hash is a number": lambda r, _: change_members(r, hash=7),
+    "files are an object": lambda r, _: change_members(r, files={}),
+    "files are numbers": lambda r, _: change_members(r, files=[1]),
+    "no files": lambda r, _: change_members(r, files=None),
     "too many files": lambda r, _: write(
         r, '{"files":[' + ",".join([json.dumps(files("m")[0])] * 10_001) + "]}"
     ),

@@ -1,6 +1,5 @@
 """Hostile stores of every other kind: each hostile entry becomes a problem."""
 
-import json
 from pathlib import Path
 
 import pytest
@@ -10,6 +9,7 @@ from hostile_entries import (
     GGUF,
     LISTS,
     NOT_UTF8,
+    change_members,
     fifo,
     link,
     make_too_many_files,
@@ -33,37 +33,27 @@ def outside(tmp_path):
     return tmp_path / "outside"
 
 
-def change_manifest(manifest, *path, **changed):
-    """Change members of an object in a manifest."""
-    content = json.loads(manifest.read_text())
-    member = content
-    for step in path:
-        member = member[step]
-    member.update(changed)
-    return write(manifest, json.dumps(content))
-
-
 MANIFESTS = {
-    "a digest is a path": lambda m, _: change_manifest(
+    "a digest is a path": lambda m, _: change_members(
         m, "layers", 0, digest="sha256:../../../../outside/secret.gguf"
     ),
-    "a digest is long": lambda m, _: change_manifest(m, "layers", 0, digest="sha256:" + "a" * 65),
-    "a digest ends with a line feed": lambda m, _: change_manifest(
+    "a digest is long": lambda m, _: change_members(m, "layers", 0, digest="sha256:" + "a" * 65),
+    "a digest ends with a line feed": lambda m, _: change_members(
         m, "layers", 0, digest=f"sha256:{'a' * 64}\n"
     ),
-    "a digest is a number": lambda m, _: change_manifest(m, "layers", 0, digest=7),
-    "the digest of the config is a path": lambda m, _: change_manifest(
+    "a digest is a number": lambda m, _: change_members(m, "layers", 0, digest=7),
+    "the digest of the config is a path": lambda m, _: change_members(
         m, "config", digest="sha256-../secret.json"
     ),
-    "a size is negative": lambda m, _: change_manifest(m, "layers", 0, size=-1),
-    "a size is true": lambda m, _: change_manifest(m, "layers", 0, size=True),
+    "a size is negative": lambda m, _: change_members(m, "layers", 0, size=-1),
+    "a size is true": lambda m, _: change_members(m, "layers", 0, size=True),
     "a size is long": lambda m, _: write(
         m, m.read_text().replace('"size":104', '"size":' + "9" * 5000)
     ),
-    "layers are an object": lambda m, _: change_manifest(m, layers={}),
-    "layers are numbers": lambda m, _: change_manifest(m, layers=[1]),
-    "no layers": lambda m, _: change_manifest(m, layers=None),
-    "another version": lambda m, _: change_manifest(m, schemaVersion=1),
+    "layers are an object": lambda m, _: change_members(m, layers={}),
+    "layers are numbers": lambda m, _: change_members(m, layers=[1]),
+    "no layers": lambda m, _: change_members(m, layers=None),
+    "another version": lambda m, _: change_members(m, schemaVersion=1),
     "truncated": lambda m, _: write(m, m.read_bytes()[:100]),
     "a list": lambda m, _: write(m, "[]"),
     "nested deeply": lambda m, _: write(m, DEEP),

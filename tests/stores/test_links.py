@@ -264,7 +264,7 @@ def as_problem(tmp_path, target):
         ("/dev/zero", "it is a device"),
         ("/dev", "it leads to a folder, which can be scanned by its own path"),
         ("/proc/self/environ", "it leads to /proc, which has the files of the kernel"),
-        ("/proc/self/root/etc/passwd", "it leads to /proc, which has the files of the kernel"),
+        ("/proc/self/status", "it leads to /proc, which has the files of the kernel"),
         ("/tmp/../sys/x", "it leads to /sys, which has the files of the kernel"),
         ("/nowhere", "it cannot be read: ENOENT"),
         ("m.gguf", "it cannot be read: ELOOP"),

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from model_catalog.files.formats import header
 from model_catalog.files.formats.json_stream import JsonStream
+from model_catalog.stores.link_resolution import SkippedError
 from model_catalog.stores.store_walk import MAX_FILES, LinkTarget, StoreWalk
 
 _MAX_MEMBERS: Final = 100
@@ -45,6 +46,28 @@ def read_members(
                 members[name] = [parse(stream.value()) for _ in stream.elements(MAX_FILES)]
         stream.require_end()
     return members
+
+
+def parse_descriptor(
+    value: object, digest_pattern: re.Pattern[str], *, is_config: bool
+) -> tuple[dict[str, Any], str, int]:
+    """
+    Return a descriptor of an OCI manifest, the digits of its SHA-256, and its size in bytes.
+
+    `digest_pattern` matches the text of a digest, with the digits as its first group. Raises
+    SkippedError if the descriptor is invalid.
+    """
+    name = "its config" if is_config else "a layer"
+    if not isinstance(value, dict):
+        name = name if is_config else "one of its layers"
+        raise SkippedError(f"{name} is not an object")
+    digest, size = value.get("digest"), value.get("size")
+    match = digest_pattern.fullmatch(digest) if isinstance(digest, str) else None
+    if match is None:
+        raise SkippedError(f"the digest of {name} is not a SHA-256")
+    if type(size) is not int or size < 0:
+        raise SkippedError(f"the size of {name} is not a number of bytes")
+    return value, match[1], size
 
 
 def parse_parameter_count(value: object) -> int | None:

@@ -28,6 +28,7 @@ from model_catalog.files.formats import header
 from model_catalog.files.safe_open import ProtectedFiles, StrPath
 from model_catalog.stores.link_resolution import SkippedError
 from model_catalog.stores.manifests import (
+    parse_descriptor,
     parse_parameter_count,
     parse_quantization,
     read_members,
@@ -161,15 +162,8 @@ class _Blob:
     @classmethod
     def parse(cls, value: object, role: Role | None = None) -> _Blob:
         """Parse a descriptor in a manifest. Raises SkippedError if it is invalid."""
-        if not isinstance(value, dict):
-            raise SkippedError("one of its layers is not an object")
-        digest, size = value.get("digest"), value.get("size")
-        match = _DIGEST.fullmatch(digest) if isinstance(digest, str) else None
-        if match is None:
-            raise SkippedError("the digest of a layer is not a SHA-256")
-        if type(size) is not int or size < 0:
-            raise SkippedError("the size of a layer is not a number of bytes")
-        return cls(role or _parse_role(value), match[1], size)
+        descriptor, digits, size = parse_descriptor(value, _DIGEST, is_config=role == "config")
+        return cls(role or _parse_role(descriptor), digits, size)
 
 
 def _parse_role(descriptor: Mapping[str, Any]) -> Role:

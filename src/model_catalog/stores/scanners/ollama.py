@@ -26,6 +26,7 @@ from model_catalog.files.formats import header
 from model_catalog.files.safe_open import ProtectedFiles, StrPath
 from model_catalog.stores.link_resolution import SkippedError
 from model_catalog.stores.manifests import (
+    parse_descriptor,
     parse_parameter_count,
     parse_quantization,
     read_members,
@@ -133,17 +134,10 @@ class _Layer:
     @classmethod
     def parse(cls, value: object, role: Role | None = None) -> _Layer:
         """Parse a layer in a manifest. Raises SkippedError if it is invalid."""
-        if not isinstance(value, dict):
-            raise SkippedError("one of its layers is not an object")
-        digest, size = value.get("digest"), value.get("size")
-        match = _DIGEST.fullmatch(digest) if isinstance(digest, str) else None
-        if match is None:
-            raise SkippedError("the digest of a layer is not a SHA-256")
-        if type(size) is not int or size < 0:
-            raise SkippedError("the size of a layer is not a number of bytes")
-        name = value.get("name")
+        descriptor, digits, size = parse_descriptor(value, _DIGEST, is_config=role == "config")
+        name = descriptor.get("name")
         name = name if isinstance(name, str) else ""
-        return cls(role or cls._parse_role(value), match[1], size, name)
+        return cls(role or cls._parse_role(descriptor), digits, size, name)
 
     @staticmethod
     def _parse_role(value: Mapping[str, object]) -> Role:
