@@ -56,7 +56,10 @@ FILE_COLUMNS: Final = (
     *("file_id", "disk_bytes"),
 )
 # Type conversion of these takes longer than the rest of the query.
-_RAW_COLUMNS: Final = {"local_path", "mount_point", "store_root", "path", "state", "hashed_at"}
+_RAW_COLUMNS: Final = {
+    *("local_path", "mount_point", "store_root", "path", "state"),
+    *("hashed_at", "verified_at", "inventoried_at", "headers_read_at"),
+}
 
 # Over a host's sessions the event loop processes the rows; other tasks must run in between.
 _BATCH_SIZE: Final = 500
@@ -71,7 +74,7 @@ class StoreRows:
     """The recorded rows that a scan of a store is compared with."""
 
     models: Sequence[Row]
-    """The columns of MODEL_COLUMNS; paths as they are stored."""
+    """The columns of MODEL_COLUMNS; paths and times as they are stored."""
     files: Sequence[Row]
     """The columns of FILE_COLUMNS, of all these models."""
     aliases: Mapping[AliasKey, tuple[int, str | None]]

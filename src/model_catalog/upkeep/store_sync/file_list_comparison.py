@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 from model_catalog.domain.file_record import FileRecord, FileState, merge_file_record
 from model_catalog.domain.file_validation import validate_files
@@ -37,49 +37,48 @@ def state_of_found(found: FoundModel, changed: Sequence[str]) -> tuple[FileState
     return FileState.PRESENT, None
 
 
-def compare_files(found: FoundModel, recorded: FileRows | None) -> tuple[list[str], bool]:
-    """
-    Return the files whose fingerprint has changed, and whether everything else is the same.
+class FileComparison(NamedTuple):
+    """How the files that a scan found differ from the recorded ones."""
 
-    If that is False, the list of files is to be recorded again, and the names are incomplete.
+    is_same_list: bool
+    """False if the list of files is to be recorded again. The other values are then incomplete."""
+    changed: Sequence[str] = ()
+    """The paths of the files whose fingerprint has changed."""
+    has_same_facts: bool = True
     """
-    changed: list[str] = []
+    Whether the roles, the identities and the bytes on the disk are those recorded.
+
+    A newer release may give a file another role, by its name, and read the digest that a pointer of
+    Git LFS names. The other two can change although a file does not: a device gets another number
+    when it is mounted again, and a file system may reserve blocks that it frees later.
+    """
+
+
+def compare_files(found: FoundModel, recorded: FileRows | None) -> FileComparison:
+    """Compare the files of a model with the recorded ones; None if these were never listed."""
+    other_list = FileComparison(is_same_list=False)
     if recorded is None or len(found.files) != len(recorded):
-        return changed, False
+        return other_list
+    changed: list[str] = []
+    has_same_facts = True
     for file in found.files:
         row = recorded.get(file.path)
         if row is None or row[_SIZE] != file.size_bytes:
-            return changed, False
+            return other_list
         digest = row[_DIGEST]
         if file.digest is not None and file.digest != digest:
-            return changed, False
+            return other_list
         if row[_FINGERPRINT] != str(file.fingerprint):
             if digest is None or row[_FINGERPRINT] is None:
-                return changed, False
+                return other_list
             changed.append(file.path)
-    return changed, True
-
-
-def has_same_file_facts(found: FoundModel, recorded: FileRows) -> bool:
-    """
-    Return whether the roles, the identities and the bytes on the disk are those recorded.
-
-    A newer release may give a file another role, by its name, and read the digest that a pointer of
-    Git LFS names.
-    They can change although a file does not: a device gets another number when it is mounted again,
-    and a file system may reserve blocks that it frees later. The paths must be the same.
-    """
-    for file in found.files:
-        row = recorded[file.path]
-        if (
-            row[_ROLE] != file.role
-            or row[_DISK_BYTES] != file.disk_bytes
-            or row[_FILE_ID] != format_file_id(file.identity)
-        ):
-            return False
-        if file.digest not in {None, row[_DIGEST]}:
-            return False
-    return True
+        has_same_facts = (
+            has_same_facts
+            and row[_ROLE] == file.role
+            and row[_DISK_BYTES] == file.disk_bytes
+            and row[_FILE_ID] == format_file_id(file.identity)
+        )
+    return FileComparison(is_same_list=True, changed=changed, has_same_facts=has_same_facts)
 
 
 def has_same_weights(found: FoundModel, recorded: FileRows | None) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 
 from model_catalog.domain.model_ref import ModelRef
 from model_catalog.files.completeness.evidence import Completeness
-from model_catalog.mapping.column_types import decode_path, decode_state
+from model_catalog.mapping.column_types import decode_path, decode_state, decode_timestamp
 from model_catalog.stores.scan_result import ScanProblem
 from model_catalog.upkeep.checks.file_status import is_mass_loss
 from model_catalog.upkeep.inspection import recorded_completeness
@@ -85,7 +85,11 @@ class ScanChanges:
 
 @dataclass(slots=True)
 class RecordedModel:
-    """A recorded model with its files by path; `files` is None if they were never listed."""
+    """
+    A recorded model with its files by path; `files` is None if they were never listed.
+
+    Times are seconds since 1970, as they are stored.
+    """
 
     id: int
     provider: str
@@ -102,9 +106,9 @@ class RecordedModel:
     unknown_reason: str | None
     listing_reason: str | None
     content_reason: str | None
-    verified_at: datetime | None
-    inventoried_at: datetime | None
-    headers_read_at: datetime | None
+    verified_at: int | None
+    inventoried_at: int | None
+    headers_read_at: int | None
     store: str | None
     store_root: str | None
     claimed_kind: str | None
@@ -128,6 +132,16 @@ class RecordedModel:
     def is_own(self) -> bool:
         """Whether the user registered the model. A scan leaves it to the user."""
         return self.store is None
+
+    @property
+    def is_verified(self) -> bool:
+        """Whether the files were read by a verification."""
+        return self.verified_at is not None
+
+    @property
+    def headers_read_time(self) -> datetime | None:
+        """When the headers were read, in UTC; None if they were not."""
+        return None if self.headers_read_at is None else decode_timestamp(self.headers_read_at)
 
     @property
     def completeness(self) -> Completeness:

@@ -27,7 +27,6 @@ from model_catalog.upkeep.queries.store_sync_queries import (
 )
 from model_catalog.upkeep.store_sync.file_list_comparison import (
     compare_files,
-    has_same_file_facts,
     has_same_weights,
     merge_file_list,
     state_of_found,
@@ -215,8 +214,8 @@ class _Comparison:
         if recorded.is_own and recorded.local_path.startswith(f"{found.local_path}/"):
             # The user has registered one file of the folder.
             return []
-        changed, is_same_list = compare_files(found, recorded.files)
-        if not is_same_list or recorded.size_bytes != found.size_bytes:
+        compared = compare_files(found, recorded.files)
+        if not compared.is_same_list or recorded.size_bytes != found.size_bytes:
             if recorded.is_own and recorded.files is not None:
                 # `add` lists other files than a scan of a store does. Its list stays.
                 return []
@@ -224,13 +223,15 @@ class _Comparison:
             self._changes.models_to_store[key] = ModelToStore(key, recorded.id, values, listed)
             return ["its files changed"]
         values, details = self._compare_columns(found, recorded)
-        result = self._check_result(found, recorded, changed)
+        result = self._check_result(found, recorded, compared.changed)
         if recorded.headers_read_at is None and result.state.is_as_recorded:
-            header_values, completeness, found = self._read(found)
+            header_values, completeness, read = self._read(found)
             values |= header_values
         else:
-            completeness = found.completeness.with_content_of(recorded.completeness)
-        files = self._compare_disk_facts(found, recorded)
+            read, completeness = found, found.completeness.with_content_of(recorded.completeness)
+        # A pointer of Git LFS that was read names the digest of its file.
+        has_new_facts = not compared.has_same_facts or read is not found
+        files = merge_file_list(read, recorded.files)[0] if has_new_facts else None
         details += self._compare_completeness(completeness, recorded, values)
         if result.state is not result.model.state:
             is_present = result.state is FileState.PRESENT
@@ -257,7 +258,7 @@ class _Comparison:
         values, files = self._context.all_values(key, found, recorded)
         if recorded is not None and not header_values and has_same_weights(found, recorded.files):
             completeness = completeness.with_content_of(recorded.completeness)
-            header_values["headers_read_at"] = recorded.headers_read_at
+            header_values["headers_read_at"] = recorded.headers_read_time
         values |= {**header_values, **completeness_values(completeness)}
         return values, files, completeness.reasons
 
@@ -267,14 +268,6 @@ class _Comparison:
             return {}, found.completeness, found
         claims, completeness, found = self._read_headers(found)
         return {**claims, "headers_read_at": self._context.now}, completeness, found
-
-    def _compare_disk_facts(
-        self, found: FoundModel, recorded: RecordedModel
-    ) -> Sequence[FileRecord] | None:
-        """Return the files to record with new identities; None if these are recorded."""
-        if recorded.files is None or has_same_file_facts(found, recorded.files):
-            return None
-        return merge_file_list(found, recorded.files)[0]
 
     def _compare_columns(
         self, found: FoundModel, recorded: RecordedModel
@@ -299,7 +292,7 @@ class _Comparison:
         if recorded.is_own and recorded.headers_read_at is not None:
             # `add` has read the files that the user has named.
             return []
-        if completeness.content is None and recorded.verified_at and not completeness.reasons:
+        if completeness.content is None and recorded.is_verified and not completeness.reasons:
             # An older release has not recorded what its verification had read.
             return []
         changed = {
