@@ -129,8 +129,8 @@ class Database:
     def delete_rows(self) -> None:
         """Delete all models, and number new ones from 1."""
         tables = (
+            *("model_uses", "model_downloads", "model_claims", "model_catalog_leases"),
             *("model_aliases", "model_tags", "model_files", "models"),
-            "model_catalog_leases",
         )
         if self.path is not None:
             for table in tables:

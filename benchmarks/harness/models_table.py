@@ -61,6 +61,7 @@ COLUMNS: Final[dict[str, type]] = {
     "unknown_reason": str,
     "listing_reason": str,
     "content_reason": str,
+    "managed_root": str,
 }
 """The columns of `models` at head and their types. Every contender maps all of them."""
 

@@ -501,6 +501,7 @@ async def test_an_upgrade_from_any_revision_keeps_all_values(empty):
         "0017": {"headers_read_at": 1_729_000_015},
         "0018": {"kind": "adapter", "claimed_kind": "model"},
         "0019": {"listing_reason": "missing: n", "unknown_reason": "weights are not read"},
+        "0023": {"managed_root": "/models"},
     }
     children = {
         "0005": "INSERT INTO model_tags (model_id, folded, tag)"
@@ -510,6 +511,12 @@ async def test_an_upgrade_from_any_revision_keeps_all_values(empty):
         "0012": "INSERT INTO model_files (model_id, path, role, size_bytes, digest)"
         f" SELECT id, 'm.gguf', 'weights', 7, 'sha256:{4:064x}' FROM models",
         "0017": "UPDATE model_files SET file_id = '2049:7', disk_bytes = 4096",
+        "0020": "INSERT INTO model_claims VALUES ('hf', 'm', '', 'download', 't', 'h', 1, 2, 3)",
+        "0021": "INSERT INTO model_downloads"
+        " (provider, reference, version, token, state, host, process_id, queued_at_ms)"
+        " VALUES ('hf', 'm', '', 't', 'running', 'h', 1, 2)",
+        "0022": "INSERT INTO model_uses"
+        " SELECT 't', id, 'h', 1, 2, 3, 4 FROM models WHERE reference = 'At 0022'",
     }
     for stop in NUMBERS[1:]:
         await upgrade(empty.target, stop)

@@ -147,6 +147,7 @@ class ModelRow(NamedTuple):
     store_root: Annotated[str | None, Field(Group.STORE, validation.optional_path)]
     kind: Annotated[str | None, Field(Group.HEADER, validation.kind)]
     claimed_kind: Annotated[str | None, Field(Group.CLAIM, validation.kind, is_shown=False)]
+    managed_root: Annotated[str | None, Field(Group.STORE, validation.optional_path)]
     tags: tuple[str, ...]
 
     @property

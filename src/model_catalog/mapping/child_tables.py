@@ -1,10 +1,10 @@
-"""The tables beside `models`: tags, files and aliases of models, and leases of tasks."""
+"""The tables beside `models`: tags, files, aliases, downloads and uses of models, and leases."""
 
 from __future__ import annotations
 
 from datetime import datetime
 
-from sqlalchemy import CheckConstraint, ForeignKey
+from sqlalchemy import CheckConstraint, ForeignKey, Identity, Index, Text, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from model_catalog.mapping.base import Base
@@ -71,5 +71,74 @@ class Lease(Base):
 
     name: Mapped[str] = mapped_column(KeyText, primary_key=True)
     holder: Mapped[str] = mapped_column(KeyText)
+    renewed_at_ms: Mapped[int] = mapped_column(BigInt)
+    expires_at_ms: Mapped[int] = mapped_column(BigInt)
+
+
+class ModelClaim(Base):
+    """
+    The right of one process to download or to evict a model, for a limited time.
+
+    `token` is random, and names the holder. The times are milliseconds since 1970 of the database's
+    clock.
+    """
+
+    __tablename__ = "model_claims"
+
+    provider: Mapped[str] = mapped_column(KeyText, primary_key=True)
+    reference: Mapped[str] = mapped_column(KeyText, primary_key=True)
+    version: Mapped[str] = mapped_column(KeyText, primary_key=True)
+    purpose: Mapped[str] = mapped_column(KeyText)
+    token: Mapped[str] = mapped_column(KeyText, unique=True)
+    host: Mapped[str] = mapped_column(KeyText)
+    process_id: Mapped[int] = mapped_column(BigInt)
+    renewed_at_ms: Mapped[int] = mapped_column(BigInt)
+    expires_at_ms: Mapped[int] = mapped_column(BigInt)
+
+
+class ModelDownload(Base):
+    """
+    A download, by the name under which the model was asked for. `token` is that of its claim.
+
+    The times are milliseconds since 1970 of the database's clock.
+    """
+
+    __tablename__ = "model_downloads"
+
+    id: Mapped[int] = mapped_column(BigInt, Identity(), primary_key=True)
+    provider: Mapped[str] = mapped_column(KeyText)
+    reference: Mapped[str] = mapped_column(KeyText)
+    version: Mapped[str] = mapped_column(KeyText)
+    token: Mapped[str] = mapped_column(KeyText, unique=True)
+    state: Mapped[str] = mapped_column(KeyText)
+    host: Mapped[str] = mapped_column(KeyText)
+    process_id: Mapped[int] = mapped_column(BigInt)
+    done_bytes: Mapped[int] = mapped_column(BigInt, server_default=text("0"))
+    total_bytes: Mapped[int | None] = mapped_column(BigInt)
+    queued_at_ms: Mapped[int] = mapped_column(BigInt)
+    started_at_ms: Mapped[int | None] = mapped_column(BigInt)
+    finished_at_ms: Mapped[int | None] = mapped_column(BigInt)
+    error: Mapped[str | None] = mapped_column(Text)
+
+    __table_args__ = (
+        CheckConstraint("state IN ('queued', 'running', 'done', 'failed')", name="state"),
+        Index(None, "provider", "reference", "version"),
+    )
+
+
+class ModelUse(Base):
+    """
+    A process that uses a model, until `expires_at_ms`. A model with a use cannot be deleted.
+
+    The times are milliseconds since 1970 of the database's clock.
+    """
+
+    __tablename__ = "model_uses"
+
+    token: Mapped[str] = mapped_column(KeyText, primary_key=True)
+    model_id: Mapped[int] = mapped_column(BigInt, ForeignKey("models.id"), index=True)
+    host: Mapped[str] = mapped_column(KeyText)
+    process_id: Mapped[int] = mapped_column(BigInt)
+    started_at_ms: Mapped[int] = mapped_column(BigInt)
     renewed_at_ms: Mapped[int] = mapped_column(BigInt)
     expires_at_ms: Mapped[int] = mapped_column(BigInt)

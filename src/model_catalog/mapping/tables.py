@@ -240,6 +240,9 @@ class Model(MappedAsDataclass, Base, kw_only=True, eq=False, repr=False):
     content_reason: Mapped[str | None] = mapped_column(Text, init=False)
     """The reasons of `incomplete_reason` that the content of the files gives, one a line."""
 
+    managed_root: Mapped[str | None] = mapped_column(PathText, init=False)
+    """The folder in which the catalog may delete the files of the model; None: it may not."""
+
     __table_args__ = (
         UniqueConstraint(*KEY_FIELDS),
         # BETWEEN, because in SQLite any text is greater than any number: 'abc' >= 0 is true.
@@ -307,7 +310,7 @@ class Model(MappedAsDataclass, Base, kw_only=True, eq=False, repr=False):
 
     @hybrid_property
     def pinned(self) -> bool:
-        """Whether the model is marked as one to keep. The catalog itself deletes no files."""
+        """Whether the model is marked as one to keep: it is never evicted."""
         return self.pinned_at is not None
 
     @pinned.inplace.expression
