@@ -89,7 +89,8 @@ def parse(line: str | bytes, number: int, *, trust_source: bool) -> ImportLine |
     """
     Parse and validate a line. Returns None for an empty line and for a valid first line.
 
-    Without `trust_source` the results of verifications and signature checks are left out.
+    Without `trust_source` the results of verifications and signature checks, and the folder that
+    the catalog manages, are left out.
     """
     try:
         text = line.decode() if isinstance(line, bytes) else line
@@ -137,7 +138,8 @@ def _import_line(value: object, number: int) -> ImportLine:
 
 
 def _without_verdicts(line: ImportLine) -> ImportLine:
-    row = line.row | dict.fromkeys(VERIFICATION_FIELDS)
+    # A stream must not state which folders the catalog may delete files in.
+    row = line.row | dict.fromkeys((*VERIFICATION_FIELDS, "managed_root"))
     files = tuple(replace(file, found_digest=None, hashed_at=None) for file in line.files)
     return replace(line, row=row, files=files)
 

@@ -23,6 +23,12 @@ from model_catalog.errors.database import (
     UpgradeFailedError,
     WrongLoopError,
 )
+from model_catalog.errors.downloads import (
+    ClaimLostError,
+    DownloadFailedError,
+    DownloadTimeoutError,
+    NotEnoughSpaceError,
+)
 from model_catalog.errors.files import (
     BadHeaderError,
     BadLayoutError,
@@ -56,7 +62,10 @@ __all__ = [
     "CatalogReadOnlyError",
     "CatalogReplacedError",
     "CatalogUnavailableError",
+    "ClaimLostError",
     "DigestMismatchError",
+    "DownloadFailedError",
+    "DownloadTimeoutError",
     "FileChangedError",
     "ForeignDatabaseError",
     "HeaderLimitError",
@@ -67,6 +76,7 @@ __all__ = [
     "ModelInUseError",
     "ModelNotFoundError",
     "NotAFileError",
+    "NotEnoughSpaceError",
     "NotInstalledError",
     "PlaceholderError",
     "ProtectedFileError",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from model_catalog.errors.base import MAX_SHOWN, CatalogError, shown
 
 
@@ -41,21 +43,33 @@ class ModelNotFoundError(CatalogError, LookupError):
 
 class ModelInUseError(CatalogError):
     """
-    Rows of another program's table refer to a model by a foreign key: `table` and `model`.
+    A model was not removed, because processes use it or rows of another table refer to it.
 
-    The model was not removed. `table` is the name of that table, and `model` the model's reference
-    in the form that `ModelRef` has. Each is None if the database did not tell.
+    `users` are the processes that use it, as in `process 7 on host`. If there are none, `table` is
+    the table of another program whose foreign key refers to the model. `model` is the model's
+    reference in the form that `ModelRef` has. `table` and `model` are None if the database did not
+    tell.
     """
 
-    def __init__(self, table: str | None, model: str | None = None) -> None:
+    def __init__(
+        self, table: str | None, model: str | None = None, users: Sequence[str] = ()
+    ) -> None:
         which = "a model" if model is None else f"model {shown(model)}"
-        rows = "another table" if table is None else f"the table {shown(table)}"
-        super().__init__(
-            f"{which} cannot be removed, because rows of {rows} refer to it: delete or change "
-            f"those rows first"
-        )
+        if users:
+            message = (
+                f"{which} cannot be removed, because it is used by {', '.join(users)}: stop it "
+                f"first. The use of a process that was killed ends by itself within its lease"
+            )
+        else:
+            rows = "another table" if table is None else f"the table {shown(table)}"
+            message = (
+                f"{which} cannot be removed, because rows of {rows} refer to it: delete or change "
+                f"those rows first"
+            )
+        super().__init__(message)
         self.table = table
         self.model = model
+        self.users = tuple(users)
 
 
 class InvalidImportError(CatalogError, ValueError):

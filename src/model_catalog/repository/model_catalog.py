@@ -207,8 +207,8 @@ class ModelCatalog:
         Delete the record of a model, or of all its versions; return whether there was one.
 
         `version` may be an alias; None deletes all versions. Tags, aliases and the list of files
-        are deleted too. The model's files stay. Raises ModelInUseError if a row of another
-        program's table refers to the model by a foreign key.
+        are deleted too. The model's files stay. Raises ModelInUseError if a process uses the model
+        (see `use_model`), or if a row of another program's table refers to it by a foreign key.
         """
         key = LookupKey.validated(reference, provider, version)
         cascades = self._executor.database.cascades
@@ -670,8 +670,9 @@ class ModelCatalog:
         line of a model that is written then points at this model. With `keep`, an alias that exists
         still points at its old model.
 
-        The results of verifications and signature checks are imported only with `trust_source`,
-        because whoever wrote the stream states them. Set it to restore an export of your own.
+        The results of verifications and signature checks, and the folders in which the catalog may
+        delete files, are imported only with `trust_source`, because the stream's author states
+        them. Set it to restore an export of your own.
 
         An invalid line raises InvalidImportError with its number, also if the database refuses it;
         with `skip_broken` it is skipped and reported. A stream without the header line is always

@@ -34,6 +34,7 @@ from model_catalog.execution.prepared_statement import Row, sqlite_driver
 from model_catalog.mapping.tables import Model
 from model_catalog.repository.statements.filters import FILES, MODELS, TAGS, model_columns
 from model_catalog.repository.statements.model_key import ALIASES, select_model_id
+from model_catalog.repository.statements.model_uses import require_unused
 from model_catalog.repository.statements.models import (
     reset_stale_results,
     select_by_id,
@@ -63,6 +64,11 @@ class LookupKey(NamedTuple):
         """The parameters of a prepared statement."""
         # `_asdict` takes 0.3 us longer, of the 20 us of a lookup.
         return {"reference": self.reference, "provider": self.provider, "version": self.version}
+
+    @property
+    def ref(self) -> ModelRef:
+        """The name as one text can state it."""
+        return ModelRef(self.provider, self.reference, self.version)
 
     @property
     def model_id(self) -> Select[int]:
@@ -281,8 +287,8 @@ def remove(key: LookupKey, *, cascades: bool) -> Operation[Any, bool]:
     Return the operation that deletes one model, or without a version all versions of it.
 
     `cascades` is whether the database itself deletes the rows of child tables. The operation
-    returns whether there was a model. It raises ModelInUseError if a table of another program
-    refers to the model.
+    returns whether there was a model. It raises ModelInUseError if a process uses the model, or a
+    table of another program refers to it.
     """
     return write(remove_models if cascades else remove_models_and_children, key)
 
@@ -290,6 +296,7 @@ def remove(key: LookupKey, *, cascades: bool) -> Operation[Any, bool]:
 def remove_models(connection: Connection, key: LookupKey) -> bool:
     """Delete the models that a key means; return whether there was one."""
     which = _models_to_remove(key)
+    require_unused(connection, which, str(key.ref))
     statement = delete(MODELS).where(which).returning(model_columns.id)
     try:
         return bool(connection.execute(statement).all())
@@ -297,14 +304,15 @@ def remove_models(connection: Connection, key: LookupKey) -> bool:
         table = referring_table(error) or _find_referring_table(connection, which)
         if table is None and not is_foreign_key_violation(error):
             raise
-        raise ModelInUseError(
-            table, str(ModelRef(key.provider, key.reference, key.version))
-        ) from error
+        raise ModelInUseError(table, str(key.ref)) from error
 
 
 def remove_models_and_children(connection: Connection, key: LookupKey) -> bool:
     """Delete as `remove_models` does, in a database that does not delete child rows by itself."""
-    removed = select(model_columns.id).where(_models_to_remove(key))
+    which = _models_to_remove(key)
+    # Before the first change: a host's transaction keeps what an operation has changed.
+    require_unused(connection, which, str(key.ref))
+    removed = select(model_columns.id).where(which)
     for table in (TAGS, ALIASES, FILES):
         connection.execute(delete(table).where(table.c.model_id.in_(removed)))
     return remove_models(connection, key)

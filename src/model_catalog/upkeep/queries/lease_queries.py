@@ -7,19 +7,17 @@ lock, no connection and no transaction, so it also works behind a connection poo
 
 from __future__ import annotations
 
-from typing import Any, Final, NamedTuple, cast
+from typing import Final, NamedTuple, cast
 
-from sqlalchemy import BigInteger, ColumnElement, Connection, Table, delete, extract, func, select
-from sqlalchemy import cast as sql_cast
+from sqlalchemy import Connection, Table, delete, select
 
 from model_catalog.execution.executor import read, write
 from model_catalog.mapping.child_tables import Lease
 from model_catalog.repository.model_catalog import ModelCatalog, executor_of
+from model_catalog.repository.statements.database_time import is_valid, now_ms
 from model_catalog.repository.statements.models import insert_into
 
 LEASES: Final = cast("Table", Lease.__table__)
-_UNIX_EPOCH: Final = 2440587.5
-"""The Julian day of 1970-01-01: https://www.sqlite.org/lang_datefunc.html"""
 
 
 class LeaseClaim(NamedTuple):
@@ -37,10 +35,10 @@ async def remaining_time(catalog: ModelCatalog, claim: LeaseClaim) -> float:
 
 def select_remaining_time(connection: Connection, claim: LeaseClaim) -> float:
     """Return for how many seconds another process holds a lease."""
-    now = _now_ms(connection.dialect.name)
+    now = now_ms(connection.dialect.name)
     remaining_ms = connection.scalar(
         select(LEASES.c.expires_at_ms - now).where(
-            LEASES.c.name == claim.name, LEASES.c.holder != claim.holder, _is_valid(now)
+            LEASES.c.name == claim.name, LEASES.c.holder != claim.holder, is_valid(LEASES, now)
         )
     )
     return max(0, remaining_ms or 0) / 1000
@@ -54,7 +52,7 @@ async def take_lease(catalog: ModelCatalog, claim: LeaseClaim) -> bool:
 def upsert_lease(connection: Connection, claim: LeaseClaim) -> bool:
     """Take or renew a lease in one statement; return whether the claim holds it."""
     dialect = connection.dialect.name
-    now = _now_ms(dialect)
+    now = now_ms(dialect)
     insert = insert_into(LEASES, dialect).values(
         name=claim.name,
         holder=claim.holder,
@@ -65,7 +63,7 @@ def upsert_lease(connection: Connection, claim: LeaseClaim) -> bool:
     statement = insert.on_conflict_do_update(
         index_elements=["name"],
         set_={name: new[name] for name in ("holder", "renewed_at_ms", "expires_at_ms")},
-        where=(LEASES.c.holder == new.holder) | ~_is_valid(new.renewed_at_ms),
+        where=(LEASES.c.holder == new.holder) | ~is_valid(LEASES, new.renewed_at_ms),
     ).returning(LEASES.c.name)
     return connection.scalar(statement) is not None
 
@@ -80,19 +78,3 @@ def delete_lease(connection: Connection, claim: LeaseClaim) -> None:
     connection.execute(
         delete(LEASES).where(LEASES.c.name == claim.name, LEASES.c.holder == claim.holder)
     )
-
-
-def _is_valid(now: ColumnElement[int]) -> ColumnElement[bool]:
-    # A clock that was set back must not extend a lease: one that begins in the future is free.
-    return now.between(LEASES.c.renewed_at_ms, LEASES.c.expires_at_ms)
-
-
-def _now_ms(dialect: str) -> ColumnElement[int]:
-    """Return the database's time. All processes that share the database share this clock."""
-    milliseconds: ColumnElement[Any]
-    if dialect == "sqlite":
-        milliseconds = (func.julianday("now") - _UNIX_EPOCH) * 86_400_000
-    else:
-        # now() would be the time at which the transaction began.
-        milliseconds = extract("epoch", func.clock_timestamp()) * 1000
-    return sql_cast(milliseconds, BigInteger)

@@ -1,0 +1,1 @@
+"""The queries of claims, downloads and uses: synchronous functions of a connection."""

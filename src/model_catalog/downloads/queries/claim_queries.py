@@ -1,0 +1,317 @@
+"""
+Queries of claims: take one, renew it, and end it with the row of its download.
+
+A claim is the right of one process to download or to evict a model. It is taken, renewed and ended
+by short transactions. Between them its holder has no lock, no connection and no transaction, so it
+also works behind a connection pooler.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from enum import StrEnum
+from typing import Final, NamedTuple, cast
+
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Table,
+    bindparam,
+    delete,
+    func,
+    or_,
+    select,
+    update,
+)
+from sqlalchemy.engine import Row
+
+from model_catalog.domain.file_record import FileState
+from model_catalog.downloads.states import Holder
+from model_catalog.errors import ClaimLostError
+from model_catalog.mapping.child_tables import ModelClaim, ModelDownload
+from model_catalog.mapping.tables import Model
+from model_catalog.repository.operations.lookup import LookupKey, find_one
+from model_catalog.repository.statements.database_time import is_valid, now_ms
+from model_catalog.repository.statements.filters import model_columns
+from model_catalog.repository.statements.models import insert_into
+
+CLAIMS: Final = cast("Table", ModelClaim.__table__)
+DOWNLOADS: Final = cast("Table", ModelDownload.__table__)
+C: Final = CLAIMS.c
+D: Final = DOWNLOADS.c
+
+CHANNEL: Final = "model_catalog_downloads"
+"""The channel of PostgreSQL on which the end of a claim is announced, with its token."""
+
+HISTORY_LIMIT: Final = 1000
+"""The number of ended downloads that are kept."""
+
+_ACTIVE: Final = ("queued", "running")
+
+
+class Purpose(StrEnum):
+    """What a claim is for."""
+
+    DOWNLOAD = "download"
+    EVICT = "evict"
+
+
+class ClaimRequest(NamedTuple):
+    """A claim to take. `key` is the name that the caller has given; None as version is `""`."""
+
+    key: LookupKey
+    purpose: Purpose
+    holder: Holder
+    duration_ms: int
+    known_bad: tuple[int, str] | None = None
+    """The id and the path of the recorded model if its files were found to be absent."""
+
+
+class ClaimOutcome(NamedTuple):
+    """The result of a request: the recorded model, or whether the claim was taken."""
+
+    model: Model | None
+    is_taken: bool
+    other: Holder | None = None
+    """The holder of the claim that stands in the way."""
+
+
+def take_claim(connection: Connection, request: ClaimRequest) -> ClaimOutcome:
+    """
+    Take the claim of a model to download, unless it is recorded, or another holder has the claim.
+
+    A claim that has expired is taken over, and its download is recorded as failed. The claim of an
+    eviction stands in the way of all versions, because the caller may not name the version. The
+    rows of the reference are locked until the end, so that no eviction of them begins meanwhile.
+    """
+    key = request.key
+    lock_versions(connection, key)
+    model = find_one(connection, key)
+    if model is not None and is_usable(model) and request.known_bad != (model.id, model.local_path):
+        return ClaimOutcome(model, is_taken=False)
+    in_the_way = or_(C.version == (key.version or ""), C.purpose == Purpose.EVICT)
+    other = insert_claim(connection, request, in_the_way)
+    if other is None:
+        _begin_download(connection, request)
+    return ClaimOutcome(None, other is None, other)
+
+
+def is_usable(model: Model) -> bool:
+    """Return whether the files of a model are there, as last checked."""
+    return model.state in {FileState.UNCHECKED, FileState.PRESENT}
+
+
+def lock_versions(connection: Connection, key: LookupKey) -> None:
+    """Lock the rows of all versions of a reference until the transaction ends, on PostgreSQL."""
+    if connection.dialect.name == "sqlite":
+        # A write transaction is alone.
+        return
+    connection.execute(
+        select(model_columns.id)
+        .where(model_columns.provider == key.provider, model_columns.reference == key.reference)
+        .order_by(model_columns.id)
+        .with_for_update()
+    )
+
+
+def insert_claim(
+    connection: Connection, request: ClaimRequest, in_the_way: ColumnElement[bool]
+) -> Holder | None:
+    """
+    Insert a claim; return the holder of a valid claim that stands in the way, or None.
+
+    Expired claims that stand in the way are deleted, so their holders cannot write any more.
+    """
+    key, dialect = request.key, connection.dialect.name
+    now = now_ms(dialect)
+    of_reference = (C.provider == key.provider) & (C.reference == key.reference)
+    blocking = delete(CLAIMS).where(of_reference, in_the_way, ~is_valid(CLAIMS, now))
+    connection.execute(blocking)
+    if (other := _find_holder(connection, of_reference & in_the_way)) is not None:
+        return other
+    insert = insert_into(CLAIMS, dialect).values(
+        provider=key.provider,
+        reference=key.reference,
+        version=key.version or "",
+        purpose=request.purpose,
+        **request.holder._asdict(),
+        renewed_at_ms=now,
+        expires_at_ms=now + request.duration_ms,
+    )
+    inserted = connection.scalar(insert.on_conflict_do_nothing().returning(C.token))
+    if inserted is not None:
+        return None
+    # On PostgreSQL another transaction has inserted its claim since the statement before.
+    return _find_holder(connection, of_reference & (C.version == (key.version or ""))) or Holder()
+
+
+def _find_holder(connection: Connection, condition: ColumnElement[bool]) -> Holder | None:
+    row = connection.execute(select(C.token, C.host, C.process_id).where(condition)).first()
+    return None if row is None else Holder(*row)
+
+
+def _begin_download(connection: Connection, request: ClaimRequest) -> None:
+    """Insert the row of a download; fail that of the same name whose claim was taken over."""
+    key, dialect = request.key, connection.dialect.name
+    now = now_ms(dialect)
+    connection.execute(
+        update(DOWNLOADS)
+        .where(
+            D.provider == key.provider,
+            D.reference == key.reference,
+            D.version == (key.version or ""),
+            D.state.in_(_ACTIVE),
+        )
+        .values(state="failed", finished_at_ms=now, error=STOPPED)
+    )
+    connection.execute(
+        insert_into(DOWNLOADS, dialect).values(
+            provider=key.provider,
+            reference=key.reference,
+            version=key.version or "",
+            **request.holder._asdict(),
+            state="queued",
+            queued_at_ms=now,
+        )
+    )
+
+
+STOPPED: Final = "its process was killed, or stopped for longer than its claim lasts"
+"""The error of a download whose claim has expired."""
+
+CANCELLED: Final = "it was cancelled"
+"""The error of a download whose caller was cancelled."""
+
+
+class Renewal(NamedTuple):
+    """Claims of one process to renew, and the bytes of downloads that were reported since."""
+
+    duration_ms: Mapping[str, int]
+    """By token."""
+    progress: Sequence[tuple[str, int, int | None]]
+    """Token, done bytes, and total bytes or None."""
+
+
+def renew_claims(connection: Connection, renewal: Renewal) -> set[str]:
+    """Renew claims, record progress, and return the tokens of the claims that are still held."""
+    held: set[str] = set()
+    by_duration: dict[int, list[str]] = {}
+    for token, duration_ms in renewal.duration_ms.items():
+        by_duration.setdefault(duration_ms, []).append(token)
+    now = now_ms(connection.dialect.name)
+    for duration_ms, tokens in by_duration.items():
+        statement = (
+            update(CLAIMS)
+            .where(C.token.in_(sorted(tokens)))
+            .values(renewed_at_ms=now, expires_at_ms=now + duration_ms)
+            .returning(C.token)
+        )
+        held.update(connection.scalars(statement))
+    save_progress(connection, [each for each in renewal.progress if each[0] in held])
+    return held
+
+
+def save_progress(connection: Connection, progress: Iterable[tuple[str, int, int | None]]) -> None:
+    """Record how many bytes of running downloads are done."""
+    rows = [
+        {"of_token": token, "done": done_bytes, "total": total_bytes}
+        for token, done_bytes, total_bytes in sorted(progress)
+    ]
+    if rows:
+        statement = update(DOWNLOADS).where(D.token == bindparam("of_token"), D.state.in_(_ACTIVE))
+        connection.execute(
+            statement.values(done_bytes=bindparam("done"), total_bytes=bindparam("total")), rows
+        )
+
+
+def start_download(connection: Connection, token: str) -> None:
+    """Record that a queued download runs. Raises ClaimLostError."""
+    started = connection.scalar(
+        update(DOWNLOADS)
+        .where(D.token == token, D.state == "queued", _holds_claim(token))
+        .values(state="running", started_at_ms=now_ms(connection.dialect.name))
+        .returning(D.id)
+    )
+    if started is None:
+        raise ClaimLostError
+
+
+def _holds_claim(token: str) -> ColumnElement[bool]:
+    return select(C.token).where(C.token == token).exists()
+
+
+class EndedDownload(NamedTuple):
+    """How a download has ended: `error` is None if it is done."""
+
+    token: str
+    error: str | None
+    done_bytes: int
+    total_bytes: int | None
+
+
+def end_download(connection: Connection, ended: EndedDownload) -> None:
+    """
+    Delete the claim of a download, and record how it has ended.
+
+    Raises ClaimLostError if another holder took the claim over, and then writes nothing.
+    """
+    end_claim(connection, ended.token)
+    connection.execute(
+        update(DOWNLOADS)
+        .where(D.token == ended.token)
+        .values(
+            state="done" if ended.error is None else "failed",
+            finished_at_ms=now_ms(connection.dialect.name),
+            error=ended.error,
+            done_bytes=ended.done_bytes,
+            total_bytes=ended.total_bytes,
+        )
+    )
+    _delete_oldest(connection)
+
+
+def end_claim(connection: Connection, token: str) -> None:
+    """Delete a claim, and wake up the processes that wait for it. Raises ClaimLostError."""
+    deleted = connection.scalar(delete(CLAIMS).where(C.token == token).returning(C.token))
+    if deleted is None:
+        raise ClaimLostError
+    if connection.dialect.name == "postgresql":
+        connection.execute(select(func.pg_notify(CHANNEL, token)))
+
+
+def _delete_oldest(connection: Connection) -> None:
+    ended = select(D.id).where(D.state.not_in(_ACTIVE)).order_by(D.id.desc())
+    newest_to_delete = ended.offset(HISTORY_LIMIT).limit(1).scalar_subquery()
+    connection.execute(delete(DOWNLOADS).where(D.state.not_in(_ACTIVE), D.id <= newest_to_delete))
+
+
+class KeyStatus(NamedTuple):
+    """What the database knows about the downloads under one name."""
+
+    holder: Holder | None
+    """The holder of a valid claim that stands in the way of a download."""
+    downloads: Sequence[Row[tuple[int, str, str | None, int | None]]]
+    """The newest downloads first: id, state, error, and the milliseconds since their end."""
+
+
+def select_key_status(connection: Connection, key: LookupKey) -> KeyStatus:
+    """Return who has the claim of a name, and its last ten downloads."""
+    now = now_ms(connection.dialect.name)
+    holder = _find_holder(
+        connection,
+        (C.provider == key.provider)
+        & (C.reference == key.reference)
+        & or_(C.version == (key.version or ""), C.purpose == Purpose.EVICT)
+        & is_valid(CLAIMS, now),
+    )
+    downloads = connection.execute(
+        select(D.id, D.state, D.error, now - D.finished_at_ms)
+        .where(
+            D.provider == key.provider,
+            D.reference == key.reference,
+            D.version == (key.version or ""),
+        )
+        .order_by(D.id.desc())
+        .limit(10)
+    ).all()
+    return KeyStatus(holder, downloads)

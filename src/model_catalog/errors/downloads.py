@@ -1,0 +1,74 @@
+"""Exceptions about downloads: claims, failures, disk space."""
+
+from __future__ import annotations
+
+from model_catalog.errors.base import CatalogError, shown
+
+
+class ClaimLostError(CatalogError):
+    """
+    Another process has taken over the claim of a download or an eviction. Nothing was written.
+
+    The process was stopped, or its event loop was blocked, for longer than the claim lasts.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the claim has expired, and another process has taken it over or may do so: this "
+            "process was stopped, or its event loop was blocked, for longer than lease_s. Nothing "
+            "was written. Ask for the model again"
+        )
+
+
+class DownloadFailedError(CatalogError):
+    """Other callers tried to download a model and failed: `model`, `attempts` and `reason`."""
+
+    def __init__(self, model: str, attempts: int, reason: str) -> None:
+        tries = "an attempt" if attempts == 1 else f"{attempts} attempts"
+        super().__init__(
+            f"{model} could not be downloaded: {tries} of other callers failed while this one "
+            f"waited, the last one because {reason}. Ask for the model again to try once more"
+        )
+        self.model = model
+        self.attempts = attempts
+        self.reason = reason
+
+
+class DownloadTimeoutError(CatalogError, TimeoutError):
+    """A model was not there within `timeout_s` seconds: `model` and `waited_for`."""
+
+    def __init__(self, model: str, timeout_s: float, waited_for: str) -> None:
+        super().__init__(
+            f"{model} was not there after {timeout_s:g} s: {waited_for}. Ask for it again, or "
+            f"increase timeout_s"
+        )
+        self.model = model
+        self.timeout_s = timeout_s
+        self.waited_for = waited_for
+
+
+class NotEnoughSpaceError(CatalogError):
+    """
+    The disk of a download has too little free space: `path`, `needed_bytes` and `free_bytes`.
+
+    `plan` is the eviction plan that would make room, or None if no plan would.
+    """
+
+    def __init__(
+        self, path: str, needed_bytes: int, free_bytes: int, plan: object | None = None
+    ) -> None:
+        shortfall = needed_bytes - free_bytes
+        way_out = (
+            f"Evict models to make room: the attribute `plan` lists them, and so does "
+            f"`model-catalog prune --free {needed_bytes}B --dry-run`"
+            if plan is not None
+            else "No model may be evicted to make enough room: free disk space, or use another disk"
+        )
+        super().__init__(
+            f"the disk of {shown(path)} has {free_bytes:,} bytes free, and the download needs "
+            f"{needed_bytes:,}: {shortfall:,} bytes are missing. {way_out}"
+        )
+        self.path = path
+        self.needed_bytes = needed_bytes
+        self.free_bytes = free_bytes
+        self.plan = plan

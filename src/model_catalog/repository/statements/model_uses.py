@@ -1,0 +1,32 @@
+"""Which processes use a model. A use that has expired counts no more."""
+
+from __future__ import annotations
+
+from typing import Final, cast
+
+from sqlalchemy import ColumnElement, Connection, Table, delete, select
+
+from model_catalog.errors import ModelInUseError
+from model_catalog.mapping.child_tables import ModelUse
+from model_catalog.repository.statements.database_time import is_valid, now_ms
+from model_catalog.repository.statements.filters import model_columns
+
+USES: Final = cast("Table", ModelUse.__table__)
+
+
+def require_unused(connection: Connection, which: ColumnElement[bool], model: str) -> None:
+    """
+    Raise ModelInUseError if a process uses one of the models that a condition selects.
+
+    Otherwise delete the uses of these models that have expired, so that the models can be deleted.
+    """
+    of_models = USES.c.model_id.in_(select(model_columns.id).where(which))
+    now = now_ms(connection.dialect.name)
+    rows = connection.execute(
+        select(USES.c.host, USES.c.process_id, is_valid(USES, now)).where(of_models)
+    ).all()
+    users = [f"process {process_id} on {host}" for host, process_id, is_used in rows if is_used]
+    if users:
+        raise ModelInUseError(USES.name, model, sorted(set(users)))
+    if rows:
+        connection.execute(delete(USES).where(of_models, ~is_valid(USES, now)))
