@@ -5,3 +5,22 @@ Every function takes a catalog.
 
     from model_catalog.downloads import get_or_download, use_model
 """
+
+from model_catalog.downloads.claim import Claim, PreparedDownload
+from model_catalog.downloads.single_flight import get_or_download
+from model_catalog.downloads.states import Download, DownloadState, ModelUser
+from model_catalog.downloads.tracker import list_downloads, wait_for_download
+from model_catalog.downloads.uses import list_users, use_model
+
+__all__ = [
+    "Claim",
+    "Download",
+    "DownloadState",
+    "ModelUser",
+    "PreparedDownload",
+    "get_or_download",
+    "list_downloads",
+    "list_users",
+    "use_model",
+    "wait_for_download",
+]

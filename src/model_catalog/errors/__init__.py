@@ -27,6 +27,7 @@ from model_catalog.errors.downloads import (
     ClaimLostError,
     DownloadFailedError,
     DownloadTimeoutError,
+    IncompleteDownloadError,
     NotEnoughSpaceError,
 )
 from model_catalog.errors.files import (
@@ -69,6 +70,7 @@ __all__ = [
     "FileChangedError",
     "ForeignDatabaseError",
     "HeaderLimitError",
+    "IncompleteDownloadError",
     "InvalidImportError",
     "InvalidKeyError",
     "InvalidModelError",

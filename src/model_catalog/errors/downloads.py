@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from model_catalog.errors.base import CatalogError, shown
 
 
@@ -45,6 +47,19 @@ class DownloadTimeoutError(CatalogError, TimeoutError):
         self.model = model
         self.timeout_s = timeout_s
         self.waited_for = waited_for
+
+
+class IncompleteDownloadError(CatalogError):
+    """A download has returned a model that is not whole: `model`, `path` and `reasons`."""
+
+    def __init__(self, model: str, path: str, reasons: Sequence[str]) -> None:
+        super().__init__(
+            f"{model} was not registered, because its files at {path!r} are incomplete: "
+            f"{'; '.join(reasons)}. Download it again"
+        )
+        self.model = model
+        self.path = path
+        self.reasons = tuple(reasons)
 
 
 class NotEnoughSpaceError(CatalogError):

@@ -65,6 +65,8 @@ class ClaimRequest(NamedTuple):
     duration_ms: int
     known_bad: tuple[int, str] | None = None
     """The id and the path of the recorded model if its files were found to be absent."""
+    is_queued: bool = False
+    """Whether the download waits for a slot before it runs."""
 
 
 class ClaimOutcome(NamedTuple):
@@ -170,8 +172,9 @@ def _begin_download(connection: Connection, request: ClaimRequest) -> None:
             reference=key.reference,
             version=key.version or "",
             **request.holder._asdict(),
-            state="queued",
+            state="queued" if request.is_queued else "running",
             queued_at_ms=now,
+            started_at_ms=None if request.is_queued else now,
         )
     )
 
@@ -305,7 +308,7 @@ def select_key_status(connection: Connection, key: LookupKey) -> KeyStatus:
         & is_valid(CLAIMS, now),
     )
     downloads = connection.execute(
-        select(D.id, D.state, D.error, now - D.finished_at_ms)
+        select(D.id, D.state, D.error, (now - D.finished_at_ms).label("ended_ms_ago"))
         .where(
             D.provider == key.provider,
             D.reference == key.reference,
@@ -315,3 +318,22 @@ def select_key_status(connection: Connection, key: LookupKey) -> KeyStatus:
         .limit(10)
     ).all()
     return KeyStatus(holder, downloads)
+
+
+def select_state(connection: Connection, token: str) -> str | None:
+    """Return the state of a download; None if it is not in the history any more."""
+    return connection.scalar(select(D.state).where(D.token == token))
+
+
+def failed_tokens(connection: Connection, key: LookupKey) -> list[str]:
+    """Return the tokens of the attempts to download a name that have failed."""
+    return list(
+        connection.scalars(
+            select(D.token).where(
+                D.provider == key.provider,
+                D.reference == key.reference,
+                D.version == (key.version or ""),
+                D.state == "failed",
+            )
+        )
+    )

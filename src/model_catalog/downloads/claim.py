@@ -1,0 +1,149 @@
+"""The claim of a download: the right to download one model, and what the download reports."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+import shutil
+import time
+from collections.abc import Collection
+from typing import Final, Protocol
+
+from model_catalog.domain.model_ref import ModelRef
+from model_catalog.domain.validation import non_negative_int
+from model_catalog.downloads.queries.claim_queries import failed_tokens
+from model_catalog.downloads.states import Holder
+from model_catalog.errors import ClaimLostError
+from model_catalog.execution.executor import read
+from model_catalog.files.file_names import absolute_path
+from model_catalog.mapping.tables import Model
+from model_catalog.repository.model_catalog import ModelCatalog, executor_of
+from model_catalog.repository.operations.lookup import LookupKey
+from model_catalog.upkeep.worker_threads import run_in_thread
+
+_MAX_FOLDER_NAME: Final = 100
+_TOKEN_DIGITS: Final = 16
+
+
+class PreparedDownload(Protocol):
+    """A download whose files have been looked at, and which only has to be registered."""
+
+    async def register(self, catalog: ModelCatalog) -> Model:
+        """
+        Register the model, and return it. Reads no file.
+
+        `catalog` is that of the transaction which also ends the claim.
+        """
+
+
+class Claim:
+    """
+    The right of this process to download a model. No other caller downloads it meanwhile.
+
+    `ref` is the name under which the model was asked for. `token` is a random text that no other
+    attempt has. The claim is renewed in the background.
+    """
+
+    def __init__(
+        self, catalog: ModelCatalog, key: LookupKey, holder: Holder, lease_s: float
+    ) -> None:
+        self.ref: Final[ModelRef] = key.ref
+        self.token: Final = holder.token
+        self.lease_s: Final = lease_s
+        self.renewed_at = time.monotonic()
+        self.done_bytes = 0
+        self.total_bytes: int | None = None
+        self._catalog = catalog
+        self._key = key
+        self._folders: list[str] = []
+        self._has_new_progress = False
+        self._lost: Final = asyncio.Event()
+
+    @property
+    def is_lost(self) -> bool:
+        """
+        Whether another process has taken the claim over, or may do so. May be read in any thread.
+
+        The task of the download is then cancelled. A thread should end when it sees this.
+        """
+        return self._lost.is_set()
+
+    def report(self, done_bytes: int, total_bytes: int | None = None) -> None:
+        """
+        State how many bytes are done, and how many there are; None if that is not known.
+
+        May be called from any thread and as often as wanted: it is written once a second. Raises
+        InvalidModelError.
+        """
+        self.done_bytes = non_negative_int("done_bytes", done_bytes) or 0
+        self.total_bytes = non_negative_int("total_bytes", total_bytes)
+        self._has_new_progress = True
+
+    async def create_folder(self, root: str | os.PathLike[str]) -> str:
+        """
+        Create a folder below `root` for the files of this attempt only, and return its path.
+
+        A process that lost its claim without noticing, and still writes, writes to another folder.
+        The folder is deleted if the attempt fails. Those of earlier attempts whose processes were
+        killed are deleted now. Raises OSError as the system reports it.
+        """
+        full = absolute_path(root)
+        name = re.sub(r"[^\w.-]+", "--", f"{self.ref.provider}--{self.ref.reference}")
+        parent = os.path.join(full, name.lstrip(".-")[:_MAX_FOLDER_NAME] or "model")
+        folder = os.path.join(parent, self.token[:_TOKEN_DIGITS])
+        tokens = await executor_of(self._catalog).run(read(failed_tokens, self._key))
+        stale = {token[:_TOKEN_DIGITS] for token in tokens}
+        await run_in_thread(lambda _: _make_folder(parent, folder, stale))
+        self._folders.append(folder)
+        return folder
+
+    async def delete_folders(self) -> None:
+        """Delete the folders of this attempt, because it has failed."""
+        folders = [*self._folders]
+        self._folders.clear()
+        if folders:
+            await run_in_thread(lambda _: _delete_folders(folders))
+
+    def require_held(self) -> None:
+        """Raise ClaimLostError if the claim is lost."""
+        if self.is_lost:
+            raise ClaimLostError
+
+    async def wait_until_lost(self) -> None:
+        """Wait until the claim is lost."""
+        await self._lost.wait()
+
+    def take_progress(self) -> tuple[int, int | None] | None:
+        """Return the reported bytes; None if there was no report since the last call."""
+        if not self._has_new_progress:
+            return None
+        # Reset before the values are read: a report of another thread may come in between.
+        self._has_new_progress = False
+        return self.done_bytes, self.total_bytes
+
+    def lose(self) -> None:
+        """Mark the claim as lost."""
+        self._lost.set()
+
+
+def _make_folder(parent: str, folder: str, stale: Collection[str]) -> None:
+    os.makedirs(parent, exist_ok=True)
+    for entry in os.scandir(parent):
+        if entry.name in stale and entry.is_dir(follow_symlinks=False):
+            _delete_folder(entry.path)
+    os.mkdir(folder)
+
+
+def _delete_folders(folders: Collection[str]) -> None:
+    for folder in folders:
+        _delete_folder(folder)
+
+
+def _delete_folder(folder: str) -> None:
+    """Delete a folder of an attempt, without following links, and its parent if that is empty."""
+    shutil.rmtree(folder, ignore_errors=True)
+    # An OSError: it is not empty.
+    with contextlib.suppress(OSError):
+        os.rmdir(os.path.dirname(folder))

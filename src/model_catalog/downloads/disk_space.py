@@ -1,0 +1,36 @@
+"""Compare the free space of a disk with the size of a download."""
+
+from __future__ import annotations
+
+import os
+import shutil
+
+from model_catalog.errors import NotEnoughSpaceError
+from model_catalog.repository.model_catalog import ModelCatalog
+from model_catalog.upkeep.worker_threads import run_in_thread
+
+
+async def require_space(catalog: ModelCatalog, path: str, needed_bytes: int) -> None:
+    """
+    Raise NotEnoughSpaceError if the disk of a path has less free space than a download needs.
+
+    The error has the eviction plan that would make room, if there is one. The path need not exist.
+    Raises OSError if the disk cannot be asked.
+    """
+    free_bytes = await run_in_thread(lambda _: free_space(path))
+    if free_bytes >= needed_bytes:
+        return
+    plan = await _plan_to_free(catalog, needed_bytes - free_bytes)
+    raise NotEnoughSpaceError(path, needed_bytes, free_bytes, plan)
+
+
+async def _plan_to_free(_catalog: ModelCatalog, _free_bytes: int) -> object | None:
+    return None
+
+
+def free_space(path: str) -> int:
+    """Return the free bytes, for this user, of the disk that a path is or would be on."""
+    existing = os.path.abspath(path)
+    while not os.path.exists(existing) and existing != os.path.dirname(existing):
+        existing = os.path.dirname(existing)
+    return shutil.disk_usage(existing).free

@@ -1,0 +1,105 @@
+"""Register what a download has returned, in the transaction that ends its claim."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from model_catalog.domain.file_record import FileRecord
+from model_catalog.downloads.claim import Claim, PreparedDownload
+from model_catalog.downloads.queries.claim_queries import EndedDownload, end_download
+from model_catalog.errors import IncompleteDownloadError, InvalidModelError
+from model_catalog.execution.executor import Operation, write
+from model_catalog.files.file_names import absolute_path
+from model_catalog.files.safe_open import StrPath
+from model_catalog.mapping.tables import Model
+from model_catalog.repository.model_catalog import ModelCatalog, executor_of
+from model_catalog.repository.operations.lookup import LookupKey, find
+from model_catalog.repository.operations.model_files import register_with_files
+from model_catalog.upkeep.inspection import inspect_path
+
+Downloaded: TypeAlias = "StrPath | Model | PreparedDownload"
+"""What a download returns: a path, a Model with a path, or a registration that is prepared."""
+
+
+@dataclass(frozen=True, slots=True)
+class _InspectedDownload:
+    """A model to register with the files that were found at its path."""
+
+    model: Model
+    files: Sequence[FileRecord]
+    found: Mapping[str, Any]
+
+    async def register(self, catalog: ModelCatalog) -> Model:
+        """Register the model in the transaction of a catalog."""
+        operation: Operation[Any, Model] = register_with_files(self.model, self.files, self.found)
+        return await executor_of(catalog).run(operation)
+
+
+async def prepare(
+    catalog: ModelCatalog, key: LookupKey, downloaded: Downloaded, root: str | None
+) -> PreparedDownload:
+    """
+    Look at the files of a download, in a thread, and return what is to be registered.
+
+    With `root` the catalog manages the model's files there. Raises InvalidModelError for a result
+    that is not the model `key`, IncompleteDownloadError, OSError, and what `register_path` raises.
+    """
+    if isinstance(downloaded, Model):
+        model = downloaded
+        model.local_path = absolute_path(model.local_path)
+    elif isinstance(downloaded, str | os.PathLike):
+        model = Model(
+            reference=key.reference,
+            provider=key.provider,
+            version=key.version or "",
+            local_path=absolute_path(downloaded),
+        )
+    elif hasattr(downloaded, "register"):
+        return downloaded
+    else:
+        problem = f"is a {type(downloaded).__name__}: return a path or a Model"
+        raise InvalidModelError("the result of the download", downloaded, problem)
+    if (model.provider, model.reference) != (key.provider, key.reference):
+        problem = f"is not the model that was asked for, which is {key.ref}"
+        raise InvalidModelError("the result of the download", str(model.ref), problem)
+    inspected = await inspect_path(catalog, model.local_path, digest=False)
+    if inspected.described.reasons:
+        raise IncompleteDownloadError(str(model.ref), model.local_path, inspected.described.reasons)
+    model.size_bytes = inspected.described.size_bytes
+    found = {**inspected.claims, **inspected.found}
+    if root is not None:
+        found["managed_root"] = _require_inside(root, model.local_path)
+    return _InspectedDownload(model, inspected.files, found)
+
+
+def _require_inside(root: str, local_path: str) -> str:
+    if not local_path.startswith(root.rstrip("/") + "/"):
+        problem = f"is not below root, which is {root!r}: download to a path below it"
+        raise InvalidModelError("the path of the download", local_path, problem)
+    return root
+
+
+async def register_and_release(
+    catalog: ModelCatalog, key: LookupKey, claim: Claim, prepared: PreparedDownload
+) -> Model:
+    """
+    Register a model and end the claim of its download in one transaction; return the model.
+
+    Raises ClaimLostError, and then registers nothing, if another process has taken the claim over.
+    """
+    ended = EndedDownload(claim.token, None, claim.done_bytes, claim.total_bytes)
+    async with catalog.transaction() as inner:
+        executor = executor_of(inner)
+        await executor.run(write(end_download, ended))
+        model = await prepared.register(inner)
+        found = await executor.run(find(key))
+        if found is None or found.id != model.id:
+            problem = (
+                f"is not what {key.ref} means: register the version that was asked for, or an "
+                f"alias of it"
+            )
+            raise InvalidModelError("the result of the download", str(model.ref), problem)
+        return found

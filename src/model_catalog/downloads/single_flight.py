@@ -1,0 +1,377 @@
+"""Find a model, or let exactly one caller of all processes and hosts download it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+from weakref import WeakKeyDictionary
+
+from model_catalog.concurrency.completion import run_to_completion
+from model_catalog.domain import validation
+from model_catalog.domain.model_ref import ModelName
+from model_catalog.downloads.claim import Claim
+from model_catalog.downloads.disk_space import require_space
+from model_catalog.downloads.leases import DEFAULT_LEASE_S, keeper_of, validate_lease
+from model_catalog.downloads.presence import PresenceCache
+from model_catalog.downloads.queries.claim_queries import (
+    CANCELLED,
+    STOPPED,
+    ClaimOutcome,
+    ClaimRequest,
+    EndedDownload,
+    KeyStatus,
+    Purpose,
+    end_download,
+    select_key_status,
+    select_state,
+    start_download,
+    take_claim,
+)
+from model_catalog.downloads.registration import Downloaded, prepare, register_and_release
+from model_catalog.downloads.states import Holder
+from model_catalog.downloads.waiting import Waiter
+from model_catalog.errors import (
+    CatalogError,
+    ClaimLostError,
+    DownloadFailedError,
+    DownloadTimeoutError,
+    TransactionError,
+)
+from model_catalog.execution.executor import read, write
+from model_catalog.execution.transaction import TransactionExecutor
+from model_catalog.files.file_names import absolute_path
+from model_catalog.files.safe_open import StrPath
+from model_catalog.mapping.tables import Model
+from model_catalog.repository.model_catalog import ModelCatalog, executor_of
+from model_catalog.repository.operations.lookup import LookupKey
+
+DownloadFunction: TypeAlias = Callable[[Claim], Awaitable[Downloaded]]
+
+_MAX_ERROR_LENGTH: Final = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class _Options:
+    """The options of one call of `get_or_download`."""
+
+    download: DownloadFunction
+    root: str | None
+    size_bytes: int | None
+    max_attempts: int
+    retry_pause_s: float
+    lease_s: float
+    slots: asyncio.Semaphore | None
+
+
+async def get_or_download(
+    catalog: ModelCatalog,
+    ref: ModelName,
+    download: DownloadFunction,
+    *,
+    timeout_s: float | None = None,
+    root: StrPath | None = None,
+    size_bytes: int | None = None,
+    max_attempts: int = 3,
+    retry_pause_s: float = 1.0,
+    lease_s: float = DEFAULT_LEASE_S,
+    slots: asyncio.Semaphore | None = None,
+) -> Model:
+    """
+    Return a model that is recorded and present, or else download and register it, once.
+
+    Of all callers in all tasks, processes and hosts that share the database, one calls
+    `download(claim)` at a time; the others wait, and all get the same model. A recorded model is
+    returned without a write if its files are there. They are looked at, in a thread, when this
+    process first asks for the model, and again when the last look is more than 5 s old.
+
+    `download` is an async function. It gets a `Claim`, and returns the path of a file or a folder,
+    or a `Model` with the same provider and reference. Its files are inspected as `register_path`
+    does, before one transaction registers the model and ends the claim. With `root`, the files must
+    be below this folder, and the catalog may later delete them: see `plan_eviction`. With
+    `size_bytes`, the free space of the disk of `root` is compared with it first.
+
+    If `download` raises or is cancelled, the error is recorded, and one waiting caller tries next
+    with its own `download`, after `retry_pause_s` seconds, which doubles each time. A caller that
+    has waited for `max_attempts` failures raises DownloadFailedError. The errors of its own
+    `download` are passed on.
+
+    The claim is a row that this process renews. It expires after `lease_s` seconds, at most a day,
+    when the process is killed or stopped; then another caller takes over. A process that continues
+    after its claim was taken over cannot register anything. Its `download` is cancelled, and it
+    gets the model of its successor.
+
+    `timeout_s` limits the whole call. `slots` limits how many downloads run at a time: a claim
+    waits for it in the state `queued`.
+
+    Raises InvalidModelError; TransactionError in a transaction or over a host's session, because it
+    commits; DownloadTimeoutError; DownloadFailedError; IncompleteDownloadError;
+    NotEnoughSpaceError; OSError if the path that `download` returned cannot be read; and what
+    `find_model` raises.
+    """
+    presence = _presence_of(catalog)
+    model = await catalog.find_model(ref)
+    if model is not None and presence.is_known(model):
+        return model
+    key = LookupKey.validated(ref)
+    if isinstance(executor_of(catalog), TransactionExecutor):
+        raise TransactionError(
+            "get_or_download commits, so it cannot be part of a transaction: call it with the "
+            "catalog itself, outside of transaction()"
+        )
+    options = _Options(
+        download,
+        None if root is None else absolute_path(root),
+        validation.non_negative_int("size_bytes", size_bytes),
+        validation.count("max_attempts", max_attempts),
+        validation.seconds("retry_pause_s", retry_pause_s),
+        validate_lease(lease_s),
+        slots,
+    )
+    call = _Call(catalog, key, options, presence)
+    if timeout_s is None:
+        return await call.run()
+    limit = asyncio.timeout(validation.seconds("timeout_s", timeout_s))
+    try:
+        async with limit:
+            return await call.run()
+    except TimeoutError as error:
+        if not limit.expired():
+            raise
+        raise DownloadTimeoutError(str(key.ref), timeout_s, call.waits_for) from error
+
+
+# The names that a task of this process downloads or waits for. One task asks the database.
+_flights: Final[WeakKeyDictionary[ModelCatalog, dict[LookupKey, asyncio.Event]]] = (
+    WeakKeyDictionary()
+)
+_presence: Final[WeakKeyDictionary[ModelCatalog, PresenceCache]] = WeakKeyDictionary()
+
+
+def _presence_of(catalog: ModelCatalog) -> PresenceCache:
+    cache = _presence.get(catalog)
+    if cache is None:
+        cache = _presence[catalog] = PresenceCache()
+    return cache
+
+
+class _Call:
+    """One call of `get_or_download` that has not found its model at once."""
+
+    def __init__(
+        self, catalog: ModelCatalog, key: LookupKey, options: _Options, presence: PresenceCache
+    ) -> None:
+        self._catalog = catalog
+        self._executor = executor_of(catalog)
+        self._key = key
+        self._options = options
+        self._presence = presence
+        self._keeper = keeper_of(catalog)
+        self._last_download_id: int | None = None
+        self._failures = 0
+        self.waits_for = "the catalog was being asked"
+        """What the call was doing, for the message of a timeout."""
+
+    async def run(self) -> Model:
+        """Return the model. Raises what `get_or_download` raises."""
+        flights = _flights.setdefault(self._catalog, {})
+        while True:
+            model, known_bad = await self._find_present()
+            if model is not None:
+                return model
+            if self._last_download_id is None:
+                # Failures from now on count.
+                await self._read_status()
+            if (flight := flights.get(self._key)) is not None:
+                self.waits_for = "another task of this process was downloading it"
+                await flight.wait()
+                continue
+            with _flight(flights, self._key):
+                model = await self._try(known_bad)
+            if model is not None:
+                return model
+
+    async def _find_present(self) -> tuple[Model | None, tuple[int, str] | None]:
+        """Return the recorded model if its files are there; else the id and path without files."""
+        key = self._key
+        model = await self._catalog.find_model(key.ref)
+        if model is None or not model.state.is_as_recorded:
+            return None, None
+        if self._presence.is_known(model) or await self._presence.look(self._catalog, model):
+            return model, None
+        return None, (model.id, model.local_path)
+
+    async def _try(self, known_bad: tuple[int, str] | None) -> Model | None:
+        """Download the model, or wait until another process has ended; None if it is to be read."""
+        status, pause_s = await self._read_status()
+        if status.holder is None and pause_s > 0:
+            self.waits_for = "the pause after a failed download had not ended"
+            await asyncio.sleep(pause_s)
+        if status.holder is None:
+            holder = Holder.new()
+            outcome = await self._take_claim(holder, known_bad)
+            if outcome.is_taken:
+                return await self._download(holder)
+            if outcome.model is not None:
+                # It was registered since. Its files are still to be looked at.
+                return None
+            status = KeyStatus(outcome.other, status.downloads)
+        self.waits_for = f"{status.holder} was downloading it"
+        await Waiter(self._catalog, self._key).wait()
+        return None
+
+    async def _read_status(self) -> tuple[KeyStatus, float]:
+        """Return the status of the name, and the seconds to wait until the next attempt."""
+        status = await self._executor.run(read(select_key_status, self._key))
+        return status, self._count_failures(status)
+
+    def _count_failures(self, status: KeyStatus) -> float:
+        """
+        Count the downloads that have failed since this call began.
+
+        Returns the seconds to wait until the next attempt. Raises DownloadFailedError if there were
+        too many.
+        """
+        newest = status.downloads[0].id if status.downloads else 0
+        if self._last_download_id is None:
+            self._last_download_id = newest
+            return 0.0
+        failed = [
+            row
+            for row in status.downloads
+            if row.id > self._last_download_id and row.state == "failed" and row.error != CANCELLED
+        ]
+        self._last_download_id = newest
+        self._failures += len(failed)
+        if not failed:
+            return 0.0
+        if self._failures >= self._options.max_attempts:
+            raise DownloadFailedError(str(self._key.ref), self._failures, failed[0].error or "?")
+        pause_s: float = self._options.retry_pause_s * 2 ** (self._failures - 1)
+        return pause_s - (failed[0].ended_ms_ago or 0) / 1000
+
+    async def _take_claim(self, holder: Holder, known_bad: tuple[int, str] | None) -> ClaimOutcome:
+        request = ClaimRequest(
+            self._key,
+            Purpose.DOWNLOAD,
+            holder,
+            int(self._options.lease_s * 1000),
+            known_bad,
+            is_queued=self._options.slots is not None,
+        )
+        taking = asyncio.ensure_future(self._executor.run(write(take_claim, request)))
+        try:
+            return await asyncio.shield(taking)
+        except asyncio.CancelledError:
+            # The claim may have been taken: it must not stay until it expires.
+            await run_to_completion(self._give_back(taking, holder))
+            raise
+
+    async def _give_back(self, taking: asyncio.Future[ClaimOutcome], holder: Holder) -> None:
+        await asyncio.wait([taking])
+        if taking.exception() is None and taking.result().is_taken:
+            await self._record_failure(EndedDownload(holder.token, CANCELLED, 0, None))
+
+    async def _download(self, holder: Holder) -> Model | None:
+        """Download under a claim that was taken; None if the claim was lost."""
+        claim = Claim(self._catalog, self._key, holder, self._options.lease_s)
+        self._keeper.add_claim(claim)
+        self.waits_for = "its own download had not ended"
+        try:
+            model = await self._download_and_register(claim)
+        except ClaimLostError:
+            await run_to_completion(self._fail(claim, STOPPED))
+            return None
+        except BaseException as error:
+            await run_to_completion(self._fail(claim, _describe(error)))
+            raise
+        finally:
+            self._keeper.remove(claim.token)
+        self._presence.remember(model)
+        return model
+
+    async def _download_and_register(self, claim: Claim) -> Model:
+        options = self._options
+        if options.root is not None and options.size_bytes is not None:
+            await require_space(self._catalog, options.root, options.size_bytes)
+        async with _slot(options.slots):
+            if options.slots is not None:
+                await self._executor.run(write(start_download, claim.token))
+            downloaded = await _run_unless_lost(claim, options.download)
+            prepared = await prepare(self._catalog, self._key, downloaded, options.root)
+            claim.require_held()
+            return await register_and_release(self._catalog, self._key, claim, prepared)
+
+    async def _fail(self, claim: Claim, error: str) -> None:
+        """Record that a download has failed, release its claim, and delete its folders."""
+        ended = EndedDownload(claim.token, error, claim.done_bytes, claim.total_bytes)
+        # The files must stay if the model was registered all the same: a cancellation or a lost
+        # connection may come after the commit. If the database cannot be asked, the next attempt
+        # deletes the folders.
+        if await self._record_failure(ended):
+            await claim.delete_folders()
+
+    async def _record_failure(self, ended: EndedDownload) -> bool:
+        """Record a failure; return whether it is certain that no model was registered."""
+        try:
+            try:
+                await self._executor.run(write(end_download, ended))
+            except ClaimLostError:
+                return await self._executor.run(read(select_state, ended.token)) != "done"
+        except (CatalogError, OSError):
+            # The claim expires. The error of the download is more important.
+            return False
+        return True
+
+
+@contextmanager
+def _flight(flights: dict[LookupKey, asyncio.Event], key: LookupKey) -> Iterator[None]:
+    """Let the other tasks of this process wait until the block has ended."""
+    flights[key] = ended = asyncio.Event()
+    try:
+        yield
+    finally:
+        del flights[key]
+        ended.set()
+
+
+@asynccontextmanager
+async def _slot(slots: asyncio.Semaphore | None) -> AsyncIterator[None]:
+    if slots is None:
+        yield
+        return
+    async with slots:
+        yield
+
+
+async def _run_unless_lost(claim: Claim, download: DownloadFunction) -> Downloaded:
+    """Return what a download returns; cancel it and raise ClaimLostError if its claim is lost."""
+    task = asyncio.ensure_future(_call(download, claim))
+    losing = asyncio.ensure_future(claim.wait_until_lost())
+    try:
+        await asyncio.wait([task, losing], return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        losing.cancel()
+        if not task.done():
+            task.cancel()
+            # `await task` could not tell a cancellation of this task from that of the download.
+            await asyncio.wait([task])
+    claim.require_held()
+    return task.result()
+
+
+async def _call(download: DownloadFunction, claim: Claim) -> Downloaded:
+    return await download(claim)
+
+
+def _describe(error: BaseException) -> str:
+    """Return the text that is recorded for the error of a download."""
+    if isinstance(error, asyncio.CancelledError):
+        return CANCELLED
+    text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    printable = "".join(
+        each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in text
+    )
+    return printable.encode("utf-8", "replace").decode()[:_MAX_ERROR_LENGTH]
