@@ -299,14 +299,15 @@ class Model(MappedAsDataclass, Base, kw_only=True, eq=False, repr=False):
         """
         Whether an external store, such as Ollama's, contains the model.
 
-        Another program owns its files, so a program that frees disk space should not delete them.
+        Another program owns its files, so a program that frees disk space should not delete them. A
+        model that the catalog has downloaded into a store, with a `managed_root`, is not foreign.
         """
-        return self.store is not None
+        return self.store is not None and self.managed_root is None
 
     @foreign.inplace.expression
     @classmethod
     def _select_foreign(cls) -> ColumnElement[bool]:
-        return cls.store.is_not(None)
+        return cls.store.is_not(None) & cls.managed_root.is_(None)
 
     @hybrid_property
     def pinned(self) -> bool:

@@ -88,7 +88,7 @@ class Filters(TypedDict, total=False):
     store: str | None
     """The kind of external store that contains the model, for example `ollama`."""
     foreign: bool | None
-    """Whether an external store contains the model."""
+    """Whether an external store contains the model, and the catalog has not downloaded it."""
     ids: Collection[int] | None
     """The model has one of these ids, any number of them. Without an id no model matches."""
 
@@ -183,11 +183,20 @@ def _before(column: ColumnElement[datetime]) -> Condition:
 
 def _null_flag(column: ColumnElement[Any], *, is_null: bool) -> Condition:
     def condition(field: str, value: object, _dialect: str) -> ColumnElement[bool]:
-        if not isinstance(value, bool):
-            raise InvalidModelError(field, value, "is neither True nor False")
-        return column.is_(None) if value is is_null else column.is_not(None)
+        return column.is_(None) if _flag(field, value) is is_null else column.is_not(None)
 
     return condition
+
+
+def _flag(field: str, value: object) -> bool:
+    if not isinstance(value, bool):
+        raise InvalidModelError(field, value, "is neither True nor False")
+    return value
+
+
+def _is_foreign(field: str, value: object, _dialect: str) -> ColumnElement[bool]:
+    is_foreign = model_columns.store.is_not(None) & model_columns.managed_root.is_(None)
+    return is_foreign if _flag(field, value) else ~is_foreign
 
 
 def _has_digest(field: str, value: object, _dialect: str) -> ColumnElement[bool]:
@@ -233,6 +242,6 @@ _CONDITIONS: Final[Mapping[str, Condition]] = {
     "damaged": _null_flag(model_columns.found_digest, is_null=False),
     "incomplete": _null_flag(model_columns.incomplete_reason, is_null=False),
     "store": _equals,
-    "foreign": _null_flag(model_columns.store, is_null=False),
+    "foreign": _is_foreign,
     "ids": _has_id,
 }

@@ -48,6 +48,7 @@ MODEL_COLUMNS: Final = (
     "headers_read_at",
     "store",
     "store_root",
+    "managed_root",
     "claimed_kind",
 )
 FILE_COLUMNS: Final = (
@@ -57,7 +58,7 @@ FILE_COLUMNS: Final = (
 )
 # Type conversion of these takes longer than the rest of the query.
 _RAW_COLUMNS: Final = {
-    *("local_path", "mount_point", "store_root", "path", "state"),
+    *("local_path", "mount_point", "store_root", "managed_root", "path", "state"),
     *("hashed_at", "verified_at", "inventoried_at", "headers_read_at"),
 }
 

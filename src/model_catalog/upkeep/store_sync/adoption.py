@@ -157,16 +157,13 @@ async def adopt(
     Reads the catalog once, then writes everything in one transaction. Without differences nothing
     is written. With `dry_run` the result is the same, and nothing is written.
     """
-    names = dict.fromkeys((found.provider, found.reference) for found in scan.found)
-    plain_roots = await run_in_thread(lambda _: _plain_roots(scan))
-    rows = await load_store_rows(catalog, scan.store, scan.root, names, plain_roots)
-    changes = await _compare(catalog, scan, rows, headers=headers)
+    changes = await plan_adoption(catalog, scan, headers=headers)
     is_mass_loss = changes.is_mass_loss and not force
     if is_mass_loss:
         lost_count, model_count = len(changes.lost), changes.present_count
         changes = changes.without_lost()
-    if not dry_run and not changes.is_empty:
-        await _record(catalog, scan, changes)
+    if not dry_run:
+        await save_adoption(catalog, scan, changes)
     if is_mass_loss:
         raise TooManyMissingError(scan.root, lost_count, model_count)
     return StoreSyncReport(
@@ -178,6 +175,18 @@ async def adopt(
         tuple(changes.unchanged),
         tuple(changes.problems),
     )
+
+
+async def plan_adoption(catalog: ModelCatalog, scan: Scan, *, headers: bool = True) -> ScanChanges:
+    """
+    Compare a scan with the catalog, read headers, and return the changes. Nothing is written.
+
+    `adopt` is this and `save_adoption`, which can be a part of a larger transaction.
+    """
+    names = dict.fromkeys((found.provider, found.reference) for found in scan.found)
+    plain_roots = await run_in_thread(lambda _: _plain_roots(scan))
+    rows = await load_store_rows(catalog, scan.store, scan.root, names, plain_roots)
+    return await _compare(catalog, scan, rows, headers=headers)
 
 
 def _plain_roots(scan: Scan) -> list[str]:
@@ -214,8 +223,15 @@ async def _compare(
     return await run_in_thread(compare)
 
 
-async def _record(catalog: ModelCatalog, scan: Scan, changes: ScanChanges) -> None:
-    """Write the changes. A model that another task has changed becomes a problem of the report."""
+async def save_adoption(catalog: ModelCatalog, scan: Scan, changes: ScanChanges) -> None:
+    """
+    Write the changes of a scan, all or none. Accesses no file.
+
+    A model that another task has registered or removed since the comparison is not written. It
+    becomes a problem in `changes`.
+    """
+    if changes.is_empty:
+        return
     aliases = AliasChanges(scan.store, changes.alias_targets, changes.removed_aliases)
     now = datetime.now(UTC).replace(microsecond=0)
     async with catalog.transaction() as inner:

@@ -74,6 +74,8 @@ class ScanContext:
             "store": self.store,
             "store_root": validation.path("store_root", self.root),
         }
+        if recorded is not None and recorded.leaves_managed_root(found.local_path):
+            values["managed_root"] = None
         if recorded is not None and recorded.is_own:
             for name in ("store", "store_root", "downloaded_at"):
                 del values[name]

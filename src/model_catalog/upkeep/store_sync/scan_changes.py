@@ -111,6 +111,7 @@ class RecordedModel:
     headers_read_at: int | None
     store: str | None
     store_root: str | None
+    managed_root: str | None
     claimed_kind: str | None
     files: dict[str, Sequence[Any]] | None = None
 
@@ -118,7 +119,7 @@ class RecordedModel:
     def from_row(cls, row: Sequence[Any]) -> RecordedModel:
         """Convert a row of MODEL_COLUMNS, which has raw column values."""
         values = dict(zip(MODEL_COLUMNS, row, strict=True))
-        for name in ("local_path", "mount_point", "store_root"):
+        for name in ("local_path", "mount_point", "store_root", "managed_root"):
             values[name] = decode_path(values[name])
         values["local_path"] = values["local_path"] or ""
         return cls(**values, files=None if values["inventoried_at"] is None else {})
@@ -127,6 +128,15 @@ class RecordedModel:
     def key(self) -> ModelKey:
         """Provider, reference and version."""
         return self.provider, self.reference, self.version
+
+    def is_managed_at(self, path: str) -> bool:
+        """Whether a path is in the folder in which the catalog may delete the model's files."""
+        root = self.managed_root
+        return root is not None and f"{path}/".startswith(f"{root.rstrip('/')}/")
+
+    def leaves_managed_root(self, path: str) -> bool:
+        """Whether the catalog may not delete the model's files any more if it is at this path."""
+        return self.managed_root is not None and not self.is_managed_at(path)
 
     @property
     def is_own(self) -> bool:

@@ -115,6 +115,8 @@ class _Comparison:
         if recorded is None:
             copied = self._successions.copies.get(key)
             values, files, reasons = self._all_values(key, found, None)
+            if copied is not None and copied.is_managed_at(found.local_path):
+                values["managed_root"] = copied.managed_root
             to_store[key] = ModelToStore(
                 key,
                 None,
@@ -277,6 +279,8 @@ class _Comparison:
         details = []
         if recorded.local_path != found.local_path:
             values["local_path"] = validation.path("local_path", found.local_path)
+            if recorded.leaves_managed_root(found.local_path):
+                values["managed_root"] = None
             details.append(f"moved from {recorded.local_path}")
         if not recorded.is_own and not self._is_in_store(recorded):
             values |= {"store": self._scan.store, "store_root": self._scan.root}
