@@ -7,6 +7,7 @@ Every function takes a catalog.
 """
 
 from model_catalog.downloads.claim import Claim, PreparedDownload
+from model_catalog.downloads.hub.hub_download import download_from_hub
 from model_catalog.downloads.single_flight import get_or_download
 from model_catalog.downloads.states import Download, DownloadState, ModelUser
 from model_catalog.downloads.tracker import list_downloads, wait_for_download
@@ -18,6 +19,7 @@ __all__ = [
     "DownloadState",
     "ModelUser",
     "PreparedDownload",
+    "download_from_hub",
     "get_or_download",
     "list_downloads",
     "list_users",

@@ -83,10 +83,12 @@ def _require_inside(root: str, local_path: str) -> str:
 
 
 async def register_and_release(
-    catalog: ModelCatalog, key: LookupKey, claim: Claim, prepared: PreparedDownload
+    catalog: ModelCatalog, key: LookupKey | None, claim: Claim, prepared: PreparedDownload
 ) -> Model:
     """
     Register a model and end the claim of its download in one transaction; return the model.
+
+    The model must be the one that `key` means; with None it may be any other.
 
     Raises ClaimLostError, and then registers nothing, if another process has taken the claim over.
     """
@@ -95,6 +97,8 @@ async def register_and_release(
         executor = executor_of(inner)
         await executor.run(write(end_download, ended))
         model = await prepared.register(inner)
+        if key is None:
+            return model
         found = await executor.run(find(key))
         if found is None or found.id != model.id:
             problem = (

@@ -49,6 +49,7 @@ from model_catalog.repository.model_catalog import ModelCatalog, executor_of
 from model_catalog.repository.operations.lookup import LookupKey
 
 DownloadFunction: TypeAlias = Callable[[Claim], Awaitable[Downloaded]]
+FindFunction: TypeAlias = Callable[[ModelCatalog], Awaitable[Model | None]]
 
 _MAX_ERROR_LENGTH: Final = 1000
 
@@ -58,6 +59,7 @@ class _Options:
     """The options of one call of `get_or_download`."""
 
     download: DownloadFunction
+    find: FindFunction | None
     root: str | None
     size_bytes: int | None
     max_attempts: int
@@ -78,6 +80,7 @@ async def get_or_download(
     retry_pause_s: float = 1.0,
     lease_s: float = DEFAULT_LEASE_S,
     slots: asyncio.Semaphore | None = None,
+    find: FindFunction | None = None,
 ) -> Model:
     """
     Return a model that is recorded and present, or else download and register it, once.
@@ -104,7 +107,8 @@ async def get_or_download(
     gets the model of its successor.
 
     `timeout_s` limits the whole call. `slots` limits how many downloads run at a time: a claim
-    waits for it in the state `queued`.
+    waits for it in the state `queued`. `find(catalog)` finds the model in place of `find_model`,
+    where more than the name decides whether it is recorded, as which of its files are.
 
     Raises InvalidModelError; TransactionError in a transaction or over a host's session, because it
     commits; DownloadTimeoutError; DownloadFailedError; IncompleteDownloadError;
@@ -112,7 +116,7 @@ async def get_or_download(
     `find_model` raises.
     """
     presence = _presence_of(catalog)
-    model = await catalog.find_model(ref)
+    model = await (catalog.find_model(ref) if find is None else find(catalog))
     if model is not None and presence.is_known(model):
         return model
     key = LookupKey.validated(ref)
@@ -123,6 +127,7 @@ async def get_or_download(
         )
     options = _Options(
         download,
+        find,
         None if root is None else absolute_path(root),
         validation.non_negative_int("size_bytes", size_bytes),
         validation.count("max_attempts", max_attempts),
@@ -195,13 +200,19 @@ class _Call:
 
     async def _find_present(self) -> tuple[Model | None, tuple[int, str] | None]:
         """Return the recorded model if its files are there; else the id and path without files."""
-        key = self._key
-        model = await self._catalog.find_model(key.ref)
-        if model is None or not model.state.is_as_recorded:
-            return None, None
-        if self._presence.is_known(model) or await self._presence.look(self._catalog, model):
+        named = model = await self._catalog.find_model(self._key.ref)
+        if self._options.find is not None:
+            model = await self._options.find(self._catalog)
+        if model is not None and await self._is_present(model):
             return model, None
-        return None, (model.id, model.local_path)
+        if named is None or not named.state.is_as_recorded:
+            return None, None
+        return None, (named.id, named.local_path)
+
+    async def _is_present(self, model: Model) -> bool:
+        if not model.state.is_as_recorded:
+            return False
+        return self._presence.is_known(model) or await self._presence.look(self._catalog, model)
 
     async def _try(self, known_bad: tuple[int, str] | None) -> Model | None:
         """Download the model, or wait until another process has ended; None if it is to be read."""
@@ -302,7 +313,8 @@ class _Call:
             downloaded = await _run_unless_lost(claim, options.download)
             prepared = await prepare(self._catalog, self._key, downloaded, options.root)
             claim.require_held()
-            return await register_and_release(self._catalog, self._key, claim, prepared)
+            key = self._key if options.find is None else None
+            return await register_and_release(self._catalog, key, claim, prepared)
 
     async def _fail(self, claim: Claim, error: str) -> None:
         """Record that a download has failed, release its claim, and delete its folders."""

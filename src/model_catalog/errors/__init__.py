@@ -27,6 +27,7 @@ from model_catalog.errors.downloads import (
     ClaimLostError,
     DownloadFailedError,
     DownloadTimeoutError,
+    HubDownloadError,
     IncompleteDownloadError,
     NotEnoughSpaceError,
 )
@@ -70,6 +71,7 @@ __all__ = [
     "FileChangedError",
     "ForeignDatabaseError",
     "HeaderLimitError",
+    "HubDownloadError",
     "IncompleteDownloadError",
     "InvalidImportError",
     "InvalidKeyError",

@@ -87,3 +87,12 @@ class NotEnoughSpaceError(CatalogError):
         self.needed_bytes = needed_bytes
         self.free_bytes = free_bytes
         self.plan = plan
+
+
+class HubDownloadError(CatalogError):
+    """A download from the Hugging Face hub failed: `model` and `reason`. It has no secrets."""
+
+    def __init__(self, model: str, reason: str, way_out: str) -> None:
+        super().__init__(f"{model} could not be downloaded: {reason}. {way_out}")
+        self.model = model
+        self.reason = reason

@@ -1,0 +1,1 @@
+"""Download from the Hugging Face hub with huggingface_hub, into its cache."""

@@ -1,0 +1,81 @@
+"""Register a downloaded snapshot in place, as a scan of the cache does."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from model_catalog.downloads.hub.hub_files import PROVIDER, HubRequest
+from model_catalog.downloads.hub.hub_snapshot import HubListing
+from model_catalog.downloads.queries.managed_root_queries import ManagedRoot, set_managed_root
+from model_catalog.errors import HubDownloadError
+from model_catalog.execution.executor import write
+from model_catalog.mapping.tables import Model
+from model_catalog.repository.model_catalog import ModelCatalog, executor_of
+from model_catalog.stores.scan_result import Scan
+from model_catalog.upkeep import scan_store
+from model_catalog.upkeep.store_sync.adoption import plan_adoption, save_adoption
+from model_catalog.upkeep.store_sync.scan_changes import ScanChanges
+
+STORE: Final = "huggingface"
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedSnapshot:
+    """The models of a snapshot, compared with the catalog: see `PreparedDownload`."""
+
+    request: HubRequest
+    listing: HubListing
+    scan: Scan
+    changes: ScanChanges
+    is_managed: bool
+
+    async def register(self, catalog: ModelCatalog) -> Model:
+        """Write the changes in the transaction of a catalog, and return the model asked for."""
+        await save_adoption(catalog, self.scan, self.changes)
+        if self.is_managed:
+            models = await _models_in_snapshot(catalog, self.request, self.listing)
+            ids = sorted(model.id for model in models if model.store == STORE)
+            root = ManagedRoot(self.listing.repository, ids)
+            await executor_of(catalog).run(write(set_managed_root, root))
+        found = await self._find(catalog)
+        if found is None:
+            reason = "; ".join(each.reason for each in self.changes.problems) or "it has no model"
+            way_out = f"Scan its folder: {self.listing.repository}"
+            raise HubDownloadError(str(self.request.ref), reason, way_out)
+        return found
+
+    async def _find(self, catalog: ModelCatalog) -> Model | None:
+        """Return the model that was asked for: the one of the name, if it is in the snapshot."""
+        if not self.request.include:
+            named = await catalog.find_model(self.request.ref)
+            folder = f"{self.listing.snapshot}/"
+            if named is not None and f"{named.local_path}/".startswith(folder):
+                return named
+        return await self.request.choose(catalog, self.listing.commit)
+
+
+async def prepare_snapshot(
+    catalog: ModelCatalog, request: HubRequest, listing: HubListing, *, is_managed: bool
+) -> PreparedSnapshot:
+    """Scan the folder of a commit, read the headers of its models, and compare them."""
+    scope = listing.snapshot.removeprefix(f"{listing.cache.rstrip('/')}/")
+    scan = await scan_store(catalog, STORE, listing.repository, scope=scope)
+    changes = await plan_adoption(catalog, scan)
+    return PreparedSnapshot(request, listing, scan, changes, is_managed)
+
+
+async def has_managed_models(
+    catalog: ModelCatalog, request: HubRequest, listing: HubListing
+) -> bool | None:
+    """Return whether the catalog manages the models of a snapshot; None if none is recorded."""
+    models = await _models_in_snapshot(catalog, request, listing)
+    return all(model.managed_root == listing.repository for model in models) if models else None
+
+
+async def _models_in_snapshot(
+    catalog: ModelCatalog, request: HubRequest, listing: HubListing
+) -> list[Model]:
+    models = await catalog.list_models(provider=PROVIDER, reference=request.ref.reference)
+    folder = f"{listing.snapshot}/"
+    return [model for model in models if f"{model.local_path}/".startswith(folder)]

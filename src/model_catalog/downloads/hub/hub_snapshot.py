@@ -1,0 +1,172 @@
+"""Run huggingface_hub in a thread: list the files of a revision, and download them."""
+
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from model_catalog.downloads.hub.hub_errors import translate_error
+from model_catalog.downloads.hub.hub_files import HubRequest
+from model_catalog.downloads.hub.hub_progress import HubProgress
+from model_catalog.errors import CatalogError, HubDownloadError, NotInstalledError
+
+if TYPE_CHECKING:
+    from huggingface_hub.hf_api import RepoFile
+
+_LIBRARY: Final = "model-catalog"
+
+
+@dataclass(frozen=True, slots=True)
+class HubListing:
+    """The files of a revision that a request names, and where they go."""
+
+    cache: str
+    repository: str
+    """The folder of the repository in the cache."""
+    commit: str
+    total_bytes: int
+    needed_bytes: int
+    """The bytes of the files that are not in the cache."""
+
+    @property
+    def snapshot(self) -> str:
+        """The folder of the commit."""
+        return os.path.join(self.repository, "snapshots", self.commit)
+
+    @property
+    def _mark(self) -> str:
+        return os.path.join(self.repository, f".model-catalog-{self.commit}")
+
+    def mark_if_new(self) -> bool:
+        """
+        Return whether this download, or an earlier one that did not end, began the snapshot.
+
+        That is recorded by an empty file in the folder of the repository until the model is
+        registered: otherwise the model of a download that was killed and run again could be one
+        that another program has downloaded. Raises OSError.
+        """
+        if os.path.islink(self.repository):
+            return False
+        if os.path.lexists(self.snapshot):
+            return os.path.lexists(self._mark)
+        os.makedirs(self.repository, exist_ok=True)
+        os.close(os.open(self._mark, os.O_WRONLY | os.O_CREAT, stat.S_IRUSR | stat.S_IWUSR))
+        return True
+
+    def unmark(self) -> None:
+        """Delete the file of `mark_if_new`. Raises no error if that is not possible."""
+        try:
+            os.unlink(self._mark)
+        except OSError:
+            # The snapshot is then still known as one that the catalog began, which is true.
+            return
+
+
+def list_request(request: HubRequest, cache_dir: str | None) -> HubListing:
+    """
+    Ask the hub for the commit of a revision and its files. Runs in a thread.
+
+    Raises HubDownloadError, and NotInstalledError.
+    """
+    try:
+        # An extra, and its import takes half a second.
+        from huggingface_hub import HfApi, constants  # noqa: PLC0415
+        from huggingface_hub.hf_api import RepoFile  # noqa: PLC0415
+    except ImportError as error:
+        raise NotInstalledError("huggingface_hub", "hub") from error
+    cache = os.path.realpath(os.path.expanduser(cache_dir or constants.HF_HUB_CACHE))
+    name = request.ref.reference
+    api = HfApi(library_name=_LIBRARY)
+    try:
+        info = api.model_info(name, revision=request.revision)
+        commit = info.sha or ""
+        entries = list(api.list_repo_tree(name, revision=commit, recursive=True))
+    except Exception as error:  # noqa: BLE001 - its errors have no common base class
+        cached = _find_cached(request, cache)
+        if cached is not None:
+            return cached
+        # Not the error itself: it refers to the request, whose headers contain the token.
+        raise translate_error(error, request.ref) from None
+    wanted = [each for each in entries if isinstance(each, RepoFile) and request.names(each.path)]
+    if not wanted:
+        raise _no_file_error(request)
+    repository = os.path.join(cache, f"models--{name.replace('/', '--')}")
+    listing = HubListing(cache, repository, commit, sum(map(_size, wanted)), 0)
+    needed = {_blob(file): _size(file) for file in wanted if not _is_cached(listing, file)}
+    return HubListing(
+        cache, repository, commit, listing.total_bytes, needed_bytes=sum(needed.values())
+    )
+
+
+def _find_cached(request: HubRequest, cache: str) -> HubListing | None:
+    """Return the files that the cache already has, for a hub that cannot be asked."""
+    from huggingface_hub import get_cached_repo_tree, snapshot_download  # noqa: PLC0415
+
+    try:
+        path = snapshot_download(
+            request.ref.reference,
+            revision=request.revision,
+            cache_dir=cache,
+            allow_patterns=list(request.include) or None,
+            ignore_patterns=list(request.exclude) or None,
+            local_files_only=True,
+        )
+        # Without the tree of the revision huggingface_hub cannot tell whether files are missing.
+        get_cached_repo_tree(
+            request.ref.reference, revision=os.path.basename(path), cache_dir=cache
+        )
+    except Exception:  # noqa: BLE001 - the error of the hub is raised in its place
+        return None
+    repository = os.path.dirname(os.path.dirname(path))
+    return HubListing(cache, repository, os.path.basename(path), 0, 0)
+
+
+def download_snapshot(request: HubRequest, listing: HubListing, progress: HubProgress) -> None:
+    """
+    Download the files of a request into the cache. Runs in a thread.
+
+    Files that are in the cache are not downloaded. Raises HubDownloadError, and StoppedError of
+    the progress bars.
+    """
+    from huggingface_hub import snapshot_download  # noqa: PLC0415 - see list_request
+
+    try:
+        path = snapshot_download(
+            request.ref.reference,
+            revision=request.revision,
+            cache_dir=listing.cache,
+            allow_patterns=list(request.include) or None,
+            ignore_patterns=list(request.exclude) or None,
+            library_name=_LIBRARY,
+            tqdm_class=progress.bar_class(),
+        )
+    except CatalogError:
+        raise
+    except Exception as error:  # noqa: BLE001 - see list_request
+        raise translate_error(error, request.ref) from None
+    if os.path.basename(path) != listing.commit:
+        reason = "its branch was moved to another commit during the download"
+        raise HubDownloadError(str(request.ref), reason, "Try again")
+
+
+def _no_file_error(request: HubRequest) -> HubDownloadError:
+    reason = "no file of the repository matches the patterns"
+    if not request.include and not request.exclude:
+        reason = "the repository has no files"
+    return HubDownloadError(str(request.ref), reason, "See the list of its files on the hub")
+
+
+def _size(file: RepoFile) -> int:
+    return file.size if file.lfs is None else file.lfs.size
+
+
+def _blob(file: RepoFile) -> str:
+    """Return the name of the blob of a file in the cache."""
+    return file.blob_id if file.lfs is None else file.lfs.sha256
+
+
+def _is_cached(listing: HubListing, file: RepoFile) -> bool:
+    blob = os.path.join(listing.repository, "blobs", _blob(file))
+    return os.path.exists(blob) or os.path.exists(os.path.join(listing.snapshot, file.path))
