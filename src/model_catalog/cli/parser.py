@@ -6,6 +6,8 @@ import argparse
 from collections.abc import Callable
 from typing import Any, Final
 
+from model_catalog.cli.download_options import add_download_commands
+
 FORMATS: Final = ("human", "json", "tsv", "quiet")
 
 _EXAMPLES: Final = """\
@@ -65,6 +67,7 @@ def make_parser() -> argparse.ArgumentParser:
         return command
 
     _add_model_commands(add_command, formats)
+    add_download_commands(add_command)
     _add_label_commands(add_command, formats)
     _add_upkeep_commands(add_command, formats)
     _add_relinking_commands(add_command)

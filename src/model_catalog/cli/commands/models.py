@@ -66,8 +66,13 @@ async def add(options: Namespace) -> int:
     except OSError as error:
         print_error(f"error: {os.fspath(path.absolute())!r} cannot be read: {error.strerror}")
         return FAILED
-    model = recorded.model
-    for reason in recorded.reasons:
+    print_recorded(recorded.model, recorded.reasons)
+    return DONE
+
+
+def print_recorded(model: Model, reasons: Sequence[str]) -> None:
+    """Print what was recorded of a model, and warnings about its files."""
+    for reason in reasons:
         print_error(f"warning: the model is incomplete: {reason}")
     if model.unsafe:
         print_error("warning: the weights are pickled: loading them can run arbitrary code")
@@ -81,7 +86,6 @@ async def add(options: Namespace) -> int:
     )
     summary = ", ".join(fact for fact in facts if fact)
     print_notice(f"recorded {model_name(model, exact=False)}, {summary}, at {model.local_path}")
-    return DONE
 
 
 async def ls(options: Namespace) -> int:

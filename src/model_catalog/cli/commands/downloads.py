@@ -1,0 +1,53 @@
+"""Commands about downloads: `pull`."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from typing import Final
+
+from model_catalog.cli.commands.models import add, print_recorded
+from model_catalog.cli.exit_codes import DONE, MISUSED
+from model_catalog.cli.output import ProgressBar, print_error
+from model_catalog.domain.model_ref import ModelRef
+from model_catalog.downloads import download_from_hub
+from model_catalog.files.file_names import absolute_path
+from model_catalog.opening import open_catalog
+
+_LOCAL: Final = "local:"
+_HUB: Final = "hf"
+
+
+async def pull(options: Namespace) -> int:
+    """Download a model of the Hugging Face hub, or register a local path."""
+    ref = ModelRef.parse(options.ref)
+    if options.ref.startswith(_LOCAL):
+        # A path may contain an `@`.
+        return await _pull_path(options, options.ref.removeprefix(_LOCAL))
+    if ref.provider != _HUB:
+        print_error(
+            f"error: `pull` downloads from {_HUB}: only, not from {ref.provider}:. Pass a function "
+            f"that downloads to `model_catalog.downloads.get_or_download`, in Python"
+        )
+        return MISUSED
+    async with open_catalog(options.db, schema=options.schema) as catalog:
+        with ProgressBar() as bar:
+            model = await download_from_hub(
+                catalog,
+                ref,
+                include=options.include,
+                exclude=options.exclude,
+                on_progress=bar.show,
+            )
+    reasons = [] if model.incomplete_reason is None else [model.incomplete_reason]
+    print_recorded(model, reasons)
+    return DONE
+
+
+async def _pull_path(options: Namespace, path: str) -> int:
+    """Register a path. The file or folder stays where it is."""
+    if options.include or options.exclude:
+        print_error("error: --include and --exclude are for hf: only: a local path is registered")
+        return MISUSED
+    full = absolute_path(path)
+    named = {"path": full, "provider": "local", "reference": full, "version": "", "digest": False}
+    return await add(Namespace(**{**vars(options), **named}))
