@@ -42,6 +42,9 @@ class FileState(StrEnum):
 LEFT_STORE: Final = "the store no longer lists this model, but its files still exist"
 """The `state_detail` of a model whose store has removed only the entry, not the files."""
 
+BEING_DELETED: Final = "its files are being deleted"
+"""The `state_detail` of a model from the moment when its files may be deleted, until its row is."""
+
 LEFT_STORE_0_1_0: Final = "it is in its store no more, though its files are there"
 """The text that release 0.1.0 recorded in its place."""
 

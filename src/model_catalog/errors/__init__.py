@@ -25,6 +25,7 @@ from model_catalog.errors.database import (
 )
 from model_catalog.errors.downloads import (
     ClaimLostError,
+    DeletionRefusedError,
     DownloadFailedError,
     DownloadTimeoutError,
     HubDownloadError,
@@ -65,6 +66,7 @@ __all__ = [
     "CatalogReplacedError",
     "CatalogUnavailableError",
     "ClaimLostError",
+    "DeletionRefusedError",
     "DigestMismatchError",
     "DownloadFailedError",
     "DownloadTimeoutError",

@@ -96,3 +96,15 @@ class HubDownloadError(CatalogError):
         super().__init__(f"{model} could not be downloaded: {reason}. {way_out}")
         self.model = model
         self.reason = reason
+
+
+class DeletionRefusedError(CatalogError):
+    """The files of a model may not be deleted, and nothing was deleted: `model` and `reason`."""
+
+    def __init__(self, model: str, reason: str) -> None:
+        super().__init__(
+            f"the files of {shown(model)} may not be deleted: {reason}. Nothing was deleted. "
+            f"Remove only its record without `--delete-files`, or change what stands in the way"
+        )
+        self.model = model
+        self.reason = reason

@@ -7,6 +7,7 @@ from typing import Final, NamedTuple, cast
 
 from sqlalchemy import Connection, Table, delete, literal, select, update
 
+from model_catalog.domain.file_record import BEING_DELETED, FileState
 from model_catalog.domain.model_ref import ModelRef
 from model_catalog.domain.validation import utc_now
 from model_catalog.downloads.queries.claim_queries import CLAIMS, Purpose, lock_versions
@@ -51,7 +52,8 @@ def begin_use(connection: Connection, use: NewUse) -> Model:
         CLAIMS.c.purpose == Purpose.EVICT,
         is_valid(CLAIMS, now),
     )
-    if connection.scalar(evicted) is not None:
+    is_being_deleted = model.state is FileState.MISSING and model.state_detail == BEING_DELETED
+    if is_being_deleted or connection.scalar(evicted) is not None:
         raise ModelNotFoundError(model.reference, model.provider, model.version)
     connection.execute(delete(USES).where(USES.c.expires_at_ms < now - _OLD_MS))
     connection.execute(

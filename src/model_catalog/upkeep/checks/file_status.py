@@ -9,7 +9,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from model_catalog.domain.file_record import LEFT_STORE, LEFT_STORE_0_1_0, FileState
+from model_catalog.domain.file_record import (
+    BEING_DELETED,
+    LEFT_STORE,
+    LEFT_STORE_0_1_0,
+    FileState,
+)
 from model_catalog.files.fingerprint import fingerprint_text
 from model_catalog.files.mounts import is_mount_point, mount_point
 from model_catalog.files.safe_open import errno_name, non_regular_kind, stat_path
@@ -170,6 +175,9 @@ def _is_unchanged(rows: Sequence[Row], start: int, end: int) -> bool:
 
 def check_status(model: CheckedModel, mounts: MountCache) -> CheckResult:
     """Compare the current status of a model's files with the catalog."""
+    if model.state is FileState.MISSING and model.state_detail == BEING_DELETED:
+        # A file that is there now may be deleted before this result is recorded.
+        return CheckResult(model, FileState.MISSING, BEING_DELETED)
     problems = _find_problems(model)
     if not problems:
         if model.state is FileState.MISSING and model.state_detail in _LEFT_STORE:

@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 from sqlalchemy import Connection, Text, bindparam, delete, select, type_coerce
 
 from model_catalog.domain.fields import KEY_FIELDS
-from model_catalog.domain.file_record import FileRecord
+from model_catalog.domain.file_record import BEING_DELETED, FileRecord
 from model_catalog.execution.executor import read, write_alone
 from model_catalog.repository.model_catalog import ModelCatalog, executor_of
 from model_catalog.repository.statements.filters import FILES, MODELS, model_columns
@@ -225,7 +225,9 @@ def _update_models(connection: Connection, models: Sequence[ModelToStore]) -> di
     if not known:
         return {}
     keys = select(model_columns.id, *(model_columns[name] for name in KEY_FIELDS)).where(
-        model_columns.id.in_(known)
+        model_columns.id.in_(known),
+        # Files that the scan has found may be deleted by now.
+        model_columns.state_detail.is_distinct_from(BEING_DELETED),
     )
     # The key is compared too: SQLite may give the id of a removed row to a new one.
     existing = {

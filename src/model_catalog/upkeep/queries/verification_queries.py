@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple, Unpack
 from sqlalchemy import Case, ColumnElement, Connection, case, func, literal, select, true
 
 from model_catalog.domain.fields import KEY_FIELDS
-from model_catalog.domain.file_record import FileRecord, FileState
+from model_catalog.domain.file_record import BEING_DELETED, FileRecord, FileState
 from model_catalog.domain.model_ref import ModelRef
 from model_catalog.execution.executor import read, write
 from model_catalog.mapping.tables import Model
@@ -103,7 +103,7 @@ async def save_inspection(
     Set columns of a model that was read from the catalog, and its files if given; return it.
 
     Returns None, and changes nothing, if the model was removed since, or has another path, size or
-    digest: the values are then not those of its files.
+    digest: the values are then not those of its files. The same if its files are being deleted.
     """
     return await executor_of(catalog).run(
         write(update_inspected, _Inspection(model, values, files))
@@ -121,6 +121,7 @@ def update_inspected(connection: Connection, value: _Inspection) -> Model | None
             has_path(path, connection.dialect.name),
             model_columns.size_bytes.is_not_distinct_from(model.size_bytes),
             model_columns.digest.is_not_distinct_from(model.digest),
+            model_columns.state_detail.is_distinct_from(BEING_DELETED),
         )
         .values(value.values)
         .returning(model_columns.id)

@@ -1,0 +1,146 @@
+"""Query of a plan: what the database knows of all models, of one moment."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple, TypeVar
+
+from sqlalchemy import Connection, Select, select
+
+from model_catalog.domain.file_record import FileRecord
+from model_catalog.downloads.eviction.model_record import ModelRecord
+from model_catalog.downloads.queries.claim_queries import CLAIMS
+from model_catalog.repository.statements.database_time import is_valid, now_ms
+from model_catalog.repository.statements.filters import FILES, MODELS, model_columns
+from model_catalog.repository.statements.model_uses import USES
+
+F: Final = FILES.c
+T = TypeVar("T")
+
+_BATCH_SIZE: Final = 500
+"""Values in one statement."""
+
+
+class ClaimRow(NamedTuple):
+    """A valid claim of any version of a reference."""
+
+    purpose: str
+    host: str
+    process_id: int
+
+
+class SharedFile(NamedTuple):
+    """A recorded file of a model, by which it is found that two models have the same file."""
+
+    model_id: int
+    local_path: str
+    path: str
+    fingerprint: str | None
+    file_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class EvictionRows:
+    """What the database knows of all models, of one moment."""
+
+    models: Sequence[ModelRecord]
+    users: Mapping[int, str]
+    """Who uses a model, by its id."""
+    claims: Mapping[tuple[str, str], ClaimRow]
+    """The valid claims by provider and reference."""
+    files: Mapping[int, Sequence[FileRecord]]
+    """The files of the models that may be deleted, by the id of the model."""
+    shared: Sequence[SharedFile]
+    """The files of other models that are also those of models that may be deleted."""
+
+
+class RowsQuery(NamedTuple):
+    """Which models' files to read beside those of managed models."""
+
+    ids: Collection[int] = ()
+
+
+def select_rows(connection: Connection, query: RowsQuery) -> EvictionRows:
+    """Return the rows that a plan is made from."""
+    now = now_ms(connection.dialect.name)
+    models = [ModelRecord(*row) for row in connection.execute(select_models())]
+    users: dict[int, list[str]] = {}
+    uses = select(USES.c.model_id, USES.c.host, USES.c.process_id).where(is_valid(USES, now))
+    for model_id, host, process_id in connection.execute(uses):
+        users.setdefault(model_id, []).append(f"process {process_id} on {host}")
+    claims = select(
+        CLAIMS.c.provider, CLAIMS.c.reference, CLAIMS.c.purpose, CLAIMS.c.host, CLAIMS.c.process_id
+    ).where(is_valid(CLAIMS, now))
+    listed = {
+        model.id
+        for model in models
+        if model.inventoried_at is not None
+        and (model.managed_root is not None or model.is_being_deleted or model.id in query.ids)
+    }
+    files = _select_files_of(connection, sorted(listed))
+    known = [file for of_model in files.values() for file in of_model]
+    others = select_shared_files(
+        connection,
+        {file.file_id for file in known if file.file_id is not None},
+        {file.fingerprint for file in known if file.fingerprint is not None},
+    )
+    return EvictionRows(
+        models,
+        {model_id: ", ".join(sorted(set(names))) for model_id, names in users.items()},
+        {(row[0], row[1]): ClaimRow(*row[2:]) for row in connection.execute(claims)},
+        files,
+        others,
+    )
+
+
+def select_models() -> Select[Any]:
+    """Select the fields of ModelRecord of all models, sorted by id."""
+    return select(*(model_columns[name] for name in ModelRecord._fields)).order_by(model_columns.id)
+
+
+def _select_files_of(
+    connection: Connection, model_ids: Sequence[int]
+) -> dict[int, Sequence[FileRecord]]:
+    files: dict[int, list[FileRecord]] = {}
+    columns = (F.model_id, F.path, F.size_bytes, F.fingerprint, F.file_id, F.disk_bytes)
+    for ids in in_batches(model_ids):
+        statement = select(*columns).where(F.model_id.in_(ids))
+        for row in connection.execute(statement.order_by(F.model_id, F.path)):
+            file = FileRecord(
+                row.path,
+                row.size_bytes,
+                fingerprint=row.fingerprint,
+                file_id=row.file_id,
+                disk_bytes=row.disk_bytes,
+            )
+            files.setdefault(row.model_id, []).append(file)
+    return dict(files)
+
+
+def select_shared_files(
+    connection: Connection,
+    file_ids: Collection[str],
+    fingerprints: Collection[str],
+    not_of: int | None = None,
+) -> list[SharedFile]:
+    """Return the recorded files that have one of these identities, of all models but one."""
+    # The number of a disk changes when it is mounted again. The fingerprint does not have it.
+    found: set[SharedFile] = set()
+    columns = (F.model_id, model_columns.local_path, F.path, F.fingerprint, F.file_id)
+    statement = select(*columns).join(MODELS, model_columns.id == F.model_id)
+    statement = statement.where(model_columns.inventoried_at.is_not(None))
+    if not_of is not None:
+        statement = statement.where(F.model_id != not_of)
+    for column, values in ((F.file_id, file_ids), (F.fingerprint, fingerprints)):
+        for batch in in_batches(sorted(values)):
+            found.update(
+                SharedFile(*row) for row in connection.execute(statement.where(column.in_(batch)))
+            )
+    return sorted(found, key=lambda file: (file.model_id, file.path))
+
+
+def in_batches(items: Sequence[T]) -> Iterator[Sequence[T]]:
+    """Yield parts of a sequence that fit into one statement."""
+    for start in range(0, len(items), _BATCH_SIZE):
+        yield items[start : start + _BATCH_SIZE]
