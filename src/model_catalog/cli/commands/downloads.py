@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from argparse import Namespace
 from typing import Final
 
@@ -29,6 +30,8 @@ async def pull(options: Namespace) -> int:
             f"that downloads to `model_catalog.downloads.get_or_download`, in Python"
         )
         return MISUSED
+    # Its warnings would break the progress bar, and contain URLs, which may be signed.
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     async with open_catalog(options.db, schema=options.schema) as catalog:
         with ProgressBar() as bar:
             model = await download_from_hub(

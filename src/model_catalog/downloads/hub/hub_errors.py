@@ -15,7 +15,7 @@ _MAX_REASON: Final = 300
 _MAX_CAUSES: Final = 10
 
 _SIGN_IN: Final = (
-    "Set HF_TOKEN to a token that may read it, or sign in with `hf auth login`, if it is private"
+    "If it is private, set HF_TOKEN to a token that may read it, or sign in with `hf auth login`"
 )
 _RETRY: Final = "Try again; files that are whole are not downloaded again"
 
@@ -40,6 +40,7 @@ _REASONS: Final = {
     ),
     "HFValidationError": ("its name is not one of a repository", "Write hf:organisation/name"),
 }
+_NO_ACCESS: Final = (401, 403)
 _UNREACHABLE: Final = ("ConnectError", "TimeoutException", "NetworkError", "ProxyError")
 
 
@@ -57,7 +58,8 @@ def translate_error(error: BaseException, ref: ModelRef) -> HubDownloadError:
             return HubDownloadError(str(ref), reason, f"{way_out}. {_RETRY}")
         status = getattr(getattr(cause, "response", None), "status_code", None)
         if isinstance(status, int):
-            return HubDownloadError(str(ref), f"the hub answered with the status {status}", _RETRY)
+            way_out = _SIGN_IN if status in _NO_ACCESS else _RETRY
+            return HubDownloadError(str(ref), f"the hub answered with the status {status}", way_out)
     lines = str(error).strip().splitlines() or [""]
     text = mask_secrets(lines[0])[:_MAX_REASON]
     return HubDownloadError(str(ref), f"{type(error).__name__}: {text}", _RETRY)
