@@ -68,10 +68,14 @@ class Puller:
     def run(self, code: str, **variables: str) -> object:
         """Run `async def run(catalog)` of a program, and return its result."""
         self.env.update(variables)
-        process = self._start("-c", _PROGRAM.format(code=code), self.target)
+        process = self.start_program(code)
         printed, errors = process.communicate(timeout=60)
         assert process.returncode == 0, errors
         return json.loads(printed.splitlines()[-1])
+
+    def start_program(self, code: str) -> subprocess.Popen[str]:
+        """Start a program that prints the result of its `async def run(catalog)`."""
+        return self._start("-c", _PROGRAM.replace("{code}", code), self.target)
 
     def download_by_the_library(self) -> None:
         """Download the whole repository as another program does."""
@@ -83,6 +87,7 @@ class Puller:
         return subprocess.Popen(
             [sys.executable, *words],
             env=self.env,
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
