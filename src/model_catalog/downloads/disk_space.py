@@ -26,9 +26,7 @@ async def require_space(catalog: ModelCatalog, path: str, needed_bytes: int) -> 
     raise NotEnoughSpaceError(path, needed_bytes, free_bytes, plan)
 
 
-async def _plan_to_free(
-    catalog: ModelCatalog, path: str, free_bytes: int
-) -> EvictionPlan | None:
+async def _plan_to_free(catalog: ModelCatalog, path: str, free_bytes: int) -> EvictionPlan | None:
     """Return the plan that frees so many bytes on the disk of a path; None if there is none."""
     folder = await run_in_thread(lambda _: _existing_folder(path))
     plan = await plan_eviction(catalog, free_bytes=free_bytes, disk_of=folder)
