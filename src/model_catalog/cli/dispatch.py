@@ -27,6 +27,7 @@ _COMMANDS: Final = {
     "ls": "models:ls",
     "note": "labels:note",
     "pin": "labels:pin",
+    "prune": "eviction:prune",
     "pull": "downloads:pull",
     "relink": "relinking:relink",
     "relocate": "relinking:relocate",

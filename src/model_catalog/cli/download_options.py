@@ -6,9 +6,12 @@ import argparse
 from collections.abc import Callable
 
 
-def add_download_commands(add_command: Callable[..., argparse.ArgumentParser]) -> None:
+def add_download_commands(
+    add_command: Callable[..., argparse.ArgumentParser], formats: argparse.ArgumentParser
+) -> None:
     """Add the commands about downloads."""
     _add_pull_command(add_command)
+    _add_prune_command(add_command, formats)
 
 
 def _add_pull_command(add_command: Callable[..., argparse.ArgumentParser]) -> None:
@@ -27,3 +30,35 @@ def _add_pull_command(add_command: Callable[..., argparse.ArgumentParser]) -> No
             metavar="PATTERN",
             help=f"{what} that match a pattern such as '*Q4_K_M*'; may be repeated",
         )
+
+
+def _add_prune_command(
+    add_command: Callable[..., argparse.ArgumentParser], formats: argparse.ArgumentParser
+) -> None:
+    prune = add_command(
+        "prune", "Delete downloaded models to free disk space, least recently used first.", formats
+    )
+    prune.add_argument("--free", metavar="SIZE", help="free this much, for example 50GB")
+    prune.add_argument(
+        "--older-than",
+        metavar="TIME",
+        help="only models that were not used for this time, for example 30d; alone: all of them",
+    )
+    prune.add_argument(
+        "--max-total",
+        metavar="SIZE",
+        help="delete models until all downloaded models take at most this much",
+    )
+    prune.add_argument(
+        "--provider",
+        action="append",
+        metavar="NAME",
+        help="delete only models of this provider; may be repeated",
+    )
+    prune.add_argument("-n", "--dry-run", action="store_true", help="print the plan only")
+    prune.add_argument("-y", "--yes", action="store_true", help="do not ask for confirmation")
+    prune.add_argument(
+        "--forget",
+        action="store_true",
+        help="delete only the records of these models; their files stay",
+    )

@@ -49,6 +49,16 @@ def print_line(text: str) -> None:
     print(escape_controls(text))
 
 
+def is_confirmed(question: str) -> bool:
+    """Ask a question on standard error, and return whether the next line of input is a yes."""
+    print(question, end="", file=sys.stderr, flush=True)
+    answer = sys.stdin.readline() if sys.stdin is not None else ""
+    if not answer:
+        # End of input: the cursor is still on the line of the question.
+        print_notice("")
+    return answer.strip().lower() in ("y", "yes")
+
+
 class ProgressBar:
     """A progress line on standard error. It prints nothing if that is not a terminal."""
 

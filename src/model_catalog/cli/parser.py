@@ -67,7 +67,7 @@ def make_parser() -> argparse.ArgumentParser:
         return command
 
     _add_model_commands(add_command, formats)
-    add_download_commands(add_command)
+    add_download_commands(add_command, formats)
     _add_label_commands(add_command, formats)
     _add_upkeep_commands(add_command, formats)
     _add_relinking_commands(add_command)
@@ -157,6 +157,9 @@ def _add_model_commands(add_command: _AddCommand, formats: argparse.ArgumentPars
     rm = add_command("rm", "Remove models from the catalog. Their files stay.")
     rm.add_argument("refs", metavar="REF", nargs="+")
     rm.add_argument("-y", "--yes", action="store_true", help="do not ask for confirmation")
+    rm.add_argument(
+        "--delete-files", action="store_true", help="delete the files too, if nothing needs them"
+    )
 
     add_command("du", "Show the number and total size of models by provider.", formats)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from argparse import Namespace
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -24,6 +23,7 @@ from model_catalog.cli.output import (
     human_disk_usage,
     human_size,
     human_time,
+    is_confirmed,
     pluralize,
     print_error,
     print_json,
@@ -229,13 +229,18 @@ async def rename(options: Namespace) -> int:
 
 async def rm(options: Namespace) -> int:
     """Remove models from the catalog, after asking for confirmation."""
+    if options.delete_files:
+        # Not at the top: this import takes longer than the rest of the command.
+        from model_catalog.cli.commands.eviction import remove_with_files  # noqa: PLC0415
+
+        return await remove_with_files(options)
     refs = list(dict.fromkeys(map(ModelRef.parse, options.refs)))
 
     async def remove(catalog: ModelCatalog) -> int:
         removals = [found for ref in refs if (found := await _find_removal(catalog, ref))]
         if not removals:
             return FAILED
-        if not options.yes and not _is_confirmed(
+        if not options.yes and not is_confirmed(
             "Remove them from the catalog? The files stay. [y/N] "
         ):
             print_notice("nothing was removed")
@@ -280,12 +285,3 @@ async def _find_removal(catalog: ModelCatalog, ref: ModelRef) -> _Removal | None
 
 def _tsv_fields(model: Model) -> list[object]:
     return list({**model.to_dict(), "tags": ",".join(model.tags)}.values())
-
-
-def _is_confirmed(question: str) -> bool:
-    print(question, end="", file=sys.stderr, flush=True)
-    answer = sys.stdin.readline() if sys.stdin is not None else ""
-    if not answer:
-        # End of input: the cursor is still on the line of the question.
-        print_notice("")
-    return answer.strip().lower() in ("y", "yes")
