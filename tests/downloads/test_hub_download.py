@@ -1,7 +1,8 @@
 """`download_from_hub` with the real huggingface_hub and a hub on the loopback interface."""
 
 import pytest
-from hub_pulls import COMMIT, FILES, QUANTIZATIONS
+from hub_pulls import COMMIT, FILES, QUANTIZATIONS, Puller
+from loopback_hub import LoopbackHub
 
 from model_catalog import open_catalog
 from model_catalog.downloads.hub.hub_errors import mask_secrets
@@ -15,6 +16,18 @@ async def run(catalog):
     model = await download_from_hub(catalog, "hf:o/m")
     return [model.version, model.managed_root, model.foreign]
 """
+
+
+@pytest.fixture
+def hub():
+    with LoopbackHub(COMMIT, dict(FILES)).serve() as served:
+        yield served
+
+
+@pytest.fixture
+def puller(hub, database, tmp_path):
+    pytest.importorskip("huggingface_hub")
+    return Puller(hub, database.target, tmp_path)
 
 
 def rows(database):

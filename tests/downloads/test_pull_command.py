@@ -3,7 +3,8 @@
 import signal
 
 import pytest
-from hub_pulls import COMMIT, FILES, OTHER_COMMIT, QUANTIZATIONS, TOKEN, finish
+from hub_pulls import COMMIT, FILES, OTHER_COMMIT, QUANTIZATIONS, TOKEN, Puller, finish
+from loopback_hub import LoopbackHub
 
 from model_catalog import open_catalog
 from model_catalog.upkeep import Verdict, verify_models
@@ -11,6 +12,18 @@ from model_catalog.upkeep import Verdict, verify_models
 pytestmark = pytest.mark.slow
 
 HELD = "model-Q4_K_M.gguf"
+
+
+@pytest.fixture
+def hub():
+    with LoopbackHub(COMMIT, dict(FILES)).serve() as served:
+        yield served
+
+
+@pytest.fixture
+def puller(hub, database, tmp_path):
+    pytest.importorskip("huggingface_hub")
+    return Puller(hub, database.target, tmp_path)
 
 
 def downloads(database):
