@@ -231,7 +231,7 @@ async def rm(options: Namespace) -> int:
     """Remove models from the catalog, after asking for confirmation."""
     if options.delete_files:
         # Not at the top: this import takes longer than the rest of the command.
-        from model_catalog.cli.commands.eviction import remove_with_files  # noqa: PLC0415
+        from model_catalog.cli.commands.downloads.eviction import remove_with_files  # noqa: PLC0415
 
         return await remove_with_files(options)
     refs = list(dict.fromkeys(map(ModelRef.parse, options.refs)))
