@@ -233,27 +233,32 @@ async def test_after_a_failure_one_waiter_tries_next(database, tmp_path):
 
 async def test_waiters_give_up_after_some_failures(database):
     """
-    Of ten callers three try, and the other seven learn why.
+    Three or, if one caller came late, four callers try. The others learn why these have failed.
     """
     attempts = 0
+    started, release = asyncio.Event(), asyncio.Event()
 
     async def fail(_claim):
         nonlocal attempts
         attempts += 1
+        started.set()
+        await release.wait()
         raise RuntimeError("no such model")
 
     async with open_catalog(database.target) as one, open_catalog(database.target) as other:
-        results = await asyncio.gather(
-            *(get_or_download(each, NAME, fail, retry_pause_s=0.01) for each in [one, other] * 5),
-            return_exceptions=True,
-        )
+        calls = [
+            asyncio.create_task(get_or_download(each, NAME, fail, retry_pause_s=0.01))
+            for each in [one, other] * 5
+        ]
+        await started.wait()
+        release.set()
+        results = await asyncio.gather(*calls, return_exceptions=True)
 
-    kinds = [type(result) for result in results]
-    assert attempts == kinds.count(RuntimeError) == 3
-    assert kinds.count(DownloadFailedError) == 7
-    failure = next(each for each in results if isinstance(each, DownloadFailedError))
-    assert (failure.model, failure.attempts) == (NAME, 3)
-    assert "RuntimeError: no such model" in str(failure)
+    failures = [each for each in results if isinstance(each, DownloadFailedError)]
+    assert 3 <= attempts <= 4
+    assert len(failures) == 10 - attempts
+    assert (failures[0].model, failures[0].attempts) == (NAME, 3)
+    assert "RuntimeError: no such model" in str(failures[0])
 
 
 async def test_a_cancelled_download_is_recorded_and_the_next_waiter_continues(catalog, tmp_path):

@@ -31,7 +31,7 @@ from model_catalog.downloads.queries.claim_queries import (
     take_claim,
 )
 from model_catalog.downloads.registration import Downloaded, prepare, register_and_release
-from model_catalog.downloads.states import Holder
+from model_catalog.downloads.states import DownloadState, Holder
 from model_catalog.downloads.waiting import Waiter
 from model_catalog.errors import (
     CatalogError,
@@ -174,7 +174,7 @@ class _Call:
         self._options = options
         self._presence = presence
         self._keeper = keeper_of(catalog)
-        self._last_download_id: int | None = None
+        self._last_ended_id: int | None = None
         self._failures = 0
         self.waits_for = "the catalog was being asked"
         """What the call was doing, for the message of a timeout."""
@@ -186,7 +186,7 @@ class _Call:
             model, known_bad = await self._find_present()
             if model is not None:
                 return model
-            if self._last_download_id is None:
+            if self._last_ended_id is None:
                 # Failures from now on count.
                 await self._read_status()
             if (flight := flights.get(self._key)) is not None:
@@ -225,8 +225,8 @@ class _Call:
             outcome = await self._take_claim(holder, known_bad)
             if outcome.is_taken:
                 return await self._download(holder)
-            if outcome.model is not None:
-                # It was registered since. Its files are still to be looked at.
+            if outcome.other is None:
+                # The model was registered since, or another attempt has failed.
                 return None
             status = KeyStatus(outcome.other, status.downloads)
         self.waits_for = f"{status.holder} was downloading it"
@@ -245,16 +245,17 @@ class _Call:
         Returns the seconds to wait until the next attempt. Raises DownloadFailedError if there were
         too many.
         """
-        newest = status.downloads[0].id if status.downloads else 0
-        if self._last_download_id is None:
-            self._last_download_id = newest
+        ended = (row.id for row in status.downloads if not DownloadState(row.state).is_active)
+        newest = next(ended, 0)
+        if self._last_ended_id is None:
+            self._last_ended_id = newest
             return 0.0
         failed = [
             row
             for row in status.downloads
-            if row.id > self._last_download_id and row.state == "failed" and row.error != CANCELLED
+            if row.id > self._last_ended_id and row.state == "failed" and row.error != CANCELLED
         ]
-        self._last_download_id = newest
+        self._last_ended_id = newest
         self._failures += len(failed)
         if not failed:
             return 0.0
@@ -270,6 +271,7 @@ class _Call:
             holder,
             int(self._options.lease_s * 1000),
             known_bad,
+            self._last_ended_id,
             is_queued=self._options.slots is not None,
         )
         taking = asyncio.ensure_future(self._executor.run(write(take_claim, request)))

@@ -16,6 +16,7 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     Table,
+    and_,
     bindparam,
     delete,
     func,
@@ -65,6 +66,8 @@ class ClaimRequest(NamedTuple):
     duration_ms: int
     known_bad: tuple[int, str] | None = None
     """The id and the path of the recorded model if its files were found to be absent."""
+    seen_id: int | None = None
+    """The newest ended download of the name that the caller knows of; None if it does not count."""
     is_queued: bool = False
     """Whether the download waits for a slot before it runs."""
 
@@ -75,7 +78,7 @@ class ClaimOutcome(NamedTuple):
     model: Model | None
     is_taken: bool
     other: Holder | None = None
-    """The holder of the claim that stands in the way."""
+    """The holder of the claim that stands in the way. None if the status is to be read again."""
 
 
 def take_claim(connection: Connection, request: ClaimRequest) -> ClaimOutcome:
@@ -93,9 +96,29 @@ def take_claim(connection: Connection, request: ClaimRequest) -> ClaimOutcome:
         return ClaimOutcome(model, is_taken=False)
     in_the_way = or_(C.version == (key.version or ""), C.purpose == Purpose.EVICT)
     other = insert_claim(connection, request, in_the_way)
-    if other is None:
-        _begin_download(connection, request)
-    return ClaimOutcome(None, other is None, other)
+    if other is not None:
+        return ClaimOutcome(None, is_taken=False, other=other)
+    if _has_ended_since(connection, request):
+        connection.execute(delete(CLAIMS).where(C.token == request.holder.token))
+        return ClaimOutcome(None, is_taken=False)
+    _begin_download(connection, request)
+    return ClaimOutcome(None, is_taken=True)
+
+
+def _has_ended_since(connection: Connection, request: ClaimRequest) -> bool:
+    """Whether a download has ended that the caller has not counted yet."""
+    if request.seen_id is None:
+        return False
+    ended = select(D.id).where(_is_of(request.key), D.state.not_in(_ACTIVE), D.id > request.seen_id)
+    return connection.scalar(ended.limit(1)) is not None
+
+
+def _is_of(key: LookupKey) -> ColumnElement[bool]:
+    return and_(
+        D.provider == key.provider,
+        D.reference == key.reference,
+        D.version == (key.version or ""),
+    )
 
 
 def is_usable(model: Model) -> bool:
@@ -158,12 +181,7 @@ def _begin_download(connection: Connection, request: ClaimRequest) -> None:
     now = now_ms(dialect)
     connection.execute(
         update(DOWNLOADS)
-        .where(
-            D.provider == key.provider,
-            D.reference == key.reference,
-            D.version == (key.version or ""),
-            D.state.in_(_ACTIVE),
-        )
+        .where(_is_of(key), D.state.in_(_ACTIVE))
         .values(state="failed", finished_at_ms=now, error=STOPPED)
     )
     connection.execute(
@@ -309,11 +327,7 @@ def select_key_status(connection: Connection, key: LookupKey) -> KeyStatus:
     )
     downloads = connection.execute(
         select(D.id, D.state, D.error, (now - D.finished_at_ms).label("ended_ms_ago"))
-        .where(
-            D.provider == key.provider,
-            D.reference == key.reference,
-            D.version == (key.version or ""),
-        )
+        .where(_is_of(key))
         .order_by(D.id.desc())
         .limit(10)
     ).all()
@@ -327,13 +341,4 @@ def select_state(connection: Connection, token: str) -> str | None:
 
 def failed_tokens(connection: Connection, key: LookupKey) -> list[str]:
     """Return the tokens of the attempts to download a name that have failed."""
-    return list(
-        connection.scalars(
-            select(D.token).where(
-                D.provider == key.provider,
-                D.reference == key.reference,
-                D.version == (key.version or ""),
-                D.state == "failed",
-            )
-        )
-    )
+    return list(connection.scalars(select(D.token).where(_is_of(key), D.state == "failed")))
