@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from benchmarks.cases import adoption, hive_upgrade, model_files, processes
+from benchmarks.cases import adoption, hive_upgrade, hub_download, model_files, processes
 from benchmarks.harness.benchmark import Benchmark
 from benchmarks.harness.call_benchmarks import call_benchmark
 from benchmarks.harness.workloads import WORKLOADS
@@ -22,6 +22,7 @@ BENCHMARKS: Final[tuple[Benchmark, ...]] = (
     processes.IMPORTS,
     *hive_upgrade.BENCHMARKS,
     *adoption.BENCHMARKS,
+    *hub_download.BENCHMARKS,
     *model_files.BENCHMARKS,
 )
 

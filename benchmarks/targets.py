@@ -157,6 +157,7 @@ _ALL: Final = (
     Target("open, warm", CATALOG, "SQLAlchemy ORM and Alembic", 1.0),
     Target("open, cold process: Alembic imported (1) or not (0)", CATALOG, ALLOWED, 1.0),
     Target("adoption of a 1,000-repo cache", CATALOG, "scan_cache_dir", 3.0),
+    Target("download of 3 files of 100 MB", CATALOG, "snapshot_download", 1.05),
     *_postgres_targets("find, 64 tasks"),
     *_postgres_targets("register, 64 tasks"),
     *HOST_TARGETS,

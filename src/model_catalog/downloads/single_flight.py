@@ -200,14 +200,18 @@ class _Call:
 
     async def _find_present(self) -> tuple[Model | None, tuple[int, str] | None]:
         """Return the recorded model if its files are there; else the id and path without files."""
-        named = model = await self._catalog.find_model(self._key.ref)
-        if self._options.find is not None:
-            model = await self._options.find(self._catalog)
+        find = self._options.find
+        named = model = await (self._find_named() if find is None else find(self._catalog))
         if model is not None and await self._is_present(model):
             return model, None
+        if find is not None:
+            named = await self._find_named()
         if named is None or not named.state.is_as_recorded:
             return None, None
         return None, (named.id, named.local_path)
+
+    async def _find_named(self) -> Model | None:
+        return await self._catalog.find_model(self._key.ref)
 
     async def _is_present(self, model: Model) -> bool:
         if not model.state.is_as_recorded:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import threading
@@ -15,7 +16,11 @@ from model_catalog.downloads.claim import Claim, PreparedDownload
 from model_catalog.downloads.disk_space import require_space
 from model_catalog.downloads.hub.hub_files import HubRequest
 from model_catalog.downloads.hub.hub_progress import HubProgress
-from model_catalog.downloads.hub.hub_registration import has_managed_models, prepare_snapshot
+from model_catalog.downloads.hub.hub_registration import (
+    is_managed,
+    list_models_of,
+    prepare_snapshot,
+)
 from model_catalog.downloads.hub.hub_snapshot import (
     HubListing,
     download_snapshot,
@@ -106,22 +111,23 @@ class HubDownload:
         self._cache_dir = None if cache_dir is None else os.fsdecode(cache_dir)
         self._on_progress = on_progress
         self._listing: HubListing | None = None
+        self._began = False
 
     async def __call__(self, claim: Claim) -> PreparedDownload:
         """Download the files, and compare the models of the snapshot with the catalog."""
         catalog, request = self._catalog, self._request
-        listing = await to_thread(list_request, request, self._cache_dir)
+        listing, models = await asyncio.gather(
+            to_thread(list_request, request, self._cache_dir), list_models_of(catalog, request)
+        )
         await require_space(catalog, listing.cache, listing.needed_bytes)
-        is_recorded_as_managed = await has_managed_models(catalog, request, listing)
-        began = False
-        if is_recorded_as_managed is not False:
-            began = await run_in_thread(lambda _: listing.mark_if_new())
+        was_managed = is_managed(models, listing)
+        self._began = await self._download(claim, listing, may_begin=was_managed is not False)
         self._listing = listing
-        await self._download(claim, listing)
-        is_managed = began or is_recorded_as_managed is True
-        return await prepare_snapshot(catalog, request, listing, is_managed=is_managed)
+        managed = self._began or was_managed is True
+        return await prepare_snapshot(catalog, request, listing, managed=managed)
 
-    async def _download(self, claim: Claim, listing: HubListing) -> None:
+    async def _download(self, claim: Claim, listing: HubListing, *, may_begin: bool) -> bool:
+        """Download the files; return whether the folder of the commit is the catalog's own."""
         cancelled = threading.Event()
         report = _Reporter(claim, str(self._request.ref), self._on_progress)
         progress = HubProgress(
@@ -131,7 +137,9 @@ class HubDownload:
             total_bytes=listing.total_bytes,
         )
         try:
-            await to_thread(download_snapshot, self._request, listing, progress)
+            return await to_thread(
+                download_snapshot, self._request, listing, progress, may_begin=may_begin
+            )
         except StoppedError as error:
             raise ClaimLostError from error
         finally:
@@ -140,7 +148,7 @@ class HubDownload:
 
     async def finish(self) -> None:
         """Delete what is only needed until the model is registered."""
-        if (listing := self._listing) is not None:
+        if self._began and (listing := self._listing) is not None:
             await run_in_thread(lambda _: listing.unmark())
 
 

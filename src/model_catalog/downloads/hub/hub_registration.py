@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -34,9 +35,12 @@ class PreparedSnapshot:
         """Write the changes in the transaction of a catalog, and return the model asked for."""
         await save_adoption(catalog, self.scan, self.changes)
         if self.is_managed:
-            models = await _models_in_snapshot(catalog, self.request, self.listing)
-            ids = sorted(model.id for model in models if model.store == STORE)
-            root = ManagedRoot(self.listing.repository, ids)
+            root = ManagedRoot(
+                self.listing.repository,
+                STORE,
+                self.scan.root,
+                (PROVIDER, self.request.ref.reference, self.listing.commit),
+            )
             await executor_of(catalog).run(write(set_managed_root, root))
         found = await self._find(catalog)
         if found is None:
@@ -56,26 +60,22 @@ class PreparedSnapshot:
 
 
 async def prepare_snapshot(
-    catalog: ModelCatalog, request: HubRequest, listing: HubListing, *, is_managed: bool
+    catalog: ModelCatalog, request: HubRequest, listing: HubListing, *, managed: bool
 ) -> PreparedSnapshot:
     """Scan the folder of a commit, read the headers of its models, and compare them."""
     scope = listing.snapshot.removeprefix(f"{listing.cache.rstrip('/')}/")
     scan = await scan_store(catalog, STORE, listing.repository, scope=scope)
     changes = await plan_adoption(catalog, scan)
-    return PreparedSnapshot(request, listing, scan, changes, is_managed)
+    return PreparedSnapshot(request, listing, scan, changes, managed)
 
 
-async def has_managed_models(
-    catalog: ModelCatalog, request: HubRequest, listing: HubListing
-) -> bool | None:
+async def list_models_of(catalog: ModelCatalog, request: HubRequest) -> list[Model]:
+    """Return all recorded models of a repository."""
+    return await catalog.list_models(provider=PROVIDER, reference=request.ref.reference)
+
+
+def is_managed(models: Iterable[Model], listing: HubListing) -> bool | None:
     """Return whether the catalog manages the models of a snapshot; None if none is recorded."""
-    models = await _models_in_snapshot(catalog, request, listing)
-    return all(model.managed_root == listing.repository for model in models) if models else None
-
-
-async def _models_in_snapshot(
-    catalog: ModelCatalog, request: HubRequest, listing: HubListing
-) -> list[Model]:
-    models = await catalog.list_models(provider=PROVIDER, reference=request.ref.reference)
     folder = f"{listing.snapshot}/"
-    return [model for model in models if f"{model.local_path}/".startswith(folder)]
+    roots = {model.managed_root for model in models if f"{model.local_path}/".startswith(folder)}
+    return roots == {listing.repository} if roots else None

@@ -123,15 +123,19 @@ def _find_cached(request: HubRequest, cache: str) -> HubListing | None:
     return HubListing(cache, repository, os.path.basename(path), 0, 0)
 
 
-def download_snapshot(request: HubRequest, listing: HubListing, progress: HubProgress) -> None:
+def download_snapshot(
+    request: HubRequest, listing: HubListing, progress: HubProgress, *, may_begin: bool
+) -> bool:
     """
     Download the files of a request into the cache. Runs in a thread.
 
-    Files that are in the cache are not downloaded. Raises HubDownloadError, and StoppedError of
-    the progress bars.
+    Files that are in the cache are not downloaded. With `may_begin` the result is that of
+    `mark_if_new`, and otherwise False. Raises HubDownloadError, and StoppedError of the progress
+    bars.
     """
     from huggingface_hub import snapshot_download  # noqa: PLC0415 - see list_request
 
+    began = may_begin and listing.mark_if_new()
     try:
         path = snapshot_download(
             request.ref.reference,
@@ -149,6 +153,7 @@ def download_snapshot(request: HubRequest, listing: HubListing, progress: HubPro
     if os.path.basename(path) != listing.commit:
         reason = "its branch was moved to another commit during the download"
         raise HubDownloadError(str(request.ref), reason, "Try again")
+    return began
 
 
 def _no_file_error(request: HubRequest) -> HubDownloadError:

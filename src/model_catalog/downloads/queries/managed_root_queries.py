@@ -2,25 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
-from sqlalchemy import Connection, update
+from sqlalchemy import Connection, func, update
 
 from model_catalog.repository.statements.filters import MODELS, model_columns
 
 
 class ManagedRoot(NamedTuple):
-    """A folder that the catalog manages, and the ids of the models in it."""
+    """A folder that the catalog manages, and the models of one snapshot of a store in it."""
 
     root: str
-    model_ids: Sequence[int]
+    store: str
+    store_root: str
+    snapshot: tuple[str, str, str]
+    """Provider, reference and commit. The version of a quantization is `COMMIT/FILE`."""
 
 
 def set_managed_root(connection: Connection, value: ManagedRoot) -> None:
     """Set the managed folder of models, unless they have one."""
+    provider, reference, commit = value.snapshot
+    version = model_columns.version
+    is_of_commit = (version == commit) | (func.substr(version, 1, len(commit) + 1) == f"{commit}/")
     connection.execute(
         update(MODELS)
-        .where(model_columns.id.in_(value.model_ids), model_columns.managed_root.is_(None))
+        .where(
+            model_columns.provider == provider,
+            model_columns.reference == reference,
+            is_of_commit,
+            model_columns.store == value.store,
+            model_columns.store_root == value.store_root,
+            model_columns.managed_root.is_(None),
+        )
         .values(managed_root=value.root)
     )
