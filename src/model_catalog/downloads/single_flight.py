@@ -32,7 +32,7 @@ from model_catalog.downloads.queries.claim_queries import (
 )
 from model_catalog.downloads.registration import Downloaded, prepare, register_and_release
 from model_catalog.downloads.states import DownloadState, Holder
-from model_catalog.downloads.waiting import Waiter
+from model_catalog.downloads.waiting import wait_until_unclaimed
 from model_catalog.errors import (
     CatalogError,
     ClaimLostError,
@@ -234,7 +234,7 @@ class _Call:
                 return None
             status = KeyStatus(outcome.other, status.downloads)
         self.waits_for = f"{status.holder} was downloading it"
-        await Waiter(self._catalog, self._key).wait()
+        await wait_until_unclaimed(self._catalog, self._key)
         return None
 
     async def _read_status(self) -> tuple[KeyStatus, float]:

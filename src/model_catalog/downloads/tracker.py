@@ -9,7 +9,7 @@ from model_catalog.domain import validation
 from model_catalog.domain.model_ref import ModelName
 from model_catalog.downloads.queries.download_queries import DownloadFilter, select_downloads
 from model_catalog.downloads.states import Download, DownloadState
-from model_catalog.downloads.waiting import Waiter
+from model_catalog.downloads.waiting import wait_until_unclaimed
 from model_catalog.errors import DownloadTimeoutError, InvalidModelError
 from model_catalog.execution.executor import read
 from model_catalog.repository.model_catalog import ModelCatalog, executor_of
@@ -60,7 +60,7 @@ async def wait_for_download(
     )
     try:
         async with limit:
-            await Waiter(catalog, key).wait()
+            await wait_until_unclaimed(catalog, key)
     except TimeoutError as error:
         if not limit.expired() or timeout_s is None:
             raise

@@ -25,6 +25,7 @@ from model_catalog.connection.interruption.running import (
     TIMEOUT_TOLERANCE_S,
     run_with_retries,
 )
+from model_catalog.connection.postgresql.notifications import NotificationListener
 from model_catalog.connection.timeouts import LOCK_WAIT_S, set_timeouts
 from model_catalog.domain import validation
 from model_catalog.errors import (
@@ -93,6 +94,14 @@ class PostgresExecutor:
         self._autocommit = engine.execution_options(isolation_level="AUTOCOMMIT")
         self._batches: dict[Any, Coalescer[Operation[Any, Any], Any]] = {}
         self._open_transactions: dict[TransactionExecutor, ConnectionTransaction] = {}
+        self._listeners: dict[str, NotificationListener] = {}
+
+    def listener(self, channel: str) -> NotificationListener:
+        """Return the listener of a channel of notifications; one for all callers."""
+        listener = self._listeners.get(channel)
+        if listener is None:
+            listener = self._listeners[channel] = NotificationListener(self._reading, channel)
+        return listener
 
     def forbid_nested_write(self) -> None:
         """Raise TransactionError in a task that has a transaction of this engine open."""
@@ -263,6 +272,8 @@ class PostgresExecutor:
 
     async def close(self) -> None:
         """Wait for calls in progress, and roll back the transactions that are open."""
+        for listener in self._listeners.values():
+            await listener.close()
         await self._owner.wait_idle()
         for executor, backend in list(self._open_transactions.items()):
             await executor.end_early(backend.close)
