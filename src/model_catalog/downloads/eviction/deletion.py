@@ -64,10 +64,12 @@ class Deletion:
         end = time.monotonic() + seconds
         try:
             while self._next < len(self._removals):
-                if should_stop() or time.monotonic() >= end:
+                if should_stop():
                     return
                 self._remove(self._removals[self._next])
                 self._next += 1
+                if time.monotonic() >= end:
+                    return
             self._remove_folders()
         except OSError as error:
             raise unreadable(error) from error

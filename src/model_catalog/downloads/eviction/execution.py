@@ -17,6 +17,7 @@ from model_catalog.downloads.eviction.found_files import (
     find_files,
     same_content,
 )
+from model_catalog.downloads.eviction.model_record import ModelRecord
 from model_catalog.downloads.eviction.needed_names import NeededNames
 from model_catalog.downloads.eviction.plan import (
     EvictedModel,
@@ -32,8 +33,8 @@ from model_catalog.downloads.eviction.removals import IsNeeded, RemovalPlanner, 
 from model_catalog.downloads.queries.claim_queries import Renewal, renew_claims
 from model_catalog.downloads.queries.eviction_queries import (
     BeginDeletion,
-    BegunDeletion,
     EndDeletion,
+    ModelFiles,
     Refusal,
     RestoredState,
     UpdatedFingerprint,
@@ -41,6 +42,7 @@ from model_catalog.downloads.queries.eviction_queries import (
     cancel_deletion,
     finish_deletion,
     forget_model,
+    select_model_files,
     select_unlisted,
     try_end_claim,
 )
@@ -124,20 +126,21 @@ class _Eviction:
 
     async def forget(self) -> Refusal | None:
         """Delete the record of the model after all checks; return why it is kept, or None."""
-        request = (self._request(()), self._executor.database.cascades)
+        request = (self._request(), self._executor.database.cascades)
         return await self._executor.run(write(forget_model, request))
 
     async def delete(self) -> Refusal | None:
         """Delete the files and the record of the model; return why it is kept, or None."""
         database_files = await find_database_files(self._catalog)
         paths = await run_in_thread(lambda _: list(_paths_above(self._planned)))
-        begun = await self._executor.run(write(begin_deletion, self._request(paths)))
+        begun = await self._executor.run(write(begin_deletion, self._request()))
         if isinstance(begun, Refusal):
             return begun
-        ended = EndDeletion(begun.model, self._holder.token, self._executor.database.cascades)
+        ended = EndDeletion(begun, self._holder.token, self._executor.database.cascades)
         try:
+            files = await self._executor.run(read(select_model_files, (begun, paths)))
             checked = await run_in_thread(
-                lambda _: _check(begun, self._is_needed, file_identities(database_files))
+                lambda _: _check(begun, files, self._is_needed, file_identities(database_files))
             )
             self._deletion = checked.deletion
             await self._run(checked.deletion)
@@ -151,10 +154,10 @@ class _Eviction:
             raise
         return await self._finish(ended, checked)
 
-    def _request(self, paths: Sequence[str]) -> BeginDeletion:
+    def _request(self) -> BeginDeletion:
         planned = self._planned
         return BeginDeletion(
-            planned.record, self._holder, LEASE_S * 1000, paths, is_owned=planned.is_owned
+            planned.record, self._holder, LEASE_S * 1000, is_owned=planned.is_owned
         )
 
     async def _run(self, deletion: Deletion) -> None:
@@ -183,9 +186,8 @@ class _Eviction:
             await self._executor.run(write(cancel_deletion, (ended, state)))
             return Refusal(KeptReason.IN_USE, str(error))
 
-    async def _restore(self, begun: BegunDeletion, refusal: Refusal) -> Refusal:
+    async def _restore(self, before: ModelRecord, refusal: Refusal) -> Refusal:
         """Record the former state of a model of which nothing was deleted, or that it is broken."""
-        before = begun.model
         if self._deletion is not None and self._deletion.deleted_count:
             state = RestoredState(FileState.MISSING, f"{_INTERRUPTED}: {refusal.detail}", None)
         elif before.is_being_deleted and refusal.reason is KeptReason.UNREADABLE:
@@ -213,22 +215,24 @@ def _paths_above(planned: PlannedModel) -> Iterable[str]:
 
 
 def _check(
-    begun: BegunDeletion, is_needed: IsNeeded, protected: Collection[tuple[int, int]]
+    model: ModelRecord,
+    files: ModelFiles,
+    is_needed: IsNeeded,
+    protected: Collection[tuple[int, int]],
 ) -> _Checked:
     """Check all files of a model before the first is deleted. Raises RefusedError."""
-    deletable = deletable_model(begun.model, begun.files)
+    deletable = deletable_model(model, files.files)
     if not deletable.files and not deletable.is_unfinished:
         raise RefusedError(KeptReason.NO_FILE_LIST)
     found = find_files(deletable, protected)
-    needed = NeededNames()
-    needed.add_files(begun.shared)
-    needed.add_paths(begun.unlisted)
+    needed = NeededNames.of_paths(files.unlisted)
+    needed.add_files(files.shared)
     removals = RemovalPlanner().find_removals(
         found,
         lambda path: is_needed(path) or bool(needed.others_of(path, ())),
         RemovedNames(),
     )
-    return _Checked(Deletion(found, removals), begun.shared)
+    return _Checked(Deletion(found, removals), files.shared)
 
 
 def _changed_fingerprints(shared: Iterable[SharedFile]) -> Iterable[UpdatedFingerprint]:

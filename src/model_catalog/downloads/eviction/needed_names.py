@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from model_catalog.domain.file_record import FileRecord
-from model_catalog.downloads.eviction.found_files import base_folder, is_below
+from model_catalog.downloads.eviction.found_files import base_folder
 from model_catalog.downloads.queries.plan_queries import (
     SharedFile,
 )
@@ -59,10 +59,11 @@ class NeededNames:
     def others_of(self, path: str, ids: Collection[int]) -> set[int]:
         """Return the models that need a path, without some models."""
         found = set(self.names.get(path, ()))
-        for folder, users in self.folders.items():
-            if is_below(path, folder):
-                found |= users
-        return found - set(ids)
+        folder = path if self.folders else ""
+        while folder:
+            found |= self.folders.get(folder, set())
+            folder = "" if folder == os.path.dirname(folder) else os.path.dirname(folder)
+        return found.difference(ids)
 
 
 class SharedFiles:

@@ -50,8 +50,6 @@ class BeginDeletion:
     planned: ModelRecord
     holder: Holder
     duration_ms: int
-    paths: Sequence[str]
-    """Its path, and the folders above it."""
     is_owned: bool
 
 
@@ -62,22 +60,12 @@ class Refusal(NamedTuple):
     detail: str = ""
 
 
-class BegunDeletion(NamedTuple):
-    """A model whose files may be deleted now, and the other models that have some of them."""
-
-    model: ModelRecord
-    """As it was recorded before."""
-    files: Sequence[FileRecord]
-    shared: Sequence[SharedFile]
-    unlisted: Sequence[tuple[int, str]]
-    """The id and the path of models without a list of files that have one of the paths."""
-
-
-def begin_deletion(connection: Connection, request: BeginDeletion) -> BegunDeletion | Refusal:
+def begin_deletion(connection: Connection, request: BeginDeletion) -> ModelRecord | Refusal:
     """
     Claim a model, and record that its files are being deleted, if that is allowed now.
 
-    All claims of any version of its reference stand in the way.
+    Returns the model as it was recorded before, or why it is kept. All claims of any version of its
+    reference stand in the way.
     """
     planned = request.planned
     key = LookupKey(planned.reference, planned.provider, planned.version)
@@ -103,21 +91,46 @@ def begin_deletion(connection: Connection, request: BeginDeletion) -> BegunDelet
             missing_since=model.missing_since or _seconds(now),
         )
     )
+    return model
+
+
+class ModelFiles(NamedTuple):
+    """The recorded files of a model, and the other models that may have some of them."""
+
+    files: Sequence[FileRecord]
+    shared: Sequence[SharedFile]
+    unlisted: Sequence[tuple[int, str]]
+    """The id and the path of models without a list of files that have one of the paths."""
+
+
+def select_model_files(
+    connection: Connection, model_and_paths: tuple[ModelRecord, Sequence[str]]
+) -> ModelFiles:
+    """Return the files of a model; `paths` are its path and the folders above it."""
+    model, paths = model_and_paths
     files = select_files(connection, model.id)
-    shared = select_shared_files(
-        connection,
-        {file.file_id for file in files if file.file_id is not None},
-        {file.fingerprint for file in files if file.fingerprint is not None},
-        not_of=model.id,
-    )
     folders = (model.local_path, os.path.dirname(model.local_path))
-    paths = [os.path.join(folder, file.path) for folder in folders for file in files]
-    return BegunDeletion(
-        model,
+    names = {os.path.join(folder, file.path) for folder in folders for file in files}
+    return ModelFiles(
         files,
-        shared,
-        _select_unlisted_at(connection, model.id, {*request.paths, *paths}),
+        _select_shared(connection, model.id, files),
+        _select_unlisted_at(connection, model.id, names | set(paths)),
     )
+
+
+def _select_shared(
+    connection: Connection, model_id: int, files: Sequence[FileRecord]
+) -> list[SharedFile]:
+    """Return the files of other models that are also files of a model."""
+    found: set[SharedFile] = set()
+    statement = select_shared_files().where(F.model_id != model_id)
+    # One statement for both, because no index has these columns: it reads the whole table.
+    for batch in in_batches(files):
+        file_ids = [file.file_id for file in batch if file.file_id is not None]
+        fingerprints = [file.fingerprint for file in batch if file.fingerprint is not None]
+        same = F.file_id.in_(file_ids) | F.fingerprint.in_(fingerprints)
+        found.update(SharedFile(*row) for row in connection.execute(statement.where(same)))
+    return sorted(found, key=lambda file: (file.model_id, file.path))
 
 
 def _find_referring_table(connection: Connection, model: ModelRecord) -> str | None:
@@ -261,7 +274,7 @@ def forget_model(connection: Connection, request: tuple[BeginDeletion, bool]) ->
     begun = begin_deletion(connection, begin)
     if isinstance(begun, Refusal):
         return begun
-    return finish_deletion(connection, EndDeletion(begun.model, begin.holder.token, cascades))
+    return finish_deletion(connection, EndDeletion(begun, begin.holder.token, cascades))
 
 
 def cancel_deletion(connection: Connection, request: tuple[EndDeletion, RestoredState]) -> None:

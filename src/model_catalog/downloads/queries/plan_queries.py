@@ -51,8 +51,8 @@ class EvictionRows:
     """The valid claims by provider and reference."""
     files: Mapping[int, Sequence[FileRecord]]
     """The files of the models that may be deleted, by the id of the model."""
-    shared: Sequence[SharedFile]
-    """The files of other models that are also those of models that may be deleted."""
+    shared: Collection[SharedFile]
+    """These files, and those of other models that are also files of managed models."""
 
 
 class RowsQuery(NamedTuple):
@@ -79,18 +79,19 @@ def select_rows(connection: Connection, query: RowsQuery) -> EvictionRows:
         and (model.managed_root is not None or model.is_being_deleted or model.id in query.ids)
     }
     files = _select_files_of(connection, sorted(listed))
-    known = [file for of_model in files.values() for file in of_model]
-    others = select_shared_files(
-        connection,
-        {file.file_id for file in known if file.file_id is not None},
-        {file.fingerprint for file in known if file.fingerprint is not None},
-    )
+    paths = {model.id: model.local_path for model in models}
+    shared = {
+        SharedFile(model_id, paths[model_id], file.path, file.fingerprint, file.file_id)
+        for model_id, of_model in files.items()
+        for file in of_model
+    }
+    shared |= _select_files_of_others(connection)
     return EvictionRows(
         models,
         {model_id: ", ".join(sorted(set(names))) for model_id, names in users.items()},
         {(row[0], row[1]): ClaimRow(*row[2:]) for row in connection.execute(claims)},
         files,
-        others,
+        shared,
     )
 
 
@@ -118,26 +119,25 @@ def _select_files_of(
     return dict(files)
 
 
-def select_shared_files(
-    connection: Connection,
-    file_ids: Collection[str],
-    fingerprints: Collection[str],
-    not_of: int | None = None,
-) -> list[SharedFile]:
-    """Return the recorded files that have one of these identities, of all models but one."""
-    # The number of a disk changes when it is mounted again. The fingerprint does not have it.
+def _select_files_of_others(connection: Connection) -> set[SharedFile]:
+    """Return the files of models that are not managed which managed models have too."""
+    managed = select(model_columns.id).where(model_columns.managed_root.is_not(None))
     found: set[SharedFile] = set()
+    # The number of a disk changes when it is mounted again. The fingerprint does not have it.
+    for name in ("file_id", "fingerprint"):
+        of_managed = select(F[name]).where(F.model_id.in_(managed), F[name].is_not(None))
+        statement = select_shared_files().where(
+            model_columns.managed_root.is_(None), F[name].in_(of_managed)
+        )
+        found.update(SharedFile(*row) for row in connection.execute(statement))
+    return found
+
+
+def select_shared_files() -> Select[Any]:
+    """Select the fields of SharedFile of all recorded files."""
     columns = (F.model_id, model_columns.local_path, F.path, F.fingerprint, F.file_id)
     statement = select(*columns).join(MODELS, model_columns.id == F.model_id)
-    statement = statement.where(model_columns.inventoried_at.is_not(None))
-    if not_of is not None:
-        statement = statement.where(F.model_id != not_of)
-    for column, values in ((F.file_id, file_ids), (F.fingerprint, fingerprints)):
-        for batch in in_batches(sorted(values)):
-            found.update(
-                SharedFile(*row) for row in connection.execute(statement.where(column.in_(batch)))
-            )
-    return sorted(found, key=lambda file: (file.model_id, file.path))
+    return statement.where(model_columns.inventoried_at.is_not(None))
 
 
 def in_batches(items: Sequence[T]) -> Iterator[Sequence[T]]:

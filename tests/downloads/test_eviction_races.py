@@ -1,0 +1,290 @@
+"""Evictions at the same time as other evictions, downloads and uses, and changes of the disk."""
+
+import asyncio
+import os
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from managed_models import manage, manage_files, paths_below, reasons, references
+from sqlalchemy import Engine, event
+
+from model_catalog import FileRecord, FileState, ModelNotFoundError
+from model_catalog.cli.commands.demo_files import make_gguf
+from model_catalog.domain.file_record import BEING_DELETED
+from model_catalog.downloads import get_or_download, plan_eviction, use_model
+from model_catalog.downloads.eviction import execution
+from model_catalog.downloads.eviction.deletion import Deletion
+from model_catalog.downloads.eviction.found_files import (
+    DeletableModel,
+    RefusedError,
+    find_files,
+)
+from model_catalog.downloads.eviction.removals import RemovalPlanner, RemovedNames
+from model_catalog.files.fingerprint import file_fingerprint
+from model_catalog.upkeep import check_models, verify_models
+
+KIB = 1024
+
+
+def prepare(path, root, *, mount_point=None):
+    """Return the deletion of a file whose check has ended."""
+    record = FileRecord(path.name, path.stat().st_size, fingerprint=str(file_fingerprint(path)))
+    found = find_files(DeletableModel(1, str(path), str(root), [record], mount_point))
+    return Deletion(found, RemovalPlanner().find_removals(found, is_needed, RemovedNames()))
+
+
+@pytest.fixture
+def model_file(tmp_path):
+    path = tmp_path / "models/org/m.gguf"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"x" * 5000)
+    return path
+
+
+def never():
+    return False
+
+
+def is_needed(_path):
+    return False
+
+
+def test_a_folder_that_becomes_a_link_after_the_check_is_not_followed(model_file, tmp_path):
+    """
+    The folder of the file was moved, and a link is in its place: the file outside stays.
+    """
+    deletion = prepare(model_file, tmp_path / "models")
+    model_file.parent.rename(tmp_path / "outside")
+    model_file.parent.symlink_to(tmp_path / "outside")
+
+    with pytest.raises(RefusedError, match="leads through a link"):
+        deletion.run(never, 10)
+
+    assert paths_below(tmp_path / "outside") == {"m.gguf"}
+
+
+def test_a_root_that_is_replaced_after_the_check_is_not_entered(model_file, tmp_path):
+    """
+    Another folder has the path of the root now, with a file of the same name.
+    """
+    deletion = prepare(model_file, tmp_path / "models")
+    (tmp_path / "models").rename(tmp_path / "before")
+    model_file.parent.mkdir(parents=True)
+    model_file.write_bytes(b"new")
+
+    with pytest.raises(RefusedError, match="was replaced"):
+        deletion.run(never, 10)
+
+    assert model_file.read_bytes() == b"new"
+
+
+@pytest.mark.parametrize("kind", ["file", "link", "folder", "written"])
+def test_a_name_that_is_replaced_after_the_check_stays(model_file, tmp_path, kind):
+    """
+    It is compared once more at the moment of its deletion.
+    """
+    deletion = prepare(model_file, tmp_path / "models")
+    if kind != "written":
+        model_file.rename(tmp_path / "moved")
+    if kind == "file":
+        model_file.write_bytes(b"x" * 5000)
+    elif kind == "link":
+        model_file.symlink_to(tmp_path / "moved")
+    elif kind == "folder":
+        model_file.mkdir()
+    else:
+        model_file.write_bytes(b"y" * 5000)
+
+    with pytest.raises(RefusedError, match="was replaced"):
+        deletion.run(never, 10)
+
+    assert os.path.lexists(model_file)
+    assert deletion.deleted_count == 0
+
+
+def test_a_disk_that_is_not_mounted_is_left_alone(model_file, tmp_path):
+    """
+    The files of an unfinished deletion are not gone: their disk is.
+    """
+    with pytest.raises(RefusedError, match="nothing is mounted"):
+        prepare(model_file, tmp_path / "models", mount_point=str(tmp_path / "models"))
+
+
+async def test_two_executions_of_a_plan_delete_each_model_once(catalog, database, tmp_path):
+    """
+    The other one keeps it, because it is being deleted or was removed.
+    """
+    names = [f"m{number}" for number in range(6)]
+    await manage_files(catalog, database, tmp_path / "models", dict.fromkeys(names, 4 * KIB))
+    plan = await plan_eviction(catalog, keep_days=0)
+
+    results = await asyncio.gather(*(plan.execute(catalog) for _ in range(3)))
+
+    evicted = [each for result in results for each in references(result.evicted)]
+    assert sorted(evicted) == names
+    assert sum(result.freed_bytes for result in results) == plan.freed_bytes
+    assert paths_below(tmp_path / "models") == set()
+    kept = {str(each.reason) for result in results for each in result.kept}
+    assert kept <= {"being deleted by another process", "changed since the plan was made"}
+
+
+async def test_an_evicted_model_is_downloaded_again(catalog, tmp_path):
+    """
+    A model in use is kept. After its eviction the next caller downloads it.
+    """
+    root = tmp_path / "models"
+    calls = []
+
+    async def download(claim):
+        calls.append(claim.token)
+        path = Path(await claim.create_folder(root)) / "m.gguf"
+        path.write_bytes(make_gguf("llama", context_length=len(calls)))
+        return path
+
+    await get_or_download(catalog, "hf:org/m", download, root=root)
+    plan = await plan_eviction(catalog, keep_days=0)
+    async with use_model(catalog, "hf:org/m"):
+        used = await plan.execute(catalog)
+        planned = await plan_eviction(catalog, keep_days=0)
+    evicted = await (await plan_eviction(catalog, keep_days=0)).execute(catalog)
+    left = paths_below(root)
+    await get_or_download(catalog, "hf:org/m", download, root=root)
+
+    assert reasons(used.kept) == reasons(planned.kept) == {"org/m": "in use"}
+    assert references(evicted.evicted) == ["org/m"]
+    assert left == set()
+    assert len(calls) == 2
+
+
+async def test_a_model_whose_deletion_was_not_finished_cannot_be_used(catalog, database, tmp_path):
+    """
+    Some of its files may be gone.
+    """
+    await manage_files(catalog, database, tmp_path / "models", {"m": 1})
+    database.run("UPDATE models SET state = 'missing', state_detail = ?", BEING_DELETED)
+
+    with pytest.raises(ModelNotFoundError):
+        async with use_model(catalog, "hf:m"):
+            pass
+
+
+async def test_a_verification_does_not_overrule_a_deletion(catalog, database, tmp_path):
+    """
+    The bytes were read before they were deleted.
+    """
+    await manage_files(catalog, database, tmp_path / "models", {"m": 1})
+    database.run("UPDATE models SET state = 'missing', state_detail = ?", BEING_DELETED)
+
+    [_ async for _ in verify_models(catalog)]
+
+    assert (await catalog.get_model("m", "hf")).state_detail == BEING_DELETED
+
+
+async def test_a_cancelled_execution_is_finished_by_the_next_plan(catalog, database, tmp_path):
+    """
+    Nothing has to expire: the claim of the cancelled one was released.
+    """
+    names = [f"m{number}" for number in range(20)]
+    await manage_files(catalog, database, tmp_path / "models", dict.fromkeys(names, 4 * KIB))
+    plan = await plan_eviction(catalog, keep_days=0)
+    task = asyncio.ensure_future(
+        plan.execute(catalog, on_progress=lambda *_: asyncio.get_running_loop().call_soon(cancel))
+    )
+
+    def cancel():
+        task.cancel()
+
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    rest = await plan_eviction(catalog, keep_days=0)
+    result = await rest.execute(catalog)
+
+    assert 0 < len(result.evicted) < 20
+    assert result.kept == ()
+    assert paths_below(tmp_path / "models") == set()
+    assert await catalog.list_models() == []
+
+
+async def test_the_claim_of_a_long_deletion_is_renewed(catalog, database, tmp_path, monkeypatch):
+    """
+    Here after each file: all files of a model are deleted under one claim.
+    """
+    folder = tmp_path / "models/m"
+    folder.mkdir(parents=True)
+    for number in range(12):
+        (folder / f"model-{number}.safetensors").write_bytes(b"x")
+    await manage(catalog, database, folder, "m", root=tmp_path / "models")
+    monkeypatch.setattr(execution, "RENEW_S", 0.0)
+
+    result = await (await plan_eviction(catalog, keep_days=0)).execute(catalog)
+
+    assert references(result.evicted) == ["m"]
+    assert paths_below(tmp_path / "models") == set()
+
+
+async def test_a_lost_claim_ends_a_deletion(on_sqlite, sqlite_file, tmp_path, monkeypatch):
+    """
+    Another process may have taken it over after it has expired: that one, or the next, finishes.
+    """
+    folder = tmp_path / "models/m"
+    folder.mkdir(parents=True)
+    for number in range(4):
+        (folder / f"model-{number}.safetensors").write_bytes(b"x")
+    monkeypatch.setattr(execution, "RENEW_S", 0.0)
+    with closing(sqlite3.connect(sqlite_file, isolation_level=None)) as raw:
+
+        class Raw:
+            def run(self, sql, *parameters):
+                raw.execute(sql, parameters)
+
+        await manage(on_sqlite, Raw(), folder, "m", root=tmp_path / "models")
+        raw.execute(
+            "CREATE TRIGGER lose_claim AFTER UPDATE ON models WHEN new.state = 'missing'"
+            " BEGIN DELETE FROM model_claims; END"
+        )
+        result = await (await plan_eviction(on_sqlite, keep_days=0)).execute(on_sqlite)
+        raw.execute("DROP TRIGGER lose_claim")
+        left = paths_below(tmp_path / "models")
+        (model,) = await on_sqlite.list_models()
+        finished = await (await plan_eviction(on_sqlite, keep_days=0)).execute(on_sqlite)
+
+    assert reasons(result.kept) == {"m": "being deleted by another process"}
+    assert len(left) == 4
+    assert model.state_detail == BEING_DELETED
+    assert references(finished.evicted) == ["m"]
+
+
+async def test_a_deletion_that_fails_halfway_is_reported(catalog, database, tmp_path, monkeypatch):
+    """
+    The record says that the model is not whole, and the next plan keeps it.
+    """
+    folder = tmp_path / "models/m"
+    (folder / "a").mkdir(parents=True)
+    (folder / "b").mkdir()
+    for path in ("a/model-1.safetensors", "b/model-2.safetensors"):
+        (folder / path).write_bytes(b"x" * 5000)
+    await manage(catalog, database, folder, "m", root=tmp_path / "models")
+    plan = await plan_eviction(catalog, keep_days=0)
+    monkeypatch.setattr(execution, "RENEW_S", 0.0)
+
+    def replace_second(_connection, _cursor, statement, *_):
+        if statement.startswith("UPDATE model_claims"):
+            # The claim is renewed after the first file.
+            (folder / "b/model-2.safetensors").write_bytes(b"other")
+
+    event.listen(Engine, "before_cursor_execute", replace_second)
+    try:
+        result = await plan.execute(catalog)
+    finally:
+        event.remove(Engine, "before_cursor_execute", replace_second)
+    (model,) = await catalog.list_models()
+    again = await plan_eviction(catalog, keep_days=0)
+
+    assert reasons(result.kept) == {"m": "its files are not as recorded"}
+    assert result.freed_bytes == 8 * KIB
+    assert model.state is FileState.MISSING
+    assert model.state_detail.startswith("its deletion was not finished")
+    assert reasons(again.kept) == {"m": "its files are not as recorded"}
+    assert (await check_models(catalog)).counts == {FileState.MISSING: 1}
