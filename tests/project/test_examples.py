@@ -1,4 +1,4 @@
-"""The examples run: the tests of the service, and the code of the notebook."""
+"""The examples run: the tests of the services, and the code of the notebook."""
 
 import asyncio
 import os
@@ -11,6 +11,7 @@ import pytest
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SERVICE = EXAMPLES / "fastapi_service"
+HIVE = EXAMPLES / "hive"
 
 
 def run(*words: str, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -41,12 +42,33 @@ def test_the_tests_of_the_service_pass(pg_server):
 
 
 @pytest.mark.slow
-def test_the_service_is_typed():
+def test_the_tests_of_the_hive_pass():
+    """With processes of the service, and a hub on the loopback interface."""
+    pytest.importorskip("fastapi")
+    pytest.importorskip("huggingface_hub")
+    words = ("-m", "pytest", "-p", "no:asyncio", "-p", "no:cacheprovider", "-q")
+
+    done = run(*words, cwd=HIVE)
+
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_hive_is_small():
+    """Its issue allows 150 lines."""
+    lines = [path.read_text().splitlines() for path in (HIVE / "hive").glob("*.py")]
+
+    assert sum(map(len, lines)) <= 150
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("service", [SERVICE, HIVE], ids=["placements", "hive"])
+def test_the_services_are_typed(service):
     """mypy --strict reports nothing."""
     pytest.importorskip("fastapi")
     pytest.importorskip("mypy")
+    package = {SERVICE: "placements", HIVE: "hive"}[service]
 
-    done = run("-m", "mypy", "--config-file=", "--strict", "placements", "tests", cwd=SERVICE)
+    done = run("-m", "mypy", "--config-file=", "--strict", package, "tests", cwd=service)
 
     assert done.returncode == 0, done.stdout
 

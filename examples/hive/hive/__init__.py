@@ -1,0 +1,1 @@
+"""A service of one inference host: it downloads models and starts workers with them."""
