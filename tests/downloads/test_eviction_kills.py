@@ -40,6 +40,10 @@ async def fill(database, root):
     shared.with_name(f"{shared.name}.refs").write_text(f"{blob.relative_to(cache.root)}\n")
     async with open_catalog(database.target) as catalog:
         await manage_hub_cache(catalog, database, cache.root)
+        database.run(
+            "UPDATE models SET managed_root = ? WHERE reference = 'org/shared'",
+            str(cache.repository("org/shared")),
+        )
         await manage(catalog, database, folder, "folder", root=root, used_at=NOT_USED)
         await manage(catalog, database, root / "kept.json", "kept", root=root)
         await catalog.pin_model("kept", "hf")

@@ -12,6 +12,7 @@ from model_catalog.domain.file_record import FileRecord
 from model_catalog.downloads.eviction.hub_cache import (
     SnapshotPath,
     is_blob_of,
+    is_repository_folder,
     is_shared_blob_of,
     link_target,
     split_snapshot_path,
@@ -66,7 +67,7 @@ class FoundFiles:
 
     model: DeletableModel
     root: str
-    """The real path of the root."""
+    """The real path of the root, or of the cache if the root is a repository of one."""
     chains: list[list[Name]] = field(default_factory=list)
     """For each file its name, followed by the blobs that it leads to."""
     folders: set[str] = field(default_factory=set)
@@ -118,7 +119,10 @@ class _FileSearch:
     def __init__(self, model: DeletableModel, protected: Collection[tuple[int, int]]) -> None:
         self._model = model
         self._protected = protected
-        root = os.path.realpath(model.root)
+        self._limit = os.path.realpath(model.root)
+        # The blobs that all repositories of a cache share are beside the repository.
+        is_repository = is_repository_folder(self._limit)
+        root = os.path.dirname(self._limit) if is_repository else self._limit
         if not os.path.isdir(root):
             reason = KeptReason.UNREADABLE if model.is_unfinished else KeptReason.NOT_AS_RECORDED
             raise RefusedError(reason, f"the folder {model.root!r} does not exist")
@@ -151,7 +155,7 @@ class _FileSearch:
     def _real_path(self, path: str) -> str:
         folder, name = os.path.split(path)
         real = os.path.realpath(folder)
-        if not self._found.contains(real) or name in ("", ".", ".."):
+        if not is_below(real, self._limit) or name in ("", ".", ".."):
             raise RefusedError(
                 KeptReason.OUTSIDE_ROOT, f"{path!r} is not below {self._model.root!r}"
             )
@@ -170,7 +174,9 @@ class _FileSearch:
             if not name.is_link:
                 return chain
             target = link_target(path)
-            is_blob = is_blob_of(path, target) if len(chain) == 1 else self._is_shared(path, target)
+            is_blob = (
+                is_blob_of(path, target) if len(chain) == 1 else is_shared_blob_of(path, target)
+            )
             # The parts of the target are the names themselves only if none of them is a link.
             if not is_blob or os.path.realpath(os.path.dirname(target)) != os.path.dirname(target):
                 self._require_foreign(path)
@@ -178,9 +184,6 @@ class _FileSearch:
             if not self._found.contains(target):
                 return chain
             path = target
-
-    def _is_shared(self, path: str, target: str) -> bool:
-        return len(self._found.root) < len(target) and is_shared_blob_of(path, target)
 
     def _require_foreign(self, path: str) -> None:
         """Refuse a link to a file that the deletion of the link would leave without a record."""

@@ -15,10 +15,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
+_REPOSITORY: Final = re.compile(r"(?:models|datasets|spaces|kernels)--[^/]+")
 _SNAPSHOT_FILE: Final = re.compile(
-    r"(?P<repository>.*/(?:models|datasets|spaces|kernels)--[^/]+)/snapshots/"
-    r"(?P<commit>[^/]+)(?:/.*)?",
-    re.DOTALL,
+    rf"(?P<repository>.*/{_REPOSITORY.pattern})/snapshots/(?P<commit>[^/]+)(?:/.*)?", re.DOTALL
 )
 _SHARED_BLOB: Final = re.compile(r"([0-9a-f]{2})/(\1[0-9a-f]{62})")
 _MARKER: Final = ".huggingface-shared-blobs"
@@ -44,6 +43,11 @@ def split_snapshot_path(path: str) -> SnapshotPath | None:
     """Return the repository and the commit of a path in a snapshot; None for another path."""
     match = _SNAPSHOT_FILE.fullmatch(path)
     return None if match is None else SnapshotPath(match["repository"], match["commit"])
+
+
+def is_repository_folder(path: str) -> bool:
+    """Return whether a path is that of a repository, by its name."""
+    return _REPOSITORY.fullmatch(os.path.basename(path)) is not None
 
 
 def link_target(path: str) -> str:
