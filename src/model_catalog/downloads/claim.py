@@ -8,12 +8,12 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Collection
-from typing import Final, Protocol
+from collections.abc import Awaitable, Callable, Collection
+from typing import Final, Protocol, TypeVar
 
 from model_catalog.domain.model_ref import ModelRef
 from model_catalog.domain.validation import non_negative_int
-from model_catalog.downloads.queries.claim_queries import failed_tokens
+from model_catalog.downloads.queries.claim_queries import CANCELLED, STOPPED, failed_tokens
 from model_catalog.downloads.states import Holder
 from model_catalog.errors import ClaimLostError
 from model_catalog.execution.executor import read
@@ -23,8 +23,12 @@ from model_catalog.repository.model_catalog import ModelCatalog, executor_of
 from model_catalog.repository.operations.lookup import LookupKey
 from model_catalog.upkeep.worker_threads import run_in_thread
 
+T = TypeVar("T")
+
+_MAX_ERROR_LENGTH: Final = 1000
 _MAX_FOLDER_NAME: Final = 100
 _TOKEN_DIGITS: Final = 16
+_MAX_TRIES: Final = 10
 
 
 class PreparedDownload(Protocol):
@@ -133,6 +137,12 @@ def _make_folder(parent: str, folder: str, stale: Collection[str]) -> None:
     for entry in os.scandir(parent):
         if entry.name in stale and entry.is_dir(follow_symlinks=False):
             _delete_folder(entry.path)
+    # Another attempt may delete the empty parent between the two calls.
+    for _ in range(_MAX_TRIES):
+        os.makedirs(parent, exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            os.mkdir(folder)
+            return
     os.mkdir(folder)
 
 
@@ -147,3 +157,36 @@ def _delete_folder(folder: str) -> None:
     # An OSError: it is not empty.
     with contextlib.suppress(OSError):
         os.rmdir(os.path.dirname(folder))
+
+
+async def run_unless_lost(claim: Claim, download: Callable[[Claim], Awaitable[T]]) -> T:
+    """Return what a download returns; cancel it and raise ClaimLostError if its claim is lost."""
+    task = asyncio.ensure_future(_call(download, claim))
+    losing = asyncio.ensure_future(claim.wait_until_lost())
+    try:
+        await asyncio.wait([task, losing], return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        losing.cancel()
+        if not task.done():
+            task.cancel()
+            # `await task` could not tell a cancellation of this task from that of the download.
+            await asyncio.wait([task])
+    claim.require_held()
+    return task.result()
+
+
+async def _call(download: Callable[[Claim], Awaitable[T]], claim: Claim) -> T:
+    return await download(claim)
+
+
+def describe_error(error: BaseException) -> str:
+    """Return the text that is recorded for the error of a download."""
+    if isinstance(error, asyncio.CancelledError):
+        return CANCELLED
+    if isinstance(error, ClaimLostError):
+        return STOPPED
+    text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    printable = "".join(
+        each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in text
+    )
+    return printable.encode("utf-8", "replace").decode()[:_MAX_ERROR_LENGTH]

@@ -12,13 +12,12 @@ from weakref import WeakKeyDictionary
 from model_catalog.concurrency.completion import run_to_completion
 from model_catalog.domain import validation
 from model_catalog.domain.model_ref import ModelName
-from model_catalog.downloads.claim import Claim
+from model_catalog.downloads.claim import Claim, describe_error, run_unless_lost
 from model_catalog.downloads.disk_space import require_space
 from model_catalog.downloads.leases import DEFAULT_LEASE_S, keeper_of, validate_lease
 from model_catalog.downloads.presence import PresenceCache
 from model_catalog.downloads.queries.claim_queries import (
     CANCELLED,
-    STOPPED,
     ClaimOutcome,
     ClaimRequest,
     EndedDownload,
@@ -51,7 +50,7 @@ from model_catalog.repository.operations.lookup import LookupKey
 DownloadFunction: TypeAlias = Callable[[Claim], Awaitable[Downloaded]]
 FindFunction: TypeAlias = Callable[[ModelCatalog], Awaitable[Model | None]]
 
-_MAX_ERROR_LENGTH: Final = 1000
+_RECORDED: Final = "recorded"
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,11 +297,15 @@ class _Call:
         self.waits_for = "its own download had not ended"
         try:
             model = await self._download_and_register(claim)
-        except ClaimLostError:
-            await run_to_completion(self._fail(claim, STOPPED))
-            return None
+        except Exception as error:
+            # A process that was stopped may find its files deleted before it learns that the claim
+            # is lost. The successor has the model, or its error.
+            is_lost = await run_to_completion(self._fail(claim, describe_error(error)))
+            if is_lost or isinstance(error, ClaimLostError):
+                return None
+            raise
         except BaseException as error:
-            await run_to_completion(self._fail(claim, _describe(error)))
+            await run_to_completion(self._fail(claim, describe_error(error)))
             raise
         finally:
             self._keeper.remove(claim.token)
@@ -316,32 +319,38 @@ class _Call:
         async with _slot(options.slots):
             if options.slots is not None:
                 await self._executor.run(write(start_download, claim.token))
-            downloaded = await _run_unless_lost(claim, options.download)
+            downloaded = await run_unless_lost(claim, options.download)
             prepared = await prepare(self._catalog, self._key, downloaded, options.root)
             claim.require_held()
             key = self._key if options.find is None else None
             return await register_and_release(self._catalog, key, claim, prepared)
 
-    async def _fail(self, claim: Claim, error: str) -> None:
-        """Record that a download has failed, release its claim, and delete its folders."""
+    async def _fail(self, claim: Claim, error: str) -> bool:
+        """
+        Record that a download has failed, release its claim, and delete its folders.
+
+        Returns whether another process has taken the claim over.
+        """
         ended = EndedDownload(claim.token, error, claim.done_bytes, claim.total_bytes)
+        state = await self._record_failure(ended)
         # The files must stay if the model was registered all the same: a cancellation or a lost
         # connection may come after the commit. If the database cannot be asked, the next attempt
         # deletes the folders.
-        if await self._record_failure(ended):
+        if state in {_RECORDED, DownloadState.FAILED}:
             await claim.delete_folders()
+        return state == DownloadState.FAILED
 
-    async def _record_failure(self, ended: EndedDownload) -> bool:
-        """Record a failure; return whether it is certain that no model was registered."""
+    async def _record_failure(self, ended: EndedDownload) -> str | None:
+        """Return `recorded`; or the state of a download without a claim, None if not known."""
         try:
             try:
                 await self._executor.run(write(end_download, ended))
             except ClaimLostError:
-                return await self._executor.run(read(select_state, ended.token)) != "done"
+                return await self._executor.run(read(select_state, ended.token))
         except (CatalogError, OSError):
             # The claim expires. The error of the download is more important.
-            return False
-        return True
+            return None
+        return _RECORDED
 
 
 @contextmanager
@@ -362,34 +371,3 @@ async def _slot(slots: asyncio.Semaphore | None) -> AsyncIterator[None]:
         return
     async with slots:
         yield
-
-
-async def _run_unless_lost(claim: Claim, download: DownloadFunction) -> Downloaded:
-    """Return what a download returns; cancel it and raise ClaimLostError if its claim is lost."""
-    task = asyncio.ensure_future(_call(download, claim))
-    losing = asyncio.ensure_future(claim.wait_until_lost())
-    try:
-        await asyncio.wait([task, losing], return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        losing.cancel()
-        if not task.done():
-            task.cancel()
-            # `await task` could not tell a cancellation of this task from that of the download.
-            await asyncio.wait([task])
-    claim.require_held()
-    return task.result()
-
-
-async def _call(download: DownloadFunction, claim: Claim) -> Downloaded:
-    return await download(claim)
-
-
-def _describe(error: BaseException) -> str:
-    """Return the text that is recorded for the error of a download."""
-    if isinstance(error, asyncio.CancelledError):
-        return CANCELLED
-    text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-    printable = "".join(
-        each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in text
-    )
-    return printable.encode("utf-8", "replace").decode()[:_MAX_ERROR_LENGTH]
