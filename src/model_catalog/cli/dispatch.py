@@ -27,6 +27,7 @@ _COMMANDS: Final = {
     "ls": "models:ls",
     "note": "labels:note",
     "pin": "labels:pin",
+    "ps": "downloads.processes:ps",
     "prune": "downloads.eviction:prune",
     "pull": "downloads.pulling:pull",
     "relink": "relinking:relink",

@@ -11,6 +11,8 @@ def add_download_commands(
 ) -> None:
     """Add the commands about downloads."""
     _add_pull_command(add_command)
+    ps = add_command("ps", "Show running downloads, and models in use.", formats)
+    ps.add_argument("-a", "--all", action="store_true", help="show downloads that have ended too")
     _add_prune_command(add_command, formats)
 
 
