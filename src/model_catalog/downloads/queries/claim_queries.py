@@ -47,7 +47,8 @@ CHANNEL: Final = "model_catalog_downloads"
 HISTORY_LIMIT: Final = 1000
 """The number of ended downloads that are kept."""
 
-_ACTIVE: Final = ("queued", "running")
+# Without IN, whose list cannot be used with the rows of an executemany.
+_IS_ACTIVE: Final = or_(D.state == "queued", D.state == "running")
 
 
 class Purpose(StrEnum):
@@ -109,7 +110,7 @@ def _has_ended_since(connection: Connection, request: ClaimRequest) -> bool:
     """Whether a download has ended that the caller has not counted yet."""
     if request.seen_id is None:
         return False
-    ended = select(D.id).where(_is_of(request.key), D.state.not_in(_ACTIVE), D.id > request.seen_id)
+    ended = select(D.id).where(_is_of(request.key), ~_IS_ACTIVE, D.id > request.seen_id)
     return connection.scalar(ended.limit(1)) is not None
 
 
@@ -181,7 +182,7 @@ def _begin_download(connection: Connection, request: ClaimRequest) -> None:
     now = now_ms(dialect)
     connection.execute(
         update(DOWNLOADS)
-        .where(_is_of(key), D.state.in_(_ACTIVE))
+        .where(_is_of(key), _IS_ACTIVE)
         .values(state="failed", finished_at_ms=now, error=STOPPED)
     )
     connection.execute(
@@ -239,7 +240,7 @@ def save_progress(connection: Connection, progress: Iterable[tuple[str, int, int
         for token, done_bytes, total_bytes in sorted(progress)
     ]
     if rows:
-        statement = update(DOWNLOADS).where(D.token == bindparam("of_token"), D.state.in_(_ACTIVE))
+        statement = update(DOWNLOADS).where(D.token == bindparam("of_token"), _IS_ACTIVE)
         connection.execute(
             statement.values(done_bytes=bindparam("done"), total_bytes=bindparam("total")), rows
         )
@@ -301,9 +302,9 @@ def end_claim(connection: Connection, token: str) -> None:
 
 
 def _delete_oldest(connection: Connection) -> None:
-    ended = select(D.id).where(D.state.not_in(_ACTIVE)).order_by(D.id.desc())
+    ended = select(D.id).where(~_IS_ACTIVE).order_by(D.id.desc())
     newest_to_delete = ended.offset(HISTORY_LIMIT).limit(1).scalar_subquery()
-    connection.execute(delete(DOWNLOADS).where(D.state.not_in(_ACTIVE), D.id <= newest_to_delete))
+    connection.execute(delete(DOWNLOADS).where(~_IS_ACTIVE, D.id <= newest_to_delete))
 
 
 class KeyStatus(NamedTuple):
