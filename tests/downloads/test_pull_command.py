@@ -86,7 +86,7 @@ def test_a_token_is_sent_to_the_hub_only(puller, database):
 
 
 def test_a_killed_pull_is_run_again(puller, database):
-    """The files are whole, the model is recorded once, and its folder is still the catalog's."""
+    """The files are whole, the model is recorded once, and no partial file is left."""
     puller.hub.held = {HELD}
     process = puller.start("hf:o/m")
     assert puller.hub.is_half_sent.wait(60)
@@ -103,6 +103,7 @@ def test_a_killed_pull_is_run_again(puller, database):
     assert {path: (snapshot / path).read_bytes() for path in FILES} == FILES
     assert models(database) == [("o/m", COMMIT, "present")]
     assert database.run("SELECT managed_root FROM models") == [(str(puller.repository),)]
+    assert not list(puller.repository.rglob("*.incomplete"))
     assert [row[0] for row in downloads(database)] == ["failed", "done"]
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import stat
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from model_catalog.downloads.hub.hub_errors import translate_error
 from model_catalog.downloads.hub.hub_files import HubRequest
 from model_catalog.downloads.hub.hub_progress import HubProgress
+from model_catalog.downloads.hub.partial_files import delete_partial_files
 from model_catalog.errors import CatalogError, HubDownloadError, NotInstalledError
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ class HubListing:
     total_bytes: int
     needed_bytes: int
     """The bytes of the files that are not in the cache."""
+    needed_blobs: frozenset[str] = frozenset()
+    """The names that those files get in the cache."""
 
     @property
     def snapshot(self) -> str:
@@ -45,12 +48,16 @@ class HubListing:
 
         That is recorded by an empty file in the folder of the repository until the model is
         registered: otherwise the model of a download that was killed and run again could be one
-        that another program has downloaded. Raises OSError.
+        that another program has downloaded. The partial files of such an earlier download are
+        deleted. Raises OSError.
         """
         if os.path.islink(self.repository):
             return False
+        if os.path.lexists(self._mark):
+            delete_partial_files(self.cache, self.repository, self.needed_blobs)
+            return True
         if os.path.lexists(self.snapshot):
-            return os.path.lexists(self._mark)
+            return False
         os.makedirs(self.repository, exist_ok=True)
         os.close(os.open(self._mark, os.O_WRONLY | os.O_CREAT, stat.S_IRUSR | stat.S_IWUSR))
         return True
@@ -95,9 +102,7 @@ def list_request(request: HubRequest, cache_dir: str | None) -> HubListing:
     repository = os.path.join(cache, f"models--{name.replace('/', '--')}")
     listing = HubListing(cache, repository, commit, sum(map(_size, wanted)), 0)
     needed = {_blob(file): _size(file) for file in wanted if not _is_cached(listing, file)}
-    return HubListing(
-        cache, repository, commit, listing.total_bytes, needed_bytes=sum(needed.values())
-    )
+    return replace(listing, needed_bytes=sum(needed.values()), needed_blobs=frozenset(needed))
 
 
 def _find_cached(request: HubRequest, cache: str) -> HubListing | None:
