@@ -397,3 +397,50 @@ async def test_a_blob_that_repositories_share_is_deleted_with_its_last_link(
     assert not shared.exists()
     assert not manifest.exists()
     assert assert_readable_by_huggingface_hub(cache.root) == set()
+
+
+async def test_blobs_that_a_revision_without_a_record_has_stay(catalog, database, tmp_path):
+    """
+    Another program has downloaded it into the cache since the last scan.
+    """
+    cache = HuggingFace(tmp_path / "hub")
+    data = os.urandom(32 * KIB)
+    cache.revision("org/m", C1, {"model.safetensors": data}, refs=("v1",))
+    await manage_hub_cache(catalog, database, cache.root)
+    (blob,) = (cache.repository("org/m") / "blobs").iterdir()
+    snapshot = cache.repository("org/m") / "snapshots" / C2
+    cache.link(snapshot, "model.safetensors", blob)
+
+    plan = await plan_eviction(catalog, keep_days=0)
+    result = await plan.execute(catalog)
+
+    assert references(result.evicted) == ["org/m"]
+    assert result.freed_bytes == plan.freed_bytes < 32 * KIB
+    assert (snapshot / "model.safetensors").read_bytes() == data
+    assert assert_readable_by_huggingface_hub(cache.root) == {("org/m", C2)}
+
+
+async def test_a_shared_blob_that_a_repository_without_a_record_has_stays(
+    catalog, database, tmp_path
+):
+    """
+    The list of links beside the blob names a link of another repository.
+    """
+    cache = HuggingFace(tmp_path / "hub")
+    data = os.urandom(32 * KIB)
+    for name in ("org/a", "org/b"):
+        cache.revision(name, C1, {"model.safetensors": data})
+        shared = cache.share_blob(name, "model.safetensors", data).resolve()
+    links = [path for path in cache.root.glob("models--*/blobs/*") if path.is_symlink()]
+    shared.with_name(f"{shared.name}.refs").write_text(
+        "".join(f"{path.relative_to(cache.root)}\n" for path in links)
+    )
+    await manage_hub_cache(catalog, database, cache.root)
+    await catalog.remove_model("org/b", "hf")
+
+    plan = await plan_eviction(catalog, keep_days=0)
+    result = await plan.execute(catalog)
+
+    assert result.freed_bytes == plan.freed_bytes < 32 * KIB
+    assert shared.read_bytes() == data
+    assert assert_readable_by_huggingface_hub(cache.root) == {("org/b", C1)}

@@ -4,9 +4,11 @@ import asyncio
 import os
 import sqlite3
 from contextlib import closing
+from itertools import count
 from pathlib import Path
 
 import pytest
+from conftest import a_model
 from managed_models import manage, manage_files, paths_below, reasons, references
 from sqlalchemy import Engine, event
 
@@ -23,7 +25,8 @@ from model_catalog.downloads.eviction.found_files import (
 )
 from model_catalog.downloads.eviction.removals import RemovalPlanner, RemovedNames
 from model_catalog.files.fingerprint import file_fingerprint
-from model_catalog.upkeep import check_models, verify_models
+from model_catalog.upkeep import check_models, register_path
+from model_catalog.upkeep.queries.verification_queries import save_inspection
 
 KIB = 1024
 
@@ -74,7 +77,7 @@ def test_a_root_that_is_replaced_after_the_check_is_not_entered(model_file, tmp_
     model_file.parent.mkdir(parents=True)
     model_file.write_bytes(b"new")
 
-    with pytest.raises(RefusedError, match="was replaced"):
+    with pytest.raises(RefusedError, match=r"/models' was replaced$"):
         deletion.run(never, 10)
 
     assert model_file.read_bytes() == b"new"
@@ -175,36 +178,92 @@ async def test_a_verification_does_not_overrule_a_deletion(catalog, database, tm
     The bytes were read before they were deleted.
     """
     await manage_files(catalog, database, tmp_path / "models", {"m": 1})
+    model = await catalog.get_model("m", "hf")
     database.run("UPDATE models SET state = 'missing', state_detail = ?", BEING_DELETED)
 
-    [_ async for _ in verify_models(catalog)]
+    saved = await save_inspection(catalog, model, {"state": FileState.PRESENT})
 
+    assert saved is None
     assert (await catalog.get_model("m", "hf")).state_detail == BEING_DELETED
 
 
-async def test_a_cancelled_execution_is_finished_by_the_next_plan(catalog, database, tmp_path):
+@pytest.mark.slow
+async def test_a_cancelled_execution_releases_its_claim(catalog, database, tmp_path):
     """
-    Nothing has to expire: the claim of the cancelled one was released.
+    Cancelled at each statement: nothing has to expire before the next plan finishes the rest.
     """
-    names = [f"m{number}" for number in range(20)]
-    await manage_files(catalog, database, tmp_path / "models", dict.fromkeys(names, 4 * KIB))
+    loop = asyncio.get_running_loop()
+    names = {"a": 5000, "b": 5000}
+    cancelled_count = 0
+    for number in range(1, 60):
+        await manage_files(catalog, database, tmp_path / "models", names)
+        plan = await plan_eviction(catalog, keep_days=0)
+        task = asyncio.ensure_future(plan.execute(catalog))
+        statements = count(1)
+
+        def cancel_at(*_, task=task, statements=statements, number=number):
+            if next(statements) == number:
+                loop.call_soon_threadsafe(task.cancel)
+
+        event.listen(Engine, "before_cursor_execute", cancel_at)
+        await asyncio.wait([task])
+        event.remove(Engine, "before_cursor_execute", cancel_at)
+        cancelled_count += task.cancelled()
+        claims = database.run("SELECT count(*) FROM model_claims")
+        result = await (await plan_eviction(catalog, keep_days=0)).execute(catalog)
+
+        assert claims == [(0,)], number
+        assert result.kept == ()
+        assert paths_below(tmp_path / "models") == set()
+        assert await catalog.list_models() == []
+        if not task.cancelled() and number > 10:
+            break
+
+    assert cancelled_count > 10
+
+
+def test_the_other_name_of_a_file_is_still_the_recorded_file(tmp_path):
+    """
+    A killed deletion has removed one of two hard links, which has changed the ctime of the file.
+    """
+    path, other = tmp_path / "m/a.safetensors", tmp_path / "m/b.safetensors"
+    path.parent.mkdir()
+    path.write_bytes(b"x" * 5000)
+    os.link(path, other)
+    fingerprint = str(file_fingerprint(path))
+    files = [FileRecord(each.name, 5000, fingerprint=fingerprint) for each in (path, other)]
+    path.unlink()
+    model = DeletableModel(1, str(path.parent), str(tmp_path), files, is_unfinished=True)
+
+    found = find_files(model)
+    other.write_bytes(b"y" * 5000)
+    with pytest.raises(RefusedError, match="was modified"):
+        find_files(model)
+
+    assert [name.path for (name,) in found.chains] == [str(other)]
+
+
+@pytest.mark.parametrize("is_listed", [True, False], ids=["listed", "unlisted"])
+async def test_a_path_that_another_model_has_got_since_the_plan_stays(
+    catalog, database, tmp_path, is_listed
+):
+    """
+    Only the record of the planned model is deleted.
+    """
+    path = tmp_path / "models/m.gguf"
+    await manage_files(catalog, database, path.parent, {"m": 5000})
     plan = await plan_eviction(catalog, keep_days=0)
-    task = asyncio.ensure_future(
-        plan.execute(catalog, on_progress=lambda *_: asyncio.get_running_loop().call_soon(cancel))
-    )
+    if is_listed:
+        await register_path(catalog, path, "other", "local")
+    else:
+        await catalog.register_model(a_model("other", local_path=str(path)))
 
-    def cancel():
-        task.cancel()
+    result = await plan.execute(catalog)
 
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    rest = await plan_eviction(catalog, keep_days=0)
-    result = await rest.execute(catalog)
-
-    assert 0 < len(result.evicted) < 20
-    assert result.kept == ()
-    assert paths_below(tmp_path / "models") == set()
-    assert await catalog.list_models() == []
+    assert references(result.evicted) == ["m"]
+    assert result.freed_bytes == 0
+    assert path.stat().st_size == 5000
+    assert [model.reference for model in await catalog.list_models()] == ["other"]
 
 
 async def test_the_claim_of_a_long_deletion_is_renewed(catalog, database, tmp_path, monkeypatch):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from threading import Event
 from typing import Final
 
 from model_catalog.concurrency.completion import run_to_completion
-from model_catalog.domain.file_record import FileState
+from model_catalog.domain.file_record import BEING_DELETED, FileState
 from model_catalog.downloads.eviction.deletion import Deletion
 from model_catalog.downloads.eviction.found_files import (
     RefusedError,
@@ -44,13 +45,12 @@ from model_catalog.downloads.queries.eviction_queries import (
     forget_model,
     select_model_files,
     select_unlisted,
-    try_end_claim,
 )
 from model_catalog.downloads.queries.plan_queries import (
     SharedFile,
 )
 from model_catalog.downloads.states import Holder
-from model_catalog.errors import ClaimLostError, ModelInUseError
+from model_catalog.errors import CatalogError, ClaimLostError, ModelInUseError
 from model_catalog.execution.executor import read, write
 from model_catalog.files.fingerprint import Fingerprint
 from model_catalog.repository.model_catalog import ModelCatalog, executor_of, find_database_files
@@ -131,14 +131,22 @@ class _Eviction:
 
     async def delete(self) -> Refusal | None:
         """Delete the files and the record of the model; return why it is kept, or None."""
+        try:
+            return await self._delete()
+        except ClaimLostError:
+            return Refusal(KeptReason.BEING_DELETED, "its claim has expired")
+        except BaseException:
+            await self._give_up()
+            raise
+
+    async def _delete(self) -> Refusal | None:
         database_files = await find_database_files(self._catalog)
         paths = await run_in_thread(lambda _: list(_paths_above(self._planned)))
         begun = await self._executor.run(write(begin_deletion, self._request()))
         if isinstance(begun, Refusal):
             return begun
-        ended = EndDeletion(begun, self._holder.token, self._executor.database.cascades)
+        files = await self._executor.run(read(select_model_files, (begun, paths)))
         try:
-            files = await self._executor.run(read(select_model_files, (begun, paths)))
             checked = await run_in_thread(
                 lambda _: _check(begun, files, self._is_needed, file_identities(database_files))
             )
@@ -146,13 +154,30 @@ class _Eviction:
             await self._run(checked.deletion)
         except RefusedError as error:
             return await self._restore(begun, Refusal(error.reason, error.detail))
-        except ClaimLostError:
-            return Refusal(KeptReason.BEING_DELETED, "its claim has expired")
-        except BaseException:
-            # The next plan finishes the deletion. It need not wait for the claim to expire.
-            await self._executor.run(write(try_end_claim, self._holder.token))
-            raise
-        return await self._finish(ended, checked)
+        return await self._finish(begun, checked)
+
+    async def _give_up(self) -> None:
+        """
+        Release the claim of a deletion that was cancelled or has failed.
+
+        The next plan finishes it, and need not wait for the claim to expire. A model of which
+        nothing was deleted gets its former state back.
+        """
+        record = self._planned.record
+        is_begun = self._deletion is not None and self._deletion.deleted_count > 0
+        ended = self._ended(record)
+        state = RestoredState(FileState.MISSING, BEING_DELETED, record.missing_since)
+        if not is_begun:
+            state = RestoredState(record.state, record.state_detail, record.missing_since)
+        # The error that is passed on says more.
+        with suppress(CatalogError):
+            await self._executor.run(write(cancel_deletion, (ended, state)))
+
+    def _ended(
+        self, before: ModelRecord, updated: Sequence[UpdatedFingerprint] = ()
+    ) -> EndDeletion:
+        cascades = self._executor.database.cascades
+        return EndDeletion(before, self._holder.token, cascades, updated)
 
     def _request(self) -> BeginDeletion:
         planned = self._planned
@@ -173,13 +198,11 @@ class _Eviction:
             if not await self._executor.run(write(renew_claims, renewal)):
                 raise ClaimLostError
 
-    async def _finish(self, ended: EndDeletion, checked: _Checked) -> Refusal | None:
+    async def _finish(self, before: ModelRecord, checked: _Checked) -> Refusal | None:
         updated = await run_in_thread(lambda _: list(_changed_fingerprints(checked.shared)))
-        ended = EndDeletion(ended.model, ended.token, ended.cascades, updated)
+        ended = self._ended(before, updated)
         try:
             return await self._executor.run(write(finish_deletion, ended))
-        except ClaimLostError:
-            return Refusal(KeptReason.BEING_DELETED, "its claim has expired")
         except ModelInUseError as error:
             # A row of another program refers to it since the deletion began.
             state = RestoredState(FileState.MISSING, "its files were deleted", None)
@@ -197,11 +220,7 @@ class _Eviction:
             state = RestoredState(FileState.MISSING, f"{_INTERRUPTED}: {refusal.detail}", None)
         else:
             state = RestoredState(before.state, before.state_detail, before.missing_since)
-        ended = EndDeletion(before, self._holder.token, self._executor.database.cascades)
-        try:
-            await self._executor.run(write(cancel_deletion, (ended, state)))
-        except ClaimLostError:
-            return Refusal(KeptReason.BEING_DELETED, "its claim has expired")
+        await self._executor.run(write(cancel_deletion, (self._ended(before), state)))
         return refusal
 
 

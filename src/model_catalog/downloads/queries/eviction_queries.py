@@ -29,7 +29,7 @@ from model_catalog.downloads.queries.plan_queries import (
     select_shared_files,
 )
 from model_catalog.downloads.states import Holder
-from model_catalog.errors import ClaimLostError, ModelInUseError
+from model_catalog.errors import ModelInUseError
 from model_catalog.repository.operations.lookup import (
     LookupKey,
     remove_models,
@@ -309,11 +309,3 @@ def _update_fingerprints(connection: Connection, updated: Iterable[UpdatedFinger
             .where(F.model_id == each.model_id, F.path == each.path, F.fingerprint == each.old)
             .values(fingerprint=each.new)
         )
-
-
-def try_end_claim(connection: Connection, token: str) -> None:
-    """Delete a claim if it is still held."""
-    try:
-        end_claim(connection, token)
-    except ClaimLostError:
-        return
