@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from benchmarks.cases import adoption, hive_upgrade, hub_download, model_files, processes
+from benchmarks.cases import (
+    adoption,
+    hive_upgrade,
+    hub_download,
+    leases,
+    model_files,
+    processes,
+)
 from benchmarks.harness.benchmark import Benchmark
 from benchmarks.harness.call_benchmarks import call_benchmark
 from benchmarks.harness.workloads import WORKLOADS
@@ -23,6 +30,7 @@ BENCHMARKS: Final[tuple[Benchmark, ...]] = (
     *hive_upgrade.BENCHMARKS,
     *adoption.BENCHMARKS,
     *hub_download.BENCHMARKS,
+    *leases.BENCHMARKS,
     *model_files.BENCHMARKS,
 )
 

@@ -27,7 +27,7 @@ DEFAULT_LEASE_S: Final = 30.0
 MIN_LEASE_S: Final = 1.0
 """A shorter lease could expire while the event loop or the database is busy."""
 MAX_LEASE_S: Final = 86_400.0
-_RENEWALS: Final = 3
+RENEWALS: Final = 3
 """How often a lease is renewed in its time."""
 _PROGRESS_INTERVAL_S: Final = 1.0
 """How often the reported bytes of downloads are written."""
@@ -124,23 +124,29 @@ class LeaseKeeper:
             is_due = time.monotonic() >= next_renewal
             if is_due:
                 next_renewal = time.monotonic() + self._interval_s()
-            await self._renew_claims(is_due=is_due)
             if is_due:
-                await self._renew_uses()
+                await self.renew()
+            else:
+                await self._renew_claims(only_reporting=True)
             self._drop_expired()
+
+    async def renew(self) -> None:
+        """Renew all leases now. Raises nothing if the database is busy or not there."""
+        await self._renew_claims()
+        await self._renew_uses()
 
     def _interval_s(self) -> float:
         leases = (*self._claims.values(), *self._uses.values())
-        return min((lease.lease_s for lease in leases), default=DEFAULT_LEASE_S) / _RENEWALS
+        return min((lease.lease_s for lease in leases), default=DEFAULT_LEASE_S) / RENEWALS
 
-    async def _renew_claims(self, *, is_due: bool) -> None:
+    async def _renew_claims(self, *, only_reporting: bool = False) -> None:
         for claims in _batches(list(self._claims.values())):
             progress = [
                 (claim.token, *reported)
                 for claim in claims
                 if (reported := claim.take_progress()) is not None
             ]
-            if not is_due:
+            if only_reporting:
                 reporting = {token for token, *_ in progress}
                 claims = [claim for claim in claims if claim.token in reporting]  # noqa: PLW2901
             if claims:
