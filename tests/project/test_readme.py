@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from model_catalog import CatalogError, ModelCatalog, errors, upkeep
+from model_catalog import CatalogError, ModelCatalog, downloads, errors, upkeep
 from model_catalog.cli.parser import make_parser
 
 PROJECT = Path(__file__).parents[2]
@@ -17,6 +17,7 @@ SHELL_COMMANDS = re.findall(r"^\$ model-catalog (.*)$", README, re.MULTILINE)
 BLOCK_IDS = [
     "use from python",
     "filter and sort",
+    "download once",
     "check files",
     "scan stores",
     "embed in a service",
@@ -65,10 +66,10 @@ def test_every_error_is_listed():
 
 def test_every_method_is_listed():
     """
-    The README names every public method of ModelCatalog and every function of upkeep.
+    The README names every public method of ModelCatalog, and every function of two packages.
     """
     methods = {name for name in dir(ModelCatalog) if not name.startswith("_")}
-    functions = {name for name in upkeep.__all__ if name.islower()}
+    functions = {name for name in (*upkeep.__all__, *downloads.__all__) if name.islower()}
 
     assert {name for name in methods | functions if f"`{name}" not in README} == set()
 
