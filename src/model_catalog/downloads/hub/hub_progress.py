@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 import threading
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any, ClassVar, Self
 
 from model_catalog.errors import StoppedError
@@ -16,6 +19,9 @@ class HubProgress:
     `report(done_bytes, total_bytes)` is called in the threads of huggingface_hub. Each chunk of a
     file, of at most 10 MB, is one update. If `is_stopped()` is true, an update raises StoppedError
     in the thread that downloads, which deletes its partial file and ends.
+
+    A transfer by hf_xet drops that error: it ends with its file, or by `abort_xet_transfers`. No
+    file is started after it.
     """
 
     def __init__(
@@ -91,3 +97,16 @@ class _ProgressBar:
         """Draw nothing."""
 
     close = set_postfix = set_postfix_str = set_description = set_description_str = refresh
+
+
+def abort_xet_transfers() -> None:
+    """
+    Abort all transfers by hf_xet in this process, also those of others.
+
+    For a process that ends: otherwise it would wait for the files that are being downloaded.
+    huggingface_hub 2.4 has no public function for this, and none for a single download.
+    """
+    if "hf_xet" not in sys.modules:
+        return
+    with contextlib.suppress(ImportError, AttributeError):
+        import_module("huggingface_hub.utils._xet").abort_xet_session()

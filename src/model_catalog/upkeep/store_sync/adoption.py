@@ -134,7 +134,8 @@ async def adopt(
     """
     Record the models that a scan has found, in place. No file is copied, moved, linked or hashed.
 
-    Each model belongs to its store from then on, and the catalog never offers to delete it. A model
+    Each model belongs to its store from then on. The catalog never offers to delete it, unless the
+    catalog has downloaded it: `managed_root` stays while the model is in that folder. A model
     that the user has registered stays the user's own: it keeps its list of files, and has no
     store. A model that has left the store becomes `missing`, unless a problem of the scan may hide
     it. No row is deleted; tags, notes, pins and use counts stay. The refs of a store become

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from argparse import Namespace
 from typing import Final
@@ -11,6 +12,7 @@ from model_catalog.cli.exit_codes import DONE, MISUSED
 from model_catalog.cli.output import ProgressBar, print_error
 from model_catalog.domain.model_ref import ModelRef
 from model_catalog.downloads import download_from_hub
+from model_catalog.downloads.hub.hub_progress import abort_xet_transfers
 from model_catalog.files.file_names import absolute_path
 from model_catalog.opening import open_catalog
 
@@ -34,13 +36,17 @@ async def pull(options: Namespace) -> int:
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     async with open_catalog(options.db, schema=options.schema) as catalog:
         with ProgressBar() as bar:
-            model = await download_from_hub(
-                catalog,
-                ref,
-                include=options.include,
-                exclude=options.exclude,
-                on_progress=bar.show,
-            )
+            try:
+                model = await download_from_hub(
+                    catalog,
+                    ref,
+                    include=options.include,
+                    exclude=options.exclude,
+                    on_progress=bar.show,
+                )
+            except asyncio.CancelledError:
+                abort_xet_transfers()
+                raise
     reasons = [] if model.incomplete_reason is None else [model.incomplete_reason]
     print_recorded(model, reasons)
     return DONE
