@@ -113,6 +113,10 @@ async def move(catalog, _database, path):
     await catalog.update_model("m", "hf", local_path=str(path.with_name("n.gguf")))
 
 
+def rename(_catalog, database, path):
+    database.run("UPDATE models SET local_path = ?", str(path.with_name("n.gguf")))
+
+
 def disown(_catalog, database, _path):
     database.run("UPDATE models SET managed_root = NULL")
 
@@ -131,6 +135,7 @@ CHANGES = {
     "changed": (end_check, "its files are not as recorded"),
     "downloading": (begin_download, "being downloaded"),
     "moved": (move, "changed since the plan was made"),
+    "renamed": (rename, "changed since the plan was made"),
     "disowned": (disown, "changed since the plan was made"),
 }
 

@@ -3,13 +3,14 @@
 import asyncio
 import os
 import sqlite3
+import sys
 from contextlib import closing
 from itertools import count
 from pathlib import Path
 
 import pytest
 from conftest import a_model
-from managed_models import manage, manage_files, paths_below, reasons, references
+from managed_models import manage, manage_files, manage_hub_cache, paths_below, reasons, references
 from sqlalchemy import Engine, event
 
 from model_catalog import FileRecord, FileState, ModelNotFoundError
@@ -25,8 +26,11 @@ from model_catalog.downloads.eviction.found_files import (
 )
 from model_catalog.downloads.eviction.removals import RemovalPlanner, RemovedNames
 from model_catalog.files.fingerprint import file_fingerprint
-from model_catalog.upkeep import check_models, register_path
+from model_catalog.upkeep import adopt, check_models, register_path, scan_store
 from model_catalog.upkeep.queries.verification_queries import save_inspection
+
+sys.path.append(str(Path(__file__).parents[1] / "stores"))
+from layouts import C1, HuggingFace
 
 KIB = 1024
 
@@ -347,3 +351,82 @@ async def test_a_deletion_that_fails_halfway_is_reported(catalog, database, tmp_
     assert model.state_detail.startswith("its deletion was not finished")
     assert reasons(again.kept) == {"m": "its files are not as recorded"}
     assert (await check_models(catalog)).counts == {FileState.MISSING: 1}
+
+
+async def test_a_model_that_is_registered_again_during_its_deletion_is_missing(
+    catalog, database, tmp_path
+):
+    """
+    Its record stays, and says that its files are gone.
+    """
+    await manage_files(catalog, database, tmp_path / "models", {"m": 1})
+    plan = await plan_eviction(catalog, keep_days=0)
+    seen = []
+
+    def register_again(_connection, _cursor, statement, *_):
+        if "FROM model_files" in statement and not seen:
+            seen.append(statement)
+            database.run("UPDATE models SET state = 'unchecked', state_detail = NULL")
+
+    event.listen(Engine, "before_cursor_execute", register_again)
+    result = await plan.execute(catalog)
+    event.remove(Engine, "before_cursor_execute", register_again)
+    (model,) = await catalog.list_models()
+
+    assert seen
+    assert reasons(result.kept) == {"m": "changed since the plan was made"}
+    assert model.state is FileState.MISSING
+    assert "registered again" in model.state_detail
+    assert paths_below(tmp_path / "models") == set()
+
+
+def test_the_database_itself_is_never_deleted(model_file, tmp_path):
+    """
+    Even if a model has it among its files.
+    """
+    status = model_file.stat()
+    files = [FileRecord("m.gguf", 5000, fingerprint=str(file_fingerprint(model_file)))]
+    model = DeletableModel(1, str(model_file), str(tmp_path), files)
+
+    with pytest.raises(RefusedError, match="the catalog's database"):
+        find_files(model, {(status.st_dev, status.st_ino)})
+
+
+def test_a_shared_blob_that_gets_a_link_after_the_check_stays(tmp_path):
+    """
+    huggingface_hub has linked another repository to it, and has listed the link.
+    """
+    cache = HuggingFace(tmp_path / "hub")
+    data = b"x" * 65536
+    snapshot = cache.revision("org/a", C1, {"model.safetensors": data})
+    blob = cache.share_blob("org/a", "model.safetensors", data)
+    shared = blob.resolve()
+    manifest = shared.with_name(f"{shared.name}.refs")
+    manifest.write_text(f"{blob.relative_to(cache.root)}\n")
+    deletion = prepare(snapshot / "model.safetensors", cache.root)
+    (cache.repository("org/b") / "blobs").mkdir(parents=True)
+    other = cache.repository("org/b") / "blobs" / blob.name
+    other.symlink_to(os.path.relpath(shared, other.parent))
+    manifest.write_text(f"{manifest.read_text()}{other.relative_to(cache.root)}\n")
+
+    deletion.run(never, 10)
+
+    assert other.read_bytes() == data
+    assert manifest.is_file()
+    assert not cache.repository("org/a").exists()
+    assert deletion.freed_bytes < 65536
+
+
+async def test_a_scan_does_not_overrule_a_deletion(catalog, database, tmp_path):
+    """
+    The files that it has seen may be deleted before its result is recorded.
+    """
+    cache = HuggingFace(tmp_path / "hub")
+    cache.revision("org/m", C1, {"model.safetensors": b"x"})
+    await manage_hub_cache(catalog, database, cache.root)
+    found = await scan_store(catalog, "huggingface", cache.root)
+    database.run("UPDATE models SET state = 'missing', state_detail = ?", BEING_DELETED)
+
+    await adopt(catalog, found, headers=False)
+
+    assert (await catalog.get_model("org/m", "hf")).state_detail == BEING_DELETED

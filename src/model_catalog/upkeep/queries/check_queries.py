@@ -25,7 +25,7 @@ from sqlalchemy import (
     type_coerce,
 )
 
-from model_catalog.domain.file_record import FileState
+from model_catalog.domain.file_record import BEING_DELETED, FileState
 from model_catalog.domain.file_validation import MAX_FILES
 from model_catalog.domain.model_ref import ModelRef
 from model_catalog.execution.executor import read, write_alone
@@ -242,6 +242,8 @@ def _update_statement(now: datetime, dialect: str) -> Update:
             model_columns.id == bindparam("of_id"),
             has_path(path, dialect),
             model_columns.state == bindparam("of_state", type_=model_columns.state.type),
+            # Files that were seen may be deleted by now.
+            model_columns.state_detail.is_distinct_from(BEING_DELETED),
         )
         .values(
             state=state,
