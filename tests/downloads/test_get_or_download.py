@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from download_helpers import NAME, Downloader, safetensors_bytes, until
-from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
 
 from model_catalog import (
     DownloadFailedError,
@@ -507,3 +507,17 @@ async def test_aliases_and_versions_find_the_recorded_model(catalog, tmp_path):
     aliased = await get_or_download(catalog, "hf:org/tiny@stable", never)
 
     assert newest.id == aliased.id == model.id
+
+
+async def test_in_a_session_of_a_host_with_a_schema_a_download_is_refused(database, tmp_path):
+    """
+    The schema does not hide that the host commits the transaction.
+    """
+    if database.path is not None:
+        pytest.skip("SQLite has no schemas")
+    engine = create_async_engine(database.target_url)
+    async with AsyncSession(engine) as session:
+        catalog = ModelCatalog(session, schema="public")
+        with pytest.raises(TransactionError, match="outside of transaction"):
+            await get_or_download(catalog, NAME, Downloader(tmp_path / "m"))
+    await engine.dispose()

@@ -15,7 +15,7 @@ from model_catalog.concurrency.ownership import running_loop
 from model_catalog.domain import validation
 from model_catalog.downloads.queries.claim_queries import Renewal, renew_claims
 from model_catalog.downloads.queries.use_queries import HeldUse, renew_uses
-from model_catalog.errors import CatalogError, InvalidModelError
+from model_catalog.errors import CatalogError, InvalidModelError, TransactionError
 from model_catalog.execution.executor import Executor, write
 from model_catalog.repository.model_catalog import ModelCatalog, executor_of
 
@@ -41,6 +41,15 @@ def validate_lease(lease_s: float) -> float:
         problem = f"is out of range: give {MIN_LEASE_S:g} to {MAX_LEASE_S:g} seconds"
         raise InvalidModelError("lease_s", lease_s, problem)
     return lease_s
+
+
+def require_no_transaction(catalog: ModelCatalog, function: str) -> None:
+    """Raise TransactionError if a catalog is that of an open transaction."""
+    if executor_of(catalog).is_in_transaction:
+        raise TransactionError(
+            f"{function} commits, so it cannot be part of a transaction: call it with the catalog "
+            "itself, outside of transaction()"
+        )
 
 
 class Lease(Protocol):

@@ -14,7 +14,12 @@ from model_catalog.domain import validation
 from model_catalog.domain.model_ref import ModelName
 from model_catalog.downloads.claim import Claim, describe_error, run_unless_lost
 from model_catalog.downloads.disk_space import require_space
-from model_catalog.downloads.leases import DEFAULT_LEASE_S, keeper_of, validate_lease
+from model_catalog.downloads.leases import (
+    DEFAULT_LEASE_S,
+    keeper_of,
+    require_no_transaction,
+    validate_lease,
+)
 from model_catalog.downloads.presence import PresenceCache
 from model_catalog.downloads.queries.claim_queries import (
     CANCELLED,
@@ -37,10 +42,8 @@ from model_catalog.errors import (
     ClaimLostError,
     DownloadFailedError,
     DownloadTimeoutError,
-    TransactionError,
 )
 from model_catalog.execution.executor import read, write
-from model_catalog.execution.transaction import TransactionExecutor
 from model_catalog.files.file_names import absolute_path
 from model_catalog.files.safe_open import StrPath
 from model_catalog.mapping.tables import Model
@@ -84,10 +87,9 @@ async def get_or_download(
     """
     Return a model that is recorded and present, or else download and register it, once.
 
-    Of all callers in all tasks, processes and hosts that share the database, one calls
-    `download(claim)` at a time; the others wait, and all get the same model. A recorded model is
-    returned without a write if its files are there. They are looked at, in a thread, when this
-    process first asks for the model, and again when the last look is more than 5 s old.
+    Of all callers that share the database, one calls `download(claim)` at a time. The others wait,
+    and all get the same model. A recorded model is returned without a write if its files are there.
+    They are looked at in a thread, and again when the last look is more than 5 s old.
 
     `download` is an async function. It gets a `Claim`, and returns the path of a file or a folder,
     or a `Model` with the same provider and reference. Its files are inspected as `register_path`
@@ -95,15 +97,13 @@ async def get_or_download(
     be below this folder, and the catalog may later delete them: see `plan_eviction`. With
     `size_bytes`, the free space of the disk of `root` is compared with it first.
 
-    If `download` raises or is cancelled, the error is recorded, and one waiting caller tries next
-    with its own `download`, after `retry_pause_s` seconds, which doubles each time. A caller that
-    has waited for `max_attempts` failures raises DownloadFailedError. The errors of its own
-    `download` are passed on.
+    An error of `download` is recorded and passed on. Then one waiting caller tries with its own
+    `download`, after `retry_pause_s` seconds, which doubles each time. A caller that has waited for
+    `max_attempts` failures raises DownloadFailedError.
 
-    The claim is a row that this process renews. It expires after `lease_s` seconds, at most a day,
-    when the process is killed or stopped; then another caller takes over. A process that continues
-    after its claim was taken over cannot register anything. Its `download` is cancelled, and it
-    gets the model of its successor.
+    The claim is a row that this process renews. When the process is killed or stopped, another
+    caller takes over after `lease_s` seconds. A process that continues afterwards cannot register
+    anything: its `download` is cancelled, and it gets the model of its successor.
 
     `timeout_s` limits the whole call. `slots` limits how many downloads run at a time: a claim
     waits for it in the state `queued`. `find(catalog)` finds the model in place of `find_model`,
@@ -119,11 +119,7 @@ async def get_or_download(
     if model is not None and presence.is_known(model):
         return model
     key = LookupKey.validated(ref)
-    if isinstance(executor_of(catalog), TransactionExecutor):
-        raise TransactionError(
-            "get_or_download commits, so it cannot be part of a transaction: call it with the "
-            "catalog itself, outside of transaction()"
-        )
+    require_no_transaction(catalog, "get_or_download")
     options = _Options(
         download,
         find,
@@ -134,17 +130,7 @@ async def get_or_download(
         validate_lease(lease_s),
         slots,
     )
-    call = _Call(catalog, key, options, presence)
-    if timeout_s is None:
-        return await call.run()
-    limit = asyncio.timeout(validation.seconds("timeout_s", timeout_s))
-    try:
-        async with limit:
-            return await call.run()
-    except TimeoutError as error:
-        if not limit.expired():
-            raise
-        raise DownloadTimeoutError(str(key.ref), timeout_s, call.waits_for) from error
+    return await _Call(catalog, key, options, presence).run_within(timeout_s)
 
 
 # The names that a task of this process downloads or waits for. One task asks the database.
@@ -178,8 +164,20 @@ class _Call:
         self.waits_for = "the catalog was being asked"
         """What the call was doing, for the message of a timeout."""
 
-    async def run(self) -> Model:
+    async def run_within(self, timeout_s: float | None) -> Model:
         """Return the model. Raises what `get_or_download` raises."""
+        if timeout_s is None:
+            return await self._run()
+        limit = asyncio.timeout(validation.seconds("timeout_s", timeout_s))
+        try:
+            async with limit:
+                return await self._run()
+        except TimeoutError as error:
+            if not limit.expired():
+                raise
+            raise DownloadTimeoutError(str(self._key.ref), timeout_s, self.waits_for) from error
+
+    async def _run(self) -> Model:
         flights = _flights.setdefault(self._catalog, {})
         while True:
             model, known_bad = await self._find_present()

@@ -10,7 +10,12 @@ from typing import Final
 from model_catalog.concurrency.completion import run_to_completion
 from model_catalog.concurrency.context_managers import inner_contextmanager
 from model_catalog.domain.model_ref import ModelName
-from model_catalog.downloads.leases import DEFAULT_LEASE_S, keeper_of, validate_lease
+from model_catalog.downloads.leases import (
+    DEFAULT_LEASE_S,
+    keeper_of,
+    require_no_transaction,
+    validate_lease,
+)
 from model_catalog.downloads.queries.use_queries import (
     HeldUse,
     NewUse,
@@ -19,9 +24,8 @@ from model_catalog.downloads.queries.use_queries import (
     select_users,
 )
 from model_catalog.downloads.states import Holder, ModelUser
-from model_catalog.errors import CatalogError, TransactionError
+from model_catalog.errors import CatalogError
 from model_catalog.execution.executor import Executor, read, write
-from model_catalog.execution.transaction import TransactionExecutor
 from model_catalog.mapping.tables import Model
 from model_catalog.repository.model_catalog import ModelCatalog, executor_of
 from model_catalog.repository.operations.lookup import LookupKey
@@ -64,11 +68,7 @@ async def use_model(
     TransactionError in a transaction, whose other users could not see the use.
     """
     executor = executor_of(catalog)
-    if isinstance(executor, TransactionExecutor):
-        raise TransactionError(
-            "use_model commits, so it cannot be part of a transaction: call it with the catalog "
-            "itself, outside of transaction()"
-        )
+    require_no_transaction(catalog, "use_model")
     holder = Holder.new()
     new_use = NewUse(LookupKey.validated(ref), holder, int(validate_lease(lease_s) * 1000))
     began = False

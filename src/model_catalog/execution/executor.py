@@ -103,6 +103,11 @@ class Executor(Protocol):
     timeout_s: float
     """The seconds that a call may take."""
 
+    @property
+    def is_in_transaction(self) -> bool:
+        """Whether operations are part of an open transaction, which another call commits."""
+        return False
+
     def forbid_nested_write(self) -> None:
         """Raise TransactionError if a write would wait for the caller's own open transaction."""
 

@@ -103,6 +103,11 @@ class PostgresExecutor:
             listener = self._listeners[channel] = NotificationListener(self._reading, channel)
         return listener
 
+    @property
+    def is_in_transaction(self) -> bool:
+        """Each operation has a transaction of its own, or shares one with others."""
+        return False
+
     def forbid_nested_write(self) -> None:
         """Raise TransactionError in a task that has a transaction of this engine open."""
         forbid_nested_write(self._engine)

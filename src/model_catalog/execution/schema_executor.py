@@ -34,6 +34,11 @@ class SchemaExecutor:
         self.database = replace(database, name=name_with_schema(database.name, schema))
         self.timeout_s = executor.timeout_s
 
+    @property
+    def is_in_transaction(self) -> bool:
+        """Whether the operations of the other executor are part of an open transaction."""
+        return self._executor.is_in_transaction
+
     def forbid_nested_write(self) -> None:
         """Raise TransactionError if a write would wait for the caller's own open transaction."""
         self._executor.forbid_nested_write()

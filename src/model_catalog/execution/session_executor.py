@@ -102,6 +102,11 @@ class SessionExecutor:
         for file in self.database.files[:1]:
             warn_if_inherited(file, self.database.name)
 
+    @property
+    def is_in_transaction(self) -> bool:
+        """Each operation has a transaction of its own, or shares one with others."""
+        return False
+
     def forbid_nested_write(self) -> None:
         """Raise TransactionError in a task that has a transaction of this engine open."""
         forbid_nested_write(self._engine)

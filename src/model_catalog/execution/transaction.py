@@ -89,6 +89,11 @@ class TransactionExecutor:
         self._failure: CatalogError | None = None
         self._lock = asyncio.Lock()
 
+    @property
+    def is_in_transaction(self) -> bool:
+        """Operations are part of an open transaction."""
+        return True
+
     def forbid_nested_write(self) -> None:
         """Do nothing: this executor works in the caller's own transaction."""
 

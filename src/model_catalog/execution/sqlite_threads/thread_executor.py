@@ -92,6 +92,11 @@ class ThreadExecutor:
                 await self._writer.submit(Operation(_do_nothing, None), self.timeout_s)
         await self._readers.queues[0].submit(Operation(_do_nothing, None), self.timeout_s)
 
+    @property
+    def is_in_transaction(self) -> bool:
+        """Each operation has a transaction of its own, or shares one with others."""
+        return False
+
     def forbid_nested_write(self) -> None:
         """Raise TransactionError in a task that has a transaction of this executor open."""
         forbid_nested_write(self)
