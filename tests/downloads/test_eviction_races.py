@@ -13,7 +13,7 @@ from conftest import a_model
 from managed_models import manage, manage_files, manage_hub_cache, paths_below, reasons, references
 from sqlalchemy import Engine, event
 
-from model_catalog import FileRecord, FileState, ModelNotFoundError
+from model_catalog import FileRecord, FileState, ModelNotFoundError, NotEnoughSpaceError
 from model_catalog.cli.commands.demo_files import make_gguf
 from model_catalog.domain.file_record import BEING_DELETED
 from model_catalog.downloads import get_or_download, plan_eviction, use_model
@@ -430,3 +430,23 @@ async def test_a_scan_does_not_overrule_a_deletion(catalog, database, tmp_path):
     await adopt(catalog, found, headers=False)
 
     assert (await catalog.get_model("org/m", "hf")).state_detail == BEING_DELETED
+
+
+async def test_the_error_of_a_full_disk_has_the_plan_that_makes_room(catalog, database, disk):
+    """
+    Only models on the same disk are planned. After the plan the download begins.
+    """
+    await manage_files(catalog, database, disk / "models", {"old": 3_000_000, "new": 500_000})
+
+    async def download(claim):
+        path = Path(await claim.create_folder(disk / "models")) / "m.gguf"
+        path.write_bytes(make_gguf("llama", context_length=1))
+        return path
+
+    with pytest.raises(NotEnoughSpaceError) as caught:
+        await get_or_download(catalog, "hf:m", download, root=disk / "models", size_bytes=2_500_000)
+    await caught.value.plan.execute(catalog)
+    await get_or_download(catalog, "hf:m", download, root=disk / "models", size_bytes=2_500_000)
+
+    assert references(caught.value.plan.models) == ["old"]
+    assert {model.reference for model in await catalog.list_models()} == {"new", "m"}
