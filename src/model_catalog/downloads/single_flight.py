@@ -106,8 +106,7 @@ async def get_or_download(
     anything: its `download` is cancelled, and it gets the model of its successor.
 
     `timeout_s` limits the whole call. `slots` limits how many downloads run at a time: a claim
-    waits for it in the state `queued`. `find(catalog)` finds the model in place of `find_model`,
-    where more than the name decides whether it is recorded, as which of its files are.
+    waits for it in the state `queued`. `find(catalog)` finds the model in place of `find_model`.
 
     Raises InvalidModelError; TransactionError in a transaction or over a host's session, because it
     commits; DownloadTimeoutError; DownloadFailedError; IncompleteDownloadError;
