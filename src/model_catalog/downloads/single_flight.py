@@ -117,7 +117,6 @@ async def get_or_download(
     model = await (catalog.find_model(ref) if find is None else find(catalog))
     if model is not None and presence.is_known(model):
         return model
-    key = LookupKey.validated(ref)
     require_no_transaction(catalog, "get_or_download")
     options = _Options(
         download,
@@ -129,7 +128,7 @@ async def get_or_download(
         validate_lease(lease_s),
         slots,
     )
-    return await _Call(catalog, key, options, presence).run_within(timeout_s)
+    return await _Call(catalog, LookupKey.validated(ref), options, presence).run_within(timeout_s)
 
 
 # The names that a task of this process downloads or waits for. One task asks the database.
