@@ -40,7 +40,8 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name="pk_model_downloads"),
         sa.UniqueConstraint("token", name="uq_model_downloads_token"),
         sa.CheckConstraint(
-            "state IN ('queued', 'running', 'done', 'failed')", name=op.f("ck_model_downloads_state")
+            "state IN ('queued', 'running', 'done', 'failed')",
+            name=op.f("ck_model_downloads_state"),
         ),
     )
     op.create_index(

@@ -71,6 +71,13 @@ class LookupKey(NamedTuple):
         return ModelRef(self.provider, self.reference, self.version)
 
     @property
+    def text(self) -> str:
+        """The name in a message, also one that can no longer be recorded, such as a blank one."""
+        if self.reference.strip() and self.provider.strip():
+            return str(self.ref)
+        return f"{self.provider}:{self.reference}"
+
+    @property
     def model_id(self) -> Select[int]:
         """A SELECT of the id of the model that the key means."""
         return select_model_id(self.provider, self.reference, self.version)
@@ -296,7 +303,7 @@ def remove(key: LookupKey, *, cascades: bool) -> Operation[Any, bool]:
 def remove_models(connection: Connection, key: LookupKey) -> bool:
     """Delete the models that a key means; return whether there was one."""
     which = _models_to_remove(key)
-    require_unused(connection, which, str(key.ref))
+    require_unused(connection, which, key.text)
     statement = delete(MODELS).where(which).returning(model_columns.id)
     try:
         return bool(connection.execute(statement).all())
@@ -304,14 +311,14 @@ def remove_models(connection: Connection, key: LookupKey) -> bool:
         table = referring_table(error) or _find_referring_table(connection, which)
         if table is None and not is_foreign_key_violation(error):
             raise
-        raise ModelInUseError(table, str(key.ref)) from error
+        raise ModelInUseError(table, key.text) from error
 
 
 def remove_models_and_children(connection: Connection, key: LookupKey) -> bool:
     """Delete as `remove_models` does, in a database that does not delete child rows by itself."""
     which = _models_to_remove(key)
     # Before the first change: a host's transaction keeps what an operation has changed.
-    require_unused(connection, which, str(key.ref))
+    require_unused(connection, which, key.text)
     removed = select(model_columns.id).where(which)
     for table in (TAGS, ALIASES, FILES):
         connection.execute(delete(table).where(table.c.model_id.in_(removed)))
