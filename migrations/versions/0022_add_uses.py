@@ -32,9 +32,7 @@ def upgrade() -> None:
         sa.Column("renewed_at_ms", BIG, nullable=False),
         sa.Column("expires_at_ms", BIG, nullable=False),
         sa.PrimaryKeyConstraint("token", name="pk_model_uses"),
-        sa.ForeignKeyConstraint(
-            ["model_id"], ["models.id"], name="fk_model_uses_model_id_models"
-        ),
+        sa.ForeignKeyConstraint(["model_id"], ["models.id"], name="fk_model_uses_model_id_models"),
     )
     op.create_index("ix_model_uses_model_id", "model_uses", ["model_id"])
 

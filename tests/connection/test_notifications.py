@@ -79,4 +79,4 @@ async def test_a_task_that_is_cancelled_gives_the_connection_back(url):
 
         assert task.cancelled()
         assert not listener.is_listening
-        assert await catalog.count_models() == 0
+        assert await catalog.find_model("hf:not recorded") is None

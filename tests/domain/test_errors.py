@@ -30,7 +30,7 @@ EXAMPLES = [
     errors.InvalidModelError("size_bytes", -1, "is out of range: give 0 to 2**63 - 1"),
     errors.InvalidTargetError(TARGET, "it is a directory"),
     errors.ModelInUseError("placements", "hf:m"),
-    errors.ModelInUseError("model_uses", "hf:m", ["process 7 on host"]),
+    errors.ModelInUseError(None, "hf:m", ["process 7 on host"]),
     errors.ClaimLostError(),
     errors.DeletionRefusedError("hf:m", "it is pinned"),
     errors.DownloadFailedError("hf:m", 3, "the network is down"),

@@ -27,6 +27,6 @@ def require_unused(connection: Connection, which: ColumnElement[bool], model: st
     ).all()
     users = [f"process {process_id} on {host}" for host, process_id, is_used in rows if is_used]
     if users:
-        raise ModelInUseError(USES.name, model, sorted(set(users)))
+        raise ModelInUseError(None, model, sorted(set(users)))
     if rows:
         connection.execute(delete(USES).where(of_models, ~is_valid(USES, now)))
