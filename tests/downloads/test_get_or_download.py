@@ -26,6 +26,8 @@ from model_catalog.downloads import (
     DownloadState,
     get_or_download,
     list_downloads,
+    list_users,
+    use_model,
     wait_for_download,
 )
 
@@ -521,3 +523,28 @@ async def test_in_a_session_of_a_host_with_a_schema_a_download_is_refused(databa
         with pytest.raises(TransactionError, match="outside of transaction"):
             await get_or_download(catalog, NAME, Downloader(tmp_path / "m"))
     await engine.dispose()
+
+
+@pytest.mark.parametrize("shift_s", [-86_400, 86_400], ids=["a day slow", "a day fast"])
+async def test_the_clock_of_another_host_does_not_matter(database, tmp_path, monkeypatch, shift_s):
+    """
+    A process whose clock is wrong waits for the claim of another, and counts its own use.
+    """
+    release = asyncio.Event()
+    download = Downloader(tmp_path / "m", release=release)
+    right = time.time
+    async with open_catalog(database.target) as one, open_catalog(database.target) as other:
+        first = asyncio.create_task(get_or_download(one, NAME, download))
+        await download.started.wait()
+        monkeypatch.setattr(time, "time", lambda: right() + shift_s)
+        with pytest.raises(DownloadTimeoutError):
+            await get_or_download(other, NAME, never, timeout_s=0.1)
+        (running,) = await list_downloads(other)
+        release.set()
+        model = await first
+        async with use_model(other, NAME):
+            monkeypatch.undo()
+            users = await list_users(one)
+
+    assert running.state is DownloadState.RUNNING
+    assert [user.ref for user in users] == [model.ref]
