@@ -71,7 +71,7 @@ async def assert_finished_by_the_next_run(database, root):
     assert database.run("SELECT count(*) FROM model_claims") == [(0,)]
 
 
-@pytest.mark.slow_with("asyncpg")
+@pytest.mark.slow
 async def test_an_eviction_that_is_killed_is_finished_by_the_next_one(database, tmp_path):
     """
     Killed in the middle of the deletion of a model, and between two models.

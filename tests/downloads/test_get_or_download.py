@@ -329,6 +329,7 @@ async def test_in_a_transaction_a_download_is_refused(catalog, tmp_path):
     assert download.count == 0
 
 
+@pytest.mark.slow
 async def test_progress_is_visible_to_other_processes(database, tmp_path):
     """
     A thread reports bytes, and another catalog sees them while the download runs.
@@ -407,6 +408,7 @@ async def test_a_download_waits_for_another_process_to_end(database, tmp_path):
     assert (ended.ref, ended.state) == (ModelRef("hf", "org/tiny"), "done")
 
 
+@pytest.mark.slow
 async def test_the_history_keeps_a_thousand_downloads(catalog, database, tmp_path):
     """
     Older ones are deleted when a download ends. Running ones stay.

@@ -14,6 +14,8 @@ from download_helpers import NAME, Downloader, safetensors_bytes, until
 from model_catalog import Model, ModelInUseError, open_catalog
 from model_catalog.downloads import get_or_download, list_downloads, list_users, use_model
 
+pytestmark = pytest.mark.slow
+
 PROGRAM = Path(__file__).with_name("download_program.py")
 LEASE_S = 1.0
 
@@ -53,7 +55,6 @@ class Process:
         self.popen.communicate()
 
 
-@pytest.mark.slow
 async def test_64_tasks_in_each_of_4_processes_download_10_models_once(database, tmp_path):
     """
     2,560 calls get the same 10 files.
@@ -73,7 +74,6 @@ async def test_64_tasks_in_each_of_4_processes_download_10_models_once(database,
     assert database.run("SELECT count(*) FROM model_claims") == [(0,)]
 
 
-@pytest.mark.slow_with("asyncpg")
 async def test_another_caller_takes_over_from_a_killed_process(database, tmp_path):
     """
     It does so when the claim has expired. The file is whole, and the half of the other is deleted.
@@ -96,7 +96,6 @@ async def test_another_caller_takes_over_from_a_killed_process(database, tmp_pat
     assert len(list((tmp_path / "m").rglob("*.safetensors"))) == 1
 
 
-@pytest.mark.slow_with("asyncpg")
 async def test_a_process_that_was_stopped_cannot_register_over_its_successor(database, tmp_path):
     """
     When it continues, it returns the model of the successor, whose file has not changed.
@@ -117,7 +116,6 @@ async def test_a_process_that_was_stopped_cannot_register_over_its_successor(dat
     assert database.run("SELECT count(*), count(DISTINCT id) FROM models") == [(1, 1)]
 
 
-@pytest.mark.slow_with("asyncpg")
 async def test_the_use_of_a_killed_process_ends_with_its_lease(database, tmp_path):
     """
     Until then the model cannot be removed, and the error names the process.
@@ -144,7 +142,6 @@ async def test_the_use_of_a_killed_process_ends_with_its_lease(database, tmp_pat
     assert database.run("SELECT count(*) FROM model_uses") == [(0,)]
 
 
-@pytest.mark.slow_with("asyncpg")
 async def test_a_use_that_lasts_longer_than_its_lease_is_renewed(database, tmp_path):
     """
     The model stays protected for as long as the block runs.
@@ -168,7 +165,6 @@ async def test_a_use_that_lasts_longer_than_its_lease_is_renewed(database, tmp_p
     assert model.use_count == 1
 
 
-@pytest.mark.slow_with("asyncpg")
 async def test_a_download_that_lasts_longer_than_its_lease_is_not_taken_over(database, tmp_path):
     """
     Its claim is renewed in the background.
