@@ -103,6 +103,18 @@ VERIFIED = {
 }
 
 
+async def test_a_managed_folder_is_imported_only_from_a_trusted_source(catalog):
+    """A stream must not state in which folder the catalog may delete files."""
+    text = HEADER + line("m", managed_root="/home")
+
+    await catalog.import_catalog(io.StringIO(text))
+    untrusted = (await catalog.get_model("m", "hf")).managed_root
+    await catalog.import_catalog(io.StringIO(text), "replace", trust_source=True)
+    trusted = (await catalog.get_model("m", "hf")).managed_root
+
+    assert (untrusted, trusted) == (None, "/home")
+
+
 async def test_verdicts_are_imported_only_from_a_trusted_source(catalog):
     """The digests are imported in any case. The results of checking them are not."""
     file = {"path": "a", "size_bytes": 1, "role": "weights", "digest": DIGEST}
