@@ -8,13 +8,12 @@ from typing import Final
 from model_catalog.mapping.tables import Model
 from model_catalog.repository.model_catalog import ModelCatalog
 from model_catalog.upkeep.checks.file_status import MountCache, check_statuses
-from model_catalog.upkeep.queries.check_queries import load_check_rows
+from model_catalog.upkeep.queries.check_queries import load_check_rows_of
 from model_catalog.upkeep.worker_threads import run_in_thread
 
 MAX_AGE_S: Final = 5.0
 """A model that is asked for again within this time is not looked at again."""
 _MAX_MODELS: Final = 10_000
-_MAX_ROWS: Final = 100_000
 
 
 class PresenceCache:
@@ -36,7 +35,7 @@ class PresenceCache:
 
         Nothing is recorded, and no file is opened.
         """
-        rows = await load_check_rows(catalog, None, _MAX_ROWS, ids=[model.id])
+        rows = await load_check_rows_of(catalog, model.id)
         if not rows:
             return False
         summary = await run_in_thread(lambda stop: check_statuses(rows, MountCache(), stop))

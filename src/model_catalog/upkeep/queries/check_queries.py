@@ -60,6 +60,15 @@ _COLUMNS: Final = (
     FILES.c.fingerprint,
 )
 
+_SELECT_ROWS: Final = select(*_COLUMNS).select_from(
+    MODELS.outerjoin(
+        FILES,
+        (FILES.c.model_id == model_columns.id) & model_columns.inventoried_at.is_not(None),
+    )
+)
+# Built once: building it takes as long as executing it.
+_SELECT_ROWS_OF_ONE: Final = _SELECT_ROWS.where(model_columns.id == bindparam("of_id"))
+
 # Over a host's sessions the event loop builds the parameters; other tasks must run in between.
 _BATCH_SIZE: Final = 1000
 """Rows in one statement."""
@@ -126,17 +135,8 @@ async def load_check_rows(
     whose files are not known is one row with None in the columns of the file.
     """
     executor = executor_of(catalog)
-    statement = (
-        select(*_COLUMNS)
-        .select_from(
-            MODELS.outerjoin(
-                FILES,
-                (FILES.c.model_id == model_columns.id) & model_columns.inventoried_at.is_not(None),
-            )
-        )
-        .where(*build_where(filters, executor.database.dialect))
-        .order_by(model_columns.id)
-    )
+    where = build_where(filters, executor.database.dialect)
+    statement = _SELECT_ROWS.where(*where).order_by(model_columns.id)
     if after_id is not None:
         statement = statement.where(model_columns.id > after_id)
 
@@ -151,6 +151,15 @@ async def load_check_rows(
     while end and rows[end - 1][0] == rows[-1][0]:
         end -= 1
     return rows[:end] if end else rows
+
+
+async def load_check_rows_of(catalog: ModelCatalog, model_id: int) -> Sequence[Row]:
+    """Return the files of one model as `load_check_rows` does; empty if there is no such model."""
+    return await executor_of(catalog).run(read(_fetch_rows_of_one, model_id))
+
+
+def _fetch_rows_of_one(connection: Connection, model_id: int) -> Sequence[Row]:
+    return connection.execute(_SELECT_ROWS_OF_ONE, {"of_id": model_id}).all()
 
 
 def fetch_all(connection: Connection, statement: Select[Any]) -> Sequence[Row]:
