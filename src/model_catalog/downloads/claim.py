@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import inspect
+import logging
 import os
 import re
 import shutil
@@ -11,11 +13,13 @@ import time
 from collections.abc import Awaitable, Callable, Collection
 from typing import Final, Protocol, TypeVar
 
+from model_catalog.concurrency.completion import run_to_completion
+from model_catalog.domain import validation
 from model_catalog.domain.model_ref import ModelRef
 from model_catalog.domain.validation import non_negative_int
 from model_catalog.downloads.queries.claim_queries import CANCELLED, STOPPED, failed_tokens
 from model_catalog.downloads.states import Holder
-from model_catalog.errors import ClaimLostError
+from model_catalog.errors import ClaimLostError, InvalidModelError
 from model_catalog.execution.executor import read
 from model_catalog.files.file_names import absolute_path
 from model_catalog.mapping.tables import Model
@@ -25,8 +29,10 @@ from model_catalog.upkeep.worker_threads import run_in_thread
 
 T = TypeVar("T")
 
+log = logging.getLogger(__name__)
+
 _MAX_ERROR_LENGTH: Final = 1000
-_MAX_FOLDER_NAME: Final = 100
+_MAX_FOLDER_NAME_BYTES: Final = 100
 _TOKEN_DIGITS: Final = 16
 _MAX_TRIES: Final = 10
 
@@ -91,16 +97,17 @@ class Claim:
 
         A process that lost its claim without noticing, and still writes, writes to another folder.
         The folder is deleted if the attempt fails. Those of earlier attempts whose processes were
-        killed are deleted now. Raises OSError as the system reports it.
+        killed are deleted now. A second call with the same root returns the same folder. Raises
+        InvalidModelError, and OSError as the system reports it.
         """
-        full = absolute_path(root)
-        name = re.sub(r"[^\w.-]+", "--", f"{self.ref.provider}--{self.ref.reference}")
-        parent = os.path.join(full, name.lstrip(".-")[:_MAX_FOLDER_NAME] or "model")
+        full = absolute_path(validation.path("root", root))
+        parent = os.path.join(full, _folder_name(self.ref))
         folder = os.path.join(parent, self.token[:_TOKEN_DIGITS])
         tokens = await executor_of(self._catalog).run(read(failed_tokens, self._key))
         stale = {token[:_TOKEN_DIGITS] for token in tokens}
-        await run_in_thread(lambda _: _make_folder(parent, folder, stale))
         self._folders.append(folder)
+        # The thread must not make the folder after `delete_folders`.
+        await run_to_completion(run_in_thread(lambda _: _make_folder(parent, folder, stale)))
         return folder
 
     async def delete_folders(self) -> None:
@@ -132,18 +139,29 @@ class Claim:
         self._lost.set()
 
 
+def _folder_name(ref: ModelRef) -> str:
+    """Return the name of the folder for all attempts to download a model."""
+    name = re.sub(r"[^\w.-]+", "--", f"{ref.provider}--{ref.reference}").lstrip(".-")
+    # File systems limit a name to 255 bytes, and one character may take four.
+    return name.encode()[:_MAX_FOLDER_NAME_BYTES].decode(errors="ignore") or "model"
+
+
 def _make_folder(parent: str, folder: str, stale: Collection[str]) -> None:
-    os.makedirs(parent, exist_ok=True)
-    for entry in os.scandir(parent):
-        if entry.name in stale and entry.is_dir(follow_symlinks=False):
-            _delete_folder(entry.path)
-    # Another attempt may delete the empty parent between the two calls.
+    # Another attempt may delete the empty parent between two calls.
     for _ in range(_MAX_TRIES):
-        os.makedirs(parent, exist_ok=True)
         with contextlib.suppress(FileNotFoundError):
-            os.mkdir(folder)
+            os.makedirs(folder, exist_ok=True)
+            _delete_stale(parent, stale)
             return
-    os.mkdir(folder)
+    os.makedirs(folder, exist_ok=True)
+
+
+def _delete_stale(parent: str, stale: Collection[str]) -> None:
+    with os.scandir(parent) as entries:
+        found = [each for each in entries if each.name in stale]
+    for entry in found:
+        if entry.is_dir(follow_symlinks=False):
+            _delete_folder(entry.path)
 
 
 def _delete_folders(folders: Collection[str]) -> None:
@@ -167,16 +185,29 @@ async def run_unless_lost(claim: Claim, download: Callable[[Claim], Awaitable[T]
         await asyncio.wait([task, losing], return_when=asyncio.FIRST_COMPLETED)
     finally:
         losing.cancel()
-        if not task.done():
-            task.cancel()
-            # `await task` could not tell a cancellation of this task from that of the download.
-            await asyncio.wait([task])
+        # Also after a second cancellation: the download must not outlive its claim.
+        await run_to_completion(_cancel(task))
     claim.require_held()
     return task.result()
 
 
 async def _call(download: Callable[[Claim], Awaitable[T]], claim: Claim) -> T:
-    return await download(claim)
+    running = download(claim)
+    if not inspect.isawaitable(running):
+        problem = "is not an async function: define it with `async def`"
+        raise InvalidModelError("download", download, problem)
+    return await running
+
+
+async def _cancel(task: asyncio.Future[T]) -> None:
+    """Cancel a download unless it has ended, and wait for its end."""
+    if task.done():
+        return
+    task.cancel()
+    # `await task` could not tell a cancellation of this task from that of the download.
+    await asyncio.wait([task])
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.debug("a download failed when it was cancelled", exc_info=error)
 
 
 def describe_error(error: BaseException) -> str:
@@ -185,7 +216,11 @@ def describe_error(error: BaseException) -> str:
         return CANCELLED
     if isinstance(error, ClaimLostError):
         return STOPPED
-    text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    name = type(error).__name__
+    try:
+        text = f"{name}: {error}" if str(error) else name
+    except Exception:  # noqa: BLE001 - the error is foreign, and so is its text
+        text = name
     printable = "".join(
         each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in text
     )

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from model_catalog.domain import validation
 from model_catalog.domain.file_record import FileRecord
 from model_catalog.downloads.claim import Claim, PreparedDownload
 from model_catalog.downloads.queries.claim_queries import EndedDownload, end_download
@@ -19,6 +20,7 @@ from model_catalog.repository.model_catalog import ModelCatalog, executor_of
 from model_catalog.repository.operations.lookup import LookupKey, find
 from model_catalog.repository.operations.model_files import register_with_files
 from model_catalog.upkeep.inspection import inspect_path
+from model_catalog.upkeep.worker_threads import run_in_thread
 
 Downloaded: TypeAlias = "StrPath | Model | PreparedDownload"
 """What a download returns: a path, a Model with a path, or a registration that is prepared."""
@@ -49,13 +51,13 @@ async def prepare(
     """
     if isinstance(downloaded, Model):
         model = downloaded
-        model.local_path = absolute_path(model.local_path)
+        model.local_path = absolute_path(validation.path("local_path", model.local_path))
     elif isinstance(downloaded, str | os.PathLike):
         model = Model(
             reference=key.reference,
             provider=key.provider,
             version=key.version or "",
-            local_path=absolute_path(downloaded),
+            local_path=absolute_path(validation.path("the path of the download", downloaded)),
         )
     elif hasattr(downloaded, "register"):
         return downloaded
@@ -71,15 +73,17 @@ async def prepare(
     model.size_bytes = inspected.described.size_bytes
     found = {**inspected.claims, **inspected.found}
     if root is not None:
-        found["managed_root"] = _require_inside(root, model.local_path)
+        await run_in_thread(lambda _: _require_inside(root, model.local_path))
+        found["managed_root"] = root
     return _InspectedDownload(model, inspected.files, found)
 
 
-def _require_inside(root: str, local_path: str) -> str:
-    if not local_path.startswith(root.rstrip("/") + "/"):
+def _require_inside(root: str, local_path: str) -> None:
+    # One of the two paths may be written with a link or with `..`.
+    folder = os.path.realpath(os.path.dirname(local_path))
+    if local_path == root or not f"{folder}/".startswith(os.path.realpath(root).rstrip("/") + "/"):
         problem = f"is not below root, which is {root!r}: download to a path below it"
         raise InvalidModelError("the path of the download", local_path, problem)
-    return root
 
 
 async def register_and_release(

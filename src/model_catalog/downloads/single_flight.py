@@ -42,6 +42,7 @@ from model_catalog.errors import (
     ClaimLostError,
     DownloadFailedError,
     DownloadTimeoutError,
+    InvalidModelError,
 )
 from model_catalog.execution.executor import read, write
 from model_catalog.files.file_names import absolute_path
@@ -118,10 +119,11 @@ async def get_or_download(
     if model is not None and presence.is_known(model):
         return model
     require_no_transaction(catalog, "get_or_download")
+    _require_functions(download, find, slots)
     options = _Options(
         download,
         find,
-        None if root is None else absolute_path(root),
+        None if root is None else absolute_path(validation.path("root", root)),
         validation.non_negative_int("size_bytes", size_bytes),
         validation.count("max_attempts", max_attempts),
         validation.seconds("retry_pause_s", retry_pause_s),
@@ -129,6 +131,15 @@ async def get_or_download(
         slots,
     )
     return await _Call(catalog, LookupKey.validated(ref), options, presence).run_within(timeout_s)
+
+
+def _require_functions(download: object, find: object, slots: object) -> None:
+    """Raise InvalidModelError for an argument that cannot be called or entered."""
+    for name, function in (("download", download), ("find", find)):
+        if not callable(function) and not (function is None and name == "find"):
+            raise InvalidModelError(name, function, "is not a function: give an async function")
+    if slots is not None and not hasattr(slots, "__aenter__"):
+        raise InvalidModelError("slots", slots, "is not a semaphore: give an asyncio.Semaphore")
 
 
 # The names that a task of this process downloads or waits for. One task asks the database.
@@ -283,7 +294,8 @@ class _Call:
 
     async def _give_back(self, taking: asyncio.Future[ClaimOutcome], holder: Holder) -> None:
         await asyncio.wait([taking])
-        if taking.exception() is None and taking.result().is_taken:
+        # At the end of an event loop `taking` is cancelled too, and has perhaps taken the claim.
+        if taking.cancelled() or (taking.exception() is None and taking.result().is_taken):
             await self._record_failure(EndedDownload(holder.token, CANCELLED, 0, None))
 
     async def _download(self, holder: Holder) -> Model | None:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 from model_catalog.domain import validation
 from model_catalog.domain.model_ref import ModelName
+from model_catalog.downloads.leases import require_no_transaction
 from model_catalog.downloads.queries.download_queries import DownloadFilter, select_downloads
 from model_catalog.downloads.states import Download, DownloadState
 from model_catalog.downloads.waiting import wait_until_unclaimed
@@ -31,10 +32,16 @@ async def list_downloads(
     """
     wanted = DownloadFilter(
         None if ref is None else LookupKey.validated(ref),
-        None if states is None else tuple(map(_state, states)),
+        None if states is None else _states(states),
         validation.limit("limit", limit),
     )
     return await executor_of(catalog).run(read(select_downloads, wanted))
+
+
+def _states(values: Iterable[DownloadState | str]) -> tuple[DownloadState, ...]:
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        raise InvalidModelError("states", values, "is not a list of states: give a list")
+    return tuple(map(_state, values))
 
 
 def _state(value: DownloadState | str) -> DownloadState:
@@ -52,8 +59,10 @@ async def wait_for_download(
     Wait until no caller downloads a model any more, and return its last download.
 
     Returns at once if no download is running, and None if none is known. `ref` is the name under
-    which the model was asked for. Raises DownloadTimeoutError after `timeout_s` seconds.
+    which the model was asked for. Raises DownloadTimeoutError after `timeout_s` seconds, and
+    TransactionError in a transaction, which may not see the end of the download.
     """
+    require_no_transaction(catalog, "wait_for_download")
     key = LookupKey.validated(ref)
     limit = asyncio.timeout(
         None if timeout_s is None else validation.seconds("timeout_s", timeout_s)

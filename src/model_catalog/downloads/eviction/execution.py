@@ -31,6 +31,7 @@ from model_catalog.downloads.eviction.plan import (
 )
 from model_catalog.downloads.eviction.planning import deletable_model
 from model_catalog.downloads.eviction.removals import IsNeeded, RemovalPlanner, RemovedNames
+from model_catalog.downloads.leases import require_no_transaction
 from model_catalog.downloads.queries.claim_queries import Renewal, renew_claims
 from model_catalog.downloads.queries.eviction_queries import (
     BeginDeletion,
@@ -50,7 +51,7 @@ from model_catalog.downloads.queries.plan_queries import (
     SharedFile,
 )
 from model_catalog.downloads.states import Holder
-from model_catalog.errors import CatalogError, ClaimLostError, ModelInUseError
+from model_catalog.errors import CatalogError, ClaimLostError, InvalidModelError, ModelInUseError
 from model_catalog.execution.executor import read, write
 from model_catalog.files.fingerprint import Fingerprint
 from model_catalog.repository.model_catalog import ModelCatalog, executor_of, find_database_files
@@ -73,7 +74,11 @@ async def execute_plan(
     on_progress: OnEviction | None,
 ) -> EvictionResult:
     """Do what `EvictionPlan.execute` describes."""
+    # A rollback would keep the records of files that are deleted.
+    require_no_transaction(catalog, "execute")
     executor_of(catalog).forbid_nested_write()
+    if on_progress is not None and not callable(on_progress):
+        raise InvalidModelError("on_progress", on_progress, "is not a function: give a function")
     unlisted = await executor_of(catalog).run(read(select_unlisted, None))
     needed = await run_in_thread(lambda _: NeededNames.of_paths(unlisted))
     deleted_ids: set[int] = set()

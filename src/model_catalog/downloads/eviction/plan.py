@@ -142,7 +142,8 @@ class EvictionPlan:
         whole, and the result says why. With `delete_files=False` only the records are deleted.
 
         If the process is killed, the next plan begins with the model whose deletion was not
-        finished. Raises CatalogError if the catalog cannot be written.
+        finished. Raises CatalogError if the catalog cannot be written, and TransactionError in a
+        transaction, because a rollback would not bring the files back.
         """
         # Imported here because that module imports this one.
         from model_catalog.downloads.eviction.execution import execute_plan  # noqa: PLC0415

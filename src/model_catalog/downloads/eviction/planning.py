@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
-from model_catalog.domain import validation
 from model_catalog.domain.file_record import FileRecord
 from model_catalog.domain.model_ref import ModelName, resolve_name
+from model_catalog.downloads.eviction.criteria import Criteria, validated_criteria
 from model_catalog.downloads.eviction.found_files import (
     DeletableModel,
     FoundFiles,
@@ -38,25 +37,9 @@ from model_catalog.downloads.queries.plan_queries import (
 from model_catalog.errors import DeletionRefusedError, InvalidModelError, StoppedError
 from model_catalog.execution.executor import read
 from model_catalog.repository.model_catalog import ModelCatalog, executor_of, find_database_files
-from model_catalog.upkeep.worker_threads import Stop, device_of, file_identities, run_in_thread
+from model_catalog.upkeep.worker_threads import Stop, file_identities, run_in_thread
 
 _NEVER = datetime.min.replace(tzinfo=UTC)
-
-
-@dataclass(frozen=True, slots=True)
-class _Criteria:
-    free_bytes: int | None
-    unused_since: datetime | None
-    """Only models that were last used before this time are deleted."""
-    max_total_bytes: int | None
-    providers: Collection[str] | None
-    device: int | None
-    """Only models on the disk with this number are deleted."""
-
-    @property
-    def has_target(self) -> bool:
-        """Whether a number of bytes is to be reached."""
-        return self.free_bytes is not None or self.max_total_bytes is not None
 
 
 async def plan_eviction(
@@ -86,33 +69,18 @@ async def plan_eviction(
     The disk is read in a thread, outside of a transaction. Raises InvalidModelError for an invalid
     criterion.
     """
-    for name, value in (("free_bytes", free_bytes), ("max_total_bytes", max_total_bytes)):
-        if value is not None:
-            validation.non_negative_int(name, value)
-    if free_bytes is None and keep_days is None and max_total_bytes is None:
-        problem = "is missing: give free_bytes, keep_days or max_total_bytes"
-        raise InvalidModelError("free_bytes", None, problem)
-    criteria = _Criteria(
-        free_bytes,
-        None if keep_days is None else _days_ago(keep_days),
-        max_total_bytes,
-        None if providers is None else frozenset(providers),
-        None if disk_of is None else device_of(os.fspath(disk_of)),
+    criteria = await validated_criteria(
+        free_bytes=free_bytes,
+        keep_days=keep_days,
+        max_total_bytes=max_total_bytes,
+        providers=providers,
+        disk_of=disk_of,
     )
     rows = await executor_of(catalog).run(read(select_rows, RowsQuery()))
     database_files = await find_database_files(catalog)
     return await run_in_thread(
         lambda stop: _Planner(rows, file_identities(database_files), stop).plan(criteria)
     )
-
-
-def _days_ago(days: float) -> datetime:
-    try:
-        if days >= 0:
-            return datetime.now(UTC) - timedelta(days=days)
-    except (OverflowError, TypeError):
-        pass
-    raise InvalidModelError("keep_days", days, "is not a number of days, 0 or more")
 
 
 async def plan_deletion(catalog: ModelCatalog, models: Iterable[ModelName]) -> EvictionPlan:
@@ -125,6 +93,8 @@ async def plan_deletion(catalog: ModelCatalog, models: Iterable[ModelName]) -> E
     Raises ModelNotFoundError, and DeletionRefusedError for a model that is pinned, in use, being
     downloaded, owned by the store of another program, or whose files are not the recorded ones.
     """
+    if isinstance(models, str) or not isinstance(models, Iterable):
+        raise InvalidModelError("models", models, "is not a list of models: give a list")
     ids = {(await catalog.get_model(*resolve_name(name))).id for name in models}
     rows = await executor_of(catalog).run(read(select_rows, RowsQuery(ids)))
     database_files = await find_database_files(catalog)
@@ -174,7 +144,7 @@ class _Planner:
         self._found: dict[int, FoundFiles] = {}
         self._kept: dict[int, KeptModel] = {}
 
-    def plan(self, criteria: _Criteria) -> EvictionPlan:
+    def plan(self, criteria: Criteria) -> EvictionPlan:
         """Return the plan that meets some criteria."""
         self._needed.add_paths(_unlisted(self._rows.models))
         candidates: list[ModelRecord] = []
@@ -211,7 +181,7 @@ class _Planner:
         named = [model for model in self._rows.models if model.id in ids]
         others = [model for model in self._rows.models if model.id not in ids]
         self._needed.add_paths(_unlisted(others))
-        criteria = _Criteria(None, None, None, None, None)
+        criteria = Criteria(None, None, None, None, None)
         selected = []
         for model in named:
             kept = self._find_reason(model, criteria, is_named=True)
@@ -222,7 +192,7 @@ class _Planner:
         return self._result(self._without_kept_sharers(selected), None)
 
     def _find_reason(
-        self, model: ModelRecord, criteria: _Criteria, *, is_named: bool = False
+        self, model: ModelRecord, criteria: Criteria, *, is_named: bool = False
     ) -> KeptModel | None:
         """Return why the database alone says that a model is kept; None if it does not."""
         reason, detail = self._reason_of_others(model)
@@ -259,7 +229,7 @@ class _Planner:
             return reason, f"by process {claim.process_id} on {claim.host}"
         return None, ""
 
-    def _search(self, model: ModelRecord, criteria: _Criteria) -> bool:
+    def _search(self, model: ModelRecord, criteria: Criteria) -> bool:
         """Find the files of a model; return False, and keep it, if it may not be deleted."""
         if self._stop():
             raise StoppedError("the planning of an eviction was stopped")
@@ -282,7 +252,7 @@ class _Planner:
     def _keep(self, model: ModelRecord, reason: KeptReason, detail: str = "") -> None:
         self._kept[model.id] = KeptModel(model.id, model.ref, reason, detail)
 
-    def _target_bytes(self, criteria: _Criteria, unfinished_bytes: int) -> int | None:
+    def _target_bytes(self, criteria: Criteria, unfinished_bytes: int) -> int | None:
         """Return the bytes that the plan has to free, with those of unfinished deletions."""
         if not criteria.has_target:
             return None
