@@ -1,8 +1,6 @@
 """`python -m model_catalog` is `model-catalog`."""
 
-import sys
-
-from model_catalog.cli import main
+from model_catalog.cli import run_program
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_program()

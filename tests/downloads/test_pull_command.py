@@ -128,6 +128,21 @@ def test_an_interrupted_pull_is_recorded_as_cancelled(puller, database):
     assert models(database) == [("o/m", COMMIT, "present")]
 
 
+def test_an_interrupted_pull_does_not_wait_for_a_hub_that_sends_nothing(puller, database):
+    """The thread that reads from the hub cannot be cancelled, and the process ends without it."""
+    puller.hub.held = {HELD}
+    process = puller.start("hf:o/m")
+    assert puller.hub.is_half_sent.wait(60)
+    process.send_signal(signal.SIGINT)
+
+    code, printed = finish(process)
+
+    assert (code, printed) == (130, "")
+    assert not puller.hub.release.is_set()
+    assert [row[:2] for row in downloads(database)] == [("failed", "it was cancelled")]
+    assert database.run("SELECT * FROM model_claims") == []
+
+
 def test_two_pulls_at_once_download_once(puller, database):
     """The second process waits for the first one, and prints the same model."""
     puller.hub.held = {HELD}

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from model_catalog.cli.exit_codes import FAILED, INTERRUPTED, MISUSED, NOT_AS_RECORDED
 from model_catalog.cli.output import print_error
@@ -26,6 +28,22 @@ class _StderrHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         print_error(record.getMessage())
+
+
+def run_program() -> NoReturn:
+    """
+    Run the command of the process, and end the process with its exit code.
+
+    After Ctrl-C it does not wait for threads. A thread that reads from the hub cannot be cancelled,
+    and may wait for minutes. The catalog is closed by then.
+    """
+    code = main()
+    if code == INTERRUPTED:
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, AttributeError):
+                stream.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
