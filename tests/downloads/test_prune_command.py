@@ -133,6 +133,21 @@ def test_invalid_arguments_of_prune_have_exit_code_2(cli, arguments):
     assert (code, out, err.count("\n")) == (2, "", 1)
 
 
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("--free", "5XB"), ("--max-total", "much"), ("--free", "99999999TB"), ("--older-than", "30")],
+)
+def test_the_error_for_a_wrong_value_names_the_option(cli, option, value):
+    """
+    It does not list the keys of `--filter`.
+    """
+    code, out, err = cli("prune", option, value)
+
+    assert (code, out) == (2, "")
+    assert err.startswith(f"model-catalog: error: {option} {value!r} is ")
+    assert "--filter" not in err
+
+
 def test_without_a_terminal_nothing_is_deleted(cli, monkeypatch):
     """
     A script has to pass `-y`.

@@ -89,20 +89,25 @@ def parse_filters(expressions: Iterable[str], now: datetime) -> Filters:
     return cast("Filters", filters)
 
 
-def parse_size(text: str) -> int:
-    """Parse a size such as `20GB`, and return bytes. Raises InvalidModelError."""
-    return _parse_bytes(text, text)
+def parse_size(option: str, text: str) -> int:
+    """Parse the size of an option, such as `20GB`, and return bytes. Raises InvalidModelError."""
+    number = _find_bytes(text)
+    if number is None:
+        raise InvalidModelError(option, text, "is not a size: give one such as 500MB or 1.5GB")
+    if number >= MAX_SIZE:
+        raise InvalidModelError(option, text, f"is too large: give less than {MAX_SIZE} bytes")
+    return number
 
 
-def parse_age(text: str) -> timedelta:
-    """Parse a duration such as `30m`, `12h` or `7d`. Raises InvalidModelError."""
+def parse_age(option: str, text: str) -> timedelta:
+    """Parse the duration of an option: `30m`, `12h` or `7d`. Raises InvalidModelError."""
     match = _AGE.fullmatch(text)
     try:
         if match is not None:
             return timedelta(seconds=int(match[1]) * _UNIT_SECONDS[match[2]])
     except OverflowError:
         pass
-    raise InvalidModelError("the time", text, "is not a duration: give one such as 30m, 12h or 7d")
+    raise InvalidModelError(option, text, "is not a duration: give one such as 30m, 12h or 7d")
 
 
 def parse_sort(text: str | None) -> tuple[Sort, bool | None]:
@@ -162,13 +167,18 @@ def _parse_bounds(operator: str, number: int, name: str, expression: str) -> dic
 
 
 def _parse_bytes(expression: str, value: str) -> int:
-    match = _SIZE.fullmatch(value)
-    if match is None:
+    number = _find_bytes(value)
+    if number is None:
         raise _filter_error(expression, "does not contain a number such as 500MB or 1.5GB")
-    number = int(Decimal(match[1]) * _UNIT_BYTES[match[2].lower()])
     if number >= MAX_SIZE:
         raise _filter_error(expression, "contains a number that is too large")
     return number
+
+
+def _find_bytes(text: str) -> int | None:
+    """Return the bytes of a size such as `20GB`; None if the text is not a size."""
+    match = _SIZE.fullmatch(text)
+    return None if match is None else int(Decimal(match[1]) * _UNIT_BYTES[match[2].lower()])
 
 
 def _parse_time(

@@ -144,14 +144,15 @@ async def _verify_selection(
 ) -> list[VerifiedModel]:
     """Verify the filtered models. In the human format, print each result when it is ready."""
     results = []
-    max_seconds = None if options.max_time is None else parse_age(options.max_time).total_seconds()
+    max_time, max_bytes, not_since = options.max_time, options.max_bytes, options.not_since
+    max_seconds = None if max_time is None else parse_age("--max-time", max_time).total_seconds()
     with ProgressBar() as bar:
         verification = verify_models(
             catalog,
             options.level,
-            max_bytes=None if options.max_bytes is None else parse_size(options.max_bytes),
+            max_bytes=None if max_bytes is None else parse_size("--max-bytes", max_bytes),
             max_seconds=max_seconds,
-            not_since=None if options.not_since is None else parse_age(options.not_since),
+            not_since=None if not_since is None else parse_age("--not-since", not_since),
             on_progress=bar.show,
             **filters,
         )

@@ -48,11 +48,12 @@ async def prune(options: Namespace) -> int:
         return MISUSED
     criteria: dict[str, Any] = {"providers": options.provider}
     if options.free is not None:
-        criteria["free_bytes"] = parse_size(options.free)
+        criteria["free_bytes"] = parse_size("--free", options.free)
     if options.older_than is not None:
-        criteria["keep_days"] = parse_age(options.older_than).total_seconds() / _SECONDS_PER_DAY
+        age = parse_age("--older-than", options.older_than)
+        criteria["keep_days"] = age.total_seconds() / _SECONDS_PER_DAY
     if options.max_total is not None:
-        criteria["max_total_bytes"] = parse_size(options.max_total)
+        criteria["max_total_bytes"] = parse_size("--max-total", options.max_total)
 
     async def run(catalog: ModelCatalog) -> int:
         plan = await plan_eviction(catalog, **criteria)
