@@ -45,7 +45,7 @@ async def test_running_downloads_and_models_in_use_are_listed(busy, capsys):
     code = await ps(busy)
     printed, notice = capsys.readouterr()
     await ps(busy, "--all")
-    everything, _ = capsys.readouterr()
+    everything, whole_notice = capsys.readouterr()
 
     assert code == 0
     lines = printed.splitlines()
@@ -53,7 +53,8 @@ async def test_running_downloads_and_models_in_use_are_listed(busy, capsys):
     assert lines[1].startswith("running  hf:org/tiny  25% of 2.0 MB")
     assert lines[2].startswith("in use   local:used")
     assert lines[2].endswith(f":{os.getpid()}")
-    assert notice == "1 download, 1 model in use\n"
+    assert notice == "1 running download, 1 model in use\n"
+    assert whole_notice == "1 running download, 1 ended, 1 model in use\n"
     assert "RuntimeError: no space\N{REPLACEMENT CHARACTER}[2J" in everything
 
 
@@ -87,5 +88,5 @@ def test_without_a_catalog_nothing_runs(tmp_path, monkeypatch, capsys):
     code = main(["ps"])
 
     assert code == 0
-    assert capsys.readouterr().err == "0 downloads, 0 models in use\n"
+    assert capsys.readouterr().err == "0 running downloads, 0 models in use\n"
     assert list(tmp_path.iterdir()) == []

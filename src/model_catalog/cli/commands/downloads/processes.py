@@ -122,7 +122,10 @@ def _print_processes(found: _Processes) -> None:
         print_table(names, cells, cut=["ERROR", "MODEL"])
     running = [each for each in found.downloads if each.state.is_active]
     used = {user.ref for user in found.users}
-    print_notice(f"{pluralize(len(running), 'download')}, {pluralize(len(used), 'model')} in use")
+    ended_count = len(found.downloads) - len(running)
+    ended = f", {ended_count:,} ended" if ended_count else ""
+    downloads = f"{pluralize(len(running), 'running download')}{ended}"
+    print_notice(f"{downloads}, {pluralize(len(used), 'model')} in use")
 
 
 def _progress(download: Download) -> str:
