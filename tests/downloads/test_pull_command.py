@@ -245,8 +245,19 @@ def test_patterns_without_a_file_are_refused(puller, database):
     code, printed = puller.pull("hf:o/m", "--include", "*Q2*")
 
     assert code == 1
-    assert "no file of the repository matches the patterns" in printed
+    assert "no file of the repository matches the patterns (include '*Q2*')" in printed
     assert models(database) == []
+
+
+@pytest.mark.parametrize("backend", ["sqlite"])
+def test_the_error_for_an_endpoint_without_a_scheme_names_the_variable(puller):
+    """httpx would only say that a URL has no protocol."""
+    puller.env["HF_ENDPOINT"] = "hub.example.org"
+
+    code, printed = puller.pull("hf:o/m")
+
+    assert code == 1
+    assert "the URL of the hub is not valid. Set HF_ENDPOINT to one that begins with" in printed
 
 
 @pytest.mark.parametrize("backend", ["sqlite"])

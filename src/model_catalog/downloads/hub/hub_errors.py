@@ -41,6 +41,7 @@ _REASONS: Final = {
     "HFValidationError": ("its name is not one of a repository", "Write hf:organisation/name"),
 }
 _NO_ACCESS: Final = (401, 403)
+_INVALID_URL: Final = ("UnsupportedProtocol", "InvalidURL")
 _UNREACHABLE: Final = ("ConnectError", "TimeoutException", "NetworkError", "ProxyError")
 
 
@@ -56,6 +57,10 @@ def translate_error(error: BaseException, ref: ModelRef) -> HubDownloadError:
             reason = f"the hub cannot be reached ({type(cause).__name__})"
             way_out = "Check the network, the proxy, and HF_ENDPOINT if it is set"
             return HubDownloadError(str(ref), reason, f"{way_out}. {_RETRY}")
+        if any(name in names for name in _INVALID_URL):
+            reason = "the URL of the hub is not valid"
+            way_out = "Set HF_ENDPOINT to one that begins with http:// or https://, or unset it"
+            return HubDownloadError(str(ref), reason, way_out)
         status = getattr(getattr(cause, "response", None), "status_code", None)
         if isinstance(status, int):
             way_out = _SIGN_IN if status in _NO_ACCESS else _RETRY

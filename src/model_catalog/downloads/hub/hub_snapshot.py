@@ -12,6 +12,7 @@ from model_catalog.downloads.hub.hub_files import HubRequest
 from model_catalog.downloads.hub.hub_progress import HubProgress
 from model_catalog.downloads.hub.partial_files import delete_partial_files
 from model_catalog.errors import CatalogError, HubDownloadError, NotInstalledError
+from model_catalog.errors.base import shown
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import RepoFile
@@ -162,10 +163,15 @@ def download_snapshot(
 
 
 def _no_file_error(request: HubRequest) -> HubDownloadError:
-    reason = "no file of the repository matches the patterns"
+    reason = f"no file of the repository matches the patterns ({_shown_patterns(request)})"
     if not request.include and not request.exclude:
         reason = "the repository has no files"
     return HubDownloadError(str(request.ref), reason, "See the list of its files on the hub")
+
+
+def _shown_patterns(request: HubRequest) -> str:
+    options = (("include", request.include), ("exclude", request.exclude))
+    return ", ".join(f"{option} {shown(each)}" for option, named in options for each in named)
 
 
 def _size(file: RepoFile) -> int:
