@@ -289,13 +289,14 @@ def test_reading_commands_create_no_catalog(cli):
     assert cli("ls") == (0, "", "0 models, 0 B\n")
     assert cli("ls", "--format", "json")[1] == "[]\n"
     assert cli("du", "--format", "quiet")[1] == "0\n"
-    assert cli("show", "hf:m")[0] == 1
+    code, _, err = cli("show", "hf:m")
+    assert (code, "`model-catalog ls`" in err) == (1, True)
     assert cli("rm", "-y", "hf:m")[0] == 1
     assert not Path(".rbee").exists()
 
     code, out, err = cli("ls", "--db", "typo.db")
     assert (code, out) == (1, "")
-    assert "typo.db" in err
+    assert f"`model-catalog db upgrade --db '{Path('typo.db').absolute()}'`" in err
     assert not Path("typo.db").exists()
 
 

@@ -162,8 +162,10 @@ def test_changes_and_problems_are_reported(cli, home_folder):
     assert "present again" in cli("scan")[1]
 
 
-@pytest.mark.parametrize("path", ["nowhere", "file"])
-def test_a_path_that_is_not_a_folder_is_an_error(cli, path):
+@pytest.mark.parametrize(
+    ("path", "reason"), [("nowhere", "No such file or directory"), ("file", "Not a directory")]
+)
+def test_a_path_that_is_not_a_folder_is_an_error(cli, path, reason):
     """
     No catalog is created.
     """
@@ -172,7 +174,7 @@ def test_a_path_that_is_not_a_folder_is_an_error(cli, path):
     code, out, err = cli("scan", path)
 
     assert (code, out) == (1, "")
-    assert f"{path!r} is not a folder that can be scanned" in err
+    assert f"{path!r} is not a folder that can be scanned: {reason}" in err
     assert not Path(".rbee").exists()
 
 

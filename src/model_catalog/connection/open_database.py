@@ -294,7 +294,8 @@ def _file_error(name: str, path: Path, error: OSError) -> CatalogError:
     if isinstance(error, FileNotFoundError):
         if path.parent.is_dir():
             return CatalogUnavailableError(
-                name, "the file does not exist; create it with `model-catalog db upgrade`"
+                name,
+                f"the file does not exist; create it with `model-catalog db upgrade --db {name}`",
             )
         folder = os.fspath(path.parent)
         return CatalogUnavailableError(

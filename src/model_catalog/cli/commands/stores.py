@@ -28,7 +28,6 @@ from model_catalog.cli.output import (
 from model_catalog.connection.target import resolve_target
 from model_catalog.errors import TooManyMissingError
 from model_catalog.files.completeness.judge import shorten_list
-from model_catalog.files.safe_open import errno_name
 from model_catalog.opening import open_catalog
 from model_catalog.repository.model_catalog import ModelCatalog
 from model_catalog.stores.scan_result import LeftoverFile, Scan, StoreName, disk_usage
@@ -142,7 +141,7 @@ def _places(paths: Sequence[str]) -> list[_Place] | None:
         try:
             places.append(_locate(path, roots))
         except (OSError, ValueError) as error:
-            reason = errno_name(error) if isinstance(error, OSError) else str(error)
+            reason = error.strerror if isinstance(error, OSError) else str(error)
             print_error(f"error: {path!r} is not a folder that can be scanned: {reason}")
             return None
     return places
