@@ -261,6 +261,21 @@ def test_the_error_for_an_endpoint_without_a_scheme_names_the_variable(puller):
 
 
 @pytest.mark.parametrize("backend", ["sqlite"])
+def test_the_error_for_a_cache_that_is_a_file_names_the_path(puller, tmp_path):
+    """To try again would not help."""
+    (tmp_path / "file").touch()
+    puller.env["HF_HOME"] = str(tmp_path / "file")
+
+    code, printed = puller.pull("hf:o/m")
+
+    assert code == 1
+    assert f"could not be downloaded: '{tmp_path}/file/" in printed
+    assert (
+        "Not a directory. Make its folder writable, or set HF_HOME to a folder that is" in printed
+    )
+
+
+@pytest.mark.parametrize("backend", ["sqlite"])
 def test_excluded_files_are_not_downloaded(puller):
     """Those that match a pattern of --exclude."""
     code, _ = puller.pull("hf:o/m", "--exclude", "*.md", "--exclude", "*.json")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 from typing import Final
 
 from model_catalog.domain.model_ref import ModelRef
 from model_catalog.errors import HubDownloadError
+from model_catalog.errors.base import shown
 
 _USER_INFO: Final = re.compile(r"(?<=://)[^\s/@]+@")
 _QUERY: Final = re.compile(r"(?<=\w)\?[^\s'\"<>)]+")
@@ -17,6 +19,7 @@ _MAX_CAUSES: Final = 10
 _SIGN_IN: Final = (
     "If it is private, set HF_TOKEN to a token that may read it, or sign in with `hf auth login`"
 )
+_WRITABLE: Final = "Make its folder writable, or set HF_HOME to a folder that is"
 _RETRY: Final = "Try again; files that are whole are not downloaded again"
 
 # By the name of the class, the most specific first: huggingface_hub need not be imported for it.
@@ -61,6 +64,10 @@ def translate_error(error: BaseException, ref: ModelRef) -> HubDownloadError:
             reason = "the URL of the hub is not valid"
             way_out = "Set HF_ENDPOINT to one that begins with http:// or https://, or unset it"
             return HubDownloadError(str(ref), reason, way_out)
+        if isinstance(cause, OSError) and cause.filename is not None:
+            # The error of a hub has no file name, although it may be an OSError.
+            reason = f"{shown(os.fsdecode(cause.filename))}: {cause.strerror}"
+            return HubDownloadError(str(ref), reason, _WRITABLE)
         status = getattr(getattr(cause, "response", None), "status_code", None)
         if isinstance(status, int):
             way_out = _SIGN_IN if status in _NO_ACCESS else _RETRY

@@ -141,8 +141,8 @@ def download_snapshot(
     """
     from huggingface_hub import snapshot_download  # noqa: PLC0415 - see list_request
 
-    began = may_begin and listing.mark_if_new()
     try:
+        began = may_begin and listing.mark_if_new()
         path = snapshot_download(
             request.ref.reference,
             revision=request.revision,
