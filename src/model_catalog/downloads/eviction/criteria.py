@@ -74,4 +74,4 @@ def _days_ago(days: float) -> datetime:
             return datetime.now(UTC) - timedelta(days=days)
     except (OverflowError, TypeError):
         pass
-    raise InvalidModelError("keep_days", days, "is not a number of days, 0 or more")
+    raise InvalidModelError("keep_days", days, "is not a number of days from 0 to about 700,000")
