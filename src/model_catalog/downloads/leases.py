@@ -8,10 +8,9 @@ import time
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any, Final, Protocol, TypeVar
-from weakref import WeakKeyDictionary
 
 from model_catalog.concurrency.forks import start_task
-from model_catalog.concurrency.ownership import running_loop
+from model_catalog.concurrency.loop_values import LoopValues
 from model_catalog.domain import validation
 from model_catalog.downloads.queries.claim_queries import Renewal, renew_claims
 from model_catalog.downloads.queries.use_queries import HeldUse, renew_uses
@@ -207,16 +206,11 @@ def _batches(items: Sequence[T]) -> Iterator[list[T]]:
         yield batch
 
 
-_keepers: Final[
-    WeakKeyDictionary[ModelCatalog, WeakKeyDictionary[asyncio.AbstractEventLoop, LeaseKeeper]]
-] = WeakKeyDictionary()
+_keepers: Final = LoopValues[ModelCatalog, LeaseKeeper](
+    lambda catalog: LeaseKeeper(executor_of(catalog))
+)
 
 
 def keeper_of(catalog: ModelCatalog) -> LeaseKeeper:
     """Return the keeper of a catalog's leases in the running loop."""
-    of_loops = _keepers.setdefault(catalog, WeakKeyDictionary())
-    loop = running_loop()
-    keeper = of_loops.get(loop)
-    if keeper is None:
-        keeper = of_loops[loop] = LeaseKeeper(executor_of(catalog))
-    return keeper
+    return _keepers.get(catalog)

@@ -10,6 +10,7 @@ from typing import Final, TypeAlias
 from weakref import WeakKeyDictionary
 
 from model_catalog.concurrency.completion import run_to_completion
+from model_catalog.concurrency.loop_values import LoopValues
 from model_catalog.domain import validation
 from model_catalog.domain.model_ref import ModelName
 from model_catalog.downloads.claim import Claim, describe_error, run_unless_lost
@@ -142,10 +143,8 @@ def _require_functions(download: object, find: object, slots: object) -> None:
         raise InvalidModelError("slots", slots, "is not a semaphore: give an asyncio.Semaphore")
 
 
-# The names that a task of this process downloads or waits for. One task asks the database.
-_flights: Final[WeakKeyDictionary[ModelCatalog, dict[LookupKey, asyncio.Event]]] = (
-    WeakKeyDictionary()
-)
+# The names that a task of this event loop downloads or waits for. One task asks the database.
+_flights: Final = LoopValues[ModelCatalog, dict[LookupKey, asyncio.Event]](lambda _: {})
 _presence: Final[WeakKeyDictionary[ModelCatalog, PresenceCache]] = WeakKeyDictionary()
 
 
@@ -187,7 +186,7 @@ class _Call:
             raise DownloadTimeoutError(str(self._key.ref), timeout_s, self.waits_for) from error
 
     async def _run(self) -> Model:
-        flights = _flights.setdefault(self._catalog, {})
+        flights = _flights.get(self._catalog)
         while True:
             model, known_bad = await self._find_present()
             if model is not None:
