@@ -1,6 +1,7 @@
 """Notifications of a PostgreSQL server wake up tasks that wait."""
 
 import asyncio
+import gc
 
 import postgres
 import pytest
@@ -80,3 +81,19 @@ async def test_a_task_that_is_cancelled_gives_the_connection_back(url):
         assert task.cancelled()
         assert not listener.is_listening
         assert await catalog.find_model("hf:not recorded") is None
+
+
+async def test_a_refusal_to_listen_is_not_reported_to_the_event_loop(pg_migrated):
+    """
+    psycopg raises an error of its own. No task takes it: those that wait look for themselves.
+    """
+    reported = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
+    async with open_catalog(pg_migrated.set(drivername="postgresql+psycopg")) as catalog:
+        listener = executor_of(catalog).listener('a "quoted" name')
+        async with listener.listening():
+            await asyncio.wait([listener._task])
+    del listener, catalog
+    gc.collect()
+
+    assert reported == []

@@ -1,12 +1,13 @@
 """Downloads that are cancelled at any moment, fail in unusual ways, or write to unusual folders."""
 
 import asyncio
+import sqlite3
 from pathlib import Path
 
 import pytest
 from download_helpers import NAME, Downloader, safetensors_bytes
 
-from model_catalog import InvalidModelError, Model, TransactionError
+from model_catalog import InvalidModelError, Model, TransactionError, open_catalog
 from model_catalog.downloads import (
     get_or_download,
     list_downloads,
@@ -166,6 +167,27 @@ async def test_an_error_after_a_cancellation_is_not_reported_as_forgotten(on_sql
 
     assert task.cancelled()
     assert reported == []
+
+
+async def test_a_finished_download_waits_for_a_busy_database(sqlite_file, tmp_path):
+    """
+    The catalog gives up a write after 0.1 s. The download is not repeated for that.
+    """
+    writer = sqlite3.connect(sqlite_file, isolation_level=None)
+    download = Downloader(tmp_path / "m")
+
+    async def download_and_lock(claim):
+        path = await download(claim)
+        writer.execute("BEGIN IMMEDIATE")
+        asyncio.get_running_loop().call_later(0.3, writer.execute, "ROLLBACK")
+        return path
+
+    async with open_catalog(sqlite_file, timeout_s=0.1) as catalog:
+        model = await get_or_download(catalog, NAME, download_and_lock)
+    writer.close()
+
+    assert model.local_path == str(tmp_path / "m" / "org--tiny.safetensors")
+    assert download.count == 1
 
 
 class UnprintableError(Exception):

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from model_catalog.domain import validation
 from model_catalog.domain.file_record import FileRecord
 from model_catalog.downloads.claim import Claim, PreparedDownload
 from model_catalog.downloads.queries.claim_queries import EndedDownload, end_download
-from model_catalog.errors import IncompleteDownloadError, InvalidModelError
+from model_catalog.errors import (
+    CatalogBusyError,
+    CatalogReplacedError,
+    CatalogUnavailableError,
+    IncompleteDownloadError,
+    InvalidModelError,
+)
 from model_catalog.execution.executor import Operation, write
 from model_catalog.files.file_names import absolute_path
 from model_catalog.files.safe_open import StrPath
@@ -24,6 +32,10 @@ from model_catalog.upkeep.worker_threads import run_in_thread
 
 Downloaded: TypeAlias = "StrPath | Model | PreparedDownload"
 """What a download returns: a path, a Model with a path, or a registration that is prepared."""
+
+
+_RETRY_PAUSE_S: Final = 0.2
+"""The seconds between two attempts to register a model in a database that is busy or away."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,10 +104,28 @@ async def register_and_release(
     """
     Register a model and end the claim of its download in one transaction; return the model.
 
-    The model must be the one that `key` means; with None it may be any other.
+    The model must be the one that `key` means; with None it may be any other. While the database
+    is busy or cannot be reached, this is tried again for as long as the claim lasts, because a
+    download takes longer than most interruptions.
 
     Raises ClaimLostError, and then registers nothing, if another process has taken the claim over.
     """
+    end = time.monotonic() + claim.lease_s
+    while True:
+        claim.require_held()
+        try:
+            return await _register_once(catalog, key, claim, prepared)
+        except CatalogReplacedError:
+            raise
+        except (CatalogBusyError, CatalogUnavailableError):
+            if time.monotonic() >= end:
+                raise
+        await asyncio.sleep(_RETRY_PAUSE_S)
+
+
+async def _register_once(
+    catalog: ModelCatalog, key: LookupKey | None, claim: Claim, prepared: PreparedDownload
+) -> Model:
     ended = EndedDownload(claim.token, None, claim.done_bytes, claim.total_bytes)
     async with catalog.transaction() as inner:
         executor = executor_of(inner)

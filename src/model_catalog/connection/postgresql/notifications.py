@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
-from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from model_catalog.concurrency.forks import start_task
@@ -82,7 +81,9 @@ class NotificationListener:
                     self.is_listening = False
                     # The server must not send notifications to the next user of the connection.
                     await connection.invalidate()
-        except (SQLAlchemyError, OSError) as error:
+        # The drivers have no common base class of their errors. Tasks that wait ask the database
+        # by themselves, so no error may reach the log of the event loop.
+        except Exception as error:  # noqa: BLE001
             log.debug("no notifications of %s: %s", self._engine.url.database, error)
 
     async def _receive_from_asyncpg(self, raw: Any) -> None:
