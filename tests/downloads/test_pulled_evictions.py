@@ -98,3 +98,47 @@ async def test_one_of_two_quantizations_is_evicted(puller, hub, database):
     assert found.leftovers == ()
     assert not (puller.repository / "snapshots" / COMMIT / "m-Q8_0.gguf").is_symlink()
     assert cached_revisions(puller.cache) == {COMMIT: {"main"}}
+
+
+def managed_roots(database):
+    return database.run("SELECT DISTINCT managed_root FROM models WHERE incomplete_reason IS NULL")
+
+
+@pytest.mark.parametrize("is_scanned", [False, True], ids=["unseen", "scanned"])
+async def test_a_model_is_managed_again_although_a_file_of_no_model_stayed(
+    puller, hub, database, is_scanned
+):
+    """
+    README.md belongs to neither quantization, so an eviction of both leaves it. The next pull is
+    the catalog's own again, also if a scan has recorded what was left.
+    """
+    hub.revisions[COMMIT] = hub.files = dict(QUANTIZATIONS)
+    assert puller.pull("hf:o/m")[0] == 0
+    async with open_catalog(database.target) as catalog:
+        await (await plan_eviction(catalog, keep_days=0)).execute(catalog)
+        if is_scanned:
+            await adopt(catalog, await scan_store(catalog, "huggingface", puller.cache))
+    assert (puller.repository / "snapshots" / COMMIT / "README.md").exists()
+
+    assert puller.pull("hf:o/m")[0] == 0
+
+    assert managed_roots(database) == [(str(puller.repository),)]
+    async with open_catalog(database.target) as catalog:
+        plan = await plan_eviction(catalog, keep_days=0)
+        await plan.execute(catalog)
+    assert len(plan.models) >= 2
+
+
+async def test_what_another_program_downloads_after_an_eviction_is_its_own(puller, hub, database):
+    """
+    It has added the weights to the snapshot that the catalog had begun.
+    """
+    hub.revisions[COMMIT] = hub.files = dict(QUANTIZATIONS)
+    assert puller.pull("hf:o/m")[0] == 0
+    async with open_catalog(database.target) as catalog:
+        await (await plan_eviction(catalog, keep_days=0)).execute(catalog)
+    puller.download_by_the_library()
+
+    assert puller.pull("hf:o/m")[0] == 0
+
+    assert managed_roots(database) == [(None,)]

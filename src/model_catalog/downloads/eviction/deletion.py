@@ -24,6 +24,7 @@ from model_catalog.downloads.eviction.hub_cache import (
 )
 from model_catalog.downloads.eviction.plan import KeptReason
 from model_catalog.downloads.eviction.removals import Removal
+from model_catalog.downloads.hub.snapshot_mark import names_in, write_mark
 from model_catalog.files.fingerprint import Fingerprint
 from model_catalog.files.safe_open import disk_bytes, file_identity
 
@@ -153,6 +154,8 @@ class Deletion:
             self._remove_empty(folder, limit)
         for snapshot in snapshots:
             self._remove_tree(f"{snapshot.repository}/.no_exist/{snapshot.commit}")
+            if self._found.model.is_owned and (names := names_in(snapshot.folder)):
+                write_mark(snapshot.repository, snapshot.commit, names)
         for repository in repositories:
             self._remove_repository(repository)
 

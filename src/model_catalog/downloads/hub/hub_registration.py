@@ -75,7 +75,17 @@ async def list_models_of(catalog: ModelCatalog, request: HubRequest) -> list[Mod
 
 
 def is_managed(models: Iterable[Model], listing: HubListing) -> bool | None:
-    """Return whether the catalog manages the models of a snapshot; None if none is recorded."""
+    """
+    Return whether the catalog manages the models of a snapshot; None if none is recorded.
+
+    A scan may have recorded what an interrupted download or an eviction has left. Such an
+    incomplete model does not count: the disk tells who began the snapshot.
+    """
     folder = f"{listing.snapshot}/"
-    roots = {model.managed_root for model in models if f"{model.local_path}/".startswith(folder)}
+    roots = {
+        model.managed_root
+        for model in models
+        if f"{model.local_path}/".startswith(folder)
+        and (model.managed_root is not None or model.incomplete_reason is None)
+    }
     return roots == {listing.repository} if roots else None

@@ -11,6 +11,7 @@ from model_catalog.downloads.hub.hub_errors import translate_error
 from model_catalog.downloads.hub.hub_files import HubRequest
 from model_catalog.downloads.hub.hub_progress import HubProgress
 from model_catalog.downloads.hub.partial_files import delete_partial_files
+from model_catalog.downloads.hub.snapshot_mark import covers_snapshot, mark_path
 from model_catalog.errors import CatalogError, HubDownloadError, NotInstalledError
 from model_catalog.errors.base import shown
 
@@ -41,7 +42,7 @@ class HubListing:
 
     @property
     def _mark(self) -> str:
-        return os.path.join(self.repository, f".model-catalog-{self.commit}")
+        return mark_path(self.repository, self.commit)
 
     def mark_if_new(self) -> bool:
         """
@@ -50,11 +51,14 @@ class HubListing:
         That is recorded by an empty file in the folder of the repository until the model is
         registered: otherwise the model of a download that was killed and run again could be one
         that another program has downloaded. The partial files of such an earlier download are
-        deleted. Raises OSError.
+        deleted. An eviction leaves such a file too, if names stay in the snapshot: see
+        `snapshot_mark`. Raises OSError.
         """
         if os.path.islink(self.repository):
             return False
         if os.path.lexists(self._mark):
+            if not covers_snapshot(self.repository, self.commit, self.snapshot):
+                return False
             delete_partial_files(self.cache, self.repository, self.needed_blobs)
             return True
         if os.path.lexists(self.snapshot):
