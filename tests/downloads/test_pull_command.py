@@ -45,7 +45,7 @@ async def test_a_pulled_model_is_recorded_in_place(puller, database):
         verified = [each async for each in verify_models(catalog)]
     assert (code, printed) == (
         0,
-        f"recorded hf:o/m@{COMMIT}, gguf, llama, 200 kB, at {snapshot}\n",
+        f"{snapshot}\nrecorded hf:o/m@{COMMIT}, gguf, llama, 200 kB, at {snapshot}\n",
     )
     assert (model.local_path, model.version) == (str(snapshot), COMMIT)
     assert (model.store, model.store_root) == ("huggingface", str(puller.cache))
@@ -107,19 +107,24 @@ def test_a_killed_pull_is_run_again(puller, database):
     assert [row[0] for row in downloads(database)] == ["failed", "done"]
 
 
-def test_an_interrupted_pull_is_recorded_as_cancelled(puller, database):
-    """Ctrl-C ends it with the exit code 130, and the next pull need not wait for a lease."""
+@pytest.mark.parametrize(
+    ("number", "exit_code"),
+    [(signal.SIGINT, 130), (signal.SIGTERM, 143)],
+    ids=["Ctrl-C", "SIGTERM"],
+)
+def test_an_interrupted_pull_is_recorded_as_cancelled(puller, database, number, exit_code):
+    """It ends with the exit code of the signal, and the next pull need not wait for a lease."""
     puller.hub.held = {HELD}
     process = puller.start("hf:o/m")
     assert puller.hub.is_half_sent.wait(60)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     puller.hub.held = set()
     puller.hub.release.set()
     code, printed = finish(process)
 
     again = puller.pull("hf:o/m")
 
-    assert (code, printed) == (130, "")
+    assert (code, printed) == (exit_code, "")
     assert again[0] == 0, again
     assert [row[:2] for row in downloads(database)] == [
         ("failed", "it was cancelled"),

@@ -142,3 +142,17 @@ async def test_what_another_program_downloads_after_an_eviction_is_its_own(pulle
     assert puller.pull("hf:o/m")[0] == 0
 
     assert managed_roots(database) == [(None,)]
+
+
+async def test_all_models_are_evicted_if_none_may_stay(puller, hub, database):
+    """
+    The links and lists of the cache count in the total too, so nothing is kept as not needed.
+    """
+    hub.revisions[COMMIT] = hub.files = dict(QUANTIZATIONS)
+    assert puller.pull("hf:o/m")[0] == 0
+    async with open_catalog(database.target) as catalog:
+        plan = await plan_eviction(catalog, max_total_bytes=0)
+
+    assert plan.kept == ()
+    assert plan.shortfall_bytes == 0
+    assert len(plan.models) == 2

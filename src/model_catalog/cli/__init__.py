@@ -6,11 +6,18 @@ import asyncio
 import contextlib
 import logging
 import os
+import signal
 import sys
-from collections.abc import Sequence
-from typing import NoReturn
+from collections.abc import Coroutine, Sequence
+from typing import Any, NoReturn
 
-from model_catalog.cli.exit_codes import FAILED, INTERRUPTED, MISUSED, NOT_AS_RECORDED
+from model_catalog.cli.exit_codes import (
+    FAILED,
+    INTERRUPTED,
+    MISUSED,
+    NOT_AS_RECORDED,
+    TERMINATED,
+)
 from model_catalog.cli.output import print_error
 from model_catalog.cli.parser import make_parser
 from model_catalog.errors import (
@@ -34,11 +41,11 @@ def run_program() -> NoReturn:
     """
     Run the command of the process, and end the process with its exit code.
 
-    After Ctrl-C it does not wait for threads. A thread that reads from the hub cannot be cancelled,
-    and may wait for minutes. The catalog is closed by then.
+    After Ctrl-C and SIGTERM it does not wait for threads. A thread that reads from the hub cannot
+    be cancelled, and may wait for minutes. The catalog is closed by then.
     """
     code = main()
-    if code == INTERRUPTED:
+    if code in {INTERRUPTED, TERMINATED}:
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(OSError, AttributeError):
                 stream.flush()
@@ -51,7 +58,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Run one command and return its exit code.
 
     0: done. 1: not found, declined or not possible. 2: invalid arguments. 3: a file differs from
-    the catalog. 130: interrupted. Data goes to standard output, messages to standard error.
+    the catalog. 130: interrupted. 143: terminated. Data goes to standard output, messages to
+    standard error.
     """
     for stream in (sys.stdout, sys.stderr):
         # None if the shell has closed the stream. A file name may contain characters that the
@@ -66,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     handler = _StderrHandler(logging.WARNING)
     logging.getLogger("model_catalog").addHandler(handler)
     try:
-        code = asyncio.run(run_command(options))
+        code = asyncio.run(_run_until_terminated(run_command(options)))
         print(end="", flush=True)
     except CatalogError as error:
         print_error(f"error: {error}")
@@ -84,6 +92,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     finally:
         logging.getLogger("model_catalog").removeHandler(handler)
     return code
+
+
+async def _run_until_terminated(command: Coroutine[Any, Any, int]) -> int:
+    """
+    Run a command, and return its exit code. SIGTERM cancels it.
+
+    So a download that is terminated releases its claim, and a transaction is rolled back.
+    """
+    running = asyncio.ensure_future(command)
+    is_terminated = asyncio.Event()
+
+    def terminate() -> None:
+        is_terminated.set()
+        running.cancel()
+
+    # Outside of the main thread a program cannot receive signals: ValueError or RuntimeError.
+    with contextlib.suppress(ValueError, RuntimeError, NotImplementedError):
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, terminate)
+    try:
+        return await running
+    except asyncio.CancelledError:
+        if is_terminated.is_set():
+            return TERMINATED
+        raise
 
 
 def _exit_code(error: CatalogError) -> int:

@@ -13,3 +13,5 @@ NOT_AS_RECORDED: Final = 3
 """A file differs from the catalog."""
 INTERRUPTED: Final = 130
 """Stopped by Ctrl-C: 128 and the number of SIGINT, as shells report it."""
+TERMINATED: Final = 143
+"""Stopped by SIGTERM: 128 and the number of the signal."""

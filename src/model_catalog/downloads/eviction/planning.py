@@ -162,13 +162,14 @@ class _Planner:
             if model.is_being_deleted and self._search(model, criteria)
         ]
         simulation = self._simulate(selected)
-        target = self._target_bytes(criteria, simulation.total)
+        candidates = [model for model in candidates if not model.is_being_deleted]
+        if criteria.max_total_bytes is not None:
+            candidates = [model for model in candidates if self._search(model, criteria)]
+        target = self._target_bytes(criteria, selected, candidates)
         for model in candidates:
-            if model.is_being_deleted:
-                continue
             if target is not None and simulation.total >= target:
                 self._keep(model, KeptReason.NOT_NEEDED)
-            elif self._search(model, criteria):
+            elif model.id in self._found or self._search(model, criteria):
                 simulation.add(model)
                 selected.append(model)
         selected = self._without_kept_sharers(selected)
@@ -252,20 +253,30 @@ class _Planner:
     def _keep(self, model: ModelRecord, reason: KeptReason, detail: str = "") -> None:
         self._kept[model.id] = KeptModel(model.id, model.ref, reason, detail)
 
-    def _target_bytes(self, criteria: Criteria, unfinished_bytes: int) -> int | None:
+    def _target_bytes(
+        self,
+        criteria: Criteria,
+        unfinished: Sequence[ModelRecord],
+        candidates: Sequence[ModelRecord],
+    ) -> int | None:
         """Return the bytes that the plan has to free, with those of unfinished deletions."""
         if not criteria.has_target:
             return None
         target = criteria.free_bytes or 0
         if criteria.max_total_bytes is not None:
-            managed = {
+            ids = {model.id for model in candidates}
+            kept = {
                 model.id: self._rows.files.get(model.id, ())
                 for model in self._rows.models
-                if model.managed_root is not None and not model.is_being_deleted
+                if model.managed_root is not None
+                and not model.is_being_deleted
+                and model.id not in ids
             }
-            excess = disk_bytes_of(managed) - criteria.max_total_bytes
-            if excess > 0:
-                target = max(target, excess + unfinished_bytes)
+            # A deletion frees links and lists of a cache too, so these are part of the total.
+            deletable_bytes = self._simulate([*unfinished, *candidates]).total
+            total_bytes = disk_bytes_of(kept) + deletable_bytes
+            if self._simulate(unfinished).total + criteria.max_total_bytes < total_bytes:
+                target = max(target, total_bytes - criteria.max_total_bytes)
         return target
 
     def freed_bytes(self, model: ModelRecord, gone: Collection[int], removed: RemovedNames) -> int:

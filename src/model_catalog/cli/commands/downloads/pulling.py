@@ -9,7 +9,7 @@ from typing import Final
 
 from model_catalog.cli.commands.models import add, print_recorded
 from model_catalog.cli.exit_codes import DONE, MISUSED
-from model_catalog.cli.output import ProgressBar, print_error
+from model_catalog.cli.output import ProgressBar, print_error, print_line
 from model_catalog.domain.model_ref import ModelRef
 from model_catalog.downloads import download_from_hub
 from model_catalog.downloads.hub.hub_progress import abort_xet_transfers
@@ -49,6 +49,8 @@ async def pull(options: Namespace) -> int:
                 raise
     reasons = [] if model.incomplete_reason is None else [model.incomplete_reason]
     print_recorded(model, reasons)
+    # For scripts: path=$(model-catalog pull hf:org/name)
+    print_line(model.local_path)
     return DONE
 
 
@@ -59,4 +61,7 @@ async def _pull_path(options: Namespace, path: str) -> int:
         return MISUSED
     full = absolute_path(path)
     named = {"path": full, "provider": "local", "reference": full, "version": "", "digest": False}
-    return await add(Namespace(**{**vars(options), **named}))
+    code = await add(Namespace(**{**vars(options), **named}))
+    if code == DONE:
+        print_line(full)
+    return code
