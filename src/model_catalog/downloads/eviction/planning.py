@@ -41,6 +41,9 @@ from model_catalog.upkeep.worker_threads import Stop, file_identities, run_in_th
 
 _NEVER = datetime.min.replace(tzinfo=UTC)
 
+_UNKNOWN = "a model that was registered at the same time"
+"""PostgreSQL takes a new snapshot for each statement, so a model may have files and no row yet."""
+
 
 async def plan_eviction(
     catalog: ModelCatalog,
@@ -308,9 +311,8 @@ class _Planner:
                 return remaining
             refs = {model.id: str(model.ref) for model in self._rows.models}
             for model, others in kept:
-                self._keep(
-                    model, KeptReason.SHARED, ", ".join(refs[each] for each in sorted(others))
-                )
+                names = [refs.get(each, _UNKNOWN) for each in sorted(others)]
+                self._keep(model, KeptReason.SHARED, ", ".join(names))
                 remaining.remove(model)
 
     def _sharers(self, model: ModelRecord, ids: Collection[int]) -> set[int]:
