@@ -1,12 +1,15 @@
 """`model-catalog pull` with the real huggingface_hub and a hub on the loopback interface."""
 
 import signal
+import sqlite3
+from contextlib import closing
 
 import pytest
 from hub_pulls import COMMIT, FILES, OTHER_COMMIT, QUANTIZATIONS, TOKEN, Puller, finish
 from loopback_hub import LoopbackHub
 
 from model_catalog import open_catalog
+from model_catalog.cli import main
 from model_catalog.upkeep import Verdict, verify_models
 
 pytestmark = pytest.mark.slow
@@ -340,3 +343,16 @@ def test_invalid_arguments_are_refused(puller, words, said):
 
     assert code == 2
     assert said in printed
+
+
+@pytest.mark.parametrize("name", ["a/b/c", "a b", "/a", "a/"])
+def test_what_is_not_the_name_of_a_repository_is_wrong_usage(name, tmp_path, capsys):
+    """The hub is not asked, and no download is recorded."""
+    target = tmp_path / "catalog.db"
+
+    code = main(["pull", f"hf:{name}", "--db", str(target)])
+
+    assert code == 2
+    assert "write hf:organisation/name" in capsys.readouterr().err
+    with closing(sqlite3.connect(target)) as raw:
+        assert raw.execute("SELECT count(*) FROM model_downloads").fetchone() == (0,)

@@ -15,6 +15,8 @@ from model_catalog.mapping.tables import Model
 from model_catalog.repository.model_catalog import ModelCatalog
 
 PROVIDER: Final = "hf"
+# As huggingface_hub 2.4 checks it (utils/_validators.py); it also limits the length.
+_REPOSITORY: Final = re.compile(r"(?:[\w.-]{1,96}/)?[\w.-]{1,96}", re.ASCII)
 _COMMIT_AND_FILE: Final = re.compile(r"([0-9a-f]{40})/(.+)", re.DOTALL)
 
 
@@ -35,11 +37,14 @@ class HubRequest:
         Return the request for a name.
 
         The version of a quantization, `COMMIT/FILE`, is a request for that file of the commit.
-        Raises InvalidModelError for another provider.
+        Raises InvalidModelError for another provider, and for what is not the name of a repository.
         """
         if ref.provider != PROVIDER:
             problem = "is not the Hugging Face hub: write hf:organisation/name"
             raise InvalidModelError("provider", ref.provider, problem)
+        if _REPOSITORY.fullmatch(ref.reference) is None:
+            problem = "is not the name of a repository: write hf:organisation/name"
+            raise InvalidModelError("reference", ref.reference, problem)
         revision = ref.version or None
         if revision is not None and (parts := _COMMIT_AND_FILE.fullmatch(revision)):
             revision, file = parts[1], parts[2]
