@@ -5,9 +5,11 @@ import logging
 import os
 import time
 
+import postgres
+import psycopg
 import pytest
 from download_helpers import NAME
-from sqlalchemy import text
+from sqlalchemy import Engine, event, make_url, text
 
 from model_catalog import (
     InvalidModelError,
@@ -176,3 +178,57 @@ async def test_a_model_in_a_host_session_is_not_removed_while_it_is_used(databas
     await engine.dispose()
 
     assert database.run("SELECT count(*) FROM models") == [(1,)]
+
+
+async def test_the_process_of_a_use_that_is_just_beginning_is_named(database, model):
+    """
+    Its transaction has not ended when the removal begins. SQLite has one writer at a time.
+    """
+    if database.path is not None:
+        pytest.skip("a write transaction of SQLite is alone")
+    async with open_catalog(database.target) as catalog:
+        with psycopg.connect(postgres.dsn(make_url(database.target_url))) as connection:
+            connection.execute(
+                "INSERT INTO model_uses SELECT 't', id, 'other-host', 7, 0, 0, 9000000000000"
+                " FROM models"
+            )
+            removal = asyncio.create_task(catalog.remove_model(model))
+            await asyncio.wait([removal], timeout=0.1)
+            connection.commit()
+            with pytest.raises(ModelInUseError, match="process 7 on other-host"):
+                await removal
+
+
+async def test_a_model_that_is_removed_while_a_use_begins_is_not_found(database):
+    """
+    It was registered after the use has locked the rows of its reference.
+    """
+    if database.path is not None:
+        pytest.skip("a write transaction of SQLite is alone")
+    steps = []
+
+    def change(connection, cursor, statement, *_):
+        if "INSERT INTO model_uses" in statement and len(steps) == 1:
+            steps.append("removed")
+            database.run("DELETE FROM models")
+
+    def register(connection, cursor, statement, *_):
+        if "FOR UPDATE" in statement and not steps:
+            steps.append("registered")
+            database.run(
+                "INSERT INTO models (reference, provider, version, local_path)"
+                " VALUES ('new', 'hf', '', '/m')"
+            )
+
+    async with open_catalog(database.target) as catalog:
+        event.listen(Engine, "before_cursor_execute", change)
+        event.listen(Engine, "after_cursor_execute", register)
+        try:
+            with pytest.raises(ModelNotFoundError):
+                async with use_model(catalog, "hf:new"):
+                    pass
+        finally:
+            event.remove(Engine, "before_cursor_execute", change)
+            event.remove(Engine, "after_cursor_execute", register)
+
+    assert steps == ["registered", "removed"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple, cast
 
-from sqlalchemy import Connection, Table, delete, literal, select, update
+from sqlalchemy import ColumnElement, Connection, Table, delete, literal, select, update
 
 from model_catalog.domain.file_record import BEING_DELETED, FileState
 from model_catalog.domain.model_ref import ModelRef
@@ -56,15 +56,9 @@ def begin_use(connection: Connection, use: NewUse) -> Model:
     if is_being_deleted or connection.scalar(evicted) is not None:
         raise ModelNotFoundError(model.reference, model.provider, model.version)
     connection.execute(delete(USES).where(USES.c.expires_at_ms < now - _OLD_MS))
-    connection.execute(
-        insert_into(USES, connection.dialect.name).values(
-            **use.holder._asdict(),
-            model_id=model.id,
-            started_at_ms=now,
-            renewed_at_ms=now,
-            expires_at_ms=now + use.duration_ms,
-        )
-    )
+    if not _insert(connection, use.holder, model.id, now, now + use.duration_ms):
+        # It was registered since the rows were locked, and removed again.
+        raise ModelNotFoundError(model.reference, model.provider, model.version)
     exact = LookupKey(model.reference, model.provider, model.version)
     update_use_counts(connection, UseCounts({exact: 1}, utc_now()))
     return load_model(connection, model.id)
@@ -94,22 +88,33 @@ def renew_uses(connection: Connection, uses: Sequence[HeldUse]) -> set[str]:
         values = {"renewed_at_ms": now, "expires_at_ms": now + duration_ms}
         held.update(connection.scalars(statement.values(values).returning(USES.c.token)))
     for use in uses:
-        if use.holder.token not in held and _record_again(connection, use):
-            held.add(use.holder.token)
+        if use.holder.token not in held:
+            started = literal(use.started_at_ms)
+            if _insert(connection, use.holder, use.model_id, started, now + use.duration_ms):
+                held.add(use.holder.token)
     return held
 
 
-def _record_again(connection: Connection, use: HeldUse) -> bool:
-    now = now_ms(connection.dialect.name)
+def _insert(
+    connection: Connection,
+    holder: Holder,
+    model_id: int,
+    started_at_ms: ColumnElement[int],
+    expires_at_ms: ColumnElement[int],
+) -> bool:
+    """Insert a use of a model; return whether the model still exists."""
     names = ("token", "host", "process_id", "model_id", "started_at_ms", "renewed_at_ms")
     row = select(
-        *(literal(value) for value in use.holder),
+        *(literal(value) for value in holder),
         model_columns.id,
-        literal(use.started_at_ms),
-        now,
-        now + use.duration_ms,
-    ).where(model_columns.id == use.model_id)
-    insert = insert_into(USES, connection.dialect.name).from_select([*names, "expires_at_ms"], row)
+        started_at_ms,
+        now_ms(connection.dialect.name),
+        expires_at_ms,
+    ).where(model_columns.id == model_id)
+    # The lock waits for a transaction that is removing the model. The foreign key would fail.
+    locked = row.with_for_update(read=True, key_share=True)
+    columns = [*names, "expires_at_ms"]
+    insert = insert_into(USES, connection.dialect.name).from_select(columns, locked)
     return connection.scalar(insert.returning(USES.c.token)) is not None
 
 

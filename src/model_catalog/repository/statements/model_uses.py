@@ -20,6 +20,10 @@ def require_unused(connection: Connection, which: ColumnElement[bool], model: st
 
     Otherwise delete the uses of these models that have expired, so that the models can be deleted.
     """
+    if connection.dialect.name == "postgresql":
+        # A use that another transaction is beginning must be seen, so that its process is named.
+        rows_to_remove = select(model_columns.id).where(which).order_by(model_columns.id)
+        connection.execute(rows_to_remove.with_for_update())
     of_models = USES.c.model_id.in_(select(model_columns.id).where(which))
     now = now_ms(connection.dialect.name)
     rows = connection.execute(
