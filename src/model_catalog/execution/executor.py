@@ -67,7 +67,11 @@ def lookup(
 
 
 def read(run_one: Callable[[Connection, I], T], value: I) -> Operation[I, T]:
-    """Return an operation that only reads, in one snapshot."""
+    """
+    Return an operation that only reads, in one transaction.
+
+    On SQLite that is one snapshot. On PostgreSQL each statement has a snapshot of its own.
+    """
     return Operation(run_one, value, exclusive=True)
 
 
