@@ -29,6 +29,9 @@ from model_catalog.upkeep import check_models, register_path
 sys.path.append(str(Path(__file__).parents[1] / "stores"))
 from layouts import C1, C2, HuggingFace
 
+# Most of these are about files, and not about the database.
+pytestmark = pytest.mark.slow_with("asyncpg")
+
 KIB = 1024
 
 

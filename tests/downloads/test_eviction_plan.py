@@ -28,6 +28,9 @@ from model_catalog.downloads import KeptReason, plan_deletion, plan_eviction
 sys.path.append(str(Path(__file__).parents[1] / "stores"))
 from layouts import C1, C2, HuggingFace
 
+# Most of these are about files, and not about the database.
+pytestmark = pytest.mark.slow_with("asyncpg")
+
 KIB = 1024
 
 

@@ -32,6 +32,9 @@ from model_catalog.upkeep.queries.verification_queries import save_inspection
 sys.path.append(str(Path(__file__).parents[1] / "stores"))
 from layouts import C1, HuggingFace
 
+# Most of these are about files, and not about the database.
+pytestmark = pytest.mark.slow_with("asyncpg")
+
 KIB = 1024
 
 
