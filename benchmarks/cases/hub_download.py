@@ -69,4 +69,4 @@ def _read_line(process: subprocess.Popen[str]) -> str:
     return "" if process.stdout is None else process.stdout.readline().strip()
 
 
-BENCHMARKS: Final = (Benchmark("download from a hub", hub_downloads, has_target=True),)
+BENCHMARKS: Final = (Benchmark("download of 3 files", hub_downloads, has_target=True),)

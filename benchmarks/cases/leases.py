@@ -78,5 +78,5 @@ async def leases(environment: Environment) -> Mapping[str, Result]:
 
 BENCHMARKS: Final = (
     Benchmark("get_or_download of a present model", present_model, has_target=True),
-    Benchmark("1,000 leases", leases, has_target=True),
+    Benchmark("CPU of 1,000 leases", leases, has_target=True),
 )

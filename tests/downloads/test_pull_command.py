@@ -30,7 +30,9 @@ def puller(hub, database, tmp_path):
 
 
 def downloads(database):
-    return database.run("SELECT state, error, done_bytes, total_bytes FROM model_downloads")
+    return database.run(
+        "SELECT state, error, done_bytes, total_bytes FROM model_downloads ORDER BY id"
+    )
 
 
 def models(database):
