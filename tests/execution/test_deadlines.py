@@ -219,6 +219,7 @@ def test_every_public_method_is_tested():
     assert public - {"database_files"} == PUBLIC_READS.keys() | PUBLIC_WRITES.keys()
 
 
+@pytest.mark.slow
 @pytest.mark.slow_with("asyncpg")
 async def test_writes_time_out_while_another_process_has_the_lock(database):
     """
@@ -381,6 +382,7 @@ async def test_writes_time_out_while_another_task_writes(database):
         await WRITES["register_model"](catalog)
 
 
+@pytest.mark.slow
 @ON_SQLITE
 async def test_time_in_the_queue_counts(database):
     """

@@ -171,6 +171,7 @@ async def test_timeout_outside_the_database_rolls_back(on_sqlite, sqlite_file):
     assert stored_references(sqlite_file) == set()
 
 
+@pytest.mark.slow
 async def test_committed_calls_return_before_the_other_calls_of_a_slow_batch(on_sqlite):
     """
     A slow batch is split. The calls of the first part return while the second part runs.

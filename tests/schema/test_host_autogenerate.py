@@ -72,6 +72,7 @@ def test_autogenerate_is_empty_after_the_host_was_upgraded(empty, tmp_path, temp
     assert asyncio.run(check_schema(empty.target)) == []
 
 
+@pytest.mark.slow
 def test_without_the_filter_autogenerate_drops_the_tables(empty, tmp_path):
     """It is the filters that keep the tables."""
     project = host_project(tmp_path, empty, options="")

@@ -273,6 +273,7 @@ async def test_a_lock_that_is_never_released_raises_busy(empty, prepared, monkey
     assert dump(empty) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_released", [False, True], ids=["kept", "released"])
 async def test_upgrade_over_a_prepared_engine_waits_for_a_lock_when_it_connects(file, is_released):
     """The PRAGMAs of the first connection need a lock that another program holds."""

@@ -253,6 +253,7 @@ async def test_a_new_file_equals_a_migrated_hive_file(file, tmp_path, kind):
     assert shape(file) == shape(fresh)
 
 
+@pytest.mark.slow
 @pytest.mark.slow_with("asyncpg")
 async def test_a_new_database_equals_one_upgraded_step_by_step(empty):
     """An upgrade that stops at each revision, with rows, ends in the same schema."""
@@ -268,6 +269,7 @@ async def test_a_new_database_equals_one_upgraded_step_by_step(empty):
     assert shape(empty) == at_once
 
 
+@pytest.mark.slow
 async def test_migrations_and_create_all_make_the_same_schema(empty):
     """The migrations make the tables of the mapping, with equal names, defaults and order."""
     await upgrade(empty.target)
@@ -366,6 +368,7 @@ async def test_the_alembic_command_equals_the_functions(empty):
     assert dump(empty) == by_alembic
 
 
+@pytest.mark.slow
 async def test_the_alembic_command_creates_a_catalog(file):
     """`alembic upgrade head` creates the file and sets its application id."""
     output = run_alembic("upgrade", "head", url=file.target)
@@ -410,6 +413,7 @@ def execute_script(database: Database, sql: str) -> None:
         raw.execute(sql)
 
 
+@pytest.mark.slow
 @pytest.mark.slow_with("asyncpg")
 async def test_printed_sql_has_the_effect_of_an_upgrade(empty):
     """An administrator can run the output of `alembic upgrade head --sql` by hand."""

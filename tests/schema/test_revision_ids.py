@@ -218,6 +218,7 @@ def host_with_our_branch(folder, database) -> HostProject:
     return project
 
 
+@pytest.mark.slow
 def test_our_revisions_are_a_branch_in_the_version_locations_of_a_host(empty, tmp_path):
     """
     The host's Alembic creates the tables, with the ids in its own version table. Then the catalog

@@ -147,6 +147,7 @@ def test_opening_a_current_catalog_does_not_import_alembic(sqlite_migrated):
     assert (done.stdout, done.stderr) == ("[]\n", "")
 
 
+@pytest.mark.slow
 async def test_six_databases_are_upgraded_concurrently(tmp_path):
     """Six upgrades of different databases in one event loop do not interfere."""
     files = [Database("sqlite", "", path=tmp_path / f"{number}.db") for number in range(6)]
@@ -794,6 +795,7 @@ async def test_a_lock_that_is_never_released_raises_busy(empty):
     assert dump(empty) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["asyncpg", "psycopg"])
 async def test_a_reader_that_never_ends_raises_busy(empty):
     """

@@ -125,6 +125,7 @@ def test_a_download_by_patterns_is_whole(served, tmp_path):
         hub.snapshot_download("o/m", **offline)
 
 
+@pytest.mark.slow
 def test_a_killed_download_is_incomplete_until_it_is_repeated(served, tmp_path):
     """
     The second try leaves the partial file of the first one beside the finished blob.
@@ -149,6 +150,7 @@ def test_a_killed_download_is_incomplete_until_it_is_repeated(served, tmp_path):
     assert main_model(repeated).completeness.verdict == "whole"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [

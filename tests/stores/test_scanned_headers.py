@@ -156,6 +156,7 @@ async def test_values_of_the_user_stay(on_sqlite, tmp_path):
     assert (await on_sqlite.get_model("a", "local")).architecture == "mine"
 
 
+@pytest.mark.slow
 def test_the_command_has_an_option_to_open_no_files(tmp_path, monkeypatch, capsys):
     """
     Without the option `ls -f arch=llama` finds the model.

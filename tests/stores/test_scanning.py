@@ -270,6 +270,7 @@ def test_lists_can_be_filtered_by_store(cli, home_folder):
     assert cli("ls", "-f", "foreign=no", "--format", "quiet")[1] == "local:mine\n"
 
 
+@pytest.mark.slow
 def test_a_read_only_store_of_another_user_is_adopted():
     """
     The catalog of the user records its models, and the store stays unchanged.

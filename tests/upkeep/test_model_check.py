@@ -515,6 +515,7 @@ def open_folder():
         yield folder
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can switch to the user nobody")
 def test_a_file_without_permission_is_unreadable(open_folder):
     """
@@ -584,6 +585,7 @@ asyncio.run(main(sys.argv[1]))
 """
 
 
+@pytest.mark.slow
 def test_upkeep_of_the_databases_folder_keeps_its_write_lock(tmp_path):
     """
     Hashing the files beside the database, and searching for a model of its size, do not open the
@@ -608,6 +610,7 @@ def test_upkeep_of_the_databases_folder_keeps_its_write_lock(tmp_path):
     assert holder.returncode == 0
 
 
+@pytest.mark.slow
 async def test_a_check_does_not_block_the_event_loop(tmp_path):
     """
     A check of 3000 files blocks the event loop for less than 50 ms at a time. CPU time of the

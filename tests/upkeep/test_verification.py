@@ -703,6 +703,7 @@ def two_disks(tmp_path):
         subprocess.run(["umount", "-l", disk], capture_output=True, check=False)
 
 
+@pytest.mark.slow
 async def test_disks_are_read_in_parallel_and_files_of_a_disk_one_by_one(on_sqlite, two_disks):
     """
     This also holds for two verifications at the same time.

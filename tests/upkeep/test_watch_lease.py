@@ -139,6 +139,7 @@ async def test_a_watch_over_the_sessions_of_a_host_takes_part(database):
     assert database.run(SELECT_LEASE) == []
 
 
+@pytest.mark.slow
 async def test_a_watch_of_a_closed_database_still_ends(tmp_path):
     """
     The lease that cannot be released expires by itself.
