@@ -124,6 +124,7 @@ async def test_a_backup_never_replaces_a_file(filled, tmp_path, kind):
     assert listing(folder) == before
 
 
+@pytest.mark.slow
 async def test_backups_are_consistent_while_another_process_writes(filled, tmp_path):
     """Two rows that are written in one transaction are both in a backup or both missing."""
     stop = PROCESSES.Event()

@@ -436,6 +436,7 @@ def test_a_closed_pipe_is_not_an_error(filled):
     assert b"BrokenPipe" not in err
 
 
+@pytest.mark.slow
 def test_a_table_fits_into_a_narrow_terminal(filled):
     """
     At 80 columns no line is wrapped. A long reference is shortened in the middle.

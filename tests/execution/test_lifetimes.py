@@ -365,6 +365,7 @@ async def run_exit_program(how, database):
     return output, errors.decode()
 
 
+@pytest.mark.slow
 @pytest.mark.slow_with("asyncpg")
 async def test_process_exits_without_warnings_or_threads(database):
     """
@@ -377,6 +378,7 @@ async def test_process_exits_without_warnings_or_threads(database):
     assert json.loads(output) == ["MainThread"]
 
 
+@pytest.mark.slow
 @pytest.mark.slow_with("asyncpg")
 async def test_process_that_does_not_close_its_catalog_exits(database):
     """

@@ -138,6 +138,7 @@ async def test_dropped_connections_are_not_noticed(database):
         await use_all_connections(catalog)
 
 
+@pytest.mark.slow
 async def test_dropped_connections_of_a_host_engine_are_not_noticed(database):
     """
     If `open_catalog` was given a host's engine, the next calls make new connections as well.
@@ -232,6 +233,7 @@ async def host_catalogs(database, level, count=1):
 LEVELS = pytest.mark.parametrize("level", ["REPEATABLE READ", "SERIALIZABLE"])
 
 
+@pytest.mark.slow
 @pytest.mark.slow_with("REPEATABLE READ")
 @LEVELS
 async def test_serialization_failures_are_retried(database, level):
@@ -297,6 +299,7 @@ async def test_lasting_failure_raises_busy_at_the_timeout(database, sqlstate):
             assert time.monotonic() - start < 1.0
 
 
+@pytest.mark.slow
 async def test_deadlock_is_retried(database):
     """
     A call that locks two rows in the opposite order to another client succeeds after that client

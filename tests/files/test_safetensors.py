@@ -101,6 +101,7 @@ def test_unusual_headers_are_read(tmp_path, header, parameters):
     )
 
 
+@pytest.mark.slow
 def test_a_header_longer_than_the_read_window_is_read(tmp_path):
     """
     The window can end in a name, a number or a character of two bytes.

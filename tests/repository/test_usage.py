@@ -225,6 +225,7 @@ async def test_a_use_that_is_cancelled_in_the_queue_is_not_counted(catalog):
     assert (await catalog.get_model("m", "hf")).use_count == 1
 
 
+@pytest.mark.slow
 def test_a_program_that_records_uses_exits_without_warnings(sqlite_migrated, tmp_path):
     """
     It leaves no task, no thread and no warning.

@@ -23,6 +23,7 @@ OUR_TABLES = {VERSION_TABLE, *Base.metadata.tables}
 HOST_TABLES = {"alembic_version", "deployments"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("template", "before", "after"), CALLS.values(), ids=CALLS)
 def test_a_host_upgrades_the_catalog_in_its_own_env_py(empty, tmp_path, template, before, after):
     """

@@ -158,6 +158,7 @@ def running(migrate, database, folder, release) -> Iterator[threading.Thread]:
     assert failed == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("migrate", MIGRATIONS.values(), ids=MIGRATIONS)
 def test_other_reads_go_on_while_a_migration_waits_for_a_reader(empty, tmp_path, migrate):
     """

@@ -162,6 +162,7 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.slow
 @pytest.mark.slow_with("folder")
 @pytest.mark.parametrize("what", ["file", "folder"])
 def test_registering_the_databases_folder_keeps_its_write_lock(tmp_path, what):
@@ -230,6 +231,7 @@ async def test_real_model_files_are_registered(tmp_path):
     assert shards.reasons == ()
 
 
+@pytest.mark.slow
 def test_a_hard_link_to_the_database_is_protected(tmp_path):
     """
     It is recognised by its inode, not by its name.

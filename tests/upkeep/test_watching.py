@@ -227,6 +227,7 @@ async def test_a_scrub_of_zero_reads_nothing(on_sqlite, store):
     assert events.of(VerifiedModel) == []
 
 
+@pytest.mark.slow
 async def test_the_scrub_reads_its_daily_part_and_no_more(on_sqlite, store):
     """
     A tenth of 100 files is read in a day, although 60 of them are one model. Bytes read beyond the
