@@ -44,7 +44,7 @@ class PreparedDownload(Protocol):
         """
         Register the model, and return it. Reads no file.
 
-        `catalog` is that of the transaction which also ends the claim.
+        The transaction of `catalog` also ends the claim.
         """
 
 
@@ -204,7 +204,7 @@ async def _cancel(task: asyncio.Future[T]) -> None:
     if task.done():
         return
     task.cancel()
-    # `await task` could not tell a cancellation of this task from that of the download.
+    # `await task` raises CancelledError for both tasks, so it could not tell which was cancelled.
     await asyncio.wait([task])
     if not task.cancelled() and (error := task.exception()) is not None:
         log.debug("a download failed when it was cancelled", exc_info=error)

@@ -71,7 +71,7 @@ async def add(options: Namespace) -> int:
 
 
 def print_recorded(model: Model, reasons: Sequence[str]) -> None:
-    """Print what was recorded of a model, and warnings about its files."""
+    """Print a recorded model in one line, and warnings about its files."""
     for reason in reasons:
         print_error(f"warning: the model is incomplete: {reason}")
     if model.unsafe:

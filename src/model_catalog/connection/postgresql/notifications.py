@@ -19,8 +19,8 @@ class NotificationListener:
     """
     Wakes up tasks when a notification arrives on a channel.
 
-    Notifications only shorten a wait: none arrive while there is no connection, or through a pooler
-    that gives each transaction another session. So a task that waits has to look for itself too.
+    Notifications only shorten a wait. None arrive while the connection is lost, or through a pooler
+    that gives each transaction another session. So a task that waits must also ask the database.
     """
 
     def __init__(self, engine: AsyncEngine, channel: str) -> None:
@@ -60,7 +60,7 @@ class NotificationListener:
 
     def _begin(self) -> None:
         self.is_listening = True
-        # What was sent before has to be looked for.
+        # The task must ask the database for changes that were made before this.
         self._wake_up()
 
     def _wake_up(self, *_: Any) -> None:

@@ -60,7 +60,7 @@ class Deletion:
         Delete names until all are deleted, `should_stop()` returns True, or some time has passed.
 
         The empty folders that the model leaves are deleted at the end. Raises RefusedError if a
-        name is not what was checked, or cannot be deleted.
+        file or a link was replaced since the check, or cannot be deleted.
         """
         end = time.monotonic() + seconds
         try:

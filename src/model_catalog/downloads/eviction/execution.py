@@ -165,8 +165,8 @@ class _Eviction:
         """
         Release the claim of a deletion that was cancelled or has failed.
 
-        The next plan finishes it, and need not wait for the claim to expire. A model of which
-        nothing was deleted gets its former state back.
+        The next plan can then finish the deletion at once. If no file was deleted, the model gets
+        its former state back.
         """
         record = self._planned.record
         is_begun = self._deletion is not None and self._deletion.deleted_count > 0
@@ -215,7 +215,7 @@ class _Eviction:
             return Refusal(KeptReason.IN_USE, str(error))
 
     async def _restore(self, before: ModelRecord, refusal: Refusal) -> Refusal:
-        """Record the former state of a model of which nothing was deleted, or that it is broken."""
+        """Record the former state of a model, or that its deletion stopped halfway."""
         if self._deletion is not None and self._deletion.deleted_count:
             state = RestoredState(FileState.MISSING, f"{_INTERRUPTED}: {refusal.detail}", None)
         elif before.is_being_deleted and refusal.reason is KeptReason.UNREADABLE:

@@ -82,7 +82,9 @@ def _ask(plan: EvictionPlan, options: Namespace) -> int:
     if options.yes:
         return DONE
     if sys.stdin is None or not sys.stdin.isatty():
-        print_error("error: there is no terminal to ask on: pass -y to execute the plan")
+        print_error(
+            "error: standard input is not a terminal, so the plan was not executed: pass -y"
+        )
         return MISUSED
     if is_confirmed(_question(plan, forget=options.forget)):
         return DONE
