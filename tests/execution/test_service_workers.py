@@ -83,6 +83,9 @@ def uvicorn_with_two_workers(database_url: str):
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     words = ["-m", "uvicorn", "--factory", "placements.app:create_app", "--workers", "2"]
+    # Without a limit uvicorn 0.54 goes on for as long as a client sends requests over a connection
+    # that it accepted at the moment of its shutdown.
+    words += ["--timeout-graceful-shutdown", "2"]
     supervisor = subprocess.Popen(
         [sys.executable, *words, "--port", str(port), "--log-level", "warning"],
         cwd=SERVICE,
