@@ -130,7 +130,7 @@ class Database:
         """Delete all models, and number new ones from 1."""
         tables = (
             *("model_uses", "model_downloads", "model_claims", "model_catalog_leases"),
-            *("model_aliases", "model_tags", "model_files", "models"),
+            *("model_hosts", "model_aliases", "model_tags", "model_files", "models"),
         )
         if self.path is not None:
             for table in tables:

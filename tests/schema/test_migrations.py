@@ -521,6 +521,8 @@ async def test_an_upgrade_from_any_revision_keeps_all_values(empty):
         " VALUES ('hf', 'm', '', 't', 'running', 'h', 1, 2)",
         "0022": "INSERT INTO model_uses"
         " SELECT 't', id, 'h', 1, 2, 3, 4 FROM models WHERE reference = 'At 0022'",
+        "0024": "INSERT INTO model_hosts VALUES"
+        " ('gpu-07', 'gpu-07.lan', '{}', 'me', 'gpu-07', 22, '/key', 9, 5, 1, 2)",
     }
     for stop in NUMBERS[1:]:
         await upgrade(empty.target, stop)
@@ -552,6 +554,25 @@ async def test_an_upgrade_from_any_revision_keeps_all_values(empty):
                 absent = {"download_count": 1, "use_count": 0, "state": "unchecked"}.get(name)
                 assert got == (value if revision <= reference[3:] else absent), (reference, name)
         assert model.tags == (("Chat",) if reference <= "At 0005" else ())
+
+
+async def test_the_revision_of_hosts_keeps_all_models(empty):
+    """Up, down and up again: the models stay, and the hosts have to be registered again."""
+    await upgrade(empty.target, "0023")
+    empty.run("INSERT INTO models (provider, reference, local_path) VALUES ('hf', 'm', '/m')")
+    before = empty.run("SELECT * FROM models")
+
+    await upgrade(empty.target, "0024")
+    empty.run("INSERT INTO model_hosts (name, registered_at_ms) VALUES ('gpu-07', 1)")
+    hosts = empty.run("SELECT name, labels, ssh_port, heartbeat_at_ms FROM model_hosts")
+    await downgrade(empty.target, "0023")
+    tables = empty.tables
+    await upgrade(empty.target, "0024")
+
+    assert hosts == [("gpu-07", None, None, None)]
+    assert "model_hosts" not in tables
+    assert empty.run("SELECT count(*) FROM model_hosts") == [(0,)]
+    assert empty.run("SELECT * FROM models") == before
 
 
 def alembic_sql(url: str) -> str:

@@ -1,4 +1,4 @@
-"""The tables beside `models`: tags, files, aliases, downloads and uses of models, and leases."""
+"""The tables beside `models`: tags, files, aliases, downloads, uses, leases, and hosts."""
 
 from __future__ import annotations
 
@@ -142,3 +142,26 @@ class ModelUse(Base):
     started_at_ms: Mapped[int] = mapped_column(BigInt)
     renewed_at_ms: Mapped[int] = mapped_column(BigInt)
     expires_at_ms: Mapped[int] = mapped_column(BigInt)
+
+
+class ModelHost(Base):
+    """
+    A host of a fleet: how to reach it, its space, and its last heartbeat.
+
+    `labels` is a JSON object of texts. The times are milliseconds since 1970 of the database's
+    clock. No column beside the key has an index, so that a heartbeat is a heap-only update.
+    """
+
+    __tablename__ = "model_hosts"
+
+    name: Mapped[str] = mapped_column(KeyText, primary_key=True)
+    address: Mapped[str | None] = mapped_column(Text)
+    labels: Mapped[str | None] = mapped_column(Text)
+    ssh_user: Mapped[str | None] = mapped_column(Text)
+    ssh_host: Mapped[str | None] = mapped_column(Text)
+    ssh_port: Mapped[int | None] = mapped_column(BigInt)
+    ssh_key_path: Mapped[str | None] = mapped_column(Text)
+    capacity_bytes: Mapped[int | None] = mapped_column(BigInt)
+    free_bytes: Mapped[int | None] = mapped_column(BigInt)
+    registered_at_ms: Mapped[int] = mapped_column(BigInt)
+    heartbeat_at_ms: Mapped[int | None] = mapped_column(BigInt)
