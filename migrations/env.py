@@ -8,6 +8,7 @@ from typing import Any
 from alembic import context
 from alembic.util import CommandError
 from sqlalchemy import Connection
+from sqlalchemy.exc import InvalidRequestError
 
 from model_catalog.connection.open_database import open_database
 from model_catalog.connection.target import (
@@ -63,7 +64,11 @@ def options(dialect: str) -> dict[str, Any]:
 def run(connection: Connection, name: str) -> None:
     context.configure(connection=connection, **options(connection.dialect.name))
     with keep_host_objects(connection, name, "that revision"), context.begin_transaction():
-        context.run_migrations()
+        try:
+            context.run_migrations()
+        except InvalidRequestError as error:
+            # A revision refuses, for example a downgrade with the models of several hosts.
+            raise CommandError(str(error)) from error
 
 
 async def run_from_the_shell() -> None:

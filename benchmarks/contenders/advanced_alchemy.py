@@ -11,7 +11,7 @@ from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 from benchmarks.contenders.sqlalchemy import columns, engine_of
-from benchmarks.harness.models_table import KEY, Registration
+from benchmarks.harness.models_table import KEY, UNIQUE, Registration
 
 Model: Any = type("Model", (DefaultBase,), {"__tablename__": "models", **columns()})
 
@@ -33,19 +33,19 @@ class AdvancedAlchemy:
     async def find(self, reference: str, provider: str) -> Any:
         async with self._sessions() as session:
             return await _repository(session).get_one_or_none(
-                reference=reference, provider=provider, version=""
+                host="", reference=reference, provider=provider, version=""
             )
 
     async def register(self, entry: Registration) -> None:
         async with self._sessions() as session:
             await _repository(session).upsert(
-                Model(**entry._asdict()), match_fields=list(KEY), auto_refresh=False
+                Model(host="", **entry._asdict()), match_fields=list(UNIQUE), auto_refresh=False
             )
 
     async def register_many(self, entries: list[Registration]) -> None:
         async with self._sessions() as session:
             await _repository(session).upsert_many(
-                [Model(**entry._asdict()) for entry in entries], match_fields=list(KEY)
+                [Model(host="", **entry._asdict()) for entry in entries], match_fields=list(UNIQUE)
             )
 
     async def list(self) -> Any:
@@ -69,7 +69,9 @@ class AdvancedAlchemy:
     async def remove(self, reference: str, provider: str) -> bool:
         async with self._sessions() as session:
             return bool(
-                await _repository(session).delete_where(reference=reference, provider=provider)
+                await _repository(session).delete_where(
+                    host="", reference=reference, provider=provider
+                )
             )
 
 

@@ -12,6 +12,7 @@ from benchmarks.harness.models_table import (
     COLUMNS,
     DEFAULTS,
     KEY,
+    UNIQUE,
     UPDATED,
     Registration,
     pragmas,
@@ -78,8 +79,8 @@ class PeeweeOrm:
         return bool(Model.delete().where(*_key(reference, provider)).execute())
 
 
-def _key(reference: str, provider: str) -> tuple[Any, Any]:
-    return Model.provider == provider, Model.reference == reference
+def _key(reference: str, provider: str) -> tuple[Any, Any, Any]:
+    return Model.host == "", Model.provider == provider, Model.reference == reference
 
 
 def _names() -> list[Any]:
@@ -88,7 +89,7 @@ def _names() -> list[Any]:
 
 def _upsert(entries: list[Registration]) -> None:
     Model.insert_many([entry._asdict() for entry in entries]).on_conflict(
-        conflict_target=[getattr(Model, name) for name in KEY],
+        conflict_target=[getattr(Model, name) for name in UNIQUE],
         preserve=[getattr(Model, name) for name in UPDATED],
         update={Model.download_count: Model.download_count + 1},
     ).execute()

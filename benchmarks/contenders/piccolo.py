@@ -15,6 +15,7 @@ from benchmarks.harness.models_table import (
     COLUMNS,
     DEFAULTS,
     KEY,
+    UNIQUE,
     UPDATED,
     Registration,
     pragmas,
@@ -85,13 +86,13 @@ class PiccoloOrm:
         return bool(await deleted)
 
 
-def _key(reference: str, provider: str) -> tuple[Any, Any]:
-    return Model.provider == provider, Model.reference == reference
+def _key(reference: str, provider: str) -> tuple[Any, Any, Any]:
+    return Model.host == "", Model.provider == provider, Model.reference == reference
 
 
 async def _upsert(entries: list[Registration]) -> None:
     await Model.insert(*(Model(**entry._asdict()) for entry in entries)).on_conflict(
-        target=tuple(getattr(Model, name) for name in KEY),
+        target=tuple(getattr(Model, name) for name in UNIQUE),
         action="DO UPDATE",
         values=[getattr(Model, name) for name in UPDATED],
     )

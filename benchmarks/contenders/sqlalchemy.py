@@ -25,6 +25,7 @@ from benchmarks.harness.models_table import (
     COLUMNS,
     DEFAULTS,
     KEY,
+    UNIQUE,
     UPDATED,
     Registration,
     pragmas,
@@ -76,7 +77,7 @@ def upsert(engine: AsyncEngine, table: Any) -> Any:
     changed = {name: insert.excluded[name] for name in UPDATED}
     counted = table.c if isinstance(table, Table) else table
     return insert.on_conflict_do_update(
-        index_elements=KEY, set_={**changed, "download_count": counted.download_count + 1}
+        index_elements=UNIQUE, set_={**changed, "download_count": counted.download_count + 1}
     )
 
 
@@ -91,7 +92,10 @@ class Core:
 
     async def find(self, reference: str, provider: str) -> Any:
         statement = select(MODELS).where(
-            MODELS.c.provider == provider, MODELS.c.reference == reference, MODELS.c.version == ""
+            MODELS.c.host == "",
+            MODELS.c.provider == provider,
+            MODELS.c.reference == reference,
+            MODELS.c.version == "",
         )
         async with self._engine.connect() as connection:
             return (await connection.execute(statement)).one_or_none()
@@ -129,7 +133,7 @@ class Core:
 
     async def remove(self, reference: str, provider: str) -> bool:
         statement = delete(MODELS).where(
-            MODELS.c.provider == provider, MODELS.c.reference == reference
+            MODELS.c.host == "", MODELS.c.provider == provider, MODELS.c.reference == reference
         )
         async with self._engine.begin() as connection:
             return (await connection.execute(statement)).rowcount > 0
@@ -199,5 +203,8 @@ class Orm:
 
 def _one(provider: str, reference: str) -> Any:
     return select(Model).where(
-        Model.provider == provider, Model.reference == reference, Model.version == ""
+        Model.host == "",
+        Model.provider == provider,
+        Model.reference == reference,
+        Model.version == "",
     )

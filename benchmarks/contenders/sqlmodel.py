@@ -79,7 +79,9 @@ class SqlModelSessions:
             return int((await session.exec(select(func.sum(Model.size_bytes)))).one() or 0)
 
     async def remove(self, reference: str, provider: str) -> bool:
-        statement = delete(Model).where(Model.provider == provider, Model.reference == reference)
+        statement = delete(Model).where(
+            Model.host == "", Model.provider == provider, Model.reference == reference
+        )
         async with self._session() as session:
             deleted = await session.exec(statement)
             await session.commit()
@@ -91,5 +93,8 @@ class SqlModelSessions:
 
 def _one(provider: str, reference: str) -> Any:
     return select(Model).where(
-        Model.provider == provider, Model.reference == reference, Model.version == ""
+        Model.host == "",
+        Model.provider == provider,
+        Model.reference == reference,
+        Model.version == "",
     )

@@ -13,6 +13,7 @@ from benchmarks.harness.models_table import (
     COLUMNS,
     DEFAULTS,
     KEY,
+    UNIQUE,
     UPDATED,
     Registration,
     pragmas,
@@ -52,7 +53,7 @@ class TortoiseOrm:
         await Tortoise.close_connections()
 
     async def find(self, reference: str, provider: str) -> Any:
-        return await Model.get_or_none(provider=provider, reference=reference, version="")
+        return await Model.get_or_none(host="", provider=provider, reference=reference, version="")
 
     async def register(self, entry: Registration) -> None:
         await self.register_many([entry])
@@ -60,7 +61,7 @@ class TortoiseOrm:
     async def register_many(self, entries: list[Registration]) -> None:
         await Model.bulk_create(
             [Model(**entry._asdict()) for entry in entries],
-            on_conflict=list(KEY),
+            on_conflict=list(UNIQUE),
             update_fields=list(UPDATED),
         )
 
@@ -76,4 +77,4 @@ class TortoiseOrm:
         return int(found[0] or 0)
 
     async def remove(self, reference: str, provider: str) -> bool:
-        return bool(await Model.filter(provider=provider, reference=reference).delete())
+        return bool(await Model.filter(host="", provider=provider, reference=reference).delete())

@@ -62,13 +62,22 @@ COLUMNS: Final[dict[str, type]] = {
     "listing_reason": str,
     "content_reason": str,
     "managed_root": str,
+    "host": str,
 }
 """The columns of `models` at head and their types. Every contender maps all of them."""
 
-DEFAULTS: Final = {"version": "", "download_count": 1, "use_count": 0, "state": "unchecked"}
+DEFAULTS: Final = {
+    "host": "",
+    "version": "",
+    "download_count": 1,
+    "use_count": 0,
+    "state": "unchecked",
+}
 """The values of the NOT NULL columns that a registration does not set."""
 
 KEY: Final = ("provider", "reference", "version")
+UNIQUE: Final = ("host", *KEY)
+"""The columns of the unique key, in the order of its index."""
 
 
 class Registration(NamedTuple):
@@ -97,11 +106,12 @@ SELECTED: Final = tuple(name for name in COLUMNS if not name.endswith("_folded")
 
 _SELECTED = ", ".join(SELECTED)
 FIND: Final = (
-    f"SELECT {_SELECTED} FROM models WHERE provider = ? AND reference = ? AND version = ''"
+    f"SELECT {_SELECTED} FROM models WHERE host = '' AND provider = ? AND reference = ?"
+    " AND version = ''"
 )
 LIST: Final = (
     f"SELECT {_SELECTED} FROM models"
-    " ORDER BY downloaded_at DESC NULLS LAST, provider, reference, version"
+    " WHERE host = '' ORDER BY downloaded_at DESC NULLS LAST, provider, reference, version"
 )
 NEWEST: Final = f"{LIST} LIMIT ?"
 PAGE: Final = (
@@ -113,17 +123,17 @@ STATS: Final = (
     "SELECT provider, format, architecture, quantization, count(*), sum(size_bytes)"
     " FROM models GROUP BY 1, 2, 3, 4"
 )
-REMOVE: Final = "DELETE FROM models WHERE provider = ? AND reference = ?"
+REMOVE: Final = "DELETE FROM models WHERE host = '' AND provider = ? AND reference = ?"
 UPSERT: Final = (
     f"INSERT INTO models ({', '.join(Registration._fields)})"
     f" VALUES ({', '.join('?' for _ in Registration._fields)})"
-    " ON CONFLICT (provider, reference, version) DO UPDATE SET "
+    " ON CONFLICT (host, provider, reference, version) DO UPDATE SET "
     + ", ".join(f"{name} = excluded.{name}" for name in UPDATED)
     + ", download_count = models.download_count + 1"
 )
 USE: Final = (
     "UPDATE models SET use_count = use_count + 1, last_used_at = ?"
-    " WHERE provider = ? AND reference = ? AND version = ''"
+    " WHERE host = '' AND provider = ? AND reference = ? AND version = ''"
 )
 
 DURABILITIES: Final = ("full", "normal")

@@ -3,7 +3,8 @@ Add the downloads: those that are running, and the history of those that have en
 
 Revision ID: model_catalog_0021
 
-`token` is that of the download's claim. A download whose claim has expired is not running any more,
+`host` and `token` are those of the download's claim, and `holder_host` is the name of the machine
+that downloads. A download whose claim has expired is not running any more,
 whatever its state says. The times are milliseconds since 1970 of the database's clock.
 """
 
@@ -24,13 +25,14 @@ def upgrade() -> None:
     op.create_table(
         "model_downloads",
         sa.Column("id", BIG, sa.Identity(), nullable=False),
+        sa.Column("host", KEY, nullable=False, server_default=sa.text("''")),
         sa.Column("provider", KEY, nullable=False),
         sa.Column("reference", KEY, nullable=False),
         sa.Column("version", KEY, nullable=False),
         sa.Column("token", KEY, nullable=False),
         sa.Column("state", KEY, nullable=False),
-        sa.Column("host", KEY, nullable=False),
-        sa.Column("process_id", BIG, nullable=False),
+        sa.Column("holder_host", KEY, nullable=False),
+        sa.Column("holder_process_id", BIG, nullable=False),
         sa.Column("done_bytes", BIG, nullable=False, server_default=sa.text("0")),
         sa.Column("total_bytes", BIG),
         sa.Column("queued_at_ms", BIG, nullable=False),
@@ -45,9 +47,9 @@ def upgrade() -> None:
         ),
     )
     op.create_index(
-        "ix_model_downloads_provider_reference_version",
+        "ix_model_downloads_host_provider_reference_version",
         "model_downloads",
-        ["provider", "reference", "version"],
+        ["host", "provider", "reference", "version"],
     )
 
 

@@ -64,8 +64,9 @@ def claim(database, reference, purpose="download", *, lasts_ms=60_000):
     """Insert a claim of another process, under another version."""
     now = int(datetime.now(UTC).timestamp() * 1000)
     database.run(
-        "INSERT INTO model_claims (provider, reference, version, purpose, token, host, process_id,"
-        " renewed_at_ms, expires_at_ms) VALUES ('hf', ?, 'other', ?, ?, 'box', 7, ?, ?)",
+        "INSERT INTO model_claims (provider, reference, version, purpose, token, holder_host,"
+        " holder_process_id, renewed_at_ms, expires_at_ms)"
+        " VALUES ('hf', ?, 'other', ?, ?, 'box', 7, ?, ?)",
         *(reference, purpose, f"token of {reference}", now - 1000, now + lasts_ms),
     )
 
@@ -74,7 +75,8 @@ def use(database, reference, *, lasts_ms=60_000):
     """Insert a use of another process."""
     now = int(datetime.now(UTC).timestamp() * 1000)
     database.run(
-        "INSERT INTO model_uses (token, model_id, host, process_id, started_at_ms, renewed_at_ms,"
-        " expires_at_ms) SELECT ?, id, 'box', 9, ?, ?, ? FROM models WHERE reference = ?",
+        "INSERT INTO model_uses (token, model_id, holder_host, holder_process_id, started_at_ms,"
+        " renewed_at_ms, expires_at_ms) SELECT ?, id, 'box', 9, ?, ?, ? FROM models"
+        " WHERE reference = ?",
         *(f"use of {reference}", now - 1000, now - 1000, now + lasts_ms, reference),
     )

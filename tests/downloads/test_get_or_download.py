@@ -415,8 +415,8 @@ async def test_the_history_keeps_a_thousand_downloads(catalog, database, tmp_pat
     """
     now_ms = int(time.time() * 1000)
     insert = (
-        "INSERT INTO model_downloads (provider, reference, version, token, state, host,"
-        " process_id, queued_at_ms) VALUES ('hf', 'old', '', ?, ?, 'h', 1, ?)"
+        "INSERT INTO model_downloads (provider, reference, version, token, state, holder_host,"
+        " holder_process_id, queued_at_ms) VALUES ('hf', 'old', '', ?, ?, 'h', 1, ?)"
     )
     database.run(insert, "running", "running", now_ms)
     for number in range(1002):

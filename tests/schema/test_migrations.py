@@ -515,9 +515,11 @@ async def test_an_upgrade_from_any_revision_keeps_all_values(empty):
         "0012": "INSERT INTO model_files (model_id, path, role, size_bytes, digest)"
         f" SELECT id, 'm.gguf', 'weights', 7, 'sha256:{4:064x}' FROM models",
         "0017": "UPDATE model_files SET file_id = '2049:7', disk_bytes = 4096",
-        "0020": "INSERT INTO model_claims VALUES ('hf', 'm', '', 'download', 't', 'h', 1, 2, 3)",
+        "0020": "INSERT INTO model_claims"
+        " VALUES ('gpu-07', 'hf', 'm', '', 'download', 't', 'h', 1, 2, 3)",
         "0021": "INSERT INTO model_downloads"
-        " (provider, reference, version, token, state, host, process_id, queued_at_ms)"
+        " (provider, reference, version, token, state, holder_host, holder_process_id,"
+        " queued_at_ms)"
         " VALUES ('hf', 'm', '', 't', 'running', 'h', 1, 2)",
         "0022": "INSERT INTO model_uses"
         " SELECT 't', id, 'h', 1, 2, 3, 4 FROM models WHERE reference = 'At 0022'",

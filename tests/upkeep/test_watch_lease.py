@@ -34,7 +34,8 @@ async def until(condition, timeout_s=20):
 def insert_lease(database, renewed_in_s, expires_in_s):
     now_ms = time.time() * 1000
     database.run(
-        "INSERT INTO model_catalog_leases VALUES ('watch', 'another process', ?, ?)",
+        "INSERT INTO model_catalog_leases"
+        " (name, holder, renewed_at_ms, expires_at_ms) VALUES ('watch', 'another process', ?, ?)",
         int(now_ms + renewed_in_s * 1000),
         int(now_ms + expires_in_s * 1000),
     )

@@ -26,6 +26,8 @@ class Group(Enum):
 
     ROW_ID = auto()
     """The database sets it, and an export leaves it out."""
+    HOST = auto()
+    """The catalog that records the model sets it, and an export leaves it out."""
     KEY = auto()
     """The caller sets it; it identifies the model and cannot be updated."""
     USER = auto()
@@ -148,6 +150,7 @@ class ModelRow(NamedTuple):
     kind: Annotated[str | None, Field(Group.HEADER, validation.kind)]
     claimed_kind: Annotated[str | None, Field(Group.CLAIM, validation.kind, is_shown=False)]
     managed_root: Annotated[str | None, Field(Group.STORE, validation.optional_path)]
+    host: Annotated[str, Field(Group.HOST, key_validation.host_or_none, default="")]
     tags: tuple[str, ...]
 
     @property
@@ -199,7 +202,10 @@ def _names_in(*groups: Group) -> tuple[str, ...]:
 
 
 KEY_FIELDS: Final = ("provider", "reference", "version")
-"""The fields of the unique key, in the order of its index."""
+"""The fields that name a model on its host, in the order of the index."""
+
+UNIQUE_COLUMNS: Final = ("host", *KEY_FIELDS)
+"""The columns of the unique key of the table, in the order of its index."""
 
 REQUIRED_FIELDS: Final = tuple(name for name, field in FIELDS.items() if field.is_required)
 """The fields without a default."""
@@ -245,7 +251,7 @@ IMPORT_FIELDS: Final[Mapping[str, Validator]] = {
     # Values that rbee-hive or an older release recorded under other rules must be importable.
     name: field.validate_import or field.validate
     for name, field in FIELDS.items()
-    if field.group is not Group.ROW_ID
+    if field.group not in (Group.ROW_ID, Group.HOST)
 }
 """The fields of a line of an import, and the validators of their values."""
 

@@ -13,6 +13,10 @@ MAX_VERSION: Final = 512
 """Maximum length of a version, in characters."""
 MAX_NAME_BYTES: Final = 256
 """Maximum length of a provider or an alias, in bytes."""
+MAX_HOST: Final = 255
+"""Maximum length of the name of a host, in characters."""
+ALL_HOSTS: Final = "*"
+"""The host of a claim on a disk that all hosts share."""
 MAX_KEY_BYTES: Final = 2560
 """
 Maximum length of provider, reference and version together, in bytes.
@@ -59,6 +63,28 @@ def alias(field: str, value: object) -> str:
             "must not contain '@', which separates the version in provider:reference@version",
         )
     return text
+
+
+def host(field: str, value: object) -> str:
+    """
+    Validate the name of a host.
+
+    It must not contain whitespace, `/` or `@`, and must not be `*`, which means all hosts.
+    """
+    text = non_blank_text(field, value, MAX_HOST)
+    for character in text:
+        if character.isspace() or character in "/@":
+            raise InvalidModelError(
+                field, text, f"must not contain {character!r}: give a name such as 'gpu-07'"
+            )
+    if text == ALL_HOSTS:
+        raise InvalidModelError(field, text, "means all hosts: give the name of one host")
+    return text
+
+
+def host_or_none(field: str, value: object) -> str:
+    """Validate the name of a host, or `""` for a catalog without a host."""
+    return "" if value == "" else host(field, value)
 
 
 def key(provider: str, reference: str, version: str) -> None:

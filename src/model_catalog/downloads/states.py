@@ -25,6 +25,15 @@ class Holder(NamedTuple):
         """Return this process, with a new token."""
         return cls(uuid4().hex, socket.gethostname(), os.getpid())
 
+    @property
+    def columns(self) -> dict[str, str | int]:
+        """The columns of a claim, a download or a use that name its holder."""
+        return {
+            "token": self.token,
+            "holder_host": self.host,
+            "holder_process_id": self.process_id,
+        }
+
     def __str__(self) -> str:
         return f"process {self.process_id} on {self.host}"
 

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from sqlalchemy import CheckConstraint, ForeignKey, Identity, Index, Text, text
+from sqlalchemy import (
+    CheckConstraint,
+    ForeignKey,
+    Identity,
+    Index,
+    PrimaryKeyConstraint,
+    Text,
+    text,
+)
 from sqlalchemy.orm import Mapped, mapped_column
 
 from model_catalog.mapping.base import Base
@@ -47,72 +55,87 @@ class ModelFile(Base):
 
 
 class ModelAlias(Base):
-    """A name of a reference for one of its versions. `store` is None for an alias of the user."""
+    """
+    A name of a reference for one of its versions. `store` is None for an alias of the user.
+
+    `host` is that of the model.
+    """
 
     __tablename__ = "model_aliases"
 
-    provider: Mapped[str] = mapped_column(KeyText, primary_key=True)
-    reference: Mapped[str] = mapped_column(KeyText, primary_key=True)
-    alias: Mapped[str] = mapped_column(KeyText, primary_key=True)
+    provider: Mapped[str] = mapped_column(KeyText)
+    reference: Mapped[str] = mapped_column(KeyText)
+    alias: Mapped[str] = mapped_column(KeyText)
     model_id: Mapped[int] = mapped_column(
         BigInt, ForeignKey("models.id", ondelete="CASCADE"), index=True
     )
     store: Mapped[str | None] = mapped_column(KeyText)
+    host: Mapped[str] = mapped_column(KeyText, server_default=text("''"))
+
+    __table_args__ = (PrimaryKeyConstraint("host", "provider", "reference", "alias"),)
 
 
 class Lease(Base):
     """
-    The right of one process to do a background task, for a limited time.
+    The right of one process to do a background task for a host, for a limited time.
 
-    The times are milliseconds since 1970 of the database's clock.
+    `host` is the catalog's host, `""` for a catalog without one. The times are milliseconds since
+    1970 of the database's clock.
     """
 
     __tablename__ = "model_catalog_leases"
 
-    name: Mapped[str] = mapped_column(KeyText, primary_key=True)
+    name: Mapped[str] = mapped_column(KeyText)
     holder: Mapped[str] = mapped_column(KeyText)
     renewed_at_ms: Mapped[int] = mapped_column(BigInt)
     expires_at_ms: Mapped[int] = mapped_column(BigInt)
+    host: Mapped[str] = mapped_column(KeyText, server_default=text("''"))
+
+    __table_args__ = (PrimaryKeyConstraint("host", "name"),)
 
 
 class ModelClaim(Base):
     """
     The right of one process to download or to evict a model, for a limited time.
 
-    `token` is random, and names the holder. The times are milliseconds since 1970 of the database's
-    clock.
+    `host` is the catalog's host: `""` for a catalog without one, `*` for a disk that all hosts
+    share. `holder_host` is the name of the holder's machine. `token` is random, and names the
+    holder. The times are milliseconds since 1970 of the database's clock.
     """
 
     __tablename__ = "model_claims"
 
+    host: Mapped[str] = mapped_column(KeyText, primary_key=True, server_default=text("''"))
     provider: Mapped[str] = mapped_column(KeyText, primary_key=True)
     reference: Mapped[str] = mapped_column(KeyText, primary_key=True)
     version: Mapped[str] = mapped_column(KeyText, primary_key=True)
     purpose: Mapped[str] = mapped_column(KeyText)
     token: Mapped[str] = mapped_column(KeyText, unique=True)
-    host: Mapped[str] = mapped_column(KeyText)
-    process_id: Mapped[int] = mapped_column(BigInt)
+    holder_host: Mapped[str] = mapped_column(KeyText)
+    holder_process_id: Mapped[int] = mapped_column(BigInt)
     renewed_at_ms: Mapped[int] = mapped_column(BigInt)
     expires_at_ms: Mapped[int] = mapped_column(BigInt)
 
 
 class ModelDownload(Base):
     """
-    A download, by the name under which the model was asked for. `token` is that of its claim.
+    A download, by the name under which the model was asked for.
 
-    The times are milliseconds since 1970 of the database's clock.
+    `host` and `token` are those of its claim. The times are milliseconds since 1970 of the
+    database's clock.
     """
 
     __tablename__ = "model_downloads"
 
     id: Mapped[int] = mapped_column(BigInt, Identity(), primary_key=True)
+    host: Mapped[str] = mapped_column(KeyText, server_default=text("''"))
     provider: Mapped[str] = mapped_column(KeyText)
     reference: Mapped[str] = mapped_column(KeyText)
     version: Mapped[str] = mapped_column(KeyText)
     token: Mapped[str] = mapped_column(KeyText, unique=True)
     state: Mapped[str] = mapped_column(KeyText)
-    host: Mapped[str] = mapped_column(KeyText)
-    process_id: Mapped[int] = mapped_column(BigInt)
+    holder_host: Mapped[str] = mapped_column(KeyText)
+    holder_process_id: Mapped[int] = mapped_column(BigInt)
     done_bytes: Mapped[int] = mapped_column(BigInt, server_default=text("0"))
     total_bytes: Mapped[int | None] = mapped_column(BigInt)
     queued_at_ms: Mapped[int] = mapped_column(BigInt)
@@ -122,7 +145,7 @@ class ModelDownload(Base):
 
     __table_args__ = (
         CheckConstraint("state IN ('queued', 'running', 'done', 'failed')", name="state"),
-        Index(None, "provider", "reference", "version"),
+        Index(None, "host", "provider", "reference", "version"),
     )
 
 
@@ -137,8 +160,8 @@ class ModelUse(Base):
 
     token: Mapped[str] = mapped_column(KeyText, primary_key=True)
     model_id: Mapped[int] = mapped_column(BigInt, ForeignKey("models.id"), index=True)
-    host: Mapped[str] = mapped_column(KeyText)
-    process_id: Mapped[int] = mapped_column(BigInt)
+    holder_host: Mapped[str] = mapped_column(KeyText)
+    holder_process_id: Mapped[int] = mapped_column(BigInt)
     started_at_ms: Mapped[int] = mapped_column(BigInt)
     renewed_at_ms: Mapped[int] = mapped_column(BigInt)
     expires_at_ms: Mapped[int] = mapped_column(BigInt)

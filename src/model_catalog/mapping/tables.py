@@ -21,7 +21,7 @@ from sqlalchemy.engine.default import DefaultExecutionContext
 from sqlalchemy.ext.hybrid import hybrid_property
 from sqlalchemy.orm import Mapped, MappedAsDataclass, column_property, mapped_column
 
-from model_catalog.domain.fields import HEADER_FIELDS, KEY_FIELDS
+from model_catalog.domain.fields import HEADER_FIELDS, KEY_FIELDS, UNIQUE_COLUMNS
 from model_catalog.domain.file_record import FileState
 from model_catalog.domain.json_fields import to_json_fields
 from model_catalog.domain.model_ref import ModelRef
@@ -55,7 +55,7 @@ from model_catalog.mapping.model_construction import (
 
 class Model(MappedAsDataclass, Base, kw_only=True, eq=False, repr=False):
     """
-    A model. Its key is (provider, reference, version).
+    A model. Its key is (provider, reference, version) on its host.
 
     A Model that the catalog returns belongs to no session. `register_model` writes the fields that
     the caller set, in the constructor or later. The other fields keep their recorded values.
@@ -243,8 +243,11 @@ class Model(MappedAsDataclass, Base, kw_only=True, eq=False, repr=False):
     managed_root: Mapped[str | None] = mapped_column(PathText, init=False)
     """The folder in which the catalog may delete the files of the model; None: it may not."""
 
+    host: Mapped[str] = mapped_column(KeyText, server_default=text("''"), init=False)
+    """The host of the catalog that recorded the model; `""` for a catalog without a host."""
+
     __table_args__ = (
-        UniqueConstraint(*KEY_FIELDS),
+        UniqueConstraint(*UNIQUE_COLUMNS),
         # BETWEEN, because in SQLite any text is greater than any number: 'abc' >= 0 is true.
         CheckConstraint("size_bytes BETWEEN 0 AND 9223372036854775807", name="size_bytes"),
         CheckConstraint(
@@ -255,8 +258,8 @@ class Model(MappedAsDataclass, Base, kw_only=True, eq=False, repr=False):
             for number in ("context_length", "parameter_count")
             for name in (number, f"claimed_{number}")
         ),
-        # The default order of a listing.
-        Index("ix_models_newest_first", NullsLast.of(downloaded_at.desc()), *KEY_FIELDS),
+        # The default order of a listing of one host.
+        Index("ix_models_newest_first", "host", NullsLast.of(downloaded_at.desc()), *KEY_FIELDS),
     )
 
     # Type checkers see the constructor of the dataclass, which has the same keywords.

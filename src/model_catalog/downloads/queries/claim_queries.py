@@ -160,7 +160,7 @@ def insert_claim(
         reference=key.reference,
         version=key.version or "",
         purpose=request.purpose,
-        **request.holder._asdict(),
+        **request.holder.columns,
         renewed_at_ms=now,
         expires_at_ms=now + request.duration_ms,
     )
@@ -172,7 +172,9 @@ def insert_claim(
 
 
 def _find_holder(connection: Connection, condition: ColumnElement[bool]) -> Holder | None:
-    row = connection.execute(select(C.token, C.host, C.process_id).where(condition)).first()
+    row = connection.execute(
+        select(C.token, C.holder_host, C.holder_process_id).where(condition)
+    ).first()
     return None if row is None else Holder(*row)
 
 
@@ -190,7 +192,7 @@ def _begin_download(connection: Connection, request: ClaimRequest) -> None:
             provider=key.provider,
             reference=key.reference,
             version=key.version or "",
-            **request.holder._asdict(),
+            **request.holder.columns,
             state="queued" if request.is_queued else "running",
             queued_at_ms=now,
             started_at_ms=None if request.is_queued else now,

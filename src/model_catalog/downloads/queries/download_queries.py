@@ -43,8 +43,8 @@ def select_downloads(connection: Connection, wanted: DownloadFilter) -> list[Dow
         D.queued_at_ms,
         D.started_at_ms,
         D.finished_at_ms,
-        D.host,
-        D.process_id,
+        D.holder_host.label("host"),
+        D.holder_process_id.label("process_id"),
         error.label("error"),
     ).order_by(D.id.desc())
     if wanted.key is not None:

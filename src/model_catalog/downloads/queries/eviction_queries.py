@@ -168,8 +168,9 @@ def _refuse(
     if model.pinned_at is not None:
         return Refusal(KeptReason.PINNED)
     valid = is_valid(USES, now_ms(connection.dialect.name))
-    uses = select(USES.c.host, USES.c.process_id).where(USES.c.model_id == model.id, valid)
-    if users := {f"process {row.process_id} on {row.host}" for row in connection.execute(uses)}:
+    uses = select(USES.c.holder_process_id, USES.c.holder_host)
+    rows = connection.execute(uses.where(USES.c.model_id == model.id, valid))
+    if users := {f"process {process_id} on {host}" for process_id, host in rows}:
         return Refusal(KeptReason.IN_USE, "by " + ", ".join(sorted(users)))
     changes = (
         ("it has another path", model.local_path != planned.local_path),

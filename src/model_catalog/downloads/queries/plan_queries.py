@@ -66,11 +66,16 @@ def select_rows(connection: Connection, query: RowsQuery) -> EvictionRows:
     now = now_ms(connection.dialect.name)
     models = [ModelRecord(*row) for row in connection.execute(select_models())]
     users: dict[int, list[str]] = {}
-    uses = select(USES.c.model_id, USES.c.host, USES.c.process_id).where(is_valid(USES, now))
+    uses = select(USES.c.model_id, USES.c.holder_host, USES.c.holder_process_id)
+    uses = uses.where(is_valid(USES, now))
     for model_id, host, process_id in connection.execute(uses):
         users.setdefault(model_id, []).append(f"process {process_id} on {host}")
     claims = select(
-        CLAIMS.c.provider, CLAIMS.c.reference, CLAIMS.c.purpose, CLAIMS.c.host, CLAIMS.c.process_id
+        CLAIMS.c.provider,
+        CLAIMS.c.reference,
+        CLAIMS.c.purpose,
+        CLAIMS.c.holder_host,
+        CLAIMS.c.holder_process_id,
     ).where(is_valid(CLAIMS, now))
     listed = {
         model.id

@@ -103,9 +103,9 @@ def _insert(
     expires_at_ms: ColumnElement[int],
 ) -> bool:
     """Insert a use of a model; return whether the model still exists."""
-    names = ("token", "host", "process_id", "model_id", "started_at_ms", "renewed_at_ms")
+    names = (*holder.columns, "model_id", "started_at_ms", "renewed_at_ms")
     row = select(
-        *(literal(value) for value in holder),
+        *(literal(value) for value in holder.columns.values()),
         model_columns.id,
         started_at_ms,
         now_ms(connection.dialect.name),
@@ -130,8 +130,8 @@ def select_users(connection: Connection, filters: Mapping[str, str]) -> list[Mod
             model_columns.provider,
             model_columns.reference,
             model_columns.version,
-            USES.c.host,
-            USES.c.process_id,
+            USES.c.holder_host,
+            USES.c.holder_process_id,
             USES.c.started_at_ms,
             USES.c.renewed_at_ms,
             USES.c.expires_at_ms,

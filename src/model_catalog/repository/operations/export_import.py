@@ -32,6 +32,7 @@ from model_catalog.domain.fields import (
     COLUMN_DEFAULTS,
     FIELD_TYPES,
     KEY_FIELDS,
+    UNIQUE_COLUMNS,
     is_nullable,
 )
 from model_catalog.domain.file_record import FileRecord, sorted_by_path
@@ -104,7 +105,7 @@ def _export_statement(dialect: str) -> Select[Any]:
     columns = (
         column
         for column in model_columns
-        if column.key != "id" and not column.key.endswith("_folded")
+        if column.key not in ("id", "host") and not column.key.endswith("_folded")
     )
     own_aliases = aggregate_children(dialect, ALIASES.c.alias, ALIASES.c.store.is_(None))
     store_aliases = aggregate_children(dialect, ALIASES.c.alias, ALIASES.c.store.is_not(None))
@@ -274,12 +275,12 @@ def _upsert_models(
     upsert = insert_into(MODELS, connection.dialect.name)
     rows = [line.row | search_columns(line.row) for line in lines]
     if on_conflict == "keep":
-        upsert = upsert.on_conflict_do_nothing(index_elements=KEY_FIELDS)
+        upsert = upsert.on_conflict_do_nothing(index_elements=UNIQUE_COLUMNS)
     else:
         new = upsert.excluded
         is_newer = _comparable(new.downloaded_at) > _comparable(model_columns.downloaded_at)
         upsert = upsert.on_conflict_do_update(
-            index_elements=KEY_FIELDS,
+            index_elements=UNIQUE_COLUMNS,
             set_={name: new[name] for name in rows[0] if name not in KEY_FIELDS},
             where=is_newer if on_conflict == "newer" else None,
         )
@@ -343,7 +344,7 @@ def _insert_aliases(connection: Connection, pairs: _Pairs, *, moves: bool) -> No
     )
     if moves:
         changes = {name: insert.excluded[name] for name in ("model_id", "store")}
-        insert = insert.on_conflict_do_update(index_elements=names, set_=changes)
+        insert = insert.on_conflict_do_update(index_elements=("host", *names), set_=changes)
     else:
         insert = insert.on_conflict_do_nothing()
     connection.execute(insert, rows)

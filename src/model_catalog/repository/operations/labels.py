@@ -193,7 +193,7 @@ def upsert_alias(connection: Connection, value: _AliasOfKey) -> Alias:
     model_id = get_model_id(connection, key)
     insert = insert_into(ALIASES, connection.dialect.name)
     statement = insert.on_conflict_do_update(
-        index_elements=["provider", "reference", "alias"],
+        index_elements=["host", "provider", "reference", "alias"],
         # An alias that a store made becomes the user's own, and no later scan moves it.
         set_={"model_id": insert.excluded.model_id, "store": None},
     )

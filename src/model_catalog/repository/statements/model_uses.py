@@ -27,7 +27,7 @@ def require_unused(connection: Connection, which: ColumnElement[bool], model: st
     of_models = USES.c.model_id.in_(select(model_columns.id).where(which))
     now = now_ms(connection.dialect.name)
     rows = connection.execute(
-        select(USES.c.host, USES.c.process_id, is_valid(USES, now)).where(of_models)
+        select(USES.c.holder_host, USES.c.holder_process_id, is_valid(USES, now)).where(of_models)
     ).all()
     users = [f"process {process_id} on {host}" for host, process_id, is_used in rows if is_used]
     if users:

@@ -21,7 +21,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql, sqlite
 
 from model_catalog.domain import fields, validation
-from model_catalog.domain.fields import KEY_FIELDS
+from model_catalog.domain.fields import KEY_FIELDS, UNIQUE_COLUMNS
 from model_catalog.domain.file_record import FileState
 from model_catalog.execution.prepared_statement import PreparedStatement, raw_column
 from model_catalog.repository.statements.filters import (
@@ -102,7 +102,7 @@ def upsert_model(
 def insert_if_absent(dialect: str, names: tuple[str, ...]) -> PreparedStatement:
     """Insert a row with the columns `names`, unless its key exists."""
     insert = insert_into(MODELS, dialect)
-    return PreparedStatement(insert.on_conflict_do_nothing(index_elements=KEY_FIELDS), names)
+    return PreparedStatement(insert.on_conflict_do_nothing(index_elements=UNIQUE_COLUMNS), names)
 
 
 @lru_cache(maxsize=64)
@@ -127,7 +127,7 @@ def _set_on_conflict(
     new: dict[str, ColumnElement[Any]] = {name: insert.excluded[name] for name in changed}
     new |= reset_absence(reset_stale_results(new), new)
     new["download_count"] = _increment(model_columns.download_count)
-    return insert.on_conflict_do_update(index_elements=KEY_FIELDS, set_=new)
+    return insert.on_conflict_do_update(index_elements=UNIQUE_COLUMNS, set_=new)
 
 
 def _returned_columns(dialect: str) -> Sequence[ColumnElement[Any]]:

@@ -61,7 +61,7 @@ def upsert_lease(connection: Connection, claim: LeaseClaim) -> bool:
     )
     new = insert.excluded
     statement = insert.on_conflict_do_update(
-        index_elements=["name"],
+        index_elements=["host", "name"],
         set_={name: new[name] for name in ("holder", "renewed_at_ms", "expires_at_ms")},
         where=(LEASES.c.holder == new.holder) | ~is_valid(LEASES, new.renewed_at_ms),
     ).returning(LEASES.c.name)

@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 
 from sqlalchemy import Connection, Text, bindparam, delete, select, type_coerce
 
-from model_catalog.domain.fields import KEY_FIELDS
+from model_catalog.domain.fields import KEY_FIELDS, UNIQUE_COLUMNS
 from model_catalog.domain.file_record import BEING_DELETED, FileRecord
 from model_catalog.execution.executor import read, write_alone
 from model_catalog.repository.model_catalog import ModelCatalog, executor_of
@@ -213,7 +213,7 @@ def _insert_models(connection: Connection, models: Sequence[ModelToStore]) -> di
     if not rows:
         return {}
     insert = insert_into(MODELS, connection.dialect.name)
-    insert = insert.on_conflict_do_nothing(index_elements=KEY_FIELDS)
+    insert = insert.on_conflict_do_nothing(index_elements=UNIQUE_COLUMNS)
     inserted = connection.execute(
         insert.returning(model_columns.id, *(model_columns[name] for name in KEY_FIELDS)), rows
     )
@@ -296,7 +296,7 @@ def _update_aliases(
         )
     insert = insert_into(ALIASES, connection.dialect.name)
     upsert = insert.on_conflict_do_update(
-        index_elements=names,
+        index_elements=("host", *names),
         set_={"model_id": insert.excluded.model_id, "store": insert.excluded.store},
         where=A.store.is_not(None),
     )
