@@ -433,7 +433,7 @@ async def test_a_server_that_does_not_answer_is_unavailable(driver, timeout):
 
 BAD_PARAMETERS = {
     "unknown, asyncpg": ("asyncpg", "foo=bar", InvalidTargetError, "foo"),
-    "parameter of libpq, asyncpg": ("asyncpg", "sslmode=disable", InvalidTargetError, "sslmode"),
+    "parameter of libpq, asyncpg": ("asyncpg", "gssencmode=disable", InvalidTargetError, "gssenc"),
     "not a number, asyncpg": ("asyncpg", "timeout=soon", InvalidTargetError, "soon"),
     "not a number, SQLAlchemy": (
         "asyncpg",

@@ -90,6 +90,14 @@ _DUPLICATE: Final = frozenset(("SQLITE_CONSTRAINT_UNIQUE", "SQLITE_CONSTRAINT_PR
 # `lock_timeout` has passed, or a deadlock was found.
 _LOCK_REFUSED: Final = frozenset(("55P03", "40P01"))
 
+# A prepared statement exists already, does not exist, or is that of another client.
+_LOST_STATEMENT: Final = frozenset(("42P05", "26000", "08P01"))
+_POOLER_ADVICE: Final = (
+    ". If a pooler such as PgBouncer is in between, add ?pooler=transaction to the URL, or "
+    "statement_cache_size=0 (asyncpg) or prepare_threshold=None (psycopg) to the connect_args of "
+    "an engine of your own; and set no parameter that the pooler refuses"
+)
+
 # A foreign key was violated. The last code is that of RESTRICT since PostgreSQL 18. RESTRICT of
 # SQLite has the code of a trigger.
 _FOREIGN_KEY: Final = frozenset(("SQLITE_CONSTRAINT_FOREIGNKEY", "23503", "23001"))
@@ -170,6 +178,8 @@ def _from_driver_error(error: BaseException, target: str, *, connection_lost: bo
     if kind is None and (connection_lost or not code):
         # An error without a code means that the connection failed or was lost.
         kind = CatalogUnavailableError
+    if code in _LOST_STATEMENT:
+        reason += _POOLER_ADVICE
     if kind is None:
         return _refusal(error, target, reason, code)
     if kind is CatalogCorruptError:

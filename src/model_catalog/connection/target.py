@@ -22,6 +22,7 @@ from sqlalchemy.ext.asyncio import (
 )
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
+from model_catalog.connection.postgresql.server_hosts import normalize_hosts, split_hosts
 from model_catalog.errors import InvalidTargetError, shown
 from model_catalog.files.file_names import WORKING_DIRECTORY_GONE
 
@@ -57,8 +58,11 @@ _SHOWN_PARAMETERS: Final = frozenset(
         "gssencmode",
         "host",
         "hostaddr",
+        "load_balance_hosts",
+        "pooler",
         "port",
         "prepare_threshold",
+        "prepared_statement_cache_size",
         "ssl",
         "sslmode",
         "statement_cache_size",
@@ -198,7 +202,7 @@ def resolve_target(target: str | os.PathLike[str] | URL | None) -> DatabaseLocat
     if isinstance(target, URL):
         return _from_url(target)
     if isinstance(target, str) and ("://" in target or target.partition(":")[0] in _DRIVERS):
-        return _from_url(_parse_url(target))
+        return _from_url(*_parse_url(target))
     try:
         path = os.fsdecode(target)
     except TypeError as error:
@@ -224,9 +228,11 @@ def wrong_object(value: object) -> InvalidTargetError:
     return InvalidTargetError(name, advice)
 
 
-def _parse_url(text: str) -> URL:
+def _parse_url(text: str) -> tuple[URL, tuple[str, ...]]:
+    """Return a URL, and the hosts if it lists several before its database."""
     try:
-        return make_url(text)
+        without_hosts, hosts = split_hosts(text)
+        return make_url(without_hosts), hosts
     except (ArgumentError, ValueError):
         # Not chained, because the message of an invalid port may quote a password.
         pass
@@ -281,11 +287,11 @@ def absolute_target(path: str) -> str:
         raise InvalidTargetError(repr(path), WORKING_DIRECTORY_GONE) from error
 
 
-def _from_url(url: URL) -> DatabaseLocation:
+def _from_url(url: URL, hosts: tuple[str, ...] = ()) -> DatabaseLocation:
     driver = _DRIVERS.get(url.drivername)
     if driver == "sqlite+aiosqlite" and url == URL.create(url.drivername, database=url.database):
         return _from_path(url.database or "")
-    if "@" in (url.host or "") or not _is_valid_text(url):
+    if any("@" in host for host in (url.host or "", *hosts)) or not _is_valid_text(url):
         # An unencoded "@" in the password moves the rest of the password into the host.
         raise _not_a_url(url.drivername)
     if driver is None:
@@ -302,7 +308,10 @@ def _from_url(url: URL) -> DatabaseLocation:
         raise InvalidTargetError(
             mask_secrets(url), f"{module} is not installed: pip install 'model-catalog[postgresql]'"
         )
-    url = url.set(drivername=driver)
+    try:
+        url = normalize_hosts(url.set(drivername=driver), hosts)
+    except ValueError as error:
+        raise InvalidTargetError(mask_secrets(url), f"{error}") from error
     return DatabaseLocation(url, mask_secrets(url))
 
 

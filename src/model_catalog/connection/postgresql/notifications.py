@@ -11,6 +11,7 @@ from typing import Any, Final
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from model_catalog.concurrency.forks import start_task
+from model_catalog.connection.postgresql.poolers import POOLER, is_direct
 
 log = logging.getLogger(__name__)
 
@@ -21,6 +22,7 @@ class NotificationListener:
 
     Notifications only shorten a wait. None arrive while the connection is lost, or through a pooler
     that gives each transaction another session. So a task that waits must also ask the database.
+    Through such a pooler nothing is sent: the session would listen for its later clients.
     """
 
     def __init__(self, engine: AsyncEngine, channel: str) -> None:
@@ -73,6 +75,8 @@ class NotificationListener:
             async with self._engine.connect() as connection:
                 try:
                     raw: Any = (await connection.get_raw_connection()).driver_connection
+                    if not await self._keeps_session(raw):
+                        return
                     if hasattr(raw, "add_listener"):
                         await self._receive_from_asyncpg(raw)
                     else:
@@ -85,6 +89,11 @@ class NotificationListener:
         # by themselves, so no error may reach the log of the event loop.
         except Exception as error:  # noqa: BLE001
             log.debug("no notifications of %s: %s", self._engine.url.database, error)
+
+    async def _keeps_session(self, raw: Any) -> bool:
+        """Return whether the connection has a session of the server for itself."""
+        mode = self._engine.sync_engine.get_execution_options().get(POOLER)
+        return mode == "session" or (mode is None and await is_direct(raw))
 
     async def _receive_from_asyncpg(self, raw: Any) -> None:
         ended = asyncio.get_running_loop().create_future()
