@@ -28,6 +28,8 @@ class HubListing:
     cache: str
     repository: str
     """The folder of the repository in the cache."""
+    revision: str
+    """The revision, which huggingface_hub does not resolve again: a `ResolvedRevision`."""
     commit: str
     total_bytes: int
     needed_bytes: int
@@ -80,6 +82,8 @@ def list_request(request: HubRequest, cache_dir: str | None) -> HubListing:
     """
     Ask the hub for the commit of a revision and its files. Runs in a thread.
 
+    The name of a branch or a tag is stored in the cache, as each download of huggingface_hub does.
+
     Raises HubDownloadError, and NotInstalledError.
     """
     try:
@@ -92,8 +96,8 @@ def list_request(request: HubRequest, cache_dir: str | None) -> HubListing:
     name = request.ref.reference
     api = HfApi(library_name=_LIBRARY)
     try:
-        info = api.model_info(name, revision=request.revision)
-        commit = info.sha or ""
+        revision = api.resolve_revision(name, revision=request.revision, cache_dir=cache)
+        commit = revision.resolved
         entries = list(api.list_repo_tree(name, revision=commit, recursive=True))
     except Exception as error:  # noqa: BLE001 - its errors have no common base class
         cached = _find_cached(request, cache)
@@ -105,7 +109,7 @@ def list_request(request: HubRequest, cache_dir: str | None) -> HubListing:
     if not wanted:
         raise _no_file_error(request)
     repository = os.path.join(cache, f"models--{name.replace('/', '--')}")
-    listing = HubListing(cache, repository, commit, sum(map(_size, wanted)), 0)
+    listing = HubListing(cache, repository, revision, commit, sum(map(_size, wanted)), 0)
     needed = {_blob(file): _size(file) for file in wanted if not _is_cached(listing, file)}
     return replace(listing, needed_bytes=sum(needed.values()), needed_blobs=frozenset(needed))
 
@@ -130,7 +134,8 @@ def _find_cached(request: HubRequest, cache: str) -> HubListing | None:
     except Exception:  # noqa: BLE001 - the error of the hub is raised in its place
         return None
     repository = os.path.dirname(os.path.dirname(path))
-    return HubListing(cache, repository, os.path.basename(path), 0, 0)
+    commit = os.path.basename(path)
+    return HubListing(cache, repository, commit, commit, 0, 0)
 
 
 def download_snapshot(
@@ -147,9 +152,9 @@ def download_snapshot(
 
     try:
         began = may_begin and listing.mark_if_new()
-        path = snapshot_download(
+        snapshot_download(
             request.ref.reference,
-            revision=request.revision,
+            revision=listing.revision,
             cache_dir=listing.cache,
             allow_patterns=list(request.include) or None,
             ignore_patterns=list(request.exclude) or None,
@@ -160,9 +165,6 @@ def download_snapshot(
         raise
     except Exception as error:  # noqa: BLE001 - see list_request
         raise translate_error(error, request.ref) from None
-    if os.path.basename(path) != listing.commit:
-        reason = "its branch was moved to another commit during the download"
-        raise HubDownloadError(str(request.ref), reason, "Try again")
     return began
 
 
