@@ -18,12 +18,12 @@ from model_catalog.downloads.queries.claim_queries import (
     ClaimRequest,
     EndedDownload,
     Purpose,
-    Renewal,
     end_claim,
     end_download,
     insert_claim,
     lock_versions,
     renew_claims,
+    save_progress,
     take_claim,
 )
 from model_catalog.downloads.states import Holder
@@ -132,9 +132,9 @@ class Claims(RuleBasedStateMachine):
 
     @rule(tokens=st.lists(tokens, max_size=3))
     def renew(self, tokens):
-        renewal = Renewal(dict.fromkeys(tokens, LEASE_MS), [(each, 1, 2) for each in tokens])
         with self.engine.begin() as connection:
-            held = renew_claims(connection, renewal)
+            held = renew_claims(connection, dict.fromkeys(tokens, LEASE_MS))
+            save_progress(connection, [(each, 1, 2) for each in tokens])
         assert held == set(tokens) & {token for token, _ in self.held.values()}
         self.expired -= held
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
-from typing import Any, Final, Protocol, TypeVar
+from typing import Final, Protocol, TypeVar
 
 from model_catalog.concurrency.forks import start_task
 from model_catalog.concurrency.loop_values import LoopValues
 from model_catalog.domain import validation
-from model_catalog.downloads.queries.claim_queries import Renewal, renew_claims
+from model_catalog.downloads.queries.claim_queries import renew_claims, save_progress
 from model_catalog.downloads.queries.use_queries import HeldUse, renew_uses
 from model_catalog.errors import CatalogError, InvalidModelError, TransactionError
 from model_catalog.execution.executor import Executor, write
@@ -132,10 +132,8 @@ class LeaseKeeper:
             is_due = time.monotonic() >= next_renewal
             if is_due:
                 next_renewal = time.monotonic() + self._interval_s()
-            if is_due:
                 await self.renew()
-            else:
-                await self._renew_claims(only_reporting=True)
+            await self._save_progress()
             self._drop_expired()
 
     async def renew(self) -> None:
@@ -147,38 +145,44 @@ class LeaseKeeper:
         leases = (*self._claims.values(), *self._uses.values())
         return min((lease.lease_s for lease in leases), default=DEFAULT_LEASE_S) / RENEWALS
 
-    async def _renew_claims(self, *, only_reporting: bool = False) -> None:
+    async def _renew_claims(self) -> None:
         for claims in _batches(list(self._claims.values())):
-            progress = [
-                (claim.token, *reported)
-                for claim in claims
-                if (reported := claim.take_progress()) is not None
-            ]
-            if only_reporting:
-                reporting = {token for token, *_ in progress}
-                claims = [claim for claim in claims if claim.token in reporting]  # noqa: PLW2901
-            if claims:
-                durations = {claim.token: int(claim.lease_s * 1000) for claim in claims}
-                await self._renew(claims, renew_claims, Renewal(durations, progress))
+            durations_ms = {claim.token: int(claim.lease_s * 1000) for claim in claims}
+            await self._renew(claims, renew_claims, durations_ms)
+
+    async def _save_progress(self) -> None:
+        for claims in _batches(list(self._claims.values())):
+            reported = ((claim.token, claim.take_progress()) for claim in claims)
+            progress = [(token, *each) for token, each in reported if each is not None]
+            if progress:
+                await self._write(save_progress, progress)
 
     async def _renew_uses(self) -> None:
         for uses in _batches(list(self._uses.values())):
             await self._renew(uses, renew_uses, [use.held for use in uses])
 
-    async def _renew(self, leases: Sequence[Lease], function: Any, value: Any) -> None:
+    async def _renew(
+        self, leases: Sequence[Lease], function: Callable[..., set[str]], value: object
+    ) -> None:
         began_at = time.monotonic()
-        timeout_s = min(self._interval_s(), self._executor.timeout_s)
-        try:
-            held = await self._executor.run(write(function, value, timeout_s=timeout_s))
-        except (CatalogError, OSError) as error:
-            # The database may be busy for a moment. The leases are held until they expire.
-            log.debug("the leases of models could not be renewed: %s", error)
+        held = await self._write(function, value)
+        if held is None:
             return
         for lease in leases:
             if lease.token in held:
                 lease.renewed_at = began_at
             else:
                 self._lose(lease)
+
+    async def _write(self, function: Callable[..., T], value: object) -> T | None:
+        """Run a function in a transaction, and return its result, or None if it failed."""
+        timeout_s = min(self._interval_s(), self._executor.timeout_s)
+        try:
+            return await self._executor.run(write(function, value, timeout_s=timeout_s))
+        except (CatalogError, OSError) as error:
+            # The database may be busy for a moment. The leases are held until they expire.
+            log.debug("the leases of models could not be renewed: %s", error)
+            return None
 
     def _drop_expired(self) -> None:
         now = time.monotonic()

@@ -32,7 +32,7 @@ from model_catalog.downloads.eviction.plan import (
 from model_catalog.downloads.eviction.planning import deletable_model
 from model_catalog.downloads.eviction.removals import IsNeeded, RemovalPlanner, RemovedNames
 from model_catalog.downloads.leases import require_no_transaction
-from model_catalog.downloads.queries.claim_queries import Renewal, renew_claims
+from model_catalog.downloads.queries.claim_queries import renew_claims
 from model_catalog.downloads.queries.eviction_queries import (
     BeginDeletion,
     EndDeletion,
@@ -192,7 +192,7 @@ class _Eviction:
 
     async def _run(self, deletion: Deletion) -> None:
         """Delete all files, and renew the claim meanwhile. Raises RefusedError, ClaimLostError."""
-        renewal = Renewal({self._holder.token: LEASE_S * 1000}, ())
+        durations_ms = {self._holder.token: LEASE_S * 1000}
         cancelled = Event()
         while True:
             # A thread that still deletes must not outlive its claim.
@@ -200,7 +200,7 @@ class _Eviction:
             await run_to_completion(part, cancelled.set)
             if deletion.is_done:
                 return
-            if not await self._executor.run(write(renew_claims, renewal)):
+            if not await self._executor.run(write(renew_claims, durations_ms)):
                 raise ClaimLostError
 
     async def _finish(self, before: ModelRecord, checked: _Checked) -> Refusal | None:

@@ -207,20 +207,15 @@ CANCELLED: Final = "it was cancelled"
 """The error of a download whose caller was cancelled."""
 
 
-class Renewal(NamedTuple):
-    """Claims of one process to renew, and the bytes of downloads that were reported since."""
+def renew_claims(connection: Connection, durations_ms: Mapping[str, int]) -> set[str]:
+    """
+    Renew claims for the milliseconds of each token; return the tokens that are still held.
 
-    duration_ms: Mapping[str, int]
-    """By token."""
-    progress: Sequence[tuple[str, int, int | None]]
-    """Token, done bytes, and total bytes or None."""
-
-
-def renew_claims(connection: Connection, renewal: Renewal) -> set[str]:
-    """Renew claims, record progress, and return the tokens of the claims that are still held."""
+    Claims of the same duration are renewed by one statement.
+    """
     held: set[str] = set()
     by_duration: dict[int, list[str]] = {}
-    for token, duration_ms in renewal.duration_ms.items():
+    for token, duration_ms in durations_ms.items():
         by_duration.setdefault(duration_ms, []).append(token)
     now = now_ms(connection.dialect.name)
     for duration_ms, tokens in by_duration.items():
@@ -231,12 +226,15 @@ def renew_claims(connection: Connection, renewal: Renewal) -> set[str]:
             .returning(C.token)
         )
         held.update(connection.scalars(statement))
-    save_progress(connection, [each for each in renewal.progress if each[0] in held])
     return held
 
 
 def save_progress(connection: Connection, progress: Iterable[tuple[str, int, int | None]]) -> None:
-    """Record how many bytes of running downloads are done."""
+    """
+    Record how many bytes of running downloads are done: tokens, done bytes, and total bytes.
+
+    A download whose claim was taken over is not running.
+    """
     rows = [
         {"of_token": token, "done": done_bytes, "total": total_bytes}
         for token, done_bytes, total_bytes in sorted(progress)
