@@ -14,6 +14,8 @@ from lookalikes import FsPathObject, IndexObject
 from sqlalchemy.dialects import sqlite
 
 from model_catalog import InvalidModelError, Model
+from model_catalog.domain import key_validation
+from model_catalog.domain.key_validation import MAX_HOST_BYTES
 from model_catalog.mapping.column_types import PathText
 
 DIALECT = sqlite.dialect()
@@ -225,9 +227,9 @@ async def test_valid_value_is_read_back_unchanged(catalog, field, value):
     assert getattr(found, field) == value
 
 
-async def test_longest_key_fits_every_index(catalog):
+async def test_longest_key_fits_every_index(catalog, database):
     """
-    All three parts of a key may have their maximum length at the same time.
+    All parts of a key may have their maximum length at the same time, with the longest host.
     """
     given = a_model(
         incompressible_text(512, 1),
@@ -236,8 +238,22 @@ async def test_longest_key_fits_every_index(catalog):
     )
 
     await catalog.register_models([given])
+    found = await catalog.get_model(given.reference, given.provider, given.version)
+    database.run("UPDATE models SET host = ?", incompressible_text(MAX_HOST_BYTES // 4, 4))
 
-    assert (await catalog.get_model(given.reference, given.provider, given.version)).id == 1
+    assert found.id == 1
+
+
+@pytest.mark.parametrize(
+    "host", ["x" * MAX_HOST_BYTES, incompressible_text(MAX_HOST_BYTES // 4, 1)]
+)
+def test_a_host_may_have_96_bytes(host):
+    """
+    One byte more is an error.
+    """
+    assert key_validation.host("host", host) == host
+    with pytest.raises(InvalidModelError, match="96"):
+        key_validation.host("host", f"{host}x")
 
 
 @pytest.mark.parametrize(

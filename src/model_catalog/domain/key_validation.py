@@ -13,15 +13,16 @@ MAX_VERSION: Final = 512
 """Maximum length of a version, in characters."""
 MAX_NAME_BYTES: Final = 256
 """Maximum length of a provider or an alias, in bytes."""
-MAX_HOST: Final = 255
-"""Maximum length of the name of a host, in characters."""
+MAX_HOST_BYTES: Final = 96
+"""Maximum length of the name of a host, in bytes."""
 ALL_HOSTS: Final = "*"
 """The host of a claim on a disk that all hosts share."""
 MAX_KEY_BYTES: Final = 2560
 """
 Maximum length of provider, reference and version together, in bytes.
 
-PostgreSQL limits an index entry to 2704 bytes, and a reference may take 2048 of them.
+PostgreSQL limits an index entry to 2704 bytes, and a reference may take 2048 of them. An entry has
+a host and a time too.
 """
 
 
@@ -71,7 +72,7 @@ def host(field: str, value: object) -> str:
 
     It must not contain whitespace, `/` or `@`, and must not be `*`, which means all hosts.
     """
-    text = non_blank_text(field, value, MAX_HOST)
+    text = _index_text(field, non_blank_text(field, value, MAX_HOST_BYTES), MAX_HOST_BYTES)
     for character in text:
         if character.isspace() or character in "/@":
             raise InvalidModelError(
@@ -103,10 +104,10 @@ def key(provider: str, reference: str, version: str) -> None:
         )
 
 
-def _index_text(field: str, text: str) -> str:
+def _index_text(field: str, text: str, max_bytes: int = MAX_NAME_BYTES) -> str:
     """Validate that a text fits in the index of the key."""
-    if (size := len(text.encode())) > MAX_NAME_BYTES:
+    if (size := len(text.encode())) > max_bytes:
         raise InvalidModelError(
-            field, text, f"is {size} bytes long in UTF-8: at most {MAX_NAME_BYTES} are allowed"
+            field, text, f"is {size} bytes long in UTF-8: at most {max_bytes} are allowed"
         )
     return text
