@@ -33,6 +33,11 @@ def accepts_connections(url: URL) -> bool:
     return True
 
 
+def connection(url: URL) -> psycopg.Connection:
+    """Connect to a database in autocommit; use it as a context manager, which closes it."""
+    return psycopg.connect(dsn(url), autocommit=True)
+
+
 def find_binary(name: str) -> str | None:
     folders = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
     return next(
@@ -42,9 +47,13 @@ def find_binary(name: str) -> str | None:
 
 
 class Cluster:
-    """A temporary cluster of local binaries; root runs it as the user postgres or nobody."""
+    """
+    A temporary cluster of local binaries; root runs it as the user postgres or nobody.
 
-    def __init__(self, *settings: str) -> None:
+    With `primary` it is a streaming standby of another one, which must run.
+    """
+
+    def __init__(self, *settings: str, primary: "Cluster | None" = None) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="model-catalog-pg-"))
         self._process_user = {}
         if os.geteuid() == 0:
@@ -56,11 +65,15 @@ class Cluster:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
         data = self._folder / "data"
+        if primary is None:
+            command = [find_binary("initdb"), "-D", data, "-A", "trust", "-U", "postgres"]
+            command += ["--no-sync", "-E", "UTF8", "--locale=C.UTF-8"]
+        else:
+            source = f"{dsn(primary.url)}?application_name=standby"
+            command = [find_binary("pg_basebackup"), "-D", data, "-d", source, "-R", "--no-sync"]
+            command += ["-c", "fast", "-X", "stream"]
         subprocess.run(
-            [
-                *(find_binary("initdb"), "-D", data, "-A", "trust", "-U", "postgres", "--no-sync"),
-                *("-E", "UTF8", "--locale=C.UTF-8"),
-            ],
+            command,
             check=True,
             stdout=subprocess.DEVNULL,
             cwd=self._folder,
@@ -71,6 +84,15 @@ class Cluster:
         for setting in ("fsync=off", "max_connections=200", *settings):
             self._command += ["-c", setting]
         self.url = LOCAL.set(port=port)
+
+    def add_file(self, name: str, text: str) -> Path:
+        """Write a file into the folder of the data, readable by the server only."""
+        path = self._folder / "data" / name
+        path.write_text(text)
+        path.chmod(0o600)
+        if self._process_user:
+            os.chown(path, self._process_user["user"], self._process_user["group"])
+        return path
 
     def start(self) -> None:
         """Start the server and wait until it accepts connections."""
@@ -94,14 +116,15 @@ class Cluster:
 
 
 @contextmanager
-def throwaway_cluster(*settings: str) -> Iterator[Cluster]:
+def throwaway_cluster(*settings: str, primary: Cluster | None = None) -> Iterator[Cluster]:
     """Run a temporary server and remove it afterwards."""
-    cluster = Cluster(*settings)
+    cluster = Cluster(*settings, primary=primary)
     try:
         cluster.start()
         yield cluster
     finally:
-        cluster.stop()
+        # The fast stop of a primary would wait for its standby.
+        cluster.stop(signal.SIGQUIT)
         cluster.remove()
 
 

@@ -113,8 +113,10 @@ def mask_secrets(url: URL) -> str:
         key: value if key in _SHOWN_PARAMETERS else "***" for key, value in url.query.items()
     }
     text = url.set(query=shown_query).render_as_string(hide_password=True)
-    # The mask in the query is percent-encoded.
-    return text.replace("%2A%2A%2A", "***")
+    before, mark, query = text.partition("?")
+    # The mask and the colon in `host=a:5432` are percent-encoded.
+    query = query.replace("%2A%2A%2A", "***").replace("%3A", ":").replace("%2C", ",")
+    return before + mark + query
 
 
 def display_name(url: URL, schema: str | None = None) -> str:

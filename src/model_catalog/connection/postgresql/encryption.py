@@ -22,26 +22,26 @@ def require_encryption_parameters(location: DatabaseLocation) -> None:
     Without this, libpq ignores a certificate that does not exist if the mode is `require`.
     """
     query = location.url.query
-    mode = query.get(
-        "sslmode", query.get("ssl") if location.url.get_driver_name() == "asyncpg" else None
-    )
+    # asyncpg's own name for it.
+    is_asyncpg = location.url.get_driver_name() == "asyncpg"
+    name = "ssl" if is_asyncpg and "sslmode" not in query else "sslmode"
+    mode = query.get(name)
     if mode is not None and mode not in _MODES:
-        name = "sslmode" if "sslmode" in query else "ssl"
         raise _invalid(location, name, f"it must be one of {', '.join(_MODES)}, given once")
     root = query.get("sslrootcert")
     if root == _OF_SYSTEM and mode not in (None, "verify-full"):
         raise _invalid(location, "sslrootcert", "with 'system', sslmode must be verify-full")
-    for name in _FILES:
-        value = query.get(name)
+    for each in _FILES:
+        value = query.get(each)
         if (
             value is not None
             and value != _OF_SYSTEM
             and not (isinstance(value, str) and Path(value).is_file())
         ):
-            raise _invalid(location, name, "it must be the path of a file that exists, given once")
+            raise _invalid(location, each, "it must be the path of a file that exists, given once")
     if mode in _CHECK_CERTIFICATE and root is None and not _has_default_root():
         raise _invalid(
-            location, "sslmode", "to check the certificate, add sslrootcert=PATH of the authority's"
+            location, name, "to check the certificate, add sslrootcert=PATH of the authority's"
         )
 
 

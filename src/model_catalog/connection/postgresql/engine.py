@@ -44,6 +44,9 @@ def create_postgresql_engine(location: DatabaseLocation) -> AsyncEngine:
         options.pop(POOLER, None)
         try:
             return dialect.connect(*args, **options)
+        except OSError:
+            # Also that of a certificate, which is a ValueError as well.
+            raise
         except (TypeError, ValueError, OverflowError) as error:
             raise _bad_parameters(location, error) from error
         except dialect.loaded_dbapi.OperationalError as error:
