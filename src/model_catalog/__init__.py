@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from model_catalog.connection.target import Target
     from model_catalog.domain.fields import ModelChanges, ModelRow
     from model_catalog.domain.file_record import FileRecord, FileState
+    from model_catalog.domain.fleet.host import Host, HostFields, HostState
     from model_catalog.domain.model_ref import ModelName, ModelRef
     from model_catalog.errors import (
         BadHeaderError,
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
         FileChangedError,
         ForeignDatabaseError,
         HeaderLimitError,
+        HostHasModelsError,
+        HostNotFoundError,
         HubDownloadError,
         IncompleteDownloadError,
         InvalidImportError,
@@ -63,6 +66,7 @@ if TYPE_CHECKING:
     from model_catalog.execution.sqlite_threads.thread_executor import ReadMode
     from model_catalog.mapping.tables import Model
     from model_catalog.opening import open_catalog
+    from model_catalog.repository.fleet.host_registry import HostRegistry
     from model_catalog.repository.model_catalog import ModelCatalog
     from model_catalog.repository.operations.export_import import ImportResult
     from model_catalog.repository.operations.labels import Alias, TagCount
@@ -110,6 +114,12 @@ __all__ = [
     "Filters",
     "ForeignDatabaseError",
     "HeaderLimitError",
+    "Host",
+    "HostFields",
+    "HostHasModelsError",
+    "HostNotFoundError",
+    "HostRegistry",
+    "HostState",
     "HubDownloadError",
     "ImportResult",
     "IncompleteDownloadError",
@@ -168,6 +178,10 @@ _MODULES = {
     "FileRecord": "domain.file_record",
     "FileState": "domain.file_record",
     "Filters": "repository.statements.filters",
+    "Host": "domain.fleet.host",
+    "HostFields": "domain.fleet.host",
+    "HostRegistry": "repository.fleet.host_registry",
+    "HostState": "domain.fleet.host",
     "ImportResult": "repository.operations.export_import",
     "Model": "mapping.tables",
     "ModelCatalog": "repository.model_catalog",

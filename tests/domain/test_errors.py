@@ -25,6 +25,8 @@ EXAMPLES = [
     errors.FileChangedError("/m.gguf", "its size changed"),
     errors.ForeignDatabaseError(TARGET, "the tables 'a', 'b' and no catalog"),
     errors.HeaderLimitError("/m.gguf", "not read (limit): it declares 2,000,000 tensors"),
+    errors.HostHasModelsError("gpu-07", 2),
+    errors.HostNotFoundError("gpu-07"),
     errors.InvalidImportError(3, "it is not a JSON object"),
     errors.InvalidKeyError("'key.pem'", "it is an RSA key"),
     errors.InvalidModelError("size_bytes", -1, "is out of range: give 0 to 2**63 - 1"),

@@ -44,6 +44,7 @@ from model_catalog.errors.files import (
     ProtectedFileError,
     UnknownFormatError,
 )
+from model_catalog.errors.hosts import HostHasModelsError, HostNotFoundError
 from model_catalog.errors.models import (
     DigestMismatchError,
     InvalidImportError,
@@ -73,6 +74,8 @@ __all__ = [
     "FileChangedError",
     "ForeignDatabaseError",
     "HeaderLimitError",
+    "HostHasModelsError",
+    "HostNotFoundError",
     "HubDownloadError",
     "IncompleteDownloadError",
     "InvalidImportError",

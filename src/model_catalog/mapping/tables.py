@@ -52,6 +52,8 @@ from model_catalog.mapping.model_construction import (
     initialize,
 )
 
+_HAS_HOST: Final = text("host <> ''")
+
 
 class Model(MappedAsDataclass, Base, kw_only=True, eq=False, repr=False):
     """
@@ -260,6 +262,14 @@ class Model(MappedAsDataclass, Base, kw_only=True, eq=False, repr=False):
         ),
         # The default order of a listing of one host.
         Index("ix_models_newest_first", "host", NullsLast.of(downloaded_at.desc()), *KEY_FIELDS),
+        # For questions about the models of all hosts. A catalog of one machine has no rows in them.
+        *(
+            Index(name, *columns, sqlite_where=_HAS_HOST, postgresql_where=_HAS_HOST)
+            for name, columns in (
+                ("ix_models_copies", KEY_FIELDS),
+                ("ix_models_host_sizes", ("host", "size_bytes")),
+            )
+        ),
     )
 
     # Type checkers see the constructor of the dataclass, which has the same keywords.

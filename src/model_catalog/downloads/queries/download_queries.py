@@ -8,10 +8,9 @@ from sqlalchemy import Connection, case, select
 
 from model_catalog.domain.model_ref import ModelRef
 from model_catalog.downloads.queries.claim_queries import CLAIMS, STOPPED, D
-from model_catalog.downloads.queries.milliseconds import to_datetime
 from model_catalog.downloads.states import Download, DownloadState
 from model_catalog.repository.operations.lookup import LookupKey
-from model_catalog.repository.statements.database_time import is_valid, now_ms
+from model_catalog.repository.statements.database_time import is_valid, now_ms, to_datetime
 
 ACTIVE: Final = tuple(state for state in DownloadState if state.is_active)
 

@@ -302,8 +302,28 @@ def remove(key: LookupKey, *, cascades: bool) -> Operation[Any, bool]:
 
 def remove_models(connection: Connection, key: LookupKey) -> bool:
     """Delete the models that a key means; return whether there was one."""
-    which = _models_to_remove(key)
-    require_unused(connection, which, key.text)
+    return delete_models(connection, _models_to_remove(key), key.text, cascades=True)
+
+
+def remove_models_and_children(connection: Connection, key: LookupKey) -> bool:
+    """Delete as `remove_models` does, in a database that does not delete child rows by itself."""
+    return delete_models(connection, _models_to_remove(key), key.text, cascades=False)
+
+
+def delete_models(
+    connection: Connection, which: ColumnElement[bool], name: str, *, cascades: bool
+) -> bool:
+    """
+    Delete the models that a condition selects; return whether there was one.
+
+    `name` is their name in the error if one is in use. Raises ModelInUseError.
+    """
+    # Before the first change: a host's transaction keeps what an operation has changed.
+    require_unused(connection, which, name)
+    if not cascades:
+        removed = select(model_columns.id).where(which)
+        for child in (TAGS, ALIASES, FILES):
+            connection.execute(delete(child).where(child.c.model_id.in_(removed)))
     statement = delete(MODELS).where(which).returning(model_columns.id)
     try:
         return bool(connection.execute(statement).all())
@@ -311,18 +331,7 @@ def remove_models(connection: Connection, key: LookupKey) -> bool:
         table = referring_table(error) or _find_referring_table(connection, which)
         if table is None and not is_foreign_key_violation(error):
             raise
-        raise ModelInUseError(table, key.text) from error
-
-
-def remove_models_and_children(connection: Connection, key: LookupKey) -> bool:
-    """Delete as `remove_models` does, in a database that does not delete child rows by itself."""
-    which = _models_to_remove(key)
-    # Before the first change: a host's transaction keeps what an operation has changed.
-    require_unused(connection, which, key.text)
-    removed = select(model_columns.id).where(which)
-    for table in (TAGS, ALIASES, FILES):
-        connection.execute(delete(table).where(table.c.model_id.in_(removed)))
-    return remove_models(connection, key)
+        raise ModelInUseError(table, name) from error
 
 
 def _models_to_remove(key: LookupKey) -> ColumnElement[bool]:

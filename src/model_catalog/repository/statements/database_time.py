@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from sqlalchemy import BigInteger, ColumnElement, Table, cast, extract, func
 
 _UNIX_EPOCH: Final = 2440587.5
 """The Julian day of 1970-01-01: https://www.sqlite.org/lang_datefunc.html"""
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def now_ms(dialect: str) -> ColumnElement[int]:
@@ -32,3 +34,8 @@ def is_valid(table: Table, now: ColumnElement[int]) -> ColumnElement[bool]:
     A clock that was set back must not extend a lease: one that begins in the future has expired.
     """
     return now.between(table.c.renewed_at_ms, table.c.expires_at_ms)
+
+
+def to_datetime(milliseconds: int) -> datetime:
+    """Return a time in UTC, from milliseconds since 1970."""
+    return _EPOCH + timedelta(milliseconds=milliseconds)

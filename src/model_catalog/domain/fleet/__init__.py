@@ -1,0 +1,1 @@
+"""Values of a fleet: hosts, their states, and where models are."""

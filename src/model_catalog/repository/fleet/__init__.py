@@ -1,0 +1,1 @@
+"""The hosts of a fleet, and the models of all of them."""

@@ -1,0 +1,1 @@
+"""Operations on the hosts of a fleet and on the models of all hosts."""
