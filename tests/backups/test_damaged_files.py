@@ -122,7 +122,7 @@ def one_byte(page: bytearray, rng: random.Random) -> None:
     ("flip", "rounds"),
     [
         pytest.param(inverted, 1, id="inverted page"),
-        pytest.param(one_byte, 3, id="one byte", marks=pytest.mark.slow),
+        pytest.param(one_byte, 2, id="one byte", marks=pytest.mark.slow),
     ],
 )
 async def test_damage_of_any_page_is_detected_or_harmless(small_catalog, tmp_path, flip, rounds):

@@ -188,8 +188,8 @@ class Claims(RuleBasedStateMachine):
         assert {version for (version,) in models} == self.models
 
 
-@pytest.mark.parametrize("examples", [20, 400], ids=["few", "many"])
-@pytest.mark.slow_with("asyncpg", "many")
+@pytest.mark.parametrize("backend", ["sqlite", "psycopg"])
+@pytest.mark.parametrize("examples", [20, pytest.param(300, marks=pytest.mark.slow)])
 def test_no_two_holders_have_a_claim_at_once(database, examples):
     """
     Claims are taken, renewed, expired, taken over, released and used to register, in any order.
