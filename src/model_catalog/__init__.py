@@ -16,6 +16,15 @@ if TYPE_CHECKING:
     from model_catalog.connection.target import Target
     from model_catalog.domain.fields import ModelChanges, ModelRow
     from model_catalog.domain.file_record import FileRecord, FileState
+    from model_catalog.domain.fleet.copies import (
+        ExcludedHost,
+        Exclusion,
+        HostTotals,
+        ModelCopies,
+        ModelCopy,
+        OfferedHost,
+        PlacementPlan,
+    )
     from model_catalog.domain.fleet.host import Host, HostFields, HostState
     from model_catalog.domain.model_ref import ModelName, ModelRef
     from model_catalog.errors import (
@@ -66,6 +75,7 @@ if TYPE_CHECKING:
     from model_catalog.execution.sqlite_threads.thread_executor import ReadMode
     from model_catalog.mapping.tables import Model
     from model_catalog.opening import open_catalog
+    from model_catalog.repository.fleet.fleet import Fleet
     from model_catalog.repository.fleet.host_registry import HostRegistry
     from model_catalog.repository.model_catalog import ModelCatalog
     from model_catalog.repository.operations.export_import import ImportResult
@@ -108,10 +118,13 @@ __all__ = [
     "DownloadFailedError",
     "DownloadTimeoutError",
     "Durability",
+    "ExcludedHost",
+    "Exclusion",
     "FileChangedError",
     "FileRecord",
     "FileState",
     "Filters",
+    "Fleet",
     "ForeignDatabaseError",
     "HeaderLimitError",
     "Host",
@@ -120,6 +133,7 @@ __all__ = [
     "HostNotFoundError",
     "HostRegistry",
     "HostState",
+    "HostTotals",
     "HubDownloadError",
     "ImportResult",
     "IncompleteDownloadError",
@@ -130,6 +144,8 @@ __all__ = [
     "Model",
     "ModelCatalog",
     "ModelChanges",
+    "ModelCopies",
+    "ModelCopy",
     "ModelInUseError",
     "ModelName",
     "ModelNotFoundError",
@@ -140,7 +156,9 @@ __all__ = [
     "NotAFileError",
     "NotEnoughSpaceError",
     "NotInstalledError",
+    "OfferedHost",
     "PlaceholderError",
+    "PlacementPlan",
     "ProtectedFileError",
     "ReadMode",
     "RepairReport",
@@ -175,22 +193,30 @@ _MODULES = {
     "Alias": "repository.operations.labels",
     "CatalogStats": "repository.operations.statistics",
     "Durability": "connection.sqlite_pragmas",
+    "ExcludedHost": "domain.fleet.copies",
+    "Exclusion": "domain.fleet.copies",
     "FileRecord": "domain.file_record",
     "FileState": "domain.file_record",
     "Filters": "repository.statements.filters",
+    "Fleet": "repository.fleet.fleet",
     "Host": "domain.fleet.host",
     "HostFields": "domain.fleet.host",
     "HostRegistry": "repository.fleet.host_registry",
     "HostState": "domain.fleet.host",
+    "HostTotals": "domain.fleet.copies",
     "ImportResult": "repository.operations.export_import",
     "Model": "mapping.tables",
     "ModelCatalog": "repository.model_catalog",
     "ModelChanges": "domain.fields",
+    "ModelCopies": "domain.fleet.copies",
+    "ModelCopy": "domain.fleet.copies",
     "ModelName": "domain.model_ref",
     "ModelPage": "repository.operations.listing",
     "ModelRef": "domain.model_ref",
     "ModelRow": "domain.fields",
     "ModelTotals": "repository.operations.statistics",
+    "OfferedHost": "domain.fleet.copies",
+    "PlacementPlan": "domain.fleet.copies",
     "ReadMode": "execution.sqlite_threads.thread_executor",
     "RepairReport": "backups.salvage",
     "RepairedTable": "backups.salvage",

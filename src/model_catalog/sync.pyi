@@ -19,6 +19,7 @@ from model_catalog.domain.file_record import FileRecord
 from model_catalog.domain.model_ref import ModelName, ModelRef, NamedModel
 from model_catalog.execution.sqlite_threads.thread_executor import ReadMode
 from model_catalog.mapping.tables import Model
+from model_catalog.repository.fleet.fleet import Fleet
 from model_catalog.repository.model_catalog import ModelCatalog
 from model_catalog.repository.operations.export_import import ImportResult, OnConflict
 from model_catalog.repository.operations.labels import Alias, TagCount
@@ -197,6 +198,7 @@ class SyncCatalog:
         version: str | None = None,
         count: int = 1,
     ) -> None: ...
+    def fleet(self, *, lost_after_s: float = ...) -> Fleet: ...
     def export_catalog(self, stream: IO[str] | IO[bytes]) -> int: ...
     def import_catalog(
         self,

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from fleet_rows import insert_model
 
 from model_catalog import (
     HostHasModelsError,
@@ -244,14 +245,6 @@ async def test_other_arguments_are_validated(on_sqlite):
             HostRegistry(on_sqlite, lost_after_s=seconds)
     with pytest.raises(InvalidModelError, match=r"give 0\.1 seconds or more"):
         registry.beat("gpu-07", interval_s=0.01)
-
-
-def insert_model(database, host: str, reference: str) -> None:
-    database.run(
-        "INSERT INTO models (host, provider, reference, local_path) VALUES (?, 'hf', ?, '/m')",
-        host,
-        reference,
-    )
 
 
 def hosts_of_models(database) -> list[str]:

@@ -16,6 +16,7 @@ from model_catalog.connection.target import wrong_object
 from model_catalog.domain import validation
 from model_catalog.domain.fields import ModelChanges, ModelRow
 from model_catalog.domain.file_record import FileRecord
+from model_catalog.domain.fleet.host import DEFAULT_LOST_AFTER_S
 from model_catalog.domain.model_ref import ModelName, ModelRef, NamedModel, split_arguments
 from model_catalog.errors import ModelNotFoundError, WrongLoopError
 from model_catalog.execution.executor import Executor, Operation
@@ -24,6 +25,7 @@ from model_catalog.execution.session_executor import SessionExecutor
 from model_catalog.execution.session_transaction import SessionTransaction
 from model_catalog.execution.transaction import TransactionExecutor
 from model_catalog.mapping.tables import Model
+from model_catalog.repository.fleet.fleet import Fleet
 from model_catalog.repository.import_reader import ImportReader
 from model_catalog.repository.operations import (
     bulk_registration,
@@ -635,6 +637,17 @@ class ModelCatalog:
         even if the clock does. Raises ModelNotFoundError and InvalidModelError.
         """
         await self._uses.record(LookupKey.validated(reference, provider, version), count)
+
+    # All hosts
+
+    def fleet(self, *, lost_after_s: float = DEFAULT_LOST_AFTER_S) -> Fleet:
+        """
+        Return read access to the models of all hosts, whatever host this catalog is for.
+
+        A host whose last heartbeat is older than `lost_after_s` is `lost`. Raises
+        InvalidModelError.
+        """
+        return Fleet(self._executor, lost_after_s=lost_after_s)
 
     # Export and import
 

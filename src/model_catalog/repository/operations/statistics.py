@@ -10,8 +10,8 @@ from sqlalchemy.exc import OperationalError
 
 from model_catalog.execution.executor import Operation, read
 from model_catalog.repository.statements.disk_usage import (
-    SPLIT,
     TOTAL,
+    join_sums,
     select_disk_usage,
     select_totals_by,
     split_sums,
@@ -90,7 +90,7 @@ def sum_sizes(connection: Connection, where: Where) -> int:
         if getattr(error.driver_exception, "sqlite_errorname", None) != _GENERIC_ERROR:
             raise
     # If the error was not an overflow, this statement raises it again.
-    return _join(*connection.execute(select(*_SPLIT_SUMS).where(*where)).one())
+    return join_sums(*connection.execute(select(*_SPLIT_SUMS).where(*where)).one())
 
 
 def disk_usage(filters: Filters, dialect: str) -> Operation[Where, int]:
@@ -100,7 +100,7 @@ def disk_usage(filters: Filters, dialect: str) -> Operation[Where, int]:
 
 def sum_disk_bytes(connection: Connection, where: Where) -> int:
     """Return the bytes that models take on the disk, with each file counted once."""
-    return _join(*connection.execute(select_disk_usage(where)).one())
+    return join_sums(*connection.execute(select_disk_usage(where)).one())
 
 
 def stats(filters: Filters, dialect: str) -> Operation[Where, CatalogStats]:
@@ -113,7 +113,7 @@ def compute_stats(connection: Connection, where: Where) -> CatalogStats:
     groups = [EFFECTIVE_COLUMNS[name] for name in _GROUPS]
     totals: dict[int, dict[Any, ModelTotals]] = {index: {} for index in range(TOTAL, len(_GROUPS))}
     for index, value, count_, *sizes in connection.execute(select_totals_by(groups, where)):
-        found = ModelTotals(int(count_ or 0), _join(*sizes[:2]), _join(*sizes[2:]))
+        found = ModelTotals(int(count_ or 0), join_sums(*sizes[:2]), join_sums(*sizes[2:]))
         totals[index][value] = _add(totals[index].get(value, _NOTHING), found)
     return CatalogStats(
         totals[TOTAL].get(None, _NOTHING),
@@ -137,7 +137,3 @@ def _largest_first(by_value: dict[Any, ModelTotals]) -> dict[Any, ModelTotals]:
         return -each.size_bytes, -each.model_count, (value is None, value or "")
 
     return dict(sorted(by_value.items(), key=rank))
-
-
-def _join(high: int | None, low: int | None) -> int:
-    return int(high or 0) * SPLIT + int(low or 0)

@@ -80,6 +80,11 @@ def split_sums(size: ColumnElement[Any]) -> tuple[ColumnElement[Any], ColumnElem
     return func.sum(size // SPLIT), func.sum(size % SPLIT)
 
 
+def join_sums(high: int | None, low: int | None) -> int:
+    """Return the number of bytes of two `split_sums`, which are NULL for no rows."""
+    return int(high or 0) * SPLIT + int(low or 0)
+
+
 def _select_files(
     labels: Sequence[ColumnElement[Any]], where: Sequence[ColumnElement[bool]]
 ) -> CompoundSelect[Any]:

@@ -1,0 +1,196 @@
+"""Find the copies of models on all hosts."""
+
+from __future__ import annotations
+
+from itertools import groupby
+from typing import Any, Final, NamedTuple
+
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Select,
+    and_,
+    case,
+    func,
+    literal_column,
+    select,
+    tuple_,
+    union_all,
+)
+
+from model_catalog.domain.file_record import FileState
+from model_catalog.domain.fleet.copies import ModelCopies, ModelCopy, best_first
+from model_catalog.domain.model_ref import ModelRef
+from model_catalog.execution.executor import Operation, read
+from model_catalog.repository.operations.fleet.hosts import (
+    HOSTS,
+    heartbeat_age_s,
+    is_lost,
+    state_of,
+)
+from model_catalog.repository.operations.lookup import LookupKey
+from model_catalog.repository.statements.database_time import now_ms
+from model_catalog.repository.statements.filters import MODELS, model_columns
+from model_catalog.repository.statements.model_key import ALIASES
+
+# Not parameters: PostgreSQL uses the partial index of the models with a host only if the text of
+# the statement states its condition.
+HAS_HOST: Final = model_columns.host != literal_column("''")
+HAS_NO_HOST: Final = model_columns.host == literal_column("''")
+
+_KEY: Final = (model_columns.provider, model_columns.reference, model_columns.version)
+
+
+class CopyQuery(NamedTuple):
+    """A key whose copies are wanted; a version of None is all versions."""
+
+    key: LookupKey
+    lost_after_s: float
+
+
+class CountQuery(NamedTuple):
+    """
+    Which versions of models are wanted, by the number of their usable copies.
+
+    `after` is the last ref of the page before.
+    """
+
+    lost_after_s: float
+    minimum: int
+    maximum: int | None
+    limit: int
+    after: ModelRef | None
+
+
+def find_copies(query: CopyQuery) -> Operation[CopyQuery, list[ModelCopy]]:
+    """Return the operation that finds all copies of a model."""
+    return read(select_copies, query)
+
+
+def select_copies(connection: Connection, query: CopyQuery) -> list[ModelCopy]:
+    """
+    Return the copies that a key means on each host, the best one first.
+
+    On each host a version is an exact version, or an alias if the host has no such version.
+    """
+    provider, reference, version = query.key.provider, query.key.reference, query.key.version
+    named = and_(model_columns.provider == provider, model_columns.reference == reference)
+    # Every version of the reference: an alias is then found by the id of its model.
+    statement = _select_rows(connection.dialect.name).where(model_columns.id.in_(_ids_where(named)))
+    if version is not None:
+        aliased = select(ALIASES.c.model_id).where(
+            ALIASES.c.model_id == model_columns.id, ALIASES.c.alias == version
+        )
+        statement = statement.where((model_columns.version == version) | aliased.exists())
+    rows = connection.execute(statement).all()
+    copies = [to_copy(row, query.lost_after_s) for row in rows]
+    exact = {copy.host for copy in copies if copy.ref.version == version}
+    return best_first(
+        [copy for copy in copies if copy.host not in exact or copy.ref.version == version]
+    )
+
+
+def _ids_where(condition: ColumnElement[bool]) -> Select[Any]:
+    """Select the ids of the models of all hosts that meet a condition on the key."""
+    # Each part has an index of its own: one statement for both would use neither.
+    parts = [select(model_columns.id).where(condition, part) for part in (HAS_HOST, HAS_NO_HOST)]
+    return select(union_all(*parts).subquery().c[0])
+
+
+def find_by_count(query: CountQuery) -> Operation[CountQuery, list[ModelCopies]]:
+    """Return the operation that finds the models with some number of usable copies."""
+    return read(select_by_count, query)
+
+
+def select_by_count(connection: Connection, query: CountQuery) -> list[ModelCopies]:
+    """Return a page of versions of models with all their copies, sorted by their names."""
+    dialect = connection.dialect.name
+    keys = connection.execute(_select_keys(dialect, query)).all()
+    if not keys:
+        return []
+    with_key = _ids_where(tuple_(*_KEY).in_([tuple(key) for key in keys]))
+    rows = connection.execute(
+        _select_rows(dialect).where(model_columns.id.in_(with_key)).order_by(*_KEY)
+    )
+    return [
+        ModelCopies(
+            ModelRef(*key), tuple(best_first([to_copy(row, query.lost_after_s) for row in group]))
+        )
+        for key, group in groupby(rows, key=lambda row: tuple(row[:3]))
+    ]
+
+
+def _select_keys(dialect: str, query: CountQuery) -> Select[Any]:
+    """Select the keys of a page. PostgreSQL reads them in the order of two indexes, and stops."""
+    after = [] if query.after is None else [tuple_(*_KEY) > _position(query.after)]
+    parts = [
+        select(*_KEY, _is_usable(dialect, query.lost_after_s).label("is_usable"))
+        .select_from(_with_hosts())
+        .where(part, *after)
+        for part in (HAS_HOST, HAS_NO_HOST)
+    ]
+    copies = union_all(*parts).subquery()
+    key = (copies.c.provider, copies.c.reference, copies.c.version)
+    count = func.sum(copies.c.is_usable)
+    bounds = [count >= query.minimum]
+    if query.maximum is not None:
+        bounds.append(count <= query.maximum)
+    grouped = select(*key).group_by(*key).having(and_(*bounds))
+    return grouped.order_by(*key).limit(query.limit)
+
+
+def _position(ref: ModelRef) -> ColumnElement[Any]:
+    values = (ref.provider, ref.reference, ref.version or "")
+    return tuple_(*values, types=[column.type for column in _KEY])
+
+
+def _is_usable(dialect: str, lost_after_s: float) -> ColumnElement[int]:
+    """Return 1 for a copy that `ModelCopy.is_usable` is true for, otherwise 0."""
+    is_usable = and_(
+        model_columns.incomplete_reason.is_(None),
+        model_columns.found_digest.is_(None),
+        model_columns.state.in_([state for state in FileState if state.is_as_recorded]),
+        ~is_lost(dialect, lost_after_s),
+    )
+    return case((is_usable, literal_column("1")), else_=literal_column("0"))
+
+
+def _select_rows(dialect: str) -> Select[Any]:
+    return select(
+        model_columns.provider,
+        model_columns.reference,
+        model_columns.version,
+        model_columns.host,
+        model_columns.local_path,
+        model_columns.size_bytes,
+        model_columns.state,
+        model_columns.incomplete_reason,
+        model_columns.found_digest,
+        model_columns.pinned_at,
+        model_columns.downloaded_at,
+        model_columns.last_used_at,
+        HOSTS.c.name.label("registered_name"),
+        HOSTS.c.heartbeat_at_ms,
+        now_ms(dialect).label("now_ms"),
+    ).select_from(_with_hosts())
+
+
+def _with_hosts() -> Any:
+    return MODELS.outerjoin(HOSTS, HOSTS.c.name == model_columns.host)
+
+
+def to_copy(row: Any, lost_after_s: float) -> ModelCopy:
+    """Return the copy of a row."""
+    age_s = heartbeat_age_s(row.heartbeat_at_ms, row.now_ms)
+    return ModelCopy(
+        ref=ModelRef(row.provider, row.reference, row.version),
+        host=row.host,
+        host_state=state_of(row.registered_name, age_s, lost_after_s),
+        local_path=row.local_path,
+        size_bytes=row.size_bytes,
+        state=row.state,
+        is_whole=row.incomplete_reason is None and row.found_digest is None,
+        is_pinned=row.pinned_at is not None,
+        downloaded_at=row.downloaded_at,
+        last_used_at=row.last_used_at,
+    )
