@@ -128,6 +128,18 @@ def throwaway_cluster(*settings: str, primary: Cluster | None = None) -> Iterato
         cluster.remove()
 
 
+def wait_for_replay(primary: URL, standby: URL) -> None:
+    """Wait until a standby has replayed what its primary has written."""
+    with connection(primary) as writer, connection(standby) as reader:
+        (end,) = writer.execute("SELECT pg_current_wal_insert_lsn()").fetchone()
+        deadline = time.monotonic() + 30
+        while not reader.execute("SELECT pg_last_wal_replay_lsn() >= %s::pg_lsn", [end]).fetchone()[
+            0
+        ]:
+            assert time.monotonic() < deadline, "the standby does not follow"
+            time.sleep(0.005)
+
+
 @contextmanager
 def server() -> Iterator[URL | None]:
     """Yield the URL of a server on which databases can be created, or None."""

@@ -4,13 +4,16 @@ import asyncio
 import os
 from contextlib import contextmanager
 
+import postgres
 import pytest
 from conftest import a_model, moment, postgresql_database
 
 from model_catalog import (
+    CatalogBusyError,
     CatalogReadOnlyError,
     CatalogUnavailableError,
     InvalidTargetError,
+    MissingPrivilegeError,
     open_catalog,
     schema_state,
     upgrade,
@@ -138,8 +141,10 @@ async def test_a_role_without_a_privilege_is_told_who_can_grant_it(database):
                 lambda: catalog.tag_model("m", "hf", "chat"),
                 lambda: catalog.record_use("m", "hf"),
             ):
-                with pytest.raises(CatalogUnavailableError, match="Let the owner of the tables"):
+                with pytest.raises(MissingPrivilegeError, match=r"GRANT it: .* INSERT") as caught:
                     await write()
+                assert "permission denied for table" in caught.value.reason
+                assert "cannot be reached" not in str(caught.value)
             assert [model.reference for model in await catalog.list_models()] == ["m"]
 
 
@@ -156,39 +161,147 @@ async def test_a_role_that_may_not_create_tables_is_told_what_to_run(empty):
 
 @pytest.mark.slow
 @on_a_server
-async def test_a_read_only_role_is_told_that_a_server_does_not_write(database):
+@pytest.mark.parametrize("upgrades", [True, False])
+async def test_a_role_that_may_not_use_the_schema_is_told_so(database, upgrades):
+    """The server hides its tables; the error does not say that they are missing."""
+    with role(database, "SELECT ON ALL TABLES IN SCHEMA public") as (target, _):
+        database.run("REVOKE USAGE ON SCHEMA public FROM PUBLIC")
+        try:
+            with pytest.raises(MissingPrivilegeError, match="USAGE on the schema"):
+                async with open_catalog(target, upgrade=upgrades):
+                    pass
+        finally:
+            database.run("GRANT USAGE ON SCHEMA public TO PUBLIC")
+
+
+WRITES = {
+    "register_model": lambda catalog: catalog.register_model(a_model("m")),
+    "register_models": lambda catalog: catalog.register_models([a_model("m"), a_model("n")]),
+    "remove_model": lambda catalog: catalog.remove_model("m", "hf"),
+}
+
+
+@pytest.mark.slow
+@on_a_server
+@pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
+async def test_a_role_with_read_only_transactions_is_told_which_setting_it_is(database, write):
     """The advice for a server does not speak of the permissions of a file."""
     with role(database, *ALL) as (target, set_to):
         set_to("default_transaction_read_only", "on")
         async with open_catalog(target) as catalog:
             assert await catalog.list_models() == []
-            with pytest.raises(CatalogReadOnlyError, match="standby") as caught:
-                await catalog.register_model(a_model("m"))
+            with pytest.raises(CatalogReadOnlyError, match="default_transaction_read") as caught:
+                await write(catalog)
 
     assert "file" not in str(caught.value)
 
 
+def idle_role(database):
+    """Return whether a session of the role is in a transaction."""
+    return database.run(
+        "SELECT 1 FROM pg_stat_activity WHERE xact_start IS NOT NULL"
+        f" AND usename = 'model_catalog_role_{os.getpid()}'"
+    )
+
+
+async def idle(catalog, database, last_call):
+    async with catalog.transaction() as inner:
+        await inner.register_model(a_model("m"))
+        while idle_role(database):
+            await asyncio.sleep(0.02)
+        # asyncpg reads the end of the connection in the event loop.
+        await asyncio.sleep(0.05)
+        await last_call(inner)
+
+
+async def nothing(_catalog):
+    pass
+
+
 @pytest.mark.slow
 @on_a_server
-async def test_a_transaction_that_the_server_ended_for_idling_is_unavailable(database):
-    """The next call of the block raises, nothing is kept, and the catalog goes on."""
+@pytest.mark.parametrize(
+    "last_call", [lambda inner: inner.find_model("m", "hf"), nothing], ids=["a call", "the commit"]
+)
+async def test_a_transaction_that_the_server_ended_for_idling_is_unavailable(database, last_call):
+    """The error names the setting and says that nothing was kept; the catalog goes on."""
     with role(database, *ALL) as (target, set_to):
-        set_to("idle_in_transaction_session_timeout", "'50ms'")
+        set_to("idle_in_transaction_session_timeout", "'150ms'")
         async with open_catalog(target) as catalog:
-
-            async def idle():
-                async with catalog.transaction() as inner:
-                    await inner.register_model(a_model("m"))
-                    while database.run(
-                        "SELECT 1 FROM pg_stat_activity WHERE xact_start IS NOT NULL"
-                        f" AND usename = 'model_catalog_role_{os.getpid()}'"
-                    ):
-                        await asyncio.sleep(0.02)
-                    await inner.find_model("m", "hf")
-
-            with pytest.raises(CatalogUnavailableError):
-                await idle()
+            with pytest.raises(CatalogUnavailableError, match="idle_in_transaction") as caught:
+                await idle(catalog, database, last_call)
             assert await catalog.list_models() == []
+
+    assert not caught.value.outcome_unknown
+
+
+CALLS = {
+    "a lookup": lambda catalog: catalog.find_model("m", "hf"),
+    "a read": lambda catalog: catalog.list_models(),
+    "a write": lambda catalog: catalog.register_model(a_model("m")),
+    "a transaction": lambda catalog: idle(catalog, NO_SESSIONS, nothing),
+}
+
+
+class NO_SESSIONS:  # noqa: N801 - a database in which no session is idle
+    run = staticmethod(lambda _statement: [])
+
+
+@pytest.mark.slow
+@on_a_server
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+@pytest.mark.parametrize("end", ["idle_session_timeout", "pg_terminate_backend"])
+async def test_a_session_that_ended_while_it_was_idle_is_replaced(database, call, end):
+    """Nothing was sent on it, so the call goes on with a new connection."""
+    name = f"model_catalog_role_{os.getpid()}"
+    sessions = f"FROM pg_stat_activity WHERE usename = '{name}'"
+    with role(database, *ALL) as (target, set_to):
+        if end == "idle_session_timeout":
+            set_to(end, "'300ms'")
+        async with open_catalog(target) as catalog:
+            for _ in range(2):
+                await asyncio.gather(*(call(catalog) for call in list(CALLS.values())[:3]))
+                if end == "pg_terminate_backend":
+                    database.run(f"SELECT pg_terminate_backend(pid) {sessions}")
+                while database.run(f"SELECT 1 {sessions}"):
+                    await asyncio.sleep(0.02)
+                await call(catalog)
+
+
+@pytest.mark.slow
+@on_a_server
+async def test_a_statement_timeout_of_the_role_does_not_stop_a_lookup(database):
+    """A lookup that the server has stopped is repeated with the timeout of the call."""
+    names = [f"m{number}" for number in range(2000)]
+    async with open_catalog(database.target) as catalog:
+        await catalog.register_models(a_model(name) for name in names)
+
+    with role(database, *ALL) as (target, set_to):
+        async with open_catalog(target, timeout_s=20) as catalog:
+            set_to("statement_timeout", "'1ms'")
+            database.run(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                f" WHERE usename = 'model_catalog_role_{os.getpid()}'"
+            )
+            found = await asyncio.gather(*(catalog.find_model(name, "hf") for name in names))
+
+    assert [model.reference for model in found] == names
+
+
+@pytest.mark.slow
+@on_a_server
+async def test_the_timeout_of_a_call_is_told_apart_from_that_of_the_server(database):
+    """A table stays locked. The role's limits are shorter, and do not show."""
+    with role(database, *ALL) as (target, set_to):
+        set_to("statement_timeout", "'30ms'")
+        set_to("lock_timeout", "'20ms'")
+        async with open_catalog(target, timeout_s=0.8) as catalog:
+            with postgres.table_locked(database.url):
+                for call in list(CALLS.values())[:3]:
+                    with pytest.raises(CatalogBusyError) as caught:
+                        await call(catalog)
+                    assert 0.75 < caught.value.waited_s < 1.6
+                    assert "statement timeout" not in str(caught.value)
 
 
 @pytest.mark.slow

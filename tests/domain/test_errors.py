@@ -41,6 +41,7 @@ EXAMPLES = [
     errors.IncompleteDownloadError("hf:m", "/m", ["missing: a"]),
     errors.NotEnoughSpaceError("/models", 10, 3),
     errors.ModelNotFoundError("m", "hf", "v1"),
+    errors.MissingPrivilegeError(TARGET, "permission denied for table models"),
     errors.NotAFileError("/m", "a directory"),
     errors.NotInstalledError("cryptography", "signing"),
     errors.PlaceholderError("/m.bin", "it is a Git LFS pointer to sha256:aa", 9, "sha256:aa"),

@@ -18,6 +18,7 @@ from model_catalog.errors import (
     CatalogError,
     CatalogReadOnlyError,
     CatalogUnavailableError,
+    MissingPrivilegeError,
     ModelInUseError,
     SchemaOutOfDateError,
     StorageFullError,
@@ -61,13 +62,22 @@ _POSTGRESQL_ERRORS: Final = {
     "3D000": CatalogUnavailableError,
     "40001": CatalogBusyError,
     "40P01": CatalogBusyError,
-    _LACKS_PRIVILEGE: CatalogUnavailableError,
+    _LACKS_PRIVILEGE: MissingPrivilegeError,
     "53100": StorageFullError,
     "53300": CatalogBusyError,
     "55P03": CatalogBusyError,
+    "25P03": CatalogUnavailableError,
+    "25P04": CatalogUnavailableError,
     "57": CatalogUnavailableError,
     "XX001": CatalogCorruptError,
     "XX002": CatalogCorruptError,
+}
+
+# The server ended a session, by a setting of its own. It then had not begun to commit.
+_SERVER_LIMITS: Final = {
+    "25P03": "idle_in_transaction_session_timeout",
+    "25P04": "transaction_timeout",
+    "57P05": "idle_session_timeout",
 }
 
 # A running statement was stopped: by sqlite3_interrupt(), a cancellation or statement_timeout.
@@ -184,11 +194,8 @@ def _from_driver_error(error: BaseException, target: str, *, connection_lost: bo
         return _refusal(error, target, reason, code)
     if kind is CatalogCorruptError:
         return corrupt_error(target, reason)
-    if code == _LACKS_PRIVILEGE:
-        reason += (
-            ". Let the owner of the tables grant this role what it needs. To create or migrate the "
-            "tables, let the owner run `model-catalog db upgrade`"
-        )
+    if (setting := _SERVER_LIMITS.get(code)) is not None:
+        reason += f". The server or the role sets {setting}, which is shorter than this call took"
     path = database_file_of(target)
     if code.startswith(_CANNOT_WRITE) and path is not None and (found := unwritable_sidecar(path)):
         return CatalogReadOnlyError(
@@ -306,6 +313,8 @@ def is_answer_lost(error: BaseException) -> bool:
     driver_error = error.driver_exception
     code = getattr(driver_error, "sqlstate", None) or ""
     if isinstance(driver_error, sqlite3.Error):
+        return False
+    if code in _SERVER_LIMITS:
         return False
     return error.connection_invalidated or not code or code.startswith(_ANSWER_LOST)
 

@@ -25,6 +25,13 @@ LOOKUP: Final = "model_catalog_lookup"
 HAS_WRITE_LOCK: Final = "model_catalog_has_write_lock"
 """Key of Connection.info: whether a prepared engine has begun the transaction for a write."""
 
+IDLE_LIMIT_S: Final = "model_catalog_idle_limit_s"
+"""Key of Connection.info: after how long the server ends an idle transaction; 0 for never."""
+
+_IDLE_LIMIT: Final = (
+    "extract(epoch FROM current_setting('idle_in_transaction_session_timeout')::interval)"
+)
+
 # PostgreSQL stores the milliseconds in a 32-bit signed integer.
 _MAX_WAIT_S: Final = 2_000_000
 # Keys of Connection.info: the host's busy_timeout, the journal mode, and whether our short
@@ -121,11 +128,13 @@ async def set_timeouts(
     Set the lock timeout and the statement timeout of the current transaction, in seconds.
 
     Without a limit PostgreSQL waits for locks forever, and keeps running a statement after its
-    caller has given up. On SQLite both arguments are ignored, and the lock timeout is LOCK_WAIT_S:
-    a transaction that writes already has the only lock.
+    caller has given up. It also reads IDLE_LIMIT_S. On SQLite both arguments are ignored, and the
+    lock timeout is LOCK_WAIT_S: a transaction that writes already has the only lock.
     """
     if connection.dialect.name == "postgresql":
-        await connection.exec_driver_sql(_select_timeouts(lock_wait_s, statement_s))
+        timeouts = f"{_select_timeouts(lock_wait_s, statement_s)}, {_IDLE_LIMIT}"
+        row = (await connection.exec_driver_sql(timeouts)).one()
+        connection.info[IDLE_LIMIT_S] = float(row[-1])
     else:
         await connection.run_sync(use_short_busy_timeout)
 

@@ -41,6 +41,21 @@ class CatalogUnavailableError(CatalogError):
         self.outcome_unknown = outcome_unknown
 
 
+class MissingPrivilegeError(CatalogUnavailableError):
+    """The role of the connection lacks a privilege on the server. Nothing of the call was kept."""
+
+    def __init__(self, target: str, reason: str) -> None:
+        CatalogError.__init__(
+            self,
+            f"the role lacks a privilege on the catalog at {target}: {reason}. Let the owner GRANT "
+            "it: USAGE on the schema, SELECT on its tables; to write, INSERT, UPDATE and DELETE "
+            "too, and USAGE on its sequences. Its owner can migrate it: `model-catalog db upgrade`",
+        )
+        self.target = target
+        self.reason = reason
+        self.outcome_unknown = False
+
+
 class CatalogReplacedError(CatalogUnavailableError):
     """The database file was removed or replaced while it was open. The call wrote nothing."""
 
@@ -174,9 +189,9 @@ class CatalogCorruptError(CatalogError):
 class CatalogReadOnlyError(CatalogError):
     """The database can be read but not written: `target` and `reason`."""
 
-    def __init__(self, target: str, reason: str) -> None:
+    def __init__(self, target: str, reason: str, way_out: str | None = None) -> None:
         # The name of a file is quoted.
-        way_out = (
+        way_out = way_out or (
             "give this process write permission for the file and for its folder"
             if target[:1] in ("'", '"')
             else "connect to a server that is not a standby, as a role that may write"

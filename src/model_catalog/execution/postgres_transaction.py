@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -20,13 +21,17 @@ from model_catalog.connection.interruption.running import (
     run_in_open_transaction,
 )
 from model_catalog.connection.postgresql.dropping import drop_connection, is_closed
-from model_catalog.connection.timeouts import begin_with_timeouts, set_timeouts
-from model_catalog.errors import CatalogClosedError
+from model_catalog.connection.timeouts import IDLE_LIMIT_S, begin_with_timeouts, set_timeouts
+from model_catalog.errors import CatalogClosedError, CatalogUnavailableError
 from model_catalog.execution.executor import Operation
 from model_catalog.execution.transaction import Savepoint
 
 I = TypeVar("I")  # noqa: E741 - an item
 T = TypeVar("T")
+
+
+_IDLE_TOLERANCE: Final = 0.8
+_LOST: Final = "the connection was lost before the commit. Nothing of the transaction was kept"
 
 
 class ConnectionTransaction:
@@ -36,12 +41,16 @@ class ConnectionTransaction:
         self.database = database
         self.timeout_s = timeout_s
         self._connection: AsyncConnection | None = None
+        self._idle_limit_s = 0.0
+        self._idle_since = 0.0
 
     async def begin(self, engine: AsyncEngine, run: InterruptibleRun) -> None:
         """Connect, and begin the transaction."""
         with run:
             # Later statements cannot be repeated, so each waits for the whole timeout.
             self._connection = await begin_transaction(engine, run, self.timeout_s, self.timeout_s)
+            self._idle_limit_s = self._connection.info[IDLE_LIMIT_S]
+            self._idle_since = time.monotonic()
 
     async def run(self, operation: Operation[I, T]) -> T:
         """Return what the function of an operation returns."""
@@ -84,11 +93,38 @@ class ConnectionTransaction:
                 return await step(connection)
             return run.result  # type: ignore[no-any-return]
 
-        if self._connection is None:
+        connection = self._connection
+        if connection is None:
             raise CatalogClosedError(self.database.name)
-        return await run_in_open_transaction(
-            attempt(self._connection), run, self.timeout_s, SERVER_GRACE_S
+        idle_s = time.monotonic() - self._idle_since
+        if commits and (0 < self._idle_limit_s <= idle_s or _is_lost(connection)):
+            # COMMIT is not sent, so the outcome is known.
+            raise CatalogUnavailableError(self.database.name, self._reason_of_end(idle_s) or _LOST)
+        try:
+            return await run_in_open_transaction(
+                attempt(connection), run, self.timeout_s, SERVER_GRACE_S
+            )
+        except CatalogUnavailableError as error:
+            reason = self._reason_of_end(idle_s)
+            if reason is None or error.outcome_unknown:
+                raise
+            raise CatalogUnavailableError(self.database.name, reason) from error
+        finally:
+            self._idle_since = time.monotonic()
+
+    def _reason_of_end(self, idle_s: float) -> str | None:
+        """Say that the server may have ended the transaction, which asyncpg does not tell."""
+        # The server measures from an earlier moment.
+        if not 0 < self._idle_limit_s <= idle_s / _IDLE_TOLERANCE:
+            return None
+        return (
+            f"the server ended the transaction, because no call used it for {idle_s:.1f} s. It or "
+            f"the role sets idle_in_transaction_session_timeout to {self._idle_limit_s:g} s"
         )
+
+
+def _is_lost(connection: AsyncConnection) -> bool:
+    return connection.invalidated or is_closed(driver_connection(connection))
 
 
 async def begin_transaction(

@@ -9,7 +9,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from model_catalog.connection.database_info import catalog_schema
-from model_catalog.errors import CatalogUnavailableError, shown
+from model_catalog.errors import CatalogUnavailableError, MissingPrivilegeError, shown
 
 ADVISORY_LOCK: Final = 0x4D436174616C6F67
 """`MCatalog` in ASCII: an arbitrary number that no other program should use."""
@@ -39,6 +39,22 @@ def require_schema(connection: sa.Connection, name: str) -> None:
             name,
             f"the schema {shown(schema)} does not exist; create it with "
             "upgrade(target, schema=...) or `model-catalog db upgrade --schema`",
+        )
+
+
+def require_usable_schema(connection: sa.Connection, name: str) -> None:
+    """
+    Raise MissingPrivilegeError if the role may use no schema of its search path.
+
+    PostgreSQL hides the tables of other schemas, as if they did not exist.
+    """
+    if connection.dialect.name != "postgresql" or catalog_schema(connection) is not None:
+        return
+    if connection.scalar(sa.text("SELECT current_schema()")) is None:
+        path = connection.exec_driver_sql("SHOW search_path").scalar_one()
+        raise MissingPrivilegeError(
+            name,
+            f"no schema of its search_path {path} exists and may be used by {_role(connection)}",
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Final
 
@@ -28,7 +29,7 @@ from model_catalog.mapping.revisions import (
     head_revision,
     known_revisions,
 )
-from model_catalog.schema.postgres_schema import require_schema
+from model_catalog.schema.postgres_schema import require_schema, require_usable_schema
 from model_catalog.schema.recognition import recognize_revision
 
 APPLICATION_ID: Final = 0x4D436174
@@ -112,7 +113,7 @@ async def current_revision(database: OpenDatabase) -> DatabaseRevision:
         with run:
             async with database.engine.connect() as connection:
                 run.set_connection(connection)
-                await set_timeouts(connection, lock_wait_s)
+                await set_timeouts(connection, lock_wait_s, math.inf)
                 if not database.create:
                     await connection.run_sync(require_schema, database.name)
                 found = await connection.run_sync(
@@ -139,6 +140,7 @@ def detect_revision(connection: sa.Connection, name: str, *, shared: bool) -> Da
     recorded = _recorded_revision(connection)
     revision = None
     if recorded is None:
+        require_usable_schema(connection, name)
         revision, error = _examine_tables(connection, name, shared=shared)
         if revision is not None or error is not None:
             # On PostgreSQL, and with a host's sqlite3, each statement sees all commits so far.

@@ -92,6 +92,7 @@ class InterruptibleRun:
         "_is_committed",
         "_is_committing",
         "_is_late",
+        "_limits_statements",
         "_own_cancellations",
         "_remaining_s",
         "_target",
@@ -100,13 +101,17 @@ class InterruptibleRun:
         "result",
     )
 
-    def __init__(self, target: str, remaining_s: float = 0.0) -> None:
+    def __init__(
+        self, target: str, remaining_s: float = 0.0, *, limits_statements: bool = True
+    ) -> None:
         """
         Make a run on the database that messages call `target`.
 
         `remaining_s` is the time that is left to the call. A connection gets a part of it for
-        its first answer; see `reconnects_after`.
+        its first answer; see `reconnects_after`. `limits_statements` says whether the step sets the
+        statement timeout of PostgreSQL. Otherwise one that the server sets may stop a statement.
         """
+        self._limits_statements = limits_statements
         self._target = target
         self._remaining_s = remaining_s
         self._own_cancellations = 0
@@ -170,7 +175,18 @@ class InterruptibleRun:
             return self._busy_error(_SILENT)
         if self._interrupted_at is not None and isinstance(mapped, CatalogBusyError):
             return self._busy_error(SLOW_STATEMENTS)
-        return mapped
+        return self._with_own_limit(mapped)
+
+    def _with_own_limit(self, error: CatalogError) -> CatalogError:
+        """Return the error for a statement that PostgreSQL stopped at the timeout of this call."""
+        is_stopped = isinstance(error, CatalogBusyError) and error.is_interrupted
+        if not (is_stopped and self._limits_statements) or self._connection is None:
+            return error
+        if self._connection.dialect.name == "sqlite":
+            return error
+        found = self._busy_error(SLOW_STATEMENTS)
+        found.is_interrupted = True
+        return found
 
     def _busy_error(self, reason: str) -> CatalogBusyError:
         return CatalogBusyError(self._target, reason, time.monotonic() - self._entered_at)

@@ -1,0 +1,1 @@
+"""What a PostgreSQL server may do: whether it writes, and reads from its replicas."""
