@@ -7,6 +7,7 @@ from typing import Final
 
 from benchmarks.cases import (
     adoption,
+    fleet,
     hive_upgrade,
     hub_download,
     leases,
@@ -31,6 +32,7 @@ BENCHMARKS: Final[tuple[Benchmark, ...]] = (
     *adoption.BENCHMARKS,
     *hub_download.BENCHMARKS,
     *leases.BENCHMARKS,
+    *fleet.BENCHMARKS,
     *model_files.BENCHMARKS,
 )
 

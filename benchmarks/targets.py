@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
-from benchmarks.cases import leases
+from benchmarks.cases import fleet, leases
 from benchmarks.cases.model_files import FILES_PER_MODEL, QUICK_SIZES, Sizes, row_titles
 from benchmarks.contenders import (
     ASYNCPG_CATALOG,
@@ -161,6 +161,9 @@ _ALL: Final = (
     Target("download of 3 files of 100 MB", CATALOG, "snapshot_download", 1.05),
     Target(leases.PRESENT, CATALOG, leases.FIND, 1.1),
     Target(leases.LEASES, CATALOG, ALLOWED, 1.0),
+    Target(fleet.WHO_HAS, CATALOG, ALLOWED, 1.0),
+    Target(fleet.TOTALS, CATALOG, ALLOWED, 1.0),
+    Target(fleet.HEARTBEATS, CATALOG, ALLOWED, 1.0),
     *_postgres_targets("find, 64 tasks"),
     *_postgres_targets("register, 64 tasks"),
     *HOST_TARGETS,

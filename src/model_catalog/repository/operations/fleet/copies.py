@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+from functools import cache
 from itertools import groupby
 from typing import Any, Final, NamedTuple
 
@@ -10,6 +12,7 @@ from sqlalchemy import (
     Connection,
     Select,
     and_,
+    bindparam,
     case,
     func,
     literal_column,
@@ -21,7 +24,9 @@ from sqlalchemy import (
 from model_catalog.domain.file_record import FileState
 from model_catalog.domain.fleet.copies import ModelCopies, ModelCopy, best_first
 from model_catalog.domain.model_ref import ModelRef
-from model_catalog.execution.executor import Operation, read
+from model_catalog.execution.executor import Operation, lookup, read
+from model_catalog.execution.prepared_statement import PreparedStatement, Row, raw_column
+from model_catalog.mapping.column_types import decode_path, decode_state, decode_timestamp
 from model_catalog.repository.operations.fleet.hosts import (
     HOSTS,
     heartbeat_age_s,
@@ -64,7 +69,7 @@ class CountQuery(NamedTuple):
 
 def find_copies(query: CopyQuery) -> Operation[CopyQuery, list[ModelCopy]]:
     """Return the operation that finds all copies of a model."""
-    return read(select_copies, query)
+    return lookup(select_copies, query, select_copies_of_each)
 
 
 def select_copies(connection: Connection, query: CopyQuery) -> list[ModelCopy]:
@@ -73,21 +78,37 @@ def select_copies(connection: Connection, query: CopyQuery) -> list[ModelCopy]:
 
     On each host a version is an exact version, or an alias if the host has no such version.
     """
-    provider, reference, version = query.key.provider, query.key.reference, query.key.version
-    named = and_(model_columns.provider == provider, model_columns.reference == reference)
-    # Every version of the reference: an alias is then found by the id of its model.
-    statement = _select_rows(connection.dialect.name).where(model_columns.id.in_(_ids_where(named)))
-    if version is not None:
-        aliased = select(ALIASES.c.model_id).where(
-            ALIASES.c.model_id == model_columns.id, ALIASES.c.alias == version
-        )
-        statement = statement.where((model_columns.version == version) | aliased.exists())
-    rows = connection.execute(statement).all()
-    copies = [to_copy(row, query.lost_after_s) for row in rows]
+    version = query.key.version
+    statement = _select_by_key(connection.dialect.name, every_version=version is None)
+    values = query.key.parameters
+    if version is None:
+        del values["version"]
+    copies = to_copies(statement.fetch_all(connection, values), query.lost_after_s)
     exact = {copy.host for copy in copies if copy.ref.version == version}
     return best_first(
         [copy for copy in copies if copy.host not in exact or copy.ref.version == version]
     )
+
+
+def select_copies_of_each(
+    connection: Connection, queries: Sequence[CopyQuery]
+) -> list[list[ModelCopy]]:
+    """Return the copies of each key: a statement for each, without a transaction."""
+    return [select_copies(connection, query) for query in queries]
+
+
+@cache
+def _select_by_key(dialect: str, *, every_version: bool) -> PreparedStatement:
+    provider, reference, version = (bindparam(column.name, type_=column.type) for column in _KEY)
+    named = and_(model_columns.provider == provider, model_columns.reference == reference)
+    # Every version of the reference: an alias is then found by the id of its model.
+    statement = _select_rows(dialect).where(model_columns.id.in_(_ids_where(named)))
+    if not every_version:
+        aliased = select(ALIASES.c.model_id).where(
+            ALIASES.c.model_id == model_columns.id, ALIASES.c.alias == version
+        )
+        statement = statement.where((model_columns.version == version) | aliased.exists())
+    return PreparedStatement(statement)
 
 
 def _ids_where(condition: ColumnElement[bool]) -> Select[Any]:
@@ -112,11 +133,10 @@ def select_by_count(connection: Connection, query: CountQuery) -> list[ModelCopi
     rows = connection.execute(
         _select_rows(dialect).where(model_columns.id.in_(with_key)).order_by(*_KEY)
     )
+    copies = to_copies(rows.all(), query.lost_after_s)
     return [
-        ModelCopies(
-            ModelRef(*key), tuple(best_first([to_copy(row, query.lost_after_s) for row in group]))
-        )
-        for key, group in groupby(rows, key=lambda row: tuple(row[:3]))
+        ModelCopies(ref, tuple(best_first(list(group))))
+        for ref, group in groupby(copies, key=lambda copy: copy.ref)
     ]
 
 
@@ -156,10 +176,9 @@ def _is_usable(dialect: str, lost_after_s: float) -> ColumnElement[int]:
 
 
 def _select_rows(dialect: str) -> Select[Any]:
-    return select(
-        model_columns.provider,
-        model_columns.reference,
-        model_columns.version,
+    """Select what `to_copies` converts, as raw values."""
+    columns = (
+        *_KEY,
         model_columns.host,
         model_columns.local_path,
         model_columns.size_bytes,
@@ -169,28 +188,41 @@ def _select_rows(dialect: str) -> Select[Any]:
         model_columns.pinned_at,
         model_columns.downloaded_at,
         model_columns.last_used_at,
-        HOSTS.c.name.label("registered_name"),
+        HOSTS.c.name,
         HOSTS.c.heartbeat_at_ms,
-        now_ms(dialect).label("now_ms"),
-    ).select_from(_with_hosts())
+        now_ms(dialect),
+    )
+    named = (raw_column(column).label(f"_{index}") for index, column in enumerate(columns))
+    return select(*named).select_from(_with_hosts())
 
 
 def _with_hosts() -> Any:
     return MODELS.outerjoin(HOSTS, HOSTS.c.name == model_columns.host)
 
 
-def to_copy(row: Any, lost_after_s: float) -> ModelCopy:
-    """Return the copy of a row."""
-    age_s = heartbeat_age_s(row.heartbeat_at_ms, row.now_ms)
-    return ModelCopy(
-        ref=ModelRef(row.provider, row.reference, row.version),
-        host=row.host,
-        host_state=state_of(row.registered_name, age_s, lost_after_s),
-        local_path=row.local_path,
-        size_bytes=row.size_bytes,
-        state=row.state,
-        is_whole=row.incomplete_reason is None and row.found_digest is None,
-        is_pinned=row.pinned_at is not None,
-        downloaded_at=row.downloaded_at,
-        last_used_at=row.last_used_at,
-    )
+def to_copies(rows: Iterable[Row], lost_after_s: float) -> list[ModelCopy]:
+    """Convert rows of `_select_rows` to copies."""
+    # To make and to validate a ref takes longer than everything else in a row.
+    refs: dict[tuple[str, str, str], ModelRef] = {}
+    copies = []
+    for provider, reference, version, host, path, size, state, *facts in rows:
+        reason, found_digest, pinned, downloaded, used, registered, heartbeat_at_ms, now = facts
+        key = (provider, reference, version)
+        if key not in refs:
+            refs[key] = ModelRef(*key)
+        age_s = heartbeat_age_s(heartbeat_at_ms, now)
+        copies.append(
+            ModelCopy(
+                ref=refs[key],
+                host=host,
+                host_state=state_of(registered, age_s, lost_after_s),
+                local_path=decode_path(path) or "",
+                size_bytes=size,
+                state=decode_state(state),
+                is_whole=reason is None and found_digest is None,
+                is_pinned=pinned is not None,
+                downloaded_at=None if downloaded is None else decode_timestamp(downloaded),
+                last_used_at=None if used is None else decode_timestamp(used),
+            )
+        )
+    return copies
