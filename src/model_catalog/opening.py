@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
 
 from model_catalog.concurrency.completion import run_to_completion
-from model_catalog.concurrency.context_managers import outer_contextmanager
+from model_catalog.concurrency.context_managers import inner_contextmanager, outer_contextmanager
 from model_catalog.concurrency.ownership import LoopOwner
 from model_catalog.connection.open_database import OpenDatabase, open_database
 from model_catalog.connection.sqlite_pragmas import Durability, validate_durability
@@ -36,6 +36,7 @@ async def open_catalog(
     reads: ReadMode = "threads",
     shared: bool = False,
     schema: str | None = None,
+    host: str | None = None,
 ) -> AsyncIterator[ModelCatalog]:
     """
     Open a catalog, and close it when the block ends.
@@ -52,6 +53,9 @@ async def open_catalog(
     in `upgrade`. `timeout_s` is the number of seconds that opening waits for locks, and that a call
     may take.
 
+    The catalog works on the models of `host`, as in `gpu-07`, and on those of no other host. None
+    is `MODEL_CATALOG_HOST` for the default target, or else a catalog with the host `""`.
+
     Changes in a SQLite file survive a crash of the process once the call has returned. With
     `durability="full"` they survive a power failure too, because every transaction waits for the
     disk. With "normal" a power failure may lose the last transactions, but never corrupts the
@@ -59,32 +63,47 @@ async def open_catalog(
 
     With `reads="inline"` `find_model` and `get_model` read a SQLite file in the event loop's
     thread. This avoids a thread switch, which costs five times the query itself, or fifty times
-    when the loop is busy. Use it when the file is on a local disk and mostly cached. A slow disk
+    when the loop is busy. Use it for a file on a local disk that is mostly cached: a slow disk
     blocks the whole loop, and no timeout ends such a read. A read that would wait for a lock runs
-    in a thread. PostgreSQL is not affected.
+    in a thread.
 
     Raises InvalidTargetError, CatalogUnavailableError, CatalogReadOnlyError, CatalogCorruptError,
-    ForeignDatabaseError, SchemaTooNewError, and what `upgrade` raises. No message contains the
-    password of a URL.
+    ForeignDatabaseError, SchemaTooNewError, InvalidModelError for an invalid `host`, and what
+    `upgrade` raises. No message contains the password of a URL.
     """
     validate_durability(durability)
     validate_read_mode(reads)
     validation.seconds("timeout_s", timeout_s)
     async with open_database(
-        target, create=create, durability=durability, wait_s=timeout_s, shared=shared, schema=schema
+        target,
+        create=create,
+        durability=durability,
+        wait_s=timeout_s,
+        shared=shared,
+        schema=schema,
+        host=host,
     ) as database:
         await _prepare_schema(database, upgrade=upgrade)
-        owner = LoopOwner(database.name)
-        executor = _make_executor(database, target, timeout_s, owner, reads)
-        try:
-            if isinstance(executor, ThreadExecutor):
-                await executor.open()
-            yield ModelCatalog(executor)
-        finally:
-            owner.is_closed = True
-            # A forked child has none of the threads and connections.
-            if owner.is_in_owner_process:
-                await run_to_completion(executor.close())
+        async with _running(database, target, timeout_s, reads) as catalog:
+            yield catalog
+
+
+@inner_contextmanager
+async def _running(
+    database: OpenDatabase, target: Target | None, timeout_s: float, reads: ReadMode
+) -> AsyncIterator[ModelCatalog]:
+    """Start the executor of an open database, and close it at the end."""
+    owner = LoopOwner(database.name)
+    executor = _make_executor(database, target, timeout_s, owner, reads)
+    try:
+        if isinstance(executor, ThreadExecutor):
+            await executor.open()
+        yield ModelCatalog(executor)
+    finally:
+        owner.is_closed = True
+        # A forked child has none of the threads and connections.
+        if owner.is_in_owner_process:
+            await run_to_completion(executor.close())
 
 
 async def _prepare_schema(database: OpenDatabase, *, upgrade: bool) -> None:

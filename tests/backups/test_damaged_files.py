@@ -304,10 +304,8 @@ def test_the_command_line_reports_lost_rows(filled, capsys):
 async def test_invalid_utf_8_in_the_schema_is_corruption(filled):
     """sqlite3 has no error code for it. CatalogCorruptError is raised all the same."""
     schema = filled.read_bytes()
-    assert b"CREATE TABLE model_aliases" in schema
-    filled.write_bytes(
-        schema.replace(b"CREATE TABLE model_aliases", b"CREATE T\xe5BLE model_aliases")
-    )
+    assert b"CREATE TABLE model_tags" in schema
+    filled.write_bytes(schema.replace(b"CREATE TABLE model_tags", b"CREATE T\xe5BLE model_tags"))
 
     with pytest.raises(CatalogCorruptError, match="not valid UTF-8"):
         async with open_catalog(filled) as catalog:

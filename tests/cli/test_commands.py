@@ -201,6 +201,7 @@ def test_json_has_sizes_in_bytes_and_times_in_utc(filled, tmp_path):
         "state": "present",
         "kind": "model",
         "unknown_reason": "the format of the weights is not known",
+        "host": "",
     }
 
 

@@ -15,6 +15,7 @@ from sqlalchemy import create_engine, true
 
 from model_catalog import ClaimLostError, Model
 from model_catalog.downloads.queries.claim_queries import (
+    ClaimedName,
     ClaimRequest,
     EndedDownload,
     Purpose,
@@ -66,7 +67,7 @@ class Claims(RuleBasedStateMachine):
     def take(self, function, version, purpose, is_in_the_way):
         """Take a claim, and compare the outcome with the one that the rules say."""
         holder = self.new_holder()
-        request = ClaimRequest(key_of(version), purpose, holder, LEASE_MS)
+        request = ClaimRequest(ClaimedName(key_of(version)), purpose, holder, LEASE_MS)
         with self.engine.begin() as connection:
             other = function(connection, request)
         self.delete_expired(is_in_the_way)
@@ -94,7 +95,9 @@ class Claims(RuleBasedStateMachine):
             with self.engine.begin() as connection:
                 function(
                     connection,
-                    ClaimRequest(key_of(version), Purpose.DOWNLOAD, self.new_holder(), LEASE_MS),
+                    ClaimRequest(
+                        ClaimedName(key_of(version)), Purpose.DOWNLOAD, self.new_holder(), LEASE_MS
+                    ),
                 )
             return multiple()
         return self.take(
@@ -107,7 +110,7 @@ class Claims(RuleBasedStateMachine):
     @rule(target=tokens, version=VERSIONS)
     def claim_eviction(self, version):
         def function(connection, request):
-            lock_versions(connection, request.key)
+            lock_versions(connection, request.name.key)
             return insert_claim(connection, request, true())
 
         return self.take(function, version, Purpose.EVICT, lambda *_: True)

@@ -10,7 +10,7 @@ import postgres
 import pytest
 from conftest import Database, a_model, moment, postgresql_database
 
-from model_catalog import InvalidModelError, ModelTotals, Sort, open_catalog, upgrade
+from model_catalog import InvalidModelError, Model, ModelTotals, Sort, open_catalog, upgrade
 from model_catalog.repository.statements.pagination import Page, SortOrder
 from model_catalog.repository.statements.row_conversion import select_models
 
@@ -716,24 +716,24 @@ def test_a_page_of_the_default_order_is_read_from_the_index(database, where):
     )
     database.run(
         f"INSERT INTO models (provider, reference, local_path, downloaded_at) {numbers}"
-        " SELECT 'hf', 'm' || n, '/m', CASE WHEN n % 3 > 0 THEN n / 7 END FROM numbers"
+        " SELECT CASE WHEN n % 10 > 0 THEN 'hf' ELSE 'local' END, 'm' || n, '/m',"
+        " CASE WHEN n % 3 > 0 THEN n / 7 END FROM numbers"
     )
     database.run("ANALYZE models")
     order = SortOrder.validated(Sort.DOWNLOADED_AT, None)
     last = {
         "at the front": None,
-        "in the middle": a_model("m2500", version="", downloaded_at=moment(357)),
-        "among the undated": a_model("m2501", version="", downloaded_at=None),
+        "in the middle": a_model("m2503", version="", downloaded_at=moment(357)),
+        "among the undated": a_model("m2502", version="", downloaded_at=None),
     }[where]
     window, values = Page.validated(order, last and order.position_of(last), 50)
     dialect = database.target_url.get_dialect()()
-    query = window.apply_to(select_models(dialect.name)).params(values)
+    query = window.apply_to(select_models(dialect.name), [Model.host == ""]).params(values)
     sql = query.compile(dialect=dialect, compile_kwargs={"literal_binds": True})
 
     if database.path is not None:
         plan = [row[3] for row in database.run(f"EXPLAIN QUERY PLAN {sql}")]
-        scans = [step for step in plan if step.startswith("SCAN models")]
-        assert scans == ([] if last else ["SCAN models USING INDEX ix_models_newest_first"])
+        assert not [step for step in plan if step.startswith("SCAN models")], plan
     else:
         plan = [row[0] for row in database.run(f"EXPLAIN {sql}".replace("%%", "%"))]
         assert not [step for step in plan if "Seq Scan on models" in step], plan

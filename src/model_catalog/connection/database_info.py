@@ -17,6 +17,9 @@ from model_catalog.connection.target import display_name, sqlite_path, validate_
 # SQLAlchemy's execution option. Its entry for None is the schema of tables that name none, as ours.
 _SCHEMAS: Final = "schema_translate_map"
 
+HOST: Final = "model_catalog_host"
+"""The execution option with the host whose models a catalog works on; see `host_of`."""
+
 
 @dataclass(slots=True)
 class DatabaseInfo:
@@ -32,6 +35,8 @@ class DatabaseInfo:
     """The files of a SQLite database; empty for PostgreSQL and for a database in memory."""
     knows_files: bool
     """Whether `files` is what the database says. A host's engine tells when it is first used."""
+    host: str = ""
+    """The host whose models the executor works on; see `host_of`."""
 
     def set_path(self, path: str) -> None:
         """Record the path that SQLite tells; empty for a database in memory."""
@@ -89,19 +94,45 @@ def schema_option(source: Connection | Engine, schema: str | None) -> dict[str, 
     return {_SCHEMAS: {**(source.get_execution_options().get(_SCHEMAS) or {}), None: schema}}
 
 
+def host_of(source: Connection | Engine) -> str:
+    """
+    Return the host whose models a catalog works on; `""` for a catalog without a host.
+
+    It is an execution option of the engine or of the connection. The option is the only way in
+    which it reaches a statement: every statement of a table with a column `host` compares it.
+    """
+    host: str = source.get_execution_options().get(HOST) or ""
+    return host
+
+
+def scope_options(
+    source: Connection | Engine, schema: str | None, host: str | None
+) -> dict[str, Any]:
+    """Return the execution options for a catalog in a schema and of a host; None is no change."""
+    options = {} if schema is None else schema_option(source, schema)
+    return options if host is None else {**options, HOST: host}
+
+
 @contextmanager
-def use_schema(connection: Connection, schema: str | None) -> Iterator[None]:
-    """Use a schema for the catalog's tables in a block, on a host's connection."""
-    if schema is None:
-        # The connection's own option stays.
+def use_scope(
+    connection: Connection, schema: str | None, host: str | None = None
+) -> Iterator[None]:
+    """
+    Use a schema for the catalog's tables, and a host, in a block, on another program's connection.
+
+    With None the connection's own option stays.
+    """
+    options = scope_options(connection, schema, host)
+    if not options:
         yield
         return
-    before = connection.get_execution_options().get(_SCHEMAS)
-    connection.execution_options(**schema_option(connection, schema))
+    known = connection.get_execution_options()
+    before = {name: known.get(name) for name in options}
+    connection.execution_options(**options)
     try:
         yield
     finally:
-        connection.execution_options(**{_SCHEMAS: before})
+        connection.execution_options(**before)
 
 
 def driver_connection(connection: Connection | AsyncConnection | Any) -> Any:

@@ -22,6 +22,7 @@ from model_catalog.connection.database_info import (
     database_files,
     database_name,
     driver_connection,
+    host_of,
     main_path,
 )
 from model_catalog.connection.interruption.forked_connections import prepare_for_fork
@@ -102,6 +103,7 @@ def database_info(engine: Engine) -> DatabaseInfo:
         cascades=cascades,
         files=database_files(engine),
         knows_files=not is_of_host,
+        host=host_of(engine),
     )
     if is_of_host:
         for file in info.files[:1]:

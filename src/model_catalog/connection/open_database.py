@@ -28,7 +28,7 @@ from model_catalog.connection.database_file import (
 )
 from model_catalog.connection.database_info import (
     database_name,
-    schema_option,
+    scope_options,
 )
 from model_catalog.connection.engines import (
     create_engine,
@@ -41,11 +41,13 @@ from model_catalog.connection.sqlite_pragmas import Durability
 from model_catalog.connection.target import (
     DatabaseLocation,
     Target,
+    default_host,
     default_schema,
     name_with_schema,
     resolve_target,
     validate_schema,
 )
+from model_catalog.domain import key_validation
 from model_catalog.errors import (
     CatalogCorruptError,
     CatalogError,
@@ -116,6 +118,7 @@ def open_database(
     shared: bool = False,
     is_backup: bool = False,
     schema: str | None = None,
+    host: str | None = None,
 ) -> AbstractAsyncContextManager[OpenDatabase]:
     """
     Open the database that a target names. At the end our own engine is disposed, a host's is not.
@@ -125,13 +128,22 @@ def open_database(
     Any other SQLite file with two names raises InvalidTargetError.
     `schema` is the schema of the catalog's tables on PostgreSQL. None is the one in a host's
     `schema_translate_map`, in `MODEL_CATALOG_SCHEMA` for the default target, or the default schema.
+    `host` is the host whose models are worked on; None is the one in `MODEL_CATALOG_HOST` for the
+    default target, or no host. Raises InvalidModelError for an invalid name.
 
     A SQLite file that was not shut down cleanly is read once completely; if that finds damage, it
     raises CatalogCorruptError. A CatalogCorruptError that leaves the block names the newest valid
     backup.
     """
     return _Opening(
-        target, create, durability, wait_s, shared=shared, is_backup=is_backup, schema=schema
+        target,
+        create,
+        durability,
+        wait_s,
+        shared=shared,
+        is_backup=is_backup,
+        schema=schema,
+        host=host,
     )
 
 
@@ -148,11 +160,14 @@ class _Opening(AbstractAsyncContextManager[OpenDatabase]):
         shared: bool,
         is_backup: bool,
         schema: str | None,
+        host: str | None,
     ) -> None:
         self._target = target
         self._is_backup = is_backup
         self._shared = shared
         self._schema = schema
+        given = default_host(target) if host is None else host
+        self._host = key_validation.optional_host("host", given)
         self._create = create
         self._durability: Durability = durability
         self._wait_s = wait_s
@@ -176,9 +191,11 @@ class _Opening(AbstractAsyncContextManager[OpenDatabase]):
         sync_engine = (
             None if path is None else create_sync_sqlite_engine(location, path, self._durability)
         )
+        if sync_engine is not None:
+            sync_engine.update_execution_options(**scope_options(sync_engine, None, self._host))
         database = self._own = OpenDatabase(
             name_with_schema(location.name, schema),
-            lambda: _in_schema(create_engine(location, sync_engine), schema),
+            lambda: _with_scope(create_engine(location, sync_engine), schema, self._host),
             shared=self._shared,
             create=self._create,
             path=path,
@@ -194,7 +211,7 @@ class _Opening(AbstractAsyncContextManager[OpenDatabase]):
         return database
 
     def _use_engine(self, engine: AsyncEngine) -> OpenDatabase:
-        engine = _in_schema(engine, self._schema)
+        engine = _with_scope(engine, self._schema, self._host)
         return OpenDatabase(
             database_name(engine.sync_engine),
             lambda: engine,
@@ -215,11 +232,10 @@ class _Opening(AbstractAsyncContextManager[OpenDatabase]):
             await run_to_completion(to_thread(getattr, error, "copy"))
 
 
-def _in_schema(engine: AsyncEngine, schema: str | None) -> AsyncEngine:
-    """Return an engine with the same pool for a catalog in a schema; None is no change."""
-    if schema is None:
-        return engine
-    return engine.execution_options(**schema_option(engine.sync_engine, schema))
+def _with_scope(engine: AsyncEngine, schema: str | None, host: str | None) -> AsyncEngine:
+    """Return an engine with the same pool for a schema and a host; None is no change."""
+    options = scope_options(engine.sync_engine, schema, host)
+    return engine.execution_options(**options) if options else engine
 
 
 def _prepare_file(location: DatabaseLocation, *, create: bool, is_backup: bool) -> bool:

@@ -33,6 +33,8 @@ TARGET_VARIABLE: Final = "MODEL_CATALOG_URL"
 """The environment variable with the default target."""
 SCHEMA_VARIABLE: Final = "MODEL_CATALOG_SCHEMA"
 """The environment variable with the schema of the default target."""
+HOST_VARIABLE: Final = "MODEL_CATALOG_HOST"
+"""The environment variable with the host of the default target."""
 DEFAULT_PATH: Final = Path(".rbee", "models", "catalog.db")
 
 _DRIVERS: Final = {
@@ -134,6 +136,11 @@ def name_with_schema(name: str, schema: str | None) -> str:
 def default_schema(target: object) -> str | None:
     """Return the schema in `MODEL_CATALOG_SCHEMA`, which belongs to the default target only."""
     return (os.environ.get(SCHEMA_VARIABLE) or None) if target is None else None
+
+
+def default_host(target: object) -> str | None:
+    """Return the host in `MODEL_CATALOG_HOST`, which belongs to the default target only."""
+    return (os.environ.get(HOST_VARIABLE) or None) if target is None else None
 
 
 def validate_schema(schema: str | None, dialect: str, name: str) -> None:

@@ -83,6 +83,11 @@ def host(field: str, value: object) -> str:
     return text
 
 
+def optional_host(field: str, value: object) -> str | None:
+    """Validate the name of a host, or None. `""` is None: a catalog without a host has it."""
+    return None if value is None or value == "" else host(field, value)
+
+
 def host_or_none(field: str, value: object) -> str:
     """Validate the name of a host, or `""` for a catalog without a host."""
     return "" if value == "" else host(field, value)

@@ -17,14 +17,18 @@ from model_catalog.concurrency.completion import run_to_completion
 from model_catalog.domain import validation
 from model_catalog.domain.model_ref import ModelRef
 from model_catalog.domain.validation import non_negative_int
-from model_catalog.downloads.queries.claim_queries import CANCELLED, STOPPED, failed_tokens
+from model_catalog.downloads.queries.claim_queries import (
+    CANCELLED,
+    STOPPED,
+    ClaimedName,
+    failed_tokens,
+)
 from model_catalog.downloads.states import Holder
 from model_catalog.errors import ClaimLostError, InvalidModelError
 from model_catalog.execution.executor import read
 from model_catalog.files.file_names import absolute_path
 from model_catalog.mapping.tables import Model
 from model_catalog.repository.model_catalog import ModelCatalog, executor_of
-from model_catalog.repository.operations.lookup import LookupKey
 from model_catalog.upkeep.worker_threads import run_in_thread
 
 T = TypeVar("T")
@@ -57,16 +61,16 @@ class Claim:
     """
 
     def __init__(
-        self, catalog: ModelCatalog, key: LookupKey, holder: Holder, lease_s: float
+        self, catalog: ModelCatalog, name: ClaimedName, holder: Holder, lease_s: float
     ) -> None:
-        self.ref: Final[ModelRef] = key.ref
+        self.ref: Final[ModelRef] = name.key.ref
         self.token: Final = holder.token
         self.lease_s: Final = lease_s
         self.renewed_at = time.monotonic()
         self.done_bytes = 0
         self.total_bytes: int | None = None
         self._catalog = catalog
-        self._key = key
+        self._name = name
         self._folders: list[str] = []
         self._has_new_progress = False
         self._lost: Final = asyncio.Event()
@@ -103,7 +107,7 @@ class Claim:
         full = absolute_path(validation.path("root", root))
         parent = os.path.join(full, _folder_name(self.ref))
         folder = os.path.join(parent, self.token[:_TOKEN_DIGITS])
-        tokens = await executor_of(self._catalog).run(read(failed_tokens, self._key))
+        tokens = await executor_of(self._catalog).run(read(failed_tokens, self._name))
         stale = {token[:_TOKEN_DIGITS] for token in tokens}
         self._folders.append(folder)
         # The thread must not make the folder after `delete_folders`.

@@ -24,6 +24,7 @@ from model_catalog.downloads.leases import (
 from model_catalog.downloads.presence import PresenceCache
 from model_catalog.downloads.queries.claim_queries import (
     CANCELLED,
+    ClaimedName,
     ClaimOutcome,
     ClaimRequest,
     EndedDownload,
@@ -164,6 +165,7 @@ class _Call:
         self._catalog = catalog
         self._executor = executor_of(catalog)
         self._key = key
+        self._name = ClaimedName(key)
         self._options = options
         self._presence = presence
         self._keeper = keeper_of(catalog)
@@ -239,12 +241,12 @@ class _Call:
                 return None
             status = KeyStatus(outcome.other, status.downloads)
         self.waits_for = f"{status.holder} was downloading it"
-        await wait_until_unclaimed(self._catalog, self._key)
+        await wait_until_unclaimed(self._catalog, self._name)
         return None
 
     async def _read_status(self) -> tuple[KeyStatus, float]:
         """Return the status of the name, and the seconds to wait until the next attempt."""
-        status = await self._executor.run(read(select_key_status, self._key))
+        status = await self._executor.run(read(select_key_status, self._name))
         return status, self._count_failures(status)
 
     def _count_failures(self, status: KeyStatus) -> float:
@@ -275,7 +277,7 @@ class _Call:
 
     async def _take_claim(self, holder: Holder, known_bad: tuple[int, str] | None) -> ClaimOutcome:
         request = ClaimRequest(
-            self._key,
+            self._name,
             Purpose.DOWNLOAD,
             holder,
             int(self._options.lease_s * 1000),
@@ -299,7 +301,7 @@ class _Call:
 
     async def _download(self, holder: Holder) -> Model | None:
         """Download under a claim that was taken; None if the claim was lost."""
-        claim = Claim(self._catalog, self._key, holder, self._options.lease_s)
+        claim = Claim(self._catalog, self._name, holder, self._options.lease_s)
         self._keeper.add_claim(claim)
         self.waits_for = "its own download had not ended"
         try:

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from model_catalog.domain import validation
 from model_catalog.domain.model_ref import ModelName
 from model_catalog.downloads.leases import require_no_transaction
+from model_catalog.downloads.queries.claim_queries import ClaimedName
 from model_catalog.downloads.queries.download_queries import DownloadFilter, select_downloads
 from model_catalog.downloads.states import Download, DownloadState
 from model_catalog.downloads.waiting import wait_until_unclaimed
@@ -69,7 +70,7 @@ async def wait_for_download(
     )
     try:
         async with limit:
-            await wait_until_unclaimed(catalog, key)
+            await wait_until_unclaimed(catalog, ClaimedName(key))
     except TimeoutError as error:
         if not limit.expired() or timeout_s is None:
             raise

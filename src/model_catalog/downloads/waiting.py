@@ -7,18 +7,21 @@ from contextlib import AsyncExitStack
 from typing import Final
 
 from model_catalog.connection.postgresql.notifications import NotificationListener
-from model_catalog.downloads.queries.claim_queries import CHANNEL, select_key_status
+from model_catalog.downloads.queries.claim_queries import (
+    CHANNEL,
+    ClaimedName,
+    select_key_status,
+)
 from model_catalog.execution.executor import Executor, read
 from model_catalog.execution.postgres_executor import PostgresExecutor
 from model_catalog.repository.model_catalog import ModelCatalog, executor_of
-from model_catalog.repository.operations.lookup import LookupKey
 
 _FIRST_POLL_S: Final = 0.05
 _MAX_POLL_S: Final = 1.0
 _GROWTH: Final = 1.5
 
 
-async def wait_until_unclaimed(catalog: ModelCatalog, key: LookupKey) -> None:
+async def wait_until_unclaimed(catalog: ModelCatalog, name: ClaimedName) -> None:
     """
     Return when no process has a claim that stands in the way of a download.
 
@@ -30,7 +33,7 @@ async def wait_until_unclaimed(catalog: ModelCatalog, key: LookupKey) -> None:
     interval_s = _FIRST_POLL_S
     async with AsyncExitStack() as stack:
         while True:
-            status = await executor.run(read(select_key_status, key))
+            status = await executor.run(read(select_key_status, name))
             if status.holder is None:
                 return
             if listener is None:

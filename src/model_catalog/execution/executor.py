@@ -103,9 +103,12 @@ class Executor(Protocol):
     A lookup that shares a batch on PostgreSQL is left at once.
     """
 
-    database: DatabaseInfo
     timeout_s: float
     """The seconds that a call may take."""
+
+    @property
+    def database(self) -> DatabaseInfo:
+        """What is known about the database."""
 
     @property
     def is_in_transaction(self) -> bool:

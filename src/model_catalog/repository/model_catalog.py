@@ -13,14 +13,14 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 from model_catalog.concurrency.context_managers import inner_contextmanager
 from model_catalog.connection.database_info import DatabaseInfo, main_path
 from model_catalog.connection.target import wrong_object
-from model_catalog.domain import validation
+from model_catalog.domain import key_validation, validation
 from model_catalog.domain.fields import ModelChanges, ModelRow
 from model_catalog.domain.file_record import FileRecord
 from model_catalog.domain.fleet.host import DEFAULT_LOST_AFTER_S
 from model_catalog.domain.model_ref import ModelName, ModelRef, NamedModel, split_arguments
 from model_catalog.errors import ModelNotFoundError, WrongLoopError
 from model_catalog.execution.executor import Executor, Operation
-from model_catalog.execution.schema_executor import SchemaExecutor
+from model_catalog.execution.scoped_executor import ScopedExecutor
 from model_catalog.execution.session_executor import SessionExecutor
 from model_catalog.execution.session_transaction import SessionTransaction
 from model_catalog.execution.transaction import TransactionExecutor
@@ -52,7 +52,7 @@ from model_catalog.repository.statements.row_conversion import to_models, to_row
 
 class ModelCatalog:
     """
-    A persistent record of the model files on this machine.
+    A persistent record of the model files on one machine.
 
     Open one with `open_catalog`, or make one over a host's sessions:
 
@@ -88,16 +88,19 @@ class ModelCatalog:
         *,
         timeout_s: float = 30.0,
         schema: str | None = None,
+        host: str | None = None,
     ) -> None:
         """
         Make a catalog over a host's session factory or over one session.
 
         `timeout_s` is the number of seconds that a call may take, 0 or more. `schema` is the schema
         of the catalog's tables on PostgreSQL. None is the schema for None in the host's
-        `schema_translate_map`, or else the default schema. An `Executor` is what `open_catalog` and
-        `transaction()` pass; it has a timeout and a schema of its own.
+        `schema_translate_map`, or else the default schema. `host` is the host whose models the
+        catalog works on, as in `open_catalog`. An `Executor` is what `open_catalog` and
+        `transaction()` pass; it has a timeout, a schema and a host of its own.
 
-        Raises InvalidTargetError for another object, such as an engine or a path.
+        Raises InvalidTargetError for another object, such as an engine or a path, and
+        InvalidModelError for an invalid name of a host.
         """
         if isinstance(sessions, AsyncSession):
             self._executor: Executor = TransactionExecutor(SessionTransaction(sessions, timeout_s))
@@ -108,8 +111,9 @@ class ModelCatalog:
             self._executor = sessions
         else:
             raise wrong_object(sessions)
-        if schema is not None:
-            self._executor = SchemaExecutor(self._executor, schema)
+        host = key_validation.optional_host("host", host)
+        if schema is not None or host is not None:
+            self._executor = ScopedExecutor(self._executor, schema, host)
         self._uses = UseRecorder(self._executor)
 
     def _with_executor(self, executor: Executor) -> Self:
@@ -129,6 +133,11 @@ class ModelCatalog:
         that uses them: closing one drops the locks that SQLite holds.
         """
         return self._executor.database.files
+
+    @property
+    def host(self) -> str:
+        """The host whose models this catalog works on; `""` for a catalog without a host."""
+        return self._executor.database.host
 
     @property
     def _dialect(self) -> str:

@@ -9,7 +9,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from model_catalog.concurrency.retry import DEFAULT_OPEN_TIMEOUT_S, Backoff
-from model_catalog.connection.database_info import database_name, driver_connection, use_schema
+from model_catalog.connection.database_info import database_name, driver_connection, use_scope
 from model_catalog.connection.error_mapping import map_errors
 from model_catalog.connection.sqlite_pragmas import require_commit, set_foreign_keys
 from model_catalog.connection.timeouts import begin_immediate
@@ -67,7 +67,7 @@ def upgrade_connection(
             "give a Connection, for example in connection.run_sync(upgrade_connection);"
             " an AsyncEngine goes to upgrade()",
         )
-    with use_schema(connection, schema):
+    with use_scope(connection, schema):
         name = database_name(connection)
         _upgrade(connection, name, resolve_revision(revision, name))
 

@@ -26,14 +26,16 @@ from sqlalchemy import (
 )
 from sqlalchemy.engine import Row
 
+from model_catalog.connection.database_info import host_of
 from model_catalog.domain.file_record import FileState
+from model_catalog.domain.key_validation import ALL_HOSTS
 from model_catalog.downloads.states import Holder
 from model_catalog.errors import ClaimLostError
 from model_catalog.mapping.child_tables import ModelClaim, ModelDownload
 from model_catalog.mapping.tables import Model
 from model_catalog.repository.operations.lookup import LookupKey, find_one
 from model_catalog.repository.statements.database_time import is_valid, now_ms
-from model_catalog.repository.statements.filters import model_columns
+from model_catalog.repository.statements.filters import model_columns, of_host
 from model_catalog.repository.statements.models import insert_into
 
 CLAIMS: Final = cast("Table", ModelClaim.__table__)
@@ -58,10 +60,23 @@ class Purpose(StrEnum):
     EVICT = "evict"
 
 
-class ClaimRequest(NamedTuple):
-    """A claim to take. `key` is the name that the caller has given; None as version is `""`."""
+class ClaimedName(NamedTuple):
+    """The name under which a model is asked for, on one host or for a disk of all hosts."""
 
     key: LookupKey
+    """As the caller has given it; None as version is `""`."""
+    is_shared: bool = False
+    """Whether all hosts share the disk, so that one of them downloads for all."""
+
+    def host_on(self, connection: Connection) -> str:
+        """Return the host of its claims and downloads."""
+        return ALL_HOSTS if self.is_shared else host_of(connection)
+
+
+class ClaimRequest(NamedTuple):
+    """A claim to take."""
+
+    name: ClaimedName
     purpose: Purpose
     holder: Holder
     duration_ms: int
@@ -90,7 +105,7 @@ def take_claim(connection: Connection, request: ClaimRequest) -> ClaimOutcome:
     eviction stands in the way of all versions, because the caller may not name the version. The
     rows of the reference are locked until the end, so that no eviction of them begins meanwhile.
     """
-    key = request.key
+    key = request.name.key
     lock_versions(connection, key)
     model = find_one(connection, key)
     if model is not None and is_usable(model) and request.known_bad != (model.id, model.local_path):
@@ -110,12 +125,15 @@ def _has_ended_since(connection: Connection, request: ClaimRequest) -> bool:
     """Whether a download has ended that the caller has not counted yet."""
     if request.seen_id is None:
         return False
-    ended = select(D.id).where(_is_of(request.key), ~_IS_ACTIVE, D.id > request.seen_id)
+    is_of_name = _is_of(connection, request.name)
+    ended = select(D.id).where(is_of_name, ~_IS_ACTIVE, D.id > request.seen_id)
     return connection.scalar(ended.limit(1)) is not None
 
 
-def _is_of(key: LookupKey) -> ColumnElement[bool]:
+def _is_of(connection: Connection, name: ClaimedName) -> ColumnElement[bool]:
+    key = name.key
     return and_(
+        D.host == name.host_on(connection),
         D.provider == key.provider,
         D.reference == key.reference,
         D.version == (key.version or ""),
@@ -134,7 +152,11 @@ def lock_versions(connection: Connection, key: LookupKey) -> None:
         return
     connection.execute(
         select(model_columns.id)
-        .where(model_columns.provider == key.provider, model_columns.reference == key.reference)
+        .where(
+            of_host(connection),
+            model_columns.provider == key.provider,
+            model_columns.reference == key.reference,
+        )
         .order_by(model_columns.id)
         .with_for_update()
     )
@@ -148,14 +170,15 @@ def insert_claim(
 
     Expired claims that stand in the way are deleted, so their holders cannot write any more.
     """
-    key, dialect = request.key, connection.dialect.name
+    key, dialect = request.name.key, connection.dialect.name
     now = now_ms(dialect)
-    of_reference = (C.provider == key.provider) & (C.reference == key.reference)
+    of_reference = claims_of(connection, key, is_shared=request.name.is_shared)
     blocking = delete(CLAIMS).where(of_reference, in_the_way, ~is_valid(CLAIMS, now))
     connection.execute(blocking)
     if (other := _find_holder(connection, of_reference & in_the_way)) is not None:
         return other
     insert = insert_into(CLAIMS, dialect).values(
+        host=request.name.host_on(connection),
         provider=key.provider,
         reference=key.reference,
         version=key.version or "",
@@ -171,6 +194,21 @@ def insert_claim(
     return _find_holder(connection, of_reference & (C.version == (key.version or ""))) or Holder()
 
 
+def claims_of(
+    connection: Connection, key: LookupKey, *, is_shared: bool = False
+) -> ColumnElement[bool]:
+    """
+    Return the condition of the claims of a reference that concern the catalog's host.
+
+    These are its own, and those for a disk that all hosts share. On such a disk an eviction of any
+    host counts too.
+    """
+    of_host = or_(C.host == host_of(connection), C.host == ALL_HOSTS)
+    if is_shared:
+        of_host = or_(of_host, C.purpose == Purpose.EVICT)
+    return and_(of_host, C.provider == key.provider, C.reference == key.reference)
+
+
 def _find_holder(connection: Connection, condition: ColumnElement[bool]) -> Holder | None:
     row = connection.execute(
         select(C.token, C.holder_host, C.holder_process_id).where(condition)
@@ -180,15 +218,16 @@ def _find_holder(connection: Connection, condition: ColumnElement[bool]) -> Hold
 
 def _begin_download(connection: Connection, request: ClaimRequest) -> None:
     """Insert the row of a download; fail that of the same name whose claim was taken over."""
-    key, dialect = request.key, connection.dialect.name
+    key, dialect = request.name.key, connection.dialect.name
     now = now_ms(dialect)
     connection.execute(
         update(DOWNLOADS)
-        .where(_is_of(key), _IS_ACTIVE)
+        .where(_is_of(connection, request.name), _IS_ACTIVE)
         .values(state="failed", finished_at_ms=now, error=STOPPED)
     )
     connection.execute(
         insert_into(DOWNLOADS, dialect).values(
+            host=request.name.host_on(connection),
             provider=key.provider,
             reference=key.reference,
             version=key.version or "",
@@ -278,7 +317,7 @@ def end_download(connection: Connection, ended: EndedDownload) -> None:
     Raises ClaimLostError if another holder took the claim over, and then writes nothing.
     """
     end_claim(connection, ended.token)
-    connection.execute(
+    host = connection.scalar(
         update(DOWNLOADS)
         .where(D.token == ended.token)
         .values(
@@ -288,8 +327,9 @@ def end_download(connection: Connection, ended: EndedDownload) -> None:
             done_bytes=ended.done_bytes,
             total_bytes=ended.total_bytes,
         )
+        .returning(D.host)
     )
-    _delete_oldest(connection)
+    _delete_oldest(connection, host)
 
 
 def end_claim(connection: Connection, token: str) -> None:
@@ -301,10 +341,13 @@ def end_claim(connection: Connection, token: str) -> None:
         connection.execute(select(func.pg_notify(CHANNEL, token)))
 
 
-def _delete_oldest(connection: Connection) -> None:
-    ended = select(D.id).where(~_IS_ACTIVE).order_by(D.id.desc())
+def _delete_oldest(connection: Connection, host: str | None) -> None:
+    """Delete the oldest downloads of a host."""
+    ended = select(D.id).where(D.host == host, ~_IS_ACTIVE).order_by(D.id.desc())
     newest_to_delete = ended.offset(HISTORY_LIMIT).limit(1).scalar_subquery()
-    connection.execute(delete(DOWNLOADS).where(~_IS_ACTIVE, D.id <= newest_to_delete))
+    connection.execute(
+        delete(DOWNLOADS).where(D.host == host, ~_IS_ACTIVE, D.id <= newest_to_delete)
+    )
 
 
 class KeyStatus(NamedTuple):
@@ -316,19 +359,19 @@ class KeyStatus(NamedTuple):
     """The newest downloads first: id, state, error, and the milliseconds since their end."""
 
 
-def select_key_status(connection: Connection, key: LookupKey) -> KeyStatus:
+def select_key_status(connection: Connection, name: ClaimedName) -> KeyStatus:
     """Return who has the claim of a name, and its last ten downloads."""
+    key = name.key
     now = now_ms(connection.dialect.name)
     holder = _find_holder(
         connection,
-        (C.provider == key.provider)
-        & (C.reference == key.reference)
+        claims_of(connection, key, is_shared=name.is_shared)
         & or_(C.version == (key.version or ""), C.purpose == Purpose.EVICT)
         & is_valid(CLAIMS, now),
     )
     downloads = connection.execute(
         select(D.id, D.state, D.error, (now - D.finished_at_ms).label("ended_ms_ago"))
-        .where(_is_of(key))
+        .where(_is_of(connection, name))
         .order_by(D.id.desc())
         .limit(10)
     ).all()
@@ -340,6 +383,7 @@ def select_state(connection: Connection, token: str) -> str | None:
     return connection.scalar(select(D.state).where(D.token == token))
 
 
-def failed_tokens(connection: Connection, key: LookupKey) -> list[str]:
+def failed_tokens(connection: Connection, name: ClaimedName) -> list[str]:
     """Return the tokens of the attempts to download a name that have failed."""
-    return list(connection.scalars(select(D.token).where(_is_of(key), D.state == "failed")))
+    is_of_name = _is_of(connection, name)
+    return list(connection.scalars(select(D.token).where(is_of_name, D.state == "failed")))

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any, Final, NamedTuple
 
-from sqlalchemy import Connection, case, select
+from sqlalchemy import Connection, case, or_, select
 
+from model_catalog.connection.database_info import host_of
+from model_catalog.domain.key_validation import ALL_HOSTS
 from model_catalog.domain.model_ref import ModelRef
 from model_catalog.downloads.queries.claim_queries import CLAIMS, STOPPED, D
 from model_catalog.downloads.states import Download, DownloadState
@@ -24,7 +26,11 @@ class DownloadFilter(NamedTuple):
 
 
 def select_downloads(connection: Connection, wanted: DownloadFilter) -> list[Download]:
-    """Return downloads, the newest first. One whose claim has expired has failed."""
+    """
+    Return the downloads of the catalog's host, and those for a disk of all hosts, newest first.
+
+    One whose claim has expired has failed.
+    """
     now = now_ms(connection.dialect.name)
     is_alive = (
         select(CLAIMS.c.token).where(CLAIMS.c.token == D.token, is_valid(CLAIMS, now)).exists()
@@ -45,7 +51,8 @@ def select_downloads(connection: Connection, wanted: DownloadFilter) -> list[Dow
         D.holder_host.label("host"),
         D.holder_process_id.label("process_id"),
         error.label("error"),
-    ).order_by(D.id.desc())
+    ).where(or_(D.host == host_of(connection), D.host == ALL_HOSTS))
+    statement = statement.order_by(D.id.desc())
     if wanted.key is not None:
         statement = statement.where(
             D.provider == wanted.key.provider,

@@ -16,6 +16,7 @@ from model_catalog.domain.file_record import BEING_DELETED, FileRecord, FileStat
 from model_catalog.downloads.eviction.model_record import ModelRecord
 from model_catalog.downloads.eviction.plan import KeptReason
 from model_catalog.downloads.queries.claim_queries import (
+    ClaimedName,
     ClaimRequest,
     Purpose,
     end_claim,
@@ -37,7 +38,13 @@ from model_catalog.repository.operations.lookup import (
 )
 from model_catalog.repository.operations.model_files import select_files
 from model_catalog.repository.statements.database_time import is_valid, now_ms
-from model_catalog.repository.statements.filters import FILES, MODELS, model_columns
+from model_catalog.repository.statements.filters import (
+    FILES,
+    MODELS,
+    model_columns,
+    of_host,
+    own_models,
+)
 from model_catalog.repository.statements.model_uses import USES
 
 F: Final = FILES.c
@@ -73,7 +80,7 @@ def begin_deletion(connection: Connection, request: BeginDeletion) -> ModelRecor
     model = _select_model(connection, planned.id)
     if (refusal := _refuse(connection, request, model)) is not None or model is None:
         return refusal or Refusal(KeptReason.CHANGED_SINCE, "it was removed")
-    claim = ClaimRequest(key, Purpose.EVICT, request.holder, request.duration_ms)
+    claim = ClaimRequest(ClaimedName(key), Purpose.EVICT, request.holder, request.duration_ms)
     if (other := insert_claim(connection, claim, true())) is not None:
         is_deleting = model.is_being_deleted
         reason = KeptReason.BEING_DELETED if is_deleting else KeptReason.DOWNLOADING
@@ -123,7 +130,7 @@ def _select_shared(
 ) -> list[SharedFile]:
     """Return the files of other models that are also files of a model."""
     found: set[SharedFile] = set()
-    statement = select_shared_files().where(F.model_id != model_id)
+    statement = select_shared_files().where(F.model_id != model_id, *own_models(connection))
     # One statement for both, because no index has these columns: it reads the whole table.
     for batch in in_batches(files):
         file_ids = [file.file_id for file in batch if file.file_id is not None]
@@ -153,7 +160,8 @@ def _seconds(now: ColumnElement[int]) -> ColumnElement[Any]:
 
 
 def _select_model(connection: Connection, model_id: int) -> ModelRecord | None:
-    row = connection.execute(select_models().where(model_columns.id == model_id)).first()
+    found = select_models().where(model_columns.id == model_id, of_host(connection))
+    row = connection.execute(found).first()
     return None if row is None else ModelRecord(*row)
 
 
@@ -190,7 +198,7 @@ def _select_unlisted_at(
     connection: Connection, model_id: int, paths: Collection[str]
 ) -> list[tuple[int, str]]:
     """Return the other models at some paths whose files are not recorded: ids and paths."""
-    statement = _select_unlisted().where(model_columns.id != model_id)
+    statement = _select_unlisted(connection).where(model_columns.id != model_id)
     return [
         (row[0], row[1])
         for batch in in_batches(sorted(paths))
@@ -200,12 +208,12 @@ def _select_unlisted_at(
 
 def select_unlisted(connection: Connection, _: None) -> list[tuple[int, str]]:
     """Return the ids and the paths of all models whose files are not recorded."""
-    return [(row[0], row[1]) for row in connection.execute(_select_unlisted())]
+    return [(row[0], row[1]) for row in connection.execute(_select_unlisted(connection))]
 
 
-def _select_unlisted() -> Select[Any]:
+def _select_unlisted(connection: Connection) -> Select[Any]:
     return select(model_columns.id, model_columns.local_path).where(
-        model_columns.inventoried_at.is_(None)
+        *own_models(connection), model_columns.inventoried_at.is_(None)
     )
 
 
@@ -304,9 +312,15 @@ def _set_state(connection: Connection, model_id: int, state: RestoredState) -> N
 
 
 def _update_fingerprints(connection: Connection, updated: Iterable[UpdatedFingerprint]) -> None:
+    own = select(model_columns.id).where(of_host(connection))
     for each in updated:
         connection.execute(
             FILES.update()
-            .where(F.model_id == each.model_id, F.path == each.path, F.fingerprint == each.old)
+            .where(
+                F.model_id.in_(own),
+                F.model_id == each.model_id,
+                F.path == each.path,
+                F.fingerprint == each.old,
+            )
             .values(fingerprint=each.new)
         )

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from sqlalchemy import Connection, func, update
 
-from model_catalog.repository.statements.filters import MODELS, model_columns
+from model_catalog.repository.statements.filters import MODELS, model_columns, of_host
 
 
 class ManagedRoot(NamedTuple):
@@ -27,6 +27,7 @@ def set_managed_root(connection: Connection, value: ManagedRoot) -> None:
     connection.execute(
         update(MODELS)
         .where(
+            of_host(connection),
             model_columns.provider == provider,
             model_columns.reference == reference,
             is_of_commit,

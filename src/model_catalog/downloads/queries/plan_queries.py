@@ -6,13 +6,20 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, TypeVar
 
-from sqlalchemy import Connection, Select, select
+from sqlalchemy import Connection, Select, or_, select
 
+from model_catalog.connection.database_info import host_of
 from model_catalog.domain.file_record import FileRecord
+from model_catalog.domain.key_validation import ALL_HOSTS
 from model_catalog.downloads.eviction.model_record import ModelRecord
 from model_catalog.downloads.queries.claim_queries import CLAIMS
 from model_catalog.repository.statements.database_time import is_valid, now_ms
-from model_catalog.repository.statements.filters import FILES, MODELS, model_columns
+from model_catalog.repository.statements.filters import (
+    FILES,
+    MODELS,
+    model_columns,
+    own_models,
+)
 from model_catalog.repository.statements.model_uses import USES
 
 F: Final = FILES.c
@@ -64,10 +71,12 @@ class RowsQuery(NamedTuple):
 def select_rows(connection: Connection, query: RowsQuery) -> EvictionRows:
     """Return the rows that a plan is made from."""
     now = now_ms(connection.dialect.name)
-    models = [ModelRecord(*row) for row in connection.execute(select_models())]
+    own = own_models(connection)
+    models = [ModelRecord(*row) for row in connection.execute(select_models().where(*own))]
     users: dict[int, list[str]] = {}
     uses = select(USES.c.model_id, USES.c.holder_host, USES.c.holder_process_id)
-    uses = uses.where(is_valid(USES, now))
+    uses = uses.join(MODELS, model_columns.id == USES.c.model_id)
+    uses = uses.where(*own, is_valid(USES, now))
     for model_id, host, process_id in connection.execute(uses):
         users.setdefault(model_id, []).append(f"process {process_id} on {host}")
     claims = select(
@@ -76,7 +85,10 @@ def select_rows(connection: Connection, query: RowsQuery) -> EvictionRows:
         CLAIMS.c.purpose,
         CLAIMS.c.holder_host,
         CLAIMS.c.holder_process_id,
-    ).where(is_valid(CLAIMS, now))
+    ).where(
+        or_(CLAIMS.c.host == host_of(connection), CLAIMS.c.host == ALL_HOSTS),
+        is_valid(CLAIMS, now),
+    )
     listed = {
         model.id
         for model in models
@@ -126,13 +138,14 @@ def _select_files_of(
 
 def _select_files_of_others(connection: Connection) -> set[SharedFile]:
     """Return the files of models that are not managed which managed models have too."""
-    managed = select(model_columns.id).where(model_columns.managed_root.is_not(None))
+    own = own_models(connection)
+    managed = select(model_columns.id).where(*own, model_columns.managed_root.is_not(None))
     found: set[SharedFile] = set()
     # The number of a disk changes when it is mounted again. The fingerprint does not have it.
     for name in ("file_id", "fingerprint"):
         of_managed = select(F[name]).where(F.model_id.in_(managed), F[name].is_not(None))
         statement = select_shared_files().where(
-            model_columns.managed_root.is_(None), F[name].in_(of_managed)
+            *own, model_columns.managed_root.is_(None), F[name].in_(of_managed)
         )
         found.update(SharedFile(*row) for row in connection.execute(statement))
     return found

@@ -10,7 +10,7 @@ from sqlalchemy import ColumnElement, Connection, Table, delete, literal, select
 from model_catalog.domain.file_record import BEING_DELETED, FileState
 from model_catalog.domain.model_ref import ModelRef
 from model_catalog.domain.validation import utc_now
-from model_catalog.downloads.queries.claim_queries import CLAIMS, Purpose, lock_versions
+from model_catalog.downloads.queries.claim_queries import CLAIMS, Purpose, claims_of, lock_versions
 from model_catalog.downloads.states import Holder, ModelUser
 from model_catalog.errors import ModelNotFoundError
 from model_catalog.mapping.child_tables import ModelUse
@@ -18,7 +18,7 @@ from model_catalog.mapping.tables import Model
 from model_catalog.repository.operations.lookup import LookupKey, get_one, load_model
 from model_catalog.repository.operations.usage import UseCounts, update_use_counts
 from model_catalog.repository.statements.database_time import is_valid, now_ms, to_datetime
-from model_catalog.repository.statements.filters import MODELS, model_columns
+from model_catalog.repository.statements.filters import MODELS, model_columns, of_host
 from model_catalog.repository.statements.models import insert_into
 
 USES: Final = cast("Table", ModelUse.__table__)
@@ -45,8 +45,7 @@ def begin_use(connection: Connection, use: NewUse) -> Model:
     model = get_one(connection, use.key)
     now = now_ms(connection.dialect.name)
     evicted = select(CLAIMS.c.token).where(
-        CLAIMS.c.provider == model.provider,
-        CLAIMS.c.reference == model.reference,
+        claims_of(connection, use.key),
         CLAIMS.c.version == model.version,
         CLAIMS.c.purpose == Purpose.EVICT,
         is_valid(CLAIMS, now),
@@ -54,7 +53,10 @@ def begin_use(connection: Connection, use: NewUse) -> Model:
     is_being_deleted = model.state is FileState.MISSING and model.state_detail == BEING_DELETED
     if is_being_deleted or connection.scalar(evicted) is not None:
         raise ModelNotFoundError(model.reference, model.provider, model.version)
-    connection.execute(delete(USES).where(USES.c.expires_at_ms < now - _OLD_MS))
+    of_models = select(model_columns.id).where(of_host(connection))
+    connection.execute(
+        delete(USES).where(USES.c.expires_at_ms < now - _OLD_MS, USES.c.model_id.in_(of_models))
+    )
     if not _insert(connection, use.holder, model.id, now, now + use.duration_ms):
         # It was registered since the rows were locked, and removed again.
         raise ModelNotFoundError(model.reference, model.provider, model.version)
@@ -109,7 +111,7 @@ def _insert(
         started_at_ms,
         now_ms(connection.dialect.name),
         expires_at_ms,
-    ).where(model_columns.id == model_id)
+    ).where(model_columns.id == model_id, of_host(connection))
     # The lock waits for a transaction that is removing the model. The foreign key would fail.
     locked = row.with_for_update(read=True, key_share=True)
     columns = [*names, "expires_at_ms"]
@@ -137,6 +139,7 @@ def select_users(connection: Connection, filters: Mapping[str, str]) -> list[Mod
         )
         .join(MODELS, model_columns.id == USES.c.model_id)
         .where(
+            of_host(connection),
             is_valid(USES, now_ms(connection.dialect.name)),
             *(model_columns[name] == value for name, value in filters.items()),
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from typing import Any, Final
@@ -42,9 +42,11 @@ class _BorrowedConnection(PoolProxiedConnection):
 
 
 @contextmanager
-def borrow(connection: sqlite3.Connection) -> Iterator[Connection]:
+def borrow(connection: sqlite3.Connection, options: Mapping[str, Any]) -> Iterator[Connection]:
     """
     Lend a `sqlite3` connection to SQLAlchemy during a block, in the thread that owns it.
+
+    `options` are the execution options of its engine.
 
     A transaction begins with BEGIN, or BEGIN IMMEDIATE if the option WRITE is set. A statement
     waits for locks for LOCK_WAIT_S; afterwards the busy_timeout is the owner's again.
@@ -53,7 +55,7 @@ def borrow(connection: sqlite3.Connection) -> Iterator[Connection]:
     connection.execute(_SHORT_TIMEOUT)
     try:
         with Connection(_engine(), _BorrowedConnection(connection)) as borrowed:
-            yield borrowed
+            yield borrowed.execution_options(**options) if options else borrowed
     finally:
         connection.execute(f"PRAGMA busy_timeout = {wait_ms}")
 

@@ -13,6 +13,7 @@ from typing import Any, Final, TypeVar
 
 import aiosqlite
 from sqlalchemy import AsyncAdaptedQueuePool, Engine
+from sqlalchemy.engine.base import OptionEngine
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.pool import reset_commit, reset_rollback
 
@@ -20,7 +21,7 @@ from model_catalog.concurrency.forks import start_task
 from model_catalog.concurrency.ownership import HostOwner, LoopOwner
 from model_catalog.concurrency.retry import backoff_pauses_s
 from model_catalog.concurrency.threads import thread_working
-from model_catalog.connection.database_info import driver_connection
+from model_catalog.connection.database_info import HOST, driver_connection
 from model_catalog.connection.error_mapping import map_errors
 from model_catalog.connection.interruption.interruptible_run import NO_CONNECTION
 from model_catalog.errors import CatalogBusyError, CatalogUnavailableError
@@ -200,7 +201,11 @@ class _PoolWorker:
     def _run_in_thread(
         self, driver: aiosqlite.Connection, run: Callable[[Requests], None], requests: Requests
     ) -> None:
-        with borrow(_sqlite_connection(driver)) as connection, self._runner.using(connection):
+        options = self._engine.sync_engine.get_execution_options()
+        with (
+            borrow(_sqlite_connection(driver), options) as connection,
+            self._runner.using(connection),
+        ):
             run_batch(run, requests)
 
 
@@ -210,15 +215,15 @@ def is_suitable_engine(engine: AsyncEngine) -> bool:
 
     Each call must have a connection of its own, from a pool that keeps it, and that rolls back or
     commits when it takes it back. A database in memory has one connection for all. Options of the
-    engine may translate schemas or set an isolation level.
+    engine may translate schemas or set an isolation level; only the catalog's host is known here.
     """
     sync_engine = engine.sync_engine
     pool, dialect = sync_engine.pool, sync_engine.dialect
     return (
-        type(sync_engine) is Engine
+        type(sync_engine) in (Engine, OptionEngine)
         and type(pool) is AsyncAdaptedQueuePool
         and dialect.driver == "aiosqlite"
-        and not sync_engine.get_execution_options()
+        and sync_engine.get_execution_options().keys() <= {HOST}
         # Otherwise nothing would wait for the batch before the pool lends the connection again.
         # SQLAlchemy has no public name for the setting.
         and pool._reset_on_return in (reset_rollback, reset_commit)  # noqa: SLF001

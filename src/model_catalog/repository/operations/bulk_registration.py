@@ -12,6 +12,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 from sqlalchemy import Connection
 from sqlalchemy.orm.attributes import instance_state
 
+from model_catalog.connection.database_info import host_of
 from model_catalog.domain import fields, key_validation
 from model_catalog.domain.fields import KEY_FIELDS
 from model_catalog.domain.search_text import SEARCHED_FIELDS, fold_case
@@ -76,9 +77,10 @@ def register_rows(rows: list[RowTuple]) -> Operation[BulkRows, int]:
 
 def write_batches(connection: Connection, rows: BulkRows) -> int:
     """Insert or update all rows; return the number of different models."""
+    host = host_of(connection)
     for batch in rows.batches:
         upsert = upsert_model(connection.dialect.name, *batch.statement_key, returning=False)
-        upsert.execute_many(connection, batch.columns)
+        upsert.execute_many(connection, {**batch.columns, "host": [host] * batch.row_count})
     return sum(batch.row_count for batch in rows.batches)
 
 

@@ -28,6 +28,7 @@ from sqlalchemy.exc import DataError, DBAPIError
 from sqlalchemy.types import NullType
 
 from model_catalog.concurrency.threads import to_thread
+from model_catalog.connection.database_info import host_of
 from model_catalog.domain.fields import (
     COLUMN_DEFAULTS,
     FIELD_TYPES,
@@ -42,7 +43,13 @@ from model_catalog.errors import InvalidImportError, InvalidModelError
 from model_catalog.execution.executor import Operation, read, write_alone
 from model_catalog.mapping.column_types import decode_path, decode_timestamp
 from model_catalog.repository.operations.model_files import FILE_COLUMNS
-from model_catalog.repository.statements.filters import FILES, MODELS, TAGS, model_columns
+from model_catalog.repository.statements.filters import (
+    FILES,
+    MODELS,
+    TAGS,
+    model_columns,
+    own_models,
+)
 from model_catalog.repository.statements.model_key import ALIASES
 from model_catalog.repository.statements.models import insert_into
 from model_catalog.repository.statements.row_conversion import aggregate_children, split_aggregate
@@ -60,7 +67,7 @@ _REFUSED_VALUE: Final = ("SQLITE_CONSTRAINT", "SQLITE_TOOBIG", "SQLITE_MISMATCH"
 
 # Child rows are written with the key of their model: the ids of new models are not known.
 _MODEL_ID: Final = select(model_columns.id).where(
-    *(model_columns[name] == bindparam(f"of_{name}", type_=Text) for name in KEY_FIELDS)
+    *(model_columns[name] == bindparam(f"of_{name}", type_=Text) for name in UNIQUE_COLUMNS)
 )
 
 
@@ -97,7 +104,8 @@ def export_rows() -> Operation[None, list[dict[str, Any]]]:
 
 def select_export_rows(connection: Connection, _value: None = None) -> list[dict[str, Any]]:
     """Return all models with their tags, aliases and files, sorted by key."""
-    rows = connection.execute(_export_statement(connection.dialect.name))
+    statement = _export_statement(connection.dialect.name)
+    rows = connection.execute(statement.where(*own_models(connection)))
     return [row._asdict() for row in rows]
 
 
@@ -255,7 +263,8 @@ def _write_lines_of_page(
 ) -> int:
     written = _upsert_models(connection, page, on_conflict)
     lines = [line for line in page if line.key in written]
-    keys = [{f"of_{name}": line.row[name] for name in KEY_FIELDS} for line in lines]
+    host = {"of_host": host_of(connection)}
+    keys = [{**host, **{f"of_{name}": line.row[name] for name in KEY_FIELDS}} for line in lines]
     for table in (TAGS, ALIASES, FILES):
         children = delete(table).where(table.c.model_id == _MODEL_ID.scalar_subquery())
         if keys:
@@ -273,7 +282,8 @@ def _upsert_models(
     """Write the rows of models, and return the keys of the rows that were written."""
     # The upsert decides whether a model exists. A SELECT before it would race with other writers.
     upsert = insert_into(MODELS, connection.dialect.name)
-    rows = [line.row | search_columns(line.row) for line in lines]
+    host = {"host": host_of(connection)}
+    rows = [line.row | search_columns(line.row) | host for line in lines]
     if on_conflict == "keep":
         upsert = upsert.on_conflict_do_nothing(index_elements=UNIQUE_COLUMNS)
     else:
@@ -281,7 +291,7 @@ def _upsert_models(
         is_newer = _comparable(new.downloaded_at) > _comparable(model_columns.downloaded_at)
         upsert = upsert.on_conflict_do_update(
             index_elements=UNIQUE_COLUMNS,
-            set_={name: new[name] for name in rows[0] if name not in KEY_FIELDS},
+            set_={name: new[name] for name in rows[0] if name not in UNIQUE_COLUMNS},
             where=is_newer if on_conflict == "newer" else None,
         )
     returned = connection.execute(
@@ -336,15 +346,17 @@ def _insert_aliases(connection: Connection, pairs: _Pairs, *, moves: bool) -> No
     ]
     if not rows:
         return
-    names = ("provider", "reference", "alias")
+    names = ("host", "provider", "reference", "alias")
     values = (bindparam(name, type_=Text) for name in ("alias", "of_store"))
     insert = insert_into(ALIASES, connection.dialect.name).from_select(
         ["model_id", *names, "store"],
-        _MODEL_ID.add_columns(model_columns.provider, model_columns.reference, *values),
+        _MODEL_ID.add_columns(
+            model_columns.host, model_columns.provider, model_columns.reference, *values
+        ),
     )
     if moves:
         changes = {name: insert.excluded[name] for name in ("model_id", "store")}
-        insert = insert.on_conflict_do_update(index_elements=("host", *names), set_=changes)
+        insert = insert.on_conflict_do_update(index_elements=names, set_=changes)
     else:
         insert = insert.on_conflict_do_nothing()
     connection.execute(insert, rows)

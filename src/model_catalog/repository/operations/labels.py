@@ -18,6 +18,7 @@ from sqlalchemy import (
     select,
 )
 
+from model_catalog.connection.database_info import host_of
 from model_catalog.domain import key_validation, validation
 from model_catalog.domain.model_ref import ModelName, ModelRef, resolve_name, split_arguments
 from model_catalog.domain.search_text import fold_case
@@ -37,6 +38,7 @@ from model_catalog.repository.statements.filters import (
     Filters,
     build_where,
     model_columns,
+    own_models,
 )
 from model_catalog.repository.statements.model_key import ALIASES
 from model_catalog.repository.statements.models import insert_into
@@ -144,7 +146,7 @@ def count_tags(connection: Connection, where: Sequence[ColumnElement[bool]]) -> 
     spellings = (
         select(TAGS.c.folded, TAGS.c.tag, func.count().label("models"))
         .join(MODELS, model_columns.id == TAGS.c.model_id)
-        .where(*where)
+        .where(*own_models(connection, where))
         .group_by(TAGS.c.folded, TAGS.c.tag)
         .order_by(TAGS.c.folded, func.count().desc(), TAGS.c.tag)
     )
@@ -198,7 +200,8 @@ def upsert_alias(connection: Connection, value: _AliasOfKey) -> Alias:
         set_={"model_id": insert.excluded.model_id, "store": None},
     )
     names = {"provider": key.provider, "reference": key.reference, "alias": value.alias}
-    connection.execute(statement, [{**names, "model_id": model_id}])
+    row = {**names, "host": host_of(connection), "model_id": model_id}
+    connection.execute(statement, [row])
     version = connection.execute(
         select(model_columns.version).where(model_columns.id == model_id)
     ).scalar_one()
@@ -215,6 +218,7 @@ def delete_alias(connection: Connection, value: _AliasOfKey) -> bool:
     statement = (
         delete(ALIASES)
         .where(
+            ALIASES.c.host == host_of(connection),
             ALIASES.c.provider == value.key.provider,
             ALIASES.c.reference == value.key.reference,
             ALIASES.c.alias == value.alias,
@@ -243,7 +247,7 @@ def select_aliases(connection: Connection, where: Sequence[ColumnElement[bool]])
     statement = (
         select(*_ALIAS_COLUMNS, model_columns.version)
         .join(MODELS, model_columns.id == ALIASES.c.model_id)
-        .where(*where)
+        .where(ALIASES.c.host == host_of(connection), *where)
         .order_by(*_ALIAS_COLUMNS)
     )
     return [Alias(*row) for row in connection.execute(statement)]

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, Final, Generic, TypeAlias, TypeVar, cast
 
-from sqlalchemy import ColumnElement, Connection, Select
+from sqlalchemy import ColumnElement, Connection, Select, bindparam
 
+from model_catalog.connection.database_info import host_of
 from model_catalog.domain import validation
 from model_catalog.domain.fields import ModelRow
 from model_catalog.domain.page_token import Listing, Position, invalid_token
@@ -19,7 +20,12 @@ from model_catalog.errors import InvalidModelError
 from model_catalog.execution.executor import Executor, Operation, read
 from model_catalog.execution.prepared_statement import PreparedStatement, Row
 from model_catalog.mapping.tables import Model
-from model_catalog.repository.statements.filters import Filters, build_where
+from model_catalog.repository.statements.filters import (
+    Filters,
+    build_where,
+    model_columns,
+    own_models,
+)
 from model_catalog.repository.statements.pagination import Page, Sort, SortOrder
 from model_catalog.repository.statements.row_conversion import (
     select_models,
@@ -137,10 +143,12 @@ def fetch_page(connection: Connection, query: PageQuery[T]) -> list[T]:
     dialect = connection.dialect.name
     rows: Iterable[Row]
     if query.where:
-        models = query.page.apply_to(query.select(dialect), query.where)
+        where = own_models(connection, query.where, newest_first=query.page.order.is_indexed)
+        models = query.page.apply_to(query.select(dialect), where)
         rows = connection.execute(models, query.values)
     else:
-        rows = _prepared_page(query.page, query.select, dialect).iterate(connection, query.values)
+        values = {**query.values, "host": host_of(connection)}
+        rows = _prepared_page(query.page, query.select, dialect).iterate(connection, values)
     # Not while a server is waited for: other tasks run during that time.
     with gc_paused():
         return query.convert(rows)
@@ -151,7 +159,8 @@ def fetch_page(connection: Connection, query: PageQuery[T]) -> list[T]:
 def _prepared_page(
     page: Page, select: Callable[[str], Select[Any]], dialect: str
 ) -> PreparedStatement:
-    return PreparedStatement(page.apply_to(select(dialect)))
+    host = bindparam("host", type_=model_columns.host.type)
+    return PreparedStatement(page.apply_to(select(dialect), [model_columns.host == host]))
 
 
 async def iterate(

@@ -20,7 +20,7 @@ from model_catalog.execution.executor import Operation, read, write_alone
 from model_catalog.mapping.tables import Model
 from model_catalog.repository.operations.lookup import LookupKey, get_model_id, load_model
 from model_catalog.repository.operations.registration import UpsertRow, register_one
-from model_catalog.repository.statements.filters import FILES, MODELS, model_columns
+from model_catalog.repository.statements.filters import FILES, MODELS, model_columns, of_host
 from model_catalog.repository.statements.models import insert_into
 
 FILE_COLUMNS: Final = tuple(column for column in FILES.c if column.key != "model_id")
@@ -75,6 +75,7 @@ def register_one_with_files(connection: Connection, value: RowWithFiles) -> Mode
     recorded = connection.execute(
         select(model_columns.id, model_columns.digest)
         .where(
+            of_host(connection),
             *(model_columns[name] == row.row[name] for name in KEY_FIELDS),
             model_columns.inventoried_at.is_not(None),
         )

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, TypeAlias
 from sqlalchemy import Connection
 from sqlalchemy.orm.attributes import instance_state
 
+from model_catalog.connection.database_info import host_of
 from model_catalog.domain import fields
 from model_catalog.domain.fields import KEY_FIELDS
 from model_catalog.domain.search_text import search_columns
@@ -146,15 +147,16 @@ def register_one(connection: Connection, row: UpsertRow) -> Model:
     """Insert or update a model, and return it as it is recorded."""
     dialect = connection.dialect
     driver = sqlite_driver(connection)
+    values = {**row.row, "host": host_of(connection)}
     if driver is not None:
         # A new model need not be read back, and has no tags: that takes half the time. Reading the
         # id from RETURNING instead of `lastrowid` would take as long as the INSERT.
         insert = insert_if_absent(dialect.name, row.names)
-        new_id = insert.insert_on_driver(driver, dialect, row.row)
+        new_id = insert.insert_on_driver(driver, dialect, values)
         if new_id is not None:
-            return model_from_insert(new_id, row.row)
+            return model_from_insert(new_id, values)
     upsert = upsert_model(dialect.name, *row.statement_key, returning=True)
-    (stored,) = upsert.fetch_all(connection, row.row)
+    (stored,) = upsert.fetch_all(connection, values)
     if driver is None and dialect.name == "postgresql":
         *stored, is_new = stored
         if is_new:
@@ -177,7 +179,8 @@ def register_many(connection: Connection, rows: Sequence[UpsertRow]) -> list[Mod
     for indexes in group_by_statement(rows):
         batch = [rows[index] for index in indexes]
         names, overwritten = batch[0].statement_key
-        values = array_parameters(names, [each.row for each in batch])
+        values: dict[str, Any] = array_parameters(names, [each.row for each in batch])
+        values["host"] = host_of(connection)
         returned = upsert_arrays(names, overwritten).fetch_all(connection, values)
         by_key = {}
         for *values_of_row, is_new in returned:

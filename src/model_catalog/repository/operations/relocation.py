@@ -15,7 +15,7 @@ from model_catalog.domain.model_ref import ModelRef
 from model_catalog.errors import InvalidModelError
 from model_catalog.execution.executor import Operation, read, write
 from model_catalog.mapping.column_types import BYTES_PREFIX
-from model_catalog.repository.statements.filters import MODELS, model_columns
+from model_catalog.repository.statements.filters import MODELS, model_columns, own_models
 
 _KEY_COLUMNS: Final = (model_columns.provider, model_columns.reference, model_columns.version)
 
@@ -58,7 +58,9 @@ def list_relocated(connection: Connection, prefixes: _Prefixes) -> list[Relocate
     old, new = prefixes
     _, is_below = _path_expressions(old, new)
     statement = (
-        select(*_KEY_COLUMNS, model_columns.local_path).where(is_below).order_by(*_KEY_COLUMNS)
+        select(*_KEY_COLUMNS, model_columns.local_path)
+        .where(*own_models(connection), is_below)
+        .order_by(*_KEY_COLUMNS)
     )
     return [
         RelocatedModel(ModelRef(*key), path, new + path[len(old) :])
@@ -72,7 +74,7 @@ def relocate_paths(connection: Connection, prefixes: _Prefixes) -> list[Relocate
     new_path, is_below = _path_expressions(old, new)
     statement = (
         MODELS.update()
-        .where(is_below)
+        .where(*own_models(connection), is_below)
         .values(
             local_path=new_path,
             state=FileState.UNCHECKED,

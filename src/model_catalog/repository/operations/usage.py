@@ -10,7 +10,7 @@ from functools import partial
 from typing import Final, NamedTuple, TypeAlias
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
-from sqlalchemy import Connection, case, literal, or_, select, update
+from sqlalchemy import Connection, Select, case, literal, or_, select, update
 from sqlalchemy.sql.dml import ReturningUpdate
 
 from model_catalog.concurrency.batching import Coalescer
@@ -124,23 +124,23 @@ def update_use_counts(connection: Connection, value: UseCounts) -> dict[LookupKe
     keys = sorted(value.counts, key=lambda key: (key.provider, key.reference, key.version or ""))
     known: dict[LookupKey, bool | None] = {}
     for key in keys:
-        statement = _add(key, value.counts[key], value.used_at, skips_locked=skips_locked)
+        select_id = key.select_id(connection)
+        statement = _add(select_id, value.counts[key], value.used_at, skips_locked=skips_locked)
         known[key] = connection.scalar(statement) is not None
-        if skips_locked and not known[key] and connection.scalar(key.model_id) is not None:
+        if skips_locked and not known[key] and connection.scalar(select_id) is not None:
             known[key] = None
     return known
 
 
 def _add(
-    key: LookupKey, count: int, now: datetime, *, skips_locked: bool
+    model_id: Select[int], count: int, now: datetime, *, skips_locked: bool
 ) -> ReturningUpdate[tuple[int]]:
-    model_id = key.model_id
     if skips_locked:
         # Around the SELECT by key, which would otherwise skip to an older version.
         rows = MODELS.alias("unlocked").c
         model_id = (
             select(rows.id)
-            .where(rows.id == key.model_id.scalar_subquery())
+            .where(rows.id == model_id.scalar_subquery())
             .with_for_update(skip_locked=True, key_share=True)
         )
     # A clock that was set back must not move `last_used_at` back.

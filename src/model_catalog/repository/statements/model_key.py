@@ -1,7 +1,7 @@
 """
 Which model a key means, as SQL. This module is the only place that states the rule.
 
-A key is a provider, a reference and perhaps a version:
+A key is a provider, a reference and perhaps a version, on the catalog's host:
 
 - With a version it means the model of exactly this version. If there is none, it means the model
   that the alias of this name points at.
@@ -24,28 +24,32 @@ from model_catalog.repository.statements.filters import MODELS, model_columns
 ALIASES: Final = cast("Table", ModelAlias.__table__)
 
 
-def select_model_id(provider: Any, reference: Any, version: Any) -> Select[int]:
-    """Select the id of the model that one key means; no row if there is none."""
+def select_model_id(host: Any, provider: Any, reference: Any, version: Any) -> Select[int]:
+    """Select the id of the model that one key means on a host; no row if there is none."""
     ids = select(model_columns.id).where(
-        model_columns.provider == provider, model_columns.reference == reference
+        model_columns.host == host,
+        model_columns.provider == provider,
+        model_columns.reference == reference,
     )
     if version is None:
         return ids.order_by(
             model_columns.downloaded_at.desc().nulls_last(), model_columns.id.desc()
         ).limit(1)
     exact = model_columns.version == version
-    by_alias = model_columns.id == _aliased_id(provider, reference, version).scalar_subquery()
+    aliased = _aliased_id(host, provider, reference, version)
+    by_alias = model_columns.id == aliased.scalar_subquery()
     return ids.where(exact | by_alias).order_by(exact.desc()).limit(1)
 
 
-def select_model_id_of_each(keys: TableValuedAlias) -> Select[int]:
-    """Select the id of the model that a row of `keys` means: a subquery for a LATERAL join."""
+def select_model_id_of_each(keys: TableValuedAlias, host: Any) -> Select[int]:
+    """Select the model that a row of `keys` means on a host: a subquery for a LATERAL join."""
     models, key = MODELS.alias("candidates").c, keys.c
     exact = models.version == key.version
-    aliased = _aliased_id(key.provider, key.reference, key.version).correlate(keys)
+    aliased = _aliased_id(host, key.provider, key.reference, key.version).correlate(keys)
     return (
         select(models.id)
         .where(
+            models.host == host,
             models.provider == key.provider,
             models.reference == key.reference,
             key.version.is_(None) | exact | (models.id == aliased.scalar_subquery()),
@@ -61,19 +65,26 @@ def select_model_id_of_each(keys: TableValuedAlias) -> Select[int]:
     )
 
 
-def only_candidate(models: Select[Any], provider: Any, reference: Any, version: Any) -> Select[Any]:
+def only_candidate(
+    models: Select[Any], host: Any, provider: Any, reference: Any, version: Any
+) -> Select[Any]:
     """
     Narrow a SELECT of models to the rows of the fast path.
 
     If it finds exactly one row, the key means that model: it is the exact version, or the only
     model of a reference. If it finds none or two, use `select_model_id`.
     """
-    named = models.where(model_columns.provider == provider, model_columns.reference == reference)
+    named = models.where(
+        model_columns.host == host,
+        model_columns.provider == provider,
+        model_columns.reference == reference,
+    )
     return named.limit(2) if version is None else named.where(model_columns.version == version)
 
 
-def _aliased_id(provider: Any, reference: Any, version: Any) -> Select[int]:
+def _aliased_id(host: Any, provider: Any, reference: Any, version: Any) -> Select[int]:
     return select(ALIASES.c.model_id).where(
+        ALIASES.c.host == host,
         ALIASES.c.provider == provider,
         ALIASES.c.reference == reference,
         ALIASES.c.alias == version,

@@ -43,8 +43,8 @@ KEY_INDEXES: Final = tuple(list(EFFECTIVE_COLUMNS).index(name) for name in KEY_F
 @cache
 def select_by_key(dialect: str, *, newest: bool) -> PreparedStatement:
     """Select the model that a key means; `newest` is for a key without a version."""
-    provider, reference, version = _key_parameters()
-    model_id = select_model_id(provider, reference, None if newest else version)
+    host, provider, reference, version = _key_parameters()
+    model_id = select_model_id(host, provider, reference, None if newest else version)
     return PreparedStatement(
         select_models(dialect).where(model_columns.id == model_id.scalar_subquery())
     )
@@ -53,22 +53,25 @@ def select_by_key(dialect: str, *, newest: bool) -> PreparedStatement:
 @cache
 def select_only_candidate(dialect: str, *, newest: bool) -> PreparedStatement:
     """Select the model that a key means in the usual case: see `only_candidate`."""
-    provider, reference, version = _key_parameters()
+    host, provider, reference, version = _key_parameters()
     return PreparedStatement(
-        only_candidate(select_models(dialect), provider, reference, None if newest else version)
+        only_candidate(
+            select_models(dialect), host, provider, reference, None if newest else version
+        )
     )
 
 
 def _key_parameters() -> list[ColumnElement[Any]]:
-    return [bindparam(name, type_=model_columns[name].type) for name in KEY_FIELDS]
+    return [bindparam(name, type_=model_columns[name].type) for name in UNIQUE_COLUMNS]
 
 
 @cache
 def select_by_id(dialect: str) -> PreparedStatement:
-    """Select the model with the parameter `id`."""
+    """Select the model with the parameter `id` on the host in the parameter `host`."""
     return PreparedStatement(
         select_models(dialect).where(
-            model_columns.id == bindparam("id", type_=model_columns.id.type)
+            model_columns.id == bindparam("id", type_=model_columns.id.type),
+            model_columns.host == bindparam("host", type_=model_columns.host.type),
         )
     )
 
@@ -87,22 +90,24 @@ def upsert_model(
     dialect: str, names: tuple[str, ...], changed: tuple[str, ...], *, returning: bool
 ) -> PreparedStatement:
     """
-    Insert a row with the columns `names`, or set the columns `changed` of the existing row.
+    Insert a row with `host` and the columns `names`, or set the columns `changed` of the known row.
 
     With `returning` it returns the row as `select_models` does, but without the tags. On PostgreSQL
     the last value is whether the row is new: it then has no tags.
     """
     upsert = _set_on_conflict(insert_into(MODELS, dialect), changed)
     return PreparedStatement(
-        upsert.returning(*_returned_columns(dialect)) if returning else upsert, names
+        upsert.returning(*_returned_columns(dialect)) if returning else upsert, ("host", *names)
     )
 
 
 @lru_cache(maxsize=64)
 def insert_if_absent(dialect: str, names: tuple[str, ...]) -> PreparedStatement:
-    """Insert a row with the columns `names`, unless its key exists."""
+    """Insert a row with the columns `names` and `host`, unless its key exists."""
     insert = insert_into(MODELS, dialect)
-    return PreparedStatement(insert.on_conflict_do_nothing(index_elements=UNIQUE_COLUMNS), names)
+    return PreparedStatement(
+        insert.on_conflict_do_nothing(index_elements=UNIQUE_COLUMNS), ("host", *names)
+    )
 
 
 @lru_cache(maxsize=64)
@@ -110,11 +115,13 @@ def upsert_arrays(names: tuple[str, ...], changed: tuple[str, ...]) -> PreparedS
     """
     Upsert many rows on PostgreSQL, and return each as `upsert_model` does.
 
-    The parameters are those of `array_table`.
+    The parameters are those of `array_table`, and the `host` of all rows.
     """
     rows = array_table(model_columns[name] for name in names)
     insert = postgresql.insert(MODELS).from_select(
-        names, select(*(rows.c[name] for name in names)), include_defaults=False
+        ("host", *names),
+        select(bindparam("host", type_=model_columns.host.type), *(rows.c[name] for name in names)),
+        include_defaults=False,
     )
     return PreparedStatement(
         _set_on_conflict(insert, changed).returning(*_returned_columns("postgresql"))

@@ -21,6 +21,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import ARRAY
 
+from model_catalog.connection.database_info import host_of
 from model_catalog.domain.fields import KEY_FIELDS
 from model_catalog.execution.prepared_statement import PreparedStatement, Row, raw_column
 from model_catalog.repository.statements.filters import TAGS, model_columns
@@ -57,7 +58,8 @@ def fetch_rows_by_keys(
 ) -> list[Row | None]:
     """Return for each key the row of the model that it means, or None."""
     rows: list[Row | None] = [None] * len(keys)
-    for row in _select_by_keys().fetch_all(connection, array_parameters(KEY_FIELDS, keys)):
+    values = {**array_parameters(KEY_FIELDS, keys), "host": host_of(connection)}
+    for row in _select_by_keys().fetch_all(connection, values):
         *fields, number = row
         rows[number - 1] = fields
     return rows
@@ -68,7 +70,9 @@ def _select_by_keys() -> PreparedStatement:
     keys = array_table(Column(name, Text()) for name in KEY_FIELDS)
     # The model is joined by its id, as in the statement for one key: PostgreSQL then reads the
     # columns that choose it from an index.
-    chosen = select_model_id_of_each(keys).lateral("chosen")
+    chosen = select_model_id_of_each(
+        keys, bindparam("host", type_=model_columns.host.type)
+    ).lateral("chosen")
     models = select_models(_DIALECT).add_columns(raw_column(keys.c.n))
     return PreparedStatement(
         models.select_from(

@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Final, TypeAlias, TypeVar, Unpack
+from typing import Any, Final, NamedTuple, TypeAlias, TypeVar, Unpack
 
 from sqlalchemy import (
+    ColumnElement,
     Connection,
     Select,
     Text,
@@ -25,6 +26,7 @@ from sqlalchemy import (
     type_coerce,
 )
 
+from model_catalog.connection.database_info import host_of
 from model_catalog.domain.file_record import BEING_DELETED, FileState
 from model_catalog.domain.file_validation import MAX_FILES
 from model_catalog.domain.model_ref import ModelRef
@@ -37,6 +39,8 @@ from model_catalog.repository.statements.filters import (
     Filters,
     build_where,
     model_columns,
+    of_host,
+    own_models,
 )
 from model_catalog.repository.statements.models import has_path
 
@@ -67,7 +71,10 @@ _SELECT_ROWS: Final = select(*_COLUMNS).select_from(
     )
 )
 # Built once: building it takes as long as executing it.
-_SELECT_ROWS_OF_ONE: Final = _SELECT_ROWS.where(model_columns.id == bindparam("of_id"))
+_SELECT_ROWS_OF_ONE: Final = _SELECT_ROWS.where(
+    model_columns.id == bindparam("of_id"),
+    model_columns.host == bindparam("of_host", type_=model_columns.host.type),
+)
 
 # Over a host's sessions the event loop builds the parameters; other tasks must run in between.
 _BATCH_SIZE: Final = 1000
@@ -136,14 +143,14 @@ async def load_check_rows(
     """
     executor = executor_of(catalog)
     where = build_where(filters, executor.database.dialect)
-    statement = _SELECT_ROWS.where(*where).order_by(model_columns.id)
+    statement = _SELECT_ROWS.order_by(model_columns.id)
     if after_id is not None:
         statement = statement.where(model_columns.id > after_id)
 
-    rows = await executor.run(read(fetch_all, statement.limit(limit + 1)))
+    rows = await executor.run(read(fetch_own, _OwnRows(statement.limit(limit + 1), where)))
     if len(rows) > limit and rows[0][0] == rows[-1][0]:
         limit = max(limit, MAX_FILES)
-        rows = await executor.run(read(fetch_all, statement.limit(limit + 1)))
+        rows = await executor.run(read(fetch_own, _OwnRows(statement.limit(limit + 1), where)))
     if len(rows) <= limit:
         return rows
     # The last model may have more rows than were read: it is left to the next page.
@@ -159,12 +166,18 @@ async def load_check_rows_of(catalog: ModelCatalog, model_id: int) -> Sequence[R
 
 
 def _fetch_rows_of_one(connection: Connection, model_id: int) -> Sequence[Row]:
-    return connection.execute(_SELECT_ROWS_OF_ONE, {"of_id": model_id}).all()
+    values = {"of_id": model_id, "of_host": host_of(connection)}
+    return connection.execute(_SELECT_ROWS_OF_ONE, values).all()
 
 
-def fetch_all(connection: Connection, statement: Select[Any]) -> Sequence[Row]:
-    """Return all rows of a statement."""
-    return connection.execute(statement).all()
+class _OwnRows(NamedTuple):
+    statement: Select[Any]
+    where: Sequence[ColumnElement[bool]]
+
+
+def fetch_own(connection: Connection, value: _OwnRows) -> Sequence[Row]:
+    """Return the rows of a statement that are of the catalog's host and meet all conditions."""
+    return connection.execute(value.statement.where(*own_models(connection, value.where))).all()
 
 
 async def refs_by_id(catalog: ModelCatalog, model_ids: Sequence[int]) -> dict[int, ModelRef]:
@@ -179,7 +192,7 @@ def select_refs(connection: Connection, model_ids: Sequence[int]) -> dict[int, M
     )
     refs: dict[int, ModelRef] = {}
     for ids in _batches(model_ids):
-        rows = connection.execute(names.where(model_columns.id.in_(ids)))
+        rows = connection.execute(names.where(model_columns.id.in_(ids), of_host(connection)))
         refs |= {row[0]: ModelRef(*row[1:]) for row in rows}
     return refs
 
@@ -222,10 +235,13 @@ def update_states(connection: Connection, updates: _CheckUpdates) -> None:
             connection.execute(
                 MODELS.update()
                 # A model that was registered with other content in the meantime is unchecked.
-                .where(model_columns.id.in_(batch), model_columns.state == state)
+                .where(
+                    model_columns.id.in_(batch), of_host(connection), model_columns.state == state
+                )
                 .values(checked_at=updates.now)
             )
     statement = _update_statement(updates.now, connection.dialect.name)
+    statement = statement.where(of_host(connection))
     for parameters in _batches(updates.changed):
         connection.execute(statement, parameters)
 

@@ -11,7 +11,12 @@ from model_catalog.domain.fields import KEY_FIELDS
 from model_catalog.execution.executor import read
 from model_catalog.execution.prepared_statement import Row
 from model_catalog.repository.model_catalog import ModelCatalog, executor_of
-from model_catalog.repository.statements.filters import FILES, MODELS, model_columns
+from model_catalog.repository.statements.filters import (
+    FILES,
+    MODELS,
+    model_columns,
+    own_models,
+)
 
 DUPLICATE_COLUMNS: Final = (
     *("digest", "size_bytes", "path", "fingerprint"),
@@ -40,7 +45,9 @@ async def duplicate_digest_rows(
 
 def select_duplicates(connection: Connection, page: _DigestPage) -> Sequence[Row]:
     """Return the rows of a page of digests."""
-    recorded = union_all(_files_with_digest(), _models_with_digest()).subquery("recorded")
+    parts = (_files_with_digest(), _models_with_digest())
+    own = (each.where(*own_models(connection)) for each in parts)
+    recorded = union_all(*own).subquery("recorded")
     digest = recorded.c[0]
     repeated = select(digest).group_by(digest).having(func.count() > 1)
     if page.after is not None:

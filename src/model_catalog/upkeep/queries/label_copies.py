@@ -7,9 +7,10 @@ from typing import Any, Final, NamedTuple
 
 from sqlalchemy import Connection, bindparam, select
 
+from model_catalog.connection.database_info import host_of
 from model_catalog.domain import key_validation
 from model_catalog.errors import InvalidModelError
-from model_catalog.repository.statements.filters import MODELS, TAGS, model_columns
+from model_catalog.repository.statements.filters import MODELS, TAGS, model_columns, of_host
 from model_catalog.repository.statements.model_key import ALIASES
 from model_catalog.repository.statements.models import insert_into
 
@@ -37,7 +38,11 @@ def copy_labels(connection: Connection, copies: Sequence[LabelCopy]) -> None:
     """
     for start in range(0, len(copies), _BATCH_SIZE):
         batch = copies[start : start + _BATCH_SIZE]
-        old_ids = sorted({copy.old_id for copy in batch})
+        recorded = select(model_columns.id).where(
+            model_columns.id.in_({copy.old_id for copy in batch}), of_host(connection)
+        )
+        # SQLite may have given the id of a removed row to a model of another host.
+        old_ids = sorted(connection.scalars(recorded))
         _copy_fields(connection, batch, old_ids)
         _copy_tags(connection, batch, old_ids)
         _copy_aliases(connection, batch, old_ids)
@@ -81,8 +86,9 @@ def _copy_aliases(connection: Connection, copies: Sequence[LabelCopy], old_ids: 
     aliases: dict[int, list[str]] = {}
     for model_id, alias in connection.execute(query):
         aliases.setdefault(model_id, []).append(alias)
+    host = host_of(connection)
     rows = [
-        row
+        {**row, "host": host}
         for copy in copies
         for alias in aliases.get(copy.old_id, ())
         for row in _row(copy, alias)

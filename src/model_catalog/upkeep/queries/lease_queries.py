@@ -1,8 +1,9 @@
 """
 Queries of leases: take or renew one, and release it.
 
-A lease is taken, renewed and released by single short statements. Between them its holder has no
-lock, no connection and no transaction, so it also works behind a connection pooler.
+Each host has leases of its own. A lease is taken, renewed and released by single short statements.
+Between them its holder has no lock, no connection and no transaction, so it also works behind a
+connection pooler.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import Final, NamedTuple, cast
 
 from sqlalchemy import Connection, Table, delete, select
 
+from model_catalog.connection.database_info import host_of
 from model_catalog.execution.executor import read, write
 from model_catalog.mapping.child_tables import Lease
 from model_catalog.repository.model_catalog import ModelCatalog, executor_of
@@ -38,7 +40,10 @@ def select_remaining_time(connection: Connection, claim: LeaseClaim) -> float:
     now = now_ms(connection.dialect.name)
     remaining_ms = connection.scalar(
         select(LEASES.c.expires_at_ms - now).where(
-            LEASES.c.name == claim.name, LEASES.c.holder != claim.holder, is_valid(LEASES, now)
+            LEASES.c.host == host_of(connection),
+            LEASES.c.name == claim.name,
+            LEASES.c.holder != claim.holder,
+            is_valid(LEASES, now),
         )
     )
     return max(0, remaining_ms or 0) / 1000
@@ -54,6 +59,7 @@ def upsert_lease(connection: Connection, claim: LeaseClaim) -> bool:
     dialect = connection.dialect.name
     now = now_ms(dialect)
     insert = insert_into(LEASES, dialect).values(
+        host=host_of(connection),
         name=claim.name,
         holder=claim.holder,
         renewed_at_ms=now,
@@ -76,5 +82,9 @@ async def release_lease(catalog: ModelCatalog, claim: LeaseClaim, timeout_s: flo
 def delete_lease(connection: Connection, claim: LeaseClaim) -> None:
     """Delete the lease of a claim."""
     connection.execute(
-        delete(LEASES).where(LEASES.c.name == claim.name, LEASES.c.holder == claim.holder)
+        delete(LEASES).where(
+            LEASES.c.host == host_of(connection),
+            LEASES.c.name == claim.name,
+            LEASES.c.holder == claim.holder,
+        )
     )

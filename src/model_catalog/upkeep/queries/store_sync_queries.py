@@ -9,11 +9,18 @@ from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 
 from sqlalchemy import Connection, Text, bindparam, delete, select, type_coerce
 
+from model_catalog.connection.database_info import host_of
 from model_catalog.domain.fields import KEY_FIELDS, UNIQUE_COLUMNS
 from model_catalog.domain.file_record import BEING_DELETED, FileRecord
 from model_catalog.execution.executor import read, write_alone
 from model_catalog.repository.model_catalog import ModelCatalog, executor_of
-from model_catalog.repository.statements.filters import FILES, MODELS, model_columns
+from model_catalog.repository.statements.filters import (
+    FILES,
+    MODELS,
+    model_columns,
+    of_host,
+    own_models,
+)
 from model_catalog.repository.statements.model_key import ALIASES
 from model_catalog.repository.statements.models import insert_into
 from model_catalog.upkeep.queries.label_copies import LabelCopy, copy_labels
@@ -146,6 +153,7 @@ async def load_store_rows(
 def select_store_rows(connection: Connection, wanted: _StoreNames) -> StoreRows:
     """Return the rows of models, their files and their aliases."""
     models = select(*(_raw(model_columns[name]) for name in MODEL_COLUMNS))
+    own = own_models(connection)
     files = select(*(_raw(F[name]) for name in FILE_COLUMNS))
     aliases = select(A.provider, A.reference, A.alias, A.model_id, A.store)
     in_store = (model_columns.store == wanted.store) & (model_columns.store_root == wanted.root)
@@ -154,11 +162,13 @@ def select_store_rows(connection: Connection, wanted: _StoreNames) -> StoreRows:
             wanted.plain_roots
         )
 
-    rows = {row[0]: row for row in connection.execute(models.where(in_store)).all()}
+    rows = {row[0]: row for row in connection.execute(models.where(*own, in_store)).all()}
     for provider, references in wanted.names.items():
         for batch in _batches(references):
             named = models.where(
-                model_columns.provider == provider, model_columns.reference.in_(batch)
+                of_host(connection),
+                model_columns.provider == provider,
+                model_columns.reference.in_(batch),
             )
             rows |= {row[0]: row for row in connection.execute(named).all()}
     file_rows: list[Row] = []
@@ -205,8 +215,9 @@ def write_store(connection: Connection, value: _StoreSync) -> set[ModelKey]:
 
 
 def _insert_models(connection: Connection, models: Sequence[ModelToStore]) -> dict[ModelKey, int]:
+    host = host_of(connection)
     rows = [
-        {**model.values, **dict(zip(KEY_FIELDS, model.key, strict=True))}
+        {**model.values, **dict(zip(KEY_FIELDS, model.key, strict=True)), "host": host}
         for model in models
         if model.id is None
     ]
@@ -226,6 +237,7 @@ def _update_models(connection: Connection, models: Sequence[ModelToStore]) -> di
         return {}
     keys = select(model_columns.id, *(model_columns[name] for name in KEY_FIELDS)).where(
         model_columns.id.in_(known),
+        of_host(connection),
         # Files that the scan has found may be deleted by now.
         model_columns.state_detail.is_distinct_from(BEING_DELETED),
     )
@@ -285,7 +297,9 @@ def _update_aliases(
     connection: Connection, changes: AliasChanges, ids: Mapping[ModelKey, int]
 ) -> None:
     names = ("provider", "reference", "alias")
+    host = host_of(connection)
     statement = delete(ALIASES).where(
+        A.host == host,
         *(A[name] == bindparam(f"of_{name}", type_=A[name].type) for name in names),
         A.store == changes.store,
     )
@@ -301,7 +315,12 @@ def _update_aliases(
         where=A.store.is_not(None),
     )
     rows = [
-        {**dict(zip(names, alias, strict=True)), "model_id": ids[key], "store": changes.store}
+        {
+            **dict(zip(names, alias, strict=True)),
+            "host": host,
+            "model_id": ids[key],
+            "store": changes.store,
+        }
         for alias, key in sorted(changes.moved.items())
         if key in ids
     ]

@@ -23,6 +23,8 @@ from model_catalog.repository.statements.filters import (
     Filters,
     build_where,
     model_columns,
+    of_host,
+    own_models,
 )
 from model_catalog.repository.statements.models import has_path
 
@@ -77,7 +79,8 @@ def select_candidates(
 ) -> list[VerificationCandidate]:
     """Return the models that meet all conditions, in the order in which to verify them."""
     key = (model_columns[name] for name in KEY_FIELDS)
-    statement = select(*_COLUMNS).where(*where).order_by(_last_verified().asc().nulls_first(), *key)
+    statement = select(*_COLUMNS).where(*own_models(connection, where))
+    statement = statement.order_by(_last_verified().asc().nulls_first(), *key)
     return [
         VerificationCandidate(ModelRef(*row[:3]), *row[3:]) for row in connection.execute(statement)
     ]
@@ -118,6 +121,7 @@ def update_inspected(connection: Connection, value: _Inspection) -> Model | None
         MODELS.update()
         .where(
             model_columns.id == model.id,
+            of_host(connection),
             has_path(path, connection.dialect.name),
             model_columns.size_bytes.is_not_distinct_from(model.size_bytes),
             model_columns.digest.is_not_distinct_from(model.digest),
@@ -151,6 +155,7 @@ def update_file_digest(connection: Connection, value: _FileReading) -> None:
     path = literal(model.local_path, model_columns.local_path.type)
     model_id = select(model_columns.id).where(
         model_columns.id == model.id,
+        of_host(connection),
         has_path(path, connection.dialect.name),
         model_columns.inventoried_at.is_not(None),
     )
