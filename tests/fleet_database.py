@@ -63,6 +63,8 @@ def insert_fleet(dsn: str, *, hosts: int, models: int) -> None:
         "references": max(1, int(models * REFERENCES_PER_MODEL)),
     }
     with psycopg.connect(dsn, autocommit=True) as raw:
+        # VACUUM marks no page as visible to all before the commit of its rows is on the disk.
+        raw.execute("SET synchronous_commit = on")
         raw.execute(_INSERT_MODELS, counts)
         raw.execute(_INSERT_HOSTS, counts)
         raw.execute("VACUUM ANALYZE models")
