@@ -17,9 +17,11 @@ from model_catalog import opening
 from model_catalog.concurrency.loop_thread import LoopThread
 from model_catalog.connection.target import Target
 from model_catalog.errors import WrongLoopError
+from model_catalog.repository.fleet.fleet import Fleet
+from model_catalog.repository.fleet.host_registry import HostRegistry
 from model_catalog.repository.model_catalog import ModelCatalog, executor_of
 
-__all__ = ["SyncCatalog", "open_catalog"]
+__all__ = ["SyncCatalog", "SyncFleet", "SyncHostRegistry", "open_catalog"]
 
 
 class SyncCatalog:
@@ -63,32 +65,63 @@ class SyncCatalog:
         An async iterator becomes an iterator, and an async context manager a context manager. This
         is how the functions of `model_catalog.upkeep` are called: `catalog.run(check_models)`.
         """
-        value = function(self._catalog, *args, **options)
+        return self._call(function, self._catalog, *args, **options)
+
+    def _call(self, function: Callable[..., Any], *args: Any, **options: Any) -> Any:
+        """Call a function of the asynchronous API, and return what it means without a loop."""
+        value = function(*args, **options)
         if iscoroutine(value):
             return self._loop_thread.run(value)
         if isinstance(value, AbstractAsyncContextManager):
             return self._loop_thread.enter(value, self._wrap)
         if isinstance(value, AsyncIterator):
             return self._loop_thread.iterate(value)
-        return value
+        return SyncFleet(value, self) if isinstance(value, Fleet) else value
 
     def _wrap(self, value: Any) -> Any:
         return SyncCatalog(value, self._loop_thread) if isinstance(value, ModelCatalog) else value
 
 
-def _blocking(method: Any) -> Any:
+class SyncFleet:
+    """A fleet whose methods block. `SyncCatalog.fleet()` makes one."""
+
+    def __init__(self, fleet: Fleet, catalog: SyncCatalog) -> None:
+        self._original = fleet
+        self._catalog = catalog
+
+    def _run(self, method: Callable[..., Any], *args: Any, **options: Any) -> Any:
+        return self._catalog._call(method, self._original, *args, **options)  # noqa: SLF001
+
+
+class SyncHostRegistry:
+    """A registry of hosts whose methods block; `beat` is a plain context manager."""
+
+    def __init__(self, catalog: SyncCatalog, **options: Any) -> None:
+        self._original = catalog.run(HostRegistry, **options)
+        self._catalog = catalog
+
+    def _run(self, method: Callable[..., Any], *args: Any, **options: Any) -> Any:
+        return self._catalog._call(method, self._original, *args, **options)  # noqa: SLF001
+
+
+def _blocking(method: Any, name: str) -> Any:
     @wraps(method)
-    def call(self: SyncCatalog, *args: Any, **options: Any) -> Any:
-        return self.run(method, *args, **options)
+    def call(self: Any, *args: Any, **options: Any) -> Any:
+        return getattr(self, name)(method, *args, **options)
 
     return call
 
 
-for _name, _value in vars(ModelCatalog).items():
-    if isinstance(_value, property):
-        setattr(SyncCatalog, _name, property(_blocking(_value.fget)))
-    elif not _name.startswith("_"):
-        setattr(SyncCatalog, _name, _blocking(_value))
+for _original, _class, _run in (
+    (ModelCatalog, SyncCatalog, "run"),
+    (Fleet, SyncFleet, "_run"),
+    (HostRegistry, SyncHostRegistry, "_run"),
+):
+    for _name, _value in vars(_original).items():
+        if isinstance(_value, property):
+            setattr(_class, _name, property(_blocking(_value.fget, _run)))
+        elif not _name.startswith("_"):
+            setattr(_class, _name, _blocking(_value, _run))
 
 
 def open_catalog(target: Target | None = None, **options: Any) -> SyncCatalog:

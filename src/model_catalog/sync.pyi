@@ -8,6 +8,7 @@ from collections.abc import (
     Sequence,
 )
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from os import PathLike
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Concatenate, ParamSpec, Self, TypeVar, Unpack, overload
@@ -16,12 +17,14 @@ from model_catalog.connection.sqlite_pragmas import Durability
 from model_catalog.connection.target import Target
 from model_catalog.domain.fields import ModelChanges, ModelRow
 from model_catalog.domain.file_record import FileRecord
+from model_catalog.domain.fleet.copies import HostTotals, ModelCopies, ModelCopy, PlacementPlan
+from model_catalog.domain.fleet.host import Host, HostFields
 from model_catalog.domain.model_ref import ModelName, ModelRef, NamedModel
 from model_catalog.execution.sqlite_threads.thread_executor import ReadMode
 from model_catalog.mapping.tables import Model
-from model_catalog.repository.fleet.fleet import Fleet
 from model_catalog.repository.model_catalog import ModelCatalog
 from model_catalog.repository.operations.export_import import ImportResult, OnConflict
+from model_catalog.repository.operations.fleet.hosts import ModelsOfHost
 from model_catalog.repository.operations.labels import Alias, TagCount
 from model_catalog.repository.operations.listing import ModelPage
 from model_catalog.repository.operations.relocation import RelocatedModel
@@ -29,7 +32,7 @@ from model_catalog.repository.operations.statistics import CatalogStats
 from model_catalog.repository.statements.filters import Filters
 from model_catalog.repository.statements.pagination import Sort
 
-__all__ = ["SyncCatalog", "open_catalog"]
+__all__ = ["SyncCatalog", "SyncFleet", "SyncHostRegistry", "open_catalog"]
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
@@ -200,7 +203,7 @@ class SyncCatalog:
         version: str | None = None,
         count: int = 1,
     ) -> None: ...
-    def fleet(self, *, lost_after_s: float = ...) -> Fleet: ...
+    def fleet(self, *, lost_after_s: float = ...) -> SyncFleet: ...
     def export_catalog(self, stream: IO[str] | IO[bytes]) -> int: ...
     def import_catalog(
         self,
@@ -211,6 +214,52 @@ class SyncCatalog:
         trust_source: bool = False,
         timeout_s: float | None = None,
     ) -> ImportResult: ...
+
+class SyncFleet:
+    def who_has(
+        self, reference: ModelName, provider: str | None = None, version: str | None = None
+    ) -> list[ModelCopy]: ...
+    def totals_by_host(self) -> list[HostTotals]: ...
+    def list_scarce_models(
+        self, *, copy_count: int = 1, limit: int = 100, after: ModelRef | None = None
+    ) -> list[ModelCopies]: ...
+    def list_spare_models(
+        self, *, keep: int = 2, limit: int = 100, after: ModelRef | None = None
+    ) -> list[ModelCopies]: ...
+    def plan_placement(
+        self,
+        reference: ModelName,
+        provider: str | None = None,
+        version: str | None = None,
+        *,
+        size_bytes: int | None = None,
+        reserve_bytes: int = 0,
+        labels: Mapping[str, str] | None = None,
+    ) -> PlacementPlan: ...
+    def list_models(
+        self,
+        *,
+        hosts: Sequence[str] | None = None,
+        limit: int | None = None,
+        after: Model | None = None,
+        **filters: Unpack[Filters],
+    ) -> list[Model]: ...
+    def iter_models(
+        self, *, hosts: Sequence[str] | None = None, **filters: Unpack[Filters]
+    ) -> Iterator[Model]: ...
+
+class SyncHostRegistry:
+    def __init__(self, catalog: SyncCatalog, *, lost_after_s: float = ...) -> None: ...
+    def register_host(self, name: str, **fields: Unpack[HostFields]) -> Host: ...
+    def find_host(self, name: str) -> Host | None: ...
+    def list_hosts(self, *, labels: Mapping[str, str] | None = None) -> list[Host]: ...
+    def remove_host(self, name: str, *, models: ModelsOfHost = "refuse") -> bool: ...
+    def heartbeat(
+        self, name: str, *, free_bytes: int | None = None, timeout_s: float | None = None
+    ) -> None: ...
+    def beat(
+        self, name: str, *, interval_s: float = ..., path: str | PathLike[str] | None = None
+    ) -> AbstractContextManager[None]: ...
 
 def open_catalog(
     target: Target | None = None,

@@ -16,7 +16,7 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeVar, overload
 
 from model_catalog.repository.model_catalog import ModelCatalog
 
-__all__ = ["SyncCatalog", "open_catalog"]
+__all__ = ["SyncCatalog", "SyncFleet", "SyncHostRegistry", "open_catalog"]
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -58,6 +58,19 @@ class SyncCatalog:
 """
 
 
+FLEET_CLASSES = """
+class SyncFleet: ...
+
+class SyncHostRegistry:
+    def __init__(self, catalog: SyncCatalog, *, lost_after_s: float = ...) -> None: ...
+"""
+RENAMED = {
+    "AsyncIterator": "Iterator",
+    "AbstractAsyncContextManager": "AbstractContextManager",
+    "Fleet": "SyncFleet",
+}
+
+
 class _Blocking(ast.NodeTransformer):
     """Turns async functions into stubs of blocking ones."""
 
@@ -85,43 +98,49 @@ class _Blocking(ast.NodeTransformer):
         return node
 
     def visit_Name(self, node: ast.Name) -> ast.Name:
-        if node.id == "AsyncIterator":
-            return ast.Name("Iterator", ast.Load())
-        return node
+        return ast.Name(RENAMED.get(node.id, node.id), ast.Load())
 
 
 def generate() -> ast.Module:
     """Return the stub as a syntax tree."""
     facade = ast.parse((PACKAGE / "repository" / "model_catalog.py").read_text())
     opening = ast.parse((PACKAGE / "opening.py").read_text())
+    fleet = ast.parse((PACKAGE / "repository" / "fleet" / "fleet.py").read_text())
+    registry = ast.parse((PACKAGE / "repository" / "fleet" / "host_registry.py").read_text())
+    open_catalog = _Blocking().visit(_named(opening, "open_catalog"))
+    open_catalog.returns = ast.Name("SyncCatalog", ast.Load())
+    head, sync_catalog = ast.parse(HEAD), ast.parse(CLASS).body[0]
+    sync_catalog.body += _blocking_methods(facade, "ModelCatalog")
+    sync_fleet, sync_registry = ast.parse(FLEET_CLASSES).body
+    sync_fleet.body = _blocking_methods(fleet, "Fleet")
+    sync_registry.body += _blocking_methods(registry, "HostRegistry")
+    defined = [sync_catalog, sync_fleet, sync_registry, open_catalog]
+
+    used = {node.id for user in defined for node in ast.walk(user) if isinstance(node, ast.Name)}
+    known = {name for _, name in imports(head)}
+    missing = sorted(
+        {
+            (module, name)
+            for source in (facade, opening, fleet, registry)
+            for module, name in imports(source)
+            if name in used - known
+        }
+    )
+    imported = [ast.ImportFrom(module, [ast.alias(name)], 0) for module, name in missing]
+    stub = ast.Module([*imported, *head.body, *defined], [])
+    return ast.parse(ast.unparse(ast.fix_missing_locations(stub)))
+
+
+def _blocking_methods(module: ast.Module, name: str) -> list[ast.stmt]:
+    """Return the stubs of the public methods of a class."""
     methods = [
         _Blocking().visit(node)
-        for node in _named(facade, "ModelCatalog").body
+        for node in _named(module, name).body
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name[0] != "_"
     ]
     overloaded = {method.name for method in methods if _is_overload(method)}
     # A stub has no implementation after the overloads.
-    methods = [each for each in methods if _is_overload(each) or each.name not in overloaded]
-    open_catalog = _Blocking().visit(_named(opening, "open_catalog"))
-    open_catalog.returns = ast.Name("SyncCatalog", ast.Load())
-    head, sync_catalog = ast.parse(HEAD), ast.parse(CLASS).body[0]
-    sync_catalog.body += methods
-
-    used = {
-        node.id
-        for user in (sync_catalog, open_catalog)
-        for node in ast.walk(user)
-        if isinstance(node, ast.Name)
-    }
-    known = {name for _, name in imports(head)}
-    missing = sorted(
-        (module, name)
-        for module, name in imports(facade) | imports(opening)
-        if name in used - known
-    )
-    imported = [ast.ImportFrom(module, [ast.alias(name)], 0) for module, name in missing]
-    stub = ast.Module([*imported, *head.body, sync_catalog, open_catalog], [])
-    return ast.parse(ast.unparse(ast.fix_missing_locations(stub)))
+    return [each for each in methods if _is_overload(each) or each.name not in overloaded]
 
 
 def imports(module: ast.Module) -> set[tuple[str, str]]:

@@ -18,6 +18,10 @@ from conftest import a_model
 from model_catalog import (
     CatalogClosedError,
     CatalogError,
+    Fleet,
+    HostNotFoundError,
+    HostRegistry,
+    HostState,
     InvalidTargetError,
     ModelCatalog,
     ModelNotFoundError,
@@ -69,17 +73,25 @@ def test_the_stub_has_the_signatures_of_the_catalog():
     assert imports_and_rest(stub) == imports_and_rest(sync_stub.generate())
 
 
-def test_every_public_method_blocks_and_keeps_its_documentation():
+CLASSES = {
+    "catalog": (sync.SyncCatalog, ModelCatalog),
+    "fleet": (sync.SyncFleet, Fleet),
+    "hosts": (sync.SyncHostRegistry, HostRegistry),
+}
+
+
+@pytest.mark.parametrize(("blocking", "asynchronous"), CLASSES.values(), ids=CLASSES)
+def test_every_public_method_blocks_and_keeps_its_documentation(blocking, asynchronous):
     """None of them returns something to await."""
-    names = {name for name in vars(ModelCatalog) if not name.startswith("_")}
+    names = {name for name in vars(asynchronous) if not name.startswith("_")}
 
     for name in names:
-        ours, original = getattr(sync.SyncCatalog, name), getattr(ModelCatalog, name)
+        ours, original = getattr(blocking, name), getattr(asynchronous, name)
         assert inspect.getdoc(ours) == inspect.getdoc(original)
         assert not inspect.iscoroutinefunction(ours)
         if callable(original):
             assert inspect.signature(ours) == inspect.signature(original)
-    assert names <= set(dir(sync.SyncCatalog))
+    assert names <= set(dir(blocking))
 
 
 def test_calls_return_their_values(catalog, database):
@@ -92,6 +104,28 @@ def test_calls_return_their_values(catalog, database):
     assert catalog.database_files[:1] == (() if database.path is None else (database.path,))
     with pytest.raises(ModelNotFoundError):
         catalog.get_model("n", "hf")
+
+
+def test_the_hosts_and_the_fleet_block(catalog):
+    """A block of heartbeats is a plain context manager."""
+    hosts = sync.SyncHostRegistry(catalog, lost_after_s=60)
+    hosts.register_host("gpu-07", free_bytes=9)
+    catalog.register_model(a_model("m", size_bytes=7))
+
+    with hosts.beat("gpu-07"):
+        alive = [host.state for host in hosts.list_hosts()]
+    fleet = catalog.fleet()
+    with catalog.transaction() as inner:
+        inner.register_model(a_model("n"))
+        listed = [model.reference for model in inner.fleet().iter_models()]
+
+    assert alive == [HostState.ALIVE]
+    assert [copy.host for copy in fleet.who_has("hf:m")] == [""]
+    assert [each.model_count for each in fleet.totals_by_host()] == [2, 0]
+    assert [each.host.name for each in fleet.plan_placement("hf:m").offers] == ["gpu-07"]
+    assert listed == ["m", "n"]
+    with pytest.raises(HostNotFoundError):
+        hosts.heartbeat("gpu-08")
 
 
 def test_an_iteration_can_be_left_early(on_sqlite):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
+from os import PathLike
 from typing import Final, Unpack
 
 from model_catalog.domain import key_validation, validation
@@ -112,7 +112,7 @@ class HostRegistry:
         name: str,
         *,
         interval_s: float = DEFAULT_INTERVAL_S,
-        path: str | os.PathLike[str] | None = None,
+        path: str | PathLike[str] | None = None,
     ) -> AbstractAsyncContextManager[None]:
         """
         Send heartbeats of a host until the end of a block: one now, and then every `interval_s`.
