@@ -128,6 +128,19 @@ def throwaway_cluster(*settings: str, primary: Cluster | None = None) -> Iterato
         cluster.remove()
 
 
+@contextmanager
+def replay_paused(standby: URL) -> Iterator[None]:
+    """Let a standby receive and not replay what its primary writes."""
+    with connection(standby) as admin:
+        admin.execute("SELECT pg_wal_replay_pause()")
+        while admin.execute("SELECT pg_get_wal_replay_pause_state()").fetchone()[0] != "paused":
+            time.sleep(0.005)
+        try:
+            yield
+        finally:
+            admin.execute("SELECT pg_wal_replay_resume()")
+
+
 def wait_for_replay(primary: URL, standby: URL) -> None:
     """Wait until a standby has replayed what its primary has written."""
     with connection(primary) as writer, connection(standby) as reader:

@@ -222,7 +222,7 @@ class PostgresExecutor:
                     await set_timeouts(connection, lock_wait_s, max(remaining_s, MIN_TIMEOUT_S))
                 if writes:
                     run.mark_committing(result)
-                    await commit_write(connection)
+                    await commit_write(connection, self.database.name)
                     run.mark_committed()
                 else:
                     run.mark_read_done()

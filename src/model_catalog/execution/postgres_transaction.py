@@ -20,6 +20,10 @@ from model_catalog.connection.interruption.running import (
     close_in_time,
     run_in_open_transaction,
 )
+from model_catalog.connection.postgresql.commit_warnings import (
+    forget_warnings,
+    require_replicated,
+)
 from model_catalog.connection.postgresql.dropping import drop_connection, is_closed
 from model_catalog.connection.timeouts import IDLE_LIMIT_S, begin_with_timeouts, set_timeouts
 from model_catalog.errors import CatalogClosedError, CatalogUnavailableError
@@ -72,7 +76,13 @@ class ConnectionTransaction:
 
     async def commit(self) -> None:
         """Commit the transaction."""
-        await self._run_step(lambda connection: connection.commit(), commits=True)
+        await self._run_step(self._commit, commits=True)
+
+    async def _commit(self, connection: AsyncConnection) -> None:
+        driver = driver_connection(connection)
+        forget_warnings(driver)
+        await connection.commit()
+        require_replicated(driver, self.database.name)
 
     async def close(self) -> None:
         """Roll back uncommitted changes, and return the connection to its pool."""
@@ -191,9 +201,12 @@ async def _send_begin(engine: AsyncEngine, run: InterruptibleRun, begin: str) ->
     return connection
 
 
-async def commit_write(connection: AsyncConnection) -> None:
+async def commit_write(connection: AsyncConnection, target: str) -> None:
     """Commit a transaction of `begin_write`, in one round trip."""
+    driver = driver_connection(connection)
+    forget_warnings(driver)
     await _execute_unprepared(connection, "COMMIT")
+    require_replicated(driver, target)
 
 
 async def _execute_unprepared(connection: AsyncConnection, statements: str) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Final
 from weakref import WeakSet
 
+from model_catalog.connection.postgresql.commit_warnings import watch_warnings
 from model_catalog.connection.postgresql.poolers import PoolMode, is_direct
 from model_catalog.connection.postgresql.url_parameters import asyncpg_arguments
 
@@ -21,6 +22,11 @@ class AsyncpgConnector:
 
     async def connect(self, **options: Any) -> Any:
         """Connect, and connect again without prepared statements if that was to a pooler."""
+        connection = await self._connect(options)
+        watch_warnings(connection)
+        return connection
+
+    async def _connect(self, options: dict[str, Any]) -> Any:
         arguments = asyncpg_arguments(options)
         chooses = "statement_cache_size" not in arguments and self._pooler != "session"
         if not (chooses and self._pooler == "transaction"):
@@ -99,6 +105,7 @@ class PsycopgConnector:
         if "prepare_threshold" not in options and not await self._keeps_session(connection):
             connection.prepare_threshold = None
         connection.adapters.register_dumper(list, ArrayDumper)
+        watch_warnings(connection)
         await connection.set_autocommit(False)
         self._connections.add(connection)
         return connection
