@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from argparse import Namespace
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from typing import TypeVar
 
 from model_catalog.connection.target import resolve_target
@@ -14,6 +15,13 @@ from model_catalog.opening import open_catalog
 from model_catalog.repository.model_catalog import ModelCatalog
 
 T = TypeVar("T")
+
+
+def open_named(
+    options: Namespace, *, create: bool = True
+) -> AbstractAsyncContextManager[ModelCatalog]:
+    """Open the catalog that the options of a command name, on the host that they name."""
+    return open_catalog(options.db, create=create, schema=options.schema, host=options.host)
 
 
 async def use_existing_catalog(
@@ -28,7 +36,7 @@ async def use_existing_catalog(
     location = resolve_target(options.db)
     if location.is_default and location.path is not None and not location.path.exists():
         return default
-    async with open_catalog(options.db, create=False, schema=options.schema) as catalog:
+    async with open_named(options, create=False) as catalog:
         return await use(catalog)
 
 

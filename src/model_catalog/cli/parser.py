@@ -54,14 +54,15 @@ def make_parser() -> argparse.ArgumentParser:
         "--version", action=_VersionAction, nargs=0, help="show the version and exit"
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    database = _database_options()
+    database, host = _database_options(), _host_option()
     formats = _format_options()
 
     def add_command(
         name: str, summary: str, *parents: argparse.ArgumentParser, group: Any = commands
     ) -> argparse.ArgumentParser:
+        options = [database, host] if group is commands else [database]
         command: argparse.ArgumentParser = group.add_parser(
-            name.rpartition(" ")[2], help=summary, description=summary, parents=[database, *parents]
+            name.rpartition(" ")[2], help=summary, description=summary, parents=[*options, *parents]
         )
         command.set_defaults(command=name)
         return command
@@ -92,6 +93,17 @@ def _database_options() -> argparse.ArgumentParser:
         metavar="NAME",
         help="the PostgreSQL schema of the catalog's tables; default: $MODEL_CATALOG_SCHEMA if the "
         "URL is from $MODEL_CATALOG_URL, or else the schema that the server chooses",
+    )
+    return parent
+
+
+def _host_option() -> argparse.ArgumentParser:
+    parent = argparse.ArgumentParser(add_help=False)
+    parent.add_argument(
+        "--host",
+        metavar="NAME",
+        help="the host whose models are meant, if hosts share the database; default: "
+        "$MODEL_CATALOG_HOST if the URL is from $MODEL_CATALOG_URL, or else no host",
     )
     return parent
 

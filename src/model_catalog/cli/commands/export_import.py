@@ -12,11 +12,10 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import IO, Final
 
-from model_catalog.cli.catalog_access import use_existing_catalog
+from model_catalog.cli.catalog_access import open_named, use_existing_catalog
 from model_catalog.cli.exit_codes import DONE, FAILED
 from model_catalog.cli.output import pluralize, print_error, print_notice
 from model_catalog.domain.ndjson import HEADER
-from model_catalog.opening import open_catalog
 from model_catalog.repository.model_catalog import ModelCatalog
 
 # A command that a person waits for can be stopped with Ctrl-C. A million models take minutes.
@@ -79,7 +78,7 @@ def _input_stream(name: str) -> Iterator[IO[bytes]]:
 async def import_(options: Namespace) -> int:
     """Import an export from a file or from standard input."""
     with _input_stream(options.file) as stream:
-        async with open_catalog(options.db, schema=options.schema) as catalog:
+        async with open_named(options) as catalog:
             result = await catalog.import_catalog(
                 stream,
                 options.on_conflict,

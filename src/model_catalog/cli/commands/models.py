@@ -13,6 +13,7 @@ from typing import Final
 
 from model_catalog.cli.catalog_access import (
     model_name,
+    open_named,
     use_existing_catalog,
     use_existing_model,
 )
@@ -37,7 +38,6 @@ from model_catalog.domain.model_ref import ModelRef
 from model_catalog.errors import ModelNotFoundError
 from model_catalog.files.safe_open import non_regular_kind
 from model_catalog.mapping.tables import Model
-from model_catalog.opening import open_catalog
 from model_catalog.repository.model_catalog import ModelCatalog
 from model_catalog.upkeep import register_path
 
@@ -52,7 +52,7 @@ async def add(options: Namespace) -> int:
         if (file_kind := non_regular_kind(path.stat())) not in (None, "a directory"):
             print_error(f"error: {os.fspath(path)!r} is {file_kind}: give a file or a folder")
             return FAILED
-        async with open_catalog(options.db, schema=options.schema) as catalog:
+        async with open_named(options) as catalog:
             with ProgressBar() as bar:
                 recorded = await register_path(
                     catalog,

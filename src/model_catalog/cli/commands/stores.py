@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
-from model_catalog.cli.catalog_access import short_ref, use_existing_catalog
+from model_catalog.cli.catalog_access import open_named, short_ref, use_existing_catalog
 from model_catalog.cli.exit_codes import DONE, FAILED, NOT_AS_RECORDED
 from model_catalog.cli.output import (
     ProgressBar,
@@ -176,14 +176,14 @@ async def _open_catalog(options: Namespace) -> AsyncIterator[ModelCatalog]:
     """Open the catalog. A dry run without an existing catalog gets a temporary one."""
     location = resolve_target(options.db)
     if not options.dry_run:
-        async with open_catalog(options.db, schema=options.schema) as catalog:
+        async with open_named(options) as catalog:
             yield catalog
     elif location.is_default and location.path is not None and not location.path.exists():
         with tempfile.TemporaryDirectory(prefix="model-catalog-") as folder:
             async with open_catalog(Path(folder) / "catalog.db") as catalog:
                 yield catalog
     else:
-        async with open_catalog(options.db, create=False, schema=options.schema) as catalog:
+        async with open_named(options, create=False) as catalog:
             yield catalog
 
 

@@ -7,6 +7,7 @@ import os
 from argparse import Namespace
 from typing import Final
 
+from model_catalog.cli.catalog_access import open_named
 from model_catalog.cli.commands.models import add, print_recorded
 from model_catalog.cli.exit_codes import DONE, MISUSED
 from model_catalog.cli.output import ProgressBar, print_error, print_line
@@ -14,7 +15,6 @@ from model_catalog.domain.model_ref import ModelRef
 from model_catalog.downloads import download_from_hub
 from model_catalog.downloads.hub.hub_progress import abort_xet_transfers
 from model_catalog.files.file_names import absolute_path
-from model_catalog.opening import open_catalog
 
 _LOCAL: Final = "local:"
 _HUB: Final = "hf"
@@ -34,7 +34,7 @@ async def pull(options: Namespace) -> int:
         return MISUSED
     # Its warnings would break the progress bar, and contain URLs, which may be signed.
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")
-    async with open_catalog(options.db, schema=options.schema) as catalog:
+    async with open_named(options) as catalog:
         with ProgressBar() as bar:
             try:
                 model = await download_from_hub(
