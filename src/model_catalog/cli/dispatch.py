@@ -23,6 +23,11 @@ _COMMANDS: Final = {
     "du": "totals:du",
     "dupes": "stores:dupes",
     "export": "export_import:export",
+    "hosts beat": "fleet.hosts:hosts_beat",
+    "hosts ls": "fleet.hosts:hosts_ls",
+    "hosts register": "fleet.hosts:hosts_register",
+    "hosts rm": "fleet.hosts:hosts_rm",
+    "hosts show": "fleet.hosts:hosts_show",
     "import": "export_import:import_",
     "ls": "models:ls",
     "note": "labels:note",
@@ -42,6 +47,7 @@ _COMMANDS: Final = {
     "unpin": "labels:unpin",
     "untag": "labels:untag",
     "verify": "upkeep:verify",
+    "who-has": "fleet.models:who_has",
 }
 
 

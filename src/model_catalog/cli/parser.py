@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from model_catalog.cli.download_options import add_download_commands
+from model_catalog.cli.fleet_options import add_fleet_commands, lost_after_options
 
 FORMATS: Final = ("human", "json", "tsv", "quiet")
 
@@ -73,6 +74,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_upkeep_commands(add_command, formats)
     _add_relinking_commands(add_command)
     _add_export_commands(add_command)
+    add_fleet_commands(add_command, commands, formats)
     _add_database_commands(add_command, commands)
 
     demo = commands.add_parser("demo", help="Show what a catalog does, in a temporary folder.")
@@ -157,6 +159,7 @@ def _add_model_commands(add_command: _AddCommand, formats: argparse.ArgumentPars
     )
     ls.add_argument("--limit", type=_non_negative_int, metavar="N", help="list at most N models")
     ls.add_argument("--paths", action="store_true", help="show the paths")
+    ls.add_argument("--fleet", action="store_true", help="list the models of all hosts, by host")
 
     show = add_command("show", "Show all fields of one model.", formats)
     show.add_argument("ref", metavar="REF")
@@ -173,7 +176,9 @@ def _add_model_commands(add_command: _AddCommand, formats: argparse.ArgumentPars
         "--delete-files", action="store_true", help="delete the files too, if nothing needs them"
     )
 
-    add_command("du", "Show the number and total size of models by provider.", formats)
+    summary = "Show the number and total size of models by provider."
+    du = add_command("du", summary, formats, lost_after_options())
+    du.add_argument("--fleet", action="store_true", help="by host, with the free space of each")
 
     add_command("stats", "Count models and bytes by provider, format, architecture, ...", formats)
 

@@ -90,6 +90,10 @@ def print_recorded(model: Model, reasons: Sequence[str]) -> None:
 
 async def ls(options: Namespace) -> int:
     """List models."""
+    if options.fleet:
+        from model_catalog.cli.commands.fleet.models import ls_fleet  # noqa: PLC0415
+
+        return await ls_fleet(options)
     provider = [] if options.provider is None else [f"provider={options.provider}"]
     filters = parse_filters([*provider, *options.filter], datetime.now(UTC))
     sort, descending = parse_sort(options.sort)

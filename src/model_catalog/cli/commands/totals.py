@@ -30,6 +30,10 @@ async def _read_stats(options: Namespace) -> CatalogStats:
 
 async def du(options: Namespace) -> int:
     """Print the number of models by provider, their bytes on the disk, and the sum of sizes."""
+    if options.fleet:
+        from model_catalog.cli.commands.fleet.models import du_fleet  # noqa: PLC0415
+
+        return await du_fleet(options)
     found = await _read_stats(options)
     total = (found.total.model_count, found.total.size_bytes, found.total.disk_bytes)
     rows = [
