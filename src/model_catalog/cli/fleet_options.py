@@ -30,12 +30,21 @@ def add_fleet_commands(
 
     hosts = commands.add_parser("hosts", help="Manage the hosts that share the catalog.")
     group = hosts.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    ls = add_command("hosts ls", "List the hosts.", formats, lost_after, group=group)
+
+    def add_host_command(
+        name: str, summary: str, *parents: argparse.ArgumentParser
+    ) -> argparse.ArgumentParser:
+        command = add_command(f"hosts {name}", summary, *parents, group=group)
+        # They work on all hosts, so they have no `--host`.
+        command.set_defaults(host=None)
+        return command
+
+    ls = add_host_command("ls", "List the hosts.", formats, lost_after)
     _add_labels(ls, "list only hosts with this label; may be repeated")
-    show = add_command("hosts show", "Show one host.", formats, lost_after, group=group)
+    show = add_host_command("show", "Show one host.", formats, lost_after)
     show.add_argument("name", metavar="NAME")
-    _add_register(add_command("hosts register", "Register a host, or change it.", group=group))
-    beat = add_command("hosts beat", "Record that a host is alive.", group=group)
+    _add_register(add_host_command("register", "Register a host, or change it."))
+    beat = add_host_command("beat", "Record that a host is alive.")
     beat.add_argument("name", metavar="NAME")
     beat.add_argument("--path", metavar="DIR", help="record the free space of this folder's disk")
     beat.add_argument(
@@ -43,7 +52,7 @@ def add_fleet_commands(
         metavar="TIME",
         help="go on until the command is stopped, for example every 30s (default: once)",
     )
-    rm = add_command("hosts rm", "Remove a host. It may still have models.", group=group)
+    rm = add_host_command("rm", "Remove a host. It may still have models.")
     rm.add_argument("name", metavar="NAME")
     rm.add_argument("-y", "--yes", action="store_true", help="do not ask for confirmation")
     models = rm.add_mutually_exclusive_group()

@@ -9,7 +9,7 @@ from argparse import Namespace
 from collections.abc import Sequence
 from typing import Any, Final
 
-from model_catalog.cli.catalog_access import use_existing_catalog
+from model_catalog.cli.catalog_access import open_named, use_existing_catalog
 from model_catalog.cli.exit_codes import DONE, FAILED
 from model_catalog.cli.filter_expressions import parse_age, parse_size
 from model_catalog.cli.output import (
@@ -25,7 +25,6 @@ from model_catalog.cli.output import (
 )
 from model_catalog.domain.fleet.host import DEFAULT_LOST_AFTER_S, Host, HostFields
 from model_catalog.errors import HostNotFoundError, InvalidModelError
-from model_catalog.opening import open_catalog
 from model_catalog.repository.fleet.host_registry import HostRegistry
 from model_catalog.repository.model_catalog import ModelCatalog
 from model_catalog.repository.operations.fleet.hosts import ModelsOfHost
@@ -135,7 +134,7 @@ async def hosts_register(options: Namespace) -> int:
     for name, value in values.items():
         if value is not None:
             fields[name] = None if value == "" else value  # type: ignore[literal-required]
-    async with open_catalog(options.db, schema=options.schema) as catalog:
+    async with open_named(options) as catalog:
         host = await HostRegistry(catalog).register_host(options.name, **fields)
     print_notice(f"registered the host {host.name}")
     return DONE
