@@ -16,6 +16,16 @@ def add_download_commands(
     _add_prune_command(add_command, formats)
 
 
+def add_scope_option(command: argparse.ArgumentParser) -> None:
+    """Add the option that says whose disk the files are on."""
+    command.add_argument(
+        "--scope",
+        choices=("host", "fleet"),
+        default="host",
+        help="fleet: the files are on a disk that all hosts share (default: host)",
+    )
+
+
 def _add_pull_command(add_command: Callable[..., argparse.ArgumentParser]) -> None:
     pull = add_command("pull", "Download a model, unless it is recorded, and register it.")
     pull.add_argument(
@@ -32,6 +42,7 @@ def _add_pull_command(add_command: Callable[..., argparse.ArgumentParser]) -> No
             metavar="PATTERN",
             help=f"{what} that match a pattern such as '*Q4_K_M*'; may be repeated",
         )
+    add_scope_option(pull)
 
 
 def _add_prune_command(
@@ -64,3 +75,4 @@ def _add_prune_command(
         action="store_true",
         help="delete only the records of these models; their files stay",
     )
+    add_scope_option(prune)

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable
 from typing import Any, Final
 
-from model_catalog.cli.download_options import add_download_commands
+from model_catalog.cli.download_options import add_download_commands, add_scope_option
 from model_catalog.cli.fleet_options import add_fleet_commands, lost_after_options
 
 FORMATS: Final = ("human", "json", "tsv", "quiet")
@@ -175,6 +175,7 @@ def _add_model_commands(add_command: _AddCommand, formats: argparse.ArgumentPars
     rm.add_argument(
         "--delete-files", action="store_true", help="delete the files too, if nothing needs them"
     )
+    add_scope_option(rm)
 
     summary = "Show the number and total size of models by provider."
     du = add_command("du", summary, formats, lost_after_options())

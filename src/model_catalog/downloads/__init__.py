@@ -18,7 +18,7 @@ from model_catalog.downloads.eviction.plan import (
 from model_catalog.downloads.eviction.planning import plan_deletion, plan_eviction
 from model_catalog.downloads.hub.hub_download import download_from_hub
 from model_catalog.downloads.single_flight import get_or_download
-from model_catalog.downloads.states import Download, DownloadState, ModelUser
+from model_catalog.downloads.states import Download, DownloadState, ModelUser, Scope
 from model_catalog.downloads.tracker import list_downloads, wait_for_download
 from model_catalog.downloads.uses import list_users, use_model
 
@@ -34,6 +34,7 @@ __all__ = [
     "ModelUser",
     "PlannedModel",
     "PreparedDownload",
+    "Scope",
     "download_from_hub",
     "get_or_download",
     "list_downloads",

@@ -7,12 +7,15 @@ import shutil
 
 from model_catalog.downloads.eviction.plan import EvictionPlan
 from model_catalog.downloads.eviction.planning import plan_eviction
+from model_catalog.downloads.states import Scope
 from model_catalog.errors import NotEnoughSpaceError
 from model_catalog.repository.model_catalog import ModelCatalog
 from model_catalog.upkeep.worker_threads import run_in_thread
 
 
-async def require_space(catalog: ModelCatalog, path: str, needed_bytes: int) -> None:
+async def require_space(
+    catalog: ModelCatalog, path: str, needed_bytes: int, scope: Scope = "host"
+) -> None:
     """
     Raise NotEnoughSpaceError if the disk of a path has less free space than a download needs.
 
@@ -22,14 +25,16 @@ async def require_space(catalog: ModelCatalog, path: str, needed_bytes: int) -> 
     free_bytes = await run_in_thread(lambda _: free_space(path))
     if free_bytes >= needed_bytes:
         return
-    plan = await _plan_to_free(catalog, path, needed_bytes - free_bytes)
+    plan = await _plan_to_free(catalog, path, needed_bytes - free_bytes, scope)
     raise NotEnoughSpaceError(path, needed_bytes, free_bytes, plan)
 
 
-async def _plan_to_free(catalog: ModelCatalog, path: str, free_bytes: int) -> EvictionPlan | None:
+async def _plan_to_free(
+    catalog: ModelCatalog, path: str, free_bytes: int, scope: Scope
+) -> EvictionPlan | None:
     """Return the plan that frees so many bytes on the disk of a path; None if there is none."""
     folder = await run_in_thread(lambda _: _existing_folder(path))
-    plan = await plan_eviction(catalog, free_bytes=free_bytes, disk_of=folder)
+    plan = await plan_eviction(catalog, free_bytes=free_bytes, disk_of=folder, scope=scope)
     return None if plan.shortfall_bytes else plan
 
 

@@ -13,6 +13,11 @@ from model_catalog.domain import validation
 from model_catalog.domain.file_record import FileRecord
 from model_catalog.downloads.claim import Claim, PreparedDownload
 from model_catalog.downloads.queries.claim_queries import EndedDownload, end_download
+from model_catalog.downloads.queries.shared_disk_queries import (
+    CopyQuery,
+    copy_record,
+    select_copies,
+)
 from model_catalog.errors import (
     CatalogBusyError,
     CatalogReplacedError,
@@ -20,14 +25,16 @@ from model_catalog.errors import (
     IncompleteDownloadError,
     InvalidModelError,
 )
-from model_catalog.execution.executor import Operation, write
+from model_catalog.execution.executor import Operation, read, write
 from model_catalog.files.file_names import absolute_path
 from model_catalog.files.safe_open import StrPath
 from model_catalog.mapping.tables import Model
 from model_catalog.repository.model_catalog import ModelCatalog, executor_of
 from model_catalog.repository.operations.lookup import LookupKey, find
 from model_catalog.repository.operations.model_files import register_with_files
+from model_catalog.upkeep.checks.file_status import MountCache, check_statuses
 from model_catalog.upkeep.inspection import inspect_path
+from model_catalog.upkeep.queries.check_queries import Row, load_check_rows_of
 from model_catalog.upkeep.worker_threads import run_in_thread
 
 Downloaded: TypeAlias = "StrPath | Model | PreparedDownload"
@@ -96,6 +103,32 @@ def _require_inside(root: str, local_path: str) -> None:
     if local_path == root or not f"{folder}/".startswith(os.path.realpath(root).rstrip("/") + "/"):
         problem = f"is not below root, which is {root!r}: download to a path below it"
         raise InvalidModelError("the path of the download", local_path, problem)
+
+
+async def register_copies(catalog: ModelCatalog, key: LookupKey, *, is_whole: bool) -> list[Model]:
+    """
+    Record models for the catalog's host that other hosts have recorded, if their files are here.
+
+    The files are looked at in a thread. With `is_whole` these are all versions of a reference, and
+    otherwise the one model that the key means. Empty if there is none.
+    """
+    executor = executor_of(catalog)
+    copied: dict[str, Model] = {}
+    for copy in await executor.run(read(select_copies, CopyQuery(key, is_whole))):
+        if copy.version in copied or (copied and not is_whole):
+            continue
+        rows = await load_check_rows_of(catalog, copy.id, copy.host)
+        if rows and await _are_present(rows):
+            model = await executor.run(write(copy_record, copy))
+            if model is not None:
+                copied[copy.version] = model
+    return list(copied.values())
+
+
+async def _are_present(rows: Sequence[Row]) -> bool:
+    """Return whether the files of a model are there and unchanged, as a check sees them."""
+    summary = await run_in_thread(lambda stop: check_statuses(rows, MountCache(), stop))
+    return all(result.state.is_as_recorded for result in summary.results)
 
 
 async def register_and_release(

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 from weakref import WeakKeyDictionary
@@ -36,8 +36,13 @@ from model_catalog.downloads.queries.claim_queries import (
     start_download,
     take_claim,
 )
-from model_catalog.downloads.registration import Downloaded, prepare, register_and_release
-from model_catalog.downloads.states import DownloadState, Holder
+from model_catalog.downloads.registration import (
+    Downloaded,
+    prepare,
+    register_and_release,
+    register_copies,
+)
+from model_catalog.downloads.states import DownloadState, Holder, Scope, is_shared_disk
 from model_catalog.downloads.waiting import wait_until_unclaimed
 from model_catalog.errors import (
     CatalogError,
@@ -71,6 +76,23 @@ class _Options:
     retry_pause_s: float
     lease_s: float
     slots: asyncio.Semaphore | None
+    scope: Scope
+
+    def validate(self) -> None:
+        """Raise InvalidModelError for an invalid option."""
+        functions: dict[str, object] = {"download": self.download, "find": self.find}
+        for name, function in functions.items():
+            if not callable(function) and not (function is None and name == "find"):
+                problem = "is not a function: give an async function"
+                raise InvalidModelError(name, function, problem)
+        if self.slots is not None and not hasattr(self.slots, "__aenter__"):
+            problem = "is not a semaphore: give an asyncio.Semaphore"
+            raise InvalidModelError("slots", self.slots, problem)
+        validation.non_negative_int("size_bytes", self.size_bytes)
+        validation.count("max_attempts", self.max_attempts)
+        validation.seconds("retry_pause_s", self.retry_pause_s)
+        validate_lease(self.lease_s)
+        is_shared_disk(self.scope)
 
 
 async def get_or_download(
@@ -86,6 +108,7 @@ async def get_or_download(
     lease_s: float = DEFAULT_LEASE_S,
     slots: asyncio.Semaphore | None = None,
     find: FindFunction | None = None,
+    scope: Scope = "host",
 ) -> Model:
     """
     Return a model that is recorded and present, or else download and register it, once.
@@ -108,6 +131,10 @@ async def get_or_download(
     caller takes over after `lease_s` seconds. A process that continues afterwards cannot register
     anything: its `download` is cancelled, and it gets the model of its successor.
 
+    With `scope="fleet"` all hosts share the disk: one of them downloads at a time. A model that
+    another host has recorded is recorded for this host too, without a download, if its files are
+    found at the same path.
+
     `timeout_s` limits the whole call. `slots` limits how many downloads run at a time: a claim
     waits for it in the state `queued`. `find(catalog)` finds the model in place of `find_model`.
 
@@ -121,27 +148,12 @@ async def get_or_download(
     if model is not None and presence.is_known(model):
         return model
     require_no_transaction(catalog, "get_or_download")
-    _require_functions(download, find, slots)
+    folder = None if root is None else absolute_path(validation.path("root", root))
     options = _Options(
-        download,
-        find,
-        None if root is None else absolute_path(validation.path("root", root)),
-        validation.non_negative_int("size_bytes", size_bytes),
-        validation.count("max_attempts", max_attempts),
-        validation.seconds("retry_pause_s", retry_pause_s),
-        validate_lease(lease_s),
-        slots,
+        download, find, folder, size_bytes, max_attempts, retry_pause_s, lease_s, slots, scope
     )
+    options.validate()
     return await _Call(catalog, LookupKey.validated(ref), options, presence).run_within(timeout_s)
-
-
-def _require_functions(download: object, find: object, slots: object) -> None:
-    """Raise InvalidModelError for an argument that cannot be called or entered."""
-    for name, function in (("download", download), ("find", find)):
-        if not callable(function) and not (function is None and name == "find"):
-            raise InvalidModelError(name, function, "is not a function: give an async function")
-    if slots is not None and not hasattr(slots, "__aenter__"):
-        raise InvalidModelError("slots", slots, "is not a semaphore: give an asyncio.Semaphore")
 
 
 # The names that a task of this event loop downloads or waits for. One task asks the database.
@@ -165,7 +177,7 @@ class _Call:
         self._catalog = catalog
         self._executor = executor_of(catalog)
         self._key = key
-        self._name = ClaimedName(key)
+        self._name = ClaimedName(key, is_shared_disk(options.scope))
         self._options = options
         self._presence = presence
         self._keeper = keeper_of(catalog)
@@ -213,12 +225,22 @@ class _Call:
             return model, None
         if find is not None:
             named = await self._find_named()
+        if self._name.is_shared and (model := await self._find_copy()) is not None:
+            return model, None
         if named is None or not named.state.is_as_recorded:
             return None, None
         return None, (named.id, named.local_path)
 
     async def _find_named(self) -> Model | None:
         return await self._catalog.find_model(self._key.ref)
+
+    async def _find_copy(self) -> Model | None:
+        """Record what other hosts have recorded of the model; return it if its files are here."""
+        find = self._options.find
+        for model in await register_copies(self._catalog, self._key, is_whole=find is not None):
+            self._presence.remember(model)
+        found = await (self._find_named() if find is None else find(self._catalog))
+        return found if found is not None and await self._is_present(found) else None
 
     async def _is_present(self, model: Model) -> bool:
         if not model.state.is_as_recorded:
@@ -324,8 +346,8 @@ class _Call:
     async def _download_and_register(self, claim: Claim) -> Model:
         options = self._options
         if options.root is not None and options.size_bytes is not None:
-            await require_space(self._catalog, options.root, options.size_bytes)
-        async with _slot(options.slots):
+            await require_space(self._catalog, options.root, options.size_bytes, options.scope)
+        async with options.slots if options.slots is not None else nullcontext():
             if options.slots is not None:
                 await self._executor.run(write(start_download, claim.token))
             downloaded = await run_unless_lost(claim, options.download)
@@ -371,12 +393,3 @@ def _flight(flights: dict[LookupKey, asyncio.Event], key: LookupKey) -> Iterator
     finally:
         del flights[key]
         ended.set()
-
-
-@asynccontextmanager
-async def _slot(slots: asyncio.Semaphore | None) -> AsyncIterator[None]:
-    if slots is None:
-        yield
-        return
-    async with slots:
-        yield

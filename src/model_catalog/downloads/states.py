@@ -7,10 +7,21 @@ import socket
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import NamedTuple
+from typing import Literal, NamedTuple, TypeAlias
 from uuid import uuid4
 
 from model_catalog.domain.model_ref import ModelRef
+from model_catalog.errors import InvalidModelError
+
+Scope: TypeAlias = Literal["host", "fleet"]
+"""Whose disk the files are on: that of one host, or one that all hosts share."""
+
+
+def is_shared_disk(scope: object) -> bool:
+    """Return whether a scope means a disk that all hosts share. Raises InvalidModelError."""
+    if scope not in ("host", "fleet"):
+        raise InvalidModelError("scope", scope, "is neither 'host' nor 'fleet'")
+    return scope == "fleet"
 
 
 class Holder(NamedTuple):

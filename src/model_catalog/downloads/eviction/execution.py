@@ -36,6 +36,7 @@ from model_catalog.downloads.queries.claim_queries import renew_claims
 from model_catalog.downloads.queries.eviction_queries import (
     BeginDeletion,
     EndDeletion,
+    FilesQuery,
     ModelFiles,
     Refusal,
     RestoredState,
@@ -50,7 +51,7 @@ from model_catalog.downloads.queries.eviction_queries import (
 from model_catalog.downloads.queries.plan_queries import (
     SharedFile,
 )
-from model_catalog.downloads.states import Holder
+from model_catalog.downloads.states import Holder, is_shared_disk
 from model_catalog.errors import CatalogError, ClaimLostError, InvalidModelError, ModelInUseError
 from model_catalog.execution.executor import read, write
 from model_catalog.files.fingerprint import Fingerprint
@@ -88,7 +89,10 @@ async def execute_plan(
     for planned in plan.models:
         deleted_ids.add(planned.record.id)
         eviction = _Eviction(
-            catalog, planned, lambda path: bool(needed.others_of(path, deleted_ids))
+            catalog,
+            planned,
+            lambda path: bool(needed.others_of(path, deleted_ids)),
+            is_shared=is_shared_disk(plan.scope),
         )
         refusal = await (eviction.delete() if delete_files else eviction.forget())
         freed_bytes += eviction.freed_bytes
@@ -116,11 +120,14 @@ class _Checked:
 class _Eviction:
     """The deletion of one model of a plan."""
 
-    def __init__(self, catalog: ModelCatalog, planned: PlannedModel, is_needed: IsNeeded) -> None:
+    def __init__(
+        self, catalog: ModelCatalog, planned: PlannedModel, is_needed: IsNeeded, *, is_shared: bool
+    ) -> None:
         self._catalog = catalog
         self._executor = executor_of(catalog)
         self._planned = planned
         self._is_needed = is_needed
+        self._is_shared = is_shared
         self._holder = Holder.new()
         self._deletion: Deletion | None = None
 
@@ -146,11 +153,12 @@ class _Eviction:
 
     async def _delete(self) -> Refusal | None:
         database_files = await find_database_files(self._catalog)
-        paths = await run_in_thread(lambda _: list(_paths_above(self._planned)))
+        paths = list(_paths_above(self._planned))
         begun = await self._executor.run(write(begin_deletion, self._request()))
         if isinstance(begun, Refusal):
             return begun
-        files = await self._executor.run(read(select_model_files, (begun, paths)))
+        query = FilesQuery(begun, paths, self._is_shared)
+        files = await self._executor.run(read(select_model_files, query))
         try:
             checked = await run_in_thread(
                 lambda _: _check(begun, files, self._is_needed, file_identities(database_files))
@@ -187,7 +195,11 @@ class _Eviction:
     def _request(self) -> BeginDeletion:
         planned = self._planned
         return BeginDeletion(
-            planned.record, self._holder, LEASE_S * 1000, is_owned=planned.is_owned
+            planned.record,
+            self._holder,
+            LEASE_S * 1000,
+            is_owned=planned.is_owned,
+            is_shared=self._is_shared,
         )
 
     async def _run(self, deletion: Deletion) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from datetime import datetime
 from typing import NamedTuple
 
@@ -38,6 +39,15 @@ class ModelRecord(NamedTuple):
     def used_at(self) -> datetime | None:
         """The time of the last use, or of the download if no use is recorded."""
         return self.last_used_at or self.downloaded_at
+
+    @property
+    def paths(self) -> list[str]:
+        """The path, and the folders above it up to the one in which the catalog may delete."""
+        paths = [self.local_path]
+        root = self.managed_root or os.path.dirname(self.local_path)
+        while paths[-1] not in (root, os.path.dirname(paths[-1])):
+            paths.append(os.path.dirname(paths[-1]))
+        return paths
 
     @property
     def is_being_deleted(self) -> bool:

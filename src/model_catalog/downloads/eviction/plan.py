@@ -11,6 +11,7 @@ from typing import TypeAlias
 
 from model_catalog.domain.model_ref import ModelRef
 from model_catalog.downloads.eviction.model_record import ModelRecord
+from model_catalog.downloads.states import Scope
 from model_catalog.repository.model_catalog import ModelCatalog
 
 
@@ -117,6 +118,8 @@ class EvictionPlan:
     kept: tuple[KeptModel, ...]
     shortfall_bytes: int = 0
     """The bytes that are missing from the target after the plan; 0 if it is reached."""
+    scope: Scope = "host"
+    """Whose disk the files are on; see `plan_eviction`."""
 
     @property
     def freed_bytes(self) -> int:

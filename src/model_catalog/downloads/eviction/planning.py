@@ -34,6 +34,7 @@ from model_catalog.downloads.queries.plan_queries import (
     RowsQuery,
     select_rows,
 )
+from model_catalog.downloads.states import Scope, is_shared_disk
 from model_catalog.errors import DeletionRefusedError, InvalidModelError, StoppedError
 from model_catalog.execution.executor import read
 from model_catalog.repository.model_catalog import ModelCatalog, executor_of, find_database_files
@@ -53,6 +54,7 @@ async def plan_eviction(
     max_total_bytes: int | None = None,
     providers: Collection[str] | None = None,
     disk_of: str | os.PathLike[str] | None = None,
+    scope: Scope = "host",
 ) -> EvictionPlan:
     """
     Plan which models to delete, the least recently used first. Nothing is written.
@@ -69,9 +71,13 @@ async def plan_eviction(
     whose files are not the recorded ones. It begins with deletions that a killed process has not
     finished.
 
+    With `scope="fleet"` all hosts share the disk. A model is then kept if one of another host has
+    the same path or one of its files. With "host" the models of other hosts do not count.
+
     The disk is read in a thread, outside of a transaction. Raises InvalidModelError for an invalid
-    criterion.
+    criterion or scope.
     """
+    is_shared = is_shared_disk(scope)
     criteria = await validated_criteria(
         free_bytes=free_bytes,
         keep_days=keep_days,
@@ -79,31 +85,37 @@ async def plan_eviction(
         providers=providers,
         disk_of=disk_of,
     )
-    rows = await executor_of(catalog).run(read(select_rows, RowsQuery()))
+    rows = await executor_of(catalog).run(read(select_rows, RowsQuery(is_shared=is_shared)))
     database_files = await find_database_files(catalog)
-    return await run_in_thread(
-        lambda stop: _Planner(rows, file_identities(database_files), stop).plan(criteria)
-    )
+
+    def plan(stop: Stop) -> EvictionPlan:
+        return _Planner(rows, file_identities(database_files), stop, scope).plan(criteria)
+
+    return await run_in_thread(plan)
 
 
-async def plan_deletion(catalog: ModelCatalog, models: Iterable[ModelName]) -> EvictionPlan:
+async def plan_deletion(
+    catalog: ModelCatalog, models: Iterable[ModelName], *, scope: Scope = "host"
+) -> EvictionPlan:
     """
     Plan the deletion of models that the user names. Nothing is written.
 
     A model may be one that the catalog has not downloaded; its files are deleted in the folder of
     its path only. If its files are not recorded, its path must be a file of the recorded size.
+    `scope` is that of `plan_eviction`.
 
     Raises ModelNotFoundError, and DeletionRefusedError for a model that is pinned, in use, being
     downloaded, owned by the store of another program, or whose files are not the recorded ones.
     """
     if isinstance(models, str) or not isinstance(models, Iterable):
         raise InvalidModelError("models", models, "is not a list of models: give a list")
+    is_shared = is_shared_disk(scope)
     ids = {(await catalog.get_model(*resolve_name(name))).id for name in models}
-    rows = await executor_of(catalog).run(read(select_rows, RowsQuery(ids)))
+    rows = await executor_of(catalog).run(read(select_rows, RowsQuery(ids, is_shared)))
     database_files = await find_database_files(catalog)
 
     def plan(stop: Stop) -> EvictionPlan:
-        return _Planner(rows, file_identities(database_files), stop).plan_named(ids)
+        return _Planner(rows, file_identities(database_files), stop, scope).plan_named(ids)
 
     planned = await run_in_thread(plan)
     for kept in planned.kept:
@@ -136,13 +148,18 @@ class _Simulation:
 
 class _Planner:
     def __init__(
-        self, rows: EvictionRows, protected: Collection[tuple[int, int]], stop: Stop
+        self,
+        rows: EvictionRows,
+        protected: Collection[tuple[int, int]],
+        stop: Stop,
+        scope: Scope = "host",
     ) -> None:
         self._rows = rows
         self._protected = protected
         self._stop = stop
         self._shared = SharedFiles(rows.shared)
-        self._needed = NeededNames()
+        self._scope: Scope = scope
+        self._needed = NeededNames.of_paths(rows.others.at_paths)
         self._removals = RemovalPlanner()
         self._found: dict[int, FoundFiles] = {}
         self._kept: dict[int, KeptModel] = {}
@@ -310,6 +327,7 @@ class _Planner:
             if not kept:
                 return remaining
             refs = {model.id: str(model.ref) for model in self._rows.models}
+            refs |= self._rows.others.names
             for model, others in kept:
                 names = [refs.get(each, _UNKNOWN) for each in sorted(others)]
                 self._keep(model, KeptReason.SHARED, ", ".join(names))
@@ -349,7 +367,7 @@ class _Planner:
         )
         shortfall = 0 if target is None else max(0, target - simulation.total)
         kept = tuple(self._kept[model_id] for model_id in sorted(self._kept))
-        return EvictionPlan(models, kept, shortfall)
+        return EvictionPlan(models, kept, shortfall, self._scope)
 
 
 def deletable_model(model: ModelRecord, files: Sequence[FileRecord]) -> DeletableModel:

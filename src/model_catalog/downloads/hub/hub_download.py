@@ -28,6 +28,7 @@ from model_catalog.downloads.hub.hub_snapshot import (
 )
 from model_catalog.downloads.leases import DEFAULT_LEASE_S
 from model_catalog.downloads.single_flight import get_or_download
+from model_catalog.downloads.states import Scope
 from model_catalog.errors import ClaimLostError, StoppedError
 from model_catalog.files.safe_open import StrPath
 from model_catalog.mapping.tables import Model
@@ -51,6 +52,7 @@ async def download_from_hub(
     max_attempts: int = 3,
     lease_s: float = DEFAULT_LEASE_S,
     on_progress: OnProgress | None = None,
+    scope: Scope = "host",
 ) -> Model:
     """
     Return a model of the Hugging Face hub; download and register it if it is not recorded.
@@ -75,6 +77,8 @@ async def download_from_hub(
     The catalog may later delete the files if it began the folder of that commit. Otherwise they
     belong to the program that did, and `Model.foreign` is true.
 
+    `scope` is that of `get_or_download`: with "fleet" the cache is on a disk that all hosts share.
+
     `on_progress` is called in the event loop, at most ten times a second.
 
     Raises HubDownloadError, NotInstalledError without huggingface_hub, NotEnoughSpaceError for the
@@ -82,7 +86,7 @@ async def download_from_hub(
     """
     reference, provider, version = resolve_name(ref)
     request = HubRequest.of(ModelRef(provider, reference, version), include, exclude)
-    download = HubDownload(catalog, request, cache_dir, on_progress)
+    download = HubDownload(catalog, request, cache_dir, on_progress, scope)
     model = await get_or_download(
         catalog,
         request.ref,
@@ -91,6 +95,7 @@ async def download_from_hub(
         max_attempts=max_attempts,
         lease_s=lease_s,
         find=request.find,
+        scope=scope,
     )
     await download.finish()
     return model
@@ -105,11 +110,13 @@ class HubDownload:
         request: HubRequest,
         cache_dir: StrPath | None,
         on_progress: OnProgress | None,
+        scope: Scope = "host",
     ) -> None:
         self._catalog = catalog
         self._request = request
         self._cache_dir = None if cache_dir is None else os.fsdecode(cache_dir)
         self._on_progress = on_progress
+        self._scope: Scope = scope
         self._listing: HubListing | None = None
         self._began = False
 
@@ -119,7 +126,7 @@ class HubDownload:
         listing, models = await asyncio.gather(
             to_thread(list_request, request, self._cache_dir), list_models_of(catalog, request)
         )
-        await require_space(catalog, listing.cache, listing.needed_bytes)
+        await require_space(catalog, listing.cache, listing.needed_bytes, self._scope)
         was_managed = is_managed(models, listing)
         self._began = await self._download(claim, listing, may_begin=was_managed is not False)
         self._listing = listing

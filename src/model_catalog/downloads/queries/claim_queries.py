@@ -172,10 +172,11 @@ def insert_claim(
     """
     key, dialect = request.name.key, connection.dialect.name
     now = now_ms(dialect)
-    of_reference = claims_of(connection, key, is_shared=request.name.is_shared)
+    of_reference = claims_of(connection, key)
     blocking = delete(CLAIMS).where(of_reference, in_the_way, ~is_valid(CLAIMS, now))
     connection.execute(blocking)
-    if (other := _find_holder(connection, of_reference & in_the_way)) is not None:
+    concerned = claims_of(connection, key, is_shared=request.name.is_shared) & in_the_way
+    if (other := _find_holder(connection, concerned & is_valid(CLAIMS, now))) is not None:
         return other
     insert = insert_into(CLAIMS, dialect).values(
         host=request.name.host_on(connection),
@@ -200,13 +201,13 @@ def claims_of(
     """
     Return the condition of the claims of a reference that concern the catalog's host.
 
-    These are its own, and those for a disk that all hosts share. On such a disk an eviction of any
-    host counts too.
+    These are its own, and those for a disk that all hosts share. With `is_shared` its own disk is
+    that disk, so that the claims of all hosts count.
     """
-    of_host = or_(C.host == host_of(connection), C.host == ALL_HOSTS)
+    of_reference = and_(C.provider == key.provider, C.reference == key.reference)
     if is_shared:
-        of_host = or_(of_host, C.purpose == Purpose.EVICT)
-    return and_(of_host, C.provider == key.provider, C.reference == key.reference)
+        return of_reference
+    return and_(or_(C.host == host_of(connection), C.host == ALL_HOSTS), of_reference)
 
 
 def _find_holder(connection: Connection, condition: ColumnElement[bool]) -> Holder | None:

@@ -15,6 +15,7 @@ from model_catalog.connection.error_mapping import is_foreign_key_violation
 from model_catalog.domain.file_record import BEING_DELETED, FileRecord, FileState
 from model_catalog.downloads.eviction.model_record import ModelRecord
 from model_catalog.downloads.eviction.plan import KeptReason
+from model_catalog.downloads.queries.batches import in_batches
 from model_catalog.downloads.queries.claim_queries import (
     ClaimedName,
     ClaimRequest,
@@ -25,10 +26,10 @@ from model_catalog.downloads.queries.claim_queries import (
 )
 from model_catalog.downloads.queries.plan_queries import (
     SharedFile,
-    in_batches,
     select_models,
     select_shared_files,
 )
+from model_catalog.downloads.queries.shared_disk_queries import select_other_sharers
 from model_catalog.downloads.states import Holder
 from model_catalog.errors import ModelInUseError
 from model_catalog.repository.operations.lookup import (
@@ -58,6 +59,8 @@ class BeginDeletion:
     holder: Holder
     duration_ms: int
     is_owned: bool
+    is_shared: bool = False
+    """Whether all hosts share the disk."""
 
 
 class Refusal(NamedTuple):
@@ -80,7 +83,8 @@ def begin_deletion(connection: Connection, request: BeginDeletion) -> ModelRecor
     model = _select_model(connection, planned.id)
     if (refusal := _refuse(connection, request, model)) is not None or model is None:
         return refusal or Refusal(KeptReason.CHANGED_SINCE, "it was removed")
-    claim = ClaimRequest(ClaimedName(key), Purpose.EVICT, request.holder, request.duration_ms)
+    name = ClaimedName(key, request.is_shared)
+    claim = ClaimRequest(name, Purpose.EVICT, request.holder, request.duration_ms)
     if (other := insert_claim(connection, claim, true())) is not None:
         is_deleting = model.is_being_deleted
         reason = KeptReason.BEING_DELETED if is_deleting else KeptReason.DOWNLOADING
@@ -107,30 +111,43 @@ class ModelFiles(NamedTuple):
     files: Sequence[FileRecord]
     shared: Sequence[SharedFile]
     unlisted: Sequence[tuple[int, str]]
-    """The id and the path of models without a list of files that have one of the paths."""
+    """
+    The id and the path of models that have one of the paths: without a list of files, or of other
+    hosts.
+    """
 
 
-def select_model_files(
-    connection: Connection, model_and_paths: tuple[ModelRecord, Sequence[str]]
-) -> ModelFiles:
-    """Return the files of a model; `paths` are its path and the folders above it."""
-    model, paths = model_and_paths
+class FilesQuery(NamedTuple):
+    """A model whose files are wanted; `paths` are its path and the folders above it."""
+
+    model: ModelRecord
+    paths: Sequence[str]
+    is_shared: bool
+    """Whether the models of other hosts may need the files."""
+
+
+def select_model_files(connection: Connection, query: FilesQuery) -> ModelFiles:
+    """Return the files of a model, and the models that may need them."""
+    model, paths, is_shared = query
     files = select_files(connection, model.id)
     folders = (model.local_path, os.path.dirname(model.local_path))
     names = {os.path.join(folder, file.path) for folder in folders for file in files}
+    unlisted = _select_unlisted_at(connection, model.id, names | set(paths))
+    if is_shared:
+        unlisted += select_other_sharers(connection, names | set(paths)).at_paths
     return ModelFiles(
-        files,
-        _select_shared(connection, model.id, files),
-        _select_unlisted_at(connection, model.id, names | set(paths)),
+        files, _select_shared(connection, model.id, files, is_shared=is_shared), unlisted
     )
 
 
 def _select_shared(
-    connection: Connection, model_id: int, files: Sequence[FileRecord]
+    connection: Connection, model_id: int, files: Sequence[FileRecord], *, is_shared: bool
 ) -> list[SharedFile]:
     """Return the files of other models that are also files of a model."""
     found: set[SharedFile] = set()
-    statement = select_shared_files().where(F.model_id != model_id, *own_models(connection))
+    statement = select_shared_files().where(F.model_id != model_id)
+    if not is_shared:
+        statement = statement.where(*own_models(connection))
     # One statement for both, because no index has these columns: it reads the whole table.
     for batch in in_batches(files):
         file_ids = [file.file_id for file in batch if file.file_id is not None]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple
 
 from sqlalchemy import Connection, Select, or_, select
 
@@ -12,7 +12,14 @@ from model_catalog.connection.database_info import host_of
 from model_catalog.domain.file_record import FileRecord
 from model_catalog.domain.key_validation import ALL_HOSTS
 from model_catalog.downloads.eviction.model_record import ModelRecord
+from model_catalog.downloads.queries.batches import in_batches
 from model_catalog.downloads.queries.claim_queries import CLAIMS
+from model_catalog.downloads.queries.shared_disk_queries import (
+    NO_SHARERS,
+    OtherSharers,
+    select_names_of_others,
+    select_other_sharers,
+)
 from model_catalog.repository.statements.database_time import is_valid, now_ms
 from model_catalog.repository.statements.filters import (
     FILES,
@@ -23,10 +30,6 @@ from model_catalog.repository.statements.filters import (
 from model_catalog.repository.statements.model_uses import USES
 
 F: Final = FILES.c
-T = TypeVar("T")
-
-_BATCH_SIZE: Final = 500
-"""Values in one statement."""
 
 
 class ClaimRow(NamedTuple):
@@ -60,12 +63,16 @@ class EvictionRows:
     """The files of the models that may be deleted, by the id of the model."""
     shared: Collection[SharedFile]
     """These files, and those of other models that are also files of managed models."""
+    others: OtherSharers = NO_SHARERS
+    """The models of other hosts that need one of the paths."""
 
 
 class RowsQuery(NamedTuple):
-    """Which models' files to read beside those of managed models."""
+    """Which models' files to read beside those of managed models, and whose disk they are on."""
 
     ids: Collection[int] = ()
+    is_shared: bool = False
+    """Whether all hosts share the disk, so that the models of all may need the files."""
 
 
 def select_rows(connection: Connection, query: RowsQuery) -> EvictionRows:
@@ -85,15 +92,13 @@ def select_rows(connection: Connection, query: RowsQuery) -> EvictionRows:
         CLAIMS.c.purpose,
         CLAIMS.c.holder_host,
         CLAIMS.c.holder_process_id,
-    ).where(
-        or_(CLAIMS.c.host == host_of(connection), CLAIMS.c.host == ALL_HOSTS),
-        is_valid(CLAIMS, now),
-    )
+    ).where(is_valid(CLAIMS, now))
+    if not query.is_shared:
+        claims = claims.where(or_(CLAIMS.c.host == host_of(connection), CLAIMS.c.host == ALL_HOSTS))
     listed = {
         model.id
         for model in models
-        if model.inventoried_at is not None
-        and (model.managed_root is not None or model.is_being_deleted or model.id in query.ids)
+        if model.inventoried_at is not None and _is_deletable(model, query)
     }
     files = _select_files_of(connection, sorted(listed))
     paths = {model.id: model.local_path for model in models}
@@ -103,13 +108,26 @@ def select_rows(connection: Connection, query: RowsQuery) -> EvictionRows:
         for file in of_model
     }
     shared |= _select_files_of_others(connection)
+    others = NO_SHARERS
+    if query.is_shared:
+        needed = {path for model in models if _is_deletable(model, query) for path in model.paths}
+        others = select_other_sharers(connection, needed)
+        of_hosts = _select_files_of_hosts(connection)
+        shared |= of_hosts
+        ids = {file.model_id for file in of_hosts}
+        others.names.update(select_names_of_others(connection, ids))
     return EvictionRows(
         models,
         {model_id: ", ".join(sorted(set(names))) for model_id, names in users.items()},
         {(row[0], row[1]): ClaimRow(*row[2:]) for row in connection.execute(claims)},
         files,
         shared,
+        others,
     )
+
+
+def _is_deletable(model: ModelRecord, query: RowsQuery) -> bool:
+    return model.managed_root is not None or model.is_being_deleted or model.id in query.ids
 
 
 def select_models() -> Select[Any]:
@@ -151,14 +169,21 @@ def _select_files_of_others(connection: Connection) -> set[SharedFile]:
     return found
 
 
+def _select_files_of_hosts(connection: Connection) -> set[SharedFile]:
+    """Return the files of models of other hosts which managed models of this host have too."""
+    managed = select(model_columns.id).where(
+        *own_models(connection), model_columns.managed_root.is_not(None)
+    )
+    # The number of a disk is another one on each host. The fingerprint does not have it.
+    of_managed = select(F.fingerprint).where(F.model_id.in_(managed), F.fingerprint.is_not(None))
+    statement = select_shared_files().where(
+        model_columns.host != host_of(connection), F.fingerprint.in_(of_managed)
+    )
+    return {SharedFile(*row) for row in connection.execute(statement)}
+
+
 def select_shared_files() -> Select[Any]:
     """Select the fields of SharedFile of all recorded files."""
     columns = (F.model_id, model_columns.local_path, F.path, F.fingerprint, F.file_id)
     statement = select(*columns).join(MODELS, model_columns.id == F.model_id)
     return statement.where(model_columns.inventoried_at.is_not(None))
-
-
-def in_batches(items: Sequence[T]) -> Iterator[Sequence[T]]:
-    """Yield parts of a sequence that fit into one statement."""
-    for start in range(0, len(items), _BATCH_SIZE):
-        yield items[start : start + _BATCH_SIZE]

@@ -160,13 +160,20 @@ async def load_check_rows(
     return rows[:end] if end else rows
 
 
-async def load_check_rows_of(catalog: ModelCatalog, model_id: int) -> Sequence[Row]:
-    """Return the files of one model as `load_check_rows` does; empty if there is no such model."""
-    return await executor_of(catalog).run(read(_fetch_rows_of_one, model_id))
+async def load_check_rows_of(
+    catalog: ModelCatalog, model_id: int, host: str | None = None
+) -> Sequence[Row]:
+    """
+    Return the files of one model as `load_check_rows` does; empty if there is no such model.
+
+    `host` is the model's host; None is the catalog's.
+    """
+    return await executor_of(catalog).run(read(_fetch_rows_of_one, (model_id, host)))
 
 
-def _fetch_rows_of_one(connection: Connection, model_id: int) -> Sequence[Row]:
-    values = {"of_id": model_id, "of_host": host_of(connection)}
+def _fetch_rows_of_one(connection: Connection, value: tuple[int, str | None]) -> Sequence[Row]:
+    model_id, host = value
+    values = {"of_id": model_id, "of_host": host_of(connection) if host is None else host}
     return connection.execute(_SELECT_ROWS_OF_ONE, values).all()
 
 

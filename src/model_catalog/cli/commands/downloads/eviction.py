@@ -46,7 +46,7 @@ async def prune(options: Namespace) -> int:
     if options.free is None and options.older_than is None and options.max_total is None:
         print_error("error: give --free, --older-than or --max-total")
         return MISUSED
-    criteria: dict[str, Any] = {"providers": options.provider}
+    criteria: dict[str, Any] = {"providers": options.provider, "scope": options.scope}
     if options.free is not None:
         criteria["free_bytes"] = parse_size("--free", options.free)
     if options.older_than is not None:
@@ -208,7 +208,7 @@ async def remove_with_files(options: Namespace) -> int:
 
     async def remove(catalog: ModelCatalog) -> int:
         models = [model for ref in refs for model in await _find_models(catalog, ref)]
-        plan = await plan_deletion(catalog, models)
+        plan = await plan_deletion(catalog, models, scope=options.scope)
         for model in plan.models:
             print_notice(f"{model.ref}, {human_size(model.freed_bytes)}, at {model.local_path}")
         if not options.yes and not is_confirmed(_question(plan, forget=False)):

@@ -43,6 +43,7 @@ async def pull(options: Namespace) -> int:
                     include=options.include,
                     exclude=options.exclude,
                     on_progress=bar.show,
+                    scope=options.scope,
                 )
             except asyncio.CancelledError:
                 abort_xet_transfers()
