@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from typing import Final, TypeAlias
 
+from sqlalchemy import URL
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
 
 from model_catalog.concurrency.completion import run_to_completion
 from model_catalog.concurrency.context_managers import inner_contextmanager, outer_contextmanager
 from model_catalog.concurrency.ownership import LoopOwner
+from model_catalog.connection.database_info import catalog_schema, host_of
 from model_catalog.connection.open_database import OpenDatabase, open_database
 from model_catalog.connection.sqlite_pragmas import Durability, validate_durability
-from model_catalog.connection.target import Target
+from model_catalog.connection.target import Target, resolve_target
 from model_catalog.domain import validation
+from model_catalog.errors import InvalidTargetError
 from model_catalog.execution.postgres_executor import PostgresExecutor
+from model_catalog.execution.postgresql.replica import ReplicatedExecutor
 from model_catalog.execution.session_executor import SessionExecutor
 from model_catalog.execution.sqlite_threads.thread_executor import (
     ReadMode,
@@ -24,6 +29,11 @@ from model_catalog.repository.model_catalog import ModelCatalog
 from model_catalog.schema.migrate import migrate_to
 from model_catalog.schema.revision import require_current_schema
 
+_AnyExecutor: TypeAlias = PostgresExecutor | ReplicatedExecutor | SessionExecutor | ThreadExecutor
+
+# The timeout for each connection to a replica, unless its URL has one.
+_CONNECT_TO_REPLICA_S: Final = "2"
+
 
 @outer_contextmanager
 async def open_catalog(
@@ -33,7 +43,7 @@ async def open_catalog(
     create: bool = True,
     timeout_s: float = 30.0,
     durability: Durability = "full",
-    reads: ReadMode = "threads",
+    reads: ReadMode | str | URL = "threads",
     shared: bool = False,
     schema: str | None = None,
     host: str | None = None,
@@ -50,29 +60,26 @@ async def open_catalog(
     missing or older raise SchemaOutOfDateError. Tables of a newer package always raise
     SchemaTooNewError. In a database with another program's tables they are created only with
     `shared=True`, or over the program's own AsyncEngine. `schema` is their schema on PostgreSQL, as
-    in `upgrade`. `timeout_s` is the number of seconds that opening waits for locks, and that a call
-    may take.
+    in `upgrade`. `timeout_s` is how long opening waits for locks, and how long a call may take.
 
     The catalog works on the models of `host`, as in `gpu-07`, and on those of no other host. None
     is `MODEL_CATALOG_HOST` for the default target, or else a catalog with the host `""`.
 
     Changes in a SQLite file survive a crash of the process once the call has returned. With
-    `durability="full"` they survive a power failure too, because every transaction waits for the
-    disk. With "normal" a power failure may lose the last transactions, but never corrupts the
-    database. A PostgreSQL server and a host's engine keep their own settings.
+    `durability="full"` every transaction waits for the disk, so they survive a power failure too.
+    With "normal" that may lose the last ones. A server and a host's engine keep their settings.
 
     With `reads="inline"` `find_model` and `get_model` read a SQLite file in the event loop's
-    thread. This avoids a thread switch, which costs five times the query itself, or fifty times
-    when the loop is busy. Use it for a file on a local disk that is mostly cached: a slow disk
-    blocks the whole loop, and no timeout ends such a read. A read that would wait for a lock runs
-    in a thread.
+    thread, which saves a thread switch: five times the query itself. A slow disk then blocks the
+    loop, and no timeout ends such a read. With the URL of a PostgreSQL replica, finds, lists and
+    totals run there when it has replayed every write of this catalog, and else on the primary.
 
     Raises InvalidTargetError, CatalogUnavailableError, CatalogReadOnlyError, CatalogCorruptError,
-    ForeignDatabaseError, SchemaTooNewError, InvalidModelError for an invalid `host`, and what
-    `upgrade` raises. No message contains the password of a URL.
+    ForeignDatabaseError, SchemaTooNewError, InvalidModelError for an invalid `host` or `reads`, and
+    what `upgrade` raises. No message contains the password of a URL.
     """
     validate_durability(durability)
-    validate_read_mode(reads)
+    replica = _replica_url(reads)
     validation.seconds("timeout_s", timeout_s)
     async with open_database(
         target,
@@ -84,26 +91,67 @@ async def open_catalog(
         host=host,
     ) as database:
         await _prepare_schema(database, upgrade=upgrade)
-        async with _running(database, target, timeout_s, reads) as catalog:
+        async with _running(database, target, timeout_s, reads, replica) as catalog:
             yield catalog
+
+
+def _replica_url(reads: ReadMode | str | URL) -> URL | None:
+    """Return the URL in the argument `reads` of a replica of PostgreSQL; None for a mode."""
+    if not (isinstance(reads, URL) or "://" in str(reads)):
+        validate_read_mode(reads)
+        return None
+    location = resolve_target(reads)
+    url = location.url
+    if url.get_backend_name() != "postgresql":
+        raise InvalidTargetError(location.name, "reads= takes the URL of a PostgreSQL replica")
+    if url.query.keys() & {"connect_timeout", "timeout"}:
+        return url
+    # While it is down, the primary answers. So there is nothing to wait for.
+    return url.update_query_dict({"connect_timeout": _CONNECT_TO_REPLICA_S})
+
+
+@inner_contextmanager
+async def _opened_replica(
+    database: OpenDatabase, target: Target | None, url: URL | None
+) -> AsyncIterator[OpenDatabase | None]:
+    """Open the replica of a database for the same schema and host. Does not connect."""
+    if url is None:
+        yield None
+        return
+    if database.path is not None or isinstance(target, AsyncEngine):
+        raise InvalidTargetError(
+            database.name, "only a catalog that is opened by the URL of a primary has a replica"
+        )
+    scope = database.engine.sync_engine
+    async with open_database(
+        url, create=False, schema=catalog_schema(scope), host=host_of(scope) or None
+    ) as replica:
+        yield replica
 
 
 @inner_contextmanager
 async def _running(
-    database: OpenDatabase, target: Target | None, timeout_s: float, reads: ReadMode
+    database: OpenDatabase,
+    target: Target | None,
+    timeout_s: float,
+    reads: ReadMode | str | URL,
+    replica_url: URL | None,
 ) -> AsyncIterator[ModelCatalog]:
     """Start the executor of an open database, and close it at the end."""
-    owner = LoopOwner(database.name)
-    executor = _make_executor(database, target, timeout_s, owner, reads)
-    try:
-        if isinstance(executor, ThreadExecutor):
-            await executor.open()
-        yield ModelCatalog(executor)
-    finally:
-        owner.is_closed = True
-        # A forked child has none of the threads and connections.
-        if owner.is_in_owner_process:
-            await run_to_completion(executor.close())
+    async with _opened_replica(database, target, replica_url) as replica:
+        owner = LoopOwner(database.name)
+        executor: _AnyExecutor = _make_executor(database, target, timeout_s, owner, reads)
+        if replica is not None and isinstance(executor, PostgresExecutor):
+            executor = _with_replica(executor, replica, owner)
+        try:
+            if isinstance(executor, ThreadExecutor):
+                await executor.open()
+            yield ModelCatalog(executor)
+        finally:
+            owner.is_closed = True
+            # A forked child has none of the threads and connections.
+            if owner.is_in_owner_process:
+                await run_to_completion(executor.close())
 
 
 async def _prepare_schema(database: OpenDatabase, *, upgrade: bool) -> None:
@@ -121,10 +169,19 @@ def _make_executor(
     target: Target | None,
     timeout_s: float,
     owner: LoopOwner,
-    reads: ReadMode,
+    reads: ReadMode | str | URL,
 ) -> PostgresExecutor | SessionExecutor | ThreadExecutor:
     if database.sync_engine is not None:
-        return ThreadExecutor(database.sync_engine, timeout_s, owner, reads)
+        mode: ReadMode = "inline" if reads == "inline" else "threads"
+        return ThreadExecutor(database.sync_engine, timeout_s, owner, mode)
     if isinstance(target, AsyncEngine):
         return SessionExecutor(async_sessionmaker(database.engine), timeout_s, owner)
     return PostgresExecutor(database.engine, timeout_s, owner)
+
+
+def _with_replica(
+    primary: PostgresExecutor, replica: OpenDatabase, owner: LoopOwner
+) -> ReplicatedExecutor:
+    # A transaction in a stricter mode would read a snapshot from before its question.
+    engine = replica.engine.execution_options(isolation_level="READ COMMITTED")
+    return ReplicatedExecutor(primary, PostgresExecutor(engine, primary.timeout_s, owner))

@@ -13,6 +13,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Concatenate, ParamSpec, Self, TypeVar, Unpack, overload
 
+from sqlalchemy import URL
+
 from model_catalog.connection.sqlite_pragmas import Durability
 from model_catalog.connection.target import Target
 from model_catalog.domain.fields import ModelChanges, ModelRow
@@ -268,7 +270,7 @@ def open_catalog(
     create: bool = True,
     timeout_s: float = 30.0,
     durability: Durability = "full",
-    reads: ReadMode = "threads",
+    reads: ReadMode | str | URL = "threads",
     shared: bool = False,
     schema: str | None = None,
     host: str | None = None,

@@ -14,6 +14,7 @@ from model_catalog.downloads.queries.claim_queries import (
 )
 from model_catalog.execution.executor import Executor, read
 from model_catalog.execution.postgres_executor import PostgresExecutor
+from model_catalog.execution.postgresql.replica import ReplicatedExecutor
 from model_catalog.repository.model_catalog import ModelCatalog, executor_of
 
 _FIRST_POLL_S: Final = 0.05
@@ -47,4 +48,6 @@ async def wait_until_unclaimed(catalog: ModelCatalog, name: ClaimedName) -> None
 
 def _listener_of(executor: Executor) -> NotificationListener | None:
     """Return what notifies this process, on an engine of our own for PostgreSQL."""
-    return executor.listener(CHANNEL) if isinstance(executor, PostgresExecutor) else None
+    if isinstance(executor, PostgresExecutor | ReplicatedExecutor):
+        return executor.listener(CHANNEL)
+    return None

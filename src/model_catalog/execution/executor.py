@@ -51,6 +51,8 @@ class Operation(Generic[I, T]):
     """Whether it is one SELECT by key. It needs no transaction, and may share a snapshot."""
     exclusive: bool = False
     """Whether it needs a transaction of its own, because it may take long or writes many rows."""
+    may_lag: bool = False
+    """Whether it may miss what others have written in the last moments, as a replica does."""
     timeout_s: float | None = None
     """The seconds that it may take; None is the timeout of the executor."""
     schema: str | None = None
@@ -63,16 +65,19 @@ def lookup(
     run_many: Callable[[Connection, Sequence[I]], Sequence[T]] | None = None,
 ) -> Operation[I, T]:
     """Return an operation that is one SELECT of a few rows by key."""
-    return Operation(run_one, value, run_many, single_statement=True)
+    return Operation(run_one, value, run_many, single_statement=True, may_lag=True)
 
 
-def read(run_one: Callable[[Connection, I], T], value: I) -> Operation[I, T]:
+def read(
+    run_one: Callable[[Connection, I], T], value: I, *, may_lag: bool = False
+) -> Operation[I, T]:
     """
     Return an operation that only reads, in one transaction.
 
     On SQLite that is one snapshot. On PostgreSQL each statement has a snapshot of its own.
+    With `may_lag` a replica may answer it.
     """
-    return Operation(run_one, value, exclusive=True)
+    return Operation(run_one, value, exclusive=True, may_lag=may_lag)
 
 
 def write(

@@ -12,6 +12,7 @@ from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from model_catalog.concurrency.batching import Coalescer
+from model_catalog.concurrency.completion import run_to_completion
 from model_catalog.concurrency.context_managers import inner_contextmanager
 from model_catalog.concurrency.ownership import HostOwner, LoopOwner
 from model_catalog.concurrency.retry import MIN_TIMEOUT_S, Backoff
@@ -32,6 +33,7 @@ from model_catalog.errors import (
     CatalogBusyError,
     CatalogError,
     CatalogReadOnlyError,
+    CatalogUnavailableError,
 )
 from model_catalog.execution.executor import (
     Executor,
@@ -47,7 +49,6 @@ from model_catalog.execution.postgres_transaction import (
     close_connection,
     commit_write,
 )
-from model_catalog.execution.postgresql.batches import RetryAloneError, run_lookups, run_writes
 from model_catalog.execution.postgresql.read_only import reason_for_read_only
 from model_catalog.execution.transaction import TransactionExecutor
 
@@ -60,6 +61,9 @@ _MAX_CONCURRENT_BATCHES: Final = 4
 
 # With a shorter timeout, no time would be left to repeat a call alone after its batch failed.
 _MIN_BATCH_TIMEOUT_S: Final = 2 * LOCK_WAIT_S
+
+# A statement of a batch runs at most this long, and at most half of the batch's time.
+_BATCH_TIMEOUT_S: Final = 2.0
 
 # The server gets this long to tell why it refused a write.
 _QUESTION_S: Final = 1.0
@@ -123,11 +127,11 @@ class PostgresExecutor:
                 if operation.run_many is None:
                     return await self._run_alone(operation, Backoff(timeout_s))
                 timeout_s = max(timeout_s, MIN_TIMEOUT_S)
-                return await self._run_in_batch(operation, run_lookups, timeout_s)
+                return await self._run_in_batch(operation, _run_lookups, timeout_s)
             self.forbid_nested_write()
             try:
                 if operation.run_many is not None and timeout_s >= _MIN_BATCH_TIMEOUT_S:
-                    return await self._run_in_batch(operation, run_writes, timeout_s)
+                    return await self._run_in_batch(operation, _run_writes, timeout_s)
                 return await self._run_alone(operation, Backoff(timeout_s))
             except CatalogReadOnlyError as error:
                 raise await self._explained(error) from error
@@ -171,7 +175,7 @@ class PostgresExecutor:
         backoff = Backoff(timeout_s)
         try:
             return await self._batches_of(operation, run).submit(operation, timeout_s)  # type: ignore[no-any-return]
-        except RetryAloneError as failed:
+        except _RetryAloneError as failed:
             if isinstance(failed.error, CatalogBusyError):
                 await backoff.wait_or_raise(failed.error)
         return await self._run_alone(operation, backoff)
@@ -296,3 +300,98 @@ class PostgresExecutor:
         await self._owner.wait_idle()
         for executor, backend in list(self._open_transactions.items()):
             await executor.end_early(backend.close)
+
+
+async def _run_lookups(
+    executor: PostgresExecutor, operations: Sequence[Operation[Any, T]], timeout_s: float
+) -> Sequence[T]:
+    """Run the lookups of a batch as one query; repeat it while the database is busy."""
+    function, value = _function_of(operations)
+    backoff = Backoff(timeout_s)
+    in_transaction = False
+    while True:
+        run = InterruptibleRun(
+            executor.database.name, backoff.remaining_s, limits_statements=in_transaction
+        )
+        try:
+            return await run_to_completion(
+                executor.run_once(function, value, run, backoff, writes=False)
+                if in_transaction
+                else executor.look_up_once(function, value, run),
+                run.cancel_read,
+                timeout_s=max(backoff.remaining_s, MIN_TIMEOUT_S),
+                on_timeout=run.interrupt,
+            )
+        except CatalogBusyError as error:
+            busy = error
+            # A statement timeout of the server or the role. A transaction can set its own.
+            in_transaction = in_transaction or error.is_interrupted
+        except CatalogUnavailableError:
+            raise
+        except CatalogError as error:
+            # For example a character that the encoding of the database does not have.
+            if len(operations) > 1:
+                raise _RetryAloneError(error) from error
+            raise
+        try:
+            # As in run_with_retries.
+            await backoff.wait_or_raise(busy)
+        finally:
+            del busy
+
+
+async def _run_writes(
+    executor: PostgresExecutor, operations: Sequence[Operation[Any, T]], timeout_s: float
+) -> Sequence[T]:
+    """
+    Run the writes of a batch in one transaction, which waits at most 0.1 s for a lock.
+
+    The database does not say which of them caused an error, so each is then repeated alone. Only if
+    COMMIT was not answered do all get the same error: it is unknown whether they were committed.
+    """
+    function, value = _function_of(operations)
+    is_shared = len(operations) > 1
+    backoff = Backoff(timeout_s)
+
+    run = InterruptibleRun(executor.database.name, timeout_s)
+    step = executor.run_once(
+        function,
+        value,
+        run,
+        backoff,
+        writes=True,
+        max_statement_s=min(timeout_s / 2, _BATCH_TIMEOUT_S) if is_shared else math.inf,
+    )
+    try:
+        return await run_to_completion(
+            step,
+            run.cancel_write,
+            timeout_s=max(backoff.remaining_s, MIN_TIMEOUT_S) + SERVER_GRACE_S,
+            on_timeout=run.interrupt,
+        )
+    except CatalogUnavailableError as error:
+        if is_shared and not error.outcome_unknown:
+            raise _RetryAloneError(error) from error
+        raise
+    except CatalogError as error:
+        if is_shared or isinstance(error, CatalogBusyError):
+            raise _RetryAloneError(error) from error
+        raise
+
+
+def _function_of(
+    operations: Sequence[Operation[Any, T]],
+) -> tuple[Callable[[Connection, Any], Sequence[T]], Any]:
+    """Return a function and its argument that return the results of all operations."""
+    first = operations[0]
+    if len(operations) > 1 and first.run_many is not None:
+        return first.run_many, [operation.value for operation in operations]
+    return lambda connection, value: [first.run_one(connection, value)], first.value
+
+
+class _RetryAloneError(Exception):
+    """The batch of a call failed, and the error need not be its own: it is to be run alone."""
+
+    def __init__(self, error: CatalogError) -> None:
+        super().__init__(error)
+        self.error = error

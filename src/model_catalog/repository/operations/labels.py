@@ -138,7 +138,7 @@ def remove_tags(connection: Connection, value: _ModelTags) -> Model:
 
 def list_tags(filters: Filters, dialect: str) -> Operation[Any, list[TagCount]]:
     """Return the operation that counts the models of each tag."""
-    return read(count_tags, build_where(filters, dialect))
+    return read(count_tags, build_where(filters, dialect), may_lag=True)
 
 
 def count_tags(connection: Connection, where: Sequence[ColumnElement[bool]]) -> list[TagCount]:
@@ -239,7 +239,7 @@ def list_aliases(reference: ModelName | None, provider: str | None) -> Operation
         where.append(ALIASES.c.reference == validation.lookup_text("reference", reference))
     if provider is not None:
         where.append(ALIASES.c.provider == validation.lookup_text("provider", provider))
-    return read(select_aliases, where)
+    return read(select_aliases, where, may_lag=True)
 
 
 def select_aliases(connection: Connection, where: Sequence[ColumnElement[bool]]) -> list[Alias]:

@@ -94,7 +94,9 @@ def list_page(
     order = SortOrder.validated(sort, descending)
     position = None if after is None else order.position_of(after)
     page, values = Page.validated(order, position, limit)
-    return read(fetch_page, PageQuery(convert, page, values, build_where(filters, dialect)))
+    return read(
+        fetch_page, PageQuery(convert, page, values, build_where(filters, dialect)), may_lag=True
+    )
 
 
 def list_token_page(
@@ -126,7 +128,9 @@ def list_token_page(
     # One more than the page, which tells whether a next page exists.
     page, values = Page.validated(order, position, min(limit + 1, validation.MAX_SIZE))
     query = PageQuery(to_models, page, values, where)
-    return read(fetch_token_page, _TokenPageQuery(query, limit, in_listing.encode_token))
+    return read(
+        fetch_token_page, _TokenPageQuery(query, limit, in_listing.encode_token), may_lag=True
+    )
 
 
 def fetch_token_page(connection: Connection, value: _TokenPageQuery) -> ModelPage:

@@ -39,7 +39,7 @@ class RowWithFiles(NamedTuple):
 
 def list_files(key: LookupKey) -> Operation[LookupKey, list[FileRecord]]:
     """Return the operation that lists the recorded files of a model."""
-    return read(select_files_of_key, key)
+    return read(select_files_of_key, key, may_lag=True)
 
 
 def select_files_of_key(connection: Connection, key: LookupKey) -> list[FileRecord]:

@@ -68,7 +68,7 @@ class CatalogStats:
 
 def count(filters: Filters, dialect: str) -> Operation[Where, int]:
     """Return the operation that counts the models that pass all filters."""
-    return read(count_models, build_where(filters, dialect))
+    return read(count_models, build_where(filters, dialect), may_lag=True)
 
 
 def count_models(connection: Connection, where: Where) -> int:
@@ -80,7 +80,7 @@ def count_models(connection: Connection, where: Where) -> int:
 
 def total_size(filters: Filters, dialect: str) -> Operation[Where, int]:
     """Return the operation that sums the sizes of the models that pass all filters."""
-    return read(sum_sizes, build_where(filters, dialect))
+    return read(sum_sizes, build_where(filters, dialect), may_lag=True)
 
 
 def sum_sizes(connection: Connection, where: Where) -> int:
@@ -98,7 +98,7 @@ def sum_sizes(connection: Connection, where: Where) -> int:
 
 def disk_usage(filters: Filters, dialect: str) -> Operation[Where, int]:
     """Return the operation that sums the bytes on the disk of the models that pass all filters."""
-    return read(sum_disk_bytes, build_where(filters, dialect))
+    return read(sum_disk_bytes, build_where(filters, dialect), may_lag=True)
 
 
 def sum_disk_bytes(connection: Connection, where: Where) -> int:
@@ -109,7 +109,7 @@ def sum_disk_bytes(connection: Connection, where: Where) -> int:
 
 def stats(filters: Filters, dialect: str) -> Operation[Where, CatalogStats]:
     """Return the operation that computes statistics of the models that pass all filters."""
-    return read(compute_stats, build_where(filters, dialect))
+    return read(compute_stats, build_where(filters, dialect), may_lag=True)
 
 
 def compute_stats(connection: Connection, where: Where) -> CatalogStats:

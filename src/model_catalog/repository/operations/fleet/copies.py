@@ -120,7 +120,7 @@ def _ids_where(condition: ColumnElement[bool]) -> Select[Any]:
 
 def find_by_count(query: CountQuery) -> Operation[CountQuery, list[ModelCopies]]:
     """Return the operation that finds the models with some number of usable copies."""
-    return read(select_by_count, query)
+    return read(select_by_count, query, may_lag=True)
 
 
 def select_by_count(connection: Connection, query: CountQuery) -> list[ModelCopies]:

@@ -35,7 +35,7 @@ def list_page(
         where.append(model_columns.host.in_(names))
     if after is not None:
         where.append(tuple_(*_ORDER) > _position(after))
-    return read(fetch_page, (where, validation.limit("limit", limit)))
+    return read(fetch_page, (where, validation.limit("limit", limit)), may_lag=True)
 
 
 def _position(model: object) -> ColumnElement[Any]:

@@ -17,7 +17,7 @@ from model_catalog.repository.statements.filters import model_columns
 
 def find_totals(lost_after_s: float) -> Operation[float, list[HostTotals]]:
     """Return the operation that computes the totals of all hosts."""
-    return read(select_totals, lost_after_s)
+    return read(select_totals, lost_after_s, may_lag=True)
 
 
 def select_totals(connection: Connection, lost_after_s: float) -> list[HostTotals]:
