@@ -163,6 +163,8 @@ _ALL: Final = (
     Target(leases.LEASES, CATALOG, ALLOWED, 1.0),
     Target(fleet.WHO_HAS, CATALOG, ALLOWED, 1.0),
     Target(fleet.TOTALS, CATALOG, ALLOWED, 1.0),
+    Target(fleet.FIND, CATALOG, fleet.ONE_HOST, 1.2),
+    Target(fleet.REGISTER, CATALOG, fleet.ONE_HOST, 1.2),
     Target(fleet.HEARTBEATS, CATALOG, ALLOWED, 1.0),
     *_postgres_targets("find, 64 tasks"),
     *_postgres_targets("register, 64 tasks"),

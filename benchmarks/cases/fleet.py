@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import random
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack
+from functools import partial
 from itertools import cycle
 from pathlib import Path
 from typing import Final
@@ -16,12 +19,15 @@ from tests.fleet_database import host_name, insert_fleet, reference_name
 from benchmarks.contenders import CATALOG
 from benchmarks.harness.benchmark import ALLOWED, Benchmark, Environment
 from benchmarks.harness.rounds import Measured, Result, Sample, run_rounds
-from model_catalog import HostRegistry, open_catalog
+from model_catalog import HostRegistry, Model, ModelCatalog, open_catalog
 from model_catalog.domain.fleet.host import DEFAULT_INTERVAL_S
 from tests import postgres
 
 WHO_HAS: Final = "fleet: who_has"
 TOTALS: Final = "fleet: totals_by_host"
+FIND: Final = "fleet: find_model of one of 100 hosts"
+REGISTER: Final = "fleet: register_model of one of 100 hosts"
+ONE_HOST: Final = "a catalog of one host"
 HEARTBEATS: Final = "fleet: the server's CPU of 1,000 hosts' heartbeats in a second"
 _ALLOWED: Final = {WHO_HAS: 0.002, TOTALS: 0.3, HEARTBEATS: 0.01}
 _HOSTS: Final = 100
@@ -60,6 +66,54 @@ async def questions(environment: Environment) -> Mapping[str, Result]:
         }
     environment.databases.discard(target)
     return results
+
+
+async def calls_of_one_host(environment: Environment) -> Mapping[str, Result]:
+    """Find and register models of one host in the same fleet, and in a catalog of this host."""
+    if not environment.contenders["postgresql"]:
+        return {}
+    models = _QUICK_MODELS if environment.settings.quick else _MODELS
+    spec = environment.contenders["postgresql"][0]
+    targets = {
+        ONE_HOST: await environment.databases.target(spec, 1, private=True),
+        CATALOG: await environment.databases.target(spec, 1, private=True),
+    }
+    for name, target in targets.items():
+        hosts = 1 if name == ONE_HOST else _HOSTS
+        insert_fleet(postgres.dsn(make_url(target)), hosts=hosts, models=models)
+    results = {}
+    async with AsyncExitStack() as stack:
+        catalogs = {
+            name: await stack.enter_async_context(open_catalog(target, host=host_name(0)))
+            for name, target in targets.items()
+        }
+        for title, call in ((FIND, _find), (REGISTER, _register)):
+            contenders = {
+                name: partial(_time_calls, partial(call, catalog), models)
+                for name, catalog in catalogs.items()
+            }
+            results[title] = await run_rounds(contenders, 40, warm_up=True)
+    for target in targets.values():
+        environment.databases.discard(target)
+    return results
+
+
+async def _find(catalog: ModelCatalog, number: int) -> None:
+    if await catalog.find_model(reference_name(number), "hf") is None:
+        raise AssertionError(number)
+
+
+async def _register(catalog: ModelCatalog, number: int) -> None:
+    reference = f"new/{time.perf_counter_ns()}-{number}"
+    await catalog.register_model(Model(reference=reference, provider="hf", local_path="/m"))
+
+
+async def _time_calls(call: Callable[[int], Awaitable[None]], models: int) -> Sample:
+    numbers = random.sample(range(models), min(_CALLS, models))
+    began_at = time.perf_counter()
+    for number in numbers:
+        await call(number)
+    return Sample((time.perf_counter() - began_at) / len(numbers))
 
 
 async def heartbeats(environment: Environment) -> Mapping[str, Result]:
@@ -115,5 +169,6 @@ async def _compare(title: str, measured: Measured) -> Result:
 
 BENCHMARKS: Final = (
     Benchmark("fleet: questions", questions, has_target=True),
+    Benchmark("fleet: calls of one host", calls_of_one_host, has_target=True),
     Benchmark("fleet: heartbeats", heartbeats, has_target=True),
 )

@@ -97,7 +97,7 @@ async def main(target: str, host: str, seconds: float) -> None:
     async with open_catalog(target, host=host) as catalog:
         work = HostWork(catalog, host)
         await work.registry.register_host(host, capacity_bytes=10**12, free_bytes=10**11)
-        async with work.registry.beat(host, interval_s=0.5):
+        async with work.registry.beat(host, interval_s=5):
             await work.run(seconds)
     found = {"host": host, "calls": work.calls, "sizes": work.sizes, "uses": work.uses}
     print(json.dumps(found))

@@ -13,7 +13,7 @@ def lost_after_options() -> argparse.ArgumentParser:
     parent.add_argument(
         "--lost-after",
         metavar="TIME",
-        help="a host is lost without a heartbeat for this time, for example 90s (default: 120s)",
+        help="a host is lost without a heartbeat for this time, for example 90s (default: 180s)",
     )
     return parent
 
@@ -50,7 +50,7 @@ def add_fleet_commands(
     beat.add_argument(
         "--every",
         metavar="TIME",
-        help="go on until the command is stopped, for example every 30s (default: once)",
+        help="go on until the command is stopped, for example every 60s (default: once)",
     )
     rm = add_host_command("rm", "Remove a host. It may still have models.")
     rm.add_argument("name", metavar="NAME")

@@ -11,6 +11,7 @@ from typing import Any, Final, TypeAlias
 
 from sqlalchemy import (
     ColumnElement,
+    CompoundSelect,
     Connection,
     Delete,
     Dialect,
@@ -57,7 +58,7 @@ class PreparedStatement:
 
     def __init__(
         self,
-        statement: Select[Any] | Insert | Update | Delete,
+        statement: Select[Any] | CompoundSelect[Any] | Insert | Update | Delete,
         names: Iterable[str] | None = None,
     ) -> None:
         """Prepare a statement; `names` are the columns that an INSERT sets."""
@@ -156,7 +157,9 @@ def _convert_column(convert: Callable[[Any], Any], values: Sequence[Any]) -> lis
 
 
 def _compile(
-    statement: Select[Any] | Insert | Update | Delete, names: list[str] | None, dialect: Dialect
+    statement: Select[Any] | CompoundSelect[Any] | Insert | Update | Delete,
+    names: list[str] | None,
+    dialect: Dialect,
 ) -> _Compiled:
     compiled = statement.compile(dialect=dialect, column_keys=names)
     if missing := [column.key for column in getattr(compiled, "insert_prefetch", ())]:

@@ -6,7 +6,7 @@ import json
 import os
 import re
 from collections.abc import Mapping
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NoReturn, cast
 from urllib.parse import parse_qsl, urlsplit
 
 from model_catalog.domain import validation
@@ -84,11 +84,12 @@ def _label_dict(field: str, value: object) -> dict[str, str]:
     if not isinstance(value, Mapping):
         problem = f"is a {type(value).__name__}: give a dict, as in {{'gpu': 'h100'}}"
         raise InvalidModelError(field, value, problem)
-    if len(value) > MAX_LABELS:
-        problem = f"has {len(value)} labels: at most {MAX_LABELS} are allowed"
-        raise InvalidModelError(field, value, problem)
+    given = cast("Mapping[object, object]", value)
+    if len(given) > MAX_LABELS:
+        problem = f"has {len(given)} labels: at most {MAX_LABELS} are allowed"
+        raise InvalidModelError(field, given, problem)
     labels: dict[str, str] = {}
-    for name, text in value.items():
+    for name, text in given.items():
         key = _text(field, name, validation.MAX_NAME)
         if "=" in key:
             problem = "must not contain '=', which separates the name and the value of a label"
@@ -124,13 +125,13 @@ def _ssh_port(field: str, value: object) -> int | None:
 
 
 def _ssh_key_path(field: str, value: object) -> str:
-    try:
-        raw = os.fspath(value)  # type: ignore[call-overload]
-    except TypeError:
-        raw = None
+    kind = type(value).__name__
+    raw = value
+    if isinstance(value, os.PathLike):
+        raw = os.fspath(cast("os.PathLike[str]", value))
     if not isinstance(raw, str):
         # Bytes may be a key. A path that is not text could not be printed.
-        _refuse(field, f"is a {type(value).__name__}: give the path of a key as a str or a Path")
+        _refuse(field, f"is a {kind}: give the path of a key as a str or a Path")
     if looks_like_key(raw):
         _refuse(field, "is a key itself: save it in a file that only you can read, give its path")
     return _text(field, raw, validation.MAX_PATH_BYTES)

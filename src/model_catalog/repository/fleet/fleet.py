@@ -157,7 +157,7 @@ class Fleet:
             last = page[-1]
 
 
-def _page(limit: int, after: ModelRef | None) -> tuple[int, ModelRef | None]:
+def _page(limit: int, after: object) -> tuple[int, ModelRef | None]:
     size = validation.limit("limit", limit)
     if not size or size > _MAX_PAGE:
         raise InvalidModelError("limit", limit, f"is not a page size: give 1 to {_MAX_PAGE:,}")

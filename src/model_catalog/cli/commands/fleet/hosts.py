@@ -194,7 +194,7 @@ async def _model_count(catalog: ModelCatalog, name: str) -> int:
 
 def parse_labels(texts: Sequence[str]) -> dict[str, str]:
     """Parse labels such as `gpu=h100`. Raises InvalidModelError."""
-    labels = {}
+    labels: dict[str, str] = {}
     for text in texts:
         name, separator, value = text.partition("=")
         if not separator:

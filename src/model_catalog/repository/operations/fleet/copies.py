@@ -8,6 +8,7 @@ from itertools import groupby
 from typing import Any, Final, NamedTuple
 
 from sqlalchemy import (
+    BigInteger,
     ColumnElement,
     Connection,
     Select,
@@ -43,6 +44,8 @@ from model_catalog.repository.statements.model_key import ALIASES
 HAS_HOST: Final = model_columns.host != literal_column("''")
 HAS_NO_HOST: Final = model_columns.host == literal_column("''")
 
+_ONE: Final = literal_column("1", BigInteger)
+_ZERO: Final = literal_column("0", BigInteger)
 _KEY: Final = (model_columns.provider, model_columns.reference, model_columns.version)
 
 
@@ -100,15 +103,16 @@ def select_copies_of_each(
 @cache
 def _select_by_key(dialect: str, *, every_version: bool) -> PreparedStatement:
     provider, reference, version = (bindparam(column.name, type_=column.type) for column in _KEY)
-    named = and_(model_columns.provider == provider, model_columns.reference == reference)
-    # Every version of the reference: an alias is then found by the id of its model.
-    statement = _select_rows(dialect).where(model_columns.id.in_(_ids_where(named)))
+    where = [model_columns.provider == provider, model_columns.reference == reference]
     if not every_version:
+        # Of every version of the reference: an alias is then found by the id of its model.
         aliased = select(ALIASES.c.model_id).where(
             ALIASES.c.model_id == model_columns.id, ALIASES.c.alias == version
         )
-        statement = statement.where((model_columns.version == version) | aliased.exists())
-    return PreparedStatement(statement)
+        where.append((model_columns.version == version) | aliased.exists())
+    # Each part has an index of its own: one SELECT for both would use neither.
+    parts = [_select_rows(dialect).where(*where, part) for part in (HAS_HOST, HAS_NO_HOST)]
+    return PreparedStatement(union_all(*parts))
 
 
 def _ids_where(condition: ColumnElement[bool]) -> Select[Any]:
@@ -140,7 +144,7 @@ def select_by_count(connection: Connection, query: CountQuery) -> list[ModelCopi
     ]
 
 
-def _select_keys(dialect: str, query: CountQuery) -> Select[Any]:
+def _select_keys(dialect: str, query: CountQuery) -> Select[Any, Any, Any]:
     """Select the keys of a page. PostgreSQL reads them in the order of two indexes, and stops."""
     after = [] if query.after is None else [tuple_(*_KEY) > _position(query.after)]
     parts = [
@@ -172,7 +176,7 @@ def _is_usable(dialect: str, lost_after_s: float) -> ColumnElement[int]:
         model_columns.state.in_([state for state in FileState if state.is_as_recorded]),
         ~is_lost(dialect, lost_after_s),
     )
-    return case((is_usable, literal_column("1")), else_=literal_column("0"))
+    return case((is_usable, _ONE), else_=_ZERO)
 
 
 def _select_rows(dialect: str) -> Select[Any]:
@@ -204,7 +208,7 @@ def to_copies(rows: Iterable[Row], lost_after_s: float) -> list[ModelCopy]:
     """Convert rows of `_select_rows` to copies."""
     # To make and to validate a ref takes longer than everything else in a row.
     refs: dict[tuple[str, str, str], ModelRef] = {}
-    copies = []
+    copies: list[ModelCopy] = []
     for provider, reference, version, host, path, size, state, *facts in rows:
         reason, found_digest, pinned, downloaded, used, registered, heartbeat_at_ms, now = facts
         key = (provider, reference, version)
