@@ -18,15 +18,17 @@ from model_catalog.repository.statements.disk_usage import (
 )
 from model_catalog.repository.statements.filters import (
     EFFECTIVE_COLUMNS,
-    MODELS,
     Filters,
     build_where,
     model_columns,
     own_models,
+    select_aggregate,
 )
 
 Where = list[ColumnElement[bool]]
 
+_COUNT: Final = func.count()
+_TOTAL: Final = func.sum(model_columns.size_bytes)
 _SPLIT_SUMS: Final = split_sums(model_columns.size_bytes)
 # Integer overflow has no error code of its own in SQLite: it has the generic one.
 _GENERIC_ERROR: Final = "SQLITE_ERROR"
@@ -73,9 +75,8 @@ def count(filters: Filters, dialect: str) -> Operation[Where, int]:
 
 def count_models(connection: Connection, where: Where) -> int:
     """Return the number of models that meet all conditions."""
-    statement = select(func.count()).select_from(MODELS)
-    statement = statement.where(*own_models(connection, where))
-    return connection.execute(statement).scalar_one()
+    count_: int = connection.execute(select_aggregate(connection, _COUNT, where)).scalar_one()
+    return count_
 
 
 def total_size(filters: Filters, dialect: str) -> Operation[Where, int]:
@@ -85,15 +86,15 @@ def total_size(filters: Filters, dialect: str) -> Operation[Where, int]:
 
 def sum_sizes(connection: Connection, where: Where) -> int:
     """Return the sum of sizes in bytes, exact beyond 2**63."""
-    where = own_models(connection, where)
     # One sum takes a fifth less time than two.
     try:
-        return int(connection.scalar(select(func.sum(model_columns.size_bytes)).where(*where)) or 0)
+        return int(connection.scalar(select_aggregate(connection, _TOTAL, where)) or 0)
     except OperationalError as error:
         if getattr(error.driver_exception, "sqlite_errorname", None) != _GENERIC_ERROR:
             raise
     # If the error was not an overflow, this statement raises it again.
-    return join_sums(*connection.execute(select(*_SPLIT_SUMS).where(*where)).one())
+    split = select(*_SPLIT_SUMS).where(*own_models(connection, where))
+    return join_sums(*connection.execute(split).one())
 
 
 def disk_usage(filters: Filters, dialect: str) -> Operation[Where, int]:

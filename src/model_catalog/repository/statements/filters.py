@@ -5,17 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
+from functools import lru_cache
 from typing import Any, Final, TypedDict, cast
 
 from sqlalchemy import (
     BigInteger,
-    Boolean,
     ColumnElement,
     Connection,
+    Select,
     Table,
     Text,
     and_,
     any_,
+    case,
     func,
     literal,
     or_,
@@ -23,6 +25,7 @@ from sqlalchemy import (
     true,
 )
 from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.types import NullType
 
 from model_catalog.connection.database_info import host_of
 from model_catalog.domain import fields, validation
@@ -68,20 +71,39 @@ def own_models(
     if connection.dialect.name != "sqlite" or any(map(_is_about_provider, where)):
         # The index of the key begins with the host and the provider.
         return [model_columns.host == host, *where]
-    has_host = model_columns.host == host
     if newest_first:
         # Without statistics SQLite takes a host to have ten models. It would read this index for a
         # digest too.
-        return [func.likely(has_host, type_=Boolean), *where]
-    return [or_(_has_no_other_host(host), has_host), *where]
+        return [_hint("likely", model_columns.host == host), *where]
+    return [or_(_has_no_other_host(host), model_columns.host == host), *where]
 
 
+def select_aggregate(
+    connection: Connection, aggregate: ColumnElement[Any], where: Sequence[ColumnElement[bool]]
+) -> Select[Any]:
+    """Select an aggregate of the models of the catalog's host that meet all conditions."""
+    if where or connection.dialect.name != "sqlite":
+        return select(aggregate).select_from(MODELS).where(*own_models(connection, where))
+    return _select_unfiltered(aggregate, host_of(connection))
+
+
+@lru_cache(maxsize=64)
+def _select_unfiltered(aggregate: ColumnElement[Any], host: str) -> Select[Any]:
+    models = select(aggregate).select_from(MODELS)
+    own = models.where(model_columns.host == host)
+    # Without a condition SQLite counts rows without reading them: 30 times as fast for 20,000.
+    return select(
+        case((_has_no_other_host(host), models.scalar_subquery()), else_=own.scalar_subquery())
+    )
+
+
+# It is built once for each host: that takes longer than a short statement.
+@lru_cache(maxsize=64)
 def _has_no_other_host(host: str) -> ColumnElement[bool]:
     """
     Return whether all models of the database are of one host, as in most SQLite files.
 
     SQLite evaluates it once, and then does not read the column of each row, which is the last one.
-    The sum of the sizes of 100,000 models takes 26 ms, and with the column 38 ms.
     """
     others = MODELS.alias("others")
     return and_(
@@ -90,6 +112,16 @@ def _has_no_other_host(host: str) -> ColumnElement[bool]:
             for condition in (others.c.host < host, others.c.host > host)
         )
     )
+
+
+def _hint(function: str, condition: ColumnElement[bool]) -> ColumnElement[Any]:
+    """
+    Return a condition with a hint for SQLite's planner: `likely` or `unlikely`.
+
+    It has no type: SQLAlchemy would compare a Boolean with 1, and SQLite then ignores the hint.
+    """
+    hinted: ColumnElement[Any] = getattr(func, function)(condition, type_=NullType())
+    return hinted
 
 
 def _is_about_provider(condition: ColumnElement[bool]) -> bool:
@@ -172,7 +204,7 @@ def _equals(field: str, value: object, _dialect: str) -> ColumnElement[bool]:
 def _equals_key(field: str, value: object, dialect: str) -> ColumnElement[bool]:
     is_equal = _equals(field, value, dialect)
     # Otherwise SQLite reads all models of a host, in the default order of listings.
-    return func.unlikely(is_equal, type_=Boolean) if dialect == "sqlite" else is_equal
+    return _hint("unlikely", is_equal) if dialect == "sqlite" else is_equal
 
 
 def _has_kind(field: str, value: object, _dialect: str) -> ColumnElement[bool]:
