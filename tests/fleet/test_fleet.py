@@ -179,11 +179,17 @@ async def test_the_copies_to_spare_are_the_least_recently_used(fleet, database):
     assert more[0].to_spare(4) == []
 
 
-async def test_pages_of_models_by_their_copies_have_each_model_once(fleet, database):
-    """A page begins after the last model of the page before."""
+@pytest.mark.parametrize("step", [1, 4, 200])
+async def test_pages_of_models_by_their_copies_have_each_model_once(
+    fleet, database, monkeypatch, step
+):
+    """A page begins after the last model of the page before, however many are counted at once."""
+    monkeypatch.setattr("model_catalog.repository.operations.fleet.copies._STEP", step)
     references = [f"{name}{number}" for name in ("a", "é", "Z") for number in range(4)]
     for index, reference in enumerate(references):
         insert_model(database, "" if index % 3 else "h", reference, "v@1")
+        insert_model(database, "h", f"{reference}-twice")
+        insert_model(database, "", f"{reference}-twice")
     found = []
     after = None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from functools import cache
 from itertools import groupby
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeAlias
 
 from sqlalchemy import (
     BigInteger,
@@ -19,6 +19,7 @@ from sqlalchemy import (
     literal_column,
     select,
     tuple_,
+    union,
     union_all,
 )
 
@@ -44,6 +45,10 @@ from model_catalog.repository.statements.model_key import ALIASES
 HAS_HOST: Final = model_columns.host != literal_column("''")
 HAS_NO_HOST: Final = model_columns.host == literal_column("''")
 
+_Key: TypeAlias = tuple[str, str, str]
+"""A provider, a reference and a version."""
+_STEP: Final = 200
+"""The number of models whose copies are counted at once."""
 _ONE: Final = literal_column("1", BigInteger)
 _ZERO: Final = literal_column("0", BigInteger)
 _KEY: Final = (model_columns.provider, model_columns.reference, model_columns.version)
@@ -130,10 +135,20 @@ def find_by_count(query: CountQuery) -> Operation[CountQuery, list[ModelCopies]]
 def select_by_count(connection: Connection, query: CountQuery) -> list[ModelCopies]:
     """Return a page of versions of models with all their copies, sorted by their names."""
     dialect = connection.dialect.name
-    keys = connection.execute(_select_keys(dialect, query)).all()
+    keys: list[_Key] = []
+    ref = query.after
+    after = None if ref is None else (ref.provider, ref.reference, ref.version or "")
+    # A step reads the copies of some hundred models, so that a page does not read those of all.
+    is_last = False
+    while len(keys) < query.limit and not is_last:
+        row = connection.execute(_select_end_of_step(after)).one_or_none()
+        end: _Key | None = None if row is None else (row[0], row[1], row[2])
+        keys += map(_to_key, connection.execute(_select_keys(dialect, query, after, end)))
+        after, is_last = end, end is None
+    keys = keys[: query.limit]
     if not keys:
         return []
-    with_key = _ids_where(tuple_(*_KEY).in_([tuple(key) for key in keys]))
+    with_key = _ids_where(tuple_(*_KEY).in_(keys))
     rows = connection.execute(
         _select_rows(dialect).where(model_columns.id.in_(with_key)).order_by(*_KEY)
     )
@@ -144,13 +159,34 @@ def select_by_count(connection: Connection, query: CountQuery) -> list[ModelCopi
     ]
 
 
-def _select_keys(dialect: str, query: CountQuery) -> Select[Any, Any, Any]:
-    """Select the keys of a page. PostgreSQL reads them in the order of two indexes, and stops."""
-    after = [] if query.after is None else [tuple_(*_KEY) > _position(query.after)]
+def _to_key(row: Any) -> _Key:
+    return row[0], row[1], row[2]
+
+
+def _select_end_of_step(after: _Key | None) -> Select[Any, Any, Any]:
+    """Select the last key of the next step; no row if fewer keys are left."""
+    parts = [
+        select(*_KEY)
+        .where(part, *_between(after, None))
+        .group_by(*_KEY)
+        .order_by(*_KEY)
+        .limit(_STEP)
+        .subquery()
+        for part in (HAS_HOST, HAS_NO_HOST)
+    ]
+    found = union(*(select(part) for part in parts)).subquery()
+    key = (found.c.provider, found.c.reference, found.c.version)
+    return select(*key).order_by(*key).offset(_STEP - 1).limit(1)
+
+
+def _select_keys(
+    dialect: str, query: CountQuery, after: _Key | None, end: _Key | None
+) -> Select[Any, Any, Any]:
+    """Select the keys of a step with the wanted number of usable copies, in their order."""
     parts = [
         select(*_KEY, _is_usable(dialect, query.lost_after_s).label("is_usable"))
         .select_from(_with_hosts())
-        .where(part, *after)
+        .where(part, *_between(after, end))
         for part in (HAS_HOST, HAS_NO_HOST)
     ]
     copies = union_all(*parts).subquery()
@@ -159,13 +195,18 @@ def _select_keys(dialect: str, query: CountQuery) -> Select[Any, Any, Any]:
     bounds = [count >= query.minimum]
     if query.maximum is not None:
         bounds.append(count <= query.maximum)
-    grouped = select(*key).group_by(*key).having(and_(*bounds))
-    return grouped.order_by(*key).limit(query.limit)
+    return select(*key).group_by(*key).having(and_(*bounds)).order_by(*key)
 
 
-def _position(ref: ModelRef) -> ColumnElement[Any]:
-    values = (ref.provider, ref.reference, ref.version or "")
-    return tuple_(*values, types=[column.type for column in _KEY])
+def _between(after: _Key | None, end: _Key | None) -> list[ColumnElement[bool]]:
+    """Return the conditions that a key comes after a key, and that it comes no later than one."""
+    types = [column.type for column in _KEY]
+    bounds: list[ColumnElement[bool]] = []
+    if after is not None:
+        bounds.append(tuple_(*_KEY) > tuple_(*after, types=types))
+    if end is not None:
+        bounds.append(tuple_(*_KEY) <= tuple_(*end, types=types))
+    return bounds
 
 
 def _is_usable(dialect: str, lost_after_s: float) -> ColumnElement[int]:
