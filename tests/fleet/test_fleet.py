@@ -3,12 +3,15 @@
 import pytest
 from conftest import a_model, moment
 from fleet_rows import insert_host, insert_model
+from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
 
 from model_catalog import (
     Exclusion,
     FileState,
+    HostRegistry,
     HostState,
     InvalidModelError,
+    ModelCatalog,
     ModelNotFoundError,
     ModelRef,
     open_catalog,
@@ -315,3 +318,28 @@ async def test_a_fleet_of_a_closed_catalog_raises_an_error_of_the_catalog(sqlite
     with pytest.raises(Exception, match="closed") as caught:
         await fleet.who_has("hf:m")
     assert type(caught.value).__name__ == "CatalogClosedError"
+
+
+async def test_a_catalog_over_the_sessions_of_a_program_has_hosts_and_a_fleet(database):
+    """They see all hosts, whatever host the catalog is for."""
+    engine = create_async_engine(database.target_url)
+    catalog = ModelCatalog(async_sessionmaker(engine), host="a")
+    registry = HostRegistry(catalog)
+    await registry.register_host("a", free_bytes=100)
+    await registry.register_host("b", free_bytes=100)
+    await catalog.register_model(a_model("m", size_bytes=7))
+    insert_model(database, "b", "m", size_bytes=9, last_used_at=USED)
+
+    async with registry.beat("a"), registry.beat("b"):
+        copies = await catalog.fleet().who_has("hf:m")
+    totals = await catalog.fleet().totals_by_host()
+    scarce = await catalog.fleet().list_scarce_models(copy_count=2)
+    plan = await catalog.fleet().plan_placement("hf:m")
+    await engine.dispose()
+
+    assert [(copy.host, copy.size_bytes) for copy in copies] == [("b", 9), ("a", 7)]
+    assert [(each.host, each.state, each.size_bytes) for each in totals] == [
+        *(("a", HostState.ALIVE, 7), ("b", HostState.ALIVE, 9))
+    ]
+    assert [each.usable_count for each in scarce] == [2]
+    assert {each.reason for each in plan.excluded} == {Exclusion.HAS_MODEL}
