@@ -3,12 +3,16 @@
 import inspect
 import shutil
 import time
+from contextlib import suppress
 
 import pytest
 from host_calls import FUNCTIONS, METHODS, NAMES, Clock, path_of, run_sequence, write_files
+from public_calls import WRITES, fill
 from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
 
 from model_catalog import FileRecord, Model, ModelCatalog, ModelRef, downloads, open_catalog, upkeep
+from model_catalog.errors import ModelNotFoundError
+from model_catalog.upkeep import adopt, scan_store
 
 OTHERS = ("", "b")
 TABLES = {
@@ -42,13 +46,16 @@ async def fill_other_hosts(database, folder) -> None:
     """Record the models of two other hosts with the same names and paths, and all child rows."""
     for host in OTHERS:
         async with open_catalog(database.target, host=host or None) as catalog:
-            for name in (*NAMES, "found"):
+            await adopt(catalog, await scan_store(catalog, "directory", folder / "store"))
+            for name in NAMES:
                 for version in ("", "v1", "v2", "v9"):
                     path = path_of(folder, name)
                     model = Model(
                         reference=name, provider="hf", version=version, local_path=str(path)
                     )
-                    files = [FileRecord(path.name, 7, digest=f"sha256:{1:064x}", file_id="1:1")]
+                    size_bytes = path.stat().st_size
+                    digest = f"sha256:{1:064x}"
+                    files = [FileRecord(path.name, size_bytes, digest=digest, file_id="1:1")]
                     await catalog.register_model(model, files)
                 ref = ModelRef("hf", name, "v1")
                 await catalog.tag_model(ref, tags=["other", "chat"])
@@ -142,6 +149,7 @@ async def test_the_same_calls_return_the_same_alone_and_beside_other_hosts(
     write_files(folder)
     alone = await run_on(database, form, folder, None, seed, monkeypatch)
     database.delete_rows()
+    write_files(folder)
     await fill_other_hosts(database, folder)
     before = rows_of_others(database)
 
@@ -151,6 +159,25 @@ async def test_the_same_calls_return_the_same_alone_and_beside_other_hosts(
         assert one == other, number
     assert rows_of_others(database) == before
     assert all(before.values())
+
+
+@pytest.mark.parametrize("name", WRITES)
+async def test_a_write_with_the_id_of_a_model_of_another_host_changes_nothing(database, name):
+    """
+    SQLite may give the id of a removed model to one of another host, which may have the same path.
+    """
+    async with open_catalog(database.target, host="b") as catalog:
+        await fill(catalog)
+    database.run("UPDATE models SET id = 1")
+    for table in ("model_tags", "model_files", "model_aliases"):
+        database.run(f"UPDATE {table} SET model_id = 1")
+    before = rows_of_others(database)
+
+    async with open_catalog(database.target, host="a") as catalog:
+        with suppress(ModelNotFoundError):
+            await WRITES[name](catalog)
+
+    assert rows_of_others(database) == before
 
 
 def test_every_public_call_is_one_of_the_steps():
