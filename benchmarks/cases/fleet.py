@@ -23,12 +23,12 @@ from model_catalog import HostRegistry, Model, ModelCatalog, open_catalog
 from model_catalog.domain.fleet.host import DEFAULT_INTERVAL_S
 from tests import postgres
 
-WHO_HAS: Final = "fleet: who_has"
-TOTALS: Final = "fleet: totals_by_host"
-FIND: Final = "fleet: find_model of one of 100 hosts"
-REGISTER: Final = "fleet: register_model of one of 100 hosts"
+WHO_HAS: Final = "fleet: questions, who_has"
+TOTALS: Final = "fleet: questions, totals_by_host"
+FIND: Final = "fleet: calls of one host of 100, find_model"
+REGISTER: Final = "fleet: calls of one host of 100, register_model"
 ONE_HOST: Final = "a catalog of one host"
-HEARTBEATS: Final = "fleet: the server's CPU of 1,000 hosts' heartbeats in a second"
+HEARTBEATS: Final = "fleet: heartbeats of 1,000 hosts, CPU of the server in a second"
 _ALLOWED: Final = {WHO_HAS: 0.002, TOTALS: 0.3, HEARTBEATS: 0.01}
 _HOSTS: Final = 100
 _MODELS: Final = 10_000

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks import __main__ as command
-from benchmarks.cases import growth, hive_upgrade, model_files
+from benchmarks.cases import fleet, growth, hive_upgrade, model_files
 from benchmarks.contenders import CATALOG, CONTENDERS
 from benchmarks.harness import models_table, rounds
 from benchmarks.harness.benchmark import ALLOWED, Environment, Settings
@@ -175,6 +175,7 @@ def test_every_target_names_an_existing_benchmark_and_contender():
     """A target with a misspelled name would never be evaluated."""
     names = {spec.name for spec in CONTENDERS} | {
         *(ALLOWED, "gguf", "hashlib", "scan_cache_dir", "snapshot_download", "find_model"),
+        fleet.ONE_HOST,
     }
     prefixes = tuple(benchmark.name for benchmark in BENCHMARKS)
 
