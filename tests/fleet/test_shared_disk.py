@@ -18,11 +18,23 @@ from model_catalog.downloads import (
     use_model,
     wait_for_download,
 )
+from model_catalog.downloads.queries.claim_queries import (
+    ClaimedName,
+    ClaimRequest,
+    Purpose,
+    take_claim,
+)
+from model_catalog.downloads.queries.eviction_queries import (
+    BeginDeletion,
+    Refusal,
+    begin_deletion,
+)
 from model_catalog.downloads.queries.shared_disk_queries import (
     CopyQuery,
     copy_record,
     select_copies,
 )
+from model_catalog.downloads.states import Holder
 from model_catalog.errors import DeletionRefusedError
 from model_catalog.execution.executor import read, write
 from model_catalog.repository.model_catalog import executor_of
@@ -254,6 +266,26 @@ async def test_a_model_that_a_host_deletes_is_not_copied(hosts, database, downlo
     assert (during, after) == (None, None)
     assert (await run(write(copy_record, copy))).host == "b"
     assert await other.count_models() == 1
+
+
+async def test_no_host_deletes_what_another_has_begun_to_download(hosts, download):
+    """The transactions of both overlap, the other host has no row, and the versions differ."""
+    one, other, *_ = hosts
+    model = await get_or_download(one, NAME, **shared(download))
+    await one.rename_model(model, new_version="v1")
+    (planned,) = (await plan_eviction(one, free_bytes=1, scope="fleet")).models
+    claim = ClaimRequest(ClaimedName(KEY, is_shared=True), Purpose.DOWNLOAD, Holder.new(), 60_000)
+    begin = BeginDeletion(
+        planned.record, Holder.new(), 60_000, is_owned=planned.is_owned, is_shared=True
+    )
+
+    async with other.transaction() as inner:
+        taken = await executor_of(inner).run(write(take_claim, claim))
+        deletion = asyncio.create_task(executor_of(one).run(write(begin_deletion, begin)))
+        await asyncio.wait([deletion], timeout=0.3)
+
+    assert taken.is_taken
+    assert isinstance(await deletion, Refusal)
 
 
 async def test_a_model_that_another_host_uses_is_kept(hosts, download):

@@ -106,7 +106,7 @@ def take_claim(connection: Connection, request: ClaimRequest) -> ClaimOutcome:
     rows of the reference are locked until the end, so that no eviction of them begins meanwhile.
     """
     key = request.name.key
-    lock_versions(connection, key)
+    lock_versions(connection, key, is_shared=request.name.is_shared)
     model = find_one(connection, key)
     if model is not None and is_usable(model) and request.known_bad != (model.id, model.local_path):
         return ClaimOutcome(model, is_taken=False)
@@ -145,21 +145,22 @@ def is_usable(model: Model) -> bool:
     return model.state in {FileState.UNCHECKED, FileState.PRESENT}
 
 
-def lock_versions(connection: Connection, key: LookupKey) -> None:
-    """Lock the rows of all versions of a reference until the transaction ends, on PostgreSQL."""
+def lock_versions(connection: Connection, key: LookupKey, *, is_shared: bool = False) -> None:
+    """
+    Lock the rows of all versions of a reference until the transaction ends, on PostgreSQL.
+
+    With `is_shared` these are the rows of all hosts. A host that downloads to a shared disk may
+    have no row yet, and then shares only this lock with the host that deletes.
+    """
     if connection.dialect.name == "sqlite":
         # A write transaction is alone.
         return
-    connection.execute(
-        select(model_columns.id)
-        .where(
-            of_host(connection),
-            model_columns.provider == key.provider,
-            model_columns.reference == key.reference,
-        )
-        .order_by(model_columns.id)
-        .with_for_update()
+    rows = select(model_columns.id).where(
+        model_columns.provider == key.provider, model_columns.reference == key.reference
     )
+    if not is_shared:
+        rows = rows.where(of_host(connection))
+    connection.execute(rows.order_by(model_columns.id).with_for_update())
 
 
 def insert_claim(

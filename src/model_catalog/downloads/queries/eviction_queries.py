@@ -79,7 +79,7 @@ def begin_deletion(connection: Connection, request: BeginDeletion) -> ModelRecor
     """
     planned = request.planned
     key = LookupKey(planned.reference, planned.provider, planned.version)
-    lock_versions(connection, key)
+    lock_versions(connection, key, is_shared=request.is_shared)
     model = _select_model(connection, planned.id)
     if (refusal := _refuse(connection, request, model)) is not None or model is None:
         return refusal or Refusal(KeptReason.CHANGED_SINCE, "it was removed")
