@@ -68,6 +68,7 @@ PUBLIC_READS = {
     "export_catalog": lambda catalog: catalog.export_catalog(io.StringIO()),
     "find_model": lambda catalog: catalog.find_model("m", "hf"),
     "find_model_by_id": lambda catalog: catalog.find_model_by_id(1),
+    "fleet": lambda catalog: catalog.fleet().who_has("hf:m"),
     "get_model": lambda catalog: catalog.get_model("m", "hf"),
     "get_model_by_id": lambda catalog: catalog.get_model_by_id(1),
     "get_total_size": lambda catalog: catalog.get_total_size(),
