@@ -2,6 +2,7 @@
 
 import pytest
 from conftest import a_model
+from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
 
 from model_catalog import InvalidModelError, Model, ModelCatalog, open_catalog, sync
@@ -104,6 +105,26 @@ async def test_a_catalog_over_one_session_works_on_its_host(database):
         ("a", 2),
         ("b", 2),
     ]
+
+
+async def test_a_session_can_give_a_model_to_another_host(database):
+    """Its aliases go with it. A flush validates the name of the host."""
+    async with open_catalog(database.target) as catalog:
+        await catalog.register_model(a_model("m"))
+        await catalog.set_alias("m", "hf", "stable")
+    engine = create_async_engine(database.target_url)
+    async with AsyncSession(engine) as session:
+        model = (await session.scalars(select(Model))).one()
+        model.host = "gpu-07"
+        await session.commit()
+        model = (await session.scalars(select(Model))).one()
+        model.host = "a b"
+        with pytest.raises(InvalidModelError, match="a b"):
+            await session.flush()
+    await engine.dispose()
+
+    async with open_catalog(database.target, host="gpu-07") as catalog:
+        assert (await catalog.get_model("m", "hf", "stable")).host == "gpu-07"
 
 
 async def test_a_host_and_a_schema_work_together(empty):

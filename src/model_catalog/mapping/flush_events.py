@@ -66,8 +66,8 @@ def before_update(_mapper: Mapper[Any], connection: Connection, model: Any) -> N
     if not old.keys().isdisjoint(KEY_FIELDS):
         _validate_key(model)
     _set_attributes(model, {**_reset_stale_results(row, old), **row})
-    if "provider" in old or "reference" in old:
-        names = {"provider": model.provider, "reference": model.reference}
+    if not old.keys().isdisjoint(("host", "provider", "reference")):
+        names = {name: getattr(model, name) for name in ("host", "provider", "reference")}
         connection.execute(update(ModelAlias).where(ModelAlias.model_id == model.id).values(names))
     # A flush expires the attribute if it was not loaded.
     set_committed_value(model, STORED_TAGS, read_tags(model))
