@@ -9,7 +9,8 @@ from conftest import a_model
 from fault_proxy import fault_proxy
 
 from model_catalog import InvalidTargetError, open_catalog, sync
-from model_catalog.downloads import get_or_download
+from model_catalog.downloads import get_or_download, list_users, plan_deletion
+from model_catalog.upkeep import Verdict, accept_model, register_path, relink_model, verify_models
 
 pytestmark = pytest.mark.slow
 on_a_server = pytest.mark.parametrize("driver", ["asyncpg", "psycopg"])
@@ -132,6 +133,48 @@ async def test_another_catalog_sees_a_write_when_the_replica_has_it(servers, bot
             assert found.reference == "m"
         postgres.wait_for_replay(*servers)
         assert (await catalog.find_model("m", "hf")).reference == "m"
+
+
+@on_a_server
+async def test_no_call_acts_on_a_row_that_only_the_replica_has(servers, both, driver, tmp_path):
+    """Another catalog has moved an alias, registered a model, and deleted a third one."""
+    primary, replica = both
+    old, new, gone = (tmp_path / name for name in ("old.bin", "new.bin", "gone.bin"))
+    for path in (old, new, gone):
+        path.write_bytes(b"x")
+
+    async def download(_claim):
+        gone.write_bytes(b"xx")
+        return gone
+
+    async with (
+        open_catalog(primary, reads=replica) as catalog,
+        open_catalog(primary) as other,
+    ):
+        await register_path(other, old, reference="m", provider="hf", version="v1")
+        await other.set_alias("hf:m@v1", alias="stable")
+        await get_or_download(catalog, "hf:gone", download)
+        postgres.wait_for_replay(*servers)
+        await catalog.count_models()
+        with postgres.replay_paused(servers[1]):
+            await register_path(other, new, reference="m", provider="hf", version="v2")
+            await other.set_alias("hf:m@v2", alias="stable")
+            await other.remove_model("hf:gone")
+            gone.unlink()
+            assert (await catalog.get_model("hf:m@stable")).version == "v1"
+
+            (planned,) = (await plan_deletion(catalog, ["hf:m@stable"])).models
+            assert planned.ref.version == "v2"
+            assert (await accept_model(catalog, "hf:m@v2")).model.version == "v2"
+            await catalog.count_models()
+            assert (await relink_model(catalog, "hf:m@stable", path=new)).model.version == "v2"
+            await catalog.count_models()
+            verified = {str(each.model.ref): each.verdict async for each in verify_models(catalog)}
+            assert verified == {"hf:m@v1": Verdict.OK, "hf:m@v2": Verdict.OK}
+            await catalog.count_models()
+            assert await list_users(catalog, "hf:m@v2") == []
+            assert (await get_or_download(catalog, "hf:gone", download)).size_bytes == 2
+            assert gone.exists()
 
 
 @on_a_server

@@ -51,7 +51,7 @@ from model_catalog.errors import (
     DownloadTimeoutError,
     InvalidModelError,
 )
-from model_catalog.execution.executor import read, write
+from model_catalog.execution.executor import read, reads_from_primary, write
 from model_catalog.files.file_names import absolute_path
 from model_catalog.files.safe_open import StrPath
 from model_catalog.mapping.tables import Model
@@ -95,6 +95,7 @@ class _Options:
         is_shared_disk(self.scope)
 
 
+@reads_from_primary
 async def get_or_download(
     catalog: ModelCatalog,
     ref: ModelName,

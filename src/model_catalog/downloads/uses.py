@@ -25,7 +25,7 @@ from model_catalog.downloads.queries.use_queries import (
 )
 from model_catalog.downloads.states import Holder, ModelUser
 from model_catalog.errors import CatalogError
-from model_catalog.execution.executor import Executor, read, write
+from model_catalog.execution.executor import Executor, read, reads_from_primary, write
 from model_catalog.mapping.tables import Model
 from model_catalog.repository.model_catalog import ModelCatalog, executor_of
 from model_catalog.repository.operations.lookup import LookupKey
@@ -96,6 +96,7 @@ async def _end(executor: Executor, token: str, *, is_certain: bool) -> None:
         )
 
 
+@reads_from_primary
 async def list_users(catalog: ModelCatalog, ref: ModelName | None = None) -> list[ModelUser]:
     """
     Return the processes that use models, or one model; those that began first come first.

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, Final, Generic, Protocol, TypeVar
+from functools import wraps
+from typing import Any, Final, Generic, ParamSpec, Protocol, TypeVar
 
 from sqlalchemy import Connection
 
@@ -15,6 +16,7 @@ from model_catalog.errors import TransactionError
 
 I = TypeVar("I")  # noqa: E741 - an item
 T = TypeVar("T")
+P = ParamSpec("P")
 
 OTHER_WRITER: Final = "another task of this process is writing"
 """The reason of a CatalogBusyError: the call waited for a write of this process."""
@@ -97,6 +99,35 @@ def write_alone(run_one: Callable[[Connection, I], T], value: I) -> Operation[I,
     In an open transaction it runs in a savepoint of its own.
     """
     return Operation(run_one, value, writes=True, exclusive=True)
+
+
+_needs_primary: Final[ContextVar[bool]] = ContextVar("model_catalog_needs_primary", default=False)
+
+
+def needs_primary() -> bool:
+    """Return whether this task is in a call whose reads a replica must not answer."""
+    return _needs_primary.get()
+
+
+def reads_from_primary(
+    function: Callable[P, Awaitable[T]],
+) -> Callable[P, Coroutine[Any, Any, T]]:
+    """
+    Make an async function whose reads no replica answers, and neither those of its tasks.
+
+    For a function that acts on what it has read: with a row that another catalog has changed since,
+    it would delete or download the wrong files.
+    """
+
+    @wraps(function)
+    async def reading(*args: P.args, **options: P.kwargs) -> T:
+        token = _needs_primary.set(True)
+        try:
+            return await function(*args, **options)
+        finally:
+            _needs_primary.reset(token)
+
+    return reading
 
 
 class Executor(Protocol):

@@ -6,6 +6,7 @@ import os
 
 from model_catalog.domain.model_ref import ModelName, resolve_name
 from model_catalog.errors import FileChangedError
+from model_catalog.execution.executor import reads_from_primary
 from model_catalog.files.file_names import absolute_path
 from model_catalog.mapping.tables import Model
 from model_catalog.repository.model_catalog import ModelCatalog
@@ -65,6 +66,7 @@ async def register_path(
     return RegisteredPath(recorded, inspected.described)
 
 
+@reads_from_primary
 async def accept_model(
     catalog: ModelCatalog,
     reference: ModelName,

@@ -16,6 +16,7 @@ from model_catalog.errors import (
     NotAFileError,
     ProtectedFileError,
 )
+from model_catalog.execution.executor import reads_from_primary
 from model_catalog.files.digest import file_digest
 from model_catalog.files.file_names import absolute_path, is_partial_download
 from model_catalog.files.safe_open import ProtectedFiles, file_identity, non_regular_kind, stat_path
@@ -42,6 +43,7 @@ class MovedModel:
     path: str
 
 
+@reads_from_primary
 async def relink_model(
     catalog: ModelCatalog,
     reference: ModelName,
@@ -83,6 +85,7 @@ async def relink_model(
     return RegisteredPath(stored, inspected.described)
 
 
+@reads_from_primary
 async def find_moved(
     catalog: ModelCatalog,
     roots: Iterable[str | os.PathLike[str]],

@@ -13,6 +13,7 @@ from typing import Any, Final
 from model_catalog.domain.file_record import FileRecord
 from model_catalog.domain.model_ref import ModelName
 from model_catalog.errors import BadSignatureError, FileChangedError, InvalidModelError
+from model_catalog.execution.executor import reads_from_primary
 from model_catalog.files.digest import file_digest
 from model_catalog.files.file_names import parse_shard_name
 from model_catalog.files.fingerprint import Fingerprint, is_settled
@@ -54,6 +55,7 @@ class Signature:
     """Why the signature was refused; None if it is valid."""
 
 
+@reads_from_primary
 async def verify_signature(
     catalog: ModelCatalog,
     reference: ModelName,

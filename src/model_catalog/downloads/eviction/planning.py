@@ -36,7 +36,7 @@ from model_catalog.downloads.queries.plan_queries import (
 )
 from model_catalog.downloads.states import Scope, is_shared_disk
 from model_catalog.errors import DeletionRefusedError, InvalidModelError, StoppedError
-from model_catalog.execution.executor import read
+from model_catalog.execution.executor import read, reads_from_primary
 from model_catalog.repository.model_catalog import ModelCatalog, executor_of, find_database_files
 from model_catalog.upkeep.worker_threads import Stop, file_identities, run_in_thread
 
@@ -94,6 +94,7 @@ async def plan_eviction(
     return await run_in_thread(plan)
 
 
+@reads_from_primary
 async def plan_deletion(
     catalog: ModelCatalog, models: Iterable[ModelName], *, scope: Scope = "host"
 ) -> EvictionPlan:

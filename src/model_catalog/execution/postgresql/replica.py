@@ -13,7 +13,7 @@ from sqlalchemy import Connection, text
 from model_catalog.concurrency.context_managers import inner_contextmanager
 from model_catalog.connection.postgresql.notifications import NotificationListener
 from model_catalog.errors import CatalogError, InvalidTargetError
-from model_catalog.execution.executor import Executor, Operation
+from model_catalog.execution.executor import Executor, Operation, needs_primary
 from model_catalog.execution.postgres_executor import PostgresExecutor
 
 T = TypeVar("T")
@@ -92,7 +92,7 @@ class ReplicatedExecutor:
                 return await self._primary.run(operation)
             finally:
                 self._count_write()
-        if not operation.may_lag:
+        if not operation.may_lag or needs_primary():
             return await self._primary.run(operation)
         if self._position is None:
             return await self._primary.run(self._wrap(operation, self._ask_primary))

@@ -13,6 +13,7 @@ from model_catalog.errors import (
     NotAFileError,
     ProtectedFileError,
 )
+from model_catalog.execution.executor import reads_from_primary
 from model_catalog.files.digest import HashedFile
 from model_catalog.files.safe_open import errno_name, stat_path
 from model_catalog.mapping.tables import Model
@@ -69,6 +70,7 @@ class ModelVerifier:
         """Whether the budget has ended."""
         return self._budget.is_exhausted
 
+    @reads_from_primary
     async def verify(self, candidate: VerificationCandidate) -> VerifiedModel | None:
         """Verify a model; None if it was removed, or if the budget did not allow its first file."""
         hasher = FileHasher(await find_database_files(self._catalog), self._budget, self._meter)
