@@ -168,6 +168,26 @@ async def test_an_alias_and_a_version_of_another_host_are_found(hosts, download)
     assert {(model.host, model.version) for model in models} == {("b", "v1")}
 
 
+async def test_a_record_whose_files_are_here_is_not_replaced_by_that_of_another_host(
+    hosts, download
+):
+    """A download from a hub looks at all versions, and one of them has a description here."""
+    one, other, *_ = hosts
+    model = await get_or_download(one, NAME, **shared(download))
+    await one.rename_model(model, new_version="v1")
+    await get_or_download(other, f"{NAME}@v1", **shared(download))
+    await other.update_model(f"{NAME}@v1", description="of b")
+    await other.tag_model(f"{NAME}@v1", tags=["mine"])
+
+    def find(catalog):
+        return catalog.find_model(f"{NAME}@v2")
+
+    await get_or_download(other, f"{NAME}@v2", **shared(download, find=find))
+
+    kept = await other.get_model(f"{NAME}@v1")
+    assert (kept.description, kept.tags) == ("of b", ("mine",))
+
+
 async def test_a_waiting_host_takes_over_when_the_other_fails(hosts, download):
     """The failure of one host counts as an attempt on the shared disk."""
     one, other, *_ = hosts

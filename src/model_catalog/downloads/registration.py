@@ -109,13 +109,16 @@ async def register_copies(catalog: ModelCatalog, key: LookupKey, *, is_whole: bo
     """
     Record models for the catalog's host that other hosts have recorded, if their files are here.
 
-    The files are looked at in a thread. With `is_whole` these are all versions of a reference, and
-    otherwise the one model that the key means. Empty if there is none.
+    The files are looked at in a thread. With `is_whole` these are all versions of a reference, but
+    for those whose files this host has recorded and has. Otherwise it is the one model that the key
+    means. Empty if there is none.
     """
     executor = executor_of(catalog)
     copied: dict[str, Model] = {}
-    for copy in await executor.run(read(select_copies, CopyQuery(key, is_whole))):
-        if copy.version in copied or (copied and not is_whole):
+    copies = await executor.run(read(select_copies, CopyQuery(key, is_whole)))
+    present = await _present_versions(catalog, key) if copies and is_whole else set[str]()
+    for copy in copies:
+        if copy.version in present or copy.version in copied or (copied and not is_whole):
             continue
         rows = await load_check_rows_of(catalog, copy.id, copy.host)
         if rows and await _are_present(rows):
@@ -123,6 +126,16 @@ async def register_copies(catalog: ModelCatalog, key: LookupKey, *, is_whole: bo
             if model is not None:
                 copied[copy.version] = model
     return list(copied.values())
+
+
+async def _present_versions(catalog: ModelCatalog, key: LookupKey) -> set[str]:
+    """Return the versions of a reference whose files this host has recorded and has."""
+    present = set()
+    for model in await catalog.list_models(provider=key.provider, reference=key.reference):
+        rows = await load_check_rows_of(catalog, model.id)
+        if model.state.is_as_recorded and rows and await _are_present(rows):
+            present.add(model.version)
+    return present
 
 
 async def _are_present(rows: Sequence[Row]) -> bool:
