@@ -8,7 +8,7 @@ import pytest
 from conftest import a_model
 from fault_proxy import fault_proxy
 
-from model_catalog import InvalidTargetError, open_catalog, sync
+from model_catalog import CatalogReadOnlyError, InvalidTargetError, open_catalog, sync
 from model_catalog.downloads import get_or_download, list_users, plan_deletion
 from model_catalog.upkeep import Verdict, accept_model, register_path, relink_model, verify_models
 
@@ -175,6 +175,23 @@ async def test_no_call_acts_on_a_row_that_only_the_replica_has(servers, both, dr
             assert await list_users(catalog, "hf:m@v2") == []
             assert (await get_or_download(catalog, "hf:gone", download)).size_bytes == 2
             assert gone.exists()
+
+
+@on_a_server
+async def test_a_catalog_reads_while_its_primary_is_a_standby(servers, both, driver):
+    """During a failover the URL of the primary may lead to a server that does not write yet."""
+    primary, replica = both
+    async with open_catalog(primary) as catalog:
+        await catalog.register_model(a_model("m"))
+    postgres.wait_for_replay(*servers)
+
+    async with open_catalog(replica, upgrade=False, reads=replica) as catalog:
+        for _ in range(3):
+            assert (await catalog.find_model("m", "hf")).reference == "m"
+            assert await catalog.count_models() == 1
+        with pytest.raises(CatalogReadOnlyError):
+            await catalog.register_model(a_model("other"))
+        assert await catalog.count_models() == 1
 
 
 @on_a_server

@@ -33,9 +33,11 @@ _SHARE_OF_REPLICA: Final = 0.5
 _REPLAYED: Final = "model_catalog_replayed"
 
 # Positions in the write-ahead log as numbers. The identifier is that of a primary and its replicas.
+# During a failover the primary may be a standby still, which has no position of its own: NULL.
 _WRITTEN = text(
-    "SELECT pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0'), system_identifier,"
-    " current_database() FROM pg_control_system()"
+    "SELECT pg_wal_lsn_diff(CASE WHEN NOT pg_is_in_recovery()"
+    " THEN pg_current_wal_insert_lsn() END, '0/0'), system_identifier, current_database()"
+    " FROM pg_control_system()"
 )
 _REPLAYED_BY_NOW = text(
     "SELECT pg_wal_lsn_diff(CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn()"
@@ -154,7 +156,7 @@ class ReplicatedExecutor:
         writes = self._writes
         position, *identity = connection.execute(_WRITTEN).one()
         # A write that has ended meanwhile may have committed after this.
-        if writes == self._writes:
+        if writes == self._writes and position is not None:
             self._position = int(position)
             self._identity = (identity[0], identity[1])
 
