@@ -42,7 +42,10 @@ def test_a_second_host_records_the_files_of_the_first_one(puller, database):
         ("gpu-01", "main"),
         ("gpu-02", "main"),
     ]
-    files = "SELECT path, model_files.digest FROM model_files JOIN models ON id = model_id WHERE host = ?"
+    files = (
+        "SELECT path, model_files.digest FROM model_files JOIN models ON id = model_id"
+        " WHERE host = ?"
+    )
     found = [database.run(f"{files} ORDER BY path", host) for host in ("gpu-01", "gpu-02")]
     assert found[0] == found[1]
     assert len(found[0]) == len(FILES)

@@ -58,6 +58,14 @@ async def test_the_variable_gives_the_host_of_the_default_target(database, monke
     assert found == ["gpu-07", "", "gpu-08", ""]
 
 
+async def test_the_error_of_an_invalid_variable_names_the_variable(monkeypatch):
+    """The caller has not passed a host, and would not find it in the program."""
+    monkeypatch.setenv("MODEL_CATALOG_HOST", "gpu 07")
+    with pytest.raises(InvalidModelError, match="MODEL_CATALOG_HOST 'gpu 07'"):
+        async with open_catalog():
+            pass
+
+
 async def test_a_model_says_its_host_in_every_form(database):
     """The constructor does not take it: the catalog that records a model sets it."""
     async with open_catalog(database.target, host="gpu-07") as catalog:

@@ -39,6 +39,7 @@ from model_catalog.connection.error_mapping import map_errors, to_catalog_error
 from model_catalog.connection.interruption.sqlite_forks import require_not_inherited
 from model_catalog.connection.sqlite_pragmas import Durability
 from model_catalog.connection.target import (
+    HOST_VARIABLE,
     DatabaseLocation,
     Target,
     default_host,
@@ -166,8 +167,10 @@ class _Opening(AbstractAsyncContextManager[OpenDatabase]):
         self._is_backup = is_backup
         self._shared = shared
         self._schema = schema
-        given = default_host(target) if host is None else host
-        self._host = key_validation.optional_host("host", given)
+        if host is None:
+            self._host = key_validation.optional_host(HOST_VARIABLE, default_host(target))
+        else:
+            self._host = key_validation.optional_host("host", host)
         self._create = create
         self._durability: Durability = durability
         self._wait_s = wait_s
