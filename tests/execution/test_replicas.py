@@ -8,7 +8,13 @@ import pytest
 from conftest import a_model
 from fault_proxy import fault_proxy
 
-from model_catalog import CatalogReadOnlyError, InvalidTargetError, open_catalog, sync
+from model_catalog import (
+    CatalogReadOnlyError,
+    InvalidTargetError,
+    ModelNotFoundError,
+    open_catalog,
+    sync,
+)
 from model_catalog.downloads import get_or_download, list_users, plan_deletion
 from model_catalog.upkeep import Verdict, accept_model, register_path, relink_model, verify_models
 
@@ -86,6 +92,28 @@ async def test_reads_go_to_the_replica_once_it_has_caught_up(servers, both, driv
                 assert len(await catalog.list_models()) == 1
                 assert await catalog.count_models() == 1
             proxy.resume()
+
+
+@on_a_server
+async def test_a_model_that_is_not_recorded_is_no_failure_of_the_replica(
+    servers, both, driver, caplog
+):
+    """The replica answers the next read: the primary is silent, and no read notices."""
+    _, replica = both
+    async with fault_proxy(servers[0]) as proxy:
+        through_proxy = target_of(proxy.url, driver)
+        async with open_catalog(through_proxy, reads=replica, timeout_s=5) as catalog:
+            await catalog.register_model(a_model("m"))
+            await catalog.find_model("m", "hf")
+            postgres.wait_for_replay(*servers)
+            await asyncio.sleep(0.05)
+            with pytest.raises(ModelNotFoundError):
+                await catalog.list_files("hf:nothing")
+            proxy.silence()
+            async with asyncio.timeout(2):
+                assert (await catalog.find_model("m", "hf")).reference == "m"
+            proxy.resume()
+    assert not [each for each in caplog.messages if "failed" in each]
 
 
 @on_a_server

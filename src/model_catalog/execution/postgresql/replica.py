@@ -12,7 +12,14 @@ from sqlalchemy import Connection, text
 
 from model_catalog.concurrency.context_managers import inner_contextmanager
 from model_catalog.connection.postgresql.notifications import NotificationListener
-from model_catalog.errors import CatalogError, InvalidTargetError
+from model_catalog.errors import (
+    CatalogClosedError,
+    CatalogError,
+    InvalidModelError,
+    InvalidTargetError,
+    ModelNotFoundError,
+    WrongLoopError,
+)
 from model_catalog.execution.executor import Executor, Operation, needs_primary
 from model_catalog.execution.postgres_executor import PostgresExecutor
 
@@ -43,6 +50,13 @@ _REPLAYED_BY_NOW = text(
     "SELECT pg_wal_lsn_diff(CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn()"
     " ELSE pg_current_wal_insert_lsn() END, '0/0'), system_identifier, current_database()"
     " FROM pg_control_system()"
+)
+
+
+# Errors of the call, after which the replica is asked as before.
+_NOT_OF_THE_SERVER: Final = (
+    *(ModelNotFoundError, InvalidModelError),
+    *(CatalogClosedError, WrongLoopError),
 )
 
 
@@ -113,6 +127,8 @@ class ReplicatedExecutor:
             self._paused_until = time.monotonic() + _PAUSE_BEHIND_S
         except InvalidTargetError:
             raise
+        except _NOT_OF_THE_SERVER:
+            pass
         except CatalogError as error:
             # The primary decides: an error that is not the replica's own is raised there as well.
             self._paused_until = time.monotonic() + _PAUSE_FAILED_S
