@@ -62,6 +62,7 @@ RESULTS = """
     WHERE version = 'v1'"""
 
 
+@pytest.mark.slow
 def test_the_catalog_of_a_host_is_copied_into_a_shared_database_and_back(database, run, tmp_path):
     """
     `export` and `import --host` lose nothing: usage, verification, files, tags, aliases, pins and

@@ -161,6 +161,7 @@ async def test_the_same_calls_return_the_same_alone_and_beside_other_hosts(
     assert all(before.values())
 
 
+@pytest.mark.slow_with("asyncpg")
 @pytest.mark.parametrize("name", WRITES)
 async def test_a_write_with_the_id_of_a_model_of_another_host_changes_nothing(database, name):
     """

@@ -414,6 +414,7 @@ async def test_the_host_of_a_killed_process_is_lost(catalog, database):
     assert [host.name for host in await registry.list_hosts()] == ["gpu-07"]
 
 
+@pytest.mark.slow
 async def test_heartbeats_on_postgresql_are_heap_only_updates(catalog, database):
     """No column that a heartbeat changes has an index."""
     if database.path is not None:

@@ -119,6 +119,7 @@ async def test_a_host_records_what_another_has_downloaded_to_the_shared_disk(
     assert database.run("SELECT host, state FROM model_downloads") == [("*", "done")]
 
 
+@pytest.mark.slow_with("asyncpg")
 async def test_one_of_many_hosts_downloads(hosts, download):
     """All get a record of their own, and the download is listed on each host."""
     models = await asyncio.gather(

@@ -142,6 +142,7 @@ async def test_a_downgrade_with_rows_of_several_hosts_is_refused(empty):
     assert dump(empty) == before
 
 
+@pytest.mark.slow
 async def test_the_alembic_command_refuses_such_a_downgrade_in_one_line(empty):
     """`alembic downgrade` says the same, and shows no traceback."""
     await upgrade(empty.target)
