@@ -253,6 +253,28 @@ async def test_a_file_that_another_host_has_under_another_name_is_kept(hosts, do
     assert [each.detail for each in plan.kept] == ["hf:another@ of host b"]
 
 
+async def test_a_folder_with_a_file_that_another_host_has_recorded_alone_is_kept(hosts, download):
+    """The other host has no list of files, so its path alone says what it needs."""
+    one, other, *_ = hosts
+    root = download.path.parent
+    folder = root / "tiny"
+    folder.mkdir()
+    download.path = folder / "tiny.safetensors"
+
+    async def download_folder(claim):
+        await download(claim)
+        (folder / "config.json").write_text("{}")
+        return folder
+
+    await get_or_download(one, NAME, download_folder, root=root, scope="fleet")
+    await other.register_model(a_model("file", local_path=str(download.path)))
+
+    plan = await plan_eviction(one, free_bytes=1, scope="fleet")
+
+    assert [each.detail for each in plan.kept] == ["hf:file@ of host b"]
+    assert plan.models == ()
+
+
 async def test_a_copy_that_was_made_after_the_plan_keeps_its_files(hosts, download):
     """The record of the one host goes, and the files stay for the other."""
     one, other, *_ = hosts

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any, Final, NamedTuple
 
 from sqlalchemy import Connection, Select, or_, select
@@ -110,7 +112,12 @@ def select_rows(connection: Connection, query: RowsQuery) -> EvictionRows:
     shared |= _select_files_of_others(connection)
     others = NO_SHARERS
     if query.is_shared:
-        needed = {path for model in models if _is_deletable(model, query) for path in model.paths}
+        deletable = [model for model in models if _is_deletable(model, query)]
+        needed = {path for model in deletable for path in model.paths}
+        for model in deletable:
+            folders = (model.local_path, os.path.dirname(model.local_path))
+            names = (file.path for file in files.get(model.id, ()))
+            needed |= {os.path.join(*each) for each in product(folders, names)}
         others = select_other_sharers(connection, needed)
         of_hosts = _select_files_of_hosts(connection)
         shared |= of_hosts
