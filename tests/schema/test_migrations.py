@@ -23,6 +23,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from model_catalog import (
     FileRecord,
     Model,
+    UpgradeFailedError,
     check_schema,
     downgrade,
     open_catalog,
@@ -575,6 +576,51 @@ async def test_the_revision_of_hosts_keeps_all_models(empty):
     assert "model_hosts" not in tables
     assert empty.run("SELECT count(*) FROM model_hosts") == [(0,)]
     assert empty.run("SELECT * FROM models") == before
+
+
+async def test_each_revision_after_that_of_keys_keeps_the_models_of_several_hosts(empty):
+    """
+    Up, down and up again: every row of every host and its children. Before it, one host only.
+    """
+    await upgrade(empty.target, "0025")
+    for host in ("", "gpu-01", "gpu-02"):
+        empty.run(
+            "INSERT INTO models (host, provider, reference, version, local_path, size_bytes)"
+            " VALUES (?, 'hf', 'm', 'v1', '/m', 7)",
+            host,
+        )
+    empty.run("INSERT INTO model_tags SELECT id, 'chat', 'Chat' FROM models")
+    empty.run(
+        "INSERT INTO model_aliases (host, provider, reference, alias, model_id)"
+        " SELECT host, provider, reference, 'main', id FROM models"
+    )
+    before = rows_of_hosts(empty)
+
+    for stop in (each for each in NUMBERS if each > "0025"):
+        await upgrade(empty.target, stop)
+        upgraded = rows_of_hosts(empty)
+        await downgrade(empty.target, f"{int(stop) - 1:04}")
+        downgraded = rows_of_hosts(empty)
+        await upgrade(empty.target, stop)
+
+        assert upgraded == downgraded == rows_of_hosts(empty) == before
+        assert len(upgraded[0]) == 3
+
+    with pytest.raises(UpgradeFailedError, match=r"'' \(1\), 'gpu-01' \(1\), 'gpu-02' \(1\)"):
+        await downgrade(empty.target, "0001")
+    assert rows_of_hosts(empty) == before
+
+
+def rows_of_hosts(database) -> list[list[tuple]]:
+    """Return models, tags and aliases."""
+    return [
+        database.run(f"SELECT {columns} ORDER BY 1, 2")
+        for columns in (
+            "host, id, provider, reference, version, local_path, size_bytes FROM models",
+            "* FROM model_tags",
+            "host, alias, model_id, provider, reference FROM model_aliases",
+        )
+    ]
 
 
 def alembic_sql(url: str) -> str:
