@@ -216,6 +216,19 @@ def test_tsv_has_a_header_and_one_line_for_each_model(filled):
     assert sorted(row[:4] for row in rows)[2] == ["local", "tiny", "", "1000"]
 
 
+def test_a_quiet_name_has_its_version_if_another_version_is_not_listed(filled):
+    """
+    Otherwise `rm` would remove that version too.
+    """
+    filled("add", "tiny.bin", "--provider", "local", "--reference", "org/other:Q4")
+
+    _, out, _ = filled("ls", "--format", "quiet", "--filter", "version=v1")
+    _, newest, _ = filled("ls", "--format", "quiet", "--limit", "1")
+
+    assert out == "local:org/other:Q4@v1\n"
+    assert newest == "local:org/other:Q4@\n"
+
+
 def test_quiet_names_can_be_passed_to_rm(filled):
     """
     Each line of `ls --format quiet` is a REF that names exactly that model.

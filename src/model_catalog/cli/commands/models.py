@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from argparse import Namespace
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -38,7 +37,8 @@ from model_catalog.domain.model_ref import ModelRef
 from model_catalog.errors import ModelNotFoundError
 from model_catalog.files.safe_open import non_regular_kind
 from model_catalog.mapping.tables import Model
-from model_catalog.repository.model_catalog import ModelCatalog
+from model_catalog.repository.model_catalog import ModelCatalog, executor_of
+from model_catalog.repository.operations.listing import find_several_versions
 from model_catalog.upkeep import register_path
 
 _MIN_NAME_WIDTH: Final = 17
@@ -105,7 +105,10 @@ async def ls(options: Namespace) -> int:
         ambiguous: set[tuple[str, str]] = set()
         disk_bytes = 0
         if options.format == "quiet":
-            ambiguous = await _references_with_versions(catalog)
+            # A quiet name may be passed to `rm`, which removes every version of a ref without a
+            # version. So the names of such references must contain the version.
+            names = {(model.provider, model.reference) for model in models}
+            ambiguous = await executor_of(catalog).run(find_several_versions(names))
         elif options.format == "human":
             disk_bytes = await catalog.get_disk_usage(ids=[model.id for model in models])
         return models, ambiguous, disk_bytes
@@ -126,19 +129,6 @@ async def ls(options: Namespace) -> int:
         sizes = human_disk_usage(disk_bytes, known_bytes)
         print_notice(f"{pluralize(len(models), 'model')}, {sizes}")
     return DONE
-
-
-async def _references_with_versions(catalog: ModelCatalog) -> set[tuple[str, str]]:
-    """
-    Return the references that have more than one version, listed or not.
-
-    A quiet name may be passed to `rm`, which removes every version of a ref without a version. So
-    the names of these references must contain the version.
-    """
-    versions: Counter[tuple[str, str]] = Counter()
-    async for model in catalog.iter_models():
-        versions[model.provider, model.reference] += 1
-    return {name for name, count in versions.items() if count > 1}
 
 
 def _print_models(models: Sequence[Model], *, paths: bool) -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import gc
 import threading
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Final, Generic, TypeAlias, TypeVar, cast
 
-from sqlalchemy import ColumnElement, Connection, Select, bindparam
+from sqlalchemy import ColumnElement, Connection, Select, bindparam, func, select
 
 from model_catalog.connection.database_info import host_of
 from model_catalog.domain import validation
@@ -24,6 +24,7 @@ from model_catalog.repository.statements.filters import (
     Filters,
     build_where,
     model_columns,
+    of_host,
     own_models,
 )
 from model_catalog.repository.statements.pagination import Page, Sort, SortOrder
@@ -35,6 +36,8 @@ from model_catalog.repository.statements.row_conversion import (
 )
 
 _PAGE_SIZE: Final = 500
+_MAX_NAMES: Final = 1_000
+"""More names are not compared one by one."""
 
 T = TypeVar("T", Model, ModelRow)
 RowConverter: TypeAlias = Callable[[Iterable[Row]], list[T]]
@@ -217,3 +220,34 @@ def gc_paused() -> Iterator[None]:
             _gc_pauses -= 1
             if _gc_pauses == 0 and _gc_was_enabled:
                 gc.enable()
+
+
+def find_several_versions(
+    names: Collection[tuple[str, str]],
+) -> Operation[Any, set[tuple[str, str]]]:
+    """
+    Return the operation that finds which names, (provider, reference), have several versions.
+
+    Of many names it reads the key of every model of the host, and else only the keys of the names.
+    """
+    return read(select_several_versions, names)
+
+
+def select_several_versions(
+    connection: Connection, names: Collection[tuple[str, str]]
+) -> set[tuple[str, str]]:
+    """Return the names that have several versions, and perhaps names that were not asked for."""
+    if not names:
+        return set()
+    key = (model_columns.provider, model_columns.reference)
+    versions = select(*key).group_by(*key).having(func.count() > 1)
+    if len(names) > _MAX_NAMES:
+        versions = versions.where(*own_models(connection))
+    else:
+        # Not pairs: SQLite would read the keys of all models of the host.
+        wanted = (
+            column.in_(sorted(set(values)))
+            for column, values in zip(key, zip(*names, strict=True), strict=False)
+        )
+        versions = versions.where(of_host(connection), *wanted)
+    return {(provider, reference) for provider, reference in connection.execute(versions)}
