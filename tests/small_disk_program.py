@@ -27,7 +27,7 @@ from model_catalog import (
 
 BIG = "/" + "x" * 4000
 
-# With its backups and its write-ahead log, a migration takes about six times the database's size.
+# With the backups and the write-ahead log of a database, a migration takes about seven times its size.
 ROWS = 30
 
 
@@ -36,10 +36,12 @@ def big(reference: str) -> Model:
 
 
 class SmallDisk:
-    """A file system of 1 MiB; a ballast file uses up its space."""
+    """A file system of 1.25 MiB; a ballast file uses up its space."""
 
     def __init__(self, folder: Path) -> None:
-        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)], check=True)
+        subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=1280k", "tmpfs", str(folder)], check=True
+        )
         self._ballast = folder / "ballast"
 
     def fill(self, room: int) -> None:

@@ -15,14 +15,14 @@ SCRIPT = Path(__file__).parents[1] / "small_disk_program.py"
 
 
 CASES = [
-    pytest.param("write", "disk", id="write, 1 MiB disk"),
+    pytest.param("write", "disk", id="write, small disk"),
     pytest.param("write", "files", id="write, file size limit"),
     pytest.param("pages", "pages", id="write, page limit"),
-    pytest.param("migration", "disk", id="migration, 1 MiB disk"),
+    pytest.param("migration", "disk", id="migration, small disk"),
     pytest.param("migration", "files", id="migration, file size limit"),
-    pytest.param("checkpoint", "disk", id="checkpoint, 1 MiB disk"),
+    pytest.param("checkpoint", "disk", id="checkpoint, small disk"),
     pytest.param("checkpoint", "files", id="checkpoint, file size limit"),
-    pytest.param("copy", "disk", id="backup, 1 MiB disk"),
+    pytest.param("copy", "disk", id="backup, small disk"),
     pytest.param("copy", "files", id="backup, file size limit"),
 ]
 
