@@ -27,7 +27,7 @@ from model_catalog import (
 
 BIG = "/" + "x" * 4000
 
-# With the backups and the write-ahead log of a database, a migration takes about seven times its size.
+# With its backups and its write-ahead log, a migration takes about seven times the database's size.
 ROWS = 30
 
 

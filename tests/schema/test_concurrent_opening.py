@@ -86,7 +86,8 @@ def test_eight_processes_register_one_model(database, processes):
         range(PROCESS_COUNT),
     )
 
-    assert set().union(*ids) == {1}
+    # On PostgreSQL a call that is repeated takes another id from the sequence.
+    assert len(set().union(*ids)) == 1
     ((reference, size),) = database.run("SELECT reference, size_bytes FROM models")
     assert reference == "m"
     assert size in range(PROCESS_COUNT)
@@ -102,7 +103,7 @@ def test_eight_processes_create_a_catalog_and_register_one_model(empty, processe
         range(PROCESS_COUNT),
     )
 
-    assert set().union(*ids) == {1}
+    assert len(set().union(*ids)) == 1
     assert empty.run("SELECT count(*) FROM models") == [(1,)]
     assert_valid(empty)
 
