@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
-from benchmarks.cases import fleet, leases
+from benchmarks.cases import fleet, hub_download, leases
 from benchmarks.cases.model_files import FILES_PER_MODEL, QUICK_SIZES, Sizes, row_titles
 from benchmarks.contenders import (
     ASYNCPG_CATALOG,
@@ -158,7 +158,7 @@ _ALL: Final = (
     Target("open, warm", CATALOG, "SQLAlchemy ORM and Alembic", 1.0),
     Target("open, cold process: Alembic imported (1) or not (0)", CATALOG, ALLOWED, 1.0),
     Target("adoption of a 1,000-repo cache", CATALOG, "scan_cache_dir", 3.0),
-    Target("download of 3 files of 100 MB", CATALOG, "snapshot_download", 1.05),
+    Target("download of 3 files of 100 MB", hub_download.NORMAL, hub_download.LIBRARY, 1.05),
     Target(leases.PRESENT, CATALOG, leases.FIND, 1.1),
     Target(leases.LEASES, CATALOG, ALLOWED, 1.0),
     Target(fleet.WHO_HAS, CATALOG, ALLOWED, 1.0),
