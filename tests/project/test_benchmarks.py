@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks import __main__ as command
-from benchmarks.cases import fleet, growth, hive_upgrade, model_files
+from benchmarks.cases import fleet, growth, hive_upgrade, hub_download, model_files
 from benchmarks.contenders import CATALOG, CONTENDERS
 from benchmarks.harness import models_table, rounds
 from benchmarks.harness.benchmark import ALLOWED, Environment, Settings
