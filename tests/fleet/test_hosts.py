@@ -322,6 +322,7 @@ async def test_a_block_sends_heartbeats_with_the_free_space(registry, tmp_path):
     async with registry.beat("gpu-07", interval_s=0.1, path=tmp_path):
         await until(has_beaten_twice)
     last = await registry.find_host("gpu-07")
+    # Time for two more heartbeats, of which none may be sent.
     await asyncio.sleep(0.25)
 
     assert None not in seen
@@ -346,6 +347,7 @@ async def test_a_failing_heartbeat_ends_neither_the_block_nor_the_heartbeats(
     async with registry.beat("gpu-07", interval_s=0.1):
         await registry.remove_host("gpu-07")
         await until(is_logged)
+        # Time for three more failures, of which none may be logged.
         await asyncio.sleep(0.3)
         failures = [record.levelno for record in caplog.records]
         await registry.register_host("gpu-07")

@@ -202,6 +202,7 @@ async def test_a_waiting_host_takes_over_when_the_other_fails(hosts, download):
     first = asyncio.create_task(get_or_download(one, NAME, fail, scope="fleet"))
     await began.wait()
     second = asyncio.create_task(get_or_download(other, NAME, **shared(download, retry_pause_s=0)))
+    # Time to begin a second download, which may not be begun.
     await asyncio.sleep(0.05)
     assert download.count == 0
     fails.set()

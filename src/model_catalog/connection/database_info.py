@@ -108,7 +108,7 @@ def host_of(source: Connection | Engine) -> str:
 def scope_options(
     source: Connection | Engine, schema: str | None, host: str | None
 ) -> dict[str, Any]:
-    """Return the execution options for a catalog in a schema and of a host; None is no change."""
+    """Return the execution options that set a schema and a host; None leaves one unset."""
     options = {} if schema is None else schema_option(source, schema)
     return options if host is None else {**options, HOST: host}
 

@@ -100,7 +100,7 @@ _DUPLICATE: Final = frozenset(("SQLITE_CONSTRAINT_UNIQUE", "SQLITE_CONSTRAINT_PR
 # `lock_timeout` has passed, or a deadlock was found.
 _LOCK_REFUSED: Final = frozenset(("55P03", "40P01"))
 
-# A prepared statement exists already, does not exist, or is that of another client.
+# The name of a prepared statement is taken, is unknown, or belongs to another client's statement.
 _LOST_STATEMENT: Final = frozenset(("42P05", "26000", "08P01"))
 _POOLER_ADVICE: Final = (
     ". If a pooler such as PgBouncer is in between, add ?pooler=transaction to the URL, or "

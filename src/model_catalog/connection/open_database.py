@@ -236,7 +236,7 @@ class _Opening(AbstractAsyncContextManager[OpenDatabase]):
 
 
 def _with_scope(engine: AsyncEngine, schema: str | None, host: str | None) -> AsyncEngine:
-    """Return an engine with the same pool for a schema and a host; None is no change."""
+    """Return an engine with the same pool, bound to a schema and a host; None keeps either."""
     options = scope_options(engine.sync_engine, schema, host)
     return engine.execution_options(**options) if options else engine
 

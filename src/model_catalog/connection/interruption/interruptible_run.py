@@ -109,7 +109,7 @@ class InterruptibleRun:
 
         `remaining_s` is the time that is left to the call. A connection gets a part of it for
         its first answer; see `reconnects_after`. `limits_statements` says whether the step sets the
-        statement timeout of PostgreSQL. Otherwise one that the server sets may stop a statement.
+        statement timeout of PostgreSQL. If not, the server's own setting may stop a statement.
         """
         self._limits_statements = limits_statements
         self._target = target
