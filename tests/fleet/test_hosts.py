@@ -131,7 +131,7 @@ async def test_a_heartbeat_sets_the_time_and_the_free_space(registry):
 
 async def test_a_host_that_is_not_registered_has_no_heartbeat(registry):
     """The error says how to register it."""
-    with pytest.raises(HostNotFoundError, match=r"'gpu-08'.*register_host\('gpu-08'\)"):
+    with pytest.raises(HostNotFoundError, match=r"'gpu-08'.*hosts register gpu-08`"):
         await registry.heartbeat("gpu-08")
     with pytest.raises(HostNotFoundError):
         async with registry.beat("gpu-08"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 from model_catalog.errors.base import CatalogError, shown
 
 
@@ -11,7 +13,7 @@ class HostNotFoundError(CatalogError, LookupError):
     def __init__(self, name: str) -> None:
         super().__init__(
             f"no host {shown(name)} is registered: register it with "
-            f"register_host({shown(name)}) (`model-catalog hosts register`)"
+            f"register_host({shown(name)}) (`model-catalog hosts register {shlex.quote(name)}`)"
         )
         self.name = name
 
