@@ -3,6 +3,7 @@
 import asyncio
 import os
 import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -550,3 +551,21 @@ async def test_the_clock_of_another_host_does_not_matter(database, tmp_path, mon
 
     assert running.state is DownloadState.RUNNING
     assert [user.ref for user in users] == [model.ref]
+
+
+async def test_a_newer_version_that_is_recorded_meanwhile_is_no_error(catalog, tmp_path):
+    """The caller gets the model that was downloaded, and the next call finds the newer one."""
+    path = tmp_path / "m.safetensors"
+    path.write_bytes(safetensors_bytes())
+    name = {"provider": "hf", "reference": "org/tiny", "local_path": str(path)}
+
+    async def download(_claim):
+        tomorrow = datetime.now(UTC) + timedelta(days=1)
+        await catalog.register_model(Model(**name, version="newer", downloaded_at=tomorrow))
+        return Model(**name, version="v1")
+
+    model = await get_or_download(catalog, NAME, download)
+    after = await get_or_download(catalog, NAME, never)
+
+    assert (model.version, after.version) == ("v1", "newer")
+    assert [each.state for each in await list_downloads(catalog)] == [DownloadState.DONE]

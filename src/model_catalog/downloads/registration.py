@@ -145,12 +145,18 @@ async def _are_present(rows: Sequence[Row]) -> bool:
 
 
 async def register_and_release(
-    catalog: ModelCatalog, key: LookupKey | None, claim: Claim, prepared: PreparedDownload
+    catalog: ModelCatalog,
+    key: LookupKey | None,
+    claim: Claim,
+    prepared: PreparedDownload,
+    known_bad: tuple[int, str] | None = None,
 ) -> Model:
     """
     Register a model and end the claim of its download in one transaction; return the model.
 
-    The model must be the one that `key` means; with None it may be any other. While the database
+    The model must be the one that `key` means; with None it may be any other. Without a version it
+    may be another one than the newest if that was recorded during the download; `known_bad` is the
+    model that was the newest before, and whose files are not there. While the database
     is busy or cannot be reached, this is tried again for as long as the claim lasts, because a
     download takes longer than most interruptions.
 
@@ -160,7 +166,7 @@ async def register_and_release(
     while True:
         claim.require_held()
         try:
-            return await _register_once(catalog, key, claim, prepared)
+            return await _register_once(catalog, key, claim, prepared, known_bad)
         except CatalogReplacedError:
             raise
         except (CatalogBusyError, CatalogUnavailableError):
@@ -170,7 +176,11 @@ async def register_and_release(
 
 
 async def _register_once(
-    catalog: ModelCatalog, key: LookupKey | None, claim: Claim, prepared: PreparedDownload
+    catalog: ModelCatalog,
+    key: LookupKey | None,
+    claim: Claim,
+    prepared: PreparedDownload,
+    known_bad: tuple[int, str] | None,
 ) -> Model:
     ended = EndedDownload(claim.token, None, claim.done_bytes, claim.total_bytes)
     async with catalog.transaction() as inner:
@@ -180,6 +190,8 @@ async def _register_once(
         if key is None:
             return model
         found = await executor.run(find(key))
+        if found is not None and key.version is None and _is_newer(found, known_bad):
+            return model
         if found is None or found.id != model.id:
             problem = (
                 f"is not what {key.ref} means: register the version that was asked for, or an "
@@ -187,3 +199,8 @@ async def _register_once(
             )
             raise InvalidModelError("the result of the download", str(model.ref), problem)
         return found
+
+
+def _is_newer(found: Model, known_bad: tuple[int, str] | None) -> bool:
+    """Return whether a model was recorded during a download, by another process or by a scan."""
+    return found.state.is_as_recorded and (found.id, found.local_path) != known_bad

@@ -258,7 +258,7 @@ class _Call:
             holder = Holder.new()
             outcome = await self._take_claim(holder, known_bad)
             if outcome.is_taken:
-                return await self._download(holder)
+                return await self._download(holder, known_bad)
             if outcome.other is None:
                 # The model was registered since, or another attempt has failed.
                 return None
@@ -322,13 +322,13 @@ class _Call:
         if taking.cancelled() or (taking.exception() is None and taking.result().is_taken):
             await self._record_failure(EndedDownload(holder.token, CANCELLED, 0, None))
 
-    async def _download(self, holder: Holder) -> Model | None:
+    async def _download(self, holder: Holder, known_bad: tuple[int, str] | None) -> Model | None:
         """Download under a claim that was taken; None if the claim was lost."""
         claim = Claim(self._catalog, self._name, holder, self._options.lease_s)
         self._keeper.add_claim(claim)
         self.waits_for = "its own download had not ended"
         try:
-            model = await self._download_and_register(claim)
+            model = await self._download_and_register(claim, known_bad)
         except Exception as error:
             # A process that was stopped may find its files deleted before it learns that the claim
             # is lost. The successor has the model, or its error.
@@ -344,7 +344,9 @@ class _Call:
         self._presence.remember(model)
         return model
 
-    async def _download_and_register(self, claim: Claim) -> Model:
+    async def _download_and_register(
+        self, claim: Claim, known_bad: tuple[int, str] | None
+    ) -> Model:
         options = self._options
         if options.root is not None and options.size_bytes is not None:
             await require_space(self._catalog, options.root, options.size_bytes, options.scope)
@@ -355,7 +357,7 @@ class _Call:
             prepared = await prepare(self._catalog, self._key, downloaded, options.root)
             claim.require_held()
             key = self._key if options.find is None else None
-            return await register_and_release(self._catalog, key, claim, prepared)
+            return await register_and_release(self._catalog, key, claim, prepared, known_bad)
 
     async def _fail(self, claim: Claim, error: str) -> bool:
         """
