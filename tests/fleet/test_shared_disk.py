@@ -30,9 +30,9 @@ from model_catalog.downloads.queries.eviction_queries import (
     begin_deletion,
 )
 from model_catalog.downloads.queries.shared_disk_queries import (
-    CopyQuery,
+    RecordQuery,
     copy_record,
-    select_copies,
+    select_records,
 )
 from model_catalog.downloads.states import Holder
 from model_catalog.errors import DeletionRefusedError
@@ -295,7 +295,7 @@ async def test_a_model_that_a_host_deletes_is_not_copied(hosts, database, downlo
     one, other, *_ = hosts
     await get_or_download(one, NAME, **shared(download))
     run = executor_of(other).run
-    (copy,) = await run(read(select_copies, CopyQuery(KEY, is_whole=False)))
+    (copy,) = await run(read(select_records, RecordQuery(KEY, is_whole=False)))
     database.run(
         "INSERT INTO model_claims VALUES"
         " ('*', 'hf', 'org/tiny', '', 'evict', 't', 'box', 1, 0, 9000000000000)"

@@ -14,9 +14,9 @@ from model_catalog.domain.file_record import FileRecord
 from model_catalog.downloads.claim import Claim, PreparedDownload
 from model_catalog.downloads.queries.claim_queries import EndedDownload, end_download
 from model_catalog.downloads.queries.shared_disk_queries import (
-    CopyQuery,
+    RecordQuery,
     copy_record,
-    select_copies,
+    select_records,
 )
 from model_catalog.errors import (
     CatalogBusyError,
@@ -115,7 +115,7 @@ async def register_copies(catalog: ModelCatalog, key: LookupKey, *, is_whole: bo
     """
     executor = executor_of(catalog)
     copied: dict[str, Model] = {}
-    copies = await executor.run(read(select_copies, CopyQuery(key, is_whole)))
+    copies = await executor.run(read(select_records, RecordQuery(key, is_whole)))
     present = await _present_versions(catalog, key) if copies and is_whole else set[str]()
     for copy in copies:
         if copy.version in present or copy.version in copied or (copied and not is_whole):

@@ -29,11 +29,6 @@ class HostState(StrEnum):
     UNREGISTERED = "unregistered"
     """Models are recorded for it, but it was never registered, or was removed."""
 
-    @property
-    def is_offered(self) -> bool:
-        """Whether a plan may place models on such a host."""
-        return self is HostState.ALIVE
-
 
 class HostFields(TypedDict, total=False):
     """What `register_host` can record about a host. None clears a field."""

@@ -12,7 +12,6 @@ from sqlalchemy import (
     and_,
     delete,
     literal,
-    literal_column,
     null,
     or_,
     select,
@@ -29,7 +28,14 @@ from model_catalog.mapping.tables import Model
 from model_catalog.repository.operations.lookup import LookupKey, load_model
 from model_catalog.repository.operations.model_files import FILE_COLUMNS
 from model_catalog.repository.statements.database_time import is_valid, now_ms
-from model_catalog.repository.statements.filters import FILES, MODELS, TAGS, model_columns
+from model_catalog.repository.statements.filters import (
+    FILES,
+    HAS_HOST,
+    HAS_NO_HOST,
+    MODELS,
+    TAGS,
+    model_columns,
+)
 from model_catalog.repository.statements.model_key import ALIASES
 from model_catalog.repository.statements.models import insert_into
 
@@ -43,12 +49,8 @@ _NOT_COPIED: Final = {
 }
 _COPIED: Final = [column.key for column in model_columns if column.key not in _NOT_COPIED]
 
-# Not a parameter: PostgreSQL uses the index of the models with a host only if the text says this.
-_HAS_HOST: Final = model_columns.host != literal_column("''")
-_HAS_NO_HOST: Final = model_columns.host == literal_column("''")
 
-
-class CopyQuery(NamedTuple):
+class RecordQuery(NamedTuple):
     """The name of a model whose records on other hosts are wanted."""
 
     key: LookupKey
@@ -67,7 +69,7 @@ class RecordedCopy(NamedTuple):
     local_path: str
 
 
-def select_copies(connection: Connection, query: CopyQuery) -> list[RecordedCopy]:
+def select_records(connection: Connection, query: RecordQuery) -> list[RecordedCopy]:
     """
     Return the records of other hosts that a key may mean, the ones to look at first first.
 
@@ -90,7 +92,7 @@ def select_copies(connection: Connection, query: CopyQuery) -> list[RecordedCopy
     found = union_all(
         *(
             select(*columns, model_columns.downloaded_at).where(*named, part)
-            for part in (_HAS_HOST, _HAS_NO_HOST)
+            for part in (HAS_HOST, HAS_NO_HOST)
         )
     ).subquery()
     order = (found.c.downloaded_at.desc().nulls_last(), found.c.id.desc())

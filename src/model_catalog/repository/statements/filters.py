@@ -20,6 +20,7 @@ from sqlalchemy import (
     case,
     func,
     literal,
+    literal_column,
     or_,
     select,
     true,
@@ -39,6 +40,11 @@ MODELS: Final = cast("Table", Model.__table__)
 TAGS: Final = cast("Table", ModelTag.__table__)
 FILES: Final = cast("Table", ModelFile.__table__)
 model_columns: Final = MODELS.c
+
+# Not parameters: PostgreSQL uses the partial index of the models with a host only if the text of
+# the statement states its condition.
+HAS_HOST: Final = model_columns.host != literal_column("''")
+HAS_NO_HOST: Final = model_columns.host == literal_column("''")
 
 EFFECTIVE_COLUMNS: Final[Mapping[str, ColumnElement[Any]]] = {
     name: (

@@ -23,7 +23,7 @@ from model_catalog.cli.output import (
     print_table,
     print_tsv,
 )
-from model_catalog.domain.fleet.host import DEFAULT_LOST_AFTER_S, Host, HostFields
+from model_catalog.domain.fleet.host import DEFAULT_LOST_AFTER_S, Host, HostFields, HostState
 from model_catalog.errors import HostNotFoundError, InvalidModelError
 from model_catalog.repository.fleet.host_registry import HostRegistry
 from model_catalog.repository.model_catalog import ModelCatalog
@@ -78,7 +78,7 @@ def _print_hosts(hosts: Sequence[Host]) -> None:
             right=["FREE", "CAPACITY"],
             cut=["LABELS", "ADDRESS"],
         )
-    alive = sum(host.state.is_offered for host in hosts)
+    alive = sum(host.state is HostState.ALIVE for host in hosts)
     print_notice(f"{pluralize(len(hosts), 'host')}, {alive:,} alive")
 
 

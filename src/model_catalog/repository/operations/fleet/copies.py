@@ -37,13 +37,13 @@ from model_catalog.repository.operations.fleet.hosts import (
 )
 from model_catalog.repository.operations.lookup import LookupKey
 from model_catalog.repository.statements.database_time import now_ms
-from model_catalog.repository.statements.filters import MODELS, model_columns
+from model_catalog.repository.statements.filters import (
+    HAS_HOST,
+    HAS_NO_HOST,
+    MODELS,
+    model_columns,
+)
 from model_catalog.repository.statements.model_key import ALIASES
-
-# Not parameters: PostgreSQL uses the partial index of the models with a host only if the text of
-# the statement states its condition.
-HAS_HOST: Final = model_columns.host != literal_column("''")
-HAS_NO_HOST: Final = model_columns.host == literal_column("''")
 
 _Key: TypeAlias = tuple[str, str, str]
 """A provider, a reference and a version."""
