@@ -27,9 +27,25 @@ _SEQUENCES = """
     SELECT sequencename, data_type::text, start_value, increment_by
     FROM pg_sequences WHERE schemaname = 'public' ORDER BY 1"""
 
+_TRIGGERS = """
+    SELECT tgrelid::regclass::text, tgname, pg_get_triggerdef(oid)
+    FROM pg_trigger WHERE NOT tgisinternal AND tgrelid IN (
+        SELECT oid FROM pg_class WHERE relnamespace = 'public'::regnamespace)
+    ORDER BY 1, 2"""
+# Without the functions of extensions.
+_FUNCTIONS = """
+    SELECT p.oid::regprocedure::text, pg_get_functiondef(p.oid)
+    FROM pg_proc p LEFT JOIN pg_depend d ON d.objid = p.oid AND d.deptype = 'e'
+    WHERE p.pronamespace = 'public'::regnamespace AND p.prokind IN ('f', 'p') AND d.objid IS NULL
+    ORDER BY 1"""
+
 
 def shape(database: Database, *, leave_out: str = "") -> dict[str, object]:
-    """Return every table, column, constraint and index by name, except the table `leave_out`."""
+    """
+    Return every table, column, constraint, index, trigger and function by name.
+
+    Everything of the table `leave_out` is left out.
+    """
     if database.path is not None:
         with closing(sqlite3.connect(database.path)) as raw:
             return _sqlite_shape(raw, leave_out)
@@ -70,6 +86,8 @@ def _postgresql_shape(raw: psycopg.Connection, leave_out: str) -> dict[str, obje
             "constraints": _CONSTRAINTS,
             "indexes": _INDEXES,
             "sequences": _SEQUENCES,
+            "triggers": _TRIGGERS,
+            "functions": _FUNCTIONS,
         }.items()
     }
 

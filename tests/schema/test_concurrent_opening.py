@@ -118,8 +118,8 @@ def prepare(database: Database, start: str) -> dict[str, object]:
 @pytest.mark.parametrize("start", hive_files.INITIAL_STATES)
 @pytest.mark.parametrize(
     "where",
-    ["UPDATE models SET size_bytes", "INSERT INTO model_catalog_version", "COMMIT"],
-    ids=["before the second revision", "at the last statement", "before the commit"],
+    ["CREATE INDEX", "INSERT INTO model_catalog_version", "COMMIT"],
+    ids=["at the first index", "at the last statement", "before the commit"],
 )
 def test_a_killed_upgrade_changes_nothing(empty, start, where):
     """After kill -9 during an upgrade the database is unchanged, and the next upgrade succeeds."""

@@ -2,6 +2,7 @@
 
 import ast
 import asyncio
+import dataclasses
 import logging
 import os
 import re
@@ -30,9 +31,11 @@ from model_catalog import (
     schema_state,
     upgrade,
 )
+from model_catalog.mapping import added_objects
+from model_catalog.mapping.added_objects import AddedObject
 from model_catalog.mapping.base import Base
 from model_catalog.mapping.revisions import head_revision, known_revisions
-from model_catalog.schema.revision import VERSION_TABLE
+from model_catalog.schema.revision import APPLICATION_ID, VERSION_TABLE
 from model_catalog.schema.revision_runner import script_directory
 
 HEAD = head_revision()
@@ -43,6 +46,15 @@ REVISIONS = sorted((ROOT / "migrations" / "versions").glob("[0-9]*.py"))
 SELECT_HIVE_COLUMNS = (
     "SELECT reference, provider, local_path, size_bytes, downloaded_at FROM models"
 )
+
+
+def delete_everything(database: Database) -> None:
+    if database.path is None:
+        database.run("DROP SCHEMA public CASCADE")
+        database.run("CREATE SCHEMA public")
+        return
+    for path in database.path.parent.glob(database.path.name + "*"):
+        path.unlink()
 
 
 @pytest.fixture
@@ -270,14 +282,13 @@ async def test_a_new_database_equals_one_upgraded_step_by_step(empty):
     assert shape(empty) == at_once
 
 
-@pytest.mark.slow
 async def test_migrations_and_create_all_make_the_same_schema(empty):
     """The migrations make the tables of the mapping, with equal names, defaults and order."""
+    await upgrade(empty.target, "0001")
     await upgrade(empty.target)
     migrated = shape(empty, leave_out=VERSION_TABLE)
     problems = await check_schema(empty.target)
-    for table in reversed(Base.metadata.sorted_tables):
-        empty.run(f"DROP TABLE {table.name}")
+    delete_everything(empty)
 
     engine = create_async_engine(empty.target_url)
     async with engine.begin() as connection:
@@ -287,6 +298,61 @@ async def test_migrations_and_create_all_make_the_same_schema(empty):
     assert problems == []
     assert migrated == shape(empty, leave_out=VERSION_TABLE)
     assert await check_schema(empty.target) == []
+
+
+COUNTED: tuple[AddedObject, ...] = (
+    AddedObject(
+        name="counted",
+        table="models",
+        dialect="sqlite",
+        sql="CREATE TABLE counted (number INTEGER)",
+        tables=frozenset({"counted"}),
+    ),
+    AddedObject(
+        name="count_models",
+        table="models",
+        dialect="sqlite",
+        sql="CREATE TRIGGER count_models AFTER INSERT ON models"
+        " BEGIN INSERT INTO counted VALUES (7 % 4); END",
+    ),
+    AddedObject(
+        name="counted",
+        table="models",
+        dialect="postgresql",
+        sql="CREATE TABLE counted (number INTEGER)",
+        tables=frozenset({"counted"}),
+    ),
+    AddedObject(
+        name="count_models()",
+        table="models",
+        dialect="postgresql",
+        sql="CREATE FUNCTION count_models() RETURNS trigger LANGUAGE plpgsql AS"
+        " $$ BEGIN INSERT INTO counted VALUES (7 % 4); RETURN NULL; END $$",
+    ),
+    AddedObject(
+        name="count_models",
+        table="models",
+        dialect="postgresql",
+        sql="CREATE TRIGGER count_models AFTER INSERT ON models"
+        " FOR EACH ROW EXECUTE FUNCTION count_models()",
+    ),
+)
+
+
+@pytest.mark.parametrize("is_possible", [None, lambda _: False], ids=["possible", "not possible"])
+async def test_a_new_database_has_the_objects_beyond_the_mapping(empty, monkeypatch, is_possible):
+    """A trigger and its table are created where they can be, and are not another program's."""
+    listed = tuple(dataclasses.replace(each, is_possible=is_possible) for each in COUNTED)
+    monkeypatch.setattr(added_objects, "ADDED_OBJECTS", listed)
+
+    async with open_catalog(empty.target) as catalog:
+        await catalog.register_model(a_model())
+    found = "counted" in empty.tables
+
+    assert found is (is_possible is None)
+    assert not found or empty.run("SELECT number FROM counted") == [(3,)]
+    assert await check_schema(empty.target) == []
+    assert empty.path is None or empty.run("PRAGMA application_id") == [(APPLICATION_ID,)]
 
 
 def test_known_revisions_equals_the_chain_of_alembic():

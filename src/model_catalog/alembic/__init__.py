@@ -14,12 +14,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from model_catalog.mapping.added_objects import added_tables
 from model_catalog.mapping.base import Base
 from model_catalog.mapping.revisions import VERSION_TABLE
 
 __all__ = ["TABLE_NAMES", "VERSION_TABLE", "SchemaFilter", "include_name", "include_object"]
 
-TABLE_NAMES: Final = frozenset((*Base.metadata.tables, VERSION_TABLE))
+TABLE_NAMES: Final = added_tables().union(Base.metadata.tables, (VERSION_TABLE,))
 """The names of the catalog's tables and of its version table."""
 
 

@@ -24,6 +24,7 @@ from model_catalog.errors import (
     StorageFullError,
     TransactionError,
 )
+from model_catalog.mapping.added_objects import added_tables
 from model_catalog.mapping.base import Base
 from model_catalog.mapping.revisions import VERSION_TABLE, head_revision
 
@@ -236,9 +237,8 @@ def _lacks_own_table(message: str) -> bool:
     """Return whether SQLite misses a column, or a table of the catalog; not one of a host."""
     what, _, name = message.removeprefix("no such ").partition(": ")
     # With the database's name if a trigger or a view names the table.
-    return what == "column" or (
-        what == "table" and name.removeprefix("main.") in (*Base.metadata.tables, VERSION_TABLE)
-    )
+    ours = added_tables().union(Base.metadata.tables, (VERSION_TABLE,))
+    return what == "column" or (what == "table" and name.removeprefix("main.") in ours)
 
 
 def _match_code(codes: dict[str, type[CatalogError]], code: str) -> type[CatalogError] | None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from sqlalchemy import MetaData
+from sqlalchemy import MetaData, event
 from sqlalchemy.orm import DeclarativeBase
+
+from model_catalog.mapping.added_objects import create_added_objects
 
 
 class Base(DeclarativeBase):
@@ -18,3 +20,6 @@ class Base(DeclarativeBase):
             "pk": "pk_%(table_name)s",
         }
     )
+
+
+event.listen(Base.metadata, "after_create", create_added_objects)

@@ -19,6 +19,7 @@ from model_catalog.schema.migrate import (
     log_migration,
     needs_migration,
     resolve_revision,
+    run_migration,
     to_migration_error,
 )
 from model_catalog.schema.migration_lock import (
@@ -27,7 +28,6 @@ from model_catalog.schema.migration_lock import (
 )
 from model_catalog.schema.postgres_schema import schema_as_default, take_advisory_lock
 from model_catalog.schema.revision import detect_revision
-from model_catalog.schema.revision_runner import run_revisions
 from model_catalog.schema.table_locks import lock_tables
 
 _ISOLATION_LEVEL: Final = "READ COMMITTED"
@@ -97,7 +97,7 @@ def _upgrade(connection: sa.Connection, name: str, goal: str) -> None:
                 lock_tables(connection, lambda: backoff.remaining_s)
                 broken_before = broken_references(connection)
                 with keep_host_objects(connection, name, goal):
-                    run_revisions(connection, current.revision, goal)
+                    run_migration(connection, current, goal)
                 require_references_kept(connection, name, broken_before)
                 log_migration(name, current.revision, goal)
     except sa.exc.SQLAlchemyError as error:

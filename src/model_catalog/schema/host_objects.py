@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from model_catalog.connection.backup_files import is_unresolved
 from model_catalog.connection.error_mapping import to_catalog_error
 from model_catalog.errors import UpgradeFailedError, shown
+from model_catalog.mapping.added_objects import added_names
 from model_catalog.mapping.base import Base
 from model_catalog.schema.postgres_schema import quote_name
 
@@ -92,7 +93,8 @@ def refused_changes(connection: sa.Connection) -> list[str]:
 
 
 def _list_host_objects(connection: sa.Connection) -> list[_HostObject]:
-    ours = {index.name for table in Base.metadata.tables.values() for index in table.indexes}
+    indexes = {index.name for table in Base.metadata.tables.values() for index in table.indexes}
+    ours = indexes | added_names()
     # Without the indexes of constraints, which have no SQL.
     rows = connection.exec_driver_sql(
         "SELECT type, name, lower(tbl_name), sql FROM sqlite_master"

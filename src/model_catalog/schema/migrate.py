@@ -25,6 +25,7 @@ from model_catalog.connection.open_database import OpenDatabase, open_database
 from model_catalog.connection.target import Target
 from model_catalog.domain import validation
 from model_catalog.errors import CatalogError, SchemaOutOfDateError, UpgradeFailedError
+from model_catalog.mapping.added_objects import added_tables
 from model_catalog.mapping.base import Base
 from model_catalog.mapping.revisions import (
     VERSION_TABLE,
@@ -35,6 +36,7 @@ from model_catalog.mapping.revisions import (
 )
 from model_catalog.schema.host_objects import keep_host_objects
 from model_catalog.schema.migration_lock import migration_transaction
+from model_catalog.schema.new_database import create_tables
 from model_catalog.schema.revision import (
     APPLICATION_ID,
     DatabaseRevision,
@@ -121,7 +123,8 @@ async def downgrade(
 async def migrate_to(database: OpenDatabase, revision: str, *, down: bool = False) -> None:
     """Run the migrations from the database's revision to another; see `upgrade`."""
     goal = resolve_revision(revision, database.name)
-    if not needs_migration(await current_revision(database), goal, database.name, down=down):
+    current = await current_revision(database)
+    if not needs_migration(current, goal, database.name, down=down):
         return
 
     watch = _MigrationWatch(database)
@@ -131,7 +134,7 @@ async def migrate_to(database: OpenDatabase, revision: str, *, down: bool = Fals
         await asyncio.sleep(0.01)
     try:
         await run_to_completion(
-            _migrate(database, goal, watch, down=down),
+            _migrate(database, current, goal, watch, down=down),
             watch.cancel,
             timeout_s=database.wait_s if is_server else None,
             on_timeout=watch.interrupt_if_silent,
@@ -168,20 +171,41 @@ def needs_migration(current: DatabaseRevision, goal: str, name: str, *, down: bo
     return start != end or current.is_unrecorded
 
 
-async def _migrate(
-    database: OpenDatabase, goal: str, watch: _MigrationWatch, *, down: bool
-) -> None:
-    # The import takes a quarter of a second, so it runs in a thread and only if it is needed.
-    await to_thread(import_alembic)
+def is_created_at_once(current: DatabaseRevision, goal: str) -> bool:
+    """Return whether the tables are created in one step, without Alembic and its revisions."""
+    return current.is_new and goal == head_revision()
 
-    def run(connection: sa.Connection, current: str | None) -> None:
+
+def run_migration(
+    connection: sa.Connection, current: DatabaseRevision, goal: str, *, down: bool = False
+) -> None:
+    """Create the tables of a new database, or run the revisions; see `run_revisions`."""
+    if is_created_at_once(current, goal):
+        create_tables(connection)
+    else:
+        run_revisions(connection, current.revision, goal, down=down)
+
+
+async def _migrate(
+    database: OpenDatabase,
+    current: DatabaseRevision,
+    goal: str,
+    watch: _MigrationWatch,
+    *,
+    down: bool,
+) -> None:
+    if not is_created_at_once(current, goal):
+        # The import takes a quarter of a second, so it runs in a thread and only if it is needed.
+        await to_thread(import_alembic)
+
+    def run(connection: sa.Connection, current: DatabaseRevision) -> None:
         with (
             keep_host_objects(connection, database.name, goal),
             watch.watching_statements(connection),
         ):
-            run_revisions(connection, current, goal, down=down)
+            run_migration(connection, current, goal, down=down)
         set_application_id(connection, database)
-        log_migration(database.name, current, goal)
+        log_migration(database.name, current.revision, goal)
 
     with watch.run:
         try:
@@ -199,7 +223,7 @@ async def _migrate(
                 )
                 if needs_migration(current, goal, database.name, down=down):
                     await backup_if_needed(connection, database, goal)
-                    await connection.run_sync(run, current.revision)
+                    await connection.run_sync(run, current)
         except _MigrationCancelledError:
             raise asyncio.CancelledError from None
         except sa.exc.SQLAlchemyError as error:
@@ -255,6 +279,7 @@ def set_application_id(connection: sa.Connection, database: OpenDatabase) -> Non
     if database.path is None:
         return
     tables = set(sa.inspect(connection).get_table_names()) - {VERSION_TABLE, *Base.metadata.tables}
+    tables -= added_tables()
     if not tables and connection.exec_driver_sql("PRAGMA application_id").scalar() == 0:
         connection.exec_driver_sql(f"PRAGMA application_id = {APPLICATION_ID}")
 

@@ -63,6 +63,8 @@ class DatabaseRevision:
     """The id of the revision; None if the database has no catalog yet."""
     recorded: str | None
     """The text in the version table, perhaps an id of release 0.1.0; None without such a table."""
+    is_new: bool = False
+    """Whether there is no table `models` either, so that all tables can be created at once."""
 
     @property
     def is_unrecorded(self) -> bool:
@@ -150,7 +152,12 @@ def detect_revision(connection: sa.Connection, name: str, *, shared: bool) -> Da
             raise error
     if recorded is not None:
         revision = canonical_revision(recorded)
-    return DatabaseRevision(revision, recorded)
+    is_new = revision is None and not _has_models(connection)
+    return DatabaseRevision(revision, recorded, is_new)
+
+
+def _has_models(connection: sa.Connection) -> bool:
+    return sa.inspect(connection).has_table("models", catalog_schema(connection))
 
 
 def _recorded_revision(connection: sa.Connection) -> str | None:

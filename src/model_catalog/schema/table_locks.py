@@ -13,6 +13,7 @@ from model_catalog.concurrency.retry import MIN_TIMEOUT_S
 from model_catalog.connection.database_info import catalog_schema
 from model_catalog.connection.error_mapping import is_lock_refused
 from model_catalog.connection.timeouts import LOCK_WAIT_S, lock_timeout
+from model_catalog.mapping.added_objects import added_tables
 from model_catalog.mapping.base import Base
 from model_catalog.schema.postgres_schema import quote_name
 
@@ -71,6 +72,5 @@ def _existing_tables(connection: sa.Connection) -> str:
         return ""
     existing = set(sa.inspect(connection).get_table_names(catalog_schema(connection)))
     # A SELECT reads `models` first, then the child tables.
-    return ", ".join(
-        quote_name(table.name) for table in Base.metadata.sorted_tables if table.name in existing
-    )
+    names = (*(table.name for table in Base.metadata.sorted_tables), *sorted(added_tables()))
+    return ", ".join(quote_name(name) for name in names if name in existing)
