@@ -32,6 +32,8 @@ def outcome(call, path):
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as folder:
         # Import everything that is imported on first use: only root may be able to read the files.
+        # A new catalog does not need Alembic, but an older one does.
+        asyncio.run(upgrade(f"{folder}/catalog.db", "0001"))
         outcome("write", f"{folder}/catalog.db")
     if os.geteuid() == 0:
         os.setgroups([])

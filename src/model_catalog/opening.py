@@ -27,7 +27,7 @@ from model_catalog.execution.sqlite_threads.thread_executor import (
 )
 from model_catalog.repository.model_catalog import ModelCatalog
 from model_catalog.schema.migrate import migrate_to
-from model_catalog.schema.revision import require_current_schema
+from model_catalog.schema.revision import is_current_file, require_current_schema
 
 _AnyExecutor: TypeAlias = PostgresExecutor | ReplicatedExecutor | SessionExecutor | ThreadExecutor
 
@@ -90,8 +90,8 @@ async def open_catalog(
         schema=schema,
         host=host,
     ) as database:
-        await _prepare_schema(database, upgrade=upgrade)
-        async with _running(database, target, timeout_s, reads, replica) as catalog:
+        running = _running(database, target, timeout_s, reads, replica, upgrade=upgrade)
+        async with running as catalog:
             yield catalog
 
 
@@ -136,8 +136,10 @@ async def _running(
     timeout_s: float,
     reads: ReadMode | str | URL,
     replica_url: URL | None,
+    *,
+    upgrade: bool,
 ) -> AsyncIterator[ModelCatalog]:
-    """Start the executor of an open database, and close it at the end."""
+    """Start the executor of an open database at the head revision, and close it at the end."""
     async with _opened_replica(database, target, replica_url) as replica:
         owner = LoopOwner(database.name)
         executor: _AnyExecutor = _make_executor(database, target, timeout_s, owner, reads)
@@ -145,13 +147,26 @@ async def _running(
             executor = _with_replica(executor, replica, owner)
         try:
             if isinstance(executor, ThreadExecutor):
-                await executor.open()
+                await _open_file(executor, database, upgrade=upgrade)
+            else:
+                await _prepare_schema(database, upgrade=upgrade)
             yield ModelCatalog(executor)
         finally:
             owner.is_closed = True
             # A forked child has none of the threads and connections.
             if owner.is_in_owner_process:
                 await run_to_completion(executor.close())
+
+
+async def _open_file(executor: ThreadExecutor, database: OpenDatabase, *, upgrade: bool) -> None:
+    """Open a SQLite file of our own in the threads of its executor, and migrate it if needed."""
+    if database.is_on_network:
+        await _prepare_schema(database, upgrade=upgrade)
+        await executor.open_writer()
+    # The first reader's own connection: another one would take a third of the time of opening.
+    is_current = await executor.open(is_current_file)
+    if not is_current:
+        await _prepare_schema(database, upgrade=upgrade)
 
 
 async def _prepare_schema(database: OpenDatabase, *, upgrade: bool) -> None:

@@ -129,6 +129,23 @@ async def test_reading_does_not_change_a_hive_file(file):
     assert digest(file) == before
 
 
+async def test_opening_a_current_file_connects_once(sqlite_migrated):
+    """The connection that reads the revision is the one that later reads the models."""
+    connections = []
+
+    @event.listens_for(Engine, "connect")
+    def count(connection, _record) -> None:
+        connections.append(connection)
+
+    try:
+        async with open_catalog(sqlite_migrated) as catalog:
+            await catalog.find_model("m", "hf")
+    finally:
+        event.remove(Engine, "connect", count)
+
+    assert len(connections) == 1
+
+
 @pytest.mark.parametrize("is_new", [False, True], ids=["current", "new"])
 def test_opening_a_catalog_does_not_import_alembic(sqlite_migrated, tmp_path, is_new):
     """Importing Alembic takes longer than opening or creating a catalog."""

@@ -90,11 +90,11 @@ def _mounts() -> Iterator[tuple[str, str]]:
         return
     for line in mounts.splitlines():
         before, _, after = line.partition(" - ")
-        # Spaces, tabs, line breaks and backslashes are written as three octal digits.
-        mount_point = re.sub(
-            r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), before.split(" ")[4]
-        )
-        yield mount_point, after.split(" ")[0]
+        mount_point = before.split(" ", 5)[4]
+        if "\\" in mount_point:
+            # Spaces, tabs, line breaks and backslashes are written as three octal digits.
+            mount_point = re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), mount_point)
+        yield mount_point, after.split(" ", 1)[0]
 
 
 def require_one_name(path: Path, name: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sqlite3
+from functools import cache
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -178,10 +179,30 @@ def create_sync_sqlite_engine(
     that the engine opened first.
     """
     log_sqlite_version()
+    dialect = _sqlite_dialect()
+    file = _DatabaseFile(path, location.name, durability)
+
+    def connect() -> Any:
+        file.guard.remember()
+        return dialect.connect(file.uri, uri=True, timeout=LOCK_WAIT_S, check_same_thread=False)
+
     url = location.url.set(drivername="sqlite+pysqlite")
-    engine = sa.create_engine(url, hide_parameters=True, poolclass=NullPool)
-    _prepare_own(engine, _DatabaseFile(path, location.name, durability))
+    engine = sa.Engine(NullPool(connect, dialect=dialect), dialect, url, hide_parameters=True)
+    _prepare_own(engine, file)
     return engine
+
+
+@cache
+def _sqlite_dialect() -> sa.Dialect:
+    """
+    Return the dialect of all files of our own. It keeps no state of a file.
+
+    `create_engine` makes a dialect for each engine, whose first connection then asks SQLite for its
+    version and defaults. That takes 0.7 ms, a fifth of the time of opening a file.
+    """
+    engine = sa.create_engine("sqlite+pysqlite://", poolclass=NullPool)
+    with engine.connect():
+        return engine.dialect
 
 
 def create_engine(location: DatabaseLocation, sync_engine: Engine | None) -> AsyncEngine:
@@ -193,6 +214,7 @@ def create_engine(location: DatabaseLocation, sync_engine: Engine | None) -> Asy
     if sync_engine is None:
         return create_postgresql_engine(location)
     engine = create_async_engine(location.url, hide_parameters=True, pool_size=5, max_overflow=0)
+    _open_by_uri(engine.sync_engine, _own_files[sync_engine])
     _prepare_own(engine.sync_engine, _own_files[sync_engine])
     event.listen(engine.sync_engine, "invalidate", _on_invalidate)
     return engine
@@ -217,7 +239,7 @@ def file_guard_of(engine: Engine) -> FileIdentityGuard:
     return _own_files[engine].guard
 
 
-def _prepare_own(engine: Engine, file: _DatabaseFile) -> None:
+def _open_by_uri(engine: Engine, file: _DatabaseFile) -> None:
     @event.listens_for(engine, "do_connect")
     def open_uri(dialect: Any, _record: Any, args: list[Any], options: dict[str, Any]) -> object:
         file.guard.remember()
@@ -229,6 +251,8 @@ def _prepare_own(engine: Engine, file: _DatabaseFile) -> None:
             # aiosqlite starts a thread for each connection.
             raise no_thread_error(error) from error
 
+
+def _prepare_own(engine: Engine, file: _DatabaseFile) -> None:
     prepare_for_fork(engine)
 
     @event.listens_for(engine, "connect")

@@ -21,6 +21,7 @@ from model_catalog.concurrency.threads import thread_working, to_thread
 from model_catalog.connection.backup_files import page_problems
 from model_catalog.connection.database_file import (
     corrupt_error,
+    network_file_system,
     require_log_of_owner,
     require_one_name,
     require_regular_file,
@@ -72,8 +73,9 @@ class OpenDatabase:
     If it is `shared`, other programs may have tables in it. That is so for a host's engine and for
     every server. Unless `create`, a missing file or schema is an error.
 
-    `path` and `sync_engine` are set only for a SQLite file of our own. `wait_s` is how long opening
-    and migrating wait for locks, in seconds.
+    `path` and `sync_engine` are set only for a SQLite file of our own, and `is_on_network` says
+    whether that is on a network file system. `wait_s` is how long opening and migrating wait for
+    locks, in seconds.
     """
 
     def __init__(
@@ -85,6 +87,7 @@ class OpenDatabase:
         create: bool,
         path: Path | None = None,
         sync_engine: Engine | None = None,
+        is_on_network: bool = False,
         wait_s: float = DEFAULT_OPEN_TIMEOUT_S,
     ) -> None:
         self.name: Final = name
@@ -92,6 +95,7 @@ class OpenDatabase:
         self.create: Final = create
         self.path: Final = path
         self.sync_engine: Final = sync_engine
+        self.is_on_network: Final = is_on_network
         self.wait_s: Final = wait_s
         self._make_engine = make_engine
         self._engine: AsyncEngine | None = None
@@ -188,7 +192,7 @@ class _Opening(AbstractAsyncContextManager[OpenDatabase]):
         schema = self._schema if self._schema is not None else default_schema(target)
         validate_schema(schema, location.url.get_backend_name(), location.name)
         path = location.path
-        is_unclean = await to_thread(
+        is_unclean, is_on_network = await to_thread(
             _prepare_file, location, create=self._create, is_backup=self._is_backup
         )
         sync_engine = (
@@ -203,6 +207,7 @@ class _Opening(AbstractAsyncContextManager[OpenDatabase]):
             create=self._create,
             path=path,
             sync_engine=sync_engine,
+            is_on_network=is_on_network,
             wait_s=self._wait_s,
         )
         if is_unclean:
@@ -241,17 +246,24 @@ def _with_scope(engine: AsyncEngine, schema: str | None, host: str | None) -> As
     return engine.execution_options(**options) if options else engine
 
 
-def _prepare_file(location: DatabaseLocation, *, create: bool, is_backup: bool) -> bool:
-    """Create or check the file, and return whether it was shut down uncleanly."""
+def _prepare_file(
+    location: DatabaseLocation, *, create: bool, is_backup: bool
+) -> tuple[bool, bool]:
+    """
+    Create or check the file.
+
+    Returns whether it was shut down uncleanly, and whether it is on a network file system.
+    """
     _ensure_database_file(location, create=create)
     if location.path is None:
-        return False
+        return False, False
     if not is_backup:
         require_one_name(location.path, location.name)
     require_not_inherited(location.path, location.name)
     require_log_of_owner(location.path, location.name)
     # Checked before the first connection, because a reader may recover and shorten the log.
-    return was_shut_down_uncleanly(location.path)
+    is_unclean = was_shut_down_uncleanly(location.path)
+    return is_unclean, network_file_system(location.path) is not None
 
 
 async def _check_pages(database: OpenDatabase) -> None:

@@ -36,7 +36,6 @@ from model_catalog.mapping.revisions import (
 )
 from model_catalog.schema.host_objects import keep_host_objects
 from model_catalog.schema.migration_lock import migration_transaction
-from model_catalog.schema.new_database import create_tables
 from model_catalog.schema.revision import (
     APPLICATION_ID,
     DatabaseRevision,
@@ -44,7 +43,7 @@ from model_catalog.schema.revision import (
     detect_revision,
     require_known_revision,
 )
-from model_catalog.schema.revision_runner import import_alembic, run_revisions
+from model_catalog.schema.revision_runner import create_tables, import_alembic, run_revisions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sqlite3
 from dataclasses import dataclass
 from typing import Final
 
@@ -10,7 +11,7 @@ import sqlalchemy as sa
 
 from model_catalog.concurrency.retry import DEFAULT_OPEN_TIMEOUT_S, Backoff, retry_while_busy
 from model_catalog.concurrency.threads import to_thread
-from model_catalog.connection.database_info import catalog_schema
+from model_catalog.connection.database_info import catalog_schema, driver_connection
 from model_catalog.connection.error_mapping import map_errors
 from model_catalog.connection.interruption.interruptible_run import InterruptibleRun
 from model_catalog.connection.interruption.running import (
@@ -154,6 +155,21 @@ def detect_revision(connection: sa.Connection, name: str, *, shared: bool) -> Da
         revision = canonical_revision(recorded)
     is_new = revision is None and not _has_models(connection)
     return DatabaseRevision(revision, recorded, is_new)
+
+
+def is_current_file(connection: sa.Connection) -> bool:
+    """
+    Return whether a SQLite file records the head revision. One statement, without SQLAlchemy.
+
+    False may also mean that it has no version table: then `detect_revision` examines it.
+    """
+    try:
+        rows = driver_connection(connection).execute(f"SELECT version_num FROM {VERSION_TABLE}")  # noqa: S608
+        return bool(rows.fetchall() == [(head_revision(),)])
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorname != "SQLITE_ERROR":
+            raise
+        return False
 
 
 def _has_models(connection: sa.Connection) -> bool:

@@ -12,8 +12,6 @@ from sqlalchemy import Connection, Engine
 
 from model_catalog.concurrency.context_managers import inner_contextmanager
 from model_catalog.concurrency.ownership import LoopOwner
-from model_catalog.concurrency.threads import to_thread
-from model_catalog.connection.database_file import network_file_system
 from model_catalog.connection.database_info import DatabaseInfo, driver_connection
 from model_catalog.connection.engines import database_info, file_guard_of
 from model_catalog.connection.error_mapping import is_invalid_text, map_errors
@@ -83,14 +81,20 @@ class ThreadExecutor:
             runner, name, lambda queue: ConnectionThread(queue, runner, name), writes=writes
         )
 
-    async def open(self) -> None:
-        """Open the file, which is in use from here on."""
-        if await to_thread(network_file_system, self.database.files[0]):
-            # Only a connection that is alone can switch the file from a write-ahead log to a
-            # rollback journal, so the writer connects before the readers.
-            with contextlib.suppress(CatalogReadOnlyError):
-                await self._writer.submit(Operation(_do_nothing, None), self.timeout_s)
-        await self._readers.queues[0].submit(Operation(_do_nothing, None), self.timeout_s)
+    async def open(self, first_read: Callable[[Connection], T]) -> T:
+        """Open the file, which is in use from here on, and read one statement in it."""
+        read = Operation(lambda connection, _: first_read(connection), None, single_statement=True)
+        return await self._readers.queues[0].submit(read, self.timeout_s)
+
+    async def open_writer(self) -> None:
+        """
+        Open the connection of the writer, before those of the readers.
+
+        Only a connection that is alone can switch the file from a write-ahead log to a rollback
+        journal, which a network file system needs.
+        """
+        with contextlib.suppress(CatalogReadOnlyError):
+            await self._writer.submit(Operation(_do_nothing, None), self.timeout_s)
 
     @property
     def is_in_transaction(self) -> bool:
