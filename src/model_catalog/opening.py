@@ -26,7 +26,6 @@ from model_catalog.execution.sqlite_threads.thread_executor import (
     validate_read_mode,
 )
 from model_catalog.repository.model_catalog import ModelCatalog
-from model_catalog.schema.migrate import migrate_to
 from model_catalog.schema.revision import is_current_file, require_current_schema
 
 _AnyExecutor: TypeAlias = PostgresExecutor | ReplicatedExecutor | SessionExecutor | ThreadExecutor
@@ -171,6 +170,9 @@ async def _open_file(executor: ThreadExecutor, database: OpenDatabase, *, upgrad
 
 async def _prepare_schema(database: OpenDatabase, *, upgrade: bool) -> None:
     if upgrade:
+        # A database at the head revision does not need it.
+        from model_catalog.schema.migrate import migrate_to  # noqa: PLC0415
+
         await migrate_to(database, "head")
     else:
         await require_current_schema(database)

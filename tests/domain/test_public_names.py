@@ -1,5 +1,6 @@
 """The public names of the package, and the older names that stay valid."""
 
+import asyncio
 import importlib
 import subprocess
 import sys
@@ -8,6 +9,7 @@ import pytest
 
 import model_catalog
 import model_catalog.upkeep
+from model_catalog import upgrade
 
 RELEASE_0_1_0 = {
     "model_catalog": [
@@ -176,3 +178,29 @@ def test_importing_the_package_does_not_import_sqlalchemy():
     )
 
     assert (done.stdout, done.stderr) == ("[]\n", "")
+
+
+def test_using_a_sqlite_file_does_not_import_the_dialect_of_postgresql(tmp_path):
+    """Nor what only a scan of files, a fleet or a migration needs: each takes 15 to 30 ms."""
+    program = (
+        "import asyncio, sys\n"
+        "from model_catalog import Model, open_catalog\n"
+        "async def main():\n"
+        "    async with open_catalog(sys.argv[1]) as catalog:\n"
+        "        model = Model(reference='m', provider='p', local_path='/m')\n"
+        "        await catalog.register_model(model)\n"
+        "        await catalog.list_models(provider='p')\n"
+        "asyncio.run(main())\n"
+        "heavy = ['sqlalchemy.dialects.postgresql', 'asyncpg', 'psycopg']\n"
+        "heavy += ['model_catalog.files.file_names', 'model_catalog.repository.fleet.fleet']\n"
+        "heavy += ['model_catalog.schema.migrate']\n"
+        "print([name for name in heavy if name in sys.modules])\n"
+    )
+    path = tmp_path / "catalog.db"
+    asyncio.run(upgrade(path))
+
+    done = subprocess.run(
+        [sys.executable, "-c", program, path], capture_output=True, text=True, check=True
+    )
+
+    assert done.stdout == "[]\n"

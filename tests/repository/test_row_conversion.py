@@ -11,8 +11,8 @@ from sqlalchemy import bindparam, create_engine, insert, select
 from sqlalchemy.orm import Session
 
 from model_catalog import FileState, Model, ModelRow, Sort, open_catalog
+from model_catalog.concurrency.gc_pauses import gc_paused
 from model_catalog.execution.prepared_statement import PreparedStatement, raw_column
-from model_catalog.repository.operations.listing import gc_paused
 from model_catalog.repository.statements.filters import MODELS
 
 FOLDED = ("reference_folded", "description_folded")

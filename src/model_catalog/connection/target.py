@@ -24,7 +24,6 @@ from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 from model_catalog.connection.postgresql.server_hosts import normalize_hosts, split_hosts
 from model_catalog.errors import InvalidTargetError, shown
-from model_catalog.files.file_names import WORKING_DIRECTORY_GONE
 
 Target: TypeAlias = str | os.PathLike[str] | URL | AsyncEngine
 """A path, a URL as text, a URL object, or a host's AsyncEngine."""
@@ -293,6 +292,9 @@ def absolute_target(path: str) -> str:
         # pathlib would drop "." and "//".
         return os.path.abspath(os.path.expanduser(path))  # noqa: PTH100, PTH111
     except OSError as error:
+        # Its patterns take 25 ms to compile, and only a scan of files needs them.
+        from model_catalog.files.file_names import WORKING_DIRECTORY_GONE  # noqa: PLC0415
+
         raise InvalidTargetError(repr(path), WORKING_DIRECTORY_GONE) from error
 
 

@@ -10,8 +10,8 @@ from typing import Final, get_args
 
 from model_catalog.errors import InvalidModelError
 from model_catalog.files.digest import combine_digests
-from model_catalog.files.file_names import Role
 from model_catalog.files.formats.unread_formats import POINTER_BYTES
+from model_catalog.files.model_kind import Role
 
 ROLES: Final = get_args(Role)
 """The roles that a file can have in a model."""

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from model_catalog.files.digest import HashedFile, combine_digests, file_digest, hash_file
-    from model_catalog.files.file_names import Role, ShardSet, file_role, parse_shard_name
+    from model_catalog.files.file_names import ShardSet, file_role, parse_shard_name
     from model_catalog.files.fingerprint import Fingerprint, file_fingerprint, is_settled
     from model_catalog.files.formats.header import Header
     from model_catalog.files.formats.header_reader import read_header
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         SkippedFile,
         find_model_files,
     )
+    from model_catalog.files.model_kind import Role
     from model_catalog.files.safe_open import ProtectedFiles, StrPath
     from model_catalog.files.signing.public_key import PublicKey, read_public_key
     from model_catalog.files.signing.required_files import required_file_paths
@@ -74,7 +75,7 @@ _MODULES = {
     "ModelFiles": "model_files",
     "ProtectedFiles": "safe_open",
     "PublicKey": "signing.public_key",
-    "Role": "file_names",
+    "Role": "model_kind",
     "ShardSet": "file_names",
     "SignatureDifferences": "signing.signature",
     "SignedManifest": "signing.signature",

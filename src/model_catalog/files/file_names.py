@@ -8,32 +8,14 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Final, Literal, TypeAlias
+from typing import Final
 
 from model_catalog.errors import InvalidModelError
 from model_catalog.files.formats.unread_formats import format_of_name
+from model_catalog.files.model_kind import Role
 
 MAX_NAME_BYTES: Final = 255
 """The longest file name, in bytes, that common file systems allow."""
-
-Role: TypeAlias = Literal[
-    "weights",
-    "config",
-    "tokenizer",
-    "projector",
-    "adapter",
-    "draft",
-    "imatrix",
-    "template",
-    "license",
-    "other",
-]
-"""
-The purpose of a file in a model.
-
-`file_role` never returns "template" or "license". Only a store with manifests, such as Ollama's,
-assigns those.
-"""
 
 WEIGHT_ROLES: Final[tuple[Role, ...]] = ("weights", "adapter", "projector", "draft", "imatrix")
 """The roles of files with tensors. Each can be a model of its own."""

@@ -12,7 +12,6 @@ from model_catalog.errors import BadHeaderError, BadLayoutError, NotAFileError
 from model_catalog.files.completeness.evidence import ReadFailure, StoreEvidence
 from model_catalog.files.completeness.judge import index_problems, indexed_paths, shard_numbers
 from model_catalog.files.file_names import (
-    Role,
     ShardSet,
     file_role,
     is_index,
@@ -23,6 +22,7 @@ from model_catalog.files.file_names import (
 from model_catalog.files.fingerprint import Fingerprint
 from model_catalog.files.local_downloads import DOWNLOADS, list_downloads, unfinished_downloads
 from model_catalog.files.model_config import WeightIndex, read_index, read_onnx_index
+from model_catalog.files.model_kind import Role
 from model_catalog.files.safe_open import (
     ProtectedFiles,
     StrPath,

@@ -3,10 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Final, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias, get_args
 
-from model_catalog.files.file_names import Role
-from model_catalog.files.formats.header import Header
+if TYPE_CHECKING:
+    # The field table needs the kinds, but not this module.
+    from model_catalog.files.formats.header import Header
+
+Role: TypeAlias = Literal[
+    "weights",
+    "config",
+    "tokenizer",
+    "projector",
+    "adapter",
+    "draft",
+    "imatrix",
+    "template",
+    "license",
+    "other",
+]
+"""
+The purpose of a file in a model.
+
+`file_role` never returns "template" or "license". Only a store with manifests, such as Ollama's,
+assigns those.
+"""
 
 Kind: TypeAlias = Literal[
     "model", "adapter", "projector", "imatrix", "draft", "tokenizer", "unknown"

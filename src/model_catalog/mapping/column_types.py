@@ -7,8 +7,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
-from sqlalchemy import BigInteger, ColumnElement, Dialect, Integer, Text, UnaryExpression
-from sqlalchemy.dialects import postgresql
+from sqlalchemy import TEXT, BigInteger, ColumnElement, Dialect, Integer, Text, UnaryExpression
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql import operators
 from sqlalchemy.sql.compiler import SQLCompiler
@@ -22,7 +21,7 @@ BigInt: Final = BigInteger().with_variant(Integer(), "sqlite")
 
 # PostgreSQL would sort by the server's locale, so the order of a listing would depend on the
 # server. SQLite compares bytes, and so does the collation "C".
-KeyText: Final = Text().with_variant(postgresql.TEXT(collation="C"), "postgresql")
+KeyText: Final = Text().with_variant(TEXT(collation="C"), "postgresql")
 
 
 class UnixTimestamp(TypeDecorator[datetime]):

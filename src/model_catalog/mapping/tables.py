@@ -26,7 +26,7 @@ from model_catalog.domain.file_record import FileState
 from model_catalog.domain.json_fields import to_json_fields
 from model_catalog.domain.model_ref import ModelRef
 from model_catalog.domain.search_text import fold_case
-from model_catalog.mapping.base import Base
+from model_catalog.mapping.base import Base, PartialIndex
 from model_catalog.mapping.column_types import (
     BigInt,
     KeyText,
@@ -264,7 +264,7 @@ class Model(MappedAsDataclass, Base, kw_only=True, eq=False, repr=False):
         Index("ix_models_newest_first", "host", NullsLast.of(downloaded_at.desc()), *KEY_FIELDS),
         # For questions about the models of all hosts. A catalog of one machine has no rows in them.
         *(
-            Index(name, *columns, sqlite_where=_HAS_HOST, postgresql_where=_HAS_HOST)
+            PartialIndex(name, *columns, where=_HAS_HOST)
             for name, columns in (
                 ("ix_models_copies", KEY_FIELDS),
                 ("ix_models_host_sizes", ("host", "size_bytes")),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import IO, NoReturn, Self, Unpack, overload
+from typing import IO, TYPE_CHECKING, NoReturn, Self, Unpack, overload
 
 from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
@@ -25,7 +25,6 @@ from model_catalog.execution.session_executor import SessionExecutor
 from model_catalog.execution.session_transaction import SessionTransaction
 from model_catalog.execution.transaction import TransactionExecutor
 from model_catalog.mapping.tables import Model
-from model_catalog.repository.fleet.fleet import Fleet
 from model_catalog.repository.import_reader import ImportReader
 from model_catalog.repository.operations import (
     bulk_registration,
@@ -48,6 +47,9 @@ from model_catalog.repository.operations.usage import UseRecorder
 from model_catalog.repository.statements.filters import Filters
 from model_catalog.repository.statements.pagination import Sort
 from model_catalog.repository.statements.row_conversion import to_models, to_rows
+
+if TYPE_CHECKING:
+    from model_catalog.repository.fleet.fleet import Fleet
 
 
 class ModelCatalog:
@@ -656,6 +658,9 @@ class ModelCatalog:
         A host whose last heartbeat is older than `lost_after_s` is `lost`. Raises
         InvalidModelError.
         """
+        # Most catalogs have one host, and its operations take 15 ms to import.
+        from model_catalog.repository.fleet.fleet import Fleet  # noqa: PLC0415
+
         return Fleet(self._executor, lost_after_s=lost_after_s)
 
     # Export and import

@@ -9,9 +9,8 @@ from typing import Final, Literal, Protocol, TypeAlias
 
 from model_catalog.files.completeness.evidence import Completeness, StoreEvidence
 from model_catalog.files.completeness.judge import judge
-from model_catalog.files.file_names import Role
 from model_catalog.files.fingerprint import Fingerprint
-from model_catalog.files.model_kind import Kind, kind_of_files
+from model_catalog.files.model_kind import Kind, Role, kind_of_files
 from model_catalog.files.safe_open import ProtectedFiles, StrPath
 
 StoreName: TypeAlias = Literal[

@@ -19,8 +19,9 @@ from model_catalog.errors import (
     ProtectedFileError,
     StoppedError,
 )
-from model_catalog.files.file_names import Role, is_system_file
+from model_catalog.files.file_names import is_system_file
 from model_catalog.files.fingerprint import Fingerprint
+from model_catalog.files.model_kind import Role
 from model_catalog.files.safe_open import (
     OpenFile,
     ProtectedFiles,

@@ -13,7 +13,6 @@ from model_catalog.domain.file_record import FileRecord, FileState, expected_dig
 from model_catalog.errors import FileChangedError, StoppedError
 from model_catalog.files.completeness.evidence import Completeness
 from model_catalog.files.digest import HashedFile, hash_file
-from model_catalog.files.file_names import Role
 from model_catalog.files.formats.pickle_format import PICKLE
 from model_catalog.files.model_description import (
     ModelDescription,
@@ -21,7 +20,7 @@ from model_catalog.files.model_description import (
     describe_model,
 )
 from model_catalog.files.model_files import ModelFile, list_model_files
-from model_catalog.files.model_kind import kind_of_model
+from model_catalog.files.model_kind import Role, kind_of_model
 from model_catalog.files.mounts import mount_point
 from model_catalog.files.safe_open import ProtectedFiles, format_file_id, stat_path
 from model_catalog.mapping.tables import Model

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol, TypeAlias
 
 from model_catalog.errors import BadHeaderError, HeaderLimitError, NotAFileError, PlaceholderError
-from model_catalog.files.file_names import Role
 from model_catalog.files.formats.header import Header
 from model_catalog.files.model_config import WeightIndex
+from model_catalog.files.model_kind import Role
 from model_catalog.files.safe_open import errno_name
 
 Verdict: TypeAlias = Literal["whole", "incomplete", "unknown"]

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import gc
-import threading
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Final, Generic, TypeAlias, TypeVar, cast
 
 from sqlalchemy import ColumnElement, Connection, Select, bindparam, func, select
 
+from model_catalog.concurrency.gc_pauses import gc_paused
 from model_catalog.connection.database_info import host_of
 from model_catalog.domain import validation
 from model_catalog.domain.fields import ModelRow
@@ -42,10 +40,6 @@ _MAX_NAMES: Final = 1_000
 T = TypeVar("T", Model, ModelRow)
 RowConverter: TypeAlias = Callable[[Iterable[Row]], list[T]]
 """Converts raw rows, as a list or an iterator, to models or to plain rows."""
-
-_gc_lock: Final = threading.Lock()
-_gc_pauses = 0
-_gc_was_enabled = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,30 +190,6 @@ async def iterate(
         if not models:
             break
         last = models[-1]
-
-
-@contextmanager
-def gc_paused() -> Iterator[None]:
-    """
-    Disable `gc`, Python's collector of reference cycles, for the block and all threads.
-
-    Blocks may overlap: the collector is enabled again when the last one has ended.
-    """
-    # While a long list grows, the collector traverses all of it again and again. For a list of
-    # 100,000 models that is half of the time.
-    global _gc_pauses, _gc_was_enabled  # noqa: PLW0603 - gc is global to the process
-    with _gc_lock:
-        if _gc_pauses == 0:
-            _gc_was_enabled = gc.isenabled()
-            gc.disable()
-        _gc_pauses += 1
-    try:
-        yield
-    finally:
-        with _gc_lock:
-            _gc_pauses -= 1
-            if _gc_pauses == 0 and _gc_was_enabled:
-                gc.enable()
 
 
 def find_several_versions(

@@ -9,6 +9,7 @@ from functools import lru_cache
 from typing import Any, Final, TypedDict, cast
 
 from sqlalchemy import (
+    ARRAY,
     BigInteger,
     ColumnElement,
     Connection,
@@ -25,7 +26,6 @@ from sqlalchemy import (
     select,
     true,
 )
-from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.types import NullType
 
 from model_catalog.connection.database_info import host_of

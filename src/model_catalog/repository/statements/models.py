@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cache, lru_cache
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import (
     Boolean,
@@ -18,7 +18,6 @@ from sqlalchemy import (
     or_,
     select,
 )
-from sqlalchemy.dialects import postgresql, sqlite
 
 from model_catalog.domain import fields, validation
 from model_catalog.domain.fields import KEY_FIELDS, UNIQUE_COLUMNS
@@ -33,6 +32,9 @@ from model_catalog.repository.statements.filters import (
 from model_catalog.repository.statements.model_key import only_candidate, select_model_id
 from model_catalog.repository.statements.postgres_batches import array_table
 from model_catalog.repository.statements.row_conversion import select_models, string_agg
+
+if TYPE_CHECKING:
+    from sqlalchemy.dialects import postgresql, sqlite
 
 ID_INDEX: Final = list(EFFECTIVE_COLUMNS).index("id")
 """The position of the id in a row of `select_models`."""
@@ -118,7 +120,7 @@ def upsert_arrays(names: tuple[str, ...], changed: tuple[str, ...]) -> PreparedS
     The parameters are those of `array_table`, and the `host` of all rows.
     """
     rows = array_table(model_columns[name] for name in names)
-    insert = postgresql.insert(MODELS).from_select(
+    insert = insert_into(MODELS, "postgresql").from_select(
         ("host", *names),
         select(bindparam("host", type_=model_columns.host.type), *(rows.c[name] for name in names)),
         include_defaults=False,
@@ -149,10 +151,14 @@ def _returned_columns(dialect: str) -> Sequence[ColumnElement[Any]]:
 
 def insert_into(table: Table, dialect: str) -> sqlite.Insert | postgresql.Insert:
     """Return an INSERT that has `on_conflict_do_update`: SQLAlchemy has one for each dialect."""
-    insert: sqlite.Insert | postgresql.Insert = (
-        sqlite.insert(table) if dialect == "sqlite" else postgresql.insert(table)
-    )
-    return insert
+    # The dialect of PostgreSQL takes 30 ms to import, and a SQLite file does not need it.
+    if dialect == "sqlite":
+        from sqlalchemy.dialects import sqlite  # noqa: PLC0415
+
+        return sqlite.insert(table)
+    from sqlalchemy.dialects import postgresql  # noqa: PLC0415
+
+    return postgresql.insert(table)
 
 
 def has_path(path: ColumnElement[str], dialect: str) -> ColumnElement[bool]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from model_catalog.files.file_names import Role
+from model_catalog.files.model_kind import Role
 
 # Jan has llamacpp and mlx, and LocalAI the others. A model's folder below is its name.
 _ENGINE_FOLDER: Final = re.compile(

@@ -23,8 +23,9 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from model_catalog.files.completeness.evidence import StoreEvidence
-from model_catalog.files.file_names import WEIGHT_ROLES, Role, file_role
+from model_catalog.files.file_names import WEIGHT_ROLES, file_role
 from model_catalog.files.formats import header
+from model_catalog.files.model_kind import Role
 from model_catalog.files.safe_open import ProtectedFiles, StrPath
 from model_catalog.stores.link_resolution import SkippedError
 from model_catalog.stores.manifests import (

@@ -13,8 +13,9 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from model_catalog.files.completeness.judge import format_of_files
-from model_catalog.files.file_names import Role, file_role, is_partial_download
+from model_catalog.files.file_names import file_role, is_partial_download
 from model_catalog.files.formats.json_stream import JsonStream
+from model_catalog.files.model_kind import Role
 from model_catalog.files.safe_open import ProtectedFiles, StrPath
 from model_catalog.stores.file_grouping import group_entries
 from model_catalog.stores.link_resolution import SkippedError

@@ -21,7 +21,8 @@ from typing import Final
 
 from model_catalog.files.completeness.evidence import StoreEvidence
 from model_catalog.files.completeness.judge import format_of_files
-from model_catalog.files.file_names import WEIGHT_ROLES, Role, file_role, is_plain_file_name
+from model_catalog.files.file_names import WEIGHT_ROLES, file_role, is_plain_file_name
+from model_catalog.files.model_kind import Role
 from model_catalog.files.safe_open import ProtectedFiles, StrPath
 from model_catalog.stores.link_resolution import SkippedError
 from model_catalog.stores.manifests import read_members

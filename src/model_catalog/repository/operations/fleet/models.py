@@ -7,11 +7,11 @@ from typing import Any, Final
 
 from sqlalchemy import ColumnElement, Connection, tuple_
 
+from model_catalog.concurrency.gc_pauses import gc_paused
 from model_catalog.domain import fields, key_validation, validation
 from model_catalog.errors import InvalidModelError
 from model_catalog.execution.executor import Operation, read
 from model_catalog.mapping.tables import Model
-from model_catalog.repository.operations.listing import gc_paused
 from model_catalog.repository.statements.filters import Filters, build_where, model_columns
 from model_catalog.repository.statements.row_conversion import select_models, to_models
 
