@@ -193,7 +193,7 @@ def _make_executor(
         return ThreadExecutor(database.sync_engine, timeout_s, owner, mode)
     if isinstance(target, AsyncEngine):
         return SessionExecutor(async_sessionmaker(database.engine), timeout_s, owner)
-    return PostgresExecutor(database.engine, timeout_s, owner)
+    return PostgresExecutor(database.engine, timeout_s, owner, owns_engine=True)
 
 
 def _with_replica(
@@ -201,4 +201,5 @@ def _with_replica(
 ) -> ReplicatedExecutor:
     # A transaction in a stricter mode would read a snapshot from before its question.
     engine = replica.engine.execution_options(isolation_level="READ COMMITTED")
-    return ReplicatedExecutor(primary, PostgresExecutor(engine, primary.timeout_s, owner))
+    reading = PostgresExecutor(engine, primary.timeout_s, owner, owns_engine=True)
+    return ReplicatedExecutor(primary, reading)

@@ -48,6 +48,12 @@ class Operation(Generic[I, T]):
 
     Only the PostgreSQL executor calls it. Operations with the same function share a batch.
     """
+    run_as_statement: Callable[[Connection, I], T] | None = None
+    """
+    Runs the operation as one statement, which waits for no lock, outside a transaction.
+
+    Only the PostgreSQL executor calls it, and `run_one` if the statement met a lock.
+    """
     writes: bool = False
     single_statement: bool = False
     """Whether it is one SELECT by key. It needs no transaction, and may share a snapshot."""
@@ -82,14 +88,22 @@ def read(
     return Operation(run_one, value, exclusive=True, may_lag=may_lag)
 
 
+def read_once(
+    run_one: Callable[[Connection, I], T], value: I, *, may_lag: bool = False
+) -> Operation[I, T]:
+    """Return an operation as `read` does, which is one SELECT, perhaps of many rows."""
+    return Operation(run_one, value, run_as_statement=run_one, exclusive=True, may_lag=may_lag)
+
+
 def write(
     run_one: Callable[[Connection, I], T],
     value: I,
     run_many: Callable[[Connection, Sequence[I]], Sequence[T]] | None = None,
     timeout_s: float | None = None,
+    run_as_statement: Callable[[Connection, I], T] | None = None,
 ) -> Operation[I, T]:
     """Return an operation that writes a few rows; it may share a transaction with others."""
-    return Operation(run_one, value, run_many, writes=True, timeout_s=timeout_s)
+    return Operation(run_one, value, run_many, run_as_statement, writes=True, timeout_s=timeout_s)
 
 
 def write_alone(run_one: Callable[[Connection, I], T], value: I) -> Operation[I, T]:

@@ -10,12 +10,13 @@ from typing import Any, Final, TypeVar
 
 from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.util import greenlet_spawn
 
 from model_catalog.concurrency.batching import Coalescer
-from model_catalog.concurrency.completion import run_to_completion
 from model_catalog.concurrency.context_managers import inner_contextmanager
 from model_catalog.concurrency.ownership import HostOwner, LoopOwner
 from model_catalog.concurrency.retry import MIN_TIMEOUT_S, Backoff
+from model_catalog.connection.database_info import driver_connection
 from model_catalog.connection.engines import database_info
 from model_catalog.connection.interruption.interruptible_run import (
     SLOW_STATEMENTS,
@@ -26,6 +27,10 @@ from model_catalog.connection.interruption.running import (
     TIMEOUT_TOLERANCE_S,
     run_with_retries,
 )
+from model_catalog.connection.postgresql.commit_warnings import (
+    forget_warnings,
+    require_replicated,
+)
 from model_catalog.connection.postgresql.notifications import NotificationListener
 from model_catalog.connection.timeouts import LOCK_WAIT_S, set_timeouts
 from model_catalog.domain import validation
@@ -33,7 +38,6 @@ from model_catalog.errors import (
     CatalogBusyError,
     CatalogError,
     CatalogReadOnlyError,
-    CatalogUnavailableError,
 )
 from model_catalog.execution.executor import (
     Executor,
@@ -49,6 +53,8 @@ from model_catalog.execution.postgres_transaction import (
     close_connection,
     commit_write,
 )
+from model_catalog.execution.postgresql.batches import RetryAloneError, run_lookups, run_writes
+from model_catalog.execution.postgresql.own_sessions import OwnSessions, mark_used
 from model_catalog.execution.postgresql.read_only import reason_for_read_only
 from model_catalog.execution.transaction import TransactionExecutor
 
@@ -61,9 +67,6 @@ _MAX_CONCURRENT_BATCHES: Final = 4
 
 # With a shorter timeout, no time would be left to repeat a call alone after its batch failed.
 _MIN_BATCH_TIMEOUT_S: Final = 2 * LOCK_WAIT_S
-
-# A statement of a batch runs at most this long, and at most half of the batch's time.
-_BATCH_TIMEOUT_S: Final = 2.0
 
 # The server gets this long to tell why it refused a write.
 _QUESTION_S: Final = 1.0
@@ -88,7 +91,10 @@ class PostgresExecutor:
         engine: AsyncEngine,
         timeout_s: float,
         owner: LoopOwner | HostOwner,
+        *,
+        owns_engine: bool = False,
     ) -> None:
+        """Make an executor; with `owns_engine` only it uses the pool of the engine."""
         self.timeout_s = validation.seconds("timeout_s", timeout_s)
         self._owner = owner
         self._engine = engine.sync_engine
@@ -99,9 +105,16 @@ class PostgresExecutor:
         # before a statement timeout would. BEGIN, timeouts and COMMIT would be three more round
         # trips. If a lookup waits for a lock, the driver ends it.
         self._autocommit = engine.execution_options(isolation_level="AUTOCOMMIT")
+        sessions = OwnSessions(self._autocommit.sync_engine, self.timeout_s)
+        self._sessions = sessions if owns_engine and sessions.are_possible else None
         self._batches: dict[Any, Coalescer[Operation[Any, Any], Any]] = {}
         self._open_transactions: dict[TransactionExecutor, ConnectionTransaction] = {}
         self._listeners: dict[str, NotificationListener] = {}
+
+    @property
+    def has_own_sessions(self) -> bool:
+        """Whether its sessions have limits of their own, if no pooler is in between."""
+        return self._sessions is not None
 
     def listener(self, channel: str) -> NotificationListener:
         """Return the listener of a channel of notifications; one for all callers."""
@@ -127,11 +140,11 @@ class PostgresExecutor:
                 if operation.run_many is None:
                     return await self._run_alone(operation, Backoff(timeout_s))
                 timeout_s = max(timeout_s, MIN_TIMEOUT_S)
-                return await self._run_in_batch(operation, _run_lookups, timeout_s)
+                return await self._run_in_batch(operation, run_lookups, timeout_s)
             self.forbid_nested_write()
             try:
                 if operation.run_many is not None and timeout_s >= _MIN_BATCH_TIMEOUT_S:
-                    return await self._run_in_batch(operation, _run_writes, timeout_s)
+                    return await self._run_in_batch(operation, run_writes, timeout_s)
                 return await self._run_alone(operation, Backoff(timeout_s))
             except CatalogReadOnlyError as error:
                 raise await self._explained(error) from error
@@ -175,21 +188,32 @@ class PostgresExecutor:
         backoff = Backoff(timeout_s)
         try:
             return await self._batches_of(operation, run).submit(operation, timeout_s)  # type: ignore[no-any-return]
-        except _RetryAloneError as failed:
+        except RetryAloneError as failed:
             if isinstance(failed.error, CatalogBusyError):
                 await backoff.wait_or_raise(failed.error)
         return await self._run_alone(operation, backoff)
 
     async def _run_alone(self, operation: Operation[Any, T], backoff: Backoff) -> T:
-        return await run_with_retries(
-            lambda run, lock_wait_s: self.run_once(
+        is_statement = not operation.writes and operation.run_as_statement is not None
+
+        async def attempt(run: InterruptibleRun, lock_wait_s: float) -> T:
+            nonlocal is_statement
+            if is_statement:
+                # The next attempt waits for locks.
+                is_statement = False
+                for result in await self.run_statement_once(operation, run, backoff):
+                    return result
+            return await self.run_once(
                 operation.run_one,
                 operation.value,
                 run,
                 backoff,
                 lock_wait_s=lock_wait_s,
                 writes=operation.writes,
-            ),
+            )
+
+        return await run_with_retries(
+            attempt,
             backoff,
             self.database.name,
             SERVER_GRACE_S,
@@ -244,22 +268,82 @@ class PostgresExecutor:
         """Run a function that is one SELECT, without a transaction."""
         with run:
             try:
-                return await self._look_up(function, value, run)
+                return await greenlet_spawn(self._look_up, function, value, run)
             except BaseException as error:
                 # As in begin_transaction.
                 if not run.reconnects_after(error):
                     raise
-            return await self._look_up(function, value, run)
+            return await greenlet_spawn(self._look_up, function, value, run)
         return run.result  # type: ignore[no-any-return]
 
-    async def _look_up(
+    def _look_up(
         self, function: Callable[[Connection, I], T], value: I, run: InterruptibleRun
     ) -> T:
-        async with self._autocommit.connect() as connection:
+        connection = None
+        if self._sessions is not None:
+            connection = self._sessions.connect(run, writes=False)
+        if connection is None:
+            connection = self._autocommit.sync_engine.connect()
             run.set_connection(connection)
-            result = await connection.run_sync(function, value)
+        try:
+            result = function(connection, value)
             run.mark_read_done()
-            return result
+            mark_used(connection)
+        finally:
+            # It has no transaction, so nothing is sent.
+            connection.close()
+        return result
+
+    async def run_statement_once(
+        self, operation: Operation[I, T], run: InterruptibleRun, backoff: Backoff
+    ) -> list[T]:
+        """
+        Run an operation as one statement without a transaction, and return a list of its result.
+
+        The list is empty if that is not safe, and then nothing was done.
+
+        It is safe in a session of the catalog's own, which limits lock waits and statements. The
+        server commits a write when it has executed it. So the outcome is unknown if the answer is
+        lost, as that of a COMMIT.
+        """
+        function = operation.run_as_statement
+        if self._sessions is None or function is None:
+            return []
+        step = partial(self._run_statement, self._sessions, function, operation, run, backoff)
+        with run:
+            return await greenlet_spawn(step)
+        return run.result  # type: ignore[no-any-return]
+
+    def _run_statement(
+        self,
+        sessions: OwnSessions,
+        function: Callable[[Connection, I], T],
+        operation: Operation[I, T],
+        run: InterruptibleRun,
+        backoff: Backoff,
+    ) -> list[T]:
+        connection = sessions.connect(run, writes=operation.writes)
+        if connection is None:
+            return []
+        try:
+            if not operation.writes:
+                result = [function(connection, operation.value)]
+                run.mark_read_done()
+            elif sessions.limit_within(backoff.remaining_s):
+                driver = driver_connection(connection)
+                forget_warnings(driver)
+                run.mark_committing()
+                result = run.result = [function(connection, operation.value)]
+                require_replicated(driver, self.database.name)
+                run.mark_committed()
+            else:
+                # The driver would stop the statement, and its outcome would be unknown.
+                return []
+            mark_used(connection)
+        finally:
+            # It has no transaction, so nothing is sent.
+            connection.close()
+        return result
 
     @inner_contextmanager
     async def transaction(self) -> AsyncIterator[Executor]:
@@ -300,98 +384,3 @@ class PostgresExecutor:
         await self._owner.wait_idle()
         for executor, backend in list(self._open_transactions.items()):
             await executor.end_early(backend.close)
-
-
-async def _run_lookups(
-    executor: PostgresExecutor, operations: Sequence[Operation[Any, T]], timeout_s: float
-) -> Sequence[T]:
-    """Run the lookups of a batch as one query; repeat it while the database is busy."""
-    function, value = _function_of(operations)
-    backoff = Backoff(timeout_s)
-    in_transaction = False
-    while True:
-        run = InterruptibleRun(
-            executor.database.name, backoff.remaining_s, limits_statements=in_transaction
-        )
-        try:
-            return await run_to_completion(
-                executor.run_once(function, value, run, backoff, writes=False)
-                if in_transaction
-                else executor.look_up_once(function, value, run),
-                run.cancel_read,
-                timeout_s=max(backoff.remaining_s, MIN_TIMEOUT_S),
-                on_timeout=run.interrupt,
-            )
-        except CatalogBusyError as error:
-            busy = error
-            # A statement timeout of the server or the role. A transaction can set its own.
-            in_transaction = in_transaction or error.is_interrupted
-        except CatalogUnavailableError:
-            raise
-        except CatalogError as error:
-            # For example a character that the encoding of the database does not have.
-            if len(operations) > 1:
-                raise _RetryAloneError(error) from error
-            raise
-        try:
-            # As in run_with_retries.
-            await backoff.wait_or_raise(busy)
-        finally:
-            del busy
-
-
-async def _run_writes(
-    executor: PostgresExecutor, operations: Sequence[Operation[Any, T]], timeout_s: float
-) -> Sequence[T]:
-    """
-    Run the writes of a batch in one transaction, which waits at most 0.1 s for a lock.
-
-    The database does not say which of them caused an error, so each is then repeated alone. Only if
-    COMMIT was not answered do all get the same error: it is unknown whether they were committed.
-    """
-    function, value = _function_of(operations)
-    is_shared = len(operations) > 1
-    backoff = Backoff(timeout_s)
-
-    run = InterruptibleRun(executor.database.name, timeout_s)
-    step = executor.run_once(
-        function,
-        value,
-        run,
-        backoff,
-        writes=True,
-        max_statement_s=min(timeout_s / 2, _BATCH_TIMEOUT_S) if is_shared else math.inf,
-    )
-    try:
-        return await run_to_completion(
-            step,
-            run.cancel_write,
-            timeout_s=max(backoff.remaining_s, MIN_TIMEOUT_S) + SERVER_GRACE_S,
-            on_timeout=run.interrupt,
-        )
-    except CatalogUnavailableError as error:
-        if is_shared and not error.outcome_unknown:
-            raise _RetryAloneError(error) from error
-        raise
-    except CatalogError as error:
-        if is_shared or isinstance(error, CatalogBusyError):
-            raise _RetryAloneError(error) from error
-        raise
-
-
-def _function_of(
-    operations: Sequence[Operation[Any, T]],
-) -> tuple[Callable[[Connection, Any], Sequence[T]], Any]:
-    """Return a function and its argument that return the results of all operations."""
-    first = operations[0]
-    if len(operations) > 1 and first.run_many is not None:
-        return first.run_many, [operation.value for operation in operations]
-    return lambda connection, value: [first.run_one(connection, value)], first.value
-
-
-class _RetryAloneError(Exception):
-    """The batch of a call failed, and the error need not be its own: it is to be run alone."""
-
-    def __init__(self, error: CatalogError) -> None:
-        super().__init__(error)
-        self.error = error

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Final
 
+from sqlalchemy import Connection, Engine
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from model_catalog.concurrency.completion import INTERRUPT_RETRY_S
@@ -117,7 +118,7 @@ class InterruptibleRun:
         self._own_cancellations = 0
         self._task: asyncio.Task[Any] | None = None
         self._entered_at = 0.0
-        self._connection: AsyncConnection | None = None
+        self._connection: AsyncConnection | Connection | None = None
         self._driver: Any = None
         self._interrupt_task: asyncio.Future[Any] | None = None
         self._interrupted_at: float | None = None
@@ -142,8 +143,14 @@ class InterruptibleRun:
     ) -> bool:
         self._has_ended = True
         self._stop_timers()
-        if error is None:
-            return False
+        try:
+            return error is not None and self._ends_without_error(error, traceback)
+        finally:
+            # The task may run another attempt.
+            self._forget_cancellations()
+
+    def _ends_without_error(self, error: BaseException, traceback: TracebackType | None) -> bool:
+        """Return whether the block ends without an error after this one; raise another instead."""
         if isinstance(error, asyncio.CancelledError):
             if self._interrupted_at is None or self._is_cancelled_by_loop:
                 return False
@@ -216,24 +223,27 @@ class InterruptibleRun:
         if self._has_answered or self._is_committing:
             return False
         self._stop_timers()
-        replace_pooled_connections(self._connection.sync_engine)
+        replace_pooled_connections(_sync_engine(self._connection))
         if self._driver is not None:
             drop_connection(self._driver)
-        while self._own_cancellations and self._task is not None:
-            self._task.uncancel()
-            self._own_cancellations -= 1
+        self._forget_cancellations()
         self._connection = self._driver = self._interrupted_at = self._dropped_at = None
         self._is_late = False
         self._has_reconnected = True
         self._remaining_s = 0.0
         return True
 
+    def _forget_cancellations(self) -> None:
+        while self._own_cancellations and self._task is not None:
+            self._task.uncancel()
+            self._own_cancellations -= 1
+
     def _stop_timers(self) -> None:
         for timer in self._timers.values():
             timer.cancel()
         self._timers.clear()
 
-    def set_connection(self, connection: AsyncConnection | None) -> None:
+    def set_connection(self, connection: AsyncConnection | Connection | None) -> None:
         """Set the connection that the step uses; from here on its statements can be stopped."""
         self._connection = connection
         self._driver = None
@@ -293,7 +303,7 @@ class InterruptibleRun:
             self._find_driver()
             # A connection that was returned to its pool may be in use by another call.
             if self._connection is not None and not self._is_returned:
-                replace_pooled_connections(self._connection.sync_engine)
+                replace_pooled_connections(_sync_engine(self._connection))
                 if self._driver is not None:
                     drop_connection(self._driver)
         if self._driver is None or now - self._dropped_at >= _CANCEL_AFTER_S:
@@ -350,7 +360,11 @@ class InterruptibleRun:
         return self._connection is None or self._connection.closed
 
 
-async def _interrupt(connection: AsyncConnection) -> None:
+def _sync_engine(connection: AsyncConnection | Connection) -> Engine:
+    return connection.engine if isinstance(connection, Connection) else connection.sync_engine
+
+
+async def _interrupt(connection: AsyncConnection | Connection) -> None:
     # The connection may be closed by now. No statement runs on it then.
     with contextlib.suppress(Exception):
         await driver_connection(connection).interrupt()

@@ -152,7 +152,9 @@ class ReplicatedExecutor:
 
         run_many = operation.run_many
         many = None if run_many is None else self._wrap_many(run_many, ask)
-        return replace(operation, run_one=asking, run_many=many)
+        # A read runs the same function with and without a transaction.
+        statement = None if operation.run_as_statement is None else asking
+        return replace(operation, run_one=asking, run_many=many, run_as_statement=statement)
 
     def _wrap_many(self, function: _RunMany, ask: Callable[[Connection], None]) -> _RunMany:
         """Return a function that asks first. It is always the same, as a batch has one."""

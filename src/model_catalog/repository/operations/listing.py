@@ -10,13 +10,13 @@ from typing import Any, Final, Generic, TypeAlias, TypeVar, cast
 from sqlalchemy import ColumnElement, Connection, Select, bindparam, func, select
 
 from model_catalog.concurrency.gc_pauses import gc_paused
-from model_catalog.connection.database_info import host_of
+from model_catalog.connection.database_info import catalog_schema, host_of
 from model_catalog.domain import validation
 from model_catalog.domain.fields import ModelRow
 from model_catalog.domain.page_token import Listing, Position, invalid_token
 from model_catalog.errors import InvalidModelError
-from model_catalog.execution.executor import Executor, Operation, read
-from model_catalog.execution.prepared_statement import PreparedStatement, Row
+from model_catalog.execution.executor import Executor, Operation, read, read_once
+from model_catalog.execution.prepared_statement import PreparedStatement, Row, fetch_cached
 from model_catalog.mapping.tables import Model
 from model_catalog.repository.statements.filters import (
     Filters,
@@ -27,9 +27,11 @@ from model_catalog.repository.statements.filters import (
 )
 from model_catalog.repository.statements.pagination import Page, Sort, SortOrder
 from model_catalog.repository.statements.row_conversion import (
+    as_text,
     select_models,
     select_rows,
     to_models,
+    to_models_of_server,
     to_rows,
 )
 
@@ -55,6 +57,12 @@ class PageQuery(Generic[T]):
     def select(self) -> Callable[[str], Select[Any]]:
         """The function that returns, for a dialect, the SELECT whose rows `convert` takes."""
         return select_rows if cast("object", self.convert) is to_rows else select_models
+
+    def converter(self, dialect: str) -> RowConverter[T]:
+        """Return `convert`, or a faster function that is the same for rows of a server."""
+        if dialect == "sqlite" or cast("object", self.convert) is not to_models:
+            return self.convert
+        return cast("RowConverter[T]", to_models_of_server)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +99,7 @@ def list_page(
     order = SortOrder.validated(sort, descending)
     position = None if after is None else order.position_of(after)
     page, values = Page.validated(order, position, limit)
-    return read(
+    return read_once(
         fetch_page, PageQuery(convert, page, values, build_where(filters, dialect)), may_lag=True
     )
 
@@ -125,7 +133,7 @@ def list_token_page(
     # One more than the page, which tells whether a next page exists.
     page, values = Page.validated(order, position, min(limit + 1, validation.MAX_SIZE))
     query = PageQuery(to_models, page, values, where)
-    return read(
+    return read_once(
         fetch_token_page, _TokenPageQuery(query, limit, in_listing.encode_token), may_lag=True
     )
 
@@ -145,14 +153,15 @@ def fetch_page(connection: Connection, query: PageQuery[T]) -> list[T]:
     rows: Iterable[Row]
     if query.where:
         where = own_models(connection, query.where, newest_first=query.page.order.is_indexed)
-        models = query.page.apply_to(query.select(dialect), where)
-        rows = connection.execute(models, query.values)
+        fields = as_text(query.select, dialect, catalog_schema(connection))
+        models = query.page.apply_to(fields, where)
+        rows = fetch_cached(connection, models, query.values)
     else:
         values = {**query.values, "host": host_of(connection)}
         rows = _prepared_page(query.page, query.select, dialect).iterate(connection, values)
     # Not while a server is waited for: other tasks run during that time.
     with gc_paused():
-        return query.convert(rows)
+        return query.converter(dialect)(rows)
 
 
 # There are twelve pages for each sort.

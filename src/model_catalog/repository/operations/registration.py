@@ -27,6 +27,7 @@ from model_catalog.repository.statements.models import (
     select_tags,
     upsert_arrays,
     upsert_model,
+    upsert_with_tags,
 )
 from model_catalog.repository.statements.postgres_batches import array_parameters, fetch_tags
 from model_catalog.repository.statements.row_conversion import (
@@ -140,7 +141,12 @@ def statement_key(names: tuple[str, ...], overwritten: frozenset[str]) -> Statem
 
 def register(model: Model) -> Operation[UpsertRow, Model]:
     """Return the operation that registers a model and returns the recorded one."""
-    return write(register_one, UpsertRow.from_model(model), register_many)
+    return write(
+        register_one,
+        UpsertRow.from_model(model),
+        register_many,
+        run_as_statement=register_in_one_statement,
+    )
 
 
 def register_one(connection: Connection, row: UpsertRow) -> Model:
@@ -164,6 +170,13 @@ def register_one(connection: Connection, row: UpsertRow) -> Model:
             return to_model([*stored, None])
     (tags,) = select_tags(dialect.name).fetch_all(connection, {"id": stored[ID_INDEX]})
     return to_model([*stored, *tags])
+
+
+def register_in_one_statement(connection: Connection, row: UpsertRow) -> Model:
+    """Register a model on PostgreSQL as `register_one` does, without waiting for locks."""
+    values = {**row.row, "host": host_of(connection)}
+    (stored,) = upsert_with_tags(*row.statement_key).fetch_all(connection, values)
+    return to_model(stored)
 
 
 def register_many(connection: Connection, rows: Sequence[UpsertRow]) -> list[Model]:

@@ -104,6 +104,24 @@ def upsert_model(
 
 
 @lru_cache(maxsize=64)
+def upsert_with_tags(names: tuple[str, ...], changed: tuple[str, ...]) -> PreparedStatement:
+    """
+    Upsert a row on PostgreSQL as `upsert_model` does, and return it as `select_models` does.
+
+    The tags are those at the start of the statement. A statement that waited for the row would not
+    return a tag that was committed meanwhile. So the statement must not wait for locks.
+    """
+    insert = insert_into(MODELS, "postgresql").values(
+        {name: bindparam(name, type_=model_columns[name].type) for name in ("host", *names)}
+    )
+    upsert = _set_on_conflict(insert, changed)
+    *columns, _is_new = _returned_columns("postgresql")
+    stored = upsert.returning(*columns).cte("stored")
+    tags = select(string_agg("postgresql", TAGS.c.tag)).where(TAGS.c.model_id == stored.c.id)
+    return PreparedStatement(select(*stored.c, raw_column(tags.scalar_subquery()).label("_tags")))
+
+
+@lru_cache(maxsize=64)
 def insert_if_absent(dialect: str, names: tuple[str, ...]) -> PreparedStatement:
     """Insert a row with the columns `names` and `host`, unless its key exists."""
     insert = insert_into(MODELS, dialect)

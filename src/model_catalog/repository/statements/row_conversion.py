@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cache
 from types import NoneType
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Integer, ScalarSelect, Select, func, select
+from sqlalchemy import (
+    ColumnElement,
+    Integer,
+    ScalarSelect,
+    Select,
+    func,
+    literal_column,
+    select,
+)
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.types import NullType
 
 from model_catalog.domain.fields import (
     ATTRIBUTES,
@@ -16,7 +27,7 @@ from model_catalog.domain.fields import (
     is_nullable,
 )
 from model_catalog.domain.search_text import fold_case
-from model_catalog.execution.prepared_statement import Row, raw_column
+from model_catalog.execution.prepared_statement import Row, raw_column, schema_options
 from model_catalog.mapping.column_types import (
     TAG_SEPARATOR,
     PathText,
@@ -51,6 +62,9 @@ _MAX_KNOWN_TYPES: Final = 10_000
 _known_types: Final[set[tuple[type, ...]]] = set()
 _NAMES: Final = (*EFFECTIVE_COLUMNS, None)
 _ATTRIBUTES: Final = (*ATTRIBUTES.values(), STORED_TAGS)
+_NO_VALUES: Final[dict[str, Any]] = dict.fromkeys(_ATTRIBUTES)
+_TIMESTAMPS: Final = tuple(_ATTRIBUTES[index] for index in _TIMESTAMP_INDEXES)
+_PATHS: Final = tuple(_ATTRIBUTES[index] for index in _PATH_INDEXES)
 _DEFAULTS: Final = {ATTRIBUTES[name]: value for name, value in COLUMN_DEFAULTS.items()}
 _INTERNAL_COLUMNS: Final = [
     column.key for column in model_columns if column.key not in EFFECTIVE_COLUMNS
@@ -66,6 +80,31 @@ def select_models(dialect: str) -> Select[Any]:
 def select_rows(dialect: str) -> Select[Any]:
     """Select as `select_models`, but the effective value of each HEADER field, for `to_rows`."""
     return _select_with_tags(dialect, EFFECTIVE_COLUMNS)
+
+
+def as_text(
+    select_fields: Callable[[str], Select[Any]], dialect: str, schema: str | None
+) -> Select[Any]:
+    """
+    Return `select_models` or `select_rows` for a connection, with its columns as one text.
+
+    `schema` is the schema of the catalog's tables. SQLAlchemy compares a statement with those that
+    it has compiled. That takes 0.5 ms for fifty columns, and 0.02 ms for one text.
+    """
+    return select(_columns_text(select_fields, dialect, schema)).select_from(MODELS)
+
+
+@cache
+def _columns_text(
+    select_fields: Callable[[str], Select[Any]], dialect: str, schema: str | None
+) -> ColumnElement[Any]:
+    # Neither of them doubles a percent sign. SQLAlchemy does that for the driver.
+    compiler = sqlite.dialect() if dialect == "sqlite" else postgresql.dialect(paramstyle="named")  # type: ignore[no-untyped-call]
+    options = {} if schema is None else schema_options(schema)
+    columns = select_fields(dialect).compile(
+        dialect=compiler, compile_kwargs={"literal_binds": True}, **options
+    )
+    return literal_column(f"{columns}".removeprefix("SELECT ").rpartition("\nFROM ")[0], NullType())
 
 
 def _select_with_tags(dialect: str, columns: Mapping[str, ColumnElement[Any]]) -> Select[Any]:
@@ -101,15 +140,33 @@ def split_aggregate(joined: str | bytes | None) -> tuple[str, ...]:
 
 def to_model(row: Row) -> Model:
     """Convert a row of `select_models` to a model."""
-    (values,) = _decode((row,))
-    return new_detached_model(dict(zip(_ATTRIBUTES, values, strict=True)))
+    return _to_model(_replace_odd_values(row))
 
 
 def to_models(rows: Iterable[Row]) -> list[Model]:
     """Convert rows of `select_models` to models."""
-    return [
-        new_detached_model(dict(zip(_ATTRIBUTES, values, strict=True))) for values in _decode(rows)
-    ]
+    return [_to_model(_replace_odd_values(row)) for row in rows]
+
+
+def to_models_of_server(rows: Iterable[Row]) -> list[Model]:
+    """Convert rows of PostgreSQL to models: they have the types of their columns."""
+    return list(map(_to_model, rows))
+
+
+def _to_model(row: Row) -> Model:
+    # A copy of a dict with the same keys is not resized, as a new one would be.
+    values = _NO_VALUES.copy()
+    values.update(zip(_ATTRIBUTES, row, strict=True))
+    for name in _TIMESTAMPS:
+        if (timestamp := values[name]) is not None:
+            values[name] = decode_timestamp(timestamp)
+    for name in _PATHS:
+        if (path := values[name]) is not None:
+            values[name] = decode_path(path)
+    values["state"] = decode_state(values["state"])
+    tags = values[STORED_TAGS]
+    values[STORED_TAGS] = () if tags is None else split_aggregate(tags)
+    return new_detached_model(values)
 
 
 def to_rows(rows: Iterable[Row]) -> list[ModelRow]:
@@ -134,10 +191,7 @@ def _decode(rows: Iterable[Row]) -> Iterator[list[Any]]:
     # The same list is yielded for each row: to make a new one would take as long as to read a row.
     values: list[Any] = []
     for row in rows:
-        values[:] = row
-        types = tuple(map(type, row))
-        if types not in _known_types:
-            _replace_odd_values(values, types)
+        values[:] = _replace_odd_values(row)
         for index in _TIMESTAMP_INDEXES:
             if (timestamp := values[index]) is not None:
                 values[index] = decode_timestamp(timestamp)
@@ -150,13 +204,17 @@ def _decode(rows: Iterable[Row]) -> Iterator[list[Any]]:
         yield values
 
 
-def _replace_odd_values(values: list[Any], types: tuple[type, ...]) -> None:
+def _replace_odd_values(row: Row) -> Row:
     """
-    Replace values of a wrong type, which another program wrote to SQLite.
+    Return a row without values of a wrong type, which another program wrote to SQLite.
 
     A field that may be None becomes None, and another one its default. A text that is not UTF-8
     is read as bytes, in which invalid bytes are replaced if the field may not be None.
     """
+    types = tuple(map(type, row))
+    if types in _known_types:
+        return row
+    values = list(row)
     is_odd = False
     for index, (found, expected) in enumerate(zip(types, _STORED_TYPES, strict=True)):
         if found in (expected, NoneType) or (found is bytes and index in _PATH_INDEXES):
@@ -169,3 +227,4 @@ def _replace_odd_values(values: list[Any], types: tuple[type, ...]) -> None:
             values[index] = COLUMN_DEFAULTS[name] if name else None
     if not is_odd and len(_known_types) < _MAX_KNOWN_TYPES:
         _known_types.add(types)
+    return values
