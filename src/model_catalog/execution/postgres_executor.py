@@ -311,6 +311,12 @@ class PostgresExecutor:
             return []
         step = partial(self._run_statement, self._sessions, function, operation, run, backoff)
         with run:
+            try:
+                return await greenlet_spawn(step)
+            except BaseException as error:
+                # Only a read may be sent twice.
+                if not run.reconnects_after(error):
+                    raise
             return await greenlet_spawn(step)
         return run.result  # type: ignore[no-any-return]
 
