@@ -698,3 +698,18 @@ def alembic_sql(url: str) -> str:
         check=True,
     )
     return done.stdout
+
+
+def test_a_program_that_imports_only_upgrade_creates_all_tables(tmp_path):
+    """
+    The classes of the tables are imported on first use, and a new database needs all of them.
+    """
+    path = tmp_path / "catalog.db"
+    program = (
+        "import asyncio, sys; from model_catalog import upgrade; asyncio.run(upgrade(sys.argv[1]))"
+    )
+    subprocess.run([sys.executable, "-c", program, str(path)], check=True)
+
+    with closing(sqlite3.connect(path)) as raw:
+        (count,) = raw.execute("SELECT count(*) FROM models").fetchone()
+    assert count == 0

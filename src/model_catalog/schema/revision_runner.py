@@ -99,6 +99,9 @@ def create_tables(connection: sa.Connection) -> None:
     row. The caller holds the migration lock, and commits. The result equals that of all revisions
     in `migrations/`, which takes four times as long and needs Alembic.
     """
+    # A program may have imported `upgrade` alone. Only a class that is imported has a table.
+    from model_catalog.mapping import child_tables, tables  # noqa: F401, PLC0415
+
     Base.metadata.create_all(connection, checkfirst=False)
     # As Alembic creates it, which uses it in every later migration.
     versions = sa.Table(
