@@ -13,3 +13,8 @@ SOAK_SECONDS ?= 1800
 .PHONY: soak
 soak:
 	$(PYTHON) -m soak --seconds $(SOAK_SECONDS)
+
+# Build the site of docs/ into build/docs. A warning is an error.
+.PHONY: docs
+docs:
+	$(PYTHON) -m sphinx -W --keep-going -q -E -b html docs build/docs

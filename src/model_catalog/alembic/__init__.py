@@ -21,6 +21,7 @@ from model_catalog.mapping.revisions import VERSION_TABLE
 __all__ = ["TABLE_NAMES", "VERSION_TABLE", "SchemaFilter", "include_name", "include_object"]
 
 TABLE_NAMES: Final = added_tables().union(Base.metadata.tables, (VERSION_TABLE,))
+"""The names of the tables of the catalog, which a service's autogenerate must leave alone."""
 """The names of the catalog's tables and of its version table."""
 
 

@@ -19,6 +19,8 @@ from typing import Final, TypeAlias
 from model_catalog.errors import BadHeaderError, HeaderLimitError, NotAFileError, ProtectedFileError
 
 StrPath: TypeAlias = str | os.PathLike[str]
+"""A path, as a text or as a path object."""
+
 ProtectedFiles: TypeAlias = Collection[tuple[int, int]]
 """The (st_dev, st_ino) pairs of files that must not be opened."""
 

@@ -24,6 +24,7 @@ StoreName: TypeAlias = Literal[
     "kagglehub",
     "directory",
 ]
+"""The kind of a store: the program that keeps its models there, or `directory`."""
 
 
 @dataclass(frozen=True, slots=True)
