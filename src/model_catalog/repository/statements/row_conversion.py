@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
+from operator import itemgetter
 from types import NoneType
 from typing import Any, Final
 
@@ -63,7 +64,12 @@ _known_types: Final[set[tuple[type, ...]]] = set()
 _NAMES: Final = (*EFFECTIVE_COLUMNS, None)
 _ATTRIBUTES: Final = (*ATTRIBUTES.values(), STORED_TAGS)
 _NO_VALUES: Final[dict[str, Any]] = dict.fromkeys(_ATTRIBUTES)
-_TIMESTAMPS: Final = tuple(_ATTRIBUTES[index] for index in _TIMESTAMP_INDEXES)
+_LATER_INDEXES: Final = [
+    index for index in _TIMESTAMP_INDEXES if _ATTRIBUTES[index] != "downloaded_at"
+]
+_LATER_TIMESTAMPS: Final = tuple(_ATTRIBUTES[index] for index in _LATER_INDEXES)
+_NO_TIMESTAMPS: Final = (None,) * len(_LATER_INDEXES)
+_later_timestamps: Final = itemgetter(*_LATER_INDEXES)
 _PATHS: Final = tuple(_ATTRIBUTES[index] for index in _PATH_INDEXES)
 _DEFAULTS: Final = {ATTRIBUTES[name]: value for name, value in COLUMN_DEFAULTS.items()}
 _INTERNAL_COLUMNS: Final = [
@@ -165,9 +171,15 @@ def _to_model(row: Row) -> Model:
     # A copy of a dict with the same keys is not resized, as a new one would be.
     values = _NO_VALUES.copy()
     values.update(zip(_ATTRIBUTES, row, strict=True))
-    for name in _TIMESTAMPS:
-        if (timestamp := values[name]) is not None:
-            values[name] = decode_timestamp(timestamp)
+    # Most rows have only the first of them.
+    if (timestamp := values["downloaded_at"]) is not None:
+        values["downloaded_at"] = decode_timestamp(timestamp)
+    if (found := _later_timestamps(row)) != _NO_TIMESTAMPS:
+        values.update(
+            (name, decode_timestamp(each))
+            for name, each in zip(_LATER_TIMESTAMPS, found, strict=True)
+            if each is not None
+        )
     for name in _PATHS:
         if (path := values[name]) is not None:
             values[name] = decode_path(path)
