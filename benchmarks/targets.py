@@ -79,6 +79,17 @@ def _postgres_targets(benchmark: str) -> list[Target]:
     ]
 
 
+def _lone_postgres_targets() -> list[Target]:
+    """One call at a time: against asyncpg with one statement, and lists against the ORM."""
+    orm = "SQLAlchemy ORM, asyncpg"
+    return [
+        Target("PostgreSQL: find", ASYNCPG_CATALOG, POSTGRES_BASELINE, 1.3),
+        Target("PostgreSQL: register", ASYNCPG_CATALOG, POSTGRES_BASELINE, 1.5),
+        Target("PostgreSQL: page of 50 in 1k", ASYNCPG_CATALOG, orm, 0.6),
+        Target("PostgreSQL: list 10k", ASYNCPG_CATALOG, orm, 0.6),
+    ]
+
+
 def _host_targets() -> tuple[Target, ...]:
     sqlite = {
         "find": 0.6,
@@ -168,6 +179,7 @@ _ALL: Final = (
     Target(fleet.HEARTBEATS, CATALOG, ALLOWED, 1.0),
     *_postgres_targets("find, 64 tasks"),
     *_postgres_targets("register, 64 tasks"),
+    *_lone_postgres_targets(),
     *HOST_TARGETS,
     *_file_targets(Sizes()),
     *_file_targets(QUICK_SIZES),
