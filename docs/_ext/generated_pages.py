@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from argparse import ArgumentParser, _SubParsersAction
 from collections.abc import Iterator
 from functools import cache
 from importlib import import_module
@@ -12,13 +13,14 @@ from typing import Final
 
 from docutils import nodes
 from docutils.statemachine import StringList
+from schema_pages import draw_schema, migration_lines, table_lines
 from sphinx.application import Sphinx
 from sphinx.pycode import ModuleAnalyzer
 from sphinx.util.docutils import SphinxDirective
 
 import model_catalog
 from model_catalog import CatalogError
-from schema_pages import draw_schema, migration_lines, table_lines
+from model_catalog.cli.parser import make_parser
 
 SOURCE: Final = Path(model_catalog.__file__).parent
 
@@ -94,6 +96,28 @@ class MigrationList(_Generated):
         return migration_lines()
 
 
+class CommandReference(SphinxDirective):
+    """Print the help of each command and subcommand, as a terminal shows it."""
+
+    def run(self) -> list[nodes.Node]:
+        found: list[nodes.Node] = []
+        for command, text in helps_of(make_parser(), ()):
+            section = nodes.section(ids=[nodes.make_id(f"help {command}")])
+            section += nodes.title("", "", nodes.literal(command, command))
+            section += nodes.literal_block(text, text, language="text")
+            found.append(section)
+        return found
+
+
+def helps_of(parser: ArgumentParser, path: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+    """Yield each command below a parser, as in `db backup`, with the text of its help."""
+    subparsers = [each for each in parser._actions if isinstance(each, _SubParsersAction)]  # noqa: SLF001
+    for name, each in (subparsers[0].choices if subparsers else {}).items():
+        yield from helps_of(each, (*path, name))
+    if path and not subparsers:
+        yield " ".join(path), parser.format_help()
+
+
 class SchemaDiagram(SphinxDirective):
     """Draw the tables and their foreign keys."""
 
@@ -114,6 +138,8 @@ def data_docs() -> dict[str, list[str]]:
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
+    """Add the directives; Sphinx calls it."""
+    app.add_directive("command-reference", CommandReference)
     app.add_directive("error-reference", ErrorReference)
     app.add_directive("public-module", PublicModule)
     app.add_directive("schema-diagram", SchemaDiagram)
