@@ -64,13 +64,15 @@ _known_types: Final[set[tuple[type, ...]]] = set()
 _NAMES: Final = (*EFFECTIVE_COLUMNS, None)
 _ATTRIBUTES: Final = (*ATTRIBUTES.values(), STORED_TAGS)
 _NO_VALUES: Final[dict[str, Any]] = dict.fromkeys(_ATTRIBUTES)
-_LATER_INDEXES: Final = [
-    index for index in _TIMESTAMP_INDEXES if _ATTRIBUTES[index] != "downloaded_at"
-]
-_LATER_TIMESTAMPS: Final = tuple(_ATTRIBUTES[index] for index in _LATER_INDEXES)
-_NO_TIMESTAMPS: Final = (None,) * len(_LATER_INDEXES)
-_later_timestamps: Final = itemgetter(*_LATER_INDEXES)
-_PATHS: Final = tuple(_ATTRIBUTES[index] for index in _PATH_INDEXES)
+_LATER_TIMESTAMPS: Final = tuple(
+    name for index in _TIMESTAMP_INDEXES if (name := _ATTRIBUTES[index]) != "downloaded_at"
+)
+_OTHER_PATHS: Final = tuple(
+    name for index in _PATH_INDEXES if (name := _ATTRIBUTES[index]) != "local_path"
+)
+_RARELY_SET: Final = (*_LATER_TIMESTAMPS, *_OTHER_PATHS, STORED_TAGS)
+_rarely_set: Final = itemgetter(*map(_ATTRIBUTES.index, _RARELY_SET))
+_NEVER_SET: Final = (None,) * len(_RARELY_SET)
 _DEFAULTS: Final = {ATTRIBUTES[name]: value for name, value in COLUMN_DEFAULTS.items()}
 _INTERNAL_COLUMNS: Final = [
     column.key for column in model_columns if column.key not in EFFECTIVE_COLUMNS
@@ -168,25 +170,29 @@ def to_models_of_server(rows: Iterable[Row]) -> list[Model]:
 
 
 def _to_model(row: Row) -> Model:
-    # A copy of a dict with the same keys is not resized, as a new one would be.
+    # A copy of a dict with the same keys is not resized, as a new one would be. A check of the
+    # length would take a tenth of the time.
     values = _NO_VALUES.copy()
-    values.update(zip(_ATTRIBUTES, row, strict=True))
-    # Most rows have only the first of them.
+    values.update(zip(_ATTRIBUTES, row, strict=False))
     if (timestamp := values["downloaded_at"]) is not None:
         values["downloaded_at"] = decode_timestamp(timestamp)
-    if (found := _later_timestamps(row)) != _NO_TIMESTAMPS:
-        values.update(
-            (name, decode_timestamp(each))
-            for name, each in zip(_LATER_TIMESTAMPS, found, strict=True)
-            if each is not None
-        )
-    for name in _PATHS:
+    values["local_path"] = decode_path(values["local_path"])
+    values["state"] = decode_state(values["state"])
+    if _rarely_set(row) == _NEVER_SET:
+        values[STORED_TAGS] = ()
+    else:
+        _decode_rarely_set(values)
+    return new_detached_model(values)
+
+
+def _decode_rarely_set(values: dict[str, Any]) -> None:
+    for name in _LATER_TIMESTAMPS:
+        if (timestamp := values[name]) is not None:
+            values[name] = decode_timestamp(timestamp)
+    for name in _OTHER_PATHS:
         if (path := values[name]) is not None:
             values[name] = decode_path(path)
-    values["state"] = decode_state(values["state"])
-    tags = values[STORED_TAGS]
-    values[STORED_TAGS] = () if tags is None else split_aggregate(tags)
-    return new_detached_model(values)
+    values[STORED_TAGS] = split_aggregate(values[STORED_TAGS])
 
 
 def to_rows(rows: Iterable[Row]) -> list[ModelRow]:
