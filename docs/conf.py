@@ -39,4 +39,4 @@ html_title = f"model-catalog {release}"
 html_show_sourcelink = False
 html_copy_source = False
 html_static_path = ["_static"]
-html_css_files = ["schema.css"]
+html_css_files = ["diagrams.css"]

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Final
 
+from diagrams import DIAGRAMS
 from docutils import nodes
 from docutils.statemachine import StringList
 from schema_pages import draw_schema, migration_lines, table_lines
@@ -118,6 +119,15 @@ def helps_of(parser: ArgumentParser, path: tuple[str, ...]) -> Iterator[tuple[st
         yield " ".join(path), parser.format_help()
 
 
+class DrawnDiagram(SphinxDirective):
+    """Draw one of the diagrams of `diagrams.py`, by its name."""
+
+    required_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        return [nodes.raw("", DIAGRAMS[self.arguments[0]].draw(), format="html")]
+
+
 class SchemaDiagram(SphinxDirective):
     """Draw the tables and their foreign keys."""
 
@@ -140,6 +150,7 @@ def data_docs() -> dict[str, list[str]]:
 def setup(app: Sphinx) -> dict[str, bool]:
     """Add the directives; Sphinx calls it."""
     app.add_directive("command-reference", CommandReference)
+    app.add_directive("drawn-diagram", DrawnDiagram)
     app.add_directive("error-reference", ErrorReference)
     app.add_directive("public-module", PublicModule)
     app.add_directive("schema-diagram", SchemaDiagram)
