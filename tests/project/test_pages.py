@@ -96,17 +96,17 @@ def test_the_session_of_a_page_runs(page, tmp_path):
         assert "error" not in process.stderr
 
 
-def make_stores(home):
+def make_stores(folder):
     """Make a cache of Hugging Face, a store of Ollama and the files that the sessions name."""
     weights = make_gguf("bert", context_length=512)
-    for folder in (".cache/huggingface", ".ollama", "models"):
-        (home / folder).mkdir(parents=True)
-    huggingface_cache(home / ".cache/huggingface/hub", weights)
-    ollama_store(home / ".ollama/models", weights)
+    for name in (".cache/huggingface", ".ollama", "models"):
+        (folder / name).mkdir(parents=True)
+    huggingface_cache(folder / ".cache/huggingface/hub", weights)
+    ollama_store(folder / ".ollama/models", weights)
     for name in ("models/bge.gguf", "ggml-vocab-bert-bge.gguf", "small.gguf"):
-        (home / name).write_bytes(weights)
+        (folder / name).write_bytes(weights)
     header = b'{"x":{"dtype":"I64","shape":[1],"data_offsets":[0,8]}}'
-    (home / "voices.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(8))
+    (folder / "voices.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(8))
 
 
 def test_the_readme_is_short():
