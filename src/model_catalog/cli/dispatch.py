@@ -38,6 +38,7 @@ _COMMANDS: Final = {
     "relink": "relinking:relink",
     "relocate": "relinking:relocate",
     "rename": "models:rename",
+    "report": "report.command:report",
     "rm": "models:rm",
     "scan": "stores:scan",
     "show": "models:show",

@@ -183,6 +183,25 @@ def _add_model_commands(add_command: _AddCommand, formats: argparse.ArgumentPars
 
     add_command("stats", "Count models and bytes by provider, format, architecture, ...", formats)
 
+    report = add_command("report", "Write a page about the models: disk use, duplicates, problems.")
+    report.add_argument(
+        "--html", metavar="FILE", required=True, help="the file to write; - is standard output"
+    )
+    report.add_argument(
+        "--unused-days",
+        type=_non_negative_int,
+        default=30,
+        metavar="N",
+        help="list models that were not used for N days (default: 30)",
+    )
+    report.add_argument(
+        "--limit",
+        type=_non_negative_int,
+        default=2000,
+        metavar="N",
+        help="only the N largest models (default: 2000)",
+    )
+
 
 def _add_scan_command(add_command: _AddCommand, formats: argparse.ArgumentParser) -> None:
     scan = add_command("scan", "Register the models in other programs' stores.", formats)

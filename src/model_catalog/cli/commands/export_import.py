@@ -24,7 +24,7 @@ _IMPORT_TIMEOUT_S: Final = 24 * 3600.0
 
 async def export(options: Namespace) -> int:
     """Export the catalog to a file or to standard output."""
-    with _output_stream(options.file) as stream:
+    with output_stream(options.file) as stream:
 
         async def write(catalog: ModelCatalog) -> int:
             return await catalog.export_catalog(stream)
@@ -37,7 +37,7 @@ async def export(options: Namespace) -> int:
 
 
 @contextmanager
-def _output_stream(name: str) -> Iterator[IO[str]]:
+def output_stream(name: str) -> Iterator[IO[str]]:
     """
     Open a file that replaces an existing file atomically; `-` is standard output.
 

@@ -1,0 +1,1 @@
+"""The command `report`: one HTML page about the models of a catalog."""
