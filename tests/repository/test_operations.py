@@ -1,5 +1,6 @@
 """Operations run on a plain SQLAlchemy connection, and give the same results on every driver."""
 
+from contextlib import closing
 from dataclasses import asdict
 
 import pytest
@@ -8,8 +9,10 @@ from sqlalchemy import Connection, create_engine
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from model_catalog import FileRecord, FileState, Model, ModelRow
+from model_catalog.connection.engines import database_info
 from model_catalog.errors import ModelNotFoundError
 from model_catalog.execution.prepared_statement import sqlite_driver
+from model_catalog.repository.export_writer import ExportSpool, _export_line
 from model_catalog.repository.operations import (
     bulk_registration,
     export_import,
@@ -172,11 +175,23 @@ def all_results(connection: Connection):
         run(connection, statistics.count({"search": "BULK"}, dialect)),
         run(connection, statistics.total_size({}, dialect)),
         run(connection, statistics.stats({}, dialect)),
-        list(map(export_import._export_line, run(connection, export_import.export_rows()))),
+        exported_lines(connection),
         run(connection, labels.remove_alias(LookupKey("bulk", "hf", None), "latest")),
         run(connection, lookup.remove(LookupKey("bulk", "hf", None), cascades=False)),
     ]
     return [plain(result) for result in results]
+
+
+def exported_lines(connection) -> list[str]:
+    """Export the catalog over a connection."""
+    names = export_import.export_names()
+    with closing(ExportSpool(database_info(connection.engine))) as spool:
+        run(connection, export_import.export_rows(spool))
+        return [
+            _export_line(dict(zip(names, row, strict=True)))
+            for page in spool.pages()
+            for row in page
+        ]
 
 
 def plain(result):

@@ -135,6 +135,12 @@ def use_scope(
         connection.execution_options(**before)
 
 
+def is_autocommit(connection: Connection) -> bool:
+    """Return whether the driver commits each statement, or leaves transactions to the catalog."""
+    dbapi_connection: Any = connection.connection.dbapi_connection
+    return connection.dialect.detect_autocommit_setting(dbapi_connection)
+
+
 def driver_connection(connection: Connection | AsyncConnection | Any) -> Any:
     """
     Return the driver's own connection: a `sqlite3.Connection`, an `aiosqlite.Connection`, ...

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice, repeat
 from operator import itemgetter
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, TypeVar
 
 from sqlalchemy import (
     ColumnElement,
     CompoundSelect,
     Connection,
+    CursorResult,
     Delete,
     Dialect,
     Insert,
@@ -21,6 +23,7 @@ from sqlalchemy import (
     type_coerce,
 )
 from sqlalchemy.types import NullType
+from sqlalchemy.util import await_
 
 from model_catalog.connection.database_info import catalog_schema
 from model_catalog.execution.postgresql.driver_statements import fetch_from_driver, is_direct
@@ -32,6 +35,11 @@ _ROWS_AT_ONCE: Final = 250
 
 # A program lists with a handful of combinations of filters and orders.
 _MAX_SELECTS: Final = 500
+
+# To convert as many takes about 5 ms.
+_ROWS_PER_SLICE: Final = 250
+
+T = TypeVar("T")
 
 Row: TypeAlias = Sequence[Any]
 """The values of one row as the database stores them, without type conversion."""
@@ -46,6 +54,37 @@ def sqlite_driver(connection: Connection) -> sqlite3.Connection | None:
     """Return the `sqlite3` connection below a SQLAlchemy connection; None with another driver."""
     driver = connection.connection.driver_connection
     return driver if isinstance(driver, sqlite3.Connection) else None
+
+
+def convert_in_slices(
+    connection: Connection,
+    rows: Iterable[Row],
+    convert: Callable[[Iterable[Row]], list[T]],
+    row_count: int | None,
+) -> list[T]:
+    """
+    Return what a function makes of the rows of a SELECT.
+
+    `row_count` is the most rows that there are; None is an unknown number. With an asynchronous
+    driver this runs in the event loop, which goes on after each 250 rows.
+    """
+    is_in_loop = connection.dialect.is_async and sqlite_driver(connection) is None
+    if not is_in_loop or (row_count is not None and row_count <= _ROWS_PER_SLICE):
+        return convert(rows)
+    slices: Iterable[Sequence[Row]]
+    if isinstance(rows, CursorResult):
+        # In one step for all rows, SQLAlchemy would not release the GIL.
+        slices = rows.partitions(_ROWS_PER_SLICE)
+    else:
+        rows = list(rows)
+        starts = range(0, len(rows), _ROWS_PER_SLICE)
+        slices = (rows[start : start + _ROWS_PER_SLICE] for start in starts)
+    converted: list[T] = []
+    for part in slices:
+        converted += convert(part)
+        if len(part) == _ROWS_PER_SLICE:
+            await_(asyncio.sleep(0))
+    return converted
 
 
 class PreparedStatement:

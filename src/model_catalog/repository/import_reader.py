@@ -15,6 +15,7 @@ from model_catalog.domain.ndjson import MAX_LINE, ImportLine, LineError, parse
 from model_catalog.errors import InvalidImportError, StorageFullError
 
 _LINES_PER_PAGE: Final = 1000
+_LINES_PER_SERVER_PAGE: Final = 250
 _CHARACTERS_PER_PAGE: Final = 2**20
 # An index entry of PostgreSQL has at most 2704 bytes, some of which are overhead.
 _MAX_POSTGRES_KEY_BYTES: Final = 2660
@@ -73,11 +74,15 @@ class ImportReader:
             rows = self._sorted.execute(
                 "SELECT content FROM lines ORDER BY provider, reference, version"
             )
+            # On PostgreSQL a page is written by the thread of the event loop, which goes on between
+            # two statements.
+            is_sqlite = self._database.dialect == "sqlite"
+            page_lines = _LINES_PER_PAGE if is_sqlite else _LINES_PER_SERVER_PAGE
             while True:
                 page: list[ImportLine] = []
                 length = 0
                 while (
-                    len(page) < _LINES_PER_PAGE
+                    len(page) < page_lines
                     and length < _CHARACTERS_PER_PAGE
                     and (row := rows.fetchone())
                 ):

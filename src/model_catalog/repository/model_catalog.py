@@ -11,6 +11,7 @@ from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 from model_catalog.concurrency.context_managers import inner_contextmanager
+from model_catalog.concurrency.gc_pauses import full_collections_paused
 from model_catalog.connection.database_info import DatabaseInfo, main_path
 from model_catalog.connection.target import wrong_object
 from model_catalog.domain import key_validation, validation
@@ -25,6 +26,7 @@ from model_catalog.execution.session_executor import SessionExecutor
 from model_catalog.execution.session_transaction import SessionTransaction
 from model_catalog.execution.transaction import TransactionExecutor
 from model_catalog.mapping.tables import Model
+from model_catalog.repository.export_writer import ExportSpool, write_export
 from model_catalog.repository.import_reader import ImportReader
 from model_catalog.repository.operations import (
     bulk_registration,
@@ -673,12 +675,14 @@ class ModelCatalog:
         tags, aliases and files, sorted by provider, reference and version. Equal catalogs give
         equal bytes on every database. The text is ASCII, and times are ISO 8601 in UTC.
 
-        The catalog is read in one snapshot before the first line is written. The stream is written
-        in a thread, and is not closed.
+        The catalog is read in one snapshot into a temporary file, before the first line is written.
+        So the memory does not grow with the number of models. The stream is written in a thread,
+        and is not closed. Raises StorageFullError if the temporary file has no room.
         """
-        rows = await self._executor.run(export_import.export_rows())
-        await export_import.write_export(rows, stream)
-        return len(rows)
+        with closing(ExportSpool(self._executor.database)) as spool, full_collections_paused():
+            count = await self._executor.run(export_import.export_rows(spool))
+            await write_export(spool, stream)
+        return count
 
     async def import_catalog(
         self,
@@ -713,7 +717,7 @@ class ModelCatalog:
         reader = ImportReader(
             stream, self._executor.database, skip_broken=skip_broken, trust_source=trust_source
         )
-        with closing(reader):
+        with closing(reader), full_collections_paused():
             await reader.read()
             if not reader.valid_count:
                 return ImportResult(0, 0, tuple(reader.problems))

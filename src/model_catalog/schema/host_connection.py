@@ -9,7 +9,12 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from model_catalog.concurrency.retry import DEFAULT_OPEN_TIMEOUT_S, Backoff
-from model_catalog.connection.database_info import database_name, driver_connection, use_scope
+from model_catalog.connection.database_info import (
+    database_name,
+    driver_connection,
+    is_autocommit,
+    use_scope,
+)
 from model_catalog.connection.error_mapping import map_errors
 from model_catalog.connection.sqlite_pragmas import require_commit, set_foreign_keys
 from model_catalog.connection.timeouts import begin_immediate
@@ -119,7 +124,7 @@ def _own_transaction(connection: sa.Connection, name: str) -> Iterator[None]:
         finally:
             set_foreign_keys(connection, enforced)
         return
-    if _is_autocommit(connection):
+    if is_autocommit(connection):
         connection.execution_options(isolation_level=_ISOLATION_LEVEL)
         try:
             with connection.begin():
@@ -149,7 +154,7 @@ def _joined_transaction(connection: sa.Connection, name: str, goal: str) -> Iter
         with connection.begin_nested():
             yield
         return
-    if _is_autocommit(connection):
+    if is_autocommit(connection):
         raise UpgradeFailedError(
             name,
             goal,
@@ -168,11 +173,6 @@ def _lock_postgresql(connection: sa.Connection) -> None:
     # With a synchronous function in a running event loop, a sleep would block the loop.
     connection.exec_driver_sql(f"SET LOCAL lock_timeout = {_LOCK_WAIT_MS}")
     take_advisory_lock(connection, "pg_advisory_xact_lock")
-
-
-def _is_autocommit(connection: sa.Connection) -> bool:
-    dbapi_connection: Any = connection.connection.dbapi_connection
-    return connection.dialect.detect_autocommit_setting(dbapi_connection)
 
 
 @contextmanager

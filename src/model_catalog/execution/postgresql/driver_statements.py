@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final
@@ -13,6 +14,8 @@ from model_catalog.connection.postgresql.dropping import drop_connection, is_clo
 
 IS_OWN: Final = "model_catalog_own_session"
 """Key of Connection.info: whether the session is the catalog's own; see `own_sessions`."""
+
+_ROWS_AT_ONCE: Final = 1000
 
 
 def is_direct(connection: Connection) -> bool:
@@ -95,5 +98,10 @@ async def _fetch_with_psycopg(
     driver: Any, statement: str, parameters: dict[str, Any]
 ) -> list[tuple[Any, ...]]:
     cursor = await driver.execute(statement, parameters)
-    rows: list[tuple[Any, ...]] = await cursor.fetchall()
+    rows: list[tuple[Any, ...]] = await cursor.fetchmany(_ROWS_AT_ONCE)
+    if len(rows) == _ROWS_AT_ONCE:
+        # psycopg makes the tuples of 100,000 rows in 0.2 s. The event loop goes on meanwhile.
+        while part := await cursor.fetchmany(_ROWS_AT_ONCE):
+            rows += part
+            await asyncio.sleep(0)
     return rows

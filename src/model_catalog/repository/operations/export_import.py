@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import islice
-from typing import IO, Any, Final, Literal, NamedTuple, TypeAlias, get_args
+from functools import cache
+from typing import Any, Final, Literal, NamedTuple, Protocol, TypeAlias
 
 from sqlalchemy import (
+    ARRAY,
     BigInteger,
     ColumnElement,
     Connection,
     ScalarSelect,
     Select,
+    Table,
     Text,
+    any_,
     bindparam,
     cast,
     delete,
@@ -27,21 +29,15 @@ from sqlalchemy import (
 from sqlalchemy.exc import DataError, DBAPIError
 from sqlalchemy.types import NullType
 
-from model_catalog.concurrency.threads import to_thread
-from model_catalog.connection.database_info import host_of
+from model_catalog.connection.database_info import host_of, is_autocommit
 from model_catalog.domain.fields import (
-    COLUMN_DEFAULTS,
-    FIELD_TYPES,
     KEY_FIELDS,
     UNIQUE_COLUMNS,
-    is_nullable,
 )
-from model_catalog.domain.file_record import FileRecord, sorted_by_path
-from model_catalog.domain.ndjson import HEADER, ImportLine, LineError, to_line
+from model_catalog.domain.ndjson import ImportLine, LineError
 from model_catalog.domain.search_text import fold_case, search_columns
 from model_catalog.errors import InvalidImportError, InvalidModelError
 from model_catalog.execution.executor import Operation, read, write_alone
-from model_catalog.mapping.column_types import decode_path, decode_timestamp
 from model_catalog.repository.operations.model_files import FILE_COLUMNS
 from model_catalog.repository.statements.filters import (
     FILES,
@@ -52,23 +48,19 @@ from model_catalog.repository.statements.filters import (
 )
 from model_catalog.repository.statements.model_key import ALIASES
 from model_catalog.repository.statements.models import insert_into
-from model_catalog.repository.statements.row_conversion import aggregate_children, split_aggregate
-
-_VALUE_TYPES: Final = {name: get_args(kind) or (kind,) for name, kind in FIELD_TYPES.items()}
+from model_catalog.repository.statements.postgres_batches import array_table
+from model_catalog.repository.statements.row_conversion import aggregate_children
 
 OnConflict: TypeAlias = Literal["keep", "replace", "newer"]
 """What an import does with a model that exists."""
 
-_LINES_PER_PAGE: Final = 1000
+# A row has up to 64 KiB of description, and a page is in memory in five forms. With an asynchronous
+# driver it is converted in the event loop, which goes on after each page.
+_ROWS_PER_PAGE: Final = 100
 # The beginnings of the codes of a value that the database cannot store: SQLite's constraint and
 # length errors; PostgreSQL's classes "data exception", "integrity constraint violation" and
 # "program limit exceeded", which an index entry raises that is too long.
 _REFUSED_VALUE: Final = ("SQLITE_CONSTRAINT", "SQLITE_TOOBIG", "SQLITE_MISMATCH", "22", "23", "54")
-
-# Child rows are written with the key of their model: the ids of new models are not known.
-_MODEL_ID: Final = select(model_columns.id).where(
-    *(model_columns[name] == bindparam(f"of_{name}", type_=Text) for name in UNIQUE_COLUMNS)
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,16 +89,41 @@ class WrittenLines(NamedTuple):
     refused: tuple[LineError, ...]
 
 
-def export_rows() -> Operation[None, list[dict[str, Any]]]:
-    """Return the operation that reads the whole catalog in one snapshot."""
-    return read(select_export_rows, None)
+class RowSpool(Protocol):
+    """Where an export keeps the rows of its snapshot; see `ExportSpool`."""
+
+    def clear(self) -> None:
+        """Delete all pages."""
+
+    def add(self, page: Sequence[tuple[Any, ...]]) -> None:
+        """Add a page."""
+
+    def pages(self) -> Iterator[Sequence[tuple[Any, ...]]]:
+        """Yield the pages in the order in which they were added."""
 
 
-def select_export_rows(connection: Connection, _value: None = None) -> list[dict[str, Any]]:
-    """Return all models with their tags, aliases and files, sorted by key."""
-    statement = _export_statement(connection.dialect.name)
-    rows = connection.execute(statement.where(*own_models(connection)))
-    return [row._asdict() for row in rows]
+def export_rows(spool: RowSpool) -> Operation[RowSpool, int]:
+    """Return the operation that reads the whole catalog in one snapshot, into a spool."""
+    return read(spool_export_rows, spool)
+
+
+def spool_export_rows(connection: Connection, spool: RowSpool) -> int:
+    """
+    Write all models with their tags, aliases and files into a spool, sorted by key.
+
+    Returns the number of models. A page is in memory at a time.
+    """
+    # The operation may be run again.
+    spool.clear()
+    statement = _export_statement(connection.dialect.name).where(*own_models(connection))
+    if connection.dialect.name == "sqlite" or not is_autocommit(connection):
+        # A cursor of a server needs a transaction.
+        statement = statement.execution_options(yield_per=_ROWS_PER_PAGE)
+    count = 0
+    for rows in connection.execute(statement).partitions(_ROWS_PER_PAGE):
+        spool.add([tuple(row) for row in rows])
+        count += len(rows)
+    return count
 
 
 def _export_statement(dialect: str) -> Select[Any]:
@@ -142,46 +159,10 @@ def _files_as_json(dialect: str) -> ScalarSelect[str]:
     return children.correlate(MODELS).scalar_subquery()
 
 
-async def write_export(rows: Sequence[Mapping[str, Any]], stream: IO[Any]) -> None:
-    """Write the header and one line for each row, a page at a time, in a thread."""
-    lines = (_export_line(row) for row in rows)
-    await to_thread(_write_lines, stream, [HEADER])
-    while page := list(islice(lines, _LINES_PER_PAGE)):
-        await to_thread(_write_lines, stream, page)
-
-
-def _export_line(row: Mapping[str, Any]) -> str:
-    listed = row["files"] or "[]"
-    if isinstance(listed, bytes):
-        listed = listed.decode("utf-8", "replace")
-    files = tuple(sorted_by_path(map(_to_file_record, json.loads(listed))))
-    row = {name: _readable(name, value) for name, value in row.items()}
-    texts = {name: split_aggregate(row[name]) for name in ("tags", "aliases", "store_aliases")}
-    return to_line({**row, **texts, "files": files})
-
-
-def _readable(name: str, value: object) -> object:
-    """Return a value of a row, or the default in place of a value of a wrong type."""
-    if isinstance(value, _VALUE_TYPES.get(name, object)):
-        return value
-    # A text that is not UTF-8 is read as bytes. A name must be exported all the same.
-    return value if isinstance(value, bytes) and not is_nullable(name) else COLUMN_DEFAULTS[name]
-
-
-def _to_file_record(values: Mapping[str, Any]) -> FileRecord:
-    """Return a file from the raw column values that the database wrote as JSON."""
-    hashed_at = values["hashed_at"]
-    decoded = {
-        "path": decode_path(values["path"]),
-        "hashed_at": None if hashed_at is None else decode_timestamp(hashed_at),
-    }
-    return FileRecord(**{**values, **decoded})
-
-
-def _write_lines(stream: IO[Any], lines: Sequence[str]) -> None:
-    text = "".join(lines)
-    # Only a text stream has an encoding.
-    stream.write(text if hasattr(stream, "encoding") else text.encode("ascii"))
+@cache
+def export_names() -> tuple[str, ...]:
+    """Return the names of the values of a row in a spool."""
+    return tuple(_export_statement("sqlite").selected_columns.keys())
 
 
 def validate_on_conflict(value: object) -> None:
@@ -261,29 +242,40 @@ def _is_refused_value(error: Exception) -> bool:
 def _write_lines_of_page(
     connection: Connection, page: Sequence[ImportLine], on_conflict: OnConflict
 ) -> int:
-    written = _upsert_models(connection, page, on_conflict)
-    lines = [line for line in page if line.key in written]
-    host = {"of_host": host_of(connection)}
-    keys = [{**host, **{f"of_{name}": line.row[name] for name in KEY_FIELDS}} for line in lines]
-    for table in (TAGS, ALIASES, FILES):
-        children = delete(table).where(table.c.model_id == _MODEL_ID.scalar_subquery())
-        if keys:
-            connection.execute(children, keys)
-    pairs = list(zip(keys, lines, strict=True))
-    _insert_tags(connection, pairs)
-    _insert_files(connection, pairs)
-    _insert_aliases(connection, pairs, moves=on_conflict != "keep")
+    ids = _upsert_models(connection, page, on_conflict)
+    lines = [(ids[line.key], line) for line in page if line.key in ids]
+    if lines:
+        for table in (TAGS, ALIASES, FILES):
+            _delete_children(connection, table, list(ids.values()))
+    _insert_tags(connection, lines)
+    _insert_files(connection, lines)
+    _insert_aliases(connection, lines, moves=on_conflict != "keep")
     return len(lines)
 
 
 def _upsert_models(
     connection: Connection, lines: Sequence[ImportLine], on_conflict: OnConflict
-) -> set[tuple[str, ...]]:
-    """Write the rows of models, and return the keys of the rows that were written."""
+) -> dict[tuple[str, ...], int]:
+    """Write the rows of models, and return the ids of those that were written, by key."""
     # The upsert decides whether a model exists. A SELECT before it would race with other writers.
-    upsert = insert_into(MODELS, connection.dialect.name)
-    host = {"host": host_of(connection)}
-    rows = [line.row | search_columns(line.row) | host for line in lines]
+    rows = [line.row | search_columns(line.row) for line in lines]
+    names = tuple(rows[0])
+    values: Any
+    if connection.dialect.name == "postgresql":
+        # One array for each column: a row of parameters for each line would take four times as
+        # long, most of it in the thread of the event loop.
+        given = array_table(model_columns[name] for name in names)
+        host = bindparam("host", type_=model_columns.host.type)
+        upsert = insert_into(MODELS, "postgresql").from_select(
+            ("host", *names),
+            select(host, *(given.c[name] for name in names)),
+            include_defaults=False,
+        )
+        values = {f"all_{name}": [row[name] for row in rows] for name in names}
+        values["host"] = host_of(connection)
+    else:
+        upsert = insert_into(MODELS, "sqlite")
+        values = [{**row, "host": host_of(connection)} for row in rows]
     if on_conflict == "keep":
         upsert = upsert.on_conflict_do_nothing(index_elements=UNIQUE_COLUMNS)
     else:
@@ -291,13 +283,12 @@ def _upsert_models(
         is_newer = _comparable(new.downloaded_at) > _comparable(model_columns.downloaded_at)
         upsert = upsert.on_conflict_do_update(
             index_elements=UNIQUE_COLUMNS,
-            set_={name: new[name] for name in rows[0] if name not in UNIQUE_COLUMNS},
+            set_={name: new[name] for name in names if name not in UNIQUE_COLUMNS},
             where=is_newer if on_conflict == "newer" else None,
         )
-    returned = connection.execute(
-        upsert.returning(*(model_columns[name] for name in KEY_FIELDS)), rows
-    )
-    return {tuple(row) for row in returned}
+    key = (model_columns[name] for name in KEY_FIELDS)
+    returned = connection.execute(upsert.returning(model_columns.id, *key), values)
+    return {tuple(key): model_id for model_id, *key in returned}
 
 
 def _comparable(timestamp: ColumnElement[datetime]) -> ColumnElement[int]:
@@ -305,57 +296,62 @@ def _comparable(timestamp: ColumnElement[datetime]) -> ColumnElement[int]:
     return func.coalesce(type_coerce(timestamp, BigInteger), -(2**62))
 
 
-# The key parameters of a model, and its line.
-_Pairs: TypeAlias = Sequence[tuple[dict[str, str], ImportLine]]
+def _delete_children(connection: Connection, table: Table, ids: Sequence[int]) -> None:
+    if connection.dialect.name == "postgresql":
+        listed = bindparam("ids", type_=ARRAY(BigInteger))
+        connection.execute(delete(table).where(table.c.model_id == any_(listed)), {"ids": ids})
+    else:
+        children = delete(table).where(table.c.model_id == bindparam("of_id"))
+        connection.execute(children, [{"of_id": model_id} for model_id in ids])
 
 
-def _insert_tags(connection: Connection, pairs: _Pairs) -> None:
+# The ids of models, and their lines.
+_Lines: TypeAlias = Sequence[tuple[int, ImportLine]]
+
+
+def _insert_tags(connection: Connection, lines: _Lines) -> None:
     rows = [
-        {**key, "folded": fold_case(tag), "tag": tag} for key, line in pairs for tag in line.tags
+        {"model_id": model_id, "folded": fold_case(tag), "tag": tag}
+        for model_id, line in lines
+        for tag in line.tags
     ]
     if rows:
-        values = (bindparam(name, type_=Text) for name in ("folded", "tag"))
-        insert = insert_into(TAGS, connection.dialect.name).from_select(
-            ["model_id", "folded", "tag"], _MODEL_ID.add_columns(*values)
-        )
+        insert = insert_into(TAGS, connection.dialect.name)
         connection.execute(insert.on_conflict_do_nothing(), rows)
 
 
-def _insert_files(connection: Connection, pairs: _Pairs) -> None:
+def _insert_files(connection: Connection, lines: _Lines) -> None:
     rows = [
-        {**key, **{column.key: getattr(file, column.key) for column in FILE_COLUMNS}}
-        for key, line in pairs
+        {"model_id": model_id, **{each.key: getattr(file, each.key) for each in FILE_COLUMNS}}
+        for model_id, line in lines
         for file in line.files
     ]
     if rows:
-        values = (bindparam(column.key, type_=column.type) for column in FILE_COLUMNS)
-        insert = insert_into(FILES, connection.dialect.name).from_select(
-            ["model_id", *(column.key for column in FILE_COLUMNS)],
-            _MODEL_ID.add_columns(*values),
-        )
-        connection.execute(insert, rows)
+        connection.execute(insert_into(FILES, connection.dialect.name), rows)
 
 
-def _insert_aliases(connection: Connection, pairs: _Pairs, *, moves: bool) -> None:
+def _insert_aliases(connection: Connection, lines: _Lines, *, moves: bool) -> None:
     """Insert aliases; with `moves`, those that exist are changed to point at the new models."""
+    host = host_of(connection)
     rows = [
-        {**key, "alias": alias, "of_store": store}
-        for key, line in pairs
+        {
+            "model_id": model_id,
+            "host": host,
+            "provider": line.row["provider"],
+            "reference": line.row["reference"],
+            "alias": alias,
+            "store": store,
+        }
+        for model_id, line in lines
         for store, aliases in ((None, line.aliases), (line.row["store"], line.store_aliases))
         for alias in aliases
     ]
     if not rows:
         return
-    names = ("host", "provider", "reference", "alias")
-    values = (bindparam(name, type_=Text) for name in ("alias", "of_store"))
-    insert = insert_into(ALIASES, connection.dialect.name).from_select(
-        ["model_id", *names, "store"],
-        _MODEL_ID.add_columns(
-            model_columns.host, model_columns.provider, model_columns.reference, *values
-        ),
-    )
+    insert = insert_into(ALIASES, connection.dialect.name)
     if moves:
         changes = {name: insert.excluded[name] for name in ("model_id", "store")}
+        names = ("host", "provider", "reference", "alias")
         insert = insert.on_conflict_do_update(index_elements=names, set_=changes)
     else:
         insert = insert.on_conflict_do_nothing()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Final, Generic, TypeAlias, TypeVar, cast
@@ -16,7 +17,12 @@ from model_catalog.domain.fields import ModelRow
 from model_catalog.domain.page_token import Listing, Position, invalid_token
 from model_catalog.errors import InvalidModelError
 from model_catalog.execution.executor import Executor, Operation, read, read_once
-from model_catalog.execution.prepared_statement import PreparedStatement, Row, fetch_cached
+from model_catalog.execution.prepared_statement import (
+    PreparedStatement,
+    Row,
+    convert_in_slices,
+    fetch_cached,
+)
 from model_catalog.mapping.tables import Model
 from model_catalog.repository.statements.filters import (
     Filters,
@@ -150,18 +156,25 @@ def fetch_token_page(connection: Connection, value: _TokenPageQuery) -> ModelPag
 def fetch_page(connection: Connection, query: PageQuery[T]) -> list[T]:
     """Return the models of a page."""
     dialect = connection.dialect.name
-    rows: Iterable[Row]
-    if query.where:
-        where = own_models(connection, query.where, newest_first=query.page.order.is_indexed)
-        fields = as_text(query.select, dialect, catalog_schema(connection))
-        models = query.page.apply_to(fields, where)
-        rows = fetch_cached(connection, models, query.values)
-    else:
-        values = {**query.values, "host": host_of(connection)}
-        rows = _prepared_page(query.page, query.select, dialect).iterate(connection, values)
-    # Not while a server is waited for: other tasks run during that time.
-    with gc_paused():
-        return query.converter(dialect)(rows)
+    row_count = query.values.get("limit")
+    convert = query.converter(dialect)
+
+    def convert_part(rows: Iterable[Row]) -> list[T]:
+        with gc_paused():
+            return convert(rows)
+
+    # While a server is waited for, other tasks run: then it is paused only for a long list.
+    with gc_paused() if row_count is None else nullcontext():
+        rows: Iterable[Row]
+        if query.where:
+            where = own_models(connection, query.where, newest_first=query.page.order.is_indexed)
+            fields = as_text(query.select, dialect, catalog_schema(connection))
+            models = query.page.apply_to(fields, where)
+            rows = fetch_cached(connection, models, query.values)
+        else:
+            values = {**query.values, "host": host_of(connection)}
+            rows = _prepared_page(query.page, query.select, dialect).iterate(connection, values)
+        return convert_in_slices(connection, rows, convert_part, row_count)
 
 
 # There are twelve pages for each sort.

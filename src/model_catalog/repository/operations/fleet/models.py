@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any, Final
 
 from sqlalchemy import ColumnElement, Connection, tuple_
@@ -11,6 +12,7 @@ from model_catalog.concurrency.gc_pauses import gc_paused
 from model_catalog.domain import fields, key_validation, validation
 from model_catalog.errors import InvalidModelError
 from model_catalog.execution.executor import Operation, read
+from model_catalog.execution.prepared_statement import convert_in_slices
 from model_catalog.mapping.tables import Model
 from model_catalog.repository.statements.filters import Filters, build_where, model_columns
 from model_catalog.repository.statements.row_conversion import select_models, to_models
@@ -52,7 +54,8 @@ def fetch_page(
     """Return the models that meet all conditions, by host, provider, reference and version."""
     where, limit = page
     models = select_models(connection.dialect.name).where(*where).order_by(*_ORDER)
-    rows = connection.execute(models if limit is None else models.limit(limit))
+    if limit is not None:
+        models = models.limit(limit)
     # As in the listing of one host.
-    with gc_paused():
-        return to_models(rows)
+    with gc_paused() if limit is None else nullcontext():
+        return convert_in_slices(connection, connection.execute(models), to_models, limit)
