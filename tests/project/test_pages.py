@@ -106,7 +106,8 @@ def make_stores(folder):
     for name in ("models/bge.gguf", "ggml-vocab-bert-bge.gguf", "small.gguf"):
         (folder / name).write_bytes(weights)
     header = b'{"x":{"dtype":"I64","shape":[1],"data_offsets":[0,8]}}'
-    (folder / "voices.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(8))
+    length = len(header).to_bytes(8, "little")
+    (folder / "voices.safetensors").write_bytes(length + header + bytes(8))
 
 
 def test_the_readme_is_short():

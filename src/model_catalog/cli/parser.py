@@ -183,6 +183,10 @@ def _add_model_commands(add_command: _AddCommand, formats: argparse.ArgumentPars
 
     add_command("stats", "Count models and bytes by provider, format, architecture, ...", formats)
 
+    _add_report_command(add_command)
+
+
+def _add_report_command(add_command: _AddCommand) -> None:
     report = add_command("report", "Write a page about the models: disk use, duplicates, problems.")
     report.add_argument(
         "--html", metavar="FILE", required=True, help="the file to write; - is standard output"

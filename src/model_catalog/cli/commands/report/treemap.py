@@ -7,6 +7,7 @@ along the shorter side, and a row ends when another item would make its rectangl
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -35,50 +36,53 @@ def divide(area: Rectangle, sizes: Sequence[float]) -> list[Rectangle]:
 
     `sizes` must be positive and sorted, largest first. The rectangles fill the area.
     """
-    total = sum(sizes)
-    if not total:
-        return []
-    scale = area.width * area.height / total
-    pending = [size * scale for size in sizes]
+    pending = list(sizes)
     found: list[Rectangle] = []
     while pending:
         side = min(area.width, area.height)
+        scale = area.width * area.height / sum(pending)
         count = 1
-        while count < len(pending) and _worst_ratio(pending[: count + 1], side) <= _worst_ratio(
-            pending[:count], side
-        ):
+        while count < len(pending) and _worst_ratio(
+            pending[: count + 1], scale, side
+        ) <= _worst_ratio(pending[:count], scale, side):
             count += 1
-        row, pending = pending[:count], pending[count:]
-        placed, area = _place_row(area, row)
+        placed, area = _place_row(area, pending[:count], sum(pending))
         found += placed
+        pending = pending[count:]
     return found
 
 
-def _worst_ratio(row: Sequence[float], side: float) -> float:
-    """The largest ratio of the sides of a row's rectangles. `row` has areas, largest first."""
-    total = sum(row)
-    if not side or not total or not row[-1]:
-        return float("inf")
-    return max(side**2 * row[0] / total**2, total**2 / (side**2 * row[-1]))
+def _worst_ratio(row: Sequence[float], scale: float, side: float) -> float:
+    """The largest ratio of the sides of a row's rectangles, whose areas are `scale` times `row`."""
+    area = sum(row) * scale
+    if not side or not area or not row[-1] * scale:
+        return math.inf
+    return max(side**2 * row[0] * scale / area**2, area**2 / (side**2 * row[-1] * scale))
 
 
-def _place_row(area: Rectangle, row: Sequence[float]) -> tuple[list[Rectangle], Rectangle]:
-    """Place a row along the shorter side; return its rectangles, and the area that is left."""
+def _place_row(
+    area: Rectangle, row: Sequence[float], total: float
+) -> tuple[list[Rectangle], Rectangle]:
+    """
+    Place a row along the shorter side; return its rectangles, and the area that is left.
+
+    Lengths are shares of the sides, so that rounding cannot leave the area.
+    """
     is_tall = area.width < area.height
-    side = area.width if is_tall else area.height
-    depth = sum(row) / side if side else 0.0
-    placed, offset = [], 0.0
+    side, other_side = sorted((area.width, area.height))
+    depth = other_side * (sum(row) / total)
+    placed, before, row_total = [], 0.0, sum(row)
     for each in row:
-        length = each / depth if depth else 0.0
+        offset, length = side * (before / row_total), side * (each / row_total)
+        before += each
         placed.append(
             Rectangle(area.x + offset, area.y, length, depth)
             if is_tall
             else Rectangle(area.x, area.y + offset, depth, length)
         )
-        offset += length
     left = (
-        Rectangle(area.x, area.y + depth, area.width, max(0.0, area.height - depth))
+        Rectangle(area.x, area.y + depth, area.width, area.height - depth)
         if is_tall
-        else Rectangle(area.x + depth, area.y, max(0.0, area.width - depth), area.height)
+        else Rectangle(area.x + depth, area.y, area.width - depth, area.height)
     )
     return placed, left
