@@ -115,7 +115,7 @@ LIST: Final = (
 )
 NEWEST: Final = f"{LIST} LIMIT ?"
 PAGE: Final = (
-    f"SELECT {_SELECTED} FROM models WHERE architecture = ?"
+    f"SELECT {_SELECTED} FROM models WHERE host = '' AND architecture = ?"
     " ORDER BY size_bytes DESC NULLS LAST, provider, reference, version LIMIT ?"
 )
 TOTAL: Final = "SELECT coalesce(sum(size_bytes), 0) FROM models"

@@ -42,7 +42,15 @@ class AddedObject:
     """Whether the database can have it, as an extension that is not everywhere; None: always."""
 
 
-ADDED_OBJECTS: Final[tuple[AddedObject, ...]] = ()
+ADDED_OBJECTS: Final[tuple[AddedObject, ...]] = (
+    # A SQLite file lists by name without it, see repository/statements/index_ranges.py.
+    AddedObject(
+        name="ix_models_name",
+        table="models",
+        dialect="postgresql",
+        sql="CREATE INDEX ix_models_name ON models (host, reference, provider, version)",
+    ),
+)
 """All of them, in the order of their creation."""
 
 

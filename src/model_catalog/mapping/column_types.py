@@ -146,26 +146,26 @@ def decode_state(stored: str) -> FileState:
 
 # Alembic unwraps a UnaryExpression to find the column of an index. It treats any other class as an
 # expression and, on SQLite, skips the index: check_schema would not report that it is missing.
-class NullsLast(UnaryExpression[Any]):
+class NullsFirst(UnaryExpression[Any]):
     """
-    `NULLS LAST` for a descending column of an index.
+    `NULLS FIRST` for an ascending column of an index, which is read backwards.
 
-    SQLite rejects these words in an index, and sorts NULL last in descending order without them.
+    SQLite rejects these words in an index, and sorts NULL first in ascending order without them.
     """
 
     inherit_cache = True
 
     @classmethod
-    def of(cls, descending: ColumnElement[Any]) -> NullsLast:
-        return cls(descending, modifier=operators.nulls_last_op)
+    def of(cls, ascending: ColumnElement[Any]) -> NullsFirst:
+        return cls(ascending, modifier=operators.nulls_first_op)
 
 
-@compiles(NullsLast)
-def _compile_nulls_last(element: NullsLast, compiler: SQLCompiler, **options: Any) -> str:
-    return f"{_compile_without_nulls_last(element, compiler, **options)} NULLS LAST"
+@compiles(NullsFirst)
+def _compile_nulls_first(element: NullsFirst, compiler: SQLCompiler, **options: Any) -> str:
+    return f"{_compile_without_nulls_first(element, compiler, **options)} NULLS FIRST"
 
 
-@compiles(NullsLast, "sqlite")
-def _compile_without_nulls_last(element: NullsLast, compiler: SQLCompiler, **options: Any) -> str:
+@compiles(NullsFirst, "sqlite")
+def _compile_without_nulls_first(element: NullsFirst, compiler: SQLCompiler, **options: Any) -> str:
     text: str = compiler.process(element.element, **options)
     return text

@@ -30,7 +30,7 @@ from model_catalog.mapping.base import Base, PartialIndex
 from model_catalog.mapping.column_types import (
     BigInt,
     KeyText,
-    NullsLast,
+    NullsFirst,
     PathText,
     StateText,
     UnixTimestamp,
@@ -51,8 +51,6 @@ from model_catalog.mapping.model_construction import (
     duplicate,
     initialize,
 )
-
-_HAS_HOST: Final = text("host <> ''")
 
 
 class Model(MappedAsDataclass, Base, kw_only=True, eq=False, repr=False):
@@ -190,7 +188,7 @@ class Model(MappedAsDataclass, Base, kw_only=True, eq=False, repr=False):
     mount_point: Mapped[str | None] = mapped_column(PathText, init=False)
     """The mount point of the file system that contained the files at the last check."""
 
-    digest: Mapped[str | None] = mapped_column(KeyText, index=True, default=None)
+    digest: Mapped[str | None] = mapped_column(KeyText, default=None)
     """
     The expected SHA-256 of the bytes, as `sha256:` and 64 hexadecimal digits.
 
@@ -260,16 +258,34 @@ class Model(MappedAsDataclass, Base, kw_only=True, eq=False, repr=False):
             for number in ("context_length", "parameter_count")
             for name in (number, f"claimed_{number}")
         ),
-        # The default order of a listing of one host.
-        Index("ix_models_newest_first", "host", NullsLast.of(downloaded_at.desc()), *KEY_FIELDS),
-        # For questions about the models of all hosts. A catalog of one machine has no rows in them.
-        *(
-            PartialIndex(name, *columns, where=_HAS_HOST)
-            for name, columns in (
-                ("ix_models_copies", KEY_FIELDS),
-                ("ix_models_host_sizes", ("host", "size_bytes")),
-            )
+        # The orders of the listings of one host. The default order is read backwards, because new
+        # models are then inserted at its end: at its front they would leave its pages half empty.
+        Index(
+            "ix_models_newest_first",
+            "host",
+            NullsFirst.of(downloaded_at.asc()),
+            *(each.desc() for each in (provider, reference, version)),
         ),
+        Index("ix_models_host_sizes", "host", "size_bytes"),
+        PartialIndex("ix_models_unsized", "host", *KEY_FIELDS, where=text("size_bytes IS NULL")),
+        PartialIndex(
+            "ix_models_last_used",
+            "host",
+            last_used_at,
+            *(each.desc() for each in (provider, reference, version)),
+            where=text("last_used_at IS NOT NULL"),
+        ),
+        PartialIndex(
+            "ix_models_most_used",
+            "host",
+            use_count,
+            *(each.desc() for each in (provider, reference, version)),
+            where=text("use_count <> 0"),
+        ),
+        PartialIndex("ix_models_store", "host", "store", where=text("store IS NOT NULL")),
+        PartialIndex("ix_models_digest", "digest", where=text("digest IS NOT NULL")),
+        # For questions about the models of all hosts. A catalog of one machine has no rows in it.
+        PartialIndex("ix_models_copies", *KEY_FIELDS, where=text("host <> ''")),
     )
 
     # Type checkers see the constructor of the dataclass, which has the same keywords.

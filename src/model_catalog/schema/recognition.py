@@ -8,6 +8,7 @@ from typing import Any, Final, TypeAlias
 import sqlalchemy as sa
 
 from model_catalog.connection.database_info import catalog_schema
+from model_catalog.mapping.added_objects import added_names
 from model_catalog.mapping.base import Base
 from model_catalog.mapping.revisions import head_revision
 from model_catalog.schema.revision_runner import run_revisions
@@ -112,7 +113,7 @@ def _constraint_facts(inspector: sa.Inspector, table: str, schema: str | None) -
             index
             for index in inspector.get_indexes(table, schema)
             # PostgreSQL also lists the indexes of unique constraints.
-            if not index.get("duplicates_constraint")
+            if not index.get("duplicates_constraint") and index["name"] not in added_names()
         ],
     }
     for kind, constraints in kinds.items():

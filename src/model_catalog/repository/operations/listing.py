@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Final, Generic, TypeAlias, TypeVar, cast
 
-from sqlalchemy import ColumnElement, Connection, Select, bindparam, func, select
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Connection,
+    Select,
+    bindparam,
+    func,
+    literal,
+    select,
+)
 
 from model_catalog.concurrency.gc_pauses import gc_paused
 from model_catalog.connection.database_info import catalog_schema, host_of
 from model_catalog.domain import validation
-from model_catalog.domain.fields import ModelRow
+from model_catalog.domain.fields import KEY_FIELDS, ModelRow
 from model_catalog.domain.page_token import Listing, Position, invalid_token
 from model_catalog.errors import InvalidModelError
 from model_catalog.execution.executor import Executor, Operation, read, read_once
@@ -27,9 +36,19 @@ from model_catalog.mapping.tables import Model
 from model_catalog.repository.statements.filters import (
     Filters,
     build_where,
+    is_own,
     model_columns,
     of_host,
     own_models,
+)
+from model_catalog.repository.statements.index_ranges import (
+    MAX_PROVIDERS,
+    columns_of,
+    count_some,
+    select_by_name,
+    select_first_of,
+    select_in_order,
+    select_providers,
 )
 from model_catalog.repository.statements.pagination import Page, Sort, SortOrder
 from model_catalog.repository.statements.row_conversion import (
@@ -42,6 +61,18 @@ from model_catalog.repository.statements.row_conversion import (
 )
 
 _PAGE_SIZE: Final = 500
+_WINDOW_FACTOR: Final = 64
+_MAX_WINDOW: Final = 50_000
+"""Of this many models, a scan of a million is no slower than their search by id."""
+
+_SELECTIVE_FILTERS: Final = {"reference", "ids", "digest", "tags", "any_tags", "search"}
+"""Filters that have an index of their own, or that few models pass."""
+
+_FEW: Final = 1_000
+"""As many models of a provider or a store are sorted, whatever the order is."""
+
+_COUNTS: Final = {name: PreparedStatement(count_some(name)) for name in ("provider", "store")}
+_PROVIDERS: Final = PreparedStatement(select_providers())
 _MAX_NAMES: Final = 1_000
 """More names are not compared one by one."""
 
@@ -58,6 +89,10 @@ class PageQuery(Generic[T]):
     page: Page
     values: dict[str, Any]
     where: list[ColumnElement[bool]]
+    is_common: bool = True
+    """Whether many models may pass the filters, as far as the names of the filters tell."""
+    indexed: Mapping[str, str] = field(default_factory=dict)
+    """The provider and the store of all models, if the filters name them."""
 
     @property
     def select(self) -> Callable[[str], Select[Any]]:
@@ -105,9 +140,14 @@ def list_page(
     order = SortOrder.validated(sort, descending)
     position = None if after is None else order.position_of(after)
     page, values = Page.validated(order, position, limit)
-    return read_once(
-        fetch_page, PageQuery(convert, page, values, build_where(filters, dialect)), may_lag=True
-    )
+    query = PageQuery(convert, page, values, build_where(filters, dialect), *_facts(filters))
+    return read_once(fetch_page, query, may_lag=True)
+
+
+def _facts(filters: Mapping[str, Any]) -> tuple[bool, Mapping[str, str]]:
+    """Return whether many models may pass the filters, and the provider and store they name."""
+    is_common = all(filters.get(name) is None for name in _SELECTIVE_FILTERS)
+    return is_common, {name: filters[name] for name in _COUNTS if filters.get(name) is not None}
 
 
 def list_token_page(
@@ -138,7 +178,7 @@ def list_token_page(
             raise error if error.field == "page_token" else invalid_token(page_token) from error
     # One more than the page, which tells whether a next page exists.
     page, values = Page.validated(order, position, min(limit + 1, validation.MAX_SIZE))
-    query = PageQuery(to_models, page, values, where)
+    query = PageQuery(to_models, page, values, where, *_facts(given))
     return read_once(
         fetch_token_page, _TokenPageQuery(query, limit, in_listing.encode_token), may_lag=True
     )
@@ -155,35 +195,141 @@ def fetch_token_page(connection: Connection, value: _TokenPageQuery) -> ModelPag
 
 def fetch_page(connection: Connection, query: PageQuery[T]) -> list[T]:
     """Return the models of a page."""
+    # While a server is waited for, other tasks run: then it is paused only for a long list.
+    with gc_paused() if query.values.get("limit") is None else nullcontext():
+        return _fetch_fastest(connection, query)
+
+
+def _fetch_fastest(connection: Connection, query: PageQuery[T]) -> list[T]:
+    """Read a page from an index, if it is faster than to sort all models."""
+    page = query.page
     dialect = connection.dialect.name
-    row_count = query.values.get("limit")
-    convert = query.converter(dialect)
+    is_searched = dialect == "sqlite" and query.where
+    if is_searched and _are_few(connection, query):
+        return _fetch_sorted(connection, query, reads_all=False)
+    if not page.is_walkable:
+        return _fetch_sorted(connection, query)
+    if is_searched or (dialect == "sqlite" and page.is_by_name):
+        return _search_first(connection, query)
+    values = {**query.values, "host": host_of(connection)}
+    if query.where:
+        fields = as_text(query.select, dialect, catalog_schema(connection))
+        models = page.walk(fields, dialect, query.where)
+        return _convert(connection, query, fetch_cached(connection, models, values))
+    prepared = _prepared_page(page, query.select, dialect)
+    return _convert(connection, query, prepared.iterate(connection, values))
+
+
+def _convert(connection: Connection, query: PageQuery[T], rows: Iterable[Row]) -> list[T]:
+    convert = query.converter(connection.dialect.name)
 
     def convert_part(rows: Iterable[Row]) -> list[T]:
         with gc_paused():
             return convert(rows)
 
-    # While a server is waited for, other tasks run: then it is paused only for a long list.
-    with gc_paused() if row_count is None else nullcontext():
-        rows: Iterable[Row]
-        if query.where:
-            where = own_models(connection, query.where, newest_first=query.page.order.is_indexed)
-            fields = as_text(query.select, dialect, catalog_schema(connection))
-            models = query.page.apply_to(fields, where)
-            rows = fetch_cached(connection, models, query.values)
-        else:
-            values = {**query.values, "host": host_of(connection)}
-            rows = _prepared_page(query.page, query.select, dialect).iterate(connection, values)
-        return convert_in_slices(connection, rows, convert_part, row_count)
+    return convert_in_slices(connection, rows, convert_part, query.values.get("limit"))
 
 
-# There are twelve pages for each sort.
+def _are_few(connection: Connection, query: PageQuery[T]) -> bool:
+    """Return whether the filters name a provider or a store that few models have, on SQLite."""
+    values = {"host": host_of(connection), "limit": _FEW + 1}
+    for name, value in query.indexed.items():
+        found = _COUNTS[name].fetch_all(connection, {**values, name: value})
+        if found[0][0] <= _FEW:
+            return True
+    return False
+
+
+def _fetch_sorted(
+    connection: Connection, query: PageQuery[T], *, reads_all: bool = True
+) -> list[T]:
+    """
+    Read and sort all models that pass the filters.
+
+    `reads_all` says that SQLite reads the table, not an index that begins with the host.
+    """
+    dialect = connection.dialect.name
+    if not query.where:
+        values = {**query.values, "host": host_of(connection)}
+        prepared = _prepared_listing(query.page, query.select, dialect)
+        return _convert(connection, query, prepared.iterate(connection, values))
+    fields = as_text(query.select, dialect, catalog_schema(connection))
+    if reads_all and dialect == "sqlite" and query.is_common:
+        # In the order of an index it would read a row in each of many pages of the file.
+        where = [is_own(host_of(connection)), *query.where]
+    else:
+        where = own_models(connection, query.where)
+    narrow = query.page.sort if dialect == "sqlite" else query.page.apply_to
+    return _convert(
+        connection, query, fetch_cached(connection, narrow(fields, where), query.values)
+    )
+
+
+# There are at most sixteen pages for each sort.
 @cache
 def _prepared_page(
     page: Page, select: Callable[[str], Select[Any]], dialect: str
 ) -> PreparedStatement:
+    return PreparedStatement(page.walk(select(dialect), dialect))
+
+
+@cache
+def _prepared_listing(
+    page: Page, select: Callable[[str], Select[Any]], dialect: str
+) -> PreparedStatement:
     host = bindparam("host", type_=model_columns.host.type)
-    return PreparedStatement(page.apply_to(select(dialect), [model_columns.host == host]))
+    # SQLite would read the rows in the order of an index that begins with the host.
+    reads_all = dialect == "sqlite" and not page.order.is_default
+    own = is_own(host) if reads_all else model_columns.host == host
+    narrow = page.sort if reads_all else page.apply_to
+    return PreparedStatement(narrow(select(dialect), [own]))
+
+
+# SQLite has no histograms: it cannot know whether a page is faster to read from the index of its
+# order or by reading all models. So the first models of the order are searched at first. Of a value
+# that one model in 64 has, they have a page.
+def _search_first(connection: Connection, query: PageQuery[T]) -> list[T]:
+    """Search the first models of the order on SQLite, and then all."""
+    page, limit = query.page, query.values["limit"]
+    window = limit * _WINDOW_FACTOR if query.where else limit
+    first = _first_models(connection, query) if window <= _MAX_WINDOW else None
+    if first is not None:
+        values = {**query.values, "host": host_of(connection), "limit": window}
+        fields = as_text(query.select, "sqlite", catalog_schema(connection))
+        ids = select_first_of(first, query.where, literal(limit, BigInteger))
+        rows = connection.execute(page.of_ids(fields, ids), values)
+        found = _convert(connection, query, rows)
+        if len(found) == limit or not query.where:
+            return found
+        searched = select(func.count()).select_from(
+            first.with_only_columns(*list(first.selected_columns)[:1]).subquery()
+        )
+        if connection.execute(searched, values).scalar_one() < window:
+            return found
+    return _fetch_sorted(connection, query)
+
+
+def _first_models(connection: Connection, query: PageQuery[T]) -> Select[Any] | None:
+    """Return the SELECT of the first models in order; None if another index is faster."""
+    if not query.is_common:
+        return None
+    page, columns = query.page, columns_of(query.where)
+    if not page.is_by_name:
+        return select_in_order(page.ranges(query.indexed.get("provider")), columns)
+    if "provider" not in query.indexed:
+        found = _PROVIDERS.fetch_all(connection, {"host": host_of(connection)})
+        providers = [provider for (provider,) in found]
+    else:
+        providers = [query.indexed["provider"]]
+    # Another program may have recorded a blob in SQLite.
+    if not (providers and all(isinstance(each, str) for each in providers[:MAX_PROVIDERS])):
+        return None
+    if len(providers) > MAX_PROVIDERS:
+        return None
+    key = tuple(query.values[f"after_{name}"] for name in KEY_FIELDS if page.is_continued)
+    return select_by_name(
+        providers, columns, descending=page.order.is_descending, after=key or None
+    )
 
 
 async def iterate(

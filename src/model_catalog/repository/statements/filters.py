@@ -63,25 +63,18 @@ def of_host(connection: Connection) -> ColumnElement[bool]:
 
 
 def own_models(
-    connection: Connection,
-    where: Sequence[ColumnElement[bool]] = (),
-    *,
-    newest_first: bool = False,
+    connection: Connection, where: Sequence[ColumnElement[bool]] = ()
 ) -> list[ColumnElement[bool]]:
-    """
-    Return the conditions of a statement about many models: the catalog's host, and `where`.
-
-    `newest_first` says that its rows are read in the default order of listings.
-    """
+    """Return the conditions of a statement about many models: the catalog's host, and `where`."""
     host = host_of(connection)
-    if connection.dialect.name != "sqlite" or any(map(_is_about_provider, where)):
-        # The index of the key begins with the host and the provider.
+    if connection.dialect.name != "sqlite" or any(map(_has_index_of_host, where)):
         return [model_columns.host == host, *where]
-    if newest_first:
-        # Without statistics SQLite takes a host to have ten models. It would read this index for a
-        # digest too.
-        return [_hint("likely", model_columns.host == host), *where]
-    return [or_(_has_no_other_host(host), model_columns.host == host), *where]
+    return [is_own(host), *where]
+
+
+def is_own(host: str | ColumnElement[str]) -> ColumnElement[bool]:
+    """Return the condition that a model is of a host, for which SQLite uses no index."""
+    return or_(_has_no_other_host(host), model_columns.host == host)
 
 
 def select_aggregate(
@@ -105,7 +98,7 @@ def _select_unfiltered(aggregate: ColumnElement[Any], host: str) -> Select[Any]:
 
 # It is built once for each host: that takes longer than a short statement.
 @lru_cache(maxsize=64)
-def _has_no_other_host(host: str) -> ColumnElement[bool]:
+def _has_no_other_host(host: str | ColumnElement[str]) -> ColumnElement[bool]:
     """
     Return whether all models of the database are of one host, as in most SQLite files.
 
@@ -120,7 +113,7 @@ def _has_no_other_host(host: str) -> ColumnElement[bool]:
     )
 
 
-def _hint(function: str, condition: ColumnElement[bool]) -> ColumnElement[Any]:
+def hint(function: str, condition: ColumnElement[bool]) -> ColumnElement[Any]:
     """
     Return a condition with a hint for SQLite's planner: `likely` or `unlikely`.
 
@@ -130,9 +123,11 @@ def _hint(function: str, condition: ColumnElement[bool]) -> ColumnElement[Any]:
     return hinted
 
 
-def _is_about_provider(condition: ColumnElement[bool]) -> bool:
-    clauses = getattr(condition, "clauses", ())
-    return any(getattr(each, "left", None) is model_columns.provider for each in clauses)
+def _has_index_of_host(condition: ColumnElement[bool]) -> bool:
+    """Return whether an index begins with the host and the column of the condition."""
+    clauses = (condition, *getattr(condition, "clauses", ()))
+    indexed = (model_columns.provider, model_columns.store)
+    return any(getattr(each, "left", None) is column for each in clauses for column in indexed)
 
 
 class Filters(TypedDict, total=False):
@@ -210,7 +205,7 @@ def _equals(field: str, value: object, _dialect: str) -> ColumnElement[bool]:
 def _equals_key(field: str, value: object, dialect: str) -> ColumnElement[bool]:
     is_equal = _equals(field, value, dialect)
     # Otherwise SQLite reads all models of a host, in the default order of listings.
-    return _hint("unlikely", is_equal) if dialect == "sqlite" else is_equal
+    return hint("unlikely", is_equal) if dialect == "sqlite" else is_equal
 
 
 def _has_kind(field: str, value: object, _dialect: str) -> ColumnElement[bool]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum, StrEnum, auto
 from typing import Any, Final
 
@@ -12,13 +12,13 @@ from sqlalchemy import (
     ColumnElement,
     Integer,
     Select,
+    UnaryExpression,
     and_,
     bindparam,
     or_,
-    select,
-    tuple_,
-    union_all,
+    true,
 )
+from sqlalchemy.sql.operators import custom_op
 
 from model_catalog.domain import validation
 from model_catalog.domain.fields import KEY_FIELDS, TIMESTAMP_FIELDS, ModelRow
@@ -26,7 +26,19 @@ from model_catalog.domain.page_token import Position
 from model_catalog.errors import InvalidModelError
 from model_catalog.mapping.column_types import UnixTimestamp
 from model_catalog.mapping.tables import Model
-from model_catalog.repository.statements.filters import EFFECTIVE_COLUMNS, model_columns
+from model_catalog.repository.statements.filters import EFFECTIVE_COLUMNS, hint, model_columns
+from model_catalog.repository.statements.index_ranges import (
+    KEY,
+    LATER_KEY,
+    LIMIT,
+    OWN,
+    Range,
+    count_ranges,
+    name_ranges,
+    null_range,
+    select_ids,
+    value_ranges,
+)
 
 
 class Sort(StrEnum):
@@ -58,9 +70,13 @@ _NAME_SORTS: Final = {
     Sort.QUANTIZATION,
     Sort.FORMAT,
 }
-_KEY: Final = tuple(model_columns[name] for name in KEY_FIELDS)
-_KEY_AFTER: Final = tuple(bindparam(f"after_{c.name}", type_=c.type) for c in _KEY)
-_LIMIT: Final = bindparam("limit", type_=BigInteger)
+_INDEXED_SORTS: Final = {
+    Sort.DOWNLOADED_AT,
+    Sort.LAST_USED_AT,
+    Sort.USE_COUNT,
+    Sort.SIZE_BYTES,
+    Sort.REFERENCE,
+}
 
 
 class _Start(Enum):
@@ -97,14 +113,12 @@ class SortOrder:
     @property
     def columns(self) -> list[ColumnElement[Any]]:
         """The ORDER BY of models: a total order, the same on every database."""
-        return self.order_by(self.column, *_KEY)
+        return self.order_by(self.column)
 
-    def order_by(
-        self, column: ColumnElement[Any], *key: ColumnElement[Any]
-    ) -> list[ColumnElement[Any]]:
-        """Return the ORDER BY of a subquery with its own columns for the field and the key."""
+    def order_by(self, column: ColumnElement[Any]) -> list[ColumnElement[Any]]:
+        """Return the ORDER BY with an expression for the column of the sorted field."""
         sorted_column = column.desc() if self.is_descending else column.asc()
-        return [sorted_column.nulls_last(), *key]
+        return [sorted_column.nulls_last(), *KEY]
 
     @property
     def is_by_time(self) -> bool:
@@ -129,9 +143,16 @@ class SortOrder:
         return Position(_validate_sorted_value(self.sort.value, position.value), *key)
 
     @property
-    def is_indexed(self) -> bool:
-        """Whether an index has this order."""
+    def is_default(self) -> bool:
+        """Whether it is the default order, newest first."""
         return self.sort is Sort.DOWNLOADED_AT and self.is_descending
+
+    @property
+    def is_indexed(self) -> bool:
+        """Whether indexes have this order, or its parts."""
+        if self.sort is Sort.PROVIDER:
+            return not self.is_descending
+        return self.sort in _INDEXED_SORTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +167,8 @@ class Page:
     order: SortOrder
     start: _Start
     is_limited: bool
+    sign: int = 0
+    """1, 0 or -1: the sign of the number after which the page starts, in an order by a count."""
 
     @classmethod
     def validated(
@@ -162,43 +185,113 @@ class Page:
                 values[f"after_{name}"] = getattr(after, name)
         if limit is not None:
             values["limit"] = validation.limit("limit", limit)
-        return cls(order, start, limit is not None), values
+        sign = 0
+        if order.sort is Sort.USE_COUNT and isinstance(count := values.get("after_value"), int):
+            sign = (count > 0) - (count < 0)
+        return cls(order, start, limit is not None, sign), values
+
+    @property
+    def is_continued(self) -> bool:
+        """Whether the page starts after a model."""
+        return self.start is not _Start.FIRST
+
+    @property
+    def is_walkable(self) -> bool:
+        """Whether the page can be read from its place in an index, up to its limit."""
+        return self.is_limited and self.order.is_indexed
+
+    @property
+    def is_by_name(self) -> bool:
+        """Whether the order is by reference, for which SQLite has no index."""
+        return self.order.sort is Sort.REFERENCE
 
     def apply_to(
         self, models: Select[Any], where: Sequence[ColumnElement[bool]] = ()
     ) -> Select[Any]:
-        """Narrow a SELECT of models to the page, and to the models that meet all conditions."""
-        cursor = [] if self.start is _Start.FIRST else [self._after_cursor(where)]
-        ordered = models.where(*where, *cursor).order_by(*self.order.columns)
-        return ordered.limit(_LIMIT) if self.is_limited else ordered
+        """
+        Narrow a SELECT of models to the page, and to the models that meet all conditions.
 
-    def _after_cursor(self, where: Sequence[ColumnElement[bool]]) -> ColumnElement[bool]:
-        if not (self.is_limited and self.order.is_indexed):
-            return or_(*self._ranges)
-        # With OR a database reads all rows before the page. A query for each range starts at its
-        # place in the index, and ends at the limit.
-        key = (self.order.column, *_KEY)
-        queries = (
-            select(model_columns.id, *key)
-            .where(range_, *where)
-            .order_by(*self.order.columns)
-            .limit(_LIMIT)
-            for range_ in self._ranges
-        )
-        found = union_all(*(select(query.subquery()) for query in queries)).subquery()
-        order = self.order.order_by(*(found.c[column.name] for column in key))
-        return model_columns.id.in_(select(found.c.id).order_by(*order).limit(_LIMIT))
+        The database reads and sorts all these models, if it has no index of the order.
+        """
+        return self._narrowed(models, where, self.order.columns)
+
+    def sort(self, models: Select[Any], where: Sequence[ColumnElement[bool]]) -> Select[Any]:
+        """Narrow a SELECT as `apply_to` does; SQLite does not read the index of the order."""
+        # Few models meet the conditions: SQLite would read all models, one after the other.
+        column: ColumnElement[Any] = UnaryExpression(self.order.column, operator=custom_op("+"))
+        return self._narrowed(models, where, self.order.order_by(column))
+
+    def _narrowed(
+        self,
+        models: Select[Any],
+        where: Sequence[ColumnElement[bool]],
+        order: Sequence[ColumnElement[Any]],
+    ) -> Select[Any]:
+        cursor = [] if self.start is _Start.FIRST else [or_(*self._later)]
+        ordered = models.where(*where, *cursor).order_by(*order)
+        return ordered.limit(LIMIT) if self.is_limited else ordered
+
+    def walk(
+        self, models: Select[Any], dialect: str, where: Sequence[ColumnElement[bool]] = ()
+    ) -> Select[Any]:
+        """Narrow a SELECT as `apply_to` does; the database reads the page from its index."""
+        ranges = self.ranges()
+        if len(ranges) > 1:
+            return self.of_ids(models, select_ids(ranges, dialect, where))
+        own = hint("likely", OWN) if dialect == "sqlite" else OWN
+        only = models.where(own, ranges[0].condition, *where)
+        return only.order_by(*ranges[0].order).limit(LIMIT)
+
+    def of_ids(
+        self, models: Select[Any], ids: Select[Any], where: Sequence[ColumnElement[bool]] = ()
+    ) -> Select[Any]:
+        """Narrow a SELECT of models to these ids, in the order of the page."""
+        return models.where(model_columns.id.in_(ids), *where).order_by(*self.order.columns)
+
+    def ranges(self, provider: str | None = None) -> list[Range]:
+        """
+        Return the ranges of the indexes that have the page, one after the other.
+
+        Those in the order of the key have only the models of a provider, if it is given.
+        """
+        ranges = self._ranges()
+        if provider is None:
+            return ranges
+        return [
+            replace(each, condition=and_(model_columns.provider == provider, each.condition))
+            if each.order == KEY
+            else each
+            for each in ranges
+        ]
+
+    def _ranges(self) -> list[Range]:
+        sort, descending = self.order.sort, self.order.is_descending
+        column = self.order.column
+        is_first = self.start is _Start.FIRST
+        after = None if is_first else bindparam("after_value", type_=column.type)
+        if sort is Sort.PROVIDER:
+            return [Range(true() if is_first else LATER_KEY, KEY)]
+        if sort is Sort.REFERENCE:
+            return name_ranges(descending=descending, is_after=not is_first)
+        if sort is Sort.USE_COUNT:
+            return count_ranges(column, descending=descending, after=after, sign=self.sign)
+        if sort is Sort.DOWNLOADED_AT and descending and is_first:
+            # The index has those without a time where the order has them.
+            return [Range(true(), (column.desc().nulls_last(), *KEY))]
+        if self.start is _Start.AFTER_NULL:
+            return [null_range(column, is_after=True)]
+        values = value_ranges(column, descending=descending, after=after)
+        return [*values, null_range(column, is_after=False)]
 
     @property
-    def _ranges(self) -> list[ColumnElement[bool]]:
+    def _later(self) -> list[ColumnElement[bool]]:
         """The conditions of the models after the cursor, in order; the cursor's row may be gone."""
         column = self.order.column
-        has_later_key = tuple_(*_KEY) > tuple_(*_KEY_AFTER)
         if self.start is _Start.AFTER_NULL:
-            return [and_(column.is_(None), has_later_key)]
+            return [and_(column.is_(None), LATER_KEY)]
         value = bindparam("after_value", type_=column.type)
         is_after = column < value if self.order.is_descending else column > value
-        return [and_(column == value, has_later_key), is_after, column.is_(None)]
+        return [and_(column == value, LATER_KEY), is_after, column.is_(None)]
 
 
 def _validate_sorted_value(name: str, value: object) -> Any:

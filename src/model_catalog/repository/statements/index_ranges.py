@@ -1,0 +1,251 @@
+"""
+The parts of a listing that an index has in order, one after the other.
+
+A page is read from the place in the index where it begins, and ends at its limit. An OR of the
+parts would make a database read and sort all models.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import reduce
+from typing import Any, Final
+
+from sqlalchemy import (
+    CTE,
+    BigInteger,
+    Column,
+    ColumnElement,
+    Select,
+    and_,
+    bindparam,
+    func,
+    literal_column,
+    or_,
+    select,
+    tuple_,
+    union_all,
+)
+from sqlalchemy.sql import visitors
+from sqlalchemy.sql.util import ClauseAdapter
+
+from model_catalog.domain.fields import KEY_FIELDS
+from model_catalog.execution.prepared_statement import raw_column
+from model_catalog.repository.statements.filters import MODELS, hint, model_columns
+
+KEY: Final = tuple(model_columns[name] for name in KEY_FIELDS)
+LIMIT: Final = bindparam("limit", type_=BigInteger)
+_KEY_AFTER: Final = tuple(bindparam(f"after_{c.name}", type_=c.type) for c in KEY)
+LATER_KEY: Final = tuple_(*KEY) > tuple_(*_KEY_AFTER)
+OWN: Final = model_columns.host == bindparam("host", type_=model_columns.host.type)
+MAX_PROVIDERS: Final = 32
+"""The models of more providers are not merged by name."""
+
+_BY_NAME: Final = (model_columns.reference, model_columns.provider, model_columns.version)
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """Models that an index has one after the other: their condition, and their order."""
+
+    condition: ColumnElement[bool]
+    order: tuple[ColumnElement[Any], ...]
+
+
+def value_ranges(
+    column: ColumnElement[Any], *, descending: bool, after: ColumnElement[Any] | None
+) -> list[Range]:
+    """Return the ranges of an order by a column, from the first value or after a cursor."""
+    # Without NULLS LAST: no value is NULL here, and an index on PostgreSQL has it or has it not.
+    order = (column.desc() if descending else column.asc(), *KEY)
+    if after is None:
+        return [Range(column.is_not(None), order)]
+    is_later = column < after if descending else column > after
+    return [Range(and_(column == after, LATER_KEY), KEY), Range(is_later, order)]
+
+
+def null_range(column: ColumnElement[Any], *, is_after: bool) -> Range:
+    """Return the range of the models without a value, or of those after a cursor among them."""
+    is_null = column.is_(None)
+    return Range(and_(is_null, LATER_KEY) if is_after else is_null, KEY)
+
+
+def count_ranges(
+    column: ColumnElement[Any], *, descending: bool, after: ColumnElement[Any] | None, sign: int
+) -> list[Range]:
+    """
+    Return the ranges of an order by a count, from the first or after a cursor.
+
+    `sign` is the sign of the cursor's count. The index has no model with the count 0. The models
+    with it are read in the order of the key.
+    """
+    # The text of the statement must state the condition of the index.
+    zero: ColumnElement[int] = literal_column("0")
+    is_counted = column != zero
+    order = (column.desc() if descending else column.asc(), *KEY)
+    # Only another program records a negative count.
+    parts = [(-1, and_(is_counted, column < zero)), (0, column == zero)]
+    parts.append((1, and_(is_counted, column > zero)))
+    if descending:
+        parts.reverse()
+    place = 0 if after is None else [part for part, _ in parts].index(sign)
+    ranges = [Range(condition, order if part else KEY) for part, condition in parts[place:]]
+    if after is None:
+        return ranges
+    current = parts[place][1]
+    later = [Range(and_(current, column == after, LATER_KEY), KEY)]
+    if sign:
+        is_later = column < after if descending else column > after
+        later.append(Range(and_(current, is_later), order))
+    return [*later, *ranges[1:]]
+
+
+def name_ranges(*, descending: bool, is_after: bool) -> list[Range]:
+    """Return the ranges of an order by reference, in the index that PostgreSQL has of it."""
+    reference = model_columns.reference
+    first, *others = _BY_NAME
+    order = (first.desc() if descending else first.asc(), *others)
+    if not is_after:
+        return [Range(reference.is_not(None), order)]
+    after = {c.name: bindparam(f"after_{c.name}", type_=c.type) for c in _BY_NAME}
+    if not descending:
+        return [Range(tuple_(*_BY_NAME) > tuple_(*(after[c.name] for c in _BY_NAME)), order)]
+    is_equal = reference == after["reference"]
+    later = tuple_(*others) > tuple_(*(after[c.name] for c in others))
+    return [Range(and_(is_equal, later), order), Range(reference < after["reference"], order)]
+
+
+def select_ids(
+    ranges: Sequence[Range], dialect: str, where: Sequence[ColumnElement[bool]] = ()
+) -> Select[Any]:
+    """
+    Select the ids of the first `limit` models of these ranges that meet all conditions.
+
+    A range is read only if the ranges before it have fewer models than the limit.
+    """
+    if dialect == "sqlite":
+        return select_in_order(ranges, (model_columns.id,))
+    # PostgreSQL may execute the queries of a UNION ALL in any order, and does not execute a query
+    # that has a limit of 0.
+    found: list[CTE] = []
+    for number, each in enumerate(ranges):
+        before = (select(func.count()).select_from(part).scalar_subquery() for part in found)
+        missing = reduce(operator.sub, before, LIMIT)
+        models = select(model_columns.id).where(OWN, *where, each.condition)
+        inner = models.order_by(*each.order).limit(LIMIT).subquery()
+        found.append(select(inner.c.id).limit(missing).cte(f"range_{number}"))
+    return select(union_all(*(select(part.c.id) for part in found)).subquery())
+
+
+def select_in_order(ranges: Sequence[Range], columns: Sequence[ColumnElement[Any]]) -> Select[Any]:
+    """Select columns of the first `limit` models of these ranges, in their order, on SQLite."""
+    queries = [
+        select(*columns)
+        .where(hint("likely", OWN), each.condition)
+        .order_by(*each.order)
+        .limit(LIMIT)
+        for each in ranges
+    ]
+    if len(queries) == 1:
+        return queries[0]
+    # SQLite reads one query of a UNION ALL after the other, until it has as many rows as the limit.
+    parts = union_all(*(select(query.subquery()) for query in queries))
+    return select(parts.limit(LIMIT).subquery())
+
+
+def select_first_of(
+    models: Select[Any], where: Sequence[ColumnElement[bool]], limit: ColumnElement[int]
+) -> Select[Any]:
+    """
+    Select the ids of the first models that meet all conditions, from a SELECT in their order.
+
+    It has the columns of `columns_of(where)`. SQLite reads its rows one at a time, until it has as
+    many models as `limit`.
+    """
+    found = models.subquery()
+    adapted = (ClauseAdapter(found).traverse(condition) for condition in where)
+    return select(found.c.id).where(*adapted).limit(limit)
+
+
+def columns_of(where: Sequence[ColumnElement[bool]]) -> list[ColumnElement[Any]]:
+    """Return the id, and the columns of models that some conditions refer to."""
+    named = {
+        each: None
+        for condition in where
+        for each in visitors.iterate(condition)
+        if isinstance(each, Column) and each.table is MODELS and each is not model_columns.id
+    }
+    return [model_columns.id, *named]
+
+
+def count_some(name: str) -> Select[Any]:
+    """Count the models with a provider or a store, which is the parameter `name`, up to a limit."""
+    column = model_columns[name]
+    models: Select[Any] = select(literal_column("1")).where(
+        OWN, column == bindparam(name, type_=column.type)
+    )
+    return select(raw_column(func.count())).select_from(models.limit(LIMIT).subquery())
+
+
+def select_providers() -> Select[Any]:
+    """Select the providers of the host in order, at most `MAX_PROVIDERS` and one more."""
+    models = MODELS.alias("others")
+    own = models.c.host == bindparam("host", type_=models.c.host.type)
+    first = select(func.min(models.c.provider).label("provider")).where(own)
+    found = first.cte("providers", recursive=True)
+    following = select(func.min(models.c.provider)).where(own, models.c.provider > found.c.provider)
+    found = found.union_all(
+        select(following.scalar_subquery()).where(found.c.provider.is_not(None))
+    )
+    return (
+        select(raw_column(found.c.provider))
+        .where(found.c.provider.is_not(None))
+        .limit(MAX_PROVIDERS + 1)
+    )
+
+
+def select_by_name(
+    providers: Sequence[str],
+    columns: Sequence[ColumnElement[Any]],
+    *,
+    descending: bool,
+    after: tuple[str, str, str] | None,
+) -> Select[Any]:
+    """
+    Select columns of the first `limit` models of these providers by reference, on SQLite.
+
+    `after` is the key of the model before the page. The key has an index that begins with the
+    provider, so SQLite merges the models of the providers.
+    """
+    names = [*(c for c in _BY_NAME), *(c for c in columns if c not in set(_BY_NAME))]
+    queries = [
+        select(*names).where(
+            hint("likely", OWN),
+            model_columns.provider == provider,
+            *_later_names(provider, after, descending=descending),
+        )
+        for provider in providers
+    ]
+    found: Any = queries[0] if len(queries) == 1 else union_all(*queries)
+    reference, *others = (found.selected_columns[column.name] for column in _BY_NAME)
+    ordered = found.order_by(reference.desc() if descending else reference, *others)
+    merged = ordered.limit(LIMIT).subquery()
+    return select(*(merged.c[column.key] for column in columns))
+
+
+def _later_names(
+    provider: str, after: tuple[str, str, str] | None, *, descending: bool
+) -> list[ColumnElement[bool]]:
+    """Return the condition of the models of a provider after a model, by reference."""
+    if after is None:
+        return []
+    its_provider, reference, version = after
+    column = model_columns.reference
+    if provider < its_provider:
+        return [column < reference if descending else column > reference]
+    at_or_later = column <= reference if descending else column >= reference
+    if provider > its_provider:
+        return [at_or_later]
+    return [at_or_later, or_(column != reference, model_columns.version > version)]

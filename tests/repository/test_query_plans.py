@@ -1,0 +1,183 @@
+"""How both databases read the pages of listings: from indexes, also with skewed statistics."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from conftest import Database, a_model, moment
+from sqlalchemy import Connection, Engine, create_engine, event
+
+from model_catalog import ModelRow, Sort
+from model_catalog.repository.operations.listing import list_page
+from model_catalog.repository.statements.row_conversion import to_rows
+
+MODELS = 30_000
+KEY_INDEX = {
+    "sqlite": "sqlite_autoindex_models_1",
+    "postgresql": "uq_models_host_provider_reference_version",
+}
+NEWEST = "ix_models_newest_first"
+USED = "ix_models_last_used"
+COUNTED = "ix_models_most_used"
+SIZES = "ix_models_host_sizes"
+NAMES = {"sqlite": KEY_INDEX["sqlite"], "postgresql": "ix_models_name"}
+
+
+@pytest.fixture(params=[False, True], ids=["without statistics", "with statistics"])
+def filled(database: Database, request) -> Iterator[Database]:
+    """A database in which 99 % of the models have one provider, one format and no use."""
+    numbers = (
+        "WITH RECURSIVE numbers(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers"
+        f" LIMIT {MODELS})"
+        if database.path is not None
+        else f"WITH numbers AS (SELECT generate_series(1, {MODELS}) AS n)"
+    )
+    database.run(
+        "INSERT INTO models (provider, reference, version, local_path, downloaded_at, size_bytes,"
+        " use_count, last_used_at, format, claimed_architecture, store)"
+        f" {numbers} SELECT CASE WHEN n % 100 > 0 THEN 'hf' ELSE 'local' END, 'm' || n, '', '/m',"
+        " CASE WHEN n % 50 > 0 THEN n END, CASE WHEN n % 50 > 0 THEN n * 7 END,"
+        " CASE WHEN n % 100 = 7 THEN n % 5 + 1 ELSE 0 END, CASE WHEN n % 100 = 7 THEN n END,"
+        " CASE WHEN n % 100 > 0 THEN 'gguf' END,"
+        " CASE WHEN n % 3 > 0 THEN 'llama' ELSE 'qwen2' END,"
+        " CASE WHEN n % 1000 = 0 THEN 'ollama' END FROM numbers"
+    )
+    if database.path is None:
+        # PostgreSQL collects statistics by itself; a new table has none for a minute at most.
+        database.run("ANALYZE models")
+    elif request.param:
+        database.run("ANALYZE")
+    yield database
+    if database.path is not None:
+        return
+    database.run("DELETE FROM models")
+    database.run("ANALYZE models")
+
+
+@pytest.fixture
+def engine(filled: Database) -> Iterator[Engine]:
+    driver = "sqlite" if filled.path is not None else "postgresql+psycopg"
+    engine = create_engine(filled.target_url.set(drivername=driver))
+    yield engine
+    engine.dispose()
+
+
+def plan_of(engine: Engine, **options: Any) -> str:
+    """Read a page of 50, and return the plans of its statements."""
+    dialect = engine.dialect.name
+    page = {"sort": Sort.DOWNLOADED_AT, "descending": None, "limit": 50, "after": None}
+    filters = {name: options.pop(name) for name in list(options) if name not in page}
+    operation = list_page(to_rows, dialect, filters, **{**page, **options})
+    plans: list[str] = []
+    with engine.connect() as connection:
+        explain = listener_that_explains(connection, plans)
+        event.listen(connection, "before_cursor_execute", explain)
+        if dialect == "sqlite":
+            # A prepared statement is executed on the driver, past the listeners.
+            driver = connection.connection.driver_connection
+            statements: list[str] = []
+            driver.set_trace_callback(statements.append)
+            operation.run_one(connection, operation.value)
+            driver.set_trace_callback(None)
+            for sql in statements:
+                if sql.lstrip().startswith(("SELECT", "WITH")):
+                    steps = driver.execute(f"EXPLAIN QUERY PLAN {sql}").fetchall()
+                    plans += [step[3] for step in steps]
+        else:
+            operation.run_one(connection, operation.value)
+    return "\n".join(plans)
+
+
+def listener_that_explains(connection: Connection, plans: list[str]) -> Callable[..., None]:
+    def explain(_connection, _cursor, text, parameters, _context, _many) -> None:
+        if connection.dialect.name == "postgresql" and not text.startswith("EXPLAIN"):
+            rows = connection.exec_driver_sql(f"EXPLAIN {text}", parameters)
+            plans.extend(row[0] for row in rows)
+
+    return explain
+
+
+def reads_all_models(plan: str) -> bool:
+    return any(
+        step.startswith("SCAN models") or "Seq Scan on models" in step for step in plan.splitlines()
+    )
+
+
+def place(sort: Sort, where: str) -> ModelRow | Any:
+    """A model after which a page starts: one with a value, or one without."""
+    fields = {"downloaded_at": moment(9_000), "size_bytes": 63_000}
+    model = a_model("m9007", provider="hf", version="", **fields)
+    model.use_count = 3
+    model.last_used_at = moment(9_007)
+    if where == "without a value":
+        model.downloaded_at = model.size_bytes = model.last_used_at = None
+        model.use_count = 0
+    return model
+
+
+ORDERS = {
+    "newest": (Sort.DOWNLOADED_AT, True, NEWEST),
+    "oldest": (Sort.DOWNLOADED_AT, False, NEWEST),
+    "largest": (Sort.SIZE_BYTES, True, SIZES),
+    "smallest": (Sort.SIZE_BYTES, False, SIZES),
+    "last used": (Sort.LAST_USED_AT, True, USED),
+    "first used": (Sort.LAST_USED_AT, False, USED),
+    "most used": (Sort.USE_COUNT, True, COUNTED),
+    "by name": (Sort.REFERENCE, False, NAMES),
+    "by name, backwards": (Sort.REFERENCE, True, NAMES),
+    "by provider": (Sort.PROVIDER, False, KEY_INDEX),
+}
+FILTERS = {
+    "alone": {},
+    "provider": {"provider": "hf"},
+    "architecture": {"architecture": "llama"},
+    "format": {"format": "gguf"},
+}
+
+
+@pytest.mark.parametrize("filters", FILTERS.values(), ids=FILTERS)
+@pytest.mark.parametrize("order", ORDERS.values(), ids=ORDERS)
+def test_the_first_page_of_an_order_is_read_from_its_index(engine, order, filters):
+    """Neither alone nor behind a filter that many models pass are all models read."""
+    sort, descending, index = order
+    index = index if isinstance(index, str) else index[engine.dialect.name]
+    if engine.dialect.name == "postgresql" and "provider" in filters:
+        # Its planner may take the key, which is as good for the models of one provider.
+        index = "Index"
+
+    plan = plan_of(engine, sort=sort, descending=descending, **filters)
+
+    assert index in plan, plan
+    assert not reads_all_models(plan), plan
+
+
+@pytest.mark.parametrize("where", ["with a value", "without a value"])
+@pytest.mark.parametrize("order", ORDERS.values(), ids=ORDERS)
+def test_a_later_page_of_an_order_starts_in_its_index(engine, order, where):
+    """The page begins at its place, after a model with a value or without one."""
+    sort, descending, _ = order
+
+    plan = plan_of(engine, sort=sort, descending=descending, after=place(sort, where))
+
+    assert not reads_all_models(plan), plan
+    assert (
+        "USE TEMP B-TREE FOR ORDER BY" not in plan.split("LIST SUBQUERY")[-1].split("USE TEMP")[0]
+    )
+
+
+@pytest.mark.parametrize("sort", [Sort.SIZE_BYTES, Sort.DOWNLOADED_AT, Sort.LAST_USED_AT])
+@pytest.mark.parametrize(
+    ("filters", "index"),
+    [
+        ({"store": "ollama"}, {"sqlite": "ix_models_store", "postgresql": "ix_models_store"}),
+        ({"provider": "local"}, KEY_INDEX),
+    ],
+    ids=["store", "provider"],
+)
+def test_a_rare_store_or_provider_is_found_by_its_own_index(engine, sort, filters, index):
+    """Its models are sorted, in whatever order they are listed."""
+    plan = plan_of(engine, sort=sort, **filters)
+
+    assert not reads_all_models(plan), plan
+    if engine.dialect.name == "sqlite":
+        assert f"USING INDEX {index['sqlite']}" in plan, plan
