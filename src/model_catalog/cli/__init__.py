@@ -11,6 +11,7 @@ import sys
 from collections.abc import Coroutine, Sequence
 from typing import Any, NoReturn
 
+from model_catalog.cli import completion
 from model_catalog.cli.exit_codes import (
     FAILED,
     INTERRUPTED,
@@ -66,7 +67,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # encoding of the stream does not have; they are printed as escapes.
         if stream is not None:
             stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
-    options = make_parser().parse_args(arguments)
+    parser = make_parser()
+    if completion.VARIABLE in os.environ:
+        completion.complete(parser)
+    options = parser.parse_args(arguments)
     # Imported here because the commands import SQLAlchemy, which takes half a second. `--help`
     # does not need it.
     from model_catalog.cli.dispatch import run_command  # noqa: PLC0415

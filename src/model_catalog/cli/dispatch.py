@@ -13,6 +13,7 @@ _COMMANDS: Final = {
     "add": "models:add",
     "alias": "labels:alias",
     "check": "upkeep:check",
+    "completion": "report.command:completion",
     "db backup": "database:db_backup",
     "db check": "database:db_check",
     "db current": "database:db_current",

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from model_catalog.cli.download_options import add_download_commands, add_scope_option
 from model_catalog.cli.fleet_options import add_fleet_commands, lost_after_options
+from model_catalog.cli.report_options import add_completion_command, add_report_command
 
 FORMATS: Final = ("human", "json", "tsv", "quiet")
 
@@ -79,6 +80,7 @@ def make_parser() -> argparse.ArgumentParser:
 
     demo = commands.add_parser("demo", help="Show what a catalog does, in a temporary folder.")
     demo.set_defaults(command="demo")
+    add_completion_command(commands)
     return parser
 
 
@@ -183,28 +185,7 @@ def _add_model_commands(add_command: _AddCommand, formats: argparse.ArgumentPars
 
     add_command("stats", "Count models and bytes by provider, format, architecture, ...", formats)
 
-    _add_report_command(add_command)
-
-
-def _add_report_command(add_command: _AddCommand) -> None:
-    report = add_command("report", "Write a page about the models: disk use, duplicates, problems.")
-    report.add_argument(
-        "--html", metavar="FILE", required=True, help="the file to write; - is standard output"
-    )
-    report.add_argument(
-        "--unused-days",
-        type=_non_negative_int,
-        default=30,
-        metavar="N",
-        help="list models that were not used for N days (default: 30)",
-    )
-    report.add_argument(
-        "--limit",
-        type=_non_negative_int,
-        default=2000,
-        metavar="N",
-        help="only the N largest models (default: 2000)",
-    )
+    add_report_command(add_command, _non_negative_int)
 
 
 def _add_scan_command(add_command: _AddCommand, formats: argparse.ArgumentParser) -> None:

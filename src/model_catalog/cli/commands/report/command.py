@@ -1,4 +1,4 @@
-"""The command `report`."""
+"""The commands `report` and `completion`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from model_catalog.cli.catalog_access import use_existing_catalog
 from model_catalog.cli.commands.export_import import output_stream
 from model_catalog.cli.commands.report.report_data import ReportData, read_report_data
 from model_catalog.cli.commands.report.report_page import report_page
+from model_catalog.cli.completion import shell_code
 from model_catalog.cli.exit_codes import DONE, FAILED
 from model_catalog.cli.output import pluralize, print_error, print_notice
 from model_catalog.connection.target import name_with_schema, resolve_target
@@ -33,4 +34,10 @@ async def report(options: Namespace) -> int:
     if options.html != "-":
         path = Path(options.html).resolve()
         print_notice(f"{pluralize(len(data.models), 'model')} in {path}: open {path.as_uri()}")
+    return DONE
+
+
+async def completion(options: Namespace) -> int:
+    """Print the script that completes `model-catalog` in a shell."""
+    print(shell_code(options.shell), end="")
     return DONE
