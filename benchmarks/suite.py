@@ -11,6 +11,7 @@ from benchmarks.cases import (
     hive_upgrade,
     hub_download,
     leases,
+    long_calls,
     model_files,
     processes,
 )
@@ -28,10 +29,12 @@ CONTENDER_BENCHMARKS: Final[tuple[Benchmark, ...]] = (
 BENCHMARKS: Final[tuple[Benchmark, ...]] = (
     *CONTENDER_BENCHMARKS,
     processes.IMPORTS,
+    processes.COMMAND_LINE,
     *hive_upgrade.BENCHMARKS,
     *adoption.BENCHMARKS,
     *hub_download.BENCHMARKS,
     *leases.BENCHMARKS,
+    *long_calls.BENCHMARKS,
     *fleet.BENCHMARKS,
     *model_files.BENCHMARKS,
 )

@@ -13,7 +13,7 @@ from itertools import count
 from pathlib import Path
 from typing import Final
 
-from benchmarks.contenders import ContenderSpec, Installation
+from benchmarks.contenders import CATALOG, ContenderSpec, Installation
 from benchmarks.harness.benchmark import ALLOWED, Benchmark, Environment
 from benchmarks.harness.rounds import Result, Sample, run_rounds
 from benchmarks.versions.installations import child_environment
@@ -26,6 +26,10 @@ _COLD: Final = "open, cold process"
 _MEMORY: Final = "memory peak of list 100k"
 _WRITERS: Final = "register, 8 processes"
 _IMPORTS: Final = "import, and --help"
+_LS: Final = "model-catalog ls"
+LS: Final = f"{_LS} of 1k"
+LS_LARGE: Final = f"{_LS} --format quiet --limit 1 of 1 million"
+OF_1K: Final = "a catalog of 1k"
 
 
 async def cold_start(environment: Environment) -> Mapping[str, Result]:
@@ -105,7 +109,8 @@ async def imports(environment: Environment) -> Mapping[str, Result]:
     processes = {
         "aiosqlite": ("-c", "import asyncio, aiosqlite"),
         "nothing": ("-c", ""),
-        "model-catalog": ("-c", "import model_catalog"),
+        CATALOG: ("-c", "from model_catalog import open_catalog, Model"),
+        "model-catalog, no name": ("-c", "import model_catalog"),
         "SQLAlchemy ORM": ("-c", "import sqlalchemy.ext.asyncio, sqlalchemy.orm"),
         "SQLAlchemy ORM and Alembic": (
             "-c",
@@ -121,13 +126,40 @@ async def imports(environment: Environment) -> Mapping[str, Result]:
     return {_IMPORTS: result}
 
 
+async def command_line(environment: Environment) -> Mapping[str, Result]:
+    """Whole processes of `model-catalog ls`, against the import of SQLAlchemy alone."""
+    spec = environment.contenders["sqlite"][0]
+    rounds = 3 if environment.settings.quick else 10
+    small = await environment.databases.target(spec, 1000, private=False)
+    ls = ("-m", "model_catalog", "ls", "--db")
+    processes = {
+        "SQLAlchemy Core": ("-c", "import sqlalchemy.ext.asyncio"),
+        CATALOG: (*ls, small),
+    }
+    results = {
+        LS: await run_rounds(
+            {name: _runner(words) for name, words in processes.items()}, rounds, warm_up=True
+        )
+    }
+    if not environment.settings.quick:
+        large = await environment.databases.target(spec, 1_000_000, private=False)
+        one = ("--format", "quiet", "--limit", "1")
+        results[LS_LARGE] = await run_rounds(
+            {OF_1K: _runner((*ls, small, *one)), CATALOG: _runner((*ls, large, *one))},
+            rounds,
+            warm_up=True,
+        )
+    return results
+
+
 BENCHMARKS: Final = (
     Benchmark(_COLD, cold_start),
     Benchmark(_MEMORY, memory, has_target=True),
     Benchmark(_WRITERS, eight_writers),
 )
 """Those that run contenders, and can compare two versions."""
-IMPORTS: Final = Benchmark(_IMPORTS, imports)
+IMPORTS: Final = Benchmark(_IMPORTS, imports, has_target=True)
+COMMAND_LINE: Final = Benchmark(_LS, command_line, has_target=True)
 
 
 async def _run_contenders(

@@ -18,7 +18,15 @@ ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks import __main__ as command
-from benchmarks.cases import fleet, growth, hive_upgrade, hub_download, model_files
+from benchmarks.cases import (
+    fleet,
+    growth,
+    hive_upgrade,
+    hub_download,
+    long_calls,
+    model_files,
+    processes,
+)
 from benchmarks.contenders import CATALOG, CONTENDERS
 from benchmarks.harness import models_table, rounds
 from benchmarks.harness.benchmark import ALLOWED, Environment, Settings
@@ -175,7 +183,7 @@ def test_every_target_names_an_existing_benchmark_and_contender():
     """A target with a misspelled name would never be evaluated."""
     names = {spec.name for spec in CONTENDERS} | {
         *(ALLOWED, "gguf", "hashlib", "scan_cache_dir", "snapshot_download", "find_model"),
-        *(fleet.ONE_HOST, hub_download.NORMAL),
+        *(fleet.ONE_HOST, hub_download.NORMAL, processes.OF_1K, long_calls.ALL_REVISIONS),
     }
     prefixes = tuple(benchmark.name for benchmark in BENCHMARKS)
 

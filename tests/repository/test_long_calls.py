@@ -78,8 +78,8 @@ async def test_the_event_loop_goes_on_during_a_long_call(catalog, call):
         sys.setprofile(None)
         ticking.cancel()
 
-    # A page of an import is converted at once: 250 lines of 120 calls.
-    assert counter.most < (14 if call is import_again else 3) * MODEL_COUNT
+    # A page of an import is converted at once: 100 lines of 120 calls.
+    assert counter.most < (6 if call is import_again else 3) * MODEL_COUNT
 
 
 @contextmanager

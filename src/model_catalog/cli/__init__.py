@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -51,6 +52,8 @@ def run_program() -> NoReturn:
             with contextlib.suppress(OSError, AttributeError):
                 stream.flush()
         os._exit(code)
+    # At its end Python looks for reference cycles in all objects that are not frozen: 30 ms.
+    gc.freeze()
     sys.exit(code)
 
 

@@ -7,6 +7,8 @@ from collections.abc import Awaitable, Callable
 from importlib import import_module
 from typing import Final
 
+from model_catalog.concurrency.gc_pauses import gc_paused
+
 # Only the module of the command is imported: the readers of all stores take 1 MiB of memory.
 _COMMANDS: Final = {
     "accept": "upkeep:accept",
@@ -56,6 +58,7 @@ _COMMANDS: Final = {
 async def run_command(options: Namespace) -> int:
     """Run the command `options.command`, and return its exit code."""
     module_name, _, function_name = _COMMANDS[options.command].partition(":")
-    module = import_module(f"model_catalog.cli.commands.{module_name}")
+    with gc_paused():
+        module = import_module(f"model_catalog.cli.commands.{module_name}")
     function: Callable[[Namespace], Awaitable[int]] = getattr(module, function_name)
     return await function(options)

@@ -76,15 +76,22 @@ def convert_in_slices(
         # In one step for all rows, SQLAlchemy would not release the GIL.
         slices = rows.partitions(_ROWS_PER_SLICE)
     else:
-        rows = list(rows)
-        starts = range(0, len(rows), _ROWS_PER_SLICE)
-        slices = (rows[start : start + _ROWS_PER_SLICE] for start in starts)
+        slices = _take_slices(rows if isinstance(rows, list) else list(rows))
     converted: list[T] = []
     for part in slices:
         converted += convert(part)
         if len(part) == _ROWS_PER_SLICE:
             await_(asyncio.sleep(0))
     return converted
+
+
+def _take_slices(rows: list[Row]) -> Iterator[list[Row]]:
+    """Yield the rows, and release each slice, so that its memory can be used again."""
+    for start in range(0, len(rows), _ROWS_PER_SLICE):
+        end = min(start + _ROWS_PER_SLICE, len(rows))
+        part = rows[start:end]
+        rows[start:end] = [()] * len(part)
+        yield part
 
 
 class PreparedStatement:

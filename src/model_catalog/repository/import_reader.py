@@ -15,7 +15,7 @@ from model_catalog.domain.ndjson import MAX_LINE, ImportLine, LineError, parse
 from model_catalog.errors import InvalidImportError, StorageFullError
 
 _LINES_PER_PAGE: Final = 1000
-_LINES_PER_SERVER_PAGE: Final = 250
+_LINES_PER_SERVER_PAGE: Final = 100
 _CHARACTERS_PER_PAGE: Final = 2**20
 # An index entry of PostgreSQL has at most 2704 bytes, some of which are overhead.
 _MAX_POSTGRES_KEY_BYTES: Final = 2660

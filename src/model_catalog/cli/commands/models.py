@@ -39,13 +39,15 @@ from model_catalog.files.safe_open import non_regular_kind
 from model_catalog.mapping.tables import Model
 from model_catalog.repository.model_catalog import ModelCatalog, executor_of
 from model_catalog.repository.operations.listing import find_several_versions
-from model_catalog.upkeep import register_path
 
 _MIN_NAME_WIDTH: Final = 17
 
 
 async def add(options: Namespace) -> int:
     """Register the model at a path."""
+    # The readers of files take 50 ms to import, and the other commands of this module need none.
+    from model_catalog.upkeep import register_path  # noqa: PLC0415
+
     path = Path(options.path)
     try:
         # Checked before a new catalog is created.
