@@ -1,10 +1,12 @@
 """How both databases read the pages of listings: from indexes, also with skewed statistics."""
 
+import shutil
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Database, a_model, moment
+from conftest import Database, a_model, moment, postgresql_database
 from sqlalchemy import Connection, Engine, create_engine, event
 
 from model_catalog import ModelRow, Sort
@@ -23,9 +25,8 @@ SIZES = "ix_models_host_sizes"
 NAMES = {"sqlite": KEY_INDEX["sqlite"], "postgresql": "ix_models_name"}
 
 
-@pytest.fixture(params=[False, True], ids=["without statistics", "with statistics"])
-def filled(database: Database, request) -> Iterator[Database]:
-    """A database in which 99 % of the models have one provider, one format and no use."""
+def fill(database: Database) -> None:
+    """Add models, of which 99 % have one provider, one format and no use."""
     numbers = (
         "WITH RECURSIVE numbers(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers"
         f" LIMIT {MODELS})"
@@ -42,24 +43,34 @@ def filled(database: Database, request) -> Iterator[Database]:
         " CASE WHEN n % 3 > 0 THEN 'llama' ELSE 'qwen2' END,"
         " CASE WHEN n % 1000 = 0 THEN 'ollama' END FROM numbers"
     )
-    if database.path is None:
-        # PostgreSQL collects statistics by itself; a new table has none for a minute at most.
-        database.run("ANALYZE models")
-    elif request.param:
+
+
+# A server collects statistics by itself, within a minute. SQLite has none without ANALYZE.
+@pytest.fixture(
+    scope="module",
+    params=["sqlite", "sqlite with statistics", "postgresql"],
+)
+def engine(request, tmp_path_factory) -> Iterator[Engine]:
+    """An engine of a database with 30,000 models."""
+    if request.param == "postgresql":
+        url = request.getfixturevalue("pg_migrated")
+        database = postgresql_database("asyncpg", url)
+        database.delete_rows()
+        driver = "postgresql+psycopg"
+    else:
+        template = request.getfixturevalue("sqlite_migrated")
+        path = Path(shutil.copy(template, tmp_path_factory.mktemp("plans") / "catalog.db"))
+        database = Database("sqlite", str(path), path=path)
+        driver = "sqlite"
+    fill(database)
+    if request.param != "sqlite":
         database.run("ANALYZE")
-    yield database
-    if database.path is not None:
-        return
-    database.run("DELETE FROM models")
-    database.run("ANALYZE models")
-
-
-@pytest.fixture
-def engine(filled: Database) -> Iterator[Engine]:
-    driver = "sqlite" if filled.path is not None else "postgresql+psycopg"
-    engine = create_engine(filled.target_url.set(drivername=driver))
+    engine = create_engine(database.target_url.set(drivername=driver))
     yield engine
     engine.dispose()
+    if request.param == "postgresql":
+        database.delete_rows()
+        database.run("ANALYZE models")
 
 
 def plan_of(engine: Engine, **options: Any) -> str:

@@ -58,8 +58,12 @@ def value_ranges(
     column: ColumnElement[Any], *, descending: bool, after: ColumnElement[Any] | None
 ) -> list[Range]:
     """Return the ranges of an order by a column, from the first value or after a cursor."""
-    # Without NULLS LAST: no value is NULL here, and an index on PostgreSQL has it or has it not.
-    order = (column.desc() if descending else column.asc(), *KEY)
+    sorted_column = column.desc() if descending else column.asc()
+    if column is model_columns.downloaded_at:
+        # No value is NULL here. But PostgreSQL reads an index only for the order of NULL that the
+        # index has, and this one alone begins with NULL.
+        sorted_column = sorted_column.nulls_last() if descending else sorted_column.nulls_first()
+    order = (sorted_column, *KEY)
     if after is None:
         return [Range(column.is_not(None), order)]
     is_later = column < after if descending else column > after
