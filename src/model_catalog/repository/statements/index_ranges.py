@@ -77,33 +77,37 @@ def null_range(column: ColumnElement[Any], *, is_after: bool) -> Range:
 
 
 def count_ranges(
-    column: ColumnElement[Any], *, descending: bool, after: ColumnElement[Any] | None, sign: int
+    column: ColumnElement[Any],
+    *,
+    descending: bool,
+    after: ColumnElement[Any] | None,
+    after_zero: bool,
 ) -> list[Range]:
     """
     Return the ranges of an order by a count, from the first or after a cursor.
 
-    `sign` is the sign of the cursor's count. The index has no model with the count 0. The models
-    with it are read in the order of the key.
+    `after_zero` says that the cursor's count is 0. The index has no model with the count 0. The
+    models with it are read in the order of the key.
     """
     # The text of the statement must state the condition of the index.
     zero: ColumnElement[int] = literal_column("0")
     is_counted = column != zero
     order = (column.desc() if descending else column.asc(), *KEY)
+    counted = Range(and_(is_counted, column > zero), order)
+    uncounted = Range(column == zero, KEY)
     # Only another program records a negative count.
-    parts = [(-1, and_(is_counted, column < zero)), (0, column == zero)]
-    parts.append((1, and_(is_counted, column > zero)))
+    ranges = [Range(and_(is_counted, column < zero), order), uncounted, counted]
     if descending:
-        parts.reverse()
-    place = 0 if after is None else [part for part, _ in parts].index(sign)
-    ranges = [Range(condition, order if part else KEY) for part, condition in parts[place:]]
+        ranges.reverse()
     if after is None:
         return ranges
-    current = parts[place][1]
-    later = [Range(and_(current, column == after, LATER_KEY), KEY)]
-    if sign:
+    current = uncounted if after_zero else counted
+    later = [Range(and_(current.condition, column == after, LATER_KEY), KEY)]
+    if not after_zero:
         is_later = column < after if descending else column > after
-        later.append(Range(and_(current, is_later), order))
-    return [*later, *ranges[1:]]
+        later.append(Range(and_(current.condition, is_later), order))
+    place = [each is current for each in ranges].index(True)
+    return [*later, *ranges[place + 1 :]]
 
 
 def name_ranges(*, descending: bool, is_after: bool) -> list[Range]:

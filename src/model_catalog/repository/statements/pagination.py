@@ -167,8 +167,8 @@ class Page:
     order: SortOrder
     start: _Start
     is_limited: bool
-    sign: int = 0
-    """1, 0 or -1: the sign of the number after which the page starts, in an order by a count."""
+    is_after_zero: bool = False
+    """Whether the page starts after a model with the number 0."""
 
     @classmethod
     def validated(
@@ -185,10 +185,8 @@ class Page:
                 values[f"after_{name}"] = getattr(after, name)
         if limit is not None:
             values["limit"] = validation.limit("limit", limit)
-        sign = 0
-        if order.sort is Sort.USE_COUNT and isinstance(count := values.get("after_value"), int):
-            sign = (count > 0) - (count < 0)
-        return cls(order, start, limit is not None, sign), values
+        is_after_zero = values.get("after_value") == 0
+        return cls(order, start, limit is not None, is_after_zero), values
 
     @property
     def is_continued(self) -> bool:
@@ -274,7 +272,9 @@ class Page:
         if sort is Sort.REFERENCE:
             return name_ranges(descending=descending, is_after=not is_first)
         if sort is Sort.USE_COUNT:
-            return count_ranges(column, descending=descending, after=after, sign=self.sign)
+            return count_ranges(
+                column, descending=descending, after=after, after_zero=self.is_after_zero
+            )
         if sort is Sort.DOWNLOADED_AT and descending and is_first:
             # The index has those without a time where the order has them.
             return [Range(true(), (column.desc().nulls_last(), *KEY))]

@@ -1,0 +1,84 @@
+"""A page after any model, in any order and behind any filter, is that part of the whole listing."""
+
+import random
+
+import pytest
+from conftest import Database, a_model, moment
+
+from model_catalog import Model, ModelCatalog, Sort
+
+ORDERS = [(sort, descending) for sort in Sort for descending in (True, False)]
+FILTERS = (
+    {},
+    {"provider": "hf"},
+    {"provider": "local"},
+    {"provider": "p07"},
+    {"architecture": "llama"},
+    {"architecture": "rare"},
+    {"format": "gguf", "store": "ollama"},
+    {"store": "ollama"},
+    {"never_used": False},
+    {"reference": "m7"},
+    {"tags": ["chat"]},
+)
+COUNT = 2_000
+LIMIT = 7
+
+
+async def add_models(catalog: ModelCatalog, database: Database, rng: random.Random, more: int):
+    """Add models with many equal values, with and without each value; `more` providers have one."""
+    providers = [
+        *rng.choices(["hf", "local"], [80, 20], k=COUNT),
+        *(f"p{n:02}" for n in range(more)),
+    ]
+    await catalog.register_models(
+        a_model(
+            f"m{number // 2}",
+            provider=provider,
+            version=f"v{number % 2}",
+            downloaded_at=moment(rng.randrange(90)),
+            size_bytes=rng.choice([None, *range(40)]),
+            architecture=rng.choices(["llama", None, "rare"], [60, 39, 1])[0],
+            claimed_architecture=rng.choice(["llama", "qwen2", None]),
+            format=rng.choice(["gguf", None]),
+        )
+        for number, provider in enumerate(providers)
+    )
+    database.run(
+        "UPDATE models SET use_count = id % 4, last_used_at = id % 50"
+        " WHERE id % 4 > 0 AND id % 5 = 1"
+    )
+    # Only other programs record these.
+    database.run("UPDATE models SET use_count = -id % 3 WHERE id % 100 = 3")
+    database.run("UPDATE models SET downloaded_at = NULL WHERE id % 10 = 7")
+    database.run("UPDATE models SET store = 'ollama' WHERE id % 3 = 0")
+    database.run(
+        "INSERT INTO model_tags (model_id, folded, tag)"
+        " SELECT id, 'chat', 'Chat' FROM models WHERE id % 6 = 0"
+    )
+
+
+def keys(models: list[Model]) -> list[tuple[str, str, str]]:
+    return [(model.provider, model.reference, model.version) for model in models]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("more", [10, 40], ids=["few providers", "many providers"])
+async def test_a_page_after_any_model_is_that_part_of_the_listing(catalog, database, more):
+    """The whole listing is sorted, and the page is read from an index if one has its order."""
+    rng = random.Random(more)
+    await add_models(catalog, database, rng, more)
+
+    for filters in FILTERS:
+        for sort, descending in ORDERS:
+            options = {"sort": sort, "descending": descending, **filters}
+            listed = await catalog.list_models(**options)
+            first = await catalog.list_models(limit=LIMIT, **options)
+            assert keys(first) == keys(listed[:LIMIT]), options
+            if listed:
+                # No page starts after an invalid count.
+                valid = [place for place, model in enumerate(listed) if model.use_count >= 0]
+                place = rng.choice([*valid[:1], *valid[-LIMIT:], rng.choice(valid)])
+                last = listed[place]
+                page = await catalog.list_models(limit=LIMIT, after=last, **options)
+                assert keys(page) == keys(listed[place + 1 : place + 1 + LIMIT]), (options, place)
