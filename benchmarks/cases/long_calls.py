@@ -113,9 +113,11 @@ async def _longest_hold(call: Callable[[], Awaitable[object]]) -> Sample:
             before = now
 
     ticking = asyncio.create_task(tick())
-    await call()
+    # Kept, because the caller of a list decides when its models are freed.
+    kept = await call()
     await asyncio.sleep(0.002)
     ticking.cancel()
+    del kept
     return Sample(longest_s)
 
 
