@@ -60,7 +60,12 @@ def dump(database: Database) -> dict[str, object]:
             found = _sqlite_shape(raw, "")
             for mark in ("application_id", "user_version"):
                 found[mark] = raw.execute(f"PRAGMA {mark}").fetchall()
-            return found | _rows(raw, "SELECT name FROM sqlite_master WHERE type = 'table'")
+            # A table of FTS5 without content cannot be read.
+            return found | _rows(
+                raw,
+                "SELECT name FROM sqlite_master WHERE type = 'table'"
+                " AND sql NOT LIKE 'CREATE VIRTUAL TABLE%'",
+            )
     with psycopg.connect(postgres.dsn(database.url)) as raw:
         return _postgresql_shape(raw, "") | _rows(
             raw, "SELECT tablename FROM pg_tables WHERE schemaname = 'public'"

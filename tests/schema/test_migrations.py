@@ -343,6 +343,7 @@ COUNTED: tuple[AddedObject, ...] = (
 async def test_a_new_database_has_the_objects_beyond_the_mapping(empty, monkeypatch, is_possible):
     """A trigger and its table are created where they can be, and are not another program's."""
     listed = tuple(dataclasses.replace(each, is_possible=is_possible) for each in COUNTED)
+    listed += added_objects.ADDED_OBJECTS
     monkeypatch.setattr(added_objects, "ADDED_OBJECTS", listed)
 
     async with open_catalog(empty.target) as catalog:

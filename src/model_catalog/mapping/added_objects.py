@@ -12,11 +12,13 @@ program's objects and the filters for a host's Alembic ask `added_names` and `ad
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
 from sqlalchemy import Connection, Table
+
+from model_catalog.mapping.search_index import objects
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,22 @@ class AddedObject:
     """Whether the database can have it, as an extension that is not everywhere; None: always."""
 
 
+def _search_objects() -> Iterator[AddedObject]:
+    tables = {objects.STATE: objects.CREATE_STATE, objects.CHANGES: objects.CREATE_CHANGES}
+    for name, sql in tables.items():
+        yield AddedObject(name, "models", "sqlite", sql, frozenset({name}))
+    for name, sql in objects.CREATE_TRIGGERS.items():
+        yield AddedObject(name, "models", "sqlite", sql)
+    can_have_index = objects.can_have_index
+    created = objects.INDEX_TABLES
+    yield AddedObject(
+        objects.INDEX, "models", "sqlite", objects.CREATE_INDEX, created, can_have_index
+    )
+    yield AddedObject("pg_trgm", "models", "postgresql", objects.CREATE_EXTENSION)
+    for name, sql in objects.CREATE_POSTGRESQL_INDEXES.items():
+        yield AddedObject(name, "models", "postgresql", sql)
+
+
 ADDED_OBJECTS: Final[tuple[AddedObject, ...]] = (
     # A SQLite file lists by name without it, see repository/statements/index_ranges.py.
     AddedObject(
@@ -50,6 +68,7 @@ ADDED_OBJECTS: Final[tuple[AddedObject, ...]] = (
         dialect="postgresql",
         sql="CREATE INDEX ix_models_name ON models (host, reference, provider, version)",
     ),
+    *_search_objects(),
 )
 """All of them, in the order of their creation."""
 
@@ -59,9 +78,10 @@ def added_names() -> frozenset[str]:
     return frozenset(each.name for each in ADDED_OBJECTS)
 
 
-def added_tables() -> frozenset[str]:
-    """Return the names of the tables without a class, on every database."""
-    return frozenset().union(*(each.tables for each in ADDED_OBJECTS))
+def added_tables(dialect: str | None = None) -> frozenset[str]:
+    """Return the names of the tables without a class, on one kind of database or on every one."""
+    listed = (each for each in ADDED_OBJECTS if dialect in (None, each.dialect))
+    return frozenset().union(*(each.tables for each in listed))
 
 
 def create_added_objects(

@@ -23,6 +23,7 @@ from model_catalog.errors import SchemaOutOfDateError
 from model_catalog.mapping.base import Base
 from model_catalog.mapping.column_types import MAX_TIMESTAMP, MIN_TIMESTAMP, UnixTimestamp
 from model_catalog.mapping.revisions import VERSION_TABLE
+from model_catalog.mapping.search_index.inspection import find_problem
 from model_catalog.schema.host_objects import refused_changes
 from model_catalog.schema.migration_lock import broken_references
 from model_catalog.schema.postgres_schema import enter_schema
@@ -96,12 +97,20 @@ def _find_problems(connection: sa.Connection) -> list[str]:
         problems += [f"foreign_key_check: {table}" for table, *_ in broken]
         problems += refused_changes(connection)
     problems += _odd_values(connection)
+    problems += _search_problems(connection)
     context = MigrationContext.configure(
         connection,
         opts={"version_table": VERSION_TABLE, **autogenerate_options(connection.dialect.name)},
     )
     differences = compare_metadata(context, Base.metadata)
     return problems + [f"schema: {difference}" for difference in differences]
+
+
+def _search_problems(connection: sa.Connection) -> Iterator[str]:
+    # The schema was entered, so it is the default one.
+    problem = find_problem(connection, None)
+    if problem is not None:
+        yield f"search index: {problem}; `model-catalog db upgrade` completes it"
 
 
 def _odd_values(connection: sa.Connection) -> Iterator[str]:

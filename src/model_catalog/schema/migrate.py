@@ -7,6 +7,7 @@ import logging
 import threading
 import time
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
@@ -16,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from model_catalog.concurrency.completion import run_to_completion
 from model_catalog.concurrency.retry import DEFAULT_OPEN_TIMEOUT_S
 from model_catalog.concurrency.threads import to_thread
+from model_catalog.connection.database_info import catalog_schema
 from model_catalog.connection.engines import database_info
 from model_catalog.connection.error_mapping import to_catalog_error
 from model_catalog.connection.interruption.interruptible_run import InterruptibleRun
@@ -34,6 +36,7 @@ from model_catalog.mapping.revisions import (
     known_revisions,
     revision_number,
 )
+from model_catalog.mapping.search_index.inspection import complete_index, needs_completion
 from model_catalog.schema.host_objects import keep_host_objects
 from model_catalog.schema.migration_lock import migration_transaction
 from model_catalog.schema.revision import (
@@ -41,12 +44,13 @@ from model_catalog.schema.revision import (
     DatabaseRevision,
     current_revision,
     detect_revision,
+    read_from,
     require_known_revision,
 )
 from model_catalog.schema.revision_runner import create_tables, import_alembic, run_revisions
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Coroutine, Iterator
 
 # One migration at a time on an engine. The pool of a database in memory gives all tasks the same
 # connection, so that the database's own lock could not keep two migrations apart.
@@ -67,7 +71,8 @@ async def upgrade(
     Upgrade a database to a revision. All migrations run in one transaction.
 
     A missing SQLite file is created, and the table of the Rust daemon rbee-hive is adopted. If the
-    database is at the revision already, no lock is taken. Otherwise one process migrates at a time;
+    database is at the revision already, no lock is taken, unless its search index is to be
+    completed. Otherwise one process migrates at a time;
     if it fails, is cancelled or is killed, the database stays unchanged. Before a SQLite file with
     models is migrated, it is backed up to a file beside it; the last three such backups are kept.
     Tables of a catalog without a version table are recognized if they are exactly at a known
@@ -97,6 +102,8 @@ async def upgrade(
         target, create=True, wait_s=timeout_s, shared=shared, schema=schema
     ) as database:
         await migrate_to(database, revision)
+        if resolve_revision(revision, database.name) == head_revision():
+            await _complete_search_index(database)
 
 
 async def downgrade(
@@ -127,19 +134,62 @@ async def migrate_to(database: OpenDatabase, revision: str, *, down: bool = Fals
         return
 
     watch = _MigrationWatch(database)
+    await _run_alone(database, _migrate(database, current, goal, watch, down=down), watch)
+
+
+async def _run_alone(
+    database: OpenDatabase, migration: Coroutine[Any, Any, None], watch: _MigrationWatch
+) -> None:
+    """Run a migration to its end, while no other migrates on the engine."""
     is_server = database.engine.dialect.name != "sqlite"
     engine_lock = _engine_locks.setdefault(database.engine.sync_engine, threading.Lock())
-    while not engine_lock.acquire(blocking=False):  # noqa: ASYNC110 - a lock of all loops
-        await asyncio.sleep(0.01)
+    try:
+        while not engine_lock.acquire(blocking=False):  # noqa: ASYNC110 - a lock of all loops
+            await asyncio.sleep(0.01)
+    except BaseException:
+        migration.close()
+        raise
     try:
         await run_to_completion(
-            _migrate(database, current, goal, watch, down=down),
+            migration,
             watch.cancel,
             timeout_s=database.wait_s if is_server else None,
             on_timeout=watch.interrupt_if_silent,
         )
     finally:
         engine_lock.release()
+
+
+async def _complete_search_index(database: OpenDatabase) -> None:
+    """Create, rebuild or fill the search index of a database at the newest revision."""
+    schema = catalog_schema(database.engine.sync_engine)
+    if not await read_from(database, partial(needs_completion, schema=schema)):
+        return
+    watch = _MigrationWatch(database)
+
+    def run(connection: sa.Connection) -> None:
+        with watch.watching_statements(connection):
+            complete_index(connection, schema)
+
+    async def complete() -> None:
+        with watch.run:
+            try:
+                async with migration_transaction(
+                    database.engine,
+                    database.name,
+                    watch.cancelled,
+                    create=False,
+                    wait_s=database.wait_s,
+                    run=watch.run,
+                ) as connection:
+                    await connection.run_sync(run)
+            except _MigrationCancelledError:
+                raise asyncio.CancelledError from None
+            except sa.exc.SQLAlchemyError as error:
+                raise to_migration_error(error, database.name, head_revision()) from error
+
+    await _run_alone(database, complete(), watch)
+    log.info("completed the search index of the catalog at %s", database.name)
 
 
 def resolve_revision(revision: str, name: str) -> str:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import sqlite3
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from functools import partial
+from typing import Final, TypeVar
 
 import sqlalchemy as sa
 
@@ -30,8 +32,11 @@ from model_catalog.mapping.revisions import (
     head_revision,
     known_revisions,
 )
+from model_catalog.mapping.search_index.objects import has_index
 from model_catalog.schema.postgres_schema import require_schema, require_usable_schema
 from model_catalog.schema.recognition import recognize_revision
+
+T = TypeVar("T")
 
 APPLICATION_ID: Final = 0x4D436174
 """`MCat`, in the header of our own SQLite files: https://www.sqlite.org/fileformat2.html#application_id"""
@@ -73,15 +78,28 @@ class DatabaseRevision:
         return self.revision is not None and self.recorded is None
 
 
+class SchemaState(tuple[str | None, str]):  # noqa: SLOT001 - a pair with an attribute
+    """The revision of a database, and the newest revision that this package knows."""
+
+    has_search_index: bool = False
+    """
+    Whether the filter `search` has an index; without one it reads every model.
+
+    It needs the newest revision, and SQLite with FTS5 from 3.34 or PostgreSQL with `pg_trgm`.
+    """
+
+
 async def schema_state(
     target: Target | None = None,
     *,
     shared: bool = False,
     schema: str | None = None,
     timeout_s: float = DEFAULT_OPEN_TIMEOUT_S,
-) -> tuple[str | None, str]:
+) -> SchemaState:
     """
     Return the revision of a catalog database, and the newest revision that this package knows.
+
+    The `has_search_index` of the pair tells whether a search reads an index, or every model.
 
     The first is None for an empty database, and for a file of the Rust daemon rbee-hive, which
     records no revision. Takes no write lock and changes nothing. Waits `timeout_s` seconds for
@@ -94,7 +112,15 @@ async def schema_state(
     async with open_database(
         target, create=False, wait_s=timeout_s, shared=shared, schema=schema
     ) as database:
-        return (await current_revision(database)).revision, head_revision()
+        current = (await current_revision(database)).revision
+        state = SchemaState((current, head_revision()))
+        if current == head_revision():
+            state.has_search_index = await read_from(database, _has_search_index)
+        return state
+
+
+def _has_search_index(connection: sa.Connection) -> bool:
+    return has_index(connection, catalog_schema(connection))
 
 
 async def current_revision(database: OpenDatabase) -> DatabaseRevision:
@@ -103,25 +129,34 @@ async def current_revision(database: OpenDatabase) -> DatabaseRevision:
 
     Raises ForeignDatabaseError, and CatalogBusyError if it stays locked for `database.wait_s`.
     """
+    return await read_from(
+        database, partial(detect_revision, name=database.name, shared=database.shared)
+    )
+
+
+async def read_from(database: OpenDatabase, function: Callable[[sa.Connection], T]) -> T:
+    """
+    Return what a function reads from an open database, without a lock.
+
+    Raises CatalogBusyError if the database stays locked for `database.wait_s`.
+    """
     sync_engine = database.sync_engine
 
-    def detect(engine: sa.Engine) -> DatabaseRevision:
+    def read(engine: sa.Engine) -> T:
         with map_errors(database.name), engine.connect() as connection:
-            return detect_revision(connection, database.name, shared=database.shared)
+            return function(connection)
 
     if sync_engine is not None:
-        return await retry_while_busy(lambda: to_thread(detect, sync_engine), database.wait_s)
+        return await retry_while_busy(lambda: to_thread(read, sync_engine), database.wait_s)
 
-    async def attempt(run: InterruptibleRun, lock_wait_s: float) -> DatabaseRevision:
+    async def attempt(run: InterruptibleRun, lock_wait_s: float) -> T:
         with run:
             async with database.engine.connect() as connection:
                 run.set_connection(connection)
                 await set_timeouts(connection, lock_wait_s, math.inf)
                 if not database.create:
                     await connection.run_sync(require_schema, database.name)
-                found = await connection.run_sync(
-                    detect_revision, database.name, shared=database.shared
-                )
+                found = await connection.run_sync(function)
                 run.mark_read_done()
             return found
         return run.result  # type: ignore[no-any-return]

@@ -26,8 +26,11 @@ async def db_upgrade(options: Namespace) -> int:
 
 async def db_current(options: Namespace) -> int:
     """Print the revision of the database."""
-    current, head = await schema_state(options.db, schema=options.schema)
+    state = await schema_state(options.db, schema=options.schema)
+    current, head = state
     print_line(current or "none")
+    if current == head and not state.has_search_index:
+        print_notice("without an index, `--search` reads every model")
     print_notice("this is the newest" if current == head else f"the newest is {head}")
     return DONE
 

@@ -19,6 +19,7 @@ from model_catalog.domain.search_text import SEARCHED_FIELDS, fold_case
 from model_catalog.domain.validation import utc_now
 from model_catalog.errors import InvalidModelError
 from model_catalog.execution.executor import Operation, write_alone
+from model_catalog.mapping.search_index.indexing import MAX_WAITING, index_if_many_wait
 from model_catalog.mapping.tables import Model
 from model_catalog.repository.operations.registration import (
     StatementKey,
@@ -81,7 +82,10 @@ def write_batches(connection: Connection, rows: BulkRows) -> int:
     for batch in rows.batches:
         upsert = upsert_model(connection.dialect.name, *batch.statement_key, returning=False)
         upsert.execute_many(connection, {**batch.columns, "host": [host] * batch.row_count})
-    return sum(batch.row_count for batch in rows.batches)
+    count = sum(batch.row_count for batch in rows.batches)
+    if connection.dialect.name == "sqlite":
+        index_if_many_wait(connection, max(MAX_WAITING, 2 * count))
+    return count
 
 
 async def collect_rows(models: Iterable[ModelInput]) -> list[RowTuple]:

@@ -38,6 +38,7 @@ from model_catalog.domain.ndjson import ImportLine, LineError
 from model_catalog.domain.search_text import fold_case, search_columns
 from model_catalog.errors import InvalidImportError, InvalidModelError
 from model_catalog.execution.executor import Operation, read, write_alone
+from model_catalog.mapping.search_index.indexing import MAX_WAITING, index_if_many_wait
 from model_catalog.repository.operations.model_files import FILE_COLUMNS
 from model_catalog.repository.statements.filters import (
     FILES,
@@ -190,6 +191,8 @@ def write_import(connection: Connection, value: ImportedModels) -> WrittenLines:
     refused: list[LineError] = []
     for page in value.pages():
         written += _write_page(connection, page, value, refused)
+    if connection.dialect.name == "sqlite":
+        index_if_many_wait(connection, max(MAX_WAITING, 2 * written))
     return WrittenLines(written, tuple(refused))
 
 

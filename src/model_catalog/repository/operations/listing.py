@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any, Final, Generic, TypeAlias, TypeVar, cast
 
@@ -32,6 +32,7 @@ from model_catalog.execution.prepared_statement import (
     convert_in_slices,
     fetch_cached,
 )
+from model_catalog.mapping.search_index.condition import use_index
 from model_catalog.mapping.tables import Model
 from model_catalog.repository.statements.filters import (
     Filters,
@@ -65,7 +66,7 @@ _WINDOW_FACTOR: Final = 64
 _MAX_WINDOW: Final = 50_000
 """Of this many models, a scan of a million is no slower than their search by id."""
 
-_SELECTIVE_FILTERS: Final = {"reference", "ids", "digest", "tags", "any_tags", "search"}
+_SELECTIVE_FILTERS: Final = {"reference", "ids", "digest", "tags", "any_tags"}
 """Filters that have an index of their own, or that few models pass."""
 
 _FEW: Final = 1_000
@@ -204,6 +205,10 @@ def _fetch_fastest(connection: Connection, query: PageQuery[T]) -> list[T]:
     """Read a page from an index, if it is faster than to sort all models."""
     page = query.page
     dialect = connection.dialect.name
+    where, is_narrow = use_index(connection, query.where, for_page=page.is_walkable)
+    if is_narrow:
+        # Few models, by id.
+        return _fetch_sorted(connection, replace(query, where=where, is_common=True))
     is_searched = dialect == "sqlite" and query.where
     if is_searched and _are_few(connection, query):
         return _fetch_sorted(connection, query, reads_all=False)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from functools import lru_cache
 from itertools import groupby
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 from sqlalchemy import Connection
 from sqlalchemy.orm.attributes import instance_state
@@ -19,6 +19,7 @@ from model_catalog.domain.validation import utc_now
 from model_catalog.errors import InvalidModelError
 from model_catalog.execution.executor import Operation, write
 from model_catalog.execution.prepared_statement import Row, sqlite_driver
+from model_catalog.mapping.search_index.indexing import index_if_many_wait
 from model_catalog.mapping.tables import Model
 from model_catalog.repository.statements.models import (
     ID_INDEX,
@@ -35,6 +36,9 @@ from model_catalog.repository.statements.row_conversion import (
     to_model,
     to_models,
 )
+
+# So that one registration in this many looks whether many models wait to be indexed.
+_INDEX_STEP: Final = 256
 
 StatementKey: TypeAlias = tuple[tuple[str, ...], tuple[str, ...]]
 """The columns of a row, and those of them that overwrite an existing row; both sorted."""
@@ -160,6 +164,8 @@ def register_one(connection: Connection, row: UpsertRow) -> Model:
         insert = insert_if_absent(dialect.name, row.names)
         new_id = insert.insert_on_driver(driver, dialect, values)
         if new_id is not None:
+            if not new_id % _INDEX_STEP:
+                index_if_many_wait(connection, 2 * _INDEX_STEP)
             return model_from_insert(new_id, values)
     upsert = upsert_model(dialect.name, *row.statement_key, returning=True)
     (stored,) = upsert.fetch_all(connection, values)
@@ -168,6 +174,8 @@ def register_one(connection: Connection, row: UpsertRow) -> Model:
         if is_new:
             # It has no tags: one round trip less.
             return to_model([*stored, None])
+    if dialect.name == "sqlite" and not stored[ID_INDEX] % _INDEX_STEP:
+        index_if_many_wait(connection, 2 * _INDEX_STEP)
     (tags,) = select_tags(dialect.name).fetch_all(connection, {"id": stored[ID_INDEX]})
     return to_model([*stored, *tags])
 

@@ -34,6 +34,7 @@ from model_catalog.domain.file_record import FileState
 from model_catalog.domain.search_text import fold_case
 from model_catalog.errors import InvalidModelError
 from model_catalog.mapping.child_tables import ModelFile, ModelTag
+from model_catalog.mapping.search_index.condition import ContainsText, use_index
 from model_catalog.mapping.tables import Model
 
 MODELS: Final = cast("Table", Model.__table__)
@@ -65,8 +66,16 @@ def of_host(connection: Connection) -> ColumnElement[bool]:
 def own_models(
     connection: Connection, where: Sequence[ColumnElement[bool]] = ()
 ) -> list[ColumnElement[bool]]:
-    """Return the conditions of a statement about many models: the catalog's host, and `where`."""
+    """
+    Return the conditions of a statement about many models: the catalog's host, and `where`.
+
+    For a search it reads the search index.
+    """
     host = host_of(connection)
+    where, is_narrow = use_index(connection, where, for_page=False)
+    if is_narrow and connection.dialect.name == "sqlite":
+        # The candidates of a search are read by id.
+        return [is_own(host), *where]
     if connection.dialect.name != "sqlite" or any(map(_has_index_of_host, where)):
         return [model_columns.host == host, *where]
     return [is_own(host), *where]
@@ -215,15 +224,7 @@ def _has_kind(field: str, value: object, _dialect: str) -> ColumnElement[bool]:
 
 
 def _contains(field: str, value: object, dialect: str) -> ColumnElement[bool]:
-    text = fold_case(validation.search(field, value))
-    # LIKE has wildcards to escape, a maximum pattern length, and its own rules for case.
-    position = func.instr if dialect == "sqlite" else func.strpos
-    with_tag = select(TAGS.c.model_id).where(position(TAGS.c.folded, text) > 0)
-    return or_(
-        position(model_columns.reference_folded, text) > 0,
-        position(model_columns.description_folded, text) > 0,
-        model_columns.id.in_(with_tag),
-    )
+    return ContainsText(fold_case(validation.search(field, value)), dialect)
 
 
 def _has_all(field: str, value: object, _dialect: str) -> ColumnElement[bool]:

@@ -13,6 +13,7 @@ from model_catalog.connection.database_info import host_of
 from model_catalog.domain.fields import KEY_FIELDS, UNIQUE_COLUMNS
 from model_catalog.domain.file_record import BEING_DELETED, FileRecord
 from model_catalog.execution.executor import read, write_alone
+from model_catalog.mapping.search_index.indexing import MAX_WAITING, index_if_many_wait
 from model_catalog.repository.model_catalog import ModelCatalog, executor_of
 from model_catalog.repository.statements.filters import (
     FILES,
@@ -211,6 +212,8 @@ def write_store(connection: Connection, value: _StoreSync) -> set[ModelKey]:
     ]
     copy_labels(connection, copies)
     _update_aliases(connection, value.aliases, ids)
+    if connection.dialect.name == "sqlite":
+        index_if_many_wait(connection, max(MAX_WAITING, 2 * len(value.models)))
     return {model.key for model in value.models if model.key not in ids}
 
 

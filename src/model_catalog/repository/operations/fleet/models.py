@@ -13,6 +13,7 @@ from model_catalog.domain import fields, key_validation, validation
 from model_catalog.errors import InvalidModelError
 from model_catalog.execution.executor import Operation, read
 from model_catalog.execution.prepared_statement import convert_in_slices
+from model_catalog.mapping.search_index.condition import use_index
 from model_catalog.mapping.tables import Model
 from model_catalog.repository.statements.filters import Filters, build_where, model_columns
 from model_catalog.repository.statements.row_conversion import select_models, to_models
@@ -53,6 +54,7 @@ def fetch_page(
 ) -> list[Model]:
     """Return the models that meet all conditions, by host, provider, reference and version."""
     where, limit = page
+    where, _ = use_index(connection, where, for_page=limit is not None)
     models = select_models(connection.dialect.name).where(*where).order_by(*_ORDER)
     if limit is not None:
         models = models.limit(limit)

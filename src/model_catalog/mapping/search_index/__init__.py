@@ -1,0 +1,1 @@
+"""The index of the filter `search`: its objects in a database, its filling, and its use."""
