@@ -79,14 +79,16 @@ def find_in_sqlite(connection: Connection, text: str, *, for_page: bool) -> Cand
     rarest = sorted(run(_PROBE, (probed,)), key=lambda row: (row[1] is not None, -(row[1] or 0)))
     query = " AND ".join(row[0] for row in rarest[:_USED])
     nth = rarest[0][1]
-    if for_page and nth is not None and nth <= _PERHAPS_COMMON:
-        if nth <= _COMMON:
-            return None
-        sample = run(_MATCH, (query, _SAMPLE)).scalars().all()
-        if len(sample) == _SAMPLE and sample[-1] <= _PERHAPS_COMMON:
-            return None
+    if for_page and nth is not None and nth <= _COMMON:
+        return None
     share = _PAGE_CANDIDATES if for_page else max(_PAGE_CANDIDATES, indexed_to // _MAX_SHARE)
     limit = min(share, _MAX_CANDIDATES)
+    if nth is not None and nth <= _PERHAPS_COMMON:
+        sample = run(_MATCH, (query, _SAMPLE)).scalars().all()
+        if len(sample) == _SAMPLE and (
+            sample[-1] <= _PERHAPS_COMMON if for_page else _SAMPLE * indexed_to > limit * sample[-1]
+        ):
+            return None
     rows = run(_FIND, (query, limit + 1)).all()
     changed = sum(is_changed for is_changed, _ in rows)
     if len(rows) - changed > limit or changed == 2 * MAX_CHANGES:
