@@ -13,6 +13,7 @@ from sqlalchemy import create_engine, inspect
 from sqlalchemy.pool import StaticPool
 
 from model_catalog import InvalidModelError, Model
+from model_catalog.mapping.base import Base
 from model_catalog.repository.operations.bulk_registration import (
     BulkRows,
     build_batches,
@@ -236,6 +237,7 @@ async def test_sqlite_gets_one_parameter_for_each_column_of_a_row():
     engine = create_engine("sqlite://", connect_args={"factory": Driver}, poolclass=StaticPool)
     rows = await collect_rows([{**VALUES, "size_bytes": 7, "digest": "sha256:" + "ab" * 32}])
     with engine.connect() as connection:
+        Base.metadata.create_all(connection)
         write_batches(connection, BulkRows(rows))
     engine.dispose()
 
