@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable, Mapping
+import sqlite3
+import statistics
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
-from benchmarks.contenders import Contender, contender_spec
+from benchmarks.contenders import CATALOG, Contender, contender_spec
 from benchmarks.harness.benchmark import Environment
 from benchmarks.harness.rounds import Result, Sample, run_rounds
 from benchmarks.harness.workloads import (
@@ -19,6 +23,7 @@ from benchmarks.harness.workloads import (
     register_new,
     remove,
 )
+from model_catalog import ModelCatalog, Sort
 
 MAX_RATIO: Final = 3.0
 """A cost is constant if the largest catalog costs at most this many times the smallest."""
@@ -31,7 +36,42 @@ _CALLS: Final[Mapping[str, WorkloadFunction]] = {
     "page, filtered and sorted": page,
 }
 CONSTANT_CALLS: Final = tuple(name for name in _CALLS if name != "page, filtered and sorted")
-"""The other call filters and sorts by columns without an index, and reads every row."""
+"""The other call of every contender filters and sorts, which the others do by reading every row."""
+
+PAGE_ORDERS: Final[Mapping[str, Sort]] = {
+    "newest": Sort.DOWNLOADED_AT,
+    "size": Sort.SIZE_BYTES,
+    "last use": Sort.LAST_USED_AT,
+    "use count": Sort.USE_COUNT,
+    "name": Sort.REFERENCE,
+}
+PAGE_FILTERS: Final[Mapping[str, Mapping[str, Any]]] = {
+    "": {},
+    "provider": {"provider": "hf"},
+    "architecture": {"architecture": "llama"},
+    "format": {"format": "gguf"},
+    "quantization": {"quantization": "Q4_K_M"},
+    "store": {"store": "huggingface"},
+    "architecture of 2 %": {"architecture": "rwkv"},
+    "rare provider": {"provider": "civitai"},
+    "rare store": {"store": "kaggle"},
+}
+"""Values that 20 % of the models have or more, unless the name says otherwise; rare: 0.05 %."""
+
+# Of each hundred models four are used, two have a rare architecture, half state it in a header.
+_MORE_VALUES: Final = """
+UPDATE models SET use_count = 1 + id % 7, last_used_at = 1700000000 + id * 7919 % 1000000
+    WHERE id % 25 = 1;
+UPDATE models SET store = CASE id % 2000 WHEN 8 THEN 'kaggle' ELSE 'huggingface' END,
+    store_root = '/store' WHERE id % 4 = 0;
+UPDATE models SET architecture = 'rwkv' WHERE id % 50 = 2;
+UPDATE models SET claimed_architecture = architecture, architecture = NULL WHERE id % 2 = 1;
+INSERT INTO models (provider, reference, local_path, size_bytes, downloaded_at, architecture)
+    SELECT 'civitai', reference, local_path, size_bytes, downloaded_at, architecture
+    FROM models WHERE id % 2000 = 9;
+"""
+_PAGE: Final = 50
+_LONG_PAGE: Final = 500
 
 
 @dataclass(frozen=True)
@@ -52,7 +92,99 @@ class Growth:
     @property
     def is_constant(self) -> bool | None:
         """Whether it grows no faster than the depth of an index; None if it reads every row."""
-        return self.ratio <= MAX_RATIO if self.call in CONSTANT_CALLS else None
+        is_compared = self.call in CONSTANT_CALLS or self.call.startswith("page by")
+        return self.ratio <= MAX_RATIO if is_compared else None
+
+
+@dataclass(frozen=True)
+class Paging:
+    """Reading a whole catalog in pages of 500."""
+
+    order: str
+    pages: int
+    first_s: float
+    """The median of the first nine pages."""
+    last_s: float
+    """The median of the last nine full pages."""
+
+    @property
+    def ratio(self) -> float:
+        """The cost of a last page, as a multiple of a first one."""
+        return self.last_s / self.first_s
+
+
+async def measure_paging(environment: Environment, name: str, rows: int) -> list[Paging]:
+    """Read all models in pages, in each order that has an index."""
+    spec = contender_spec(name)
+    target = await environment.databases.target(spec, rows, private=True)
+    add_values(target)
+    contender = spec.make()
+    await contender.open(target, environment.settings.durability)
+    catalog: ModelCatalog = contender.catalog  # type: ignore[attr-defined]
+    found = []
+    for order, sort in PAGE_ORDERS.items():
+        seconds = [each async for each in _page_times(catalog, sort)]
+        full = seconds[: rows // _LONG_PAGE]
+        first, last = (statistics.median(part) for part in (full[:9], full[-9:]))
+        found.append(Paging(order, len(full), first, last))
+    await contender.close()
+    environment.databases.discard(target)
+    return found
+
+
+async def _page_times(catalog: ModelCatalog, sort: Sort) -> AsyncIterator[float]:
+    last = None
+    while True:
+        start = time.perf_counter()
+        models = await catalog.list_rows(sort=sort, limit=_LONG_PAGE, after=last)
+        yield time.perf_counter() - start
+        if not models:
+            return
+        last = models[-1]
+
+
+def format_paging(found: list[Paging]) -> str:
+    """A table for a terminal."""
+    lines = ["paging through all models, 500 a page: the last pages against the first"]
+    for each in found:
+        word = "flat" if each.ratio <= MAX_RATIO else "NOT FLAT"
+        lines.append(
+            f"  {each.order:<12} {each.pages:,} pages, {each.first_s * 1e3:.1f} ms and"
+            f" {each.last_s * 1e3:.1f} ms: {each.ratio:.2f}x, {word}"
+        )
+    return "\n".join(lines)
+
+
+def add_values(target: str) -> None:
+    """Add used models, stores, claimed and rare values to a SQLite file."""
+    with closing(sqlite3.connect(target)) as raw:
+        raw.execute("PRAGMA synchronous = OFF")
+        raw.executescript(f"BEGIN; {_MORE_VALUES} COMMIT")
+        raw.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+
+def page_calls() -> dict[str, WorkloadFunction]:
+    """Return the pages of 50 in each order, alone and behind each filter, by their names."""
+    return {
+        f"page by {order}, {behind or 'alone'}": _page_call(sort, filters)
+        for order, sort in PAGE_ORDERS.items()
+        for behind, filters in PAGE_FILTERS.items()
+    }
+
+
+def is_drawn(call: str) -> bool:
+    """Whether the chart has a line of the call."""
+    return not call.startswith("page by") or call.endswith("alone")
+
+
+def _page_call(sort: Sort, filters: Mapping[str, Any]) -> WorkloadFunction:
+    async def read_pages(turn: Turn) -> None:
+        catalog: ModelCatalog = turn.contender.catalog  # type: ignore[attr-defined]
+        with turn.timed(10):
+            for _ in range(10):
+                await catalog.list_models(sort=sort, limit=_PAGE, **filters)
+
+    return read_pages
 
 
 async def measure_growth(environment: Environment, name: str, largest: int) -> list[Growth]:
@@ -61,11 +193,14 @@ async def measure_growth(environment: Environment, name: str, largest: int) -> l
     sizes = [10**power for power in range(2, round(math.log10(largest)) + 1)]
     opened: dict[int, Contender] = {}
     targets = {rows: await environment.databases.target(spec, rows, private=True) for rows in sizes}
+    has_pages = name == CATALOG
     for rows in sizes:
+        if has_pages:
+            add_values(targets[rows])
         opened[rows] = spec.make()
         await opened[rows].open(targets[rows], environment.settings.durability)
     found = []
-    for call, function in _CALLS.items():
+    for call, function in (_CALLS | (page_calls() if has_pages else {})).items():
         result = await run_rounds(
             {f"{rows}": _turn_runner(function, opened[rows], rows) for rows in sizes},
             environment.settings.rounds,

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
-from benchmarks.cases.growth import Growth
+from benchmarks.cases.growth import MAX_RATIO, Growth, Paging
 from benchmarks.contenders import CONTENDERS
 from benchmarks.harness.benchmark import Settings
 from benchmarks.harness.rounds import Result
@@ -67,8 +67,8 @@ def to_markdown(
     return "\n".join(parts)
 
 
-def growth_to_markdown(found: Mapping[str, Sequence[Growth]]) -> str:
-    """A table for each contender: microseconds per call at each number of models."""
+def growth_to_markdown(found: Mapping[str, Sequence[Growth]], paging: Sequence[Paging] = ()) -> str:
+    """A table for each contender: microseconds per call at each number of models; and of paging."""
     parts = [_WRITTEN]
     for name, grown in found.items():
         counts = sorted({rows for each in grown for rows in each.seconds})
@@ -85,6 +85,20 @@ def growth_to_markdown(found: Mapping[str, Sequence[Growth]]) -> str:
         ]
         heads = (f"{name}, us per call", *(f"{count:,}" for count in counts), "in total", "")
         parts.append(_table(heads, rows))
+    if paging:
+        heads = ("pages of 500, by", "pages", "first, us", "last, us", "ratio", "")
+        lines = [
+            (
+                each.order,
+                f"{each.pages:,}",
+                _microseconds(each.first_s),
+                _microseconds(each.last_s),
+                report.format_ratio(each.ratio),
+                "flat" if each.ratio <= MAX_RATIO else "not flat",
+            )
+            for each in paging
+        ]
+        parts.append(_table(heads, lines))
     return "\n".join(parts)
 
 

@@ -338,8 +338,22 @@ async def test_growth_is_measured_at_each_size(tmp_path):
 
     found = await growth.measure_growth(environment, CATALOG, 1000)
 
-    assert [each.call for each in found] == [*growth.CONSTANT_CALLS, "page, filtered and sorted"]
+    calls = [*growth.CONSTANT_CALLS, "page, filtered and sorted", *growth.page_calls()]
+    assert [each.call for each in found] == calls
     assert all(list(each.seconds) == [100, 1000] for each in found)
+
+
+async def test_paging_is_measured_in_each_order_of_an_index(tmp_path):
+    """All models are read, and the last pages are compared with the first."""
+    contenders = {"sqlite": [], "postgresql": []}
+    environment = Environment(contenders, DatabaseFiles(tmp_path), tmp_path, ONE_ROUND)
+
+    found = await growth.measure_paging(environment, CATALOG, 1000)
+
+    assert [(each.order, each.pages) for each in found] == [
+        (order, 2) for order in growth.PAGE_ORDERS
+    ]
+    assert "2 pages" in growth.format_paging(found)
 
 
 async def test_the_hive_upgrade_and_its_baseline_produce_the_same_rows(tmp_path):
