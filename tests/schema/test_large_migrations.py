@@ -113,8 +113,8 @@ def test_a_million_models_are_migrated_while_others_read(million, capsys):
         print(
             f"\n{MODELS:,} models: {seconds:.1f} s, the file grew from {size / MEBIBYTE:.0f} to"
             f" {million.stat().st_size / MEBIBYTE:.0f} MiB, with the backup and the log"
-            f" {largest / MEBIBYTE:.0f} MiB at most, {memory / MEBIBYTE:.0f} MiB of memory above the imports;"
-            f" {reads} reads, the longest {longest * 1e3:.0f} ms"
+            f" {largest / MEBIBYTE:.0f} MiB at most, {memory / MEBIBYTE:.0f} MiB of memory"
+            f" above the imports; {reads} reads, the longest {longest * 1e3:.0f} ms"
         )
     assert process.returncode == 0
     assert revision(million) == head_revision()
