@@ -165,6 +165,9 @@ _ALL: Final = (
     *_not_slower("memory peak of list 100k", "ORMs"),
     *_not_slower("memory peak of list 100k", "ORMs", contender=ROWS_CATALOG),
     Target("total of 1M", CATALOG, SQLITE_BASELINE, 1.1),
+    # The driver reads all rows, as the catalog did before it had counters.
+    Target("count behind a filter, 1M", CATALOG, SQLITE_BASELINE, 0.2),
+    Target("total behind a filter, 1M", CATALOG, SQLITE_BASELINE, 0.2),
     Target("open, warm", CATALOG, SQLITE_BASELINE, 2.0),
     Target("open, warm", CATALOG, "SQLAlchemy ORM and Alembic", 1.0),
     Target("open, cold process: Alembic imported (1) or not (0)", CATALOG, ALLOWED, 1.0),

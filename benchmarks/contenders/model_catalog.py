@@ -77,6 +77,12 @@ class Catalog:
     async def total(self) -> int:
         return await self.catalog.get_total_size()
 
+    async def count_behind(self, architecture: str) -> int:
+        return await self.catalog.count_models(architecture=architecture)
+
+    async def total_behind(self, architecture: str) -> int:
+        return await self.catalog.get_total_size(architecture=architecture)
+
     async def stats(self) -> Any:
         return await self.catalog.stats()
 

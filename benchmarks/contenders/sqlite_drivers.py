@@ -11,6 +11,7 @@ import aiosqlite
 
 from benchmarks.harness.models_table import (
     BUSY_TIMEOUT_S,
+    COUNT_BEHIND,
     FIND,
     LIST,
     NEWEST,
@@ -18,6 +19,7 @@ from benchmarks.harness.models_table import (
     REMOVE,
     STATS,
     TOTAL,
+    TOTAL_BEHIND,
     UPSERT,
     USE,
     Registration,
@@ -128,6 +130,16 @@ class Aiosqlite:
 
     async def total(self) -> int:
         async with self.connection() as raw, raw.execute(TOTAL) as cursor:
+            (total,) = await cursor.fetchone() or (0,)
+            return int(total)
+
+    async def count_behind(self, architecture: str) -> int:
+        async with self.connection() as raw, raw.execute(COUNT_BEHIND, (architecture,)) as cursor:
+            (count,) = await cursor.fetchone() or (0,)
+            return int(count)
+
+    async def total_behind(self, architecture: str) -> int:
+        async with self.connection() as raw, raw.execute(TOTAL_BEHIND, (architecture,)) as cursor:
             (total,) = await cursor.fetchone() or (0,)
             return int(total)
 

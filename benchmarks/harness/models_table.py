@@ -119,6 +119,8 @@ PAGE: Final = (
     " ORDER BY size_bytes DESC NULLS LAST, provider, reference, version LIMIT ?"
 )
 TOTAL: Final = "SELECT coalesce(sum(size_bytes), 0) FROM models"
+COUNT_BEHIND: Final = "SELECT count(*) FROM models WHERE architecture = ?"
+TOTAL_BEHIND: Final = "SELECT coalesce(sum(size_bytes), 0) FROM models WHERE architecture = ?"
 STATS: Final = (
     "SELECT provider, format, architecture, quantization, count(*), sum(size_bytes)"
     " FROM models GROUP BY 1, 2, 3, 4"

@@ -285,6 +285,18 @@ async def total(turn: Turn) -> None:
     require_correct(size > 0)
 
 
+async def count_behind(turn: Turn) -> None:
+    with turn.timed(1):
+        count = await turn.contender.count_behind("llama")
+    require_correct(count > 0)
+
+
+async def total_behind(turn: Turn) -> None:
+    with turn.timed(1):
+        size = await turn.contender.total_behind("llama")
+    require_correct(size > 0)
+
+
 async def read_stats(turn: Turn) -> None:
     with turn.timed(1):
         await turn.contender.stats()
@@ -406,6 +418,22 @@ WORKLOADS: Final = (
     Workload("total of 100k", total, rows=100_000, method="total"),
     Workload(
         "total of 1M", total, rows=MILLION, skip_when_quick=True, method="total", has_target=True
+    ),
+    Workload(
+        "count behind a filter, 1M",
+        count_behind,
+        rows=MILLION,
+        skip_when_quick=True,
+        method="count_behind",
+        has_target=True,
+    ),
+    Workload(
+        "total behind a filter, 1M",
+        total_behind,
+        rows=MILLION,
+        skip_when_quick=True,
+        method="total_behind",
+        has_target=True,
     ),
     Workload("stats of 100k", read_stats, rows=100_000, method="stats"),
     Workload("stats of 1M", read_stats, rows=MILLION, skip_when_quick=True, method="stats"),

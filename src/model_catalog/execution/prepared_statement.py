@@ -170,18 +170,22 @@ class PreparedStatement:
         cursor = driver.execute(compiled.text, compiled.parameters(values))
         return cursor.lastrowid if cursor.rowcount else None
 
-    def execute_many(self, connection: Connection, columns: Mapping[str, Sequence[Any]]) -> None:
-        """Execute the statement once for each row; `columns` has the values of each parameter."""
+    def execute_many(self, connection: Connection, columns: Mapping[str, Sequence[Any]]) -> int:
+        """
+        Execute the statement once for each row; `columns` has the values of each parameter.
+
+        Returns the number of rows that changed. It is unknown, and too small, with some drivers.
+        """
         driver = sqlite_driver(connection)
         if driver is not None:
             compiled = self._compile_once(connection.dialect)
-            driver.executemany(compiled.text, compiled.parameter_rows(columns))
-        else:
-            rows = zip(*columns.values(), strict=True)
-            while part := list(islice(rows, _ROWS_AT_ONCE)):
-                connection.execute(
-                    self._statement, [dict(zip(columns, row, strict=True)) for row in part]
-                )
+            return driver.executemany(compiled.text, compiled.parameter_rows(columns)).rowcount
+        rows = zip(*columns.values(), strict=True)
+        changed = 0
+        while part := list(islice(rows, _ROWS_AT_ONCE)):
+            values = [dict(zip(columns, row, strict=True)) for row in part]
+            changed += max(connection.execute(self._statement, values).rowcount, 0)
+        return changed
 
     def _compile_once(self, dialect: Dialect) -> _Compiled:
         if self._compiled is None:

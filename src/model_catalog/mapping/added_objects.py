@@ -60,6 +60,100 @@ def _search_objects() -> Iterator[AddedObject]:
         yield AddedObject(name, "models", "postgresql", sql)
 
 
+COUNTED_KEY: Final = "host, provider, format, architecture, quantization, store"
+"""The columns that have a counter for each combination of their values, in `model_totals`."""
+
+_WATCHED: Final = (
+    "id, host, provider, format, claimed_format, architecture, claimed_architecture,"
+    " quantization, claimed_quantization, store, size_bytes"
+)
+_IS_COUNTED: Final = "<= (SELECT counted_to FROM model_totals_progress)"
+
+
+def counted_values(row: str) -> str:
+    """
+    Return the SQL of the values of COUNTED_KEY in a row of `models`, with 0 in place of NULL.
+
+    No value of a column of type TEXT is the number 0.
+    """
+    effective = (
+        f"coalesce({row}.{name}, {row}.claimed_{name}, 0)"
+        for name in ("format", "architecture", "quantization")
+    )
+    return ", ".join((f"{row}.host", f"{row}.provider", *effective, f"coalesce({row}.store, 0)"))
+
+
+def _change_counter(row: str, sign: str, condition: str) -> str:
+    return (
+        f"UPDATE model_totals SET models = models {sign} 1,"  # noqa: S608
+        f" high = high {sign} (coalesce({row}.size_bytes, 0) >> 32),"
+        f" low = low {sign} (coalesce({row}.size_bytes, 0) & 4294967295)"
+        f" WHERE ({COUNTED_KEY}) = ({counted_values(row)}){condition};"
+    )
+
+
+def _add_to_counter(condition: str = "") -> str:
+    return (
+        f"INSERT INTO model_totals ({COUNTED_KEY}, models, high, low)"  # noqa: S608
+        f" SELECT {counted_values('NEW')}, 0, 0, 0 WHERE NOT EXISTS"
+        f" (SELECT 1 FROM model_totals WHERE ({COUNTED_KEY}) = ({counted_values('NEW')}))"
+        f"{condition}; {_change_counter('NEW', '+', condition)}"
+    )
+
+
+def _subtract_from_counter(condition: str = "") -> str:
+    return (
+        f"{_change_counter('OLD', '-', condition)}"  # noqa: S608
+        f" DELETE FROM model_totals WHERE ({COUNTED_KEY}) = ({counted_values('OLD')})"
+        " AND models = 0;"
+    )
+
+
+def _counter_trigger(event: str, what: str, condition: str, body: str) -> AddedObject:
+    name = f"model_totals_{event.lower()}"
+    sql = f"CREATE TRIGGER {name} AFTER {event}{what} ON models WHEN {condition} BEGIN {body} END"
+    return AddedObject(name=name, table="models", dialect="sqlite", sql=sql)
+
+
+# The columns of the key have no type: with one, SQLite would convert the number 0 to text. There
+# is no other constraint: with one, SQLite would keep a journal for each INSERT into `models`, which
+# makes a bulk registration twice as slow.
+_COUNTERS: Final = (
+    AddedObject(
+        name="model_totals",
+        table="models",
+        dialect="sqlite",
+        sql=f"CREATE TABLE model_totals ({COUNTED_KEY}, models INTEGER, high INTEGER, low INTEGER,"
+        f" PRIMARY KEY ({COUNTED_KEY})) WITHOUT ROWID",
+        tables=frozenset({"model_totals"}),
+    ),
+    AddedObject(
+        name="model_totals_progress",
+        table="models",
+        dialect="sqlite",
+        sql="CREATE TABLE model_totals_progress (id INTEGER PRIMARY KEY, counted_to INTEGER)",
+        tables=frozenset({"model_totals_progress"}),
+    ),
+    # A model with a larger id is not counted yet. Ids below are inserted only by other programs,
+    # or after the model with the largest id was removed.
+    _counter_trigger("INSERT", "", f"NEW.id {_IS_COUNTED}", _add_to_counter()),
+    _counter_trigger(
+        "DELETE",
+        "",
+        f"OLD.id {_IS_COUNTED}",
+        f"{_subtract_from_counter()} UPDATE model_totals_progress"  # noqa: S608
+        " SET counted_to = (SELECT coalesce(max(id), 0) FROM models)"
+        " WHERE counted_to > (SELECT coalesce(max(id), 0) FROM models);",
+    ),
+    _counter_trigger(
+        "UPDATE",
+        f" OF {_WATCHED}",
+        " OR ".join(f"OLD.{name} IS NOT NEW.{name}" for name in _WATCHED.split(", ")),
+        f"{_subtract_from_counter(f' AND OLD.id {_IS_COUNTED}')}"
+        f" {_add_to_counter(f' AND NEW.id {_IS_COUNTED}')}",
+    ),
+)
+
 ADDED_OBJECTS: Final[tuple[AddedObject, ...]] = (
     # A SQLite file lists by name without it, see repository/statements/index_ranges.py.
     AddedObject(
@@ -69,6 +163,7 @@ ADDED_OBJECTS: Final[tuple[AddedObject, ...]] = (
         sql="CREATE INDEX ix_models_name ON models (host, reference, provider, version)",
     ),
     *_search_objects(),
+    *_COUNTERS,
 )
 """All of them, in the order of their creation."""
 

@@ -20,6 +20,12 @@ from model_catalog.connection.open_database import OpenDatabase, find_damage, op
 from model_catalog.connection.target import Target
 from model_catalog.domain import validation
 from model_catalog.errors import SchemaOutOfDateError
+from model_catalog.mapping.added_objects import (
+    ADDED_OBJECTS,
+    COUNTED_KEY,
+    added_tables,
+    counted_values,
+)
 from model_catalog.mapping.base import Base
 from model_catalog.mapping.column_types import MAX_TIMESTAMP, MIN_TIMESTAMP, UnixTimestamp
 from model_catalog.mapping.revisions import VERSION_TABLE
@@ -96,6 +102,7 @@ def _find_problems(connection: sa.Connection) -> list[str]:
         broken = sorted(broken_references(connection), key=str)
         problems += [f"foreign_key_check: {table}" for table, *_ in broken]
         problems += refused_changes(connection)
+        problems += _missing_objects(connection) or _wrong_counters(connection)
     problems += _odd_values(connection)
     problems += _search_problems(connection)
     context = MigrationContext.configure(
@@ -111,6 +118,46 @@ def _search_problems(connection: sa.Connection) -> Iterator[str]:
     problem = find_problem(connection, None)
     if problem is not None:
         yield f"search index: {problem}; `model-catalog db upgrade` completes it"
+
+
+def _missing_objects(connection: sa.Connection) -> list[str]:
+    """Name the triggers and tables beyond the mapping that do not exist or are another's."""
+    rows = connection.exec_driver_sql("SELECT name, sql FROM sqlite_master")
+    existing: dict[str, str | None] = {row[0]: row[1] for row in rows}
+    return [
+        f"schema: {each.name} is missing or was changed; it is created by: {each.sql}"
+        for each in ADDED_OBJECTS
+        if each.dialect == "sqlite"
+        and each.is_possible is None
+        and existing.get(each.name) != each.sql
+    ]
+
+
+def _wrong_counters(connection: sa.Connection) -> Iterator[str]:
+    """
+    Compare the counters with the models that they count.
+
+    They differ after a REPLACE of another program, or after its changes with triggers turned off.
+    """
+    if "model_totals" not in added_tables():
+        return
+    stored = f"SELECT {COUNTED_KEY}, models, high, low FROM model_totals"  # noqa: S608
+    counted = (
+        f"SELECT {counted_values('models')}, count(*), sum(coalesce(size_bytes, 0) >> 32),"  # noqa: S608
+        " sum(coalesce(size_bytes, 0) & 4294967295) FROM models"
+        " WHERE id <= (SELECT counted_to FROM model_totals_progress) GROUP BY 1, 2, 3, 4, 5, 6"
+    )
+    wrong = connection.exec_driver_sql(
+        "SELECT (SELECT count(*) FROM model_totals_progress) AND"  # noqa: S608
+        f" (EXISTS (SELECT * FROM ({stored}) EXCEPT SELECT * FROM ({counted}))"
+        f" OR EXISTS (SELECT * FROM ({counted}) EXCEPT SELECT * FROM ({stored})))"
+    ).scalar()
+    if wrong:
+        yield (
+            "model_totals: the counters are not those of the models, because another program has"
+            " changed models without triggers. Counts and totals may be wrong. Execute"
+            " DELETE FROM model_totals_progress, and the catalog counts the models again"
+        )
 
 
 def _odd_values(connection: sa.Connection) -> Iterator[str]:

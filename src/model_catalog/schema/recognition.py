@@ -8,12 +8,13 @@ from typing import Any, Final, TypeAlias
 import sqlalchemy as sa
 
 from model_catalog.connection.database_info import catalog_schema
-from model_catalog.mapping.added_objects import added_names
+from model_catalog.mapping.added_objects import ADDED_OBJECTS, added_names
 from model_catalog.mapping.base import Base
 from model_catalog.mapping.revisions import head_revision
 from model_catalog.schema.revision_runner import run_revisions
 
 _MAX_DIFFERENCES: Final = 3
+_ADDED: Final = "added object "
 _KINDS: Final = {
     "integer": sa.Integer,
     "string": sa.String,
@@ -37,8 +38,9 @@ def recognize_revision(connection: sa.Connection) -> tuple[str | None, str]:
     takes about half a second.
     """
     found = _structure(connection)
+    is_sqlite = connection.dialect.name == "sqlite"
     differences = {
-        revision: _differences(found, reference)
+        revision: _differences(found, reference if is_sqlite else _without_added(reference))
         for revision, reference in _reference_structures().items()
     }
     # Of two equally similar revisions the newer one needs fewer migrations.
@@ -48,6 +50,14 @@ def recognize_revision(connection: sa.Connection) -> tuple[str | None, str]:
         return nearest, ""
     more = ", ..." if listed[_MAX_DIFFERENCES:] else ""
     return None, f"most like revision {nearest}, but {', '.join(listed[:_MAX_DIFFERENCES])}{more}"
+
+
+def _without_added(structure: _Structure) -> _Structure:
+    """Return a structure without the objects that only SQLite has."""
+    return {
+        table: frozenset(fact for fact in facts if not fact.startswith(_ADDED))
+        for table, facts in structure.items()
+    }
 
 
 def _differences(found: _Structure, reference: _Structure) -> list[str]:
@@ -82,13 +92,27 @@ def _reference_structures() -> dict[str, _Structure]:
 def _structure(connection: sa.Connection) -> _Structure:
     inspector = sa.inspect(connection)
     schema = catalog_schema(connection)
+    added = _added_facts(connection)
     return {
         table: frozenset(
-            _column_facts(inspector, table, schema) | _constraint_facts(inspector, table, schema)
+            _column_facts(inspector, table, schema)
+            | _constraint_facts(inspector, table, schema)
+            | added.get(table, set())
         )
         for table in Base.metadata.tables
         if inspector.has_table(table, schema)
     }
+
+
+def _added_facts(connection: sa.Connection) -> dict[str, set[str]]:
+    """Return a fact for each object beyond the mapping that every SQLite database can have."""
+    facts: dict[str, set[str]] = {}
+    if connection.dialect.name == "sqlite":
+        existing = set(connection.exec_driver_sql("SELECT name FROM sqlite_master").scalars())
+        for each in ADDED_OBJECTS:
+            if each.dialect == "sqlite" and each.is_possible is None and each.name in existing:
+                facts.setdefault(each.table, set()).add(f"{_ADDED}{each.name}")
+    return facts
 
 
 def _column_facts(inspector: sa.Inspector, table: str, schema: str | None) -> set[str]:

@@ -51,6 +51,7 @@ from model_catalog.repository.statements.model_key import ALIASES
 from model_catalog.repository.statements.models import insert_into
 from model_catalog.repository.statements.postgres_batches import array_table
 from model_catalog.repository.statements.row_conversion import aggregate_children
+from model_catalog.repository.statements.totals.model_totals import count_new_models
 
 OnConflict: TypeAlias = Literal["keep", "replace", "newer"]
 """What an import does with a model that exists."""
@@ -253,6 +254,7 @@ def _write_lines_of_page(
     _insert_tags(connection, lines)
     _insert_files(connection, lines)
     _insert_aliases(connection, lines, moves=on_conflict != "keep")
+    count_new_models(connection)
     return len(lines)
 
 

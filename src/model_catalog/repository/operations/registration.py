@@ -36,9 +36,10 @@ from model_catalog.repository.statements.row_conversion import (
     to_model,
     to_models,
 )
+from model_catalog.repository.statements.totals.model_totals import count_new_models
 
-# So that one registration in this many looks whether many models wait to be indexed.
-_INDEX_STEP: Final = 256
+# So that one registration in this many looks whether many models wait to be indexed or counted.
+_STEP: Final = 256
 
 StatementKey: TypeAlias = tuple[tuple[str, ...], tuple[str, ...]]
 """The columns of a row, and those of them that overwrite an existing row; both sorted."""
@@ -164,8 +165,8 @@ def register_one(connection: Connection, row: UpsertRow) -> Model:
         insert = insert_if_absent(dialect.name, row.names)
         new_id = insert.insert_on_driver(driver, dialect, values)
         if new_id is not None:
-            if not new_id % _INDEX_STEP:
-                index_if_many_wait(connection, 2 * _INDEX_STEP)
+            if not new_id % _STEP:
+                _keep_up(connection)
             return model_from_insert(new_id, values)
     upsert = upsert_model(dialect.name, *row.statement_key, returning=True)
     (stored,) = upsert.fetch_all(connection, values)
@@ -174,10 +175,15 @@ def register_one(connection: Connection, row: UpsertRow) -> Model:
         if is_new:
             # It has no tags: one round trip less.
             return to_model([*stored, None])
-    if dialect.name == "sqlite" and not stored[ID_INDEX] % _INDEX_STEP:
-        index_if_many_wait(connection, 2 * _INDEX_STEP)
+    if dialect.name == "sqlite" and not stored[ID_INDEX] % _STEP:
+        _keep_up(connection)
     (tags,) = select_tags(dialect.name).fetch_all(connection, {"id": stored[ID_INDEX]})
     return to_model([*stored, *tags])
+
+
+def _keep_up(connection: Connection) -> None:
+    index_if_many_wait(connection, 2 * _STEP)
+    count_new_models(connection)
 
 
 def register_in_one_statement(connection: Connection, row: UpsertRow) -> Model:

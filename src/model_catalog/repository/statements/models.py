@@ -89,15 +89,23 @@ def select_tags(dialect: str) -> PreparedStatement:
 # of combinations.
 @lru_cache(maxsize=64)
 def upsert_model(
-    dialect: str, names: tuple[str, ...], changed: tuple[str, ...], *, returning: bool
+    dialect: str,
+    names: tuple[str, ...],
+    changed: tuple[str, ...],
+    *,
+    returning: bool,
+    max_id: bool = False,
 ) -> PreparedStatement:
     """
     Insert a row with `host` and the columns `names`, or set the columns `changed` of the known row.
 
+    With `max_id` a known row changes only if its id is at most the parameter `max_id`.
+
     With `returning` it returns the row as `select_models` does, but without the tags. On PostgreSQL
     the last value is whether the row is new: it then has no tags.
     """
-    upsert = _set_on_conflict(insert_into(MODELS, dialect), changed)
+    where = model_columns.id <= bindparam("max_id", type_=model_columns.id.type) if max_id else None
+    upsert = _set_on_conflict(insert_into(MODELS, dialect), changed, where)
     return PreparedStatement(
         upsert.returning(*_returned_columns(dialect)) if returning else upsert, ("host", *names)
     )
@@ -124,7 +132,10 @@ def upsert_with_tags(names: tuple[str, ...], changed: tuple[str, ...]) -> Prepar
 @lru_cache(maxsize=64)
 def insert_if_absent(dialect: str, names: tuple[str, ...]) -> PreparedStatement:
     """Insert a row with the columns `names` and `host`, unless its key exists."""
-    insert = insert_into(MODELS, dialect)
+    # A statement that can fail halfway, and whose table has triggers, keeps a journal of its own in
+    # SQLite: that takes as long as the INSERT. OR FAIL does not undo what one row has written, but
+    # all constraints of a row are checked before.
+    insert = insert_into(MODELS, dialect).prefix_with("OR FAIL", dialect="sqlite")
     return PreparedStatement(
         insert.on_conflict_do_nothing(index_elements=UNIQUE_COLUMNS), ("host", *names)
     )
@@ -149,12 +160,14 @@ def upsert_arrays(names: tuple[str, ...], changed: tuple[str, ...]) -> PreparedS
 
 
 def _set_on_conflict(
-    insert: sqlite.Insert | postgresql.Insert, changed: tuple[str, ...]
+    insert: sqlite.Insert | postgresql.Insert,
+    changed: tuple[str, ...],
+    where: ColumnElement[bool] | None = None,
 ) -> sqlite.Insert | postgresql.Insert:
     new: dict[str, ColumnElement[Any]] = {name: insert.excluded[name] for name in changed}
     new |= reset_absence(reset_stale_results(new), new)
     new["download_count"] = _increment(model_columns.download_count)
-    return insert.on_conflict_do_update(index_elements=UNIQUE_COLUMNS, set_=new)
+    return insert.on_conflict_do_update(index_elements=UNIQUE_COLUMNS, set_=new, where=where)
 
 
 def _returned_columns(dialect: str) -> Sequence[ColumnElement[Any]]:

@@ -24,6 +24,7 @@ from model_catalog.repository.statements.filters import (
 )
 from model_catalog.repository.statements.model_key import ALIASES
 from model_catalog.repository.statements.models import insert_into
+from model_catalog.repository.statements.totals.model_totals import count_new_models
 from model_catalog.upkeep.queries.label_copies import LabelCopy, copy_labels
 
 F: Final = FILES.c
@@ -231,7 +232,9 @@ def _insert_models(connection: Connection, models: Sequence[ModelToStore]) -> di
     inserted = connection.execute(
         insert.returning(model_columns.id, *(model_columns[name] for name in KEY_FIELDS)), rows
     )
-    return {(row[1], row[2], row[3]): row[0] for row in inserted}
+    ids = {(row[1], row[2], row[3]): row[0] for row in inserted}
+    count_new_models(connection)
+    return ids
 
 
 def _update_models(connection: Connection, models: Sequence[ModelToStore]) -> dict[ModelKey, int]:
