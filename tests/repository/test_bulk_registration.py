@@ -236,11 +236,16 @@ async def test_sqlite_gets_one_parameter_for_each_column_of_a_row():
 
     engine = create_engine("sqlite://", connect_args={"factory": Driver}, poolclass=StaticPool)
     rows = await collect_rows([{**VALUES, "size_bytes": 7, "digest": "sha256:" + "ab" * 32}])
-    with engine.connect() as connection:
+    with engine.begin() as connection:
         Base.metadata.create_all(connection)
+        connection.exec_driver_sql(
+            "INSERT INTO models (provider, reference, local_path) VALUES ('hf', 'known', '/')"
+        )
         write_batches(connection, BulkRows(rows))
     engine.dispose()
 
-    ((text, (parameters,)),) = statements
-    columns = re.match(r"INSERT INTO models \(([^)]*)\)", text)[1].split(", ")
-    assert len(parameters) == text.count("?") == len(columns)
+    (insert, (inserted,)), (upsert, (upserted,)) = statements
+    columns = re.match(r"INSERT OR FAIL INTO models \(([^)]*)\)", insert)[1].split(", ")
+    assert len(inserted) == insert.count("?") == len(columns)
+    # And the largest id that a known row can have.
+    assert len(upserted) == upsert.count("?") == len(columns) + 1

@@ -20,8 +20,8 @@ from model_catalog.connection.open_database import OpenDatabase, find_damage, op
 from model_catalog.connection.target import Target
 from model_catalog.domain import validation
 from model_catalog.errors import SchemaOutOfDateError
+from model_catalog.mapping import added_objects
 from model_catalog.mapping.added_objects import (
-    ADDED_OBJECTS,
     COUNTED_KEY,
     added_tables,
     counted_values,
@@ -126,7 +126,7 @@ def _missing_objects(connection: sa.Connection) -> list[str]:
     existing: dict[str, str | None] = {row[0]: row[1] for row in rows}
     return [
         f"schema: {each.name} is missing or was changed; it is created by: {each.sql}"
-        for each in ADDED_OBJECTS
+        for each in added_objects.ADDED_OBJECTS
         if each.dialect == "sqlite"
         and each.is_possible is None
         and existing.get(each.name) != each.sql

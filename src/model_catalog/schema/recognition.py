@@ -8,7 +8,8 @@ from typing import Any, Final, TypeAlias
 import sqlalchemy as sa
 
 from model_catalog.connection.database_info import catalog_schema
-from model_catalog.mapping.added_objects import ADDED_OBJECTS, added_names
+from model_catalog.mapping import added_objects
+from model_catalog.mapping.added_objects import added_names
 from model_catalog.mapping.base import Base
 from model_catalog.mapping.revisions import head_revision
 from model_catalog.schema.revision_runner import run_revisions
@@ -109,7 +110,7 @@ def _added_facts(connection: sa.Connection) -> dict[str, set[str]]:
     facts: dict[str, set[str]] = {}
     if connection.dialect.name == "sqlite":
         existing = set(connection.exec_driver_sql("SELECT name FROM sqlite_master").scalars())
-        for each in ADDED_OBJECTS:
+        for each in added_objects.ADDED_OBJECTS:
             if each.dialect == "sqlite" and each.is_possible is None and each.name in existing:
                 facts.setdefault(each.table, set()).add(f"{_ADDED}{each.name}")
     return facts
