@@ -14,6 +14,7 @@ from benchmarks.cases import (
     long_calls,
     model_files,
     processes,
+    search,
 )
 from benchmarks.harness.benchmark import Benchmark
 from benchmarks.harness.call_benchmarks import call_benchmark
@@ -35,6 +36,7 @@ BENCHMARKS: Final[tuple[Benchmark, ...]] = (
     *hub_download.BENCHMARKS,
     *leases.BENCHMARKS,
     *long_calls.BENCHMARKS,
+    *search.BENCHMARKS,
     *fleet.BENCHMARKS,
     *model_files.BENCHMARKS,
 )

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
-from benchmarks.cases import fleet, hub_download, leases, long_calls, processes
+from benchmarks.cases import fleet, hub_download, leases, long_calls, processes, search
 from benchmarks.cases.model_files import FILES_PER_MODEL, QUICK_SIZES, Sizes, row_titles
 from benchmarks.contenders import (
     ASYNCPG_CATALOG,
@@ -180,6 +180,8 @@ _ALL: Final = (
     Target("download of 3 files of 100 MB", hub_download.NORMAL, hub_download.LIBRARY, 1.05),
     Target(leases.PRESENT, CATALOG, leases.FIND, 1.1),
     Target(leases.LEASES, CATALOG, ALLOWED, 1.0),
+    Target(search.RARE_WORD, CATALOG, search.EVERY_MODEL, 1 / 25),
+    Target(search.COMMON_WORD, CATALOG, search.EVERY_MODEL, 1.2),
     Target(fleet.WHO_HAS, CATALOG, ALLOWED, 1.0),
     Target(fleet.TOTALS, CATALOG, ALLOWED, 1.0),
     Target(fleet.FIND, CATALOG, fleet.ONE_HOST, 1.2),
