@@ -64,7 +64,7 @@ UPDATE models SET use_count = 1 + id % 7, last_used_at = 1700000000 + id * 7919 
     WHERE id % 25 = 1;
 UPDATE models SET store = CASE id % 2000 WHEN 8 THEN 'kaggle' ELSE 'huggingface' END,
     store_root = '/store' WHERE id % 4 = 0;
-UPDATE models SET architecture = 'rwkv' WHERE id % 50 = 2;
+UPDATE models SET architecture = 'rwkv' WHERE id % 49 = 2;
 UPDATE models SET claimed_architecture = architecture, architecture = NULL WHERE id % 2 = 1;
 INSERT INTO models (provider, reference, local_path, size_bytes, downloaded_at, architecture)
     SELECT 'civitai', reference, local_path, size_bytes, downloaded_at, architecture

@@ -52,6 +52,8 @@ class Range:
 
     condition: ColumnElement[bool]
     order: tuple[ColumnElement[Any], ...]
+    equal: ColumnElement[bool] | None = None
+    """The value that all of them have. SQLite takes it to be rare, and uses its index."""
 
 
 def value_ranges(
@@ -67,7 +69,7 @@ def value_ranges(
     if after is None:
         return [Range(column.is_not(None), order)]
     is_later = column < after if descending else column > after
-    return [Range(and_(column == after, LATER_KEY), KEY), Range(is_later, order)]
+    return [Range(LATER_KEY, KEY, column == after), Range(is_later, order)]
 
 
 def null_range(column: ColumnElement[Any], *, is_after: bool) -> Range:
@@ -141,7 +143,8 @@ def select_ids(
     for number, each in enumerate(ranges):
         before = (select(func.count()).select_from(part).scalar_subquery() for part in found)
         missing = reduce(operator.sub, before, LIMIT)
-        models = select(model_columns.id).where(OWN, *where, each.condition)
+        equal = () if each.equal is None else (each.equal,)
+        models = select(model_columns.id).where(OWN, *where, each.condition, *equal)
         inner = models.order_by(*each.order).limit(LIMIT).subquery()
         found.append(select(inner.c.id).limit(missing).cte(f"range_{number}"))
     return select(union_all(*(select(part.c.id) for part in found)).subquery())
@@ -151,7 +154,11 @@ def select_in_order(ranges: Sequence[Range], columns: Sequence[ColumnElement[Any
     """Select columns of the first `limit` models of these ranges, in their order, on SQLite."""
     queries = [
         select(*columns)
-        .where(hint("likely", OWN), each.condition)
+        .where(
+            hint("likely", OWN),
+            each.condition,
+            *(() if each.equal is None else (hint("unlikely", each.equal),)),
+        )
         .order_by(*each.order)
         .limit(LIMIT)
         for each in ranges
