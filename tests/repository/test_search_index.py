@@ -15,7 +15,6 @@ from model_catalog import Model, Sort, open_catalog, schema_state, upgrade
 from model_catalog.domain.search_text import fold_case
 from model_catalog.mapping.search_index import indexing, objects
 from model_catalog.repository.operations import listing, statistics
-from model_catalog.repository.statements.filters import build_where
 from model_catalog.repository.statements.row_conversion import to_models
 
 # Every script and every kind of character that folding, trigrams or LIKE could treat specially.
@@ -306,11 +305,10 @@ async def test_a_search_reads_its_candidates_by_id(sqlite_file, filters, is_anal
     event.listen(
         engine, "before_cursor_execute", lambda *found: statements.append((found[2], found[3]))
     )
-    where = build_where({"search": "needle", **filters}, "sqlite")
-
     with engine.connect() as connection:
         listing.fetch_page(connection, a_page({"search": "needle", **filters}))
-        statistics.count_models(connection, where)
+        count = statistics.count({"search": "needle", **filters}, "sqlite")
+        count.run_one(connection, count.value)
         plans = [
             [row[3] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {sql}", values)]
             for sql, values in list(statements)

@@ -62,6 +62,11 @@ def _compile_condition(element: ContainsText, compiler: Any, **options: Any) -> 
     return f"({compiler.process(element.clauses.clauses[0], **options)})"
 
 
+def has_text(where: Sequence[ColumnElement[bool]]) -> bool:
+    """Return whether one of the conditions is a search."""
+    return any(isinstance(each, ContainsText) for each in where)
+
+
 def use_index(
     connection: Connection, where: Sequence[ColumnElement[bool]], *, for_page: bool
 ) -> tuple[list[ColumnElement[bool]], bool]:

@@ -32,7 +32,7 @@ from model_catalog.execution.prepared_statement import (
     convert_in_slices,
     fetch_cached,
 )
-from model_catalog.mapping.search_index.condition import use_index
+from model_catalog.mapping.search_index.condition import has_text, use_index
 from model_catalog.mapping.tables import Model
 from model_catalog.repository.statements.filters import (
     Filters,
@@ -214,7 +214,9 @@ def _fetch_fastest(connection: Connection, query: PageQuery[T]) -> list[T]:
         return _fetch_sorted(connection, query, reads_all=False)
     if not page.is_walkable:
         return _fetch_sorted(connection, query)
-    if is_searched or (dialect == "sqlite" and page.is_by_name):
+    # A page of models with a common text, the newest first, is soon read.
+    is_text_walked = page.order.is_default and has_text(query.where)
+    if (is_searched and not is_text_walked) or (dialect == "sqlite" and page.is_by_name):
         return _search_first(connection, query)
     values = {**query.values, "host": host_of(connection)}
     if query.where:
