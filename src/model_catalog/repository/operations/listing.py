@@ -215,7 +215,7 @@ def _fetch_fastest(connection: Connection, query: PageQuery[T]) -> list[T]:
     if not page.is_walkable:
         return _fetch_sorted(connection, query)
     # A page of models with a common text, the newest first, is soon read.
-    is_text_walked = page.order.is_default and has_text(query.where)
+    is_text_walked = page.order.is_default and not page.is_continued and has_text(query.where)
     if (is_searched and not is_text_walked) or (dialect == "sqlite" and page.is_by_name):
         return _search_first(connection, query)
     values = {**query.values, "host": host_of(connection)}
