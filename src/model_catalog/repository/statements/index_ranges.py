@@ -30,6 +30,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.sql import visitors
 from sqlalchemy.sql.util import ClauseAdapter
+from sqlalchemy.types import NullType
 
 from model_catalog.domain.fields import KEY_FIELDS
 from model_catalog.execution.prepared_statement import raw_column
@@ -157,7 +158,7 @@ def select_in_order(ranges: Sequence[Range], columns: Sequence[ColumnElement[Any
         .where(
             hint("likely", OWN),
             each.condition,
-            *(() if each.equal is None else (hint("unlikely", each.equal),)),
+            *(() if each.equal is None else (_rare(each.equal),)),
         )
         .order_by(*each.order)
         .limit(LIMIT)
@@ -168,6 +169,14 @@ def select_in_order(ranges: Sequence[Range], columns: Sequence[ColumnElement[Any
     # SQLite reads one query of a UNION ALL after the other, until it has as many rows as the limit.
     parts = union_all(*(select(query.subquery()) for query in queries))
     return select(parts.limit(LIMIT).subquery())
+
+
+def _rare(condition: ColumnElement[bool]) -> ColumnElement[Any]:
+    # `unlikely` is too weak: SQLite would read all later keys in order, rather than sort.
+    rare: ColumnElement[Any] = func.likelihood(
+        condition, literal_column("0.00001"), type_=NullType()
+    )
+    return rare
 
 
 def select_first_of(
