@@ -17,11 +17,14 @@ from benchmarks.harness.rounds import Result, Sample, run_rounds
 from benchmarks.harness.workloads import (
     Turn,
     WorkloadFunction,
+    count_behind,
     find,
     newest,
     page,
+    read_stats,
     register_new,
     remove,
+    total_behind,
 )
 from model_catalog import ModelCatalog, Sort
 
@@ -37,6 +40,13 @@ _CALLS: Final[Mapping[str, WorkloadFunction]] = {
 }
 CONSTANT_CALLS: Final = tuple(name for name in _CALLS if name != "page, filtered and sorted")
 """The other call of every contender filters and sorts, which the others do by reading every row."""
+
+SUM_CALLS: Final[Mapping[str, WorkloadFunction]] = {
+    "count behind a filter": count_behind,
+    "total behind a filter": total_behind,
+    "stats": read_stats,
+}
+"""Calls of the catalog about all models. They count the rows of an index, and `stats` the files."""
 
 PAGE_ORDERS: Final[Mapping[str, Sort]] = {
     "newest": Sort.DOWNLOADED_AT,
@@ -200,7 +210,7 @@ async def measure_growth(environment: Environment, name: str, largest: int) -> l
         opened[rows] = spec.make()
         await opened[rows].open(targets[rows], environment.settings.durability)
     found = []
-    for call, function in (_CALLS | (page_calls() if has_pages else {})).items():
+    for call, function in (_CALLS | (SUM_CALLS | page_calls() if has_pages else {})).items():
         result = await run_rounds(
             {f"{rows}": _turn_runner(function, opened[rows], rows) for rows in sizes},
             environment.settings.rounds,
