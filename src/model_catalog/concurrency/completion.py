@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Generator
+from functools import partial
+from types import coroutine
 from typing import Any, Final, TypeVar
 
 from model_catalog.concurrency.forks import fork_count, start_task
@@ -72,6 +74,59 @@ async def wait_until_done(future: asyncio.Future[Any], forks: int) -> None:
         except asyncio.CancelledError:
             # anyio cancels again in every iteration of the loop until its scope is left.
             continue
+
+
+async def hold_cancellation(
+    work: Coroutine[Any, Any, T], undo: Callable[[T], Coroutine[Any, Any, object]] | None = None
+) -> T:
+    """
+    Run `work` in the caller's task; deliver no cancellation while it only yields to the loop.
+
+    A cancellation is delivered at the next wait for something, or after the end of `work`. Then
+    `undo` is called with its result. Use it around a checkout from a pool of SQLAlchemy, and around
+    the return to it. psycopg may call `asyncio.sleep(0)` there, when it changes the mode of a
+    connection. A cancellation at that moment would lose the connection and its place in the pool.
+    """
+    result, held = await _run_holding(work)
+    if held is None:
+        return result
+    if undo is not None:
+        await _run_holding(undo(result))
+    raise held
+
+
+@coroutine
+def _run_holding(
+    work: Coroutine[Any, Any, T],
+) -> Generator[Any, Any, tuple[T, asyncio.CancelledError | None]]:
+    """Run `work`; return its result, and the cancellation that was not delivered."""
+    held: asyncio.CancelledError | None = None
+    step: Callable[[], Any] = partial(work.send, None)
+    while True:
+        try:
+            future = step()
+        except StopIteration as ended:
+            return ended.value, held
+        except Exception as error:
+            if held is not None:
+                raise held from error
+            raise
+        if held is not None and future is not None and future.cancel():
+            # As asyncio does for a task that is cancelled before it waits.
+            held = None
+        try:
+            step = partial(work.send, (yield future))
+        except GeneratorExit:
+            work.close()
+            raise
+        except asyncio.CancelledError as error:
+            if future is None:
+                held = error
+                step = partial(work.send, None)
+            else:
+                step = partial(work.throw, error)
+        except BaseException as error:  # noqa: BLE001 - `work` gets it, as from `await`
+            step = partial(work.throw, error)
 
 
 def _call_after_timeout(

@@ -23,15 +23,15 @@ class CatalogUnavailableError(CatalogError):
     """
     The database cannot be opened or reached: `target` and `reason`.
 
-    If `outcome_unknown` is true, COMMIT was sent and its answer was lost: the changes of the call
-    may have been kept. If it is false, nothing of the call was kept.
+    If `outcome_unknown` is true, the server did not confirm a COMMIT, or the only statement of a
+    write: the changes of the call may have been kept. If it is false, nothing of it was kept.
     """
 
     def __init__(self, target: str, reason: str, *, outcome_unknown: bool = False) -> None:
         if outcome_unknown:
             message = (
-                f"the answer of the catalog at {target} to COMMIT was lost: {reason}. It is not "
-                f"known whether the changes of this call were kept: read them before you repeat it"
+                f"the catalog at {target} did not confirm a write: {reason}. It is not known "
+                f"whether the changes of this call were kept: read them before you repeat it"
             )
         else:
             message = f"the catalog at {target} cannot be reached or opened: {reason}"

@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.util import greenlet_spawn
 
 from model_catalog.concurrency.batching import Coalescer
+from model_catalog.concurrency.completion import hold_cancellation
 from model_catalog.concurrency.context_managers import inner_contextmanager
 from model_catalog.concurrency.ownership import HostOwner, LoopOwner
 from model_catalog.concurrency.retry import MIN_TIMEOUT_S, Backoff
@@ -268,12 +269,12 @@ class PostgresExecutor:
         """Run a function that is one SELECT, without a transaction."""
         with run:
             try:
-                return await greenlet_spawn(self._look_up, function, value, run)
+                return await hold_cancellation(greenlet_spawn(self._look_up, function, value, run))
             except BaseException as error:
                 # As in begin_transaction.
                 if not run.reconnects_after(error):
                     raise
-            return await greenlet_spawn(self._look_up, function, value, run)
+            return await hold_cancellation(greenlet_spawn(self._look_up, function, value, run))
         return run.result  # type: ignore[no-any-return]
 
     def _look_up(
@@ -312,12 +313,12 @@ class PostgresExecutor:
         step = partial(self._run_statement, self._sessions, function, operation, run, backoff)
         with run:
             try:
-                return await greenlet_spawn(step)
+                return await hold_cancellation(greenlet_spawn(step))
             except BaseException as error:
                 # Only a read may be sent twice.
                 if not run.reconnects_after(error):
                     raise
-            return await greenlet_spawn(step)
+            return await hold_cancellation(greenlet_spawn(step))
         return run.result  # type: ignore[no-any-return]
 
     def _run_statement(

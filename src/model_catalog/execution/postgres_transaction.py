@@ -10,7 +10,7 @@ from typing import Final, TypeVar
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from model_catalog.concurrency.completion import wait_until_done
+from model_catalog.concurrency.completion import hold_cancellation, wait_until_done
 from model_catalog.concurrency.forks import fork_count, start_task
 from model_catalog.concurrency.retry import MIN_TIMEOUT_S
 from model_catalog.connection.database_info import DatabaseInfo, driver_connection
@@ -156,10 +156,14 @@ async def begin_transaction(
     return await _begin_once(engine, run, *timeouts_s)
 
 
+async def _connect(engine: AsyncEngine) -> AsyncConnection:
+    return await hold_cancellation(engine.connect().start(), AsyncConnection.close)
+
+
 async def _begin_once(
     engine: AsyncEngine, run: InterruptibleRun, lock_wait_s: float, statement_timeout_s: float
 ) -> AsyncConnection:
-    connection = await engine.connect()
+    connection = await _connect(engine)
     run.set_connection(connection)
     try:
         await set_timeouts(connection, lock_wait_s, statement_timeout_s)
@@ -190,7 +194,7 @@ async def begin_write(
 
 
 async def _send_begin(engine: AsyncEngine, run: InterruptibleRun, begin: str) -> AsyncConnection:
-    connection = await engine.connect()
+    connection = await _connect(engine)
     run.set_connection(connection)
     try:
         await _execute_unprepared(connection, begin)
@@ -264,4 +268,4 @@ async def _roll_back_and_close(connection: AsyncConnection, *, rolls_back: bool)
         except SQLAlchemyError:
             # The error that made the rollback necessary is raised. This connection is not reused.
             await connection.invalidate()
-    await connection.close()
+    await hold_cancellation(connection.close())

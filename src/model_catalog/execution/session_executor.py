@@ -10,6 +10,7 @@ from typing import Any, TypeAlias, TypeVar
 from sqlalchemy import Connection, StaticPool
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_sessionmaker
 
+from model_catalog.concurrency.completion import hold_cancellation
 from model_catalog.concurrency.context_managers import inner_contextmanager
 from model_catalog.concurrency.forks import separate_in_child
 from model_catalog.concurrency.ownership import HostOwner, LoopOwner
@@ -224,7 +225,7 @@ class SessionExecutor:
                         tell_of_commit(run, session, result)
                     else:
                         run.mark_read_done()
-                    await session.commit()
+                    await hold_cancellation(session.commit())
                 except Exception:
                     await restore_driver_transaction(connection)
                     raise
@@ -287,7 +288,8 @@ class SessionExecutor:
             else:
                 bind.require_transactions()
         await session.begin()
-        connection = await session.connection(bind.arguments, execution_options=options)
+        connecting = session.connection(bind.arguments, execution_options=options)
+        connection = await hold_cancellation(connecting)
         run.set_connection(connection)
         if writes:
             await ensure_write_transaction(connection)

@@ -9,6 +9,7 @@ from sqlalchemy import Connection, event
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, AsyncSessionTransaction
 
+from model_catalog.concurrency.completion import hold_cancellation
 from model_catalog.concurrency.context_managers import inner_contextmanager
 from model_catalog.concurrency.ownership import LoopOwner
 from model_catalog.connection.database_info import catalog_schema, driver_connection
@@ -103,7 +104,7 @@ class SessionTransaction:
 
         async def step(connection: AsyncConnection) -> None:
             await connection.run_sync(use_commit_timeout, self.timeout_s)
-            await self._session.commit()
+            await hold_cancellation(self._session.commit())
 
         await self._run_step(step, commits=True)
 
@@ -151,7 +152,7 @@ class SessionTransaction:
         if host_connection is not None:
             # The session may begin with a SAVEPOINT, before which sqlite3 sends no BEGIN.
             await self._session.run_sync(lambda _: _begin_on(host_connection))
-        return await self._session.connection(bind.arguments)
+        return await hold_cancellation(self._session.connection(bind.arguments))
 
 
 @inner_contextmanager

@@ -74,7 +74,7 @@ class InterruptibleRun:
     connection is dropped 0.25 s later.
 
     Errors of SQLAlchemy and of drivers are raised as the catalog's own. An interrupted step raises
-    CatalogBusyError, also if its connection was dropped. If the answer to COMMIT was lost,
+    CatalogBusyError, also if its connection was dropped. If the answer to a commit was lost,
     CatalogUnavailableError says that the outcome is unknown. If the step was
     interrupted after the commit, the block ends without an error, and `result` is the result.
     """

@@ -10,7 +10,7 @@ from typing import Any, Final, TypeVar
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from model_catalog.concurrency.completion import run_to_completion
+from model_catalog.concurrency.completion import hold_cancellation, run_to_completion
 from model_catalog.concurrency.retry import MIN_TIMEOUT_S, Backoff
 from model_catalog.concurrency.threads import thread_working
 from model_catalog.connection.interruption.interruptible_run import InterruptibleRun
@@ -109,7 +109,7 @@ async def close_in_time(
     async def step() -> None:
         with run:
             run.set_connection(connection)
-            await close()
+            await hold_cancellation(close())
 
     is_server = connection is not None and connection.dialect.name != "sqlite"
     try:

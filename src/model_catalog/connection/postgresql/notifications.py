@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from typing import Any, Final
 
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from model_catalog.concurrency.completion import hold_cancellation
 from model_catalog.concurrency.forks import start_task
 from model_catalog.connection.postgresql.poolers import POOLER, is_direct
 
@@ -72,7 +73,10 @@ class NotificationListener:
 
     async def _listen(self) -> None:
         try:
-            async with self._engine.connect() as connection:
+            connecting = self._engine.connect().start()
+            async with aclosing(
+                await hold_cancellation(connecting, AsyncConnection.close)
+            ) as connection:
                 try:
                     raw: Any = (await connection.get_raw_connection()).driver_connection
                     if not await self._keeps_session(raw):
