@@ -21,8 +21,9 @@ COMP_KEY=9
 $function model-catalog
 printf '%s\\n' "${COMPREPLY[@]}"
 """
+# -D writes no dump. With `-d /dev/null`, root would replace the device by a file.
 ZSH = """
-autoload -Uz compinit && compinit -u -d /dev/null
+autoload -Uz compinit && compinit -u -D
 eval "$(model-catalog completion zsh)"
 print -r -- ${_comps[model-catalog]}
 """
