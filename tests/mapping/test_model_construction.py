@@ -6,12 +6,15 @@ import inspect
 import pickle
 import pydoc
 import re
+import subprocess
+import sys
 import typing
 from datetime import datetime
 
 import pytest
 import sqlalchemy
 from conftest import moment
+from sqlalchemy import event
 from sqlalchemy.orm import DeclarativeBase, Mapped, make_transient_to_detached, mapped_column
 
 from model_catalog import Model
@@ -97,6 +100,70 @@ def test_a_copy_is_that_of_a_model_of_sqlalchemys_constructor(pair, copied):
     ours, plain = map(copied, pair)
 
     assert description_of(ours) == description_of(plain)
+
+
+def test_a_listener_of_a_program_is_told_of_each_model():
+    """The events `init` and `init_failure` of SQLAlchemy come with the model and its keywords."""
+    calls = []
+
+    def on_init(model, _args, values):
+        calls.append(("init", type(model), dict(values)))
+
+    def on_failure(model, _args, values):
+        calls.append(("init_failure", type(model), dict(values)))
+
+    event.listen(Model, "init_failure", on_failure)
+    try:
+        with pytest.raises(TypeError, match="unexpected keyword argument: colour"):
+            Model(**GIVEN, colour="red")
+        event.listen(Model, "init", on_init)
+        Model(**GIVEN)
+        event.remove(Model, "init", on_init)
+        Model(**GIVEN)
+    finally:
+        event.remove(Model, "init_failure", on_failure)
+
+    assert calls == [
+        ("init_failure", Model, {**GIVEN, "colour": "red"}),
+        ("init", Model, GIVEN),
+    ]
+
+
+CLASS_MAPPED_LATER = """
+from sqlalchemy.orm import Mapped, mapped_column
+from model_catalog import Model
+from model_catalog.mapping.base import Base
+
+Model(reference="m", provider="hf", local_path="/m")
+
+class Shelf(Base):
+    __tablename__ = "shelves"
+    id: Mapped[int] = mapped_column(primary_key=True)
+
+print(Shelf.__mapper__.configured)
+Model(reference="m", provider="hf", local_path="/m")
+print(Shelf.__mapper__.configured)
+"""
+
+
+def test_a_new_model_configures_the_classes_that_were_mapped_since_the_last():
+    """SQLAlchemy's own constructor does so, and a relationship to Model needs it."""
+    program = [sys.executable, "-c", CLASS_MAPPED_LATER]
+
+    printed = subprocess.run(program, check=True, capture_output=True, text=True).stdout
+
+    assert printed.split() == ["False", "True"]
+
+
+def test_a_model_is_constructed_again_in_place():
+    """A second call of the constructor replaces the values, and keeps the state of SQLAlchemy."""
+    model = Model(**GIVEN)
+    state = sqlalchemy.inspect(model)
+
+    model.__init__(**{**GIVEN, "size_bytes": 8})
+
+    assert sqlalchemy.inspect(model) is state
+    assert model.size_bytes == 8
 
 
 def test_a_model_that_was_read_takes_over_the_dict_of_values():

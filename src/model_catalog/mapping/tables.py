@@ -50,6 +50,7 @@ from model_catalog.mapping.model_construction import (
     detached_constructor,
     duplicate,
     initialize,
+    install_constructor,
 )
 
 
@@ -386,6 +387,7 @@ Model._stored_tags = column_property(  # noqa: SLF001 - declared below the table
 listen_to_flushes(Model)
 
 new_detached_model: Final = detached_constructor(Model)
+install_constructor(Model)
 
 # A pickle stores the module of the class: the public name stays valid when this module moves.
 Model.__module__ = "model_catalog"
