@@ -161,10 +161,11 @@ def detached_constructor(
     """
     require_state_slot(model_class)
     mapper = class_mapper(model_class, configure=False)
-    new_instance = mapper.class_manager.new_instance
-    identity_key = mapper.identity_key_from_primary_key
+    manager: Any = mapper.class_manager
+    new_state, set_state = manager._state_constructor, manager._state_setter  # noqa: SLF001
+    identity_class, _, token = mapper.identity_key_from_primary_key((0,))
 
-    # Takes 0.9 us. `__dict__.update` and `make_transient_to_detached` take 6.0 us: they resize the
+    # Takes 0.8 us. `__dict__.update` and `make_transient_to_detached` take 6.0 us: they resize the
     # dict three times, and look for attributes to expire in a model that has none.
     def new_detached_model(values: dict[str, Any]) -> M:
         """
@@ -177,9 +178,11 @@ def detached_constructor(
             # The constructor of the first model configures the mappers. A process that only reads
             # models calls no constructor.
             mapper.registry.configure()
-        model: M = new_instance()
+        model: M = model_class.__new__(model_class)
+        state = new_state(model, manager)
+        set_state(model, state)
         model.__dict__ = values
-        instance_state(model).key = identity_key((values["id"],))
+        state.key = (identity_class, (values["id"],), token)
         return model
 
     return new_detached_model
