@@ -39,10 +39,14 @@ _FUNCTIONS = """
     WHERE p.pronamespace = 'public'::regnamespace AND p.prokind IN ('f', 'p') AND d.objid IS NULL
     ORDER BY 1"""
 
+_STATISTICS = """
+    SELECT stxname, pg_get_statisticsobjdef(oid) FROM pg_statistic_ext
+    WHERE stxnamespace = 'public'::regnamespace ORDER BY 1"""
+
 
 def shape(database: Database, *, leave_out: str = "") -> dict[str, object]:
     """
-    Return every table, column, constraint, index, trigger and function by name.
+    Return every table, column, constraint, index, statistics, trigger and function by name.
 
     Everything of the table `leave_out` is left out.
     """
@@ -93,6 +97,7 @@ def _postgresql_shape(raw: psycopg.Connection, leave_out: str) -> dict[str, obje
             "sequences": _SEQUENCES,
             "triggers": _TRIGGERS,
             "functions": _FUNCTIONS,
+            "statistics": _STATISTICS,
         }.items()
     }
 

@@ -10,10 +10,13 @@ import pytest
 from conftest import a_model
 from counting_proxy import CountingProxy
 from fault_proxy import fault_proxy
-from sqlalchemy import Engine, event
+from sqlalchemy import Engine, event, func, select, text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import create_async_engine
 
 from model_catalog import CatalogError, ModelCatalog, Sort, open_catalog
 from model_catalog.execution.postgresql import own_sessions
+from model_catalog.execution.postgresql.driver_statements import fetch_in_parts
 
 pytestmark = pytest.mark.parametrize("backend", ["asyncpg", "psycopg"])
 
@@ -215,3 +218,17 @@ async def test_a_schema_with_a_percent_sign_and_a_role_with_limits(database):
     finally:
         database.run('DROP SCHEMA IF EXISTS "10%" CASCADE')
         database.run(f"{role} RESET lock_timeout")
+
+
+async def test_an_error_while_parts_are_fetched_is_translated(database):
+    """
+    The timeout of a statement whose rows are fetched in parts is a DBAPIError for both drivers.
+    """
+    engine = create_async_engine(database.target_url)
+    slow = select(func.pg_sleep(60)).execution_options(yield_per=10)
+    async with engine.connect() as connection:
+        await connection.execute(text("SET LOCAL statement_timeout = 100"))
+
+        with pytest.raises(DBAPIError, match="canceling statement due to statement timeout"):
+            await connection.run_sync(lambda raw: list(fetch_in_parts(raw, slow, 10)))
+    await engine.dispose()

@@ -40,6 +40,7 @@ OUTSIDE_NAMES = {
     "asdict": "dataclasses",
     "merge": "sqlalchemy.orm.Session",
     "rollback": "sqlalchemy.orm.Session",
+    "sleep": "asyncio",
     "to_metadata": "sqlalchemy.Table",
     "where": "sqlalchemy.Select",
 }

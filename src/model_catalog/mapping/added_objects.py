@@ -154,6 +154,16 @@ _COUNTERS: Final = (
     ),
 )
 
+# An older server than PostgreSQL 14 has no statistics of one expression.
+_CREATE_STATISTICS: Final = """\
+DO $$
+BEGIN
+    IF current_setting('server_version_num')::int >= 140000 THEN
+        EXECUTE 'CREATE STATISTICS ix_models_effective_{name}'
+            || ' ON (coalesce({name}, claimed_{name})) FROM models';
+    END IF;
+END $$"""
+
 ADDED_OBJECTS: Final[tuple[AddedObject, ...]] = (
     # A SQLite file lists by name without it, see repository/statements/index_ranges.py.
     AddedObject(
@@ -161,6 +171,17 @@ ADDED_OBJECTS: Final[tuple[AddedObject, ...]] = (
         table="models",
         dialect="postgresql",
         sql="CREATE INDEX ix_models_name ON models (host, reference, provider, version)",
+    ),
+    # Statistics of the values that the filters compare. Without them the planner takes one model in
+    # 200 to have the value of a filter, whatever it is.
+    *(
+        AddedObject(
+            name=f"ix_models_effective_{name}",
+            table="models",
+            dialect="postgresql",
+            sql=_CREATE_STATISTICS.format(name=name),
+        )
+        for name in ("format", "architecture", "quantization")
     ),
     *_search_objects(),
     *_COUNTERS,

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Final
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Row, Select
 from sqlalchemy.exc import DBAPIError
 
 from model_catalog.connection.postgresql.dropping import drop_connection, is_closed
@@ -72,6 +73,50 @@ def execute_on_driver(connection: Connection, statement: str) -> bool:
     return bool(cursor.rowcount)
 
 
+def fetch_in_parts(
+    connection: Connection, statement: Select[Any], size: int
+) -> Iterator[Sequence[Row[Any]]]:
+    """
+    Execute a SELECT, and yield its rows in lists of at most `size`.
+
+    On a server in a transaction, only such a part is in memory at a time. Raises DBAPIError. Call
+    it in a greenlet of SQLAlchemy.
+    """
+    with _driver_errors(connection, statement):
+        parts = connection.execute(statement).partitions(size)
+        part = next(parts, None)
+    while part is not None:
+        yield part
+        with _driver_errors(connection, statement):
+            part = next(parts, None)
+
+
+@contextmanager
+def _driver_errors(connection: Connection, statement: Select[Any]) -> Iterator[None]:
+    """
+    Raise the errors of a driver as DBAPIError.
+
+    SQLAlchemy 2.1 passes those of asyncpg on as they are when it fetches from a server-side cursor.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not type(error).__module__.startswith("asyncpg."):
+            raise
+        raise _as_dbapi_error(connection, str(statement), error) from error
+
+
+def _as_dbapi_error(connection: Connection, statement: str, error: Exception) -> DBAPIError:
+    """Wrap an error of a driver, and drop its connection if it is lost."""
+    adapted: Any = connection.connection.dbapi_connection
+    driver = adapted.driver_connection
+    is_lost = is_closed(driver) or isinstance(error, OSError)
+    if is_lost:
+        drop_connection(driver)
+        connection.invalidate()
+    return DBAPIError(statement, None, error, hide_parameters=True, connection_invalidated=is_lost)
+
+
 def _run(connection: Connection, statement: str, execute: Callable[[Any], Awaitable[Any]]) -> Any:
     adapted: Any = connection.connection.dbapi_connection
     try:
@@ -79,14 +124,7 @@ def _run(connection: Connection, statement: str, execute: Callable[[Any], Awaita
     except UnicodeEncodeError:
         raise
     except Exception as error:
-        driver = adapted.driver_connection
-        is_lost = is_closed(driver) or isinstance(error, OSError)
-        if is_lost:
-            drop_connection(driver)
-            connection.invalidate()
-        raise DBAPIError(
-            statement, None, error, hide_parameters=True, connection_invalidated=is_lost
-        ) from error
+        raise _as_dbapi_error(connection, statement, error) from error
     except BaseException:
         # After a cancellation, asyncpg asks the server to cancel the statement, and `invalidate`
         # waits for that. SQLAlchemy does the same.

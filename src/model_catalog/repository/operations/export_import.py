@@ -38,6 +38,7 @@ from model_catalog.domain.ndjson import ImportLine, LineError
 from model_catalog.domain.search_text import fold_case, search_columns
 from model_catalog.errors import InvalidImportError, InvalidModelError
 from model_catalog.execution.executor import Operation, read, write_alone
+from model_catalog.execution.postgresql.driver_statements import fetch_in_parts
 from model_catalog.mapping.search_index.indexing import MAX_WAITING, index_if_many_wait
 from model_catalog.repository.operations.model_files import FILE_COLUMNS
 from model_catalog.repository.statements.filters import (
@@ -122,7 +123,7 @@ def spool_export_rows(connection: Connection, spool: RowSpool) -> int:
         # A cursor of a server needs a transaction.
         statement = statement.execution_options(yield_per=_ROWS_PER_PAGE)
     count = 0
-    for rows in connection.execute(statement).partitions(_ROWS_PER_PAGE):
+    for rows in fetch_in_parts(connection, statement, _ROWS_PER_PAGE):
         spool.add([tuple(row) for row in rows])
         count += len(rows)
     return count
