@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import Any, Final
 
 from sqlalchemy import Connection, Row, Select
@@ -82,13 +83,38 @@ def fetch_in_parts(
     On a server in a transaction, only such a part is in memory at a time. Raises DBAPIError. Call
     it in a greenlet of SQLAlchemy.
     """
+    if connection.dialect.driver == "psycopg":
+        _use_quiet_cursors(connection)
     with _driver_errors(connection, statement):
-        parts = connection.execute(statement).partitions(size)
-        part = next(parts, None)
-    while part is not None:
-        yield part
-        with _driver_errors(connection, statement):
-            part = next(parts, None)
+        result = connection.execute(statement)
+    try:
+        parts = result.partitions(size)
+        while True:
+            with _driver_errors(connection, statement):
+                part = next(parts, None)
+            if part is None:
+                return
+            yield part
+    finally:
+        result.close()
+
+
+def _use_quiet_cursors(connection: Connection) -> None:
+    """
+    Let psycopg give a cursor of the server up without a warning.
+
+    A call that is interrupted while it executes cannot close its cursor. The server closes it
+    at the end of the transaction.
+    """
+    driver: Any = connection.connection.driver_connection
+    driver.server_cursor_factory = _quiet_cursor_class()
+
+
+@cache
+def _quiet_cursor_class() -> type:
+    from psycopg import AsyncServerCursor  # noqa: PLC0415 - an extra
+
+    return type("QuietServerCursor", (AsyncServerCursor,), {"__del__": lambda _cursor: None})
 
 
 @contextmanager
