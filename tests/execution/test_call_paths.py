@@ -55,6 +55,7 @@ DRIVER_ADAPTERS = ("sqlalchemy.connectors.asyncio", "sqlalchemy.dialects.")
 DRIVER_CALL = ("execution/postgresql/driver_statements.py", "_run")
 """The file and the function that hand a lone statement to the driver of a server themselves."""
 
+BORROWED_CONNECTION = "execution/sqlite_threads/borrowed_connection.py"
 COROUTINE_RUNNER = "run_in_batch_task"
 
 CONTEXT_MANAGERS = "concurrency/context_managers.py"
@@ -125,7 +126,8 @@ class Trace:
             if "/sqlalchemy/event/" in caller.f_code.co_filename:
                 return
             caller = caller.f_back
-        if caller is None or method_owner(frame) is None:
+        # A borrowed connection stands for one of SQLAlchemy, which every layer uses.
+        if caller is None or method_owner(frame) is None or file == BORROWED_CONNECTION:
             return
         caller_file = file_of(caller)
         assert caller_file is not None
