@@ -26,6 +26,7 @@ from benchmarks.cases import (
     long_calls,
     model_files,
     processes,
+    search,
 )
 from benchmarks.contenders import CATALOG, CONTENDERS
 from benchmarks.harness import models_table, rounds
@@ -184,6 +185,7 @@ def test_every_target_names_an_existing_benchmark_and_contender():
     names = {spec.name for spec in CONTENDERS} | {
         *(ALLOWED, "gguf", "hashlib", "scan_cache_dir", "snapshot_download", "find_model"),
         *(fleet.ONE_HOST, hub_download.NORMAL, processes.OF_1K, long_calls.ALL_REVISIONS),
+        search.EVERY_MODEL,
     }
     prefixes = tuple(benchmark.name for benchmark in BENCHMARKS)
 
