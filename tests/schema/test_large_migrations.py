@@ -80,6 +80,8 @@ def test_a_killed_migration_leaves_the_file_as_it_was(million):
     os.kill(process.pid, signal.SIGKILL)
 
     assert process.wait() == -signal.SIGKILL
+    assert process.stdout is not None
+    process.stdout.close()
     assert revision(million) == f"model_catalog_{BEFORE}"
     with closing(sqlite3.connect(million)) as raw:
         assert raw.execute("SELECT count(*) FROM models").fetchone() == (MODELS,)
@@ -105,7 +107,9 @@ def test_a_million_models_are_migrated_while_others_read(million, capsys):
             time.sleep(0.02)
     seconds = time.perf_counter() - start
     assert process.stdout is not None
-    memory = int(process.stdout.read()) * (1 if sys.platform == "darwin" else 1024)
+    with process.stdout as output:
+        memory = int(output.read()) * (1 if sys.platform == "darwin" else 1024)
+    process.wait()
 
     with closing(sqlite3.connect(million)) as raw:
         raw.execute("PRAGMA wal_checkpoint(TRUNCATE)")
