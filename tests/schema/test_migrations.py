@@ -32,7 +32,7 @@ from model_catalog import (
     upgrade,
 )
 from model_catalog.mapping import added_objects
-from model_catalog.mapping.added_objects import AddedObject
+from model_catalog.mapping.added_objects import ADDED_OBJECTS, AddedObject
 from model_catalog.mapping.base import Base
 from model_catalog.mapping.revisions import head_revision, known_revisions
 from model_catalog.schema.revision import APPLICATION_ID, VERSION_TABLE
@@ -487,7 +487,9 @@ async def test_printed_sql_has_the_effect_of_an_upgrade(empty):
     """An administrator can run the output of `alembic upgrade head --sql` by hand."""
     await upgrade(empty.target)
     online = shape(empty)
-    for table in (*(table.name for table in reversed(Base.metadata.sorted_tables)), VERSION_TABLE):
+    mapped = (table.name for table in reversed(Base.metadata.sorted_tables))
+    added = (each.name for each in ADDED_OBJECTS if each.name in each.tables & empty.tables)
+    for table in (*mapped, *added, VERSION_TABLE):
         empty.run(f"DROP TABLE {table}")
 
     sql = await asyncio.to_thread(alembic_sql, empty.target)

@@ -273,7 +273,9 @@ async def test_tables_without_a_version_table_are_recognized_at_every_revision(e
         unchanged = digest(empty) == before
         await upgrade(empty.target)
 
-        assert state == (revision, HEAD)
+        # On a server the revisions since 0027 differ only in the search index, which it may lack.
+        is_head = empty.path is None and revision >= "model_catalog_0027"
+        assert state == (HEAD if is_head else revision, HEAD)
         assert unchanged
         assert recorded(empty) == [(HEAD,)]
         assert shape(empty) == fresh
