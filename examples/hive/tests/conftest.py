@@ -14,7 +14,8 @@ import pytest
 
 COMMIT = "a" * 40
 FILES = {"config.json": b"{}", "tiny.gguf": b"GGUF\x03\x00\x00\x00" + bytes(300_000)}
-WORKER = f"{sys.executable} -c 'import sys, time; open(sys.argv[1]); time.sleep(600)'"
+# A downloaded repository is a folder.
+WORKER = f"{sys.executable} -c 'import os, sys, time; os.stat(sys.argv[1]); time.sleep(600)'"
 START_TIMEOUT_S = 60
 
 Start = Callable[[], httpx2.Client]
