@@ -11,8 +11,8 @@ from functools import partial
 from typing import Any, Final, Generic, TypeVar
 
 from model_catalog.concurrency.completion import (
-    INTERRUPT_RETRY_S,
     run_to_completion,
+    start_timeout,
     wait_until_done,
 )
 from model_catalog.concurrency.forks import fork_count, start_task
@@ -182,15 +182,7 @@ async def run_in_batch_task(
     batch = _current_batch.get(None)
     if batch is None:
         return await run_to_completion(work, on_cancel, timeout_s=timeout_s, on_timeout=on_timeout)
-    loop = asyncio.get_running_loop()
-    timer: asyncio.TimerHandle
-
-    def expire() -> None:
-        nonlocal timer
-        on_timeout()
-        timer = loop.call_later(INTERRUPT_RETRY_S, expire)
-
-    timer = loop.call_later(max(0.0, timeout_s), expire)
+    stop_timeout = start_timeout(timeout_s, on_timeout)
     batch.on_cancel = on_cancel
     try:
         result = await work
@@ -203,7 +195,7 @@ async def run_in_batch_task(
             return result
     finally:
         batch.on_cancel = None
-        timer.cancel()
+        stop_timeout()
     raise asyncio.CancelledError
 
 

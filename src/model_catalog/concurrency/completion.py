@@ -44,7 +44,8 @@ async def run_to_completion(
     forks = fork_count()
     task = start_task(work)
     if timeout_s is not None and on_timeout is not None:
-        _call_after_timeout(task, timeout_s, on_timeout)
+        stop_timeout = start_timeout(timeout_s, on_timeout)
+        task.add_done_callback(lambda _: stop_timeout())
     try:
         # Not shield(): if the work fails after the cancellation, Python 3.14 logs that its error
         # was never retrieved.
@@ -129,9 +130,12 @@ def _run_holding(
             step = partial(work.throw, error)
 
 
-def _call_after_timeout(
-    task: asyncio.Future[Any], timeout_s: float, on_timeout: Callable[[], object]
-) -> None:
+def start_timeout(timeout_s: float, on_timeout: Callable[[], object]) -> Callable[[], None]:
+    """
+    Call `on_timeout` after `timeout_s` seconds, and again every `INTERRUPT_RETRY_S`.
+
+    Returns the function that stops it.
+    """
     loop = asyncio.get_running_loop()
     timer: asyncio.TimerHandle
 
@@ -140,5 +144,9 @@ def _call_after_timeout(
         on_timeout()
         timer = loop.call_later(INTERRUPT_RETRY_S, expire)
 
+    def stop() -> None:
+        # `timer` is another one after each call.
+        timer.cancel()
+
     timer = loop.call_later(max(0.0, timeout_s), expire)
-    task.add_done_callback(lambda _: timer.cancel())
+    return stop
