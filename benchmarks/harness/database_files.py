@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import shutil
 import sqlite3
@@ -9,10 +10,10 @@ from contextlib import closing
 from pathlib import Path
 from typing import Final
 
-from benchmarks.contenders import ContenderSpec
+from benchmarks.contenders import ContenderSpec, Installation
 from benchmarks.harness.models_table import UPSERT, initial_rows
 from benchmarks.harness.postgres_server import PostgresServer
-from model_catalog import upgrade
+from benchmarks.versions.installations import migrate
 
 _NON_WORD: Final = re.compile(r"\W+")
 
@@ -24,12 +25,17 @@ class DatabaseFiles:
         self._folder = folder
         self._server = server
 
-    async def shared(self, rows: int) -> Path:
-        """The SQLite file with this many models. Callers only read it."""
-        path = self._folder / f"{rows}-rows.db"
+    async def shared(self, rows: int, installation: Installation | None = None) -> Path:
+        """
+        The SQLite file with this many models. Callers only read it.
+
+        It has the newest revision that the installation knows.
+        """
+        label = "" if installation is None else f"-{installation.label}"
+        path = self._folder / f"{rows}-rows{label}.db"
         if not path.exists():
             draft = path.with_suffix(".draft")
-            await upgrade(draft)
+            await asyncio.to_thread(migrate, str(draft), installation)
             with closing(sqlite3.connect(draft)) as raw:
                 raw.execute("PRAGMA synchronous = OFF")
                 with raw:
@@ -48,8 +54,8 @@ class DatabaseFiles:
         if contender.database == "postgresql":
             if self._server is None:
                 raise RuntimeError("no PostgreSQL server was found")
-            return await self._server.target(rows, private=private)
-        shared = await self.shared(rows)
+            return await self._server.target(rows, contender.installation, private=private)
+        shared = await self.shared(rows, contender.installation)
         if not private:
             return str(shared)
         path = self._folder / f"{_NON_WORD.sub('-', contender.label)}-{rows}-rows.db"

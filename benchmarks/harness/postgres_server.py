@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from itertools import count
@@ -9,18 +10,23 @@ from itertools import count
 import psycopg
 from sqlalchemy import URL
 
+from benchmarks.contenders import Installation
 from benchmarks.harness.models_table import UPSERT, initial_rows
-from model_catalog import upgrade
+from benchmarks.versions.installations import migrate
 from tests import postgres
 
 
 class PostgresServer:
-    """A server with one database for each number of rows, created on first use, and copies."""
+    """
+    A server with one database for each number of rows and version, and copies.
+
+    They are created on first use.
+    """
 
     def __init__(self, server: URL, stack: ExitStack) -> None:
         self._server = server
         self._stack = stack
-        self._databases: dict[int, URL] = {}
+        self._databases: dict[tuple[int, str], URL] = {}
         self._copies: dict[str, ExitStack] = {}
         self._numbers = count()
 
@@ -36,25 +42,33 @@ class PostgresServer:
             version = raw.info.server_version // 10_000
         return f"PostgreSQL {version}: {', '.join(settings)}"
 
-    async def target(self, rows: int, *, private: bool) -> str:
-        """The URL, for asyncpg, of a database with this many models; a new copy if `private`."""
-        if rows not in self._databases:
-            url = self._stack.enter_context(postgres.database(self._server, f"bench_{rows}"))
-            await upgrade(url.set(drivername="postgresql+asyncpg"))
+    async def target(
+        self, rows: int, installation: Installation | None = None, *, private: bool
+    ) -> str:
+        """
+        The URL, for asyncpg, of a database with this many models; a new copy if `private`.
+
+        It has the newest revision that the installation knows.
+        """
+        key = (rows, "" if installation is None else installation.label)
+        if key not in self._databases:
+            name = "_".join(filter(None, ("bench", *map(str, key))))
+            url = self._stack.enter_context(postgres.database(self._server, name))
+            await asyncio.to_thread(migrate, _asyncpg_target(url), installation)
             self._wait_for_disk(url)
             with psycopg.connect(postgres.dsn(url), autocommit=True) as raw:
                 raw.cursor().executemany(UPSERT.replace("?", "%s"), list(initial_rows(rows)))
                 raw.execute("ANALYZE")
-            self._databases[rows] = url
+            self._databases[key] = url
         if not private:
-            return _asyncpg_target(self._databases[rows])
+            return _asyncpg_target(self._databases[key])
         stack = self._stack.enter_context(ExitStack())
         name = f"bench_{rows}_copy_{next(self._numbers)}"
         url = stack.enter_context(postgres.database(self._server, name))
         with psycopg.connect(postgres.dsn(self._server), autocommit=True) as raw:
             raw.execute(f'DROP DATABASE "{url.database}"')
             raw.execute(
-                f'CREATE DATABASE "{url.database}" TEMPLATE "{self._databases[rows].database}"'
+                f'CREATE DATABASE "{url.database}" TEMPLATE "{self._databases[key].database}"'
             )
         target = _asyncpg_target(url)
         self._copies[target] = stack

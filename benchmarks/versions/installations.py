@@ -15,6 +15,9 @@ from typing import Final
 from benchmarks.contenders import Installation
 
 ROOT: Final = Path(__file__).parents[2]
+_MIGRATE: Final = (
+    "import asyncio, sys, model_catalog; asyncio.run(model_catalog.upgrade(sys.argv[1]))"
+)
 _PACKAGE_SOURCES: Final = ("LICENSE", "README.md", "migrations", "pyproject.toml", "src")
 
 
@@ -55,6 +58,17 @@ def child_environment(installation: Installation | None) -> Mapping[str, str]:
         # Both versions get the same order in sets and the same collisions in dicts.
         "PYTHONHASHSEED": "0",
     }
+
+
+def migrate(target: str, installation: Installation | None) -> None:
+    """Upgrade a database to the newest revision that the installation knows, in a process."""
+    _run(
+        [
+            sys.executable if installation is None else installation.python,
+            *("-P", "-c", _MIGRATE, target),
+        ],
+        environment=child_environment(installation),
+    )
 
 
 def describe_installation(installation: Installation) -> str:
@@ -105,8 +119,8 @@ def _export_revision(revision: str, folder: Path) -> Path:
     return folder
 
 
-def _run(command: list[str]) -> bytes:
-    done = subprocess.run(command, capture_output=True, check=False)
+def _run(command: list[str], environment: Mapping[str, str] | None = None) -> bytes:
+    done = subprocess.run(command, capture_output=True, check=False, env=environment)
     if done.returncode:
         raise InstallationError(f"{command[0]}: {_last_line(done.stderr.decode(errors='replace'))}")
     return done.stdout

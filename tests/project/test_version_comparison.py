@@ -48,12 +48,14 @@ def slow_version(tmp_path):
 
 @pytest.fixture
 def folder(tmp_path, sqlite_migrated):
-    """The folder of a run, with the database that it would otherwise migrate and fill."""
+    """The folder of a run, with the databases that it would otherwise migrate and fill."""
     folder = tmp_path / "run"
     folder.mkdir()
-    shutil.copy(sqlite_migrated, folder / "1000-rows.db")
-    with closing(sqlite3.connect(folder / "1000-rows.db")) as raw, raw:
-        raw.executemany(models_table.UPSERT, models_table.initial_rows(1000))
+    for label in (PREVIOUS, CURRENT):
+        path = folder / f"1000-rows-{label}.db"
+        shutil.copy(sqlite_migrated, path)
+        with closing(sqlite3.connect(path)) as raw, raw:
+            raw.executemany(models_table.UPSERT, models_table.initial_rows(1000))
     return folder
 
 
@@ -108,6 +110,30 @@ async def test_a_version_that_fails_is_reported(folder, tmp_path, capsys):
     assert "previous failed: open: RemoteContenderError: OSError: broken" in printed
     assert "0 of 0 compared rows" in printed
     assert "rows not compared, because a version failed: 1" in printed
+
+
+async def test_each_version_gets_a_database_of_its_own_revision(tmp_path, capsys):
+    """A version that does not know the newest revision would refuse the newest database."""
+    older = tmp_path / "older"
+    shutil.copytree(ROOT / "src" / "model_catalog", older / "model_catalog")
+    newest = max((older / "model_catalog" / "migrations" / "versions").glob("0*.py"))
+    newest.unlink()
+    folder = tmp_path / "run"
+    folder.mkdir()
+
+    code = await command.run(options(older, "--limit", "100"), folder, None)
+
+    printed = capsys.readouterr().out
+    assert code == 0
+    assert "1 of 1 compared rows" in printed
+    found = {}
+    for label in (PREVIOUS, CURRENT):
+        with closing(sqlite3.connect(folder / f"1000-rows-{label}.db")) as raw:
+            (found[label],) = raw.execute(
+                "SELECT version_num FROM model_catalog_version"
+            ).fetchone()
+    assert found[CURRENT] == newest.name[:4]
+    assert found[PREVIOUS] < found[CURRENT]
 
 
 def test_rounds_of_several_sessions_are_merged():
