@@ -132,7 +132,7 @@ async def test_each_version_gets_a_database_of_its_own_revision(tmp_path, capsys
             (found[label],) = raw.execute(
                 "SELECT version_num FROM model_catalog_version"
             ).fetchone()
-    assert found[CURRENT] == newest.name[:4]
+    assert found[CURRENT] == f"model_catalog_{newest.name[:4]}"
     assert found[PREVIOUS] < found[CURRENT]
 
 
