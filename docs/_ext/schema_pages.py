@@ -7,15 +7,17 @@ import re
 from collections.abc import Iterator
 from html import escape
 from pathlib import Path
+from types import ModuleType
 from typing import Final
 
 from sphinx.pycode import ModuleAnalyzer
-from sqlalchemy import CheckConstraint, Column, Index, Table, UniqueConstraint
+from sqlalchemy import CheckConstraint, Column, Index, Table, UniqueConstraint, inspect
 from sqlalchemy.dialects import postgresql, sqlite
 
 from model_catalog.domain.fields import HEADER_FIELDS
 from model_catalog.mapping import child_tables, tables
 from model_catalog.mapping.base import Base
+from model_catalog.mapping.tables import Model
 
 MIGRATIONS: Final = Path(__file__).parents[2] / "migrations" / "versions"
 
@@ -114,14 +116,13 @@ def table_lines() -> Iterator[str]:
     """Describe each table, `models` first: its columns, its constraints and its indexes."""
     for table in sorted(Base.metadata.tables.values(), key=lambda each: each.name != "models"):
         yield from (f".. rubric:: ``{table.name}``", "   :heading-level: 3", "")
-        mapper = next(each for each in Base.registry.mappers if each.local_table is table)
         if table.name != "models":
-            yield from ((mapper.class_.__doc__ or "").strip().splitlines()[0], "")
-        comments = _comments()[mapper.class_.__name__]
+            yield from (_table_descriptions()[table.name], "")
+        comments = _column_comments() if table.name == "models" else {}
         yield from (".. list-table::", "   :header-rows: 1", "   :class: schema-columns", "")
         yield from _row("column", "SQLite", "PostgreSQL", "description")
         for column in table.columns:
-            attribute = mapper.get_property_by_column(column).key
+            attribute = _attribute_of(column)
             yield from _row(
                 f"``{column.name}``{'' if column.nullable else ' *'}",
                 f"``{column.type.compile(sqlite.dialect())}``",
@@ -171,17 +172,33 @@ def _description(column: Column[object], attribute: str, comments: dict[str, str
     return ""
 
 
-def _comments() -> dict[str, dict[str, str]]:
-    """The first paragraph of the docstring of each mapped attribute, by class."""
-    found: dict[str, dict[str, str]] = {}
-    for module in (tables, child_tables):
-        analyzer = ModuleAnalyzer.for_file(module.__file__ or "", module.__name__)
-        for (class_, attribute), lines in analyzer.find_attr_docs().items():
-            paragraph = " ".join(lines).split("  ")[0].strip()
-            found.setdefault(class_, {})[attribute] = paragraph
-    for mapper in Base.registry.mappers:
-        found.setdefault(mapper.class_.__name__, {})
-    return found
+def _attribute_of(column: Column[object]) -> str:
+    """The name of the attribute of `Model`, or of the column of another table."""
+    if column.table is not Model.__table__:
+        return column.name
+    return str(inspect(Model).get_property_by_column(column).key)
+
+
+def _column_comments() -> dict[str, str]:
+    """The first paragraph of the docstring of each attribute of `Model`."""
+    return {
+        name: " ".join(lines).split("  ")[0].strip()
+        for (class_, name), lines in _attribute_docs(tables).items()
+        if class_ == Model.__name__
+    }
+
+
+def _table_descriptions() -> dict[str, str]:
+    """The first line of the docstring of each table beside `models`."""
+    return {
+        getattr(child_tables, name).name: lines[0]
+        for (_, name), lines in _attribute_docs(child_tables).items()
+    }
+
+
+def _attribute_docs(module: ModuleType) -> dict[tuple[str, str], list[str]]:
+    analyzer = ModuleAnalyzer.for_file(module.__file__ or "", module.__name__)
+    return analyzer.find_attr_docs()
 
 
 def migration_lines() -> Iterator[str]:

@@ -12,7 +12,7 @@ from sqlalchemy.sql.operators import OperatorType
 from model_catalog.domain import validation
 from model_catalog.domain.fields import ATTRIBUTES
 from model_catalog.domain.search_text import fold_case
-from model_catalog.mapping.child_tables import ModelTag
+from model_catalog.mapping.child_tables import TAGS
 from model_catalog.mapping.column_types import TAG_SEPARATOR, TagsText
 
 STORED_TAGS: Final = "_stored_tags"
@@ -60,9 +60,9 @@ def read_tags(model: Any) -> tuple[str, ...]:
 def select_tags_text(model_id: InstrumentedAttribute[int]) -> ColumnElement[tuple[str, ...]]:
     """Return the expression of a model's tags as a `TagsText`, in their order."""
     of_model = (
-        select(ModelTag.tag)
-        .where(ModelTag.model_id == model_id)
-        .order_by(ModelTag.folded)
+        select(TAGS.c.tag)
+        .where(TAGS.c.model_id == model_id)
+        .order_by(TAGS.c.folded)
         .correlate(model_id.class_)
         .subquery()
     )
@@ -94,5 +94,5 @@ class TagsComparator(Comparator[tuple[str, ...]]):
     def contains(self, other: Any, **_options: Any) -> ColumnElement[bool]:
         """Whether a model has this tag, regardless of case. Raises InvalidModelError."""
         (tag,) = validation.tags("tag", [other])
-        with_tag = select(ModelTag.model_id).where(ModelTag.folded == fold_case(tag))
+        with_tag = select(TAGS.c.model_id).where(TAGS.c.folded == fold_case(tag))
         return self._model_id.in_(with_tag)  # type: ignore[no-any-return]

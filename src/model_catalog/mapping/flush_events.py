@@ -27,7 +27,7 @@ from model_catalog.domain.file_record import FileState
 from model_catalog.domain.search_text import SEARCHED_FIELDS, search_columns
 from model_catalog.domain.validation import utc_now
 from model_catalog.errors import InvalidModelError
-from model_catalog.mapping.child_tables import ModelAlias, ModelFile, ModelTag
+from model_catalog.mapping.child_tables import ALIASES, FILES, TAGS
 from model_catalog.mapping.computed_fields import STORED_TAGS, read_tags
 
 _UNKNOWN: Final = object()
@@ -68,7 +68,7 @@ def before_update(_mapper: Mapper[Any], connection: Connection, model: Any) -> N
     _set_attributes(model, {**_reset_stale_results(row, old), **row})
     if not old.keys().isdisjoint(("host", "provider", "reference")):
         names = {name: getattr(model, name) for name in ("host", "provider", "reference")}
-        connection.execute(update(ModelAlias).where(ModelAlias.model_id == model.id).values(names))
+        connection.execute(update(ALIASES).where(ALIASES.c.model_id == model.id).values(names))
     # A flush expires the attribute if it was not loaded.
     set_committed_value(model, STORED_TAGS, read_tags(model))
 
@@ -79,8 +79,8 @@ def before_delete(_mapper: Mapper[Any], connection: Connection, model: Any) -> N
         return
     if connection.exec_driver_sql("PRAGMA foreign_keys").scalar():
         return
-    for child in (ModelTag, ModelFile, ModelAlias):
-        connection.execute(delete(child).where(child.model_id == model.id))
+    for child in (TAGS, FILES, ALIASES):
+        connection.execute(delete(child).where(child.c.model_id == model.id))
 
 
 def on_expire(model: Any, attributes: Iterable[str] | None) -> None:

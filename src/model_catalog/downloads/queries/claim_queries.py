@@ -10,12 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
-from typing import Final, NamedTuple, cast
+from typing import Final, NamedTuple
 
 from sqlalchemy import (
     ColumnElement,
     Connection,
-    Table,
     and_,
     bindparam,
     delete,
@@ -31,15 +30,13 @@ from model_catalog.domain.file_record import FileState
 from model_catalog.domain.key_validation import ALL_HOSTS
 from model_catalog.downloads.states import Holder
 from model_catalog.errors import ClaimLostError
-from model_catalog.mapping.child_tables import ModelClaim, ModelDownload
+from model_catalog.mapping.child_tables import CLAIMS, DOWNLOADS
 from model_catalog.mapping.tables import Model
 from model_catalog.repository.operations.lookup import LookupKey, find_one
 from model_catalog.repository.statements.database_time import is_valid, now_ms
 from model_catalog.repository.statements.filters import model_columns, of_host
 from model_catalog.repository.statements.models import insert_into
 
-CLAIMS: Final = cast("Table", ModelClaim.__table__)
-DOWNLOADS: Final = cast("Table", ModelDownload.__table__)
 C: Final = CLAIMS.c
 D: Final = DOWNLOADS.c
 

@@ -9,8 +9,9 @@ from sqlalchemy import Connection, case, or_, select
 from model_catalog.connection.database_info import host_of
 from model_catalog.domain.key_validation import ALL_HOSTS
 from model_catalog.domain.model_ref import ModelRef
-from model_catalog.downloads.queries.claim_queries import CLAIMS, STOPPED, D
+from model_catalog.downloads.queries.claim_queries import STOPPED, D
 from model_catalog.downloads.states import Download, DownloadState
+from model_catalog.mapping.child_tables import CLAIMS
 from model_catalog.repository.operations.lookup import LookupKey
 from model_catalog.repository.statements.database_time import is_valid, now_ms, to_datetime
 

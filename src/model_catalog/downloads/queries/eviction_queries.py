@@ -32,6 +32,7 @@ from model_catalog.downloads.queries.plan_queries import (
 from model_catalog.downloads.queries.shared_disk_queries import select_other_sharers
 from model_catalog.downloads.states import Holder
 from model_catalog.errors import ModelInUseError
+from model_catalog.mapping.child_tables import FILES, USES
 from model_catalog.repository.operations.lookup import (
     LookupKey,
     remove_models,
@@ -39,14 +40,7 @@ from model_catalog.repository.operations.lookup import (
 )
 from model_catalog.repository.operations.model_files import select_files
 from model_catalog.repository.statements.database_time import is_valid, now_ms
-from model_catalog.repository.statements.filters import (
-    FILES,
-    MODELS,
-    model_columns,
-    of_host,
-    own_models,
-)
-from model_catalog.repository.statements.model_uses import USES
+from model_catalog.repository.statements.filters import MODELS, model_columns, of_host, own_models
 
 F: Final = FILES.c
 

@@ -15,21 +15,15 @@ from model_catalog.domain.file_record import FileRecord
 from model_catalog.domain.key_validation import ALL_HOSTS
 from model_catalog.downloads.eviction.model_record import ModelRecord
 from model_catalog.downloads.queries.batches import in_batches
-from model_catalog.downloads.queries.claim_queries import CLAIMS
 from model_catalog.downloads.queries.shared_disk_queries import (
     NO_SHARERS,
     OtherSharers,
     select_names_of_others,
     select_other_sharers,
 )
+from model_catalog.mapping.child_tables import CLAIMS, FILES, USES
 from model_catalog.repository.statements.database_time import is_valid, now_ms
-from model_catalog.repository.statements.filters import (
-    FILES,
-    MODELS,
-    model_columns,
-    own_models,
-)
-from model_catalog.repository.statements.model_uses import USES
+from model_catalog.repository.statements.filters import MODELS, model_columns, own_models
 
 F: Final = FILES.c
 

@@ -23,20 +23,13 @@ from model_catalog.domain.fields import KEY_FIELDS
 from model_catalog.domain.file_record import FileState
 from model_catalog.domain.model_ref import ModelRef
 from model_catalog.downloads.queries.batches import in_batches
-from model_catalog.downloads.queries.claim_queries import CLAIMS, Purpose
+from model_catalog.downloads.queries.claim_queries import Purpose
+from model_catalog.mapping.child_tables import ALIASES, CLAIMS, FILES, TAGS
 from model_catalog.mapping.tables import Model
 from model_catalog.repository.operations.lookup import LookupKey, load_model
 from model_catalog.repository.operations.model_files import FILE_COLUMNS
 from model_catalog.repository.statements.database_time import is_valid, now_ms
-from model_catalog.repository.statements.filters import (
-    FILES,
-    HAS_HOST,
-    HAS_NO_HOST,
-    MODELS,
-    TAGS,
-    model_columns,
-)
-from model_catalog.repository.statements.model_key import ALIASES
+from model_catalog.repository.statements.filters import HAS_HOST, HAS_NO_HOST, MODELS, model_columns
 from model_catalog.repository.statements.models import insert_into
 
 _MAX_COPIES: Final = 100

@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Final, NamedTuple, cast
+from typing import Final, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, Table, delete, literal, select, update
+from sqlalchemy import ColumnElement, Connection, delete, literal, select, update
 
 from model_catalog.domain.file_record import BEING_DELETED, FileState
 from model_catalog.domain.model_ref import ModelRef
 from model_catalog.domain.validation import utc_now
-from model_catalog.downloads.queries.claim_queries import CLAIMS, Purpose, claims_of, lock_versions
+from model_catalog.downloads.queries.claim_queries import Purpose, claims_of, lock_versions
 from model_catalog.downloads.states import Holder, ModelUser
 from model_catalog.errors import ModelNotFoundError
-from model_catalog.mapping.child_tables import ModelUse
+from model_catalog.mapping.child_tables import CLAIMS, USES
 from model_catalog.mapping.tables import Model
 from model_catalog.repository.operations.lookup import LookupKey, get_one, load_model
 from model_catalog.repository.operations.usage import UseCounts, update_use_counts
 from model_catalog.repository.statements.database_time import is_valid, now_ms, to_datetime
 from model_catalog.repository.statements.filters import MODELS, model_columns, of_host
 from model_catalog.repository.statements.models import insert_into
-
-USES: Final = cast("Table", ModelUse.__table__)
 
 _OLD_MS: Final = 3_600_000
 """Uses that expired an hour ago are deleted: their processes were killed."""

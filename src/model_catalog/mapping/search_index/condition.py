@@ -27,7 +27,7 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import NullType
 
-from model_catalog.mapping.child_tables import ModelTag
+from model_catalog.mapping.child_tables import TAGS
 from model_catalog.mapping.search_index.candidates import (
     Candidates,
     find_in_postgresql,
@@ -36,7 +36,6 @@ from model_catalog.mapping.search_index.candidates import (
 from model_catalog.mapping.tables import Model
 
 _MODELS: Final = cast("Table", Model.__table__)
-_TAGS: Final = cast("Table", ModelTag.__table__)
 
 
 class ContainsText(FunctionElement[Any]):
@@ -53,7 +52,7 @@ class ContainsText(FunctionElement[Any]):
     def __init__(self, folded: str, dialect: str) -> None:
         self.folded = folded
         found = _finder(folded, dialect)
-        with_tag = select(_TAGS.c.model_id).where(found(_TAGS.c.folded))
+        with_tag = select(TAGS.c.model_id).where(found(TAGS.c.folded))
         super().__init__(or_(*_in_columns(folded, dialect), _MODELS.c.id.in_(with_tag)))
 
 
@@ -93,13 +92,13 @@ def _with_candidates(
     if dialect == "sqlite":
         found = find_in_sqlite(connection, folded, for_page=for_page)
     else:
-        found = find_in_postgresql(connection, folded, _MODELS, _TAGS, for_page=for_page)
+        found = find_in_postgresql(connection, folded, _MODELS, TAGS, for_page=for_page)
     if found is None:
         return condition
     # A model is compared again: the index may propose too many, and it may have changed since.
     has_tag = (
         select(literal(1))
-        .where(_TAGS.c.model_id == _MODELS.c.id, _finder(folded, dialect)(_TAGS.c.folded))
+        .where(TAGS.c.model_id == _MODELS.c.id, _finder(folded, dialect)(TAGS.c.folded))
         .correlate(_MODELS)
         .exists()
     )

@@ -39,16 +39,10 @@ from model_catalog.domain.search_text import fold_case, search_columns
 from model_catalog.errors import InvalidImportError, InvalidModelError
 from model_catalog.execution.executor import Operation, read, write_alone
 from model_catalog.execution.postgresql.driver_statements import fetch_in_parts
+from model_catalog.mapping.child_tables import ALIASES, FILES, TAGS
 from model_catalog.mapping.search_index.indexing import MAX_WAITING, index_if_many_wait
 from model_catalog.repository.operations.model_files import FILE_COLUMNS
-from model_catalog.repository.statements.filters import (
-    FILES,
-    MODELS,
-    TAGS,
-    model_columns,
-    own_models,
-)
-from model_catalog.repository.statements.model_key import ALIASES
+from model_catalog.repository.statements.filters import MODELS, model_columns, own_models
 from model_catalog.repository.statements.models import insert_into
 from model_catalog.repository.statements.postgres_batches import array_table
 from model_catalog.repository.statements.row_conversion import aggregate_children

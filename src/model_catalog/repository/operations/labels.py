@@ -25,6 +25,7 @@ from model_catalog.domain.search_text import fold_case
 from model_catalog.domain.validation import utc_now
 from model_catalog.errors import InvalidModelError
 from model_catalog.execution.executor import Operation, read, write
+from model_catalog.mapping.child_tables import ALIASES, TAGS
 from model_catalog.mapping.tables import Model
 from model_catalog.repository.operations.lookup import (
     LookupKey,
@@ -34,13 +35,11 @@ from model_catalog.repository.operations.lookup import (
 )
 from model_catalog.repository.statements.filters import (
     MODELS,
-    TAGS,
     Filters,
     build_where,
     model_columns,
     own_models,
 )
-from model_catalog.repository.statements.model_key import ALIASES
 from model_catalog.repository.statements.models import insert_into
 
 _ALIAS_COLUMNS: Final = (ALIASES.c.provider, ALIASES.c.reference, ALIASES.c.alias)

@@ -32,15 +32,10 @@ from model_catalog.domain.search_text import search_columns
 from model_catalog.errors import InvalidModelError, ModelInUseError, ModelNotFoundError
 from model_catalog.execution.executor import Operation, lookup, write
 from model_catalog.execution.prepared_statement import Row, sqlite_driver
+from model_catalog.mapping.child_tables import ALIASES, FILES, TAGS
 from model_catalog.mapping.tables import Model
-from model_catalog.repository.statements.filters import (
-    FILES,
-    MODELS,
-    TAGS,
-    model_columns,
-    of_host,
-)
-from model_catalog.repository.statements.model_key import ALIASES, select_model_id
+from model_catalog.repository.statements.filters import MODELS, model_columns, of_host
+from model_catalog.repository.statements.model_key import select_model_id
 from model_catalog.repository.statements.model_uses import require_unused
 from model_catalog.repository.statements.models import (
     reset_stale_results,

@@ -17,10 +17,11 @@ from model_catalog.domain.file_record import (
 from model_catalog.domain.file_validation import validate_files
 from model_catalog.domain.validation import utc_now
 from model_catalog.execution.executor import Operation, read, write_alone
+from model_catalog.mapping.child_tables import FILES
 from model_catalog.mapping.tables import Model
 from model_catalog.repository.operations.lookup import LookupKey, get_model_id, load_model
 from model_catalog.repository.operations.registration import UpsertRow, register_one
-from model_catalog.repository.statements.filters import FILES, MODELS, model_columns, of_host
+from model_catalog.repository.statements.filters import MODELS, model_columns, of_host
 from model_catalog.repository.statements.models import insert_into
 
 FILE_COLUMNS: Final = tuple(column for column in FILES.c if column.key != "model_id")

@@ -33,13 +33,11 @@ from model_catalog.domain import fields, validation
 from model_catalog.domain.file_record import FileState
 from model_catalog.domain.search_text import fold_case
 from model_catalog.errors import InvalidModelError
-from model_catalog.mapping.child_tables import ModelFile, ModelTag
+from model_catalog.mapping.child_tables import FILES, TAGS
 from model_catalog.mapping.search_index.condition import ContainsText, use_index
 from model_catalog.mapping.tables import Model
 
 MODELS: Final = cast("Table", Model.__table__)
-TAGS: Final = cast("Table", ModelTag.__table__)
-FILES: Final = cast("Table", ModelFile.__table__)
 model_columns: Final = MODELS.c
 
 # Not parameters: PostgreSQL uses the partial index of the models with a host only if the text of

@@ -14,14 +14,12 @@ covers the usual case. If it does not find exactly one row, the form for one key
 
 from __future__ import annotations
 
-from typing import Any, Final, cast
+from typing import Any
 
-from sqlalchemy import Select, Table, TableValuedAlias, func, select
+from sqlalchemy import Select, TableValuedAlias, func, select
 
-from model_catalog.mapping.child_tables import ModelAlias
+from model_catalog.mapping.child_tables import ALIASES
 from model_catalog.repository.statements.filters import MODELS, model_columns
-
-ALIASES: Final = cast("Table", ModelAlias.__table__)
 
 
 def select_model_id(host: Any, provider: Any, reference: Any, version: Any) -> Select[int]:

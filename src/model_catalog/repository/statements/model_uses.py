@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Final, cast
-
-from sqlalchemy import ColumnElement, Connection, Table, delete, select
+from sqlalchemy import ColumnElement, Connection, delete, select
 
 from model_catalog.errors import ModelInUseError
-from model_catalog.mapping.child_tables import ModelUse
+from model_catalog.mapping.child_tables import USES
 from model_catalog.repository.statements.database_time import is_valid, now_ms
 from model_catalog.repository.statements.filters import model_columns
-
-USES: Final = cast("Table", ModelUse.__table__)
 
 
 def require_unused(connection: Connection, which: ColumnElement[bool], model: str) -> None:

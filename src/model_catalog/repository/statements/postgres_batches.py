@@ -24,7 +24,8 @@ from sqlalchemy import (
 from model_catalog.connection.database_info import host_of
 from model_catalog.domain.fields import KEY_FIELDS
 from model_catalog.execution.prepared_statement import PreparedStatement, Row, raw_column
-from model_catalog.repository.statements.filters import TAGS, model_columns
+from model_catalog.mapping.child_tables import TAGS
+from model_catalog.repository.statements.filters import model_columns
 from model_catalog.repository.statements.model_key import select_model_id_of_each
 from model_catalog.repository.statements.row_conversion import select_models, string_agg
 

@@ -29,6 +29,7 @@ from model_catalog.domain.fields import (
 )
 from model_catalog.domain.search_text import fold_case
 from model_catalog.execution.prepared_statement import Row, raw_column, schema_options
+from model_catalog.mapping.child_tables import TAGS
 from model_catalog.mapping.column_types import (
     TAG_SEPARATOR,
     PathText,
@@ -40,12 +41,7 @@ from model_catalog.mapping.column_types import (
 )
 from model_catalog.mapping.computed_fields import STORED_TAGS
 from model_catalog.mapping.tables import Model, new_detached_model
-from model_catalog.repository.statements.filters import (
-    EFFECTIVE_COLUMNS,
-    MODELS,
-    TAGS,
-    model_columns,
-)
+from model_catalog.repository.statements.filters import EFFECTIVE_COLUMNS, MODELS, model_columns
 
 _TYPES: Final = [type(model_columns[name].type) for name in EFFECTIVE_COLUMNS]
 _TIMESTAMP_INDEXES: Final = tuple(

@@ -31,10 +31,10 @@ from model_catalog.domain.file_record import BEING_DELETED, FileState
 from model_catalog.domain.file_validation import MAX_FILES
 from model_catalog.domain.model_ref import ModelRef
 from model_catalog.execution.executor import read, write_alone
+from model_catalog.mapping.child_tables import FILES
 from model_catalog.mapping.column_types import decode_path, decode_state
 from model_catalog.repository.model_catalog import ModelCatalog, executor_of
 from model_catalog.repository.statements.filters import (
-    FILES,
     MODELS,
     Filters,
     build_where,

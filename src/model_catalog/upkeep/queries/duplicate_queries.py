@@ -10,13 +10,9 @@ from sqlalchemy import Connection, Select, Text, func, null, select, type_coerce
 from model_catalog.domain.fields import KEY_FIELDS
 from model_catalog.execution.executor import read
 from model_catalog.execution.prepared_statement import Row
+from model_catalog.mapping.child_tables import FILES
 from model_catalog.repository.model_catalog import ModelCatalog, executor_of
-from model_catalog.repository.statements.filters import (
-    FILES,
-    MODELS,
-    model_columns,
-    own_models,
-)
+from model_catalog.repository.statements.filters import MODELS, model_columns, own_models
 
 DUPLICATE_COLUMNS: Final = (
     *("digest", "size_bytes", "path", "fingerprint"),

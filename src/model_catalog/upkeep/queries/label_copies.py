@@ -10,8 +10,8 @@ from sqlalchemy import Connection, bindparam, select
 from model_catalog.connection.database_info import host_of
 from model_catalog.domain import key_validation
 from model_catalog.errors import InvalidModelError
-from model_catalog.repository.statements.filters import MODELS, TAGS, model_columns, of_host
-from model_catalog.repository.statements.model_key import ALIASES
+from model_catalog.mapping.child_tables import ALIASES, TAGS
+from model_catalog.repository.statements.filters import MODELS, model_columns, of_host
 from model_catalog.repository.statements.models import insert_into
 
 _BATCH_SIZE: Final = 500

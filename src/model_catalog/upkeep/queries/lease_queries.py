@@ -8,18 +8,16 @@ connection pooler.
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple, cast
+from typing import NamedTuple
 
-from sqlalchemy import Connection, Table, delete, select
+from sqlalchemy import Connection, delete, select
 
 from model_catalog.connection.database_info import host_of
 from model_catalog.execution.executor import read, write
-from model_catalog.mapping.child_tables import Lease
+from model_catalog.mapping.child_tables import LEASES
 from model_catalog.repository.model_catalog import ModelCatalog, executor_of
 from model_catalog.repository.statements.database_time import is_valid, now_ms
 from model_catalog.repository.statements.models import insert_into
-
-LEASES: Final = cast("Table", Lease.__table__)
 
 
 class LeaseClaim(NamedTuple):

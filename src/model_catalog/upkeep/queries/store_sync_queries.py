@@ -13,16 +13,10 @@ from model_catalog.connection.database_info import host_of
 from model_catalog.domain.fields import KEY_FIELDS, UNIQUE_COLUMNS
 from model_catalog.domain.file_record import BEING_DELETED, FileRecord
 from model_catalog.execution.executor import read, write_alone
+from model_catalog.mapping.child_tables import ALIASES, FILES
 from model_catalog.mapping.search_index.indexing import MAX_WAITING, index_if_many_wait
 from model_catalog.repository.model_catalog import ModelCatalog, executor_of
-from model_catalog.repository.statements.filters import (
-    FILES,
-    MODELS,
-    model_columns,
-    of_host,
-    own_models,
-)
-from model_catalog.repository.statements.model_key import ALIASES
+from model_catalog.repository.statements.filters import MODELS, model_columns, of_host, own_models
 from model_catalog.repository.statements.models import insert_into
 from model_catalog.repository.statements.totals.model_totals import count_new_models
 from model_catalog.upkeep.queries.label_copies import LabelCopy, copy_labels

@@ -13,12 +13,12 @@ from model_catalog.domain.fields import KEY_FIELDS
 from model_catalog.domain.file_record import BEING_DELETED, FileRecord, FileState
 from model_catalog.domain.model_ref import ModelRef
 from model_catalog.execution.executor import read, write
+from model_catalog.mapping.child_tables import FILES
 from model_catalog.mapping.tables import Model
 from model_catalog.repository.model_catalog import ModelCatalog, executor_of
 from model_catalog.repository.operations.lookup import load_model
 from model_catalog.repository.operations.model_files import register_with_files, replace_files
 from model_catalog.repository.statements.filters import (
-    FILES,
     MODELS,
     Filters,
     build_where,

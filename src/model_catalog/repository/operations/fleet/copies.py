@@ -28,13 +28,9 @@ from model_catalog.domain.fleet.copies import ModelCopies, ModelCopy, best_first
 from model_catalog.domain.model_ref import ModelRef
 from model_catalog.execution.executor import Operation, lookup, read
 from model_catalog.execution.prepared_statement import PreparedStatement, Row, raw_column
+from model_catalog.mapping.child_tables import ALIASES, HOSTS
 from model_catalog.mapping.column_types import decode_path, decode_state, decode_timestamp
-from model_catalog.repository.operations.fleet.hosts import (
-    HOSTS,
-    heartbeat_age_s,
-    is_lost,
-    state_of,
-)
+from model_catalog.repository.operations.fleet.hosts import heartbeat_age_s, is_lost, state_of
 from model_catalog.repository.operations.lookup import LookupKey
 from model_catalog.repository.statements.database_time import now_ms
 from model_catalog.repository.statements.filters import (
@@ -43,7 +39,6 @@ from model_catalog.repository.statements.filters import (
     MODELS,
     model_columns,
 )
-from model_catalog.repository.statements.model_key import ALIASES
 
 _Key: TypeAlias = tuple[str, str, str]
 """A provider, a reference and a version."""

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, Literal, NamedTuple, TypeAlias, cast
+from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
-from sqlalchemy import ColumnElement, Connection, Table, delete, func, select, update
+from sqlalchemy import ColumnElement, Connection, delete, func, select, update
 
 from model_catalog.domain.fleet.host import Host, HostState, host_state
 from model_catalog.errors import HostHasModelsError, HostNotFoundError
 from model_catalog.execution.executor import Operation, read, write, write_alone
-from model_catalog.mapping.child_tables import ModelHost
+from model_catalog.mapping.child_tables import HOSTS
 from model_catalog.repository.operations.lookup import delete_models
 from model_catalog.repository.statements.database_time import now_ms, to_datetime
 from model_catalog.repository.statements.filters import MODELS, model_columns
 from model_catalog.repository.statements.models import insert_into
-
-HOSTS: Final = cast("Table", ModelHost.__table__)
 
 ModelsOfHost: TypeAlias = Literal["refuse", "keep", "delete"]
 """What happens to the models of a host that is removed."""

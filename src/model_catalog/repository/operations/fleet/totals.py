@@ -8,7 +8,8 @@ from sqlalchemy import Connection, func, literal, select, union_all
 
 from model_catalog.domain.fleet.copies import HostTotals
 from model_catalog.execution.executor import Operation, read
-from model_catalog.repository.operations.fleet.hosts import HOSTS, heartbeat_age_s, state_of
+from model_catalog.mapping.child_tables import HOSTS
+from model_catalog.repository.operations.fleet.hosts import heartbeat_age_s, state_of
 from model_catalog.repository.statements.database_time import now_ms
 from model_catalog.repository.statements.filters import HAS_HOST, HAS_NO_HOST, model_columns
 from model_catalog.repository.statements.totals.disk_usage import join_sums, split_sums

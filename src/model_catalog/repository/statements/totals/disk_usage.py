@@ -29,7 +29,8 @@ from sqlalchemy import (
     union_all,
 )
 
-from model_catalog.repository.statements.filters import FILES, MODELS, model_columns
+from model_catalog.mapping.child_tables import FILES
+from model_catalog.repository.statements.filters import MODELS, model_columns
 
 TOTAL: Final = -1
 """The index of the sum of all models in the rows of `select_totals_by`."""
