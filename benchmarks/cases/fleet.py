@@ -20,7 +20,7 @@ from benchmarks.contenders import CATALOG
 from benchmarks.harness.benchmark import ALLOWED, Benchmark, Environment
 from benchmarks.harness.rounds import Measured, Result, Sample, run_rounds
 from model_catalog import HostRegistry, Model, ModelCatalog, open_catalog
-from model_catalog.domain.fleet.host import DEFAULT_INTERVAL_S
+from model_catalog.domain.fleet import DEFAULT_INTERVAL_S
 from tests import postgres
 
 WHO_HAS: Final = "fleet: questions, who_has"

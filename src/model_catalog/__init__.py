@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from model_catalog.connection.engines import prepare_engine
     from model_catalog.connection.sqlite_pragmas import Durability
     from model_catalog.connection.target import Target
-    from model_catalog.domain.fields import ModelChanges, ModelRow
+    from model_catalog.domain.fields import ModelChanges, ModelRow, Sort
     from model_catalog.domain.file_record import FileRecord, FileState
     from model_catalog.domain.fleet.copies import (
         ExcludedHost,
@@ -86,7 +86,6 @@ if TYPE_CHECKING:
     from model_catalog.repository.operations.listing import ModelPage
     from model_catalog.repository.operations.statistics import CatalogStats, ModelTotals
     from model_catalog.repository.statements.filters import Filters
-    from model_catalog.repository.statements.pagination import Sort
     from model_catalog.schema.diagnosis import check_schema
     from model_catalog.schema.host_connection import upgrade_connection
     from model_catalog.schema.migrate import downgrade, upgrade
@@ -225,7 +224,7 @@ _MODULES = {
     "RepairReport": "backups.salvage",
     "RepairedTable": "backups.salvage",
     "RestoreResult": "backups.restore",
-    "Sort": "repository.statements.pagination",
+    "Sort": "domain.fields",
     "TagCount": "repository.operations.labels",
     "Target": "connection.target",
     "backup": "backups.restore",

@@ -17,7 +17,7 @@ from sqlalchemy import URL
 
 from model_catalog.connection.sqlite_pragmas import Durability
 from model_catalog.connection.target import Target
-from model_catalog.domain.fields import ModelChanges, ModelRow
+from model_catalog.domain.fields import ModelChanges, ModelRow, Sort
 from model_catalog.domain.file_record import FileRecord
 from model_catalog.domain.fleet.copies import HostTotals, ModelCopies, ModelCopy, PlacementPlan
 from model_catalog.domain.fleet.host import Host, HostFields
@@ -32,7 +32,6 @@ from model_catalog.repository.operations.listing import ModelPage
 from model_catalog.repository.operations.relocation import RelocatedModel
 from model_catalog.repository.operations.statistics import CatalogStats
 from model_catalog.repository.statements.filters import Filters
-from model_catalog.repository.statements.pagination import Sort
 
 __all__ = ["SyncCatalog", "SyncFleet", "SyncHostRegistry", "open_catalog"]
 _P = ParamSpec("_P")

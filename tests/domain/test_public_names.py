@@ -204,3 +204,20 @@ def test_using_a_sqlite_file_does_not_import_the_dialect_of_postgresql(tmp_path)
     )
 
     assert done.stdout == "[]\n"
+
+
+def test_the_common_names_are_imported_without_the_operations_that_few_programs_use():
+    """Together they would add a third to the time that the package adds to SQLAlchemy's."""
+    code = (
+        "import sys\n"
+        "from model_catalog import Model, open_catalog\n"
+        "rare = ('aiosqlite', 'model_catalog.domain.ndjson', 'model_catalog.domain.fleet.host',"
+        " *(f'model_catalog.repository.{name}' for name in ('export_writer', 'import_reader')),"
+        " *(f'model_catalog.repository.operations.{name}' for name in"
+        "   ('export_import', 'labels', 'listing', 'relocation', 'statistics')))\n"
+        "print([name for name in rare if name in sys.modules])"
+    )
+
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert done.stdout.strip() == "[]"

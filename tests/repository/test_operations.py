@@ -10,6 +10,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from model_catalog import FileRecord, FileState, Model, ModelRow
 from model_catalog.connection.engines import database_info
+from model_catalog.domain.fields import Sort
 from model_catalog.errors import ModelNotFoundError
 from model_catalog.execution.prepared_statement import sqlite_driver
 from model_catalog.repository.export_writer import ExportSpool, _export_line
@@ -27,7 +28,6 @@ from model_catalog.repository.operations import (
 )
 from model_catalog.repository.operations.lookup import LookupKey
 from model_catalog.repository.operations.usage import UseCounts
-from model_catalog.repository.statements.pagination import Sort
 from model_catalog.repository.statements.row_conversion import to_models, to_rows
 
 

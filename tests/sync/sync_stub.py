@@ -144,10 +144,11 @@ def _blocking_methods(module: ast.Module, name: str) -> list[ast.stmt]:
 
 
 def imports(module: ast.Module) -> set[tuple[str, str]]:
-    """Return the modules and names that a module imports with `from`."""
+    """Return the modules and names that a module imports with `from`, also for type checkers."""
+    conditional = [node for each in module.body if isinstance(each, ast.If) for node in each.body]
     return {
         (node.module, alias.name)
-        for node in module.body
+        for node in (*module.body, *conditional)
         if isinstance(node, ast.ImportFrom)
         for alias in node.names
     }

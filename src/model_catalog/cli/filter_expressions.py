@@ -8,10 +8,10 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any, Final, cast
 
+from model_catalog.domain.fields import Sort
 from model_catalog.domain.validation import MAX_SIZE
 from model_catalog.errors import InvalidModelError
 from model_catalog.repository.statements.filters import Filters
-from model_catalog.repository.statements.pagination import Sort
 
 _SIZE: Final = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgtp]?)b?", re.IGNORECASE | re.ASCII)
 _UNIT_BYTES: Final = {unit: 1000**power for power, unit in enumerate(("", "k", "m", "g", "t", "p"))}

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from enum import Enum, auto
+from enum import Enum, StrEnum, auto
 from types import NoneType
 from typing import Annotated, Any, Final, NamedTuple, TypedDict, get_args, get_type_hints
 
@@ -374,3 +374,26 @@ def _require_fields(values: Mapping[str, object]) -> None:
     for name in REQUIRED_FIELDS:
         if name not in values:
             raise InvalidModelError(name, None, "is missing: every model needs one")
+
+
+class Sort(StrEnum):
+    """The field that a listing is sorted by; ties are sorted by provider, reference and version."""
+
+    DOWNLOADED_AT = "downloaded_at"
+    LAST_USED_AT = "last_used_at"
+    USE_COUNT = "use_count"
+    DOWNLOAD_COUNT = "download_count"
+    SIZE_BYTES = "size_bytes"
+    CONTEXT_LENGTH = "context_length"
+    PARAMETER_COUNT = "parameter_count"
+    PROVIDER = "provider"
+    REFERENCE = "reference"
+    ARCHITECTURE = "architecture"
+    QUANTIZATION = "quantization"
+    FORMAT = "format"
+
+    @property
+    def descending_by_default(self) -> bool:
+        """Whether the default direction is descending: for numbers and times, but not for names."""
+        names = {Sort.PROVIDER, Sort.REFERENCE, Sort.ARCHITECTURE, Sort.QUANTIZATION, Sort.FORMAT}
+        return self not in names

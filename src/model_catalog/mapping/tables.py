@@ -23,7 +23,6 @@ from sqlalchemy.orm import Mapped, MappedAsDataclass, column_property, mapped_co
 
 from model_catalog.domain.fields import HEADER_FIELDS, KEY_FIELDS, UNIQUE_COLUMNS
 from model_catalog.domain.file_record import FileState
-from model_catalog.domain.json_fields import to_json_fields
 from model_catalog.domain.model_ref import ModelRef
 from model_catalog.domain.search_text import fold_case
 from model_catalog.mapping.base import Base, PartialIndex
@@ -355,6 +354,8 @@ class Model(MappedAsDataclass, Base, kw_only=True, eq=False, repr=False):
 
         Times are texts in UTC, as in `2026-11-23T14:05:09Z`, and tags are a list.
         """
+        from model_catalog.domain.json_fields import to_json_fields  # noqa: PLC0415 - seldom used
+
         return to_json_fields(self)
 
     def __repr__(self) -> str:
@@ -364,8 +365,7 @@ class Model(MappedAsDataclass, Base, kw_only=True, eq=False, repr=False):
         return duplicate(self)
 
     def __deepcopy__(self, _memo: dict[int, Any]) -> Self:
-        # No value of a field can be changed in place.
-        return duplicate(self)
+        return duplicate(self)  # no value of a field can be changed in place
 
     def __getstate__(self) -> object:
         # The default. A class with slots must name it for the pickle protocols 0 and 1.

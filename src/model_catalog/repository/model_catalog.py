@@ -15,9 +15,8 @@ from model_catalog.concurrency.gc_pauses import full_collections_paused
 from model_catalog.connection.database_info import DatabaseInfo, main_path
 from model_catalog.connection.target import wrong_object
 from model_catalog.domain import key_validation, validation
-from model_catalog.domain.fields import ModelChanges, ModelRow
-from model_catalog.domain.file_record import FileRecord
-from model_catalog.domain.fleet.host import DEFAULT_LOST_AFTER_S
+from model_catalog.domain.fields import ModelChanges, ModelRow, Sort
+from model_catalog.domain.fleet import DEFAULT_LOST_AFTER_S
 from model_catalog.domain.model_ref import ModelName, ModelRef, NamedModel, split_arguments
 from model_catalog.errors import ModelNotFoundError, WrongLoopError
 from model_catalog.execution.executor import Executor, Operation
@@ -26,32 +25,39 @@ from model_catalog.execution.session_executor import SessionExecutor
 from model_catalog.execution.session_transaction import SessionTransaction
 from model_catalog.execution.transaction import TransactionExecutor
 from model_catalog.mapping.tables import Model
-from model_catalog.repository.export_writer import ExportSpool, write_export
-from model_catalog.repository.import_reader import ImportReader
-from model_catalog.repository.operations import (
-    bulk_registration,
-    export_import,
-    labels,
-    listing,
-    lookup,
-    model_files,
-    registration,
-    relocation,
-    statistics,
-)
-from model_catalog.repository.operations.export_import import ImportResult, OnConflict
-from model_catalog.repository.operations.labels import Alias, TagCount
-from model_catalog.repository.operations.listing import ModelPage
+from model_catalog.repository.lazy_module import LazyModule
+from model_catalog.repository.operations import bulk_registration, lookup, model_files, registration
 from model_catalog.repository.operations.lookup import LookupKey
-from model_catalog.repository.operations.relocation import RelocatedModel
-from model_catalog.repository.operations.statistics import CatalogStats
 from model_catalog.repository.operations.usage import UseRecorder
 from model_catalog.repository.statements.filters import Filters
-from model_catalog.repository.statements.pagination import Sort
 from model_catalog.repository.statements.row_conversion import to_models, to_rows
 
 if TYPE_CHECKING:
+    from model_catalog.domain.file_record import FileRecord
+    from model_catalog.repository import export_writer, import_reader
     from model_catalog.repository.fleet.fleet import Fleet
+    from model_catalog.repository.operations import (
+        export_import,
+        labels,
+        listing,
+        relocation,
+        statistics,
+    )
+    from model_catalog.repository.operations.export_import import ImportResult, OnConflict
+    from model_catalog.repository.operations.labels import Alias, TagCount
+    from model_catalog.repository.operations.listing import ModelPage
+    from model_catalog.repository.operations.relocation import RelocatedModel
+    from model_catalog.repository.operations.statistics import CatalogStats
+else:
+    # They take a fifth of the import of the package, and a process seldom uses all of them.
+    export_writer, import_reader = (
+        LazyModule(f"model_catalog.repository.{name}")
+        for name in ("export_writer", "import_reader")
+    )
+    export_import, labels, listing, relocation, statistics = (
+        LazyModule(f"model_catalog.repository.operations.{name}")
+        for name in ("export_import", "labels", "listing", "relocation", "statistics")
+    )
 
 
 class ModelCatalog:
@@ -679,9 +685,12 @@ class ModelCatalog:
         So the memory does not grow with the number of models. The stream is written in a thread,
         and is not closed. Raises StorageFullError if the temporary file has no room.
         """
-        with closing(ExportSpool(self._executor.database)) as spool, full_collections_paused():
+        with (
+            closing(export_writer.ExportSpool(self._executor.database)) as spool,
+            full_collections_paused(),
+        ):
             count = await self._executor.run(export_import.export_rows(spool))
-            await write_export(spool, stream)
+            await export_writer.write_export(spool, stream)
         return count
 
     async def import_catalog(
@@ -714,20 +723,20 @@ class ModelCatalog:
         export_import.validate_on_conflict(on_conflict)
         if timeout_s is not None:
             validation.seconds("timeout_s", timeout_s)
-        reader = ImportReader(
+        reader = import_reader.ImportReader(
             stream, self._executor.database, skip_broken=skip_broken, trust_source=trust_source
         )
         with closing(reader), full_collections_paused():
             await reader.read()
             if not reader.valid_count:
-                return ImportResult(0, 0, tuple(reader.problems))
+                return export_import.ImportResult(0, 0, tuple(reader.problems))
             operation = export_import.import_lines(
                 reader.pages, on_conflict, skip_broken=skip_broken, timeout_s=timeout_s
             )
             done = await self._executor.run(operation)
         problems = sorted((*reader.problems, *done.refused), key=lambda problem: problem.line)
         kept = reader.valid_count - done.written - len(done.refused)
-        return ImportResult(done.written, kept, tuple(problems))
+        return export_import.ImportResult(done.written, kept, tuple(problems))
 
 
 def executor_of(catalog: ModelCatalog) -> Executor:

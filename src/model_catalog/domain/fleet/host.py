@@ -7,14 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Final, TypedDict
+from typing import Any, TypedDict
 
 from model_catalog.domain.ndjson import iso_time
-
-DEFAULT_INTERVAL_S: Final = 60.0
-"""Seconds between two heartbeats: those of 1,000 hosts take 0.4 % of a core of the server."""
-DEFAULT_LOST_AFTER_S: Final = 3 * DEFAULT_INTERVAL_S
-"""Seconds without a heartbeat after which a host is lost."""
 
 
 class HostState(StrEnum):

@@ -9,9 +9,8 @@ import sqlite3
 from collections.abc import Callable, Coroutine
 from contextvars import Context, ContextVar
 from functools import partial
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-import aiosqlite
 from sqlalchemy import AsyncAdaptedQueuePool, Engine
 from sqlalchemy.engine.base import OptionEngine
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -34,6 +33,9 @@ from model_catalog.execution.sqlite_threads.request_queue import (
     run_batch,
 )
 from model_catalog.execution.sqlite_threads.transaction_runner import Requests, TransactionRunner
+
+if TYPE_CHECKING:
+    import aiosqlite
 
 T = TypeVar("T")
 
@@ -236,6 +238,9 @@ class _UnsuitableConnectionError(Exception):
 
 
 def _is_suitable(driver: object) -> bool:
+    # A host that uses the driver has imported it. No other process needs it.
+    import aiosqlite  # noqa: PLC0415
+
     if not isinstance(driver, aiosqlite.Connection):
         return False
     connection: object = _sqlite_connection(driver)

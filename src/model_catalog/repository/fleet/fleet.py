@@ -6,14 +6,13 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Final, Unpack
 
 from model_catalog.domain import validation
-from model_catalog.domain.fleet import host_validation
+from model_catalog.domain.fleet import DEFAULT_LOST_AFTER_S, host_validation
 from model_catalog.domain.fleet.copies import (
     HostTotals,
     ModelCopies,
     ModelCopy,
     PlacementPlan,
 )
-from model_catalog.domain.fleet.host import DEFAULT_LOST_AFTER_S
 from model_catalog.domain.model_ref import ModelName, ModelRef
 from model_catalog.errors import InvalidModelError
 from model_catalog.execution.executor import Executor

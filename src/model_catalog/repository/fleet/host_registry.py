@@ -8,13 +8,8 @@ from os import PathLike
 from typing import Final, Unpack
 
 from model_catalog.domain import key_validation, validation
-from model_catalog.domain.fleet import host_validation
-from model_catalog.domain.fleet.host import (
-    DEFAULT_INTERVAL_S,
-    DEFAULT_LOST_AFTER_S,
-    Host,
-    HostFields,
-)
+from model_catalog.domain.fleet import DEFAULT_INTERVAL_S, DEFAULT_LOST_AFTER_S, host_validation
+from model_catalog.domain.fleet.host import Host, HostFields
 from model_catalog.errors import InvalidModelError, TransactionError
 from model_catalog.repository.fleet.heartbeats import HeartbeatSender, send_heartbeats
 from model_catalog.repository.model_catalog import ModelCatalog, executor_of

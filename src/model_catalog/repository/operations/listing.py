@@ -22,7 +22,7 @@ from sqlalchemy import (
 from model_catalog.concurrency.gc_pauses import gc_paused
 from model_catalog.connection.database_info import catalog_schema, host_of
 from model_catalog.domain import validation
-from model_catalog.domain.fields import KEY_FIELDS, ModelRow
+from model_catalog.domain.fields import KEY_FIELDS, ModelRow, Sort
 from model_catalog.domain.page_token import Listing, Position, invalid_token
 from model_catalog.errors import InvalidModelError
 from model_catalog.execution.executor import Executor, Operation, read, read_once
@@ -51,7 +51,7 @@ from model_catalog.repository.statements.index_ranges import (
     select_in_order,
     select_providers,
 )
-from model_catalog.repository.statements.pagination import Page, Sort, SortOrder
+from model_catalog.repository.statements.pagination import Page, SortOrder
 from model_catalog.repository.statements.row_conversion import (
     as_text,
     select_models,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from enum import Enum, StrEnum, auto
+from enum import Enum, auto
 from typing import Any, Final
 
 from sqlalchemy import (
@@ -21,7 +21,7 @@ from sqlalchemy import (
 from sqlalchemy.sql.operators import custom_op
 
 from model_catalog.domain import validation
-from model_catalog.domain.fields import KEY_FIELDS, TIMESTAMP_FIELDS, ModelRow
+from model_catalog.domain.fields import KEY_FIELDS, TIMESTAMP_FIELDS, ModelRow, Sort
 from model_catalog.domain.page_token import Position
 from model_catalog.errors import InvalidModelError
 from model_catalog.mapping.column_types import UnixTimestamp
@@ -40,36 +40,6 @@ from model_catalog.repository.statements.index_ranges import (
     value_ranges,
 )
 
-
-class Sort(StrEnum):
-    """The field that a listing is sorted by; ties are sorted by provider, reference and version."""
-
-    DOWNLOADED_AT = "downloaded_at"
-    LAST_USED_AT = "last_used_at"
-    USE_COUNT = "use_count"
-    DOWNLOAD_COUNT = "download_count"
-    SIZE_BYTES = "size_bytes"
-    CONTEXT_LENGTH = "context_length"
-    PARAMETER_COUNT = "parameter_count"
-    PROVIDER = "provider"
-    REFERENCE = "reference"
-    ARCHITECTURE = "architecture"
-    QUANTIZATION = "quantization"
-    FORMAT = "format"
-
-    @property
-    def descending_by_default(self) -> bool:
-        """Whether the default direction is descending: for numbers and times, but not for names."""
-        return self not in _NAME_SORTS
-
-
-_NAME_SORTS: Final = {
-    Sort.PROVIDER,
-    Sort.REFERENCE,
-    Sort.ARCHITECTURE,
-    Sort.QUANTIZATION,
-    Sort.FORMAT,
-}
 _INDEXED_SORTS: Final = {
     Sort.DOWNLOADED_AT,
     Sort.LAST_USED_AT,

@@ -23,7 +23,8 @@ from model_catalog.cli.output import (
     print_table,
     print_tsv,
 )
-from model_catalog.domain.fleet.host import DEFAULT_LOST_AFTER_S, Host, HostFields, HostState
+from model_catalog.domain.fleet import DEFAULT_LOST_AFTER_S
+from model_catalog.domain.fleet.host import Host, HostFields, HostState
 from model_catalog.errors import HostNotFoundError, InvalidModelError
 from model_catalog.repository.fleet.host_registry import HostRegistry
 from model_catalog.repository.model_catalog import ModelCatalog

@@ -6,13 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from model_catalog.domain.fields import ModelRow
+from model_catalog.domain.fields import ModelRow, Sort
 from model_catalog.domain.file_record import FileState
 from model_catalog.domain.model_ref import ModelRef
 from model_catalog.downloads import ModelUser, list_users
 from model_catalog.repository.model_catalog import ModelCatalog
 from model_catalog.repository.operations.statistics import CatalogStats
-from model_catalog.repository.statements.pagination import Sort
 from model_catalog.upkeep.duplicates import DuplicateSet, find_duplicates
 
 
