@@ -14,6 +14,7 @@ from typing import Final
 from diagrams import DIAGRAMS
 from docutils import nodes
 from docutils.statemachine import StringList
+from layer_diagram import draw_layers, read_layers
 from schema_pages import draw_schema, migration_lines, table_lines
 from sphinx.application import Sphinx
 from sphinx.pycode import ModuleAnalyzer
@@ -128,6 +129,13 @@ class DrawnDiagram(SphinxDirective):
         return [nodes.raw("", DIAGRAMS[self.arguments[0]].draw(), format="html")]
 
 
+class LayerDiagram(SphinxDirective):
+    """Draw the layers of the package."""
+
+    def run(self) -> list[nodes.Node]:
+        return [nodes.raw("", draw_layers(read_layers()), format="html")]
+
+
 class SchemaDiagram(SphinxDirective):
     """Draw the tables and their foreign keys."""
 
@@ -152,6 +160,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.add_directive("command-reference", CommandReference)
     app.add_directive("drawn-diagram", DrawnDiagram)
     app.add_directive("error-reference", ErrorReference)
+    app.add_directive("layer-diagram", LayerDiagram)
     app.add_directive("public-module", PublicModule)
     app.add_directive("schema-diagram", SchemaDiagram)
     app.add_directive("schema-tables", SchemaTables)

@@ -1,7 +1,9 @@
 """The package keeps the structure that docs/architecture.md describes."""
 
 import ast
+import re
 from collections.abc import Iterator
+from itertools import groupby
 from pathlib import Path
 
 import pytest
@@ -92,3 +94,19 @@ def test_no_name_of_the_old_vocabulary_is_left(folder):
     ]
 
     assert found == []
+
+
+def test_the_diagram_of_the_layers_shows_every_package(monkeypatch):
+    """Each package of a layer has a box, below the boxes of the layers above it."""
+    monkeypatch.syspath_prepend(ROOT / "docs/_ext")
+    from layer_diagram import draw_layers, read_layers
+
+    boxes = re.findall(r'class="name" x="[\d.]+" y="([\d.]+)">(\w+)<', draw_layers(read_layers()))
+    rows = [
+        [name for _, name in group] for _, group in groupby(boxes, key=lambda box: float(box[0]))
+    ]
+
+    packages = {path.stem for path in PACKAGE.glob("[!_]*") if path.name != "py.typed"}
+    assert {name for row in rows for name in row} == packages - {"migrations"}
+    assert rows == read_layers()
+    assert (rows[0], rows[-1]) == (["cli"], ["errors"])
