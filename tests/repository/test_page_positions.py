@@ -6,6 +6,7 @@ import pytest
 from conftest import Database, a_model, moment
 
 from model_catalog import Model, ModelCatalog, Sort
+from model_catalog.repository.statements.page_statements import prepare_page
 
 ORDERS = [(sort, descending) for sort in Sort for descending in (True, False)]
 FILTERS = (
@@ -82,3 +83,23 @@ async def test_a_page_after_any_model_is_that_part_of_the_listing(catalog, datab
                 last = listed[place]
                 page = await catalog.list_models(limit=LIMIT, after=last, **options)
                 assert keys(page) == keys(listed[place + 1 : place + 1 + LIMIT]), (options, place)
+
+
+@pytest.mark.parametrize("sort", [Sort.SIZE_BYTES, Sort.FORMAT])
+async def test_pages_with_other_values_of_the_same_filters_share_a_statement(catalog, sort):
+    """To build the statement of a page takes as long as to execute it."""
+    await catalog.register_models(
+        a_model(f"m{number}", architecture=architecture, size_bytes=number)
+        for number, architecture in enumerate(["llama", "qwen2", "llama"])
+    )
+
+    async def references(architecture):
+        models = await catalog.list_models(sort=sort, limit=5, architecture=architecture)
+        return sorted(each.reference for each in models)
+
+    first = await references("llama")
+    built = prepare_page.cache_info().misses
+    second = await references("qwen2")
+
+    assert (first, second) == (["m0", "m2"], ["m1"])
+    assert prepare_page.cache_info().misses == built

@@ -5,24 +5,20 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
-from functools import cache
 from typing import Any, Final, Generic, TypeAlias, TypeVar, cast
 
 from sqlalchemy import (
-    BigInteger,
     ColumnElement,
     Connection,
     Select,
-    bindparam,
     func,
-    literal,
     select,
 )
 
 from model_catalog.concurrency.gc_pauses import gc_paused
 from model_catalog.connection.database_info import catalog_schema, host_of
 from model_catalog.domain import validation
-from model_catalog.domain.fields import KEY_FIELDS, ModelRow, Sort
+from model_catalog.domain.fields import ModelRow, Sort
 from model_catalog.domain.page_token import Listing, Position, invalid_token
 from model_catalog.errors import InvalidModelError
 from model_catalog.execution.executor import Executor, Operation, read, read_once
@@ -36,20 +32,27 @@ from model_catalog.mapping.search_index.condition import has_text, use_index
 from model_catalog.mapping.tables import Model
 from model_catalog.repository.statements.filters import (
     Filters,
-    build_where,
-    is_own,
+    build_bound_where,
     model_columns,
     of_host,
     own_models,
 )
 from model_catalog.repository.statements.index_ranges import (
-    MAX_PROVIDERS,
-    columns_of,
     count_some,
-    select_by_name,
     select_first_of,
-    select_in_order,
     select_providers,
+)
+from model_catalog.repository.statements.page_statements import (
+    PAGE_LIMIT,
+    PageBuilder,
+    PageShape,
+    count_rows,
+    count_searched,
+    first_by_name,
+    prepare_page,
+    search_first,
+    sort_all,
+    walk,
 )
 from model_catalog.repository.statements.pagination import Page, SortOrder
 from model_catalog.repository.statements.row_conversion import (
@@ -90,6 +93,8 @@ class PageQuery(Generic[T]):
     page: Page
     values: dict[str, Any]
     where: list[ColumnElement[bool]]
+    names: tuple[str, ...] | None = None
+    """The names of the filters, if the statement can be prepared for other values of them."""
     is_common: bool = True
     """Whether many models may pass the filters, as far as the names of the filters tell."""
     indexed: Mapping[str, str] = field(default_factory=dict)
@@ -140,8 +145,9 @@ def list_page(
     """
     order = SortOrder.validated(sort, descending)
     position = None if after is None else order.position_of(after)
+    where, parameters, names = build_bound_where(filters, dialect)
     page, values = Page.validated(order, position, limit)
-    query = PageQuery(convert, page, values, build_where(filters, dialect), *_facts(filters))
+    query = PageQuery(convert, page, values | parameters, where, names, *_facts(filters))
     return read_once(fetch_page, query, may_lag=True)
 
 
@@ -166,7 +172,7 @@ def list_token_page(
         name: list(value) if isinstance(value, Iterator) else value
         for name, value in filters.items()
     }
-    where = build_where(given, dialect)
+    where, parameters, names = build_bound_where(given, dialect)
     order = SortOrder.validated(sort, descending)
     if not validation.non_negative_int("limit", limit):
         raise InvalidModelError("limit", limit, "is not a page size: give 1 or more")
@@ -179,7 +185,7 @@ def list_token_page(
             raise error if error.field == "page_token" else invalid_token(page_token) from error
     # One more than the page, which tells whether a next page exists.
     page, values = Page.validated(order, position, min(limit + 1, validation.MAX_SIZE))
-    query = PageQuery(to_models, page, values, where, *_facts(given))
+    query = PageQuery(to_models, page, values | parameters, where, names, *_facts(given))
     return read_once(
         fetch_token_page, _TokenPageQuery(query, limit, in_listing.encode_token), may_lag=True
     )
@@ -218,13 +224,25 @@ def _fetch_fastest(connection: Connection, query: PageQuery[T]) -> list[T]:
     is_text_walked = page.order.is_default and not page.is_continued and has_text(query.where)
     if (is_searched and not is_text_walked) or (dialect == "sqlite" and page.is_by_name):
         return _search_first(connection, query)
-    values = {**query.values, "host": host_of(connection)}
-    if query.where:
-        fields = as_text(query.select, dialect, catalog_schema(connection))
-        models = page.walk(fields, dialect, query.where)
-        return _convert(connection, query, fetch_cached(connection, models, values))
-    prepared = _prepared_page(page, query.select, dialect)
-    return _convert(connection, query, prepared.iterate(connection, values))
+    return _convert(connection, query, _fetch_rows(connection, query, walk))
+
+
+def _fetch_rows(
+    connection: Connection,
+    query: PageQuery[Any],
+    build: PageBuilder,
+    fact: bool = False,  # noqa: FBT001, FBT002 - see PageBuilder
+    **values: object,
+) -> Iterable[Row]:
+    """Return the rows of the statement that a function builds, with more values than the page's."""
+    dialect, schema = connection.dialect.name, catalog_schema(connection)
+    values = {**query.values, "host": host_of(connection), **values}
+    if query.names is None:
+        fields = as_text(query.select, dialect, schema)
+        statement = build(query.page, fields, dialect, query.where, fact)
+        return fetch_cached(connection, statement, values)
+    shape = PageShape(build, fact, query.page, query.select, dialect, schema, query.names)
+    return prepare_page(shape).iterate(connection, values)
 
 
 def _convert(connection: Connection, query: PageQuery[T], rows: Iterable[Row]) -> list[T]:
@@ -255,41 +273,11 @@ def _fetch_sorted(
 
     `reads_all` says that SQLite reads the table, not an index that begins with the host.
     """
-    dialect = connection.dialect.name
-    if not query.where:
-        values = {**query.values, "host": host_of(connection)}
-        prepared = _prepared_listing(query.page, query.select, dialect)
-        return _convert(connection, query, prepared.iterate(connection, values))
-    fields = as_text(query.select, dialect, catalog_schema(connection))
-    if reads_all and dialect == "sqlite" and query.is_common:
-        # In the order of an index it would read a row in each of many pages of the file.
-        where = [is_own(host_of(connection)), *query.where]
-    else:
-        where = own_models(connection, query.where)
-    narrow = query.page.sort if dialect == "sqlite" else query.page.apply_to
-    return _convert(
-        connection, query, fetch_cached(connection, narrow(fields, where), query.values)
-    )
-
-
-# There are at most sixteen pages for each sort.
-@cache
-def _prepared_page(
-    page: Page, select: Callable[[str], Select[Any]], dialect: str
-) -> PreparedStatement:
-    return PreparedStatement(page.walk(select(dialect), dialect))
-
-
-@cache
-def _prepared_listing(
-    page: Page, select: Callable[[str], Select[Any]], dialect: str
-) -> PreparedStatement:
-    host = bindparam("host", type_=model_columns.host.type)
-    # SQLite would read the rows in the order of an index that begins with the host.
-    reads_all = dialect == "sqlite" and not page.order.is_default
-    own = is_own(host) if reads_all else model_columns.host == host
-    narrow = page.sort if reads_all else page.apply_to
-    return PreparedStatement(narrow(select(dialect), [own]))
+    where, is_narrow = use_index(connection, query.where, for_page=False)
+    if is_narrow:
+        query = replace(query, where=where, is_common=True)
+    reads_all = reads_all and connection.dialect.name == "sqlite" and query.is_common
+    return _convert(connection, query, _fetch_rows(connection, query, sort_all, reads_all))
 
 
 # SQLite has no histograms: it cannot know whether a page is faster to read from the index of its
@@ -299,44 +287,46 @@ def _search_first(connection: Connection, query: PageQuery[T]) -> list[T]:
     """Search the first models of the order on SQLite, and then all."""
     page, limit = query.page, query.values["limit"]
     window = limit * _WINDOW_FACTOR if query.where else limit
-    first = _first_models(connection, query) if window <= _MAX_WINDOW else None
-    if first is not None:
-        values = {**query.values, "host": host_of(connection), "limit": window}
-        fields = as_text(query.select, "sqlite", catalog_schema(connection))
-        ids = select_first_of(first, query.where, literal(limit, BigInteger))
-        rows = connection.execute(page.of_ids(fields, ids), values)
-        found = _convert(connection, query, rows)
-        if len(found) == limit or not query.where:
-            return found
-        searched = select(func.count()).select_from(
-            first.with_only_columns(*list(first.selected_columns)[:1]).subquery()
-        )
-        if connection.execute(searched, values).scalar_one() < window:
-            return found
-    return _fetch_sorted(connection, query)
+    if not query.is_common or window > _MAX_WINDOW:
+        return _fetch_sorted(connection, query)
+    search = _search_by_name if page.is_by_name else _search_in_order
+    found = search(connection, query, {"limit": window, "page_limit": limit})
+    return _fetch_sorted(connection, query) if found is None else found
 
 
-def _first_models(connection: Connection, query: PageQuery[T]) -> Select[Any] | None:
-    """Return the SELECT of the first models in order; None if another index is faster."""
-    if not query.is_common:
-        return None
-    page, columns = query.page, columns_of(query.where)
-    if not page.is_by_name:
-        return select_in_order(page.ranges(query.indexed.get("provider")), columns)
-    if "provider" not in query.indexed:
+def _search_in_order(
+    connection: Connection, query: PageQuery[T], values: dict[str, int]
+) -> list[T] | None:
+    """Return the page if the first models of an index have it, or if they are all models."""
+    has_provider = "provider" in query.indexed
+    rows = _fetch_rows(connection, query, search_first, has_provider, **values)
+    found = _convert(connection, query, rows)
+    if len(found) == values["page_limit"] or not query.where:
+        return found
+    ((searched,),) = _fetch_rows(connection, query, count_searched, has_provider, **values)
+    return found if searched < values["limit"] else None
+
+
+def _search_by_name(
+    connection: Connection, query: PageQuery[T], values: dict[str, int]
+) -> list[T] | None:
+    """Return the page as `_search_in_order` does, from the models of a few providers."""
+    page, parameters = query.page, {**query.values, "host": host_of(connection), **values}
+    if "provider" in query.indexed:
+        providers = [query.indexed["provider"]]
+    else:
         found = _PROVIDERS.fetch_all(connection, {"host": host_of(connection)})
         providers = [provider for (provider,) in found]
-    else:
-        providers = [query.indexed["provider"]]
-    # Another program may have recorded a blob in SQLite.
-    if not (providers and all(isinstance(each, str) for each in providers[:MAX_PROVIDERS])):
+    first = first_by_name(page, query.where, providers, query.values)
+    if first is None:
         return None
-    if len(providers) > MAX_PROVIDERS:
-        return None
-    key = tuple(query.values[f"after_{name}"] for name in KEY_FIELDS if page.is_continued)
-    return select_by_name(
-        providers, columns, descending=page.order.is_descending, after=key or None
-    )
+    fields = as_text(query.select, "sqlite", catalog_schema(connection))
+    ids = select_first_of(first, query.where, PAGE_LIMIT)
+    models = _convert(connection, query, connection.execute(page.of_ids(fields, ids), parameters))
+    if len(models) == values["page_limit"] or not query.where:
+        return models
+    searched = connection.execute(count_rows(first), parameters).scalar_one()
+    return models if searched < values["limit"] else None
 
 
 async def iterate(

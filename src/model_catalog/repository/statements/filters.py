@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any, Final, TypedDict, cast
 
 from sqlalchemy import (
@@ -18,6 +18,7 @@ from sqlalchemy import (
     Text,
     and_,
     any_,
+    bindparam,
     case,
     func,
     literal,
@@ -69,14 +70,19 @@ def own_models(
 
     For a search it reads the search index.
     """
-    host = host_of(connection)
     where, is_narrow = use_index(connection, where, for_page=False)
-    if is_narrow and connection.dialect.name == "sqlite":
-        # The candidates of a search are read by id.
-        return [is_own(host), *where]
-    if connection.dialect.name != "sqlite" or any(map(_has_index_of_host, where)):
-        return [model_columns.host == host, *where]
-    return [is_own(host), *where]
+    # The candidates of a search are read by id.
+    others = () if is_narrow else where
+    return [is_of_host(host_of(connection), connection.dialect.name, others), *where]
+
+
+def is_of_host(
+    host: str | ColumnElement[str], dialect: str, where: Sequence[ColumnElement[bool]]
+) -> ColumnElement[bool]:
+    """Return the condition that a model is of a host, beside others of many models."""
+    if dialect != "sqlite" or any(map(_has_index_of_host, where)):
+        return model_columns.host == host
+    return is_own(host)
 
 
 def is_own(host: str | ColumnElement[str]) -> ColumnElement[bool]:
@@ -192,14 +198,52 @@ def build_where(filters: Mapping[str, object], dialect: str) -> list[ColumnEleme
 
     Raises InvalidModelError for an invalid value, and TypeError for an unknown filter.
     """
-    unknown = set(filters) - _CONDITIONS.keys()
-    if unknown:
-        raise TypeError(f"there is no filter {min(unknown)!r}: use one of {', '.join(_CONDITIONS)}")
+    _require_known(filters)
     return [
         _CONDITIONS[name](name, value, dialect)
         for name, value in filters.items()
         if value is not None
     ]
+
+
+def build_bound_where(
+    filters: Mapping[str, object], dialect: str
+) -> tuple[list[ColumnElement[bool]], dict[str, Any], tuple[str, ...] | None]:
+    """
+    Return the conditions of some filters, and the values of the parameters in them.
+
+    The third value are the names of the filters if each has a `bound_condition`, and otherwise
+    None. Raises as `build_where` does.
+    """
+    _require_known(filters)
+    where, values = [], {}
+    names = tuple(name for name, value in filters.items() if value is not None)
+    for name in names:
+        if name in _BOUND:
+            where.append(bound_condition(name, dialect))
+            values[bound_name(name)] = validation.lookup_text(name, filters[name])
+        else:
+            where.append(_CONDITIONS[name](name, filters[name], dialect))
+    return where, values, names if len(values) == len(names) else None
+
+
+def bound_name(name: str) -> str:
+    """Return the name of the parameter that a filter has in statements."""
+    return f"filter_{name}"
+
+
+@cache
+def bound_condition(name: str, dialect: str) -> ColumnElement[bool]:
+    """Return the condition that a field equals the parameter of its filter."""
+    column = EFFECTIVE_COLUMNS[name]
+    is_equal = column == bindparam(bound_name(name), type_=column.type)
+    return _hinted(is_equal, dialect) if _CONDITIONS[name] is _equals_key else is_equal
+
+
+def _require_known(filters: Mapping[str, object]) -> None:
+    unknown = set(filters) - _CONDITIONS.keys()
+    if unknown:
+        raise TypeError(f"there is no filter {min(unknown)!r}: use one of {', '.join(_CONDITIONS)}")
 
 
 Condition = Callable[[str, object, str], ColumnElement[bool]]
@@ -210,7 +254,10 @@ def _equals(field: str, value: object, _dialect: str) -> ColumnElement[bool]:
 
 
 def _equals_key(field: str, value: object, dialect: str) -> ColumnElement[bool]:
-    is_equal = _equals(field, value, dialect)
+    return _hinted(_equals(field, value, dialect), dialect)
+
+
+def _hinted(is_equal: ColumnElement[bool], dialect: str) -> ColumnElement[bool]:
     # Otherwise SQLite reads all models of a host, in the default order of listings.
     return hint("unlikely", is_equal) if dialect == "sqlite" else is_equal
 
@@ -336,3 +383,4 @@ _CONDITIONS: Final[Mapping[str, Condition]] = {
     "foreign": _is_foreign,
     "ids": _has_id,
 }
+_BOUND: Final = {name for name, each in _CONDITIONS.items() if each in (_equals, _equals_key)}

@@ -40,7 +40,8 @@ KEY: Final = tuple(model_columns[name] for name in KEY_FIELDS)
 LIMIT: Final = bindparam("limit", type_=BigInteger)
 _KEY_AFTER: Final = tuple(bindparam(f"after_{c.name}", type_=c.type) for c in KEY)
 LATER_KEY: Final = tuple_(*KEY) > tuple_(*_KEY_AFTER)
-OWN: Final = model_columns.host == bindparam("host", type_=model_columns.host.type)
+HOST: Final = bindparam("host", type_=model_columns.host.type)
+OWN: Final = model_columns.host == HOST
 MAX_PROVIDERS: Final = 32
 """The models of more providers are not merged by name."""
 
@@ -216,7 +217,7 @@ def count_some(name: str) -> Select[Any]:
 def select_providers() -> Select[Any]:
     """Select the providers of the host in order, at most `MAX_PROVIDERS` and one more."""
     models = MODELS.alias("others")
-    own = models.c.host == bindparam("host", type_=models.c.host.type)
+    own = models.c.host == HOST
     first = select(func.min(models.c.provider).label("provider")).where(own)
     found = first.cte("providers", recursive=True)
     following = select(func.min(models.c.provider)).where(own, models.c.provider > found.c.provider)

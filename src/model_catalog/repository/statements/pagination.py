@@ -216,7 +216,7 @@ class Page:
         """Narrow a SELECT of models to these ids, in the order of the page."""
         return models.where(model_columns.id.in_(ids), *where).order_by(*self.order.columns)
 
-    def ranges(self, provider: str | None = None) -> list[Range]:
+    def ranges(self, provider: ColumnElement[str] | None = None) -> list[Range]:
         """
         Return the ranges of the indexes that have the page, one after the other.
 
