@@ -205,7 +205,12 @@ class SyncCatalog:
         count: int = 1,
     ) -> None: ...
     def fleet(self, *, lost_after_s: float = ...) -> SyncFleet: ...
-    def export_catalog(self, stream: IO[str] | IO[bytes]) -> int: ...
+    def export_catalog(
+        self,
+        stream: IO[str] | IO[bytes],
+        *,
+        on_progress: Callable[[int, int], object] | None = None,
+    ) -> int: ...
     def import_catalog(
         self,
         stream: IO[str] | IO[bytes],
@@ -214,6 +219,7 @@ class SyncCatalog:
         skip_broken: bool = False,
         trust_source: bool = False,
         timeout_s: float | None = None,
+        on_progress: Callable[[int, int], object] | None = None,
     ) -> ImportResult: ...
 
 class SyncFleet:

@@ -448,3 +448,24 @@ async def test_a_line_with_more_blanks_than_a_line_may_be_long_is_refused(catalo
 
     assert caught.value.line == 2
     assert await catalog.count_models() == 0
+
+
+async def test_an_export_and_an_import_report_their_progress(catalog, other):
+    """
+    The functions are called in the event loop with the models that were written, and their total.
+    """
+    await fill(catalog)
+    written, read = [], []
+    loop = asyncio.get_running_loop()
+
+    def reporter(counts):
+        return lambda *count: counts.append((*count, asyncio.get_running_loop() is loop))
+
+    stream = io.StringIO()
+    await catalog.export_catalog(stream, on_progress=reporter(written))
+    async with open_catalog(other) as second:
+        await imported(second, stream.getvalue(), on_progress=reporter(read))
+    await asyncio.sleep(0)
+
+    assert written == [(6, 6, True)]
+    assert read == [(6, 6, True)]

@@ -347,6 +347,17 @@ async def test_a_scan_runs_in_a_thread_and_skips_the_catalog(tmp_path):
     assert [problem.reason for problem in found.problems] == ["it is the catalog's own database"]
 
 
+async def test_an_adoption_reports_its_progress(catalog, hub):
+    """
+    The function is called in the event loop with the number of models that were compared.
+    """
+    counts = []
+
+    await adopt_scan(catalog, hub, on_progress=counts.append)
+
+    assert counts[0] == 1
+
+
 async def test_a_model_that_is_removed_during_the_adoption_is_a_problem(catalog, hub, monkeypatch):
     """
     Another task removes it. It is left out, and the other models are recorded.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +19,9 @@ from model_catalog.errors import CatalogError
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+REPORT_INTERVAL_S: Final = 0.1
+"""How often progress is reported at most."""
 
 _STARVED_AFTER_S: Final = 0.005
 _HELP_S: Final = 0.1
@@ -168,3 +172,24 @@ async def to_thread(work: Callable[P, T], /, *args: P.args, **options: P.kwargs)
             return await future
     finally:
         executor.shutdown(wait=False)
+
+
+class CountReporter:
+    """
+    Reports counts from any thread to the event loop, at most ten times a second.
+
+    Calls `on_progress` in the loop with the arguments that the reporter was called with.
+    """
+
+    def __init__(self, on_progress: Callable[..., object]) -> None:
+        self._on_progress = on_progress
+        self._loop = running_loop()
+        self._reported_at = 0.0
+
+    def __call__(self, *counts: int) -> None:
+        now = time.monotonic()
+        if now - self._reported_at >= REPORT_INTERVAL_S:
+            self._reported_at = now
+            # RuntimeError: the event loop is closed, so no task is waiting for the report.
+            with contextlib.suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self._on_progress, *counts)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from threading import Lock
 from typing import IO, Any, Final, TypeAlias, get_args
 
@@ -78,21 +78,31 @@ class ExportSpool:
             self._spooled.close()
 
 
-async def write_export(spool: ExportSpool, stream: IO[Any]) -> None:
-    """Write the header and one line for each row, a page at a time, in a thread."""
+async def write_export(
+    spool: ExportSpool, stream: IO[Any], progress: Callable[[int], object] | None = None
+) -> None:
+    """
+    Write the header and one line for each row, a page at a time, in a thread.
+
+    Calls `progress` with the number of rows that were written so far.
+    """
     await to_thread(_write_lines, stream, [HEADER])
     pages = spool.pages()
-    while await to_thread(_write_rows, stream, pages):
-        pass
+    count = 0
+    while more := await to_thread(_write_rows, stream, pages):
+        count += more
+        if progress is not None:
+            progress(count)
 
 
-def _write_rows(stream: IO[Any], pages: Iterator[Sequence[tuple[Any, ...]]]) -> bool:
-    """Write the lines of the next page; return False if there is none."""
+def _write_rows(stream: IO[Any], pages: Iterator[Sequence[tuple[Any, ...]]]) -> int:
+    """Write the lines of the next page, and return their number; 0 if there is none."""
     page = next(pages, None)
-    if page is not None:
-        names = export_names()
-        _write_lines(stream, [_export_line(dict(zip(names, row, strict=True))) for row in page])
-    return page is not None
+    if page is None:
+        return 0
+    names = export_names()
+    _write_lines(stream, [_export_line(dict(zip(names, row, strict=True))) for row in page])
+    return len(page)
 
 
 def _export_line(row: Mapping[str, Any]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from threading import Lock
 from typing import IO, Final
 
@@ -37,11 +37,13 @@ class ImportReader:
         *,
         skip_broken: bool,
         trust_source: bool,
+        progress: Callable[[int, int], object] | None = None,
     ) -> None:
         self._stream = stream
         self._database = database
         self._skip_broken = skip_broken
         self._trust_source = trust_source
+        self._progress = progress
         self._line_count = 0
         self.valid_count = 0
         self.problems: list[LineError] = []
@@ -69,7 +71,12 @@ class ImportReader:
             raise InvalidImportError(1, "the stream is empty")
 
     def pages(self) -> Iterator[list[ImportLine]]:
-        """Yield the valid lines, some at a time, sorted by provider, reference and version."""
+        """
+        Yield the valid lines, some at a time, sorted by provider, reference and version.
+
+        Calls `progress` with the number of lines that the caller has processed, and their total.
+        """
+        done = 0
         try:
             rows = self._sorted.execute(
                 "SELECT content FROM lines ORDER BY provider, reference, version"
@@ -92,6 +99,9 @@ class ImportReader:
                 if not page:
                     return
                 yield page
+                done += len(page)
+                if self._progress is not None:
+                    self._progress(done, self.valid_count)
         except sqlite3.Error as error:
             raise self._no_room(error) from error
 

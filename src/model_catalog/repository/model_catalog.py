@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, NoReturn, Self, Unpack, overload
@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 from model_catalog.concurrency.context_managers import inner_contextmanager
 from model_catalog.concurrency.gc_pauses import full_collections_paused
+from model_catalog.concurrency.threads import CountReporter
 from model_catalog.connection.database_info import DatabaseInfo, main_path
 from model_catalog.connection.target import wrong_object
 from model_catalog.domain import key_validation, validation
@@ -673,7 +674,12 @@ class ModelCatalog:
 
     # Export and import
 
-    async def export_catalog(self, stream: IO[str] | IO[bytes]) -> int:
+    async def export_catalog(
+        self,
+        stream: IO[str] | IO[bytes],
+        *,
+        on_progress: Callable[[int, int], object] | None = None,
+    ) -> int:
         """
         Write the whole catalog to a stream as NDJSON, and return the number of models.
 
@@ -683,14 +689,18 @@ class ModelCatalog:
 
         The catalog is read in one snapshot into a temporary file, before the first line is written.
         So the memory does not grow with the number of models. The stream is written in a thread,
-        and is not closed. Raises StorageFullError if the temporary file has no room.
+        and is not closed. Meanwhile `on_progress` is called in the event loop, at most ten times a
+        second, with the number of models that were written and their total. Raises StorageFullError
+        if the temporary file has no room.
         """
+        report = None if on_progress is None else CountReporter(on_progress)
         with (
             closing(export_writer.ExportSpool(self._executor.database)) as spool,
             full_collections_paused(),
         ):
             count = await self._executor.run(export_import.export_rows(spool))
-            await export_writer.write_export(spool, stream)
+            progress = None if report is None else lambda written: report(written, count)
+            await export_writer.write_export(spool, stream, progress)
         return count
 
     async def import_catalog(
@@ -701,6 +711,7 @@ class ModelCatalog:
         skip_broken: bool = False,
         trust_source: bool = False,
         timeout_s: float | None = None,
+        on_progress: Callable[[int, int], object] | None = None,
     ) -> ImportResult:
         """
         Record the models of an `export_catalog`, in one transaction: all of them or none.
@@ -718,13 +729,19 @@ class ModelCatalog:
         with `skip_broken` it is skipped and reported. A stream without the header line is always
         refused. The stream is read in a thread, and is not closed. Its lines are sorted in a
         temporary file, so the memory does not grow with their number. `timeout_s` replaces the
-        timeout of the catalog, in seconds, for the transaction.
+        timeout of the catalog, in seconds, for the transaction. During the transaction,
+        `on_progress` is called in the event loop, at most ten times a second, with the number of
+        models that were written or kept, and their total. A repeated transaction begins at 0.
         """
         export_import.validate_on_conflict(on_conflict)
         if timeout_s is not None:
             validation.seconds("timeout_s", timeout_s)
         reader = import_reader.ImportReader(
-            stream, self._executor.database, skip_broken=skip_broken, trust_source=trust_source
+            stream,
+            self._executor.database,
+            skip_broken=skip_broken,
+            trust_source=trust_source,
+            progress=None if on_progress is None else CountReporter(on_progress),
         )
         with closing(reader), full_collections_paused():
             await reader.read()

@@ -11,11 +11,11 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, TypeAlias, TypeVar
+from typing import TypeAlias, TypeVar
 from weakref import WeakKeyDictionary
 
 from model_catalog.concurrency.ownership import running_loop
-from model_catalog.concurrency.threads import to_thread
+from model_catalog.concurrency.threads import REPORT_INTERVAL_S, to_thread
 from model_catalog.files.safe_open import file_identity
 
 T = TypeVar("T")
@@ -23,8 +23,6 @@ T = TypeVar("T")
 Stop: TypeAlias = Callable[[], bool]
 """Returns True once the caller was cancelled; the work in the thread should then end."""
 
-REPORT_INTERVAL_S: Final = 0.1
-"""The minimum time between two progress reports."""
 
 _device_locks: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[int, asyncio.Lock]] = (
     WeakKeyDictionary()

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from model_catalog.concurrency.ownership import running_loop
-from model_catalog.concurrency.threads import to_thread
+from model_catalog.concurrency.threads import REPORT_INTERVAL_S, to_thread
 from model_catalog.domain.model_ref import ModelName, ModelRef, resolve_name
 from model_catalog.downloads.claim import Claim, PreparedDownload
 from model_catalog.downloads.disk_space import require_space
@@ -33,12 +33,7 @@ from model_catalog.errors import ClaimLostError, StoppedError
 from model_catalog.files.safe_open import StrPath
 from model_catalog.mapping.tables import Model
 from model_catalog.repository.model_catalog import ModelCatalog
-from model_catalog.upkeep.worker_threads import (
-    REPORT_INTERVAL_S,
-    OnProgress,
-    Progress,
-    run_in_thread,
-)
+from model_catalog.upkeep.worker_threads import OnProgress, Progress, run_in_thread
 
 
 async def download_from_hub(

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from model_catalog.concurrency.ownership import running_loop
+from model_catalog.concurrency.threads import CountReporter
 from model_catalog.domain.model_ref import ModelRef
 from model_catalog.errors import TooManyMissingError
 from model_catalog.files.completeness.evidence import Completeness
@@ -29,7 +28,6 @@ from model_catalog.upkeep.store_sync.header_claims import read_header_claims
 from model_catalog.upkeep.store_sync.scan_changes import ScanChanges, StoreFinding
 from model_catalog.upkeep.store_sync.scan_comparison import compare_scan
 from model_catalog.upkeep.worker_threads import (
-    REPORT_INTERVAL_S,
     Stop,
     file_identities,
     run_in_thread,
@@ -84,7 +82,7 @@ async def scan_store(
     `follow_links`, both are refused and reported as problems.
     """
     database_files = await find_database_files(catalog)
-    progress = None if on_progress is None else _CountReporter(on_progress)
+    progress = None if on_progress is None else CountReporter(on_progress)
 
     def scan(stop: Stop) -> Scan:
         # The readers of all stores take 1 MiB of memory: only a process that scans imports them.
@@ -106,23 +104,6 @@ async def scan_store(
     return await run_in_thread(scan)
 
 
-class _CountReporter:
-    """Reports a count from a thread to the event loop, at most ten times a second."""
-
-    def __init__(self, on_progress: Callable[[int], object]) -> None:
-        self._on_progress = on_progress
-        self._loop = running_loop()
-        self._reported_at = 0.0
-
-    def __call__(self, count: int) -> None:
-        now = time.monotonic()
-        if now - self._reported_at >= REPORT_INTERVAL_S:
-            self._reported_at = now
-            # RuntimeError: the event loop is closed, so no task is waiting for the report.
-            with contextlib.suppress(RuntimeError):
-                self._loop.call_soon_threadsafe(self._on_progress, count)
-
-
 async def adopt(
     catalog: ModelCatalog,
     scan: Scan,
@@ -130,6 +111,7 @@ async def adopt(
     dry_run: bool = False,
     force: bool = False,
     headers: bool = True,
+    on_progress: Callable[[int], object] | None = None,
 ) -> StoreSyncReport:
     """
     Record the models that a scan has found, in place. No file is copied, moved, linked or hashed.
@@ -156,9 +138,11 @@ async def adopt(
     other changes are recorded. `force` turns this protection off.
 
     Reads the catalog once, then writes everything in one transaction. Without differences nothing
-    is written. With `dry_run` the result is the same, and nothing is written.
+    is written. With `dry_run` the result is the same, and nothing is written. Calls `on_progress`
+    in the event loop, at most ten times a second, with the number of models of the scan that were
+    compared with the catalog, and whose headers were read.
     """
-    changes = await plan_adoption(catalog, scan, headers=headers)
+    changes = await plan_adoption(catalog, scan, headers=headers, on_progress=on_progress)
     is_mass_loss = changes.is_mass_loss and not force
     if is_mass_loss:
         lost_count, model_count = len(changes.lost), changes.present_count
@@ -178,7 +162,13 @@ async def adopt(
     )
 
 
-async def plan_adoption(catalog: ModelCatalog, scan: Scan, *, headers: bool = True) -> ScanChanges:
+async def plan_adoption(
+    catalog: ModelCatalog,
+    scan: Scan,
+    *,
+    headers: bool = True,
+    on_progress: Callable[[int], object] | None = None,
+) -> ScanChanges:
     """
     Compare a scan with the catalog, read headers, and return the changes. Nothing is written.
 
@@ -187,7 +177,8 @@ async def plan_adoption(catalog: ModelCatalog, scan: Scan, *, headers: bool = Tr
     names = dict.fromkeys((found.provider, found.reference) for found in scan.found)
     plain_roots = await run_in_thread(lambda _: _plain_roots(scan))
     rows = await load_store_rows(catalog, scan.store, scan.root, names, plain_roots)
-    return await _compare(catalog, scan, rows, headers=headers)
+    progress = None if on_progress is None else CountReporter(on_progress)
+    return await _compare(catalog, scan, rows, headers=headers, progress=progress)
 
 
 def _plain_roots(scan: Scan) -> list[str]:
@@ -206,7 +197,12 @@ def _plain_roots(scan: Scan) -> list[str]:
 
 
 async def _compare(
-    catalog: ModelCatalog, scan: Scan, rows: StoreRows, *, headers: bool
+    catalog: ModelCatalog,
+    scan: Scan,
+    rows: StoreRows,
+    *,
+    headers: bool,
+    progress: CountReporter | None,
 ) -> ScanChanges:
     """Compare a scan with the catalog in a thread, which also reads the headers."""
     database_files = await find_database_files(catalog)
@@ -219,7 +215,8 @@ async def _compare(
         ) -> tuple[dict[str, Any], Completeness, FoundModel]:
             return read_header_claims(found, stop, protected)
 
-        return compare_scan(scan, rows, stop, read_headers=read_headers if headers else None)
+        reader = read_headers if headers else None
+        return compare_scan(scan, rows, stop, read_headers=reader, progress=progress)
 
     return await run_in_thread(compare)
 

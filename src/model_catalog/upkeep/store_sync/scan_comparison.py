@@ -45,16 +45,21 @@ _PRESENT_AGAIN: Final = "present again"
 
 
 def compare_scan(
-    scan: Scan, rows: StoreRows, stop: Stop, *, read_headers: HeaderReader | None = None
+    scan: Scan,
+    rows: StoreRows,
+    stop: Stop,
+    *,
+    read_headers: HeaderReader | None = None,
+    progress: Callable[[int], object] | None = None,
 ) -> ScanChanges:
     """
     Return the changes that bring the catalog in line with a scan.
 
     `read_headers` is called for each model whose present files had no header read. Otherwise
-    accesses the disk only to see whether a recorded model that was not found still exists. Raises
-    StoppedError.
+    accesses the disk only to see whether a recorded model that was not found still exists.
+    `progress` is called with the number of models that were compared. Raises StoppedError.
     """
-    return _Comparison(scan, rows, read_headers).compare(stop)
+    return _Comparison(scan, rows, read_headers).compare(stop, progress)
 
 
 class _Comparison:
@@ -84,14 +89,16 @@ class _Comparison:
         self._successions = self._find_successions()
         self._changes = ScanChanges()
 
-    def compare(self, stop: Stop) -> ScanChanges:
-        for found in self._scan.found:
+    def compare(self, stop: Stop, progress: Callable[[int], object] | None) -> ScanChanges:
+        for count, found in enumerate(self._scan.found, 1):
             if stop():
                 raise StoppedError(f"adopting the store {self._scan.root!r} was stopped")
             try:
                 self._compare_model(found)
             except InvalidModelError as error:
                 self._add_problem(found, f"{error.field} {error.reason}")
+            if progress is not None:
+                progress(count)
         self._find_gone()
         self._changes.problems += self._scan.problems
         self._changes.problems.sort(key=lambda problem: (problem.path, problem.reason))
