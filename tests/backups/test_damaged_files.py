@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import shlex
 import shutil
 import sqlite3
 import sys
@@ -384,7 +385,7 @@ async def test_an_error_of_an_open_catalog_names_the_newest_valid_backup(filled,
             await catalog.list_models()
         message = str(caught.value)
 
-    assert f"db restore {str(good)!r}" in message
+    assert f"db restore {shlex.quote(str(good))}" in message
     assert threads_that_opened(good)
     assert threading.get_ident() not in threads_that_opened(good)
 
@@ -401,5 +402,5 @@ async def test_an_error_while_opening_names_the_newest_valid_backup(filled, audi
             await catalog.list_models()
     await engine.dispose()
 
-    assert f"db restore {str(good)!r}" in str(caught.value)
+    assert f"db restore {shlex.quote(str(good))}" in str(caught.value)
     assert threading.get_ident() not in threads_that_opened(good)

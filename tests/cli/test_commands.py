@@ -2,7 +2,6 @@
 
 import json
 import os
-import pty
 import subprocess
 import sys
 from pathlib import Path
@@ -300,7 +299,9 @@ def test_reading_commands_create_no_catalog(cli):
     Without a default catalog there are no models. A catalog that was named, but does not exist, is
     an error.
     """
-    assert cli("ls") == (0, "", "0 models, 0 B\n")
+    code, out, err = cli("ls")
+    assert (code, out) == (0, "")
+    assert err.startswith("0 models, 0 B\nthere is no catalog yet: `model-catalog scan` ")
     assert cli("ls", "--format", "json")[1] == "[]\n"
     assert cli("du", "--format", "quiet")[1] == "0\n"
     code, _, err = cli("show", "hf:m")
@@ -310,7 +311,7 @@ def test_reading_commands_create_no_catalog(cli):
 
     code, out, err = cli("ls", "--db", "typo.db")
     assert (code, out) == (1, "")
-    assert f"`model-catalog db upgrade --db '{Path('typo.db').absolute()}'`" in err
+    assert "`model-catalog db upgrade --db typo.db`" in err
     assert not Path("typo.db").exists()
 
 
@@ -448,27 +449,6 @@ def test_a_closed_pipe_is_not_an_error(filled):
 
     assert b"Traceback" not in err
     assert b"BrokenPipe" not in err
-
-
-@pytest.mark.slow
-def test_a_table_fits_into_a_narrow_terminal(filled):
-    """
-    At 80 columns no line is wrapped. A long reference is shortened in the middle.
-    """
-    name = "org/" + "very-long-name-" * 8 + "Q4_K_M"
-    filled("add", "tiny.bin", "--provider", "local", "--reference", name)
-    parent, child = pty.openpty()
-    environment = {**os.environ, "COLUMNS": "80"}
-    command = [sys.executable, "-m", "model_catalog", "ls"]
-
-    subprocess.run(command, stdout=child, stderr=subprocess.PIPE, env=environment, check=True)
-    os.close(child)
-    lines = os.read(parent, 65536).decode().splitlines()
-    os.close(parent)
-
-    assert len(lines) == 5
-    assert all(len(line) <= 80 for line in lines)
-    assert any("…" in line and "Q4_K_M" in line for line in lines)
 
 
 def test_the_demo_shows_every_call_and_leaves_no_file(cli, tmp_path):
@@ -783,35 +763,6 @@ def test_an_invalid_value_of_a_filter_lists_the_keys(cli, expression):
 
     assert code == 2
     assert "the keys are size" in err
-
-
-@pytest.mark.slow
-def test_a_long_version_is_shortened_before_the_reference(filled):
-    """
-    A commit has forty digits, and the reference says more about the model.
-    """
-    filled(
-        *(
-            "add",
-            "tiny.bin",
-            "--provider",
-            "hf",
-            "--reference",
-            "TheBloke/TinyLlama-1.1B-GGUF",
-        ),
-        *("--version", "52e7645ba7c309695bec7ac98f4f005b139cf465"),
-    )
-    parent, child = pty.openpty()
-    environment = {**os.environ, "COLUMNS": "80"}
-    command = [sys.executable, "-m", "model_catalog", "ls"]
-
-    subprocess.run(command, stdout=child, stderr=subprocess.PIPE, env=environment, check=True)
-    os.close(child)
-    lines = os.read(parent, 65536).decode().splitlines()
-    os.close(parent)
-
-    assert all(len(line) <= 80 for line in lines)
-    assert any("TheBloke/TinyLlama-1.1B-GGUF" in line for line in lines)
 
 
 @pytest.mark.slow

@@ -1,10 +1,6 @@
 """The commands that compare the catalog with the disk, as a person and as a script use them."""
 
 import json
-import os
-import pty
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -218,34 +214,3 @@ def test_a_pickle_causes_a_warning(cli):
 
     assert code == 0
     assert "warning: the weights are pickled" in err
-
-
-@pytest.mark.slow
-def test_a_progress_bar_is_drawn_only_on_a_terminal(cli, tmp_path):
-    """
-    On a terminal the bar is erased at the end. A pipe does not contain it.
-    """
-    with Path("m.gguf").open("ab") as file:
-        file.truncate(200_000_000)
-    cli("accept", "local:m")
-    command = [sys.executable, "-m", "model_catalog", "verify"]
-    leader, follower = pty.openpty()
-    with subprocess.Popen(command, stderr=follower, stdout=subprocess.PIPE) as process:
-        os.close(follower)
-        drawn = b""
-        while True:
-            try:
-                part = os.read(leader, 65536)
-            except OSError:
-                break
-            drawn += part
-            if not part:
-                break
-        out = process.stdout.read()
-    os.close(leader)
-    piped = subprocess.run(command, capture_output=True, check=True)
-
-    assert out.startswith(b"ok ")
-    assert "█".encode() in drawn
-    assert "200 MB of 200 MB" in drawn.decode()
-    assert b"\x1b" not in piped.stderr + piped.stdout

@@ -46,6 +46,7 @@ from model_catalog.errors import (
     CatalogReadOnlyError,
     ForeignDatabaseError,
     InvalidTargetError,
+    command,
 )
 from model_catalog.repository.model_catalog import ModelCatalog, find_database_files
 from model_catalog.schema.revision import current_revision, require_known_revision
@@ -145,25 +146,27 @@ async def restore(copy: str | os.PathLike[str], target: Target | None = None) ->
     to its owner; InvalidTargetError for a path that is not a regular file, and for a database on a
     server, which `import_catalog` restores.
     """
-    path, name = file_of_target(target)
+    way_out = f"restore an export with {command('import', os.fsdecode(copy))}"
+    path, name = file_of_target(target, way_out)
     backup_file = new_file_path(copy)
     model_count = await _check_and_count(backup_file)
     replaced = await run_to_completion(to_thread(_replace_database_file, backup_file, path, name))
     return RestoreResult(model_count, replaced)
 
 
-def file_of_target(target: Target | None) -> tuple[Path, str]:
-    """Return the SQLite file of a target, with links resolved, and its name in messages."""
+def file_of_target(target: Target | None, way_out: str) -> tuple[Path, str]:
+    """
+    Return the SQLite file of a target, with links resolved, and its name in messages.
+
+    Raises InvalidTargetError with `way_out` for a database on a server.
+    """
     if isinstance(target, AsyncEngine):
         raise InvalidTargetError(
             display_name(target.url), "an engine has it open; dispose the engine and name the file"
         )
     location = resolve_target(target)
     if location.path is None:
-        raise InvalidTargetError(
-            location.name,
-            "it is on a server; use `model-catalog import` to restore an export",
-        )
+        raise InvalidTargetError(location.name, f"it is on a server; {way_out}")
     return Path(os.path.realpath(location.path)), location.name
 
 

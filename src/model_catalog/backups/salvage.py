@@ -101,7 +101,7 @@ async def repair(
     package. Raises InvalidTargetError for a database that is not a file of its own, and for a
     `path` that exists.
     """
-    damaged, name = file_of_target(target)
+    damaged, name = file_of_target(target, "repair it with the tools of the server")
     try:
         require_regular_file(damaged, name)
     except FileNotFoundError as error:
@@ -154,9 +154,10 @@ def _read_revision(work: Path, name: str) -> str:
         try:
             tables = {row[0].decode() for row in raw.execute("SELECT name FROM sqlite_master")}
         except (sqlite3.Error, UnicodeDecodeError) as error:
-            raise corrupt_error(name, f"nothing in it can be read ({error})") from error
+            reason = f"nothing in it can be read ({error})"
+            raise corrupt_error(name, reason, is_readable=False) from error
         if "models" not in tables:
-            raise corrupt_error(name, "it has no readable table 'models'")
+            raise corrupt_error(name, "it has no readable table 'models'", is_readable=False)
         if VERSION_TABLE not in tables:
             return known_revisions()[0]
         try:

@@ -21,6 +21,7 @@ from model_catalog.cli.exit_codes import (
     TERMINATED,
 )
 from model_catalog.cli.output import print_error
+from model_catalog.cli.output.named_commands import complete_commands
 from model_catalog.cli.parser import make_parser
 from model_catalog.errors import (
     CatalogError,
@@ -84,7 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = asyncio.run(_run_until_terminated(run_command(options)))
         print(end="", flush=True)
     except CatalogError as error:
-        print_error(f"error: {error}")
+        print_error(complete_commands(f"error: {error}", options))
         return _exit_code(error)
     except BrokenPipeError:
         # The reader of the pipe has closed it, as `head` does. Without this redirection Python

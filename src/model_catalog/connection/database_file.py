@@ -327,16 +327,17 @@ class FileIdentityGuard:
             raise CatalogReplacedError(self._name, "another file has replaced its file")
 
 
-def corrupt_error(target: str, reason: str) -> CatalogCorruptError:
+def corrupt_error(target: str, reason: str, *, is_readable: bool = True) -> CatalogCorruptError:
     """
     Return the error for a damaged database, with a way to find its newest valid backup.
 
     In a worker thread the backups are read at once. In an event loop they are read when the
-    caller asks for `error.copy`, because reading them may take seconds.
+    caller asks for `error.copy`, because reading them may take seconds. `is_readable` is false if
+    a repair has found nothing to save.
     """
     path = database_file_of(target)
     find_backup = None if path is None else partial(_newest_backup_name, path)
-    error = CatalogCorruptError(target, reason, find_backup)
+    error = CatalogCorruptError(target, reason, find_backup, is_readable=is_readable)
     try:
         asyncio.get_running_loop()
     except RuntimeError:

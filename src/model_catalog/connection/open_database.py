@@ -55,6 +55,7 @@ from model_catalog.errors import (
     CatalogError,
     CatalogReadOnlyError,
     CatalogUnavailableError,
+    command,
 )
 
 # SQLite's smallest page size. A shorter file cannot be a database.
@@ -326,7 +327,9 @@ def _file_error(name: str, path: Path, error: OSError) -> CatalogError:
         if path.parent.is_dir():
             return CatalogUnavailableError(
                 name,
-                f"the file does not exist; create it with `model-catalog db upgrade --db {name}`",
+                f"the file does not exist; {command('scan', target=name)} creates it and records "
+                f"the models of this machine, and {command('db', 'upgrade', target=name)} creates "
+                "it without models",
             )
         folder = os.fspath(path.parent)
         return CatalogUnavailableError(

@@ -4,6 +4,7 @@ from model_catalog.errors.base import (
     CatalogError,
     NotInstalledError,
     StoppedError,
+    command,
     shown,
 )
 from model_catalog.errors.database import (
@@ -100,5 +101,6 @@ __all__ = [
     "UnknownFormatError",
     "UpgradeFailedError",
     "WrongLoopError",
+    "command",
     "shown",
 ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+from ast import literal_eval
 from typing import Any
 
 MAX_SHOWN = 80
@@ -17,6 +19,17 @@ def shown(value: object) -> str:
         # Python refuses to print an int of more than 4300 digits, and deeply nested lists.
         text = f"<{type(value).__name__}>"
     return text if len(text) <= 2 * MAX_SHOWN else f"{text[: 2 * MAX_SHOWN]}..."
+
+
+def command(*arguments: str, target: str = "") -> str:
+    """
+    Return a command of `model-catalog` in backticks, quoted for a shell.
+
+    `target` is the name of a database in messages. The command names it with `--db` if it is a
+    file; the URL of a server has no password in messages, so it could not be used.
+    """
+    named = ["--db", literal_eval(target)] if target[:1] in ("'", '"') else []
+    return f"`{shlex.join(['model-catalog', *arguments, *named])}`"
 
 
 def _build(kind: type[CatalogError], args: tuple[Any, ...], facts: dict[str, Any]) -> CatalogError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from model_catalog.errors.base import CatalogError, shown
+from model_catalog.errors.base import CatalogError, command, shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -49,7 +49,8 @@ class MissingPrivilegeError(CatalogUnavailableError):
             self,
             f"the role lacks a privilege on the catalog at {target}: {reason}. Let the owner GRANT "
             "it: USAGE on the schema, SELECT on its tables; to write, INSERT, UPDATE and DELETE "
-            "too, and USAGE on its sequences. Its owner can migrate it: `model-catalog db upgrade`",
+            "too, and USAGE on its sequences. Its owner can migrate it: "
+            f"{command('db', 'upgrade')}",
         )
         self.target = target
         self.reason = reason
@@ -154,16 +155,23 @@ class CatalogCorruptError(CatalogError):
 
     The message names the newest valid backup only if that has been looked up: `open_catalog` and
     the command line look it up in a thread. Over a host's sessions, `copy` looks it up when it is
-    first read. In an event loop, read it in a thread.
+    first read. In an event loop, read it in a thread. `is_readable` is false if a repair has found
+    nothing to save.
     """
 
     def __init__(
-        self, target: str, reason: str, copy: str | Callable[[], str | None] | None = None
+        self,
+        target: str,
+        reason: str,
+        copy: str | Callable[[], str | None] | None = None,
+        *,
+        is_readable: bool = True,
     ) -> None:
         super().__init__(f"the catalog at {target} is damaged or not a database: {reason}")
         self.target = target
         self.reason = reason
         self._copy = copy
+        self._is_readable = is_readable
 
     @property
     def copy(self) -> str | None:
@@ -176,12 +184,14 @@ class CatalogCorruptError(CatalogError):
         if isinstance(self._copy, str):
             way_out = (
                 f"The newest valid backup is {self._copy!r}: "
-                f"run `model-catalog db restore {self._copy!r} --db {self.target}`"
+                f"run {command('db', 'restore', self._copy, target=self.target)}"
             )
+        elif not self._is_readable:
+            way_out = "Restore a backup, or name another file"
         else:
             way_out = (
                 "Restore a backup, name another file, or save what can be read with "
-                f"`model-catalog db repair --db {self.target}`"
+                f"{command('db', 'repair', target=self.target)}"
             )
         return f"{self.args[0]}. It was left unchanged. {way_out}"
 
@@ -251,7 +261,8 @@ class SchemaOutOfDateError(CatalogError):
         revision = "an older revision or none" if current is None else f"revision {current}"
         super().__init__(
             f"the catalog at {target} is at {revision}, but this package needs revision {head}: "
-            f"await model_catalog.upgrade(target), or run `model-catalog db upgrade`"
+            f"await model_catalog.upgrade(target), or run "
+            f"{command('db', 'upgrade', target=target)}"
         )
         self.target = target
         self.current = current

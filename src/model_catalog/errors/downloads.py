@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from model_catalog.errors.base import CatalogError, shown
+from model_catalog.errors.base import CatalogError, command, shown
 
 
 class ClaimLostError(CatalogError):
@@ -75,7 +75,7 @@ class NotEnoughSpaceError(CatalogError):
         shortfall = needed_bytes - free_bytes
         way_out = (
             f"Evict models to make room: the attribute `plan` lists them, and so does "
-            f"`model-catalog prune --free {needed_bytes}B --dry-run`"
+            f"{command('prune', '--free', f'{needed_bytes}B', '--dry-run')}"
             if plan is not None
             else "No model may be evicted to make enough room: free disk space, or use another disk"
         )

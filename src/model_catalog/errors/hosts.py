@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import shlex
-
-from model_catalog.errors.base import CatalogError, shown
+from model_catalog.errors.base import CatalogError, command, shown
 
 
 class HostNotFoundError(CatalogError, LookupError):
@@ -13,7 +11,7 @@ class HostNotFoundError(CatalogError, LookupError):
     def __init__(self, name: str) -> None:
         super().__init__(
             f"no host {shown(name)} is registered: register it with "
-            f"register_host({shown(name)}) (`model-catalog hosts register {shlex.quote(name)}`)"
+            f"register_host({shown(name)}) ({command('hosts', 'register', name)})"
         )
         self.name = name
 

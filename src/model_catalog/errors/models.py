@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from model_catalog.errors.base import MAX_SHOWN, CatalogError, shown
+from model_catalog.errors.base import MAX_SHOWN, CatalogError, command, shown
 
 
 class InvalidModelError(CatalogError, ValueError):
@@ -33,7 +33,7 @@ class ModelNotFoundError(CatalogError, LookupError):
         name = f"{shown(reference)} of provider {shown(provider)}{which}"
         super().__init__(
             f"no model {name if model_id is None else f'with id {model_id}'} is recorded: use "
-            f"list_models() (`model-catalog ls`) to see the recorded models"
+            f"list_models() ({command('ls')}) to see the recorded models"
         )
         self.reference = reference
         self.provider = provider

@@ -19,7 +19,7 @@ from model_catalog.connection.interruption.running import (
 from model_catalog.connection.open_database import OpenDatabase, find_damage, open_database
 from model_catalog.connection.target import Target
 from model_catalog.domain import validation
-from model_catalog.errors import SchemaOutOfDateError
+from model_catalog.errors import SchemaOutOfDateError, command
 from model_catalog.mapping import added_objects
 from model_catalog.mapping.added_objects import (
     COUNTED_KEY,
@@ -117,7 +117,7 @@ def _search_problems(connection: sa.Connection) -> Iterator[str]:
     # The schema was entered, so it is the default one.
     problem = find_problem(connection, None)
     if problem is not None:
-        yield f"search index: {problem}; `model-catalog db upgrade` completes it"
+        yield f"search index: {problem}; {command('db', 'upgrade')} completes it"
 
 
 def _missing_objects(connection: sa.Connection) -> list[str]:

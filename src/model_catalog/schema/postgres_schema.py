@@ -9,7 +9,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from model_catalog.connection.database_info import catalog_schema
-from model_catalog.errors import CatalogUnavailableError, MissingPrivilegeError, shown
+from model_catalog.errors import CatalogUnavailableError, MissingPrivilegeError, command, shown
 
 ADVISORY_LOCK: Final = 0x4D436174616C6F67
 """`MCatalog` in ASCII: an arbitrary number that no other program should use."""
@@ -38,7 +38,7 @@ def require_schema(connection: sa.Connection, name: str) -> None:
         raise CatalogUnavailableError(
             name,
             f"the schema {shown(schema)} does not exist; create it with "
-            "upgrade(target, schema=...) or `model-catalog db upgrade --schema`",
+            f"upgrade(target, schema=...) or {command('db', 'upgrade', '--schema', schema)}",
         )
 
 

@@ -25,7 +25,12 @@ from model_catalog.connection.open_database import OpenDatabase, open_database
 from model_catalog.connection.target import Target, database_file_of
 from model_catalog.connection.timeouts import set_timeouts
 from model_catalog.domain import validation
-from model_catalog.errors import ForeignDatabaseError, SchemaOutOfDateError, SchemaTooNewError
+from model_catalog.errors import (
+    ForeignDatabaseError,
+    SchemaOutOfDateError,
+    SchemaTooNewError,
+    command,
+)
 from model_catalog.mapping.revisions import (
     VERSION_TABLE,
     canonical_revision,
@@ -52,10 +57,6 @@ _REVISION_0001_COLUMNS: Final = {
 _CATALOG_COLUMNS: Final = _REVISION_0001_COLUMNS | {"id", "version"}
 # The two primary keys that the Rust daemon rbee-hive has created the table with.
 _HIVE_KEYS: Final = (["reference", "provider"], ["reference"])
-_NAME_OR_SHARE: Final = (
-    "Name another database, or create the catalog beside these tables: upgrade(target, "
-    "shared=True), `model-catalog db upgrade --shared`, or your own AsyncEngine"
-)
 _CHANGE_OR_NAME: Final = (
     "Change the tables so that they equal those of that revision, or name another database"
 )
@@ -232,7 +233,14 @@ def _examine_tables(
     schema = catalog_schema(connection)
     if not inspector.has_table("models", schema):
         other = None if shared else _other_content(connection)
-        return None, None if other is None else ForeignDatabaseError(name, other, _NAME_OR_SHARE)
+        if other is None:
+            return None, None
+        advice = (
+            "Name another database, or create the catalog beside these tables: upgrade(target, "
+            f"shared=True), {command('db', 'upgrade', '--shared', target=name)}, or your own "
+            "AsyncEngine"
+        )
+        return None, ForeignDatabaseError(name, other, advice)
     columns = {column["name"] for column in inspector.get_columns("models", schema)}
     key = inspector.get_pk_constraint("models", schema)["constrained_columns"]
     if columns == _REVISION_0001_COLUMNS and key in _HIVE_KEYS:

@@ -9,6 +9,8 @@ from model_catalog.backups.restore import backup, restore
 from model_catalog.backups.salvage import repair
 from model_catalog.cli.exit_codes import DONE, FAILED
 from model_catalog.cli.output import pluralize, print_error, print_line, print_notice
+from model_catalog.cli.output.named_commands import complete_commands, completed_command
+from model_catalog.cli.output.progress import ProgressBar
 from model_catalog.schema.diagnosis import check_schema
 from model_catalog.schema.migrate import upgrade
 from model_catalog.schema.revision import schema_state
@@ -39,14 +41,15 @@ async def db_check(options: Namespace) -> int:
     """Print the problems of the database."""
     problems = await check_schema(options.db, schema=options.schema)
     for problem in problems:
-        print_line(problem)
+        print_line(complete_commands(problem, options))
     print_notice(pluralize(len(problems), "problem") if problems else "no problem found")
     return FAILED if problems else DONE
 
 
 async def db_backup(options: Namespace) -> int:
     """Back up the database, and print the path of the backup."""
-    path = await backup(options.db, options.file, schema=options.schema)
+    with ProgressBar("copying the database"):
+        path = await backup(options.db, options.file, schema=options.schema)
     print_line(str(path))
     return DONE
 
@@ -75,8 +78,8 @@ async def db_repair(options: Namespace) -> int:
             more = ", ..." if len(table.lost) > _MAX_LISTED_IDS else ""
             print_error(f"{table.table}: {pluralize(len(table.lost), 'row')} lost: ids {ids}{more}")
     print_line(str(report.path))
+    restore_command = completed_command(["db", "restore", str(report.path)], options)
     print_notice(
-        "the damaged file was not changed; to replace it with the new file, run "
-        "`model-catalog db restore`"
+        f"the damaged file was not changed; to replace it with the new file, run {restore_command}"
     )
     return DONE if report.is_whole else FAILED

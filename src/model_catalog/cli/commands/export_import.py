@@ -10,13 +10,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import NamedTemporaryFile
-from typing import IO, Final
+from typing import IO, Final, cast
 
 from model_catalog.cli.catalog_access import open_named, use_existing_catalog
 from model_catalog.cli.exit_codes import DONE, FAILED
 from model_catalog.cli.output import pluralize, print_error, print_notice
+from model_catalog.cli.output.progress import ProgressBar
+from model_catalog.concurrency.threads import CountReporter
 from model_catalog.domain.ndjson import HEADER
 from model_catalog.repository.model_catalog import ModelCatalog
+from model_catalog.upkeep import Progress
 
 # A command that a person waits for can be stopped with Ctrl-C. A million models take minutes.
 _IMPORT_TIMEOUT_S: Final = 24 * 3600.0
@@ -27,7 +30,10 @@ async def export(options: Namespace) -> int:
     with output_stream(options.file) as stream:
 
         async def write(catalog: ModelCatalog) -> int:
-            return await catalog.export_catalog(stream)
+            with ProgressBar("reading the catalog", stdout_too=options.file == "-") as bar:
+                return await catalog.export_catalog(
+                    stream, on_progress=lambda done, total: bar.show_count(done, total, "models")
+                )
 
         model_count = await use_existing_catalog(options, write, None)
         if model_count is None:
@@ -75,17 +81,43 @@ def _input_stream(name: str) -> Iterator[IO[bytes]]:
             yield file
 
 
+def _counted_lines(stream: IO[bytes], name: str, bar: ProgressBar) -> IO[bytes]:
+    """Return a stream that shows in a progress bar how much of it was read."""
+    status = os.fstat(stream.fileno())
+    total_bytes = status.st_size if stat.S_ISREG(status.st_mode) else 0
+    return cast(IO[bytes], _CountedLines(stream, name, total_bytes, bar))
+
+
+class _CountedLines:
+    """The part of a stream that an import reads."""
+
+    def __init__(self, stream: IO[bytes], name: str, total_bytes: int, bar: ProgressBar) -> None:
+        self._stream = stream
+        self._done_bytes = 0
+        self._report = CountReporter(
+            lambda done_bytes: bar.show(Progress(name, done_bytes, total_bytes))
+        )
+
+    def readline(self, size: int = -1) -> bytes:
+        line = self._stream.readline(size)
+        self._done_bytes += len(line)
+        self._report(self._done_bytes)
+        return line
+
+
 async def import_(options: Namespace) -> int:
     """Import an export from a file or from standard input."""
     with _input_stream(options.file) as stream:
         async with open_named(options) as catalog:
-            result = await catalog.import_catalog(
-                stream,
-                options.on_conflict,
-                skip_broken=options.skip_broken,
-                trust_source=options.trust_source,
-                timeout_s=_IMPORT_TIMEOUT_S,
-            )
+            with ProgressBar() as bar:
+                result = await catalog.import_catalog(
+                    _counted_lines(stream, options.file, bar),
+                    options.on_conflict,
+                    skip_broken=options.skip_broken,
+                    trust_source=options.trust_source,
+                    timeout_s=_IMPORT_TIMEOUT_S,
+                    on_progress=lambda done, total: bar.show_count(done, total, "models"),
+                )
     for problem in result.problems:
         print_error(f"line {problem.line} was skipped: {problem.reason}")
     kept = f", kept {result.kept:,} existing" if result.kept else ""

@@ -19,7 +19,6 @@ from model_catalog.cli.catalog_access import (
 from model_catalog.cli.exit_codes import DONE, FAILED, MISUSED
 from model_catalog.cli.filter_expressions import parse_filters, parse_sort
 from model_catalog.cli.output import (
-    ProgressBar,
     human_disk_usage,
     human_size,
     human_time,
@@ -32,6 +31,8 @@ from model_catalog.cli.output import (
     print_table,
     print_tsv,
 )
+from model_catalog.cli.output.named_commands import complete_commands, completed_command
+from model_catalog.cli.output.progress import ProgressBar
 from model_catalog.domain.json_fields import JSON_FIELDS
 from model_catalog.domain.model_ref import ModelRef
 from model_catalog.errors import ModelNotFoundError
@@ -115,8 +116,8 @@ async def ls(options: Namespace) -> int:
             disk_bytes = await catalog.get_disk_usage(ids=[model.id for model in models])
         return models, ambiguous, disk_bytes
 
-    default: tuple[list[Model], set[tuple[str, str]], int] = ([], set(), 0)
-    models, ambiguous, disk_bytes = await use_existing_catalog(options, read, default)
+    found = await use_existing_catalog(options, read, None)
+    models, ambiguous, disk_bytes = found or ([], set(), 0)
     if options.format == "json":
         print_json([model.to_dict() for model in models])
     elif options.format == "tsv":
@@ -125,15 +126,21 @@ async def ls(options: Namespace) -> int:
         for model in models:
             print_line(model_name(model, exact=(model.provider, model.reference) in ambiguous))
     else:
-        if models:
-            _print_models(models, paths=options.paths)
-        known_bytes = sum(model.size_bytes or 0 for model in models)
-        sizes = human_disk_usage(disk_bytes, known_bytes)
-        print_notice(f"{pluralize(len(models), 'model')}, {sizes}")
+        _print_models(models, disk_bytes, paths=options.paths)
+    if found is None and options.format == "human":
+        scan = completed_command(["scan"], options)
+        print_notice(f"there is no catalog yet: {scan} records the models of this machine")
     return DONE
 
 
-def _print_models(models: Sequence[Model], *, paths: bool) -> None:
+def _print_models(models: Sequence[Model], disk_bytes: int, *, paths: bool) -> None:
+    if models:
+        _print_table_of_models(models, paths=paths)
+    sizes = human_disk_usage(disk_bytes, sum(model.size_bytes or 0 for model in models))
+    print_notice(f"{pluralize(len(models), 'model')}, {sizes}")
+
+
+def _print_table_of_models(models: Sequence[Model], *, paths: bool) -> None:
     columns: dict[str, Callable[[Model], str]] = {
         "PROVIDER": lambda model: model.provider,
         "REFERENCE": lambda model: model.reference,
@@ -158,7 +165,7 @@ def _print_models(models: Sequence[Model], *, paths: bool) -> None:
         list(columns),
         [[column(model) for column in columns.values()] for model in models],
         right=["SIZE"],
-        cut=["VERSION", "REFERENCE", "QUANT", "ARCH", "KIND", "PROVIDER"],
+        cut=["VERSION", "REFERENCE", "QUANT", "ARCH", "KIND", "PROVIDER", "STORE"],
     )
 
 
@@ -233,7 +240,7 @@ async def rm(options: Namespace) -> int:
     refs = list(dict.fromkeys(map(ModelRef.parse, options.refs)))
 
     async def remove(catalog: ModelCatalog) -> int:
-        removals = [found for ref in refs if (found := await _find_removal(catalog, ref))]
+        removals = [found for ref in refs if (found := await _find_removal(catalog, ref, options))]
         if not removals:
             return FAILED
         if not options.yes and not is_confirmed(
@@ -261,7 +268,9 @@ class _Removal:
     version: str | None
 
 
-async def _find_removal(catalog: ModelCatalog, ref: ModelRef) -> _Removal | None:
+async def _find_removal(
+    catalog: ModelCatalog, ref: ModelRef, options: Namespace
+) -> _Removal | None:
     """Print the models that a ref names, and return what to remove; None if there are none."""
     models = await catalog.list_models(provider=ref.provider, reference=ref.reference)
     if ref.version is not None:
@@ -269,7 +278,8 @@ async def _find_removal(catalog: ModelCatalog, ref: ModelRef) -> _Removal | None
         model = await catalog.find_model(ref)
         models = [model] if model else []
     if not models:
-        print_error(f"error: {ModelNotFoundError(ref.reference, ref.provider, ref.version)}")
+        error = ModelNotFoundError(ref.reference, ref.provider, ref.version)
+        print_error(complete_commands(f"error: {error}", options))
         return None
     for model in models:
         name = model_name(model, exact=ref.version is not None or bool(models[1:]))

@@ -12,12 +12,13 @@ from model_catalog.cli.catalog_access import (
 )
 from model_catalog.cli.exit_codes import DONE, FAILED, MISUSED
 from model_catalog.cli.output import (
-    ProgressBar,
     pluralize,
     print_error,
     print_line,
     print_notice,
 )
+from model_catalog.cli.output.named_commands import completed_command
+from model_catalog.cli.output.progress import ProgressBar
 from model_catalog.domain.file_record import FileState
 from model_catalog.domain.model_ref import ModelRef
 from model_catalog.mapping.tables import Model
@@ -82,7 +83,8 @@ async def relocate(options: Namespace) -> int:
         outcome = "would be recorded" if options.dry_run else "recorded"
         print_notice(f"{pluralize(len(moved), 'model')} {outcome} below {options.new}")
         if moved and not options.dry_run:
-            print_notice("run `model-catalog check` to see which of them exist")
+            command = completed_command(["check"], options)
+            print_notice(f"run {command} to see which of them exist")
         return DONE if moved else FAILED
 
     return await use_existing_catalog(options, run, FAILED)

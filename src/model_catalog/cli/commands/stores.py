@@ -14,7 +14,6 @@ from typing import Any, Final, TypeAlias
 from model_catalog.cli.catalog_access import open_named, short_ref, use_existing_catalog
 from model_catalog.cli.exit_codes import DONE, FAILED, NOT_AS_RECORDED
 from model_catalog.cli.output import (
-    ProgressBar,
     human_disk_usage,
     human_size,
     pluralize,
@@ -25,6 +24,7 @@ from model_catalog.cli.output import (
     print_table,
     print_tsv,
 )
+from model_catalog.cli.output.progress import ProgressBar
 from model_catalog.connection.target import resolve_target
 from model_catalog.errors import TooManyMissingError
 from model_catalog.files.completeness.judge import shorten_list
@@ -78,8 +78,8 @@ async def scan(options: Namespace) -> int:
                     place.path,
                     scope=place.scope,
                     follow_links=options.follow_links,
-                    on_progress=lambda count, store=place.store: bar.show_text(  # type: ignore[misc]
-                        f"{store}: {pluralize(count, 'model')}"
+                    on_progress=lambda count, store=place.store: bar.show_count(  # type: ignore[misc]
+                        count, None, f"models found in {store}"
                     ),
                 )
                 try:
@@ -89,6 +89,9 @@ async def scan(options: Namespace) -> int:
                         dry_run=options.dry_run,
                         force=options.force,
                         headers=options.headers,
+                        on_progress=lambda count, found=found: bar.show_count(  # type: ignore[misc]
+                            count, len(found.found), f"models compared in {found.store}"
+                        ),
                     )
                 except TooManyMissingError as error:
                     suspicious.append(error)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from argparse import Namespace
 from collections.abc import Mapping
 from typing import Any, Final
@@ -17,7 +16,6 @@ from model_catalog.cli.output import (
     print_notice,
     print_table,
     print_tsv,
-    text_bar,
 )
 from model_catalog.repository.operations.statistics import CatalogStats, ModelTotals
 
@@ -50,17 +48,14 @@ async def du(options: Namespace) -> int:
         print(found.total.disk_bytes)
     else:
         largest = max((on_disk for _, _, _, on_disk in rows), default=0)
-        bars = [text_bar(on_disk / largest) if largest else "" for _, _, _, on_disk in rows]
+        bars = [on_disk / largest if largest else 0.0 for _, _, _, on_disk in rows]
         rows.append(("total", *total))
         cells = [
             [provider, f"{models:,}", human_size(size), human_size(on_disk)]
             for provider, models, size, on_disk in rows
         ]
         names = ["PROVIDER", "MODELS", "SIZE", "ON DISK"]
-        if sys.stdout.isatty():
-            names.append("")
-            cells = [[*row, bar] for row, bar in zip(cells, [*bars, ""], strict=True)]
-        print_table(names, cells, right=["MODELS", "SIZE", "ON DISK"])
+        print_table(names, cells, right=["MODELS", "SIZE", "ON DISK"], bars=bars)
     return DONE
 
 

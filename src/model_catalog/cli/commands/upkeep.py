@@ -16,7 +16,6 @@ from model_catalog.cli.catalog_access import (
 from model_catalog.cli.exit_codes import DONE, NOT_AS_RECORDED
 from model_catalog.cli.filter_expressions import parse_age, parse_filters, parse_size
 from model_catalog.cli.output import (
-    ProgressBar,
     human_size,
     pluralize,
     print_error,
@@ -26,6 +25,7 @@ from model_catalog.cli.output import (
     print_table,
     print_tsv,
 )
+from model_catalog.cli.output.progress import ProgressBar
 from model_catalog.domain.file_record import FileState
 from model_catalog.domain.model_ref import ModelRef
 from model_catalog.mapping.tables import Model
@@ -160,10 +160,10 @@ async def _verify_selection(
             async for result in verified:
                 results.append(result)
                 if options.format == "human":
-                    bar.clear()
                     detail = f": {result.detail}" if result.detail else ""
                     name = model_name(result.model, exact=False)
-                    print_line(f"{result.verdict:<11} {name}{detail}")
+                    with bar.hidden():
+                        print_line(f"{result.verdict:<11} {name}{detail}")
     return results
 
 

@@ -12,7 +12,6 @@ from model_catalog.cli.catalog_access import short_ref, use_existing_catalog
 from model_catalog.cli.exit_codes import DONE, FAILED, MISUSED
 from model_catalog.cli.filter_expressions import parse_age, parse_size
 from model_catalog.cli.output import (
-    ProgressBar,
     human_size,
     human_time,
     is_confirmed,
@@ -24,6 +23,7 @@ from model_catalog.cli.output import (
     print_table,
     print_tsv,
 )
+from model_catalog.cli.output.progress import ProgressBar
 from model_catalog.domain.model_ref import ModelRef
 from model_catalog.downloads import (
     EvictedModel,
@@ -145,10 +145,8 @@ async def _execute(
             nonlocal done_count, freed_bytes
             done_count += 1
             freed_bytes += outcome.freed_bytes if isinstance(outcome, EvictedModel) else 0
-            bar.show_text(
-                f"{done_count:,} of {pluralize(len(plan.models), 'model')}, "
-                f"{human_size(freed_bytes)} freed: {outcome.ref}"
-            )
+            freed = human_size(freed_bytes)
+            bar.show_count(done_count, len(plan.models), f"{freed} freed: {outcome.ref}")
 
         return await plan.execute(catalog, delete_files=delete_files, on_progress=show)
 

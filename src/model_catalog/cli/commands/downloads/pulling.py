@@ -10,7 +10,8 @@ from typing import Final
 from model_catalog.cli.catalog_access import open_named
 from model_catalog.cli.commands.models import add, print_recorded
 from model_catalog.cli.exit_codes import DONE, MISUSED
-from model_catalog.cli.output import ProgressBar, print_error, print_line
+from model_catalog.cli.output import print_error, print_line
+from model_catalog.cli.output.progress import ProgressBar
 from model_catalog.domain.model_ref import ModelRef
 from model_catalog.downloads import download_from_hub
 from model_catalog.downloads.hub.hub_progress import abort_xet_transfers

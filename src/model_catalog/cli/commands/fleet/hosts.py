@@ -16,7 +16,6 @@ from model_catalog.cli.output import (
     human_size,
     is_confirmed,
     pluralize,
-    print_error,
     print_json,
     print_line,
     print_notice,
@@ -176,8 +175,7 @@ async def hosts_rm(options: Namespace) -> int:
             print_notice("nothing was removed")
             return FAILED
         if not await HostRegistry(catalog).remove_host(options.name, models=models):
-            print_error(f"error: {HostNotFoundError(options.name)}")
-            return FAILED
+            raise HostNotFoundError(options.name)
         kept = f"; the records of {pluralize(count, 'model')} stay" if models == "keep" else ""
         print_notice(f"removed {which}{kept}")
         return DONE

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from argparse import Namespace
 from datetime import UTC, datetime
 from typing import Final
@@ -21,7 +20,6 @@ from model_catalog.cli.output import (
     print_notice,
     print_table,
     print_tsv,
-    text_bar,
 )
 from model_catalog.domain.fleet.copies import HostTotals, ModelCopy
 from model_catalog.domain.json_fields import JSON_FIELDS
@@ -170,9 +168,6 @@ def _print_totals(totals: list[HostTotals], models: int, size_bytes: int) -> Non
         for each in totals
     ]
     cells.append(["total", "", f"{models:,}", human_size(size_bytes), ""])
-    if sys.stdout.isatty():
-        largest = max((each.size_bytes for each in totals), default=0)
-        names.append("")
-        bars = [text_bar(each.size_bytes / largest) if largest else "" for each in totals]
-        cells = [[*row, bar] for row, bar in zip(cells, [*bars, ""], strict=True)]
-    print_table(names, cells, right=["MODELS", "SIZE", "FREE"])
+    largest = max((each.size_bytes for each in totals), default=0)
+    bars = [each.size_bytes / largest if largest else 0.0 for each in totals]
+    print_table(names, cells, right=["MODELS", "SIZE", "FREE"], bars=bars)

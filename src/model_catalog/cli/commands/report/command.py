@@ -12,6 +12,7 @@ from model_catalog.cli.commands.report.report_page import report_page
 from model_catalog.cli.completion import shell_code
 from model_catalog.cli.exit_codes import DONE, FAILED
 from model_catalog.cli.output import pluralize, print_error, print_notice
+from model_catalog.cli.output.named_commands import completed_command
 from model_catalog.connection.target import name_with_schema, resolve_target
 from model_catalog.repository.model_catalog import ModelCatalog
 
@@ -27,7 +28,8 @@ async def report(options: Namespace) -> int:
 
     data = await use_existing_catalog(options, read, None)
     if data is None:
-        print_error("there is no catalog yet: record models with `model-catalog scan` or `add`")
+        scan = completed_command(["scan"], options)
+        print_error(f"error: there is no catalog yet: {scan} records the models of this machine")
         return FAILED
     with output_stream(options.html) as stream:
         stream.write(report_page(data))

@@ -1,27 +1,32 @@
-"""Print results as text, tables, JSON and TSV, and show progress on a terminal."""
+"""Print results as text, tables, JSON and TSV."""
 
 from __future__ import annotations
 
 import json
-import shutil
+import os
 import sys
 import unicodedata
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final, Self
-
-if TYPE_CHECKING:
-    # Not at run time: upkeep imports SQLAlchemy, which `--help` does not need.
-    from model_catalog.upkeep import Progress
+from typing import IO, Any, Final
 
 # Unicode categories of control, format (including bidi and zero-width), surrogate, private-use,
 # unassigned and line-ending characters. In a file name they could control the terminal.
 _UNSAFE: Final = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 _UNITS: Final = ("B", "kB", "MB", "GB", "TB", "PB", "EB")
-_MIN_COLUMN_WIDTH: Final = 10
-_BAR_WIDTH: Final = 20
 _WIDE: Final = {"W", "F"}
 """The East Asian widths of characters that take two columns."""
+
+
+_DUMB: Final = {"dumb", "unknown"}
+"""The values of TERM for terminals that cannot move the cursor."""
+
+
+def is_terminal(stream: IO[str] | None) -> bool:
+    """Return whether a stream is a terminal that can move the cursor."""
+    if stream is None or os.environ.get("TERM", "").lower() in _DUMB:
+        return False
+    return stream.isatty()
 
 
 def escape_controls(text: str) -> str:
@@ -59,45 +64,6 @@ def is_confirmed(question: str) -> bool:
     return answer.strip().lower() in ("y", "yes")
 
 
-class ProgressBar:
-    """A progress line on standard error. It prints nothing if that is not a terminal."""
-
-    def __init__(self) -> None:
-        self._is_visible = sys.stderr is not None and sys.stderr.isatty()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.clear()
-
-    def show(self, progress: Progress) -> None:
-        """Draw the bar, with the name of the file that is being read."""
-        if not self._is_visible:
-            return
-        columns = shutil.get_terminal_size().columns
-        total_bytes = progress.total_bytes
-        fraction = progress.done_bytes / total_bytes if total_bytes else 0.0
-        filled = round(fraction * _BAR_WIDTH)
-        sizes = f"{human_size(progress.done_bytes)} of {human_size(total_bytes)}"
-        line = f"{'█' * filled}{'░' * (_BAR_WIDTH - filled)} {fraction:4.0%} {sizes}"
-        if (name_width := columns - _width(line) - 3) >= _MIN_COLUMN_WIDTH:
-            line = f"{line}  {_shorten(escape_controls(progress.path), name_width)}"
-        print(f"\r\x1b[K{line}", end="", file=sys.stderr, flush=True)
-
-    def show_text(self, text: str) -> None:
-        """Show a text instead of a bar, for work whose total is not known."""
-        if self._is_visible:
-            width = shutil.get_terminal_size().columns - 1
-            line = _shorten(escape_controls(text), width)
-            print(f"\r\x1b[K{line}", end="", file=sys.stderr, flush=True)
-
-    def clear(self) -> None:
-        """Erase the line, so that another line can be printed."""
-        if self._is_visible:
-            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
-
-
 def human_size(size_bytes: int | None) -> str:
     """Return a size in decimal units, for example `5.6 GB`; `?` for None."""
     if size_bytes is None:
@@ -117,11 +83,6 @@ def human_disk_usage(disk_bytes: int, size_bytes: int) -> str:
     """Return the sum of the sizes, and the bytes on the disk if they read differently."""
     on_disk, sizes = human_size(disk_bytes), human_size(size_bytes)
     return sizes if on_disk == sizes else f"{sizes}, {on_disk} on the disk"
-
-
-def text_bar(fraction: float) -> str:
-    """Draw a fraction as a bar. A fraction above 0 has at least one character."""
-    return "█" * max(round(fraction * _BAR_WIDTH), fraction > 0)
 
 
 def human_time(moment: datetime | None) -> str:
@@ -154,27 +115,36 @@ def print_table(
     *,
     right: Sequence[str] = (),
     cut: Sequence[str] = (),
+    bars: Sequence[float] = (),
 ) -> None:
     """
     Print a table. The columns named in `right` are aligned to the right.
 
-    If the terminal is too narrow, the columns named in `cut` are shortened in the middle, the first
-    one first. In a pipe nothing is shortened.
+    On a terminal, the table fits its width: the columns named in `cut` are shortened in the middle,
+    the first one first. `bars` are fractions, drawn behind the first rows. In a pipe, nothing is
+    shortened, and no bars are drawn.
     """
     cells = [[escape_controls(value) for value in row] for row in rows]
+    if is_terminal(sys.stdout):
+        try:
+            from model_catalog.cli.output.terminal_tables import draw_table  # noqa: PLC0415
+        except ImportError:
+            print_notice("to fit tables into the terminal: pip install 'model-catalog[cli]'")
+        else:
+            draw_table(names, cells, right=right, cut=cut, bars=bars)
+            return
+    _print_plain_table(names, cells, right=right)
+
+
+def _print_plain_table(
+    names: Sequence[str], cells: Sequence[Sequence[str]], *, right: Sequence[str]
+) -> None:
+    # Not by rich, which takes longer for a thousand rows than the whole command does.
     widths = [
         max(_width(name), *(_width(row[index]) for row in cells), 0)
         for index, name in enumerate(names)
     ]
-    if sys.stdout.isatty():
-        excess = sum(widths) + 2 * (len(names) - 1) - shutil.get_terminal_size().columns
-        for index in (names.index(name) for name in cut if name in names):
-            removed = max(0, min(excess, widths[index] - _MIN_COLUMN_WIDTH))
-            excess -= removed
-            widths[index] -= removed
-            for row in cells:
-                row[index] = _shorten(row[index], widths[index])
-    for row in [list(names), *cells]:
+    for row in [names, *cells]:
         line = "  ".join(
             _pad(value, width, align_right=name in right)
             for name, value, width in zip(names, row, widths, strict=True)
@@ -197,17 +167,3 @@ def _width(text: str) -> int:
 def _pad(text: str, width: int, *, align_right: bool) -> str:
     padding = " " * (width - _width(text))
     return padding + text if align_right else text + padding
-
-
-def _shorten(text: str, width: int) -> str:
-    """Cut the middle out of a text, so that it fits into a number of terminal columns."""
-    if _width(text) <= width:
-        return text
-    # The end of a name says more than its middle: the quantization is often there.
-    tail = ""
-    while _width(tail) < width // 2 - 1:
-        tail = text[-len(tail) - 1] + tail
-    head = ""
-    while _width(head + text[len(head)]) + 1 + _width(tail) <= width:
-        head += text[len(head)]
-    return f"{head}…{tail}"
