@@ -2,11 +2,13 @@
 
 import signal
 import sqlite3
+import sys
 from contextlib import closing
 
 import pytest
 from hub_pulls import COMMIT, FILES, OTHER_COMMIT, QUANTIZATIONS, TOKEN, Puller, finish
 from loopback_hub import LoopbackHub
+from terminals import in_terminal
 
 from model_catalog import open_catalog
 from model_catalog.cli import main
@@ -136,6 +138,30 @@ def test_an_interrupted_pull_is_recorded_as_cancelled(puller, database, number, 
         ("done", None),
     ]
     assert models(database) == [("o/m", COMMIT, "present")]
+
+
+def test_a_pull_shows_its_progress_on_a_terminal(puller, database):
+    """Ctrl-C erases it and shows the cursor again. Then a whole pull leaves only its messages."""
+    pytest.importorskip("rich")
+    command = [sys.executable, "-m", "model_catalog", "pull", "hf:o/m", "--db", str(puller.target)]
+    puller.hub.held = {HELD}
+
+    with in_terminal(*command, width=100, **puller.env) as (stopped, interrupted):
+        assert puller.hub.is_half_sent.wait(60)
+        interrupted.wait_for("/200.1 kB")
+        interrupted.type(b"\x03")
+        stopped.wait(60)
+    puller.hub.held = set()
+    puller.hub.release.set()
+    with in_terminal(*command, width=100, **puller.env) as (pulled, whole):
+        pass
+
+    assert (stopped.returncode, pulled.returncode) == (130, 0)
+    assert interrupted.remains.replace("^C", "").strip() == ""
+    for screen in (interrupted, whole):
+        assert screen.raw.rindex("\x1b[?25h") > screen.raw.rindex("\x1b[?25l")
+    assert "200.1/200.1 kB" in whole.text
+    assert whole.remains.startswith("recorded hf:o/m@")
 
 
 def test_an_interrupted_pull_does_not_wait_for_a_hub_that_sends_nothing(puller, database):
