@@ -75,6 +75,7 @@ if TYPE_CHECKING:
         UpgradeFailedError,
         WrongLoopError,
     )
+    from model_catalog.execution.observation.records import CatalogCall, ModelChange
     from model_catalog.execution.sqlite_threads.thread_executor import ReadMode
     from model_catalog.mapping.tables import Model
     from model_catalog.opening import open_catalog
@@ -106,6 +107,7 @@ __all__ = [
     "BadLayoutError",
     "BadSignatureError",
     "CatalogBusyError",
+    "CatalogCall",
     "CatalogClosedError",
     "CatalogCorruptError",
     "CatalogError",
@@ -146,6 +148,7 @@ __all__ = [
     "MissingPrivilegeError",
     "Model",
     "ModelCatalog",
+    "ModelChange",
     "ModelChanges",
     "ModelCopies",
     "ModelCopy",
@@ -194,6 +197,7 @@ __all__ = [
 # The modules of the names that are not in the package errors.
 _MODULES = {
     "Alias": "repository.operations.labels",
+    "CatalogCall": "execution.observation.records",
     "CatalogStats": "repository.operations.statistics",
     "Durability": "connection.sqlite_pragmas",
     "ExcludedHost": "domain.fleet.copies",
@@ -210,6 +214,7 @@ _MODULES = {
     "ImportResult": "repository.operations.export_import",
     "Model": "mapping.tables",
     "ModelCatalog": "repository.model_catalog",
+    "ModelChange": "execution.observation.records",
     "ModelChanges": "domain.fields",
     "ModelCopies": "domain.fleet.copies",
     "ModelCopy": "domain.fleet.copies",

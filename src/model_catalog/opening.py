@@ -17,6 +17,8 @@ from model_catalog.connection.sqlite_pragmas import Durability, validate_durabil
 from model_catalog.connection.target import Target, resolve_target
 from model_catalog.domain import validation
 from model_catalog.errors import InvalidTargetError
+from model_catalog.execution.observation.hooks import validate_hooks
+from model_catalog.execution.observation.records import CallHook, ChangeHook
 from model_catalog.execution.postgres_executor import PostgresExecutor
 from model_catalog.execution.postgresql.replica import ReplicatedExecutor
 from model_catalog.execution.session_executor import SessionExecutor
@@ -46,6 +48,8 @@ async def open_catalog(
     shared: bool = False,
     schema: str | None = None,
     host: str | None = None,
+    on_call: CallHook | None = None,
+    on_change: ChangeHook | None = None,
 ) -> AsyncIterator[ModelCatalog]:
     """
     Open a catalog, and close it when the block ends.
@@ -73,13 +77,14 @@ async def open_catalog(
     loop, and no timeout ends such a read. With the URL of a PostgreSQL replica, finds, lists and
     totals run there when it has replayed every write of this catalog, and else on the primary.
 
+    `on_call` is called with a `CatalogCall` after each call. `on_change` is called with one or more
+    `ModelChange` after each commit of this catalog that changes models. They are plain functions.
+
     Raises InvalidTargetError, CatalogUnavailableError, CatalogReadOnlyError, CatalogCorruptError,
-    ForeignDatabaseError, SchemaTooNewError, InvalidModelError for an invalid `host` or `reads`, and
-    what `upgrade` raises. No message contains the password of a URL.
+    ForeignDatabaseError, SchemaTooNewError, InvalidModelError for an invalid option, and what
+    `upgrade` raises. No message contains the password of a URL.
     """
-    validate_durability(durability)
-    replica = _replica_url(reads)
-    validation.seconds("timeout_s", timeout_s)
+    replica = _validate_options(on_call, on_change, durability, reads, timeout_s)
     async with open_database(
         target,
         create=create,
@@ -90,8 +95,23 @@ async def open_catalog(
         host=host,
     ) as database:
         running = _running(database, target, timeout_s, reads, replica, upgrade=upgrade)
-        async with running as catalog:
-            yield catalog
+        async with running as executor:
+            yield ModelCatalog(executor, on_call=on_call, on_change=on_change)
+
+
+def _validate_options(
+    on_call: CallHook | None,
+    on_change: ChangeHook | None,
+    durability: Durability,
+    reads: ReadMode | str | URL,
+    timeout_s: float,
+) -> URL | None:
+    """Raise InvalidModelError or InvalidTargetError; return the URL of the replica in `reads`."""
+    validate_hooks(on_call, on_change)
+    validate_durability(durability)
+    replica = _replica_url(reads)
+    validation.seconds("timeout_s", timeout_s)
+    return replica
 
 
 def _replica_url(reads: ReadMode | str | URL) -> URL | None:
@@ -137,7 +157,7 @@ async def _running(
     replica_url: URL | None,
     *,
     upgrade: bool,
-) -> AsyncIterator[ModelCatalog]:
+) -> AsyncIterator[_AnyExecutor]:
     """Start the executor of an open database at the head revision, and close it at the end."""
     async with _opened_replica(database, target, replica_url) as replica:
         owner = LoopOwner(database.name)
@@ -149,7 +169,7 @@ async def _running(
                 await _open_file(executor, database, upgrade=upgrade)
             else:
                 await _prepare_schema(database, upgrade=upgrade)
-            yield ModelCatalog(executor)
+            yield executor
         finally:
             owner.is_closed = True
             # A forked child has none of the threads and connections.

@@ -104,10 +104,20 @@ class SyncHostRegistry:
         return self._catalog._call(method, self._original, *args, **options)  # noqa: SLF001
 
 
-def _blocking(method: Any, name: str) -> Any:
-    @wraps(method)
+def _blocking(function: Any, run: str) -> Any:
+    @wraps(function)
     def call(self: Any, *args: Any, **options: Any) -> Any:
-        return getattr(self, name)(method, *args, **options)
+        return getattr(self, run)(function, *args, **options)
+
+    return call
+
+
+def _method(name: str, function: Any) -> Any:
+    """Return a function that calls the method of an object, which a subclass may have replaced."""
+
+    @wraps(function)
+    def call(original: Any, *args: Any, **options: Any) -> Any:
+        return getattr(original, name)(*args, **options)
 
     return call
 
@@ -121,7 +131,7 @@ for _original, _class, _run in (
         if isinstance(_value, property):
             setattr(_class, _name, property(_blocking(_value.fget, _run)))
         elif not _name.startswith("_"):
-            setattr(_class, _name, _blocking(_value, _run))
+            setattr(_class, _name, _blocking(_method(_name, _value), _run))
 
 
 def open_catalog(target: Target | None = None, **options: Any) -> SyncCatalog:

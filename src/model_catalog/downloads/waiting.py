@@ -13,6 +13,7 @@ from model_catalog.downloads.queries.claim_queries import (
     select_key_status,
 )
 from model_catalog.execution.executor import Executor, read
+from model_catalog.execution.observation.observed_executor import unobserved
 from model_catalog.execution.postgres_executor import PostgresExecutor
 from model_catalog.execution.postgresql.replica import ReplicatedExecutor
 from model_catalog.repository.model_catalog import ModelCatalog, executor_of
@@ -48,6 +49,7 @@ async def wait_until_unclaimed(catalog: ModelCatalog, name: ClaimedName) -> None
 
 def _listener_of(executor: Executor) -> NotificationListener | None:
     """Return what notifies this process, on an engine of our own for PostgreSQL."""
+    executor = unobserved(executor)
     if isinstance(executor, PostgresExecutor | ReplicatedExecutor):
         return executor.listener(CHANNEL)
     return None

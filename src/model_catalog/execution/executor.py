@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import wraps
-from typing import Any, Final, Generic, ParamSpec, Protocol, TypeVar
+from typing import Any, Final, Generic, ParamSpec, Protocol, TypeAlias, TypeVar
 
 from sqlalchemy import Connection
 
@@ -17,6 +17,9 @@ from model_catalog.errors import TransactionError
 I = TypeVar("I")  # noqa: E741 - an item
 T = TypeVar("T")
 P = ParamSpec("P")
+
+OnCommit: TypeAlias = Callable[[], None]
+"""Called when a transaction is committed."""
 
 OTHER_WRITER: Final = "another task of this process is writing"
 """The reason of a CatalogBusyError: the call waited for a write of this process."""
@@ -65,6 +68,12 @@ class Operation(Generic[I, T]):
     """The seconds that it may take; None is the timeout of the executor."""
     schema: str | None = None
     """The schema that it uses, if that may be another one than the connection's own."""
+    on_commit: OnCommit | None = None
+    """
+    Called once its transaction is committed, before its caller has the result. Raises nothing.
+
+    Operations that share a transaction are told in their order. It may be called in any thread.
+    """
 
 
 def lookup(
@@ -142,6 +151,13 @@ def reads_from_primary(
             _needs_primary.reset(token)
 
     return reading
+
+
+def tell_of_commit(operations: Iterable[Operation[Any, Any]]) -> None:
+    """Call `on_commit` of operations whose transaction was committed."""
+    for operation in operations:
+        if operation.on_commit is not None:
+            operation.on_commit()
 
 
 class Executor(Protocol):

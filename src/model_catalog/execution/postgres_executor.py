@@ -199,6 +199,7 @@ class PostgresExecutor:
 
         async def attempt(run: InterruptibleRun, lock_wait_s: float) -> T:
             nonlocal is_statement
+            run.on_commit = operation.on_commit
             if is_statement:
                 # The next attempt waits for locks.
                 is_statement = False

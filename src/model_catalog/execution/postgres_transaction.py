@@ -74,15 +74,17 @@ class ConnectionTransaction:
         """Return True: PostgreSQL does not end a transaction by itself."""
         return True
 
-    async def commit(self) -> None:
-        """Commit the transaction."""
-        await self._run_step(self._commit, commits=True)
+    async def commit(self, on_commit: Callable[[], None]) -> None:
+        """Commit the transaction, and call `on_commit` when it is committed."""
 
-    async def _commit(self, connection: AsyncConnection) -> None:
-        driver = driver_connection(connection)
-        forget_warnings(driver)
-        await connection.commit()
-        require_replicated(driver, self.database.name)
+        async def step(connection: AsyncConnection) -> None:
+            driver = driver_connection(connection)
+            forget_warnings(driver)
+            await connection.commit()
+            require_replicated(driver, self.database.name)
+            on_commit()
+
+        await self._run_step(step, commits=True)
 
     async def close(self) -> None:
         """Roll back uncommitted changes, and return the connection to its pool."""

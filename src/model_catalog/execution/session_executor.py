@@ -222,7 +222,7 @@ class SessionExecutor:
                     if begun_s - remaining_s > TIMEOUT_TOLERANCE_S:
                         await set_timeouts(connection, lock_wait_s, max(remaining_s, MIN_TIMEOUT_S))
                     if operation.writes:
-                        tell_of_commit(run, session, result)
+                        tell_of_commit(run, session, operation.on_commit, result)
                     else:
                         run.mark_read_done()
                     await hold_cancellation(session.commit())

@@ -32,6 +32,7 @@ from model_catalog.connection.timeouts import (
 from model_catalog.domain import validation
 from model_catalog.execution.executor import (
     Executor,
+    OnCommit,
     Operation,
     transaction_context,
 )
@@ -99,14 +100,14 @@ class SessionTransaction:
         """Return whether the database still has the transaction open."""
         return await self._run_step(is_in_transaction)
 
-    async def commit(self) -> None:
-        """Commit the transaction."""
+    async def commit(self, on_commit: OnCommit) -> None:
+        """Commit the transaction, and call `on_commit` when it is committed."""
 
         async def step(connection: AsyncConnection) -> None:
             await connection.run_sync(use_commit_timeout, self.timeout_s)
             await hold_cancellation(self._session.commit())
 
-        await self._run_step(step, commits=True)
+        await self._run_step(step, on_commit=on_commit)
 
     async def release(self) -> None:
         """End the session, whose transaction is part of one of the host's connection."""
@@ -117,8 +118,12 @@ class SessionTransaction:
         await close_in_time(self._session.close, self.connection, self.database.name)
 
     async def _run_step(
-        self, step: Callable[[AsyncConnection], Awaitable[T]], *, commits: bool = False
+        self,
+        step: Callable[[AsyncConnection], Awaitable[T]],
+        *,
+        on_commit: OnCommit | None = None,
     ) -> T:
+        """Run a step, which commits if `on_commit` is given."""
         run = InterruptibleRun(self.database.name)
 
         async def attempt() -> T:
@@ -130,8 +135,8 @@ class SessionTransaction:
                     await session.flush()
                 connection = self.connection = await self._connect()
                 run.set_connection(connection)
-                if commits:
-                    tell_of_commit(run, session)
+                if on_commit is not None:
+                    tell_of_commit(run, session, on_commit)
                 was_open = await is_in_transaction(connection)
                 try:
                     return await step(connection)
@@ -172,14 +177,23 @@ async def joined_transaction(
         with transaction_context(connection.engine):
             async with executor.transaction():
                 yield executor
-        await executor.commit(backend.release)
+        # The host commits later, or rolls back, and the catalog is not told.
+        await executor.commit(lambda _: backend.release())
     finally:
         await executor.end(backend.close)
 
 
-def tell_of_commit(run: InterruptibleRun, session: AsyncSession, result: object = None) -> None:
+def tell_of_commit(
+    run: InterruptibleRun,
+    session: AsyncSession,
+    on_commit: OnCommit | None,
+    result: object = None,
+) -> None:
     """Tell a run that a session is about to commit, and have the session tell it of the commit."""
     run.mark_committing(result)
+    # A session that is bound to a connection may join a transaction, which the host commits.
+    if on_commit is not None and find_bind(session, writes=True).connection is None:
+        run.on_commit = on_commit
     # session.commit() also returns the connection to its pool, which may take a while. The event
     # comes before that.
     event.listen(session.sync_session, "after_commit", run.mark_committed, once=True)

@@ -26,6 +26,7 @@ from model_catalog.errors import (
     WrongLoopError,
 )
 from model_catalog.execution.executor import Executor, Operation
+from model_catalog.execution.observation.commit_callbacks import CommitCallbacks
 
 I = TypeVar("I")  # noqa: E741 - an item
 T = TypeVar("T")
@@ -78,8 +79,10 @@ class TransactionExecutor:
         owner: LoopOwner | HostOwner | None = None,
         *,
         owns_transaction: bool = False,
+        commits: CommitCallbacks | None = None,
     ) -> None:
         self._backend = backend
+        self._commits = CommitCallbacks() if commits is None else commits
         self._owner = owner or HostOwner()
         self.database = backend.database
         self.timeout_s = backend.timeout_s
@@ -125,6 +128,7 @@ class TransactionExecutor:
     async def transaction(self) -> AsyncIterator[Executor]:
         """Open a savepoint; an error in the block rolls back to it."""
         savepoint = await self._change_savepoint(self._backend.savepoint)
+        commits = len(self._commits)
         try:
             yield self
             self._owner.check_usable()
@@ -134,6 +138,7 @@ class TransactionExecutor:
             if fork_count() == self._forks:
                 async with self._lock:
                     await run_to_completion(self._roll_back_to(savepoint))
+                    self._commits.truncate(commits)
             raise
         await self._change_savepoint(savepoint.commit)
 
@@ -154,7 +159,7 @@ class TransactionExecutor:
     async def _run(self, operation: Operation[Any, T]) -> T:
         def record_failure(connection: Connection, value: Any) -> T:
             try:
-                return operation.run_one(connection, value)
+                result = operation.run_one(connection, value)
             except (SQLAlchemyError, sqlite3.Error, OSError) as error:
                 if self._owns_transaction:
                     self._failure = to_catalog_error(error, self.database.name)
@@ -164,6 +169,9 @@ class TransactionExecutor:
                 if self._owns_transaction:
                     self._failure = error
                 raise
+            if operation.on_commit is not None:
+                self._commits.add(operation.on_commit)
+            return result
 
         try:
             return await self._run_locked(
@@ -193,9 +201,13 @@ class TransactionExecutor:
             self._check_open()
             return await step()
 
-    async def commit(self, commit: Callable[[], Awaitable[None]]) -> None:
-        """Call `commit`. Raises TransactionError if an earlier call failed."""
-        await self._run_locked(commit)
+    async def commit(self, commit: Callable[[Callable[[], None]], Awaitable[None]]) -> None:
+        """
+        Call `commit`, with the function that it calls when the transaction is committed.
+
+        Raises TransactionError if an earlier call failed.
+        """
+        await self._run_locked(lambda: commit(self._commits.call))
 
     async def end(self, roll_back: Callable[[], Awaitable[None]]) -> None:
         """Call `roll_back`, which undoes what was not committed; not in a forked child."""

@@ -21,6 +21,9 @@ from model_catalog.domain.fleet import DEFAULT_LOST_AFTER_S
 from model_catalog.domain.model_ref import ModelName, ModelRef, NamedModel, split_arguments
 from model_catalog.errors import ModelNotFoundError, WrongLoopError
 from model_catalog.execution.executor import Executor, Operation
+from model_catalog.execution.observation.commit_callbacks import HostCommits
+from model_catalog.execution.observation.observed_executor import observe, observe_calls
+from model_catalog.execution.observation.records import CallHook, ChangeHook
 from model_catalog.execution.scoped_executor import ScopedExecutor
 from model_catalog.execution.session_executor import SessionExecutor
 from model_catalog.execution.session_transaction import SessionTransaction
@@ -100,6 +103,8 @@ class ModelCatalog:
         timeout_s: float = 30.0,
         schema: str | None = None,
         host: str | None = None,
+        on_call: CallHook | None = None,
+        on_change: ChangeHook | None = None,
     ) -> None:
         """
         Make a catalog over a host's session factory or over one session.
@@ -110,11 +115,18 @@ class ModelCatalog:
         catalog works on, as in `open_catalog`. An `Executor` is what `open_catalog` and
         `transaction()` pass; it has a timeout, a schema and a host of its own.
 
+        `on_call` and `on_change` are plain functions, as in `open_catalog`. Over an `AsyncSession`
+        changes are told when the session has committed. If the host rolls back, or if the session
+        is bound to a connection, they are not told.
+
         Raises InvalidTargetError for another object, such as an engine or a path, and
-        InvalidModelError for an invalid name of a host.
+        InvalidModelError for an invalid name of a host or a hook that is not a plain function.
         """
         if isinstance(sessions, AsyncSession):
-            self._executor: Executor = TransactionExecutor(SessionTransaction(sessions, timeout_s))
+            commits = None if on_change is None else HostCommits(sessions)
+            self._executor: Executor = TransactionExecutor(
+                SessionTransaction(sessions, timeout_s), commits=commits
+            )
         elif isinstance(sessions, async_sessionmaker):
             self._executor = SessionExecutor(sessions, timeout_s)
         # `isinstance` with a protocol would take 15 us in each `transaction()`.
@@ -125,6 +137,9 @@ class ModelCatalog:
         host = key_validation.optional_host("host", host)
         if schema is not None or host is not None:
             self._executor = ScopedExecutor(self._executor, schema, host)
+        if on_call is not None or on_change is not None:
+            self._executor = observe(self._executor, on_call, on_change)
+        observe_calls(self, self._executor)
         self._uses = UseRecorder(self._executor)
 
     def _with_executor(self, executor: Executor) -> Self:

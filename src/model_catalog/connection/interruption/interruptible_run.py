@@ -99,6 +99,7 @@ class InterruptibleRun:
         "_target",
         "_task",
         "_timers",
+        "on_commit",
         "result",
     )
 
@@ -133,6 +134,8 @@ class InterruptibleRun:
         self._is_late = False
         self.result: Any = None
         """The result of a write, from `mark_committing` on."""
+        self.on_commit: Callable[[], None] | None = None
+        """Called by `mark_committed`."""
 
     def __enter__(self) -> None:
         self._task = asyncio.current_task()
@@ -276,6 +279,8 @@ class InterruptibleRun:
     def mark_committed(self, *_: object) -> None:
         """Record that the commit succeeded. Returning the connection may still take a while."""
         self._is_committed = True
+        if self.on_commit is not None:
+            self.on_commit()
 
     def interrupt(self) -> None:
         """Make the step end soon. Call it again until the step has ended."""

@@ -30,6 +30,7 @@ from model_catalog.domain.file_record import FileState
 from model_catalog.domain.key_validation import ALL_HOSTS
 from model_catalog.downloads.states import Holder
 from model_catalog.errors import ClaimLostError
+from model_catalog.execution.observation.changed_rows import changes_no_model
 from model_catalog.mapping.child_tables import CLAIMS, DOWNLOADS
 from model_catalog.mapping.tables import Model
 from model_catalog.repository.operations.lookup import LookupKey, find_one
@@ -94,6 +95,7 @@ class ClaimOutcome(NamedTuple):
     """The holder of the claim that stands in the way. None if the status is to be read again."""
 
 
+@changes_no_model
 def take_claim(connection: Connection, request: ClaimRequest) -> ClaimOutcome:
     """
     Take the claim of a model to download, unless it is recorded, or another holder has the claim.
@@ -245,6 +247,7 @@ CANCELLED: Final = "it was cancelled"
 """The error of a download whose caller was cancelled."""
 
 
+@changes_no_model
 def renew_claims(connection: Connection, durations_ms: Mapping[str, int]) -> set[str]:
     """
     Renew claims for the milliseconds of each token; return the tokens that are still held.
@@ -267,6 +270,7 @@ def renew_claims(connection: Connection, durations_ms: Mapping[str, int]) -> set
     return held
 
 
+@changes_no_model
 def save_progress(connection: Connection, progress: Iterable[tuple[str, int, int | None]]) -> None:
     """
     Record how many bytes of running downloads are done: tokens, done bytes, and total bytes.
@@ -284,6 +288,7 @@ def save_progress(connection: Connection, progress: Iterable[tuple[str, int, int
         )
 
 
+@changes_no_model
 def start_download(connection: Connection, token: str) -> None:
     """Record that a queued download runs. Raises ClaimLostError."""
     started = connection.scalar(
@@ -309,6 +314,7 @@ class EndedDownload(NamedTuple):
     total_bytes: int | None
 
 
+@changes_no_model
 def end_download(connection: Connection, ended: EndedDownload) -> None:
     """
     Delete the claim of a download, and record how it has ended.

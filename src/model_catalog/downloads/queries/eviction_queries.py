@@ -8,7 +8,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, Select, delete, select, true
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Select,
+    delete,
+    select,
+    true,
+)
 from sqlalchemy.exc import IntegrityError
 
 from model_catalog.connection.error_mapping import is_foreign_key_violation
@@ -32,6 +39,7 @@ from model_catalog.downloads.queries.plan_queries import (
 from model_catalog.downloads.queries.shared_disk_queries import select_other_sharers
 from model_catalog.downloads.states import Holder
 from model_catalog.errors import ModelInUseError
+from model_catalog.execution.observation.changed_rows import ChangedRows, changes
 from model_catalog.mapping.child_tables import FILES, USES
 from model_catalog.repository.operations.lookup import (
     LookupKey,
@@ -64,6 +72,11 @@ class Refusal(NamedTuple):
     detail: str = ""
 
 
+def _rows_to_delete(_connection: Connection, request: BeginDeletion) -> ChangedRows:
+    return ChangedRows(ids=[request.planned.id])
+
+
+@changes(_rows_to_delete)
 def begin_deletion(connection: Connection, request: BeginDeletion) -> ModelRecord | Refusal:
     """
     Claim a model, and record that its files are being deleted, if that is allowed now.
@@ -256,6 +269,11 @@ class RestoredState(NamedTuple):
     missing_since: datetime | None
 
 
+def _rows_of_ended(_connection: Connection, ended: EndDeletion) -> ChangedRows:
+    return ChangedRows(ids=[ended.model.id, *(each.model_id for each in ended.fingerprints)])
+
+
+@changes(_rows_of_ended, "files")
 def finish_deletion(connection: Connection, ended: EndDeletion) -> Refusal | None:
     """
     Delete the row of a model whose files were deleted, and its claim.
@@ -288,6 +306,11 @@ def finish_deletion(connection: Connection, ended: EndDeletion) -> Refusal | Non
     return None
 
 
+def _rows_to_forget(connection: Connection, request: tuple[BeginDeletion, bool]) -> ChangedRows:
+    return _rows_to_delete(connection, request[0])
+
+
+@changes(_rows_to_forget)
 def forget_model(connection: Connection, request: tuple[BeginDeletion, bool]) -> Refusal | None:
     """Delete the row of a model after the same checks; return why it is kept, or None."""
     begin, cascades = request
@@ -297,6 +320,13 @@ def forget_model(connection: Connection, request: tuple[BeginDeletion, bool]) ->
     return finish_deletion(connection, EndDeletion(begun, begin.holder.token, cascades))
 
 
+def _rows_of_cancelled(
+    connection: Connection, request: tuple[EndDeletion, RestoredState]
+) -> ChangedRows:
+    return _rows_of_ended(connection, request[0])
+
+
+@changes(_rows_of_cancelled, "files")
 def cancel_deletion(connection: Connection, request: tuple[EndDeletion, RestoredState]) -> None:
     """Record that a model is not deleted, and delete its claim. Raises ClaimLostError."""
     ended, state = request

@@ -24,6 +24,7 @@ from model_catalog.domain.file_record import FileState
 from model_catalog.domain.model_ref import ModelRef
 from model_catalog.downloads.queries.batches import in_batches
 from model_catalog.downloads.queries.claim_queries import Purpose
+from model_catalog.execution.observation.changed_rows import ChangedRows, changes
 from model_catalog.mapping.child_tables import ALIASES, CLAIMS, FILES, TAGS
 from model_catalog.mapping.tables import Model
 from model_catalog.repository.operations.lookup import LookupKey, load_model
@@ -98,6 +99,11 @@ def select_records(connection: Connection, query: RecordQuery) -> list[RecordedC
     return copies[:_MAX_COPIES]
 
 
+def _rows_of_copy(_connection: Connection, copy: RecordedCopy) -> ChangedRows:
+    return ChangedRows(keys=[(copy.provider, copy.reference, copy.version)])
+
+
+@changes(_rows_of_copy, "tags", "aliases", "files")
 def copy_record(connection: Connection, copy: RecordedCopy) -> Model | None:
     """
     Record a model for the catalog's host as another host has recorded it, and return it.

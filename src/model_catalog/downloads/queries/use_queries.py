@@ -13,6 +13,7 @@ from model_catalog.domain.validation import utc_now
 from model_catalog.downloads.queries.claim_queries import Purpose, claims_of, lock_versions
 from model_catalog.downloads.states import Holder, ModelUser
 from model_catalog.errors import ModelNotFoundError
+from model_catalog.execution.observation.changed_rows import changes_no_model
 from model_catalog.mapping.child_tables import CLAIMS, USES
 from model_catalog.mapping.tables import Model
 from model_catalog.repository.operations.lookup import LookupKey, get_one, load_model
@@ -33,6 +34,7 @@ class NewUse(NamedTuple):
     duration_ms: int
 
 
+@changes_no_model
 def begin_use(connection: Connection, use: NewUse) -> Model:
     """
     Record that a process uses a model, count the use, and return the model.
@@ -73,6 +75,7 @@ class HeldUse(NamedTuple):
     duration_ms: int
 
 
+@changes_no_model
 def renew_uses(connection: Connection, uses: Sequence[HeldUse]) -> set[str]:
     """
     Renew uses, and return the tokens of those whose models are still recorded.
@@ -117,6 +120,7 @@ def _insert(
     return connection.scalar(insert.returning(USES.c.token)) is not None
 
 
+@changes_no_model
 def end_use(connection: Connection, token: str) -> None:
     """Delete a use."""
     connection.execute(delete(USES).where(USES.c.token == token))

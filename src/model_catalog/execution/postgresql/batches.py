@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from sqlalchemy import Connection
@@ -13,7 +14,7 @@ from model_catalog.concurrency.retry import MIN_TIMEOUT_S, Backoff
 from model_catalog.connection.interruption.interruptible_run import InterruptibleRun
 from model_catalog.connection.interruption.running import SERVER_GRACE_S
 from model_catalog.errors import CatalogBusyError, CatalogError, CatalogUnavailableError
-from model_catalog.execution.executor import Operation
+from model_catalog.execution.executor import Operation, tell_of_commit
 
 if TYPE_CHECKING:
     from model_catalog.execution.postgres_executor import PostgresExecutor
@@ -79,11 +80,13 @@ async def run_writes(
     try:
         if not is_shared:
             run = InterruptibleRun(executor.database.name, timeout_s)
+            run.on_commit = operations[0].on_commit
             step = executor.run_statement_once(operations[0], run, backoff)
             if results := await _complete_write(step, run, backoff):
                 return results
         function, value = _function_of(operations)
         run = InterruptibleRun(executor.database.name, backoff.remaining_s)
+        run.on_commit = partial(tell_of_commit, operations)
         longest_s = min(timeout_s / 2, _BATCH_TIMEOUT_S) if is_shared else math.inf
         return await _complete_write(
             executor.run_once(

@@ -17,7 +17,7 @@ from model_catalog.concurrency.forks import fork_count
 from model_catalog.concurrency.retry import MIN_TIMEOUT_S
 from model_catalog.concurrency.threads import thread_working, throttle_of_loop
 from model_catalog.errors import CatalogBusyError, CatalogClosedError, CatalogUnavailableError
-from model_catalog.execution.executor import OTHER_READER, OTHER_WRITER, Operation
+from model_catalog.execution.executor import OTHER_READER, OTHER_WRITER, OnCommit, Operation
 from model_catalog.execution.sqlite_threads.request import (
     DeadlineTimer,
     Request,
@@ -125,10 +125,10 @@ class RequestQueue:
                 await self.roll_back(request.result)
             raise
 
-    async def commit(self, transaction: TransactionHandle, wait_s: float) -> None:
+    async def commit(self, transaction: TransactionHandle, wait_s: float, tell: OnCommit) -> None:
         """Commit; without a write-ahead log SQLite waits for readers, at most `wait_s` seconds."""
         self._check_open(transaction)
-        await self._end(transaction, self._runner.commit, wait_s)
+        await self._end(transaction, self._runner.commit, (wait_s, tell))
 
     async def roll_back(self, transaction: TransactionHandle) -> None:
         """Roll back the transaction, if it is still open; not in a forked child."""

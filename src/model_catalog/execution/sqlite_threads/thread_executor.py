@@ -136,7 +136,7 @@ class ThreadExecutor:
         try:
             with transaction_context(self):
                 yield executor
-                await executor.commit(lambda: writer.commit(transaction, timeout_s))
+                await executor.commit(partial(writer.commit, transaction, timeout_s))
         finally:
             self._open_transactions.pop(executor, None)
             # Does nothing after the commit.

@@ -25,7 +25,7 @@ from model_catalog.connection.interruption.interruptible_run import SLOW_STATEME
 from model_catalog.connection.interruption.sqlite_forks import close_before_forks
 from model_catalog.connection.timeouts import LOCK_WAIT_S, WRITE, busy_timeout
 from model_catalog.errors import CatalogBusyError, CatalogClosedError
-from model_catalog.execution.executor import OTHER_WRITER
+from model_catalog.execution.executor import OTHER_WRITER, OnCommit
 from model_catalog.execution.sqlite_threads.request import Request
 
 Requests: TypeAlias = Sequence[Request[Any]]
@@ -156,11 +156,14 @@ class TransactionRunner:
             self._check_none_timed_out(requests[: self._index + 1])
             if requests[0].opens_transaction:
                 self._transaction = transaction
-            else:
-                transaction.commit()
+                return
+            transaction.commit()
         except BaseException:
             self._roll_back(transaction)
             raise
+        for request in requests[: self._index + 1]:
+            if request.operation.on_commit is not None:
+                request.operation.on_commit()
 
     def _check_none_timed_out(self, requests: Requests) -> None:
         # An interrupt does not reach a request that spent its time outside SQLite.
@@ -266,13 +269,15 @@ class TransactionRunner:
                     slow = error.is_interrupted
                     request.error = self._busy_error(request, SLOW_STATEMENTS) if slow else error
 
-    def commit(self, _connection: Connection, wait_s: float) -> None:
-        """Commit the transaction that is open; wait for readers at most `wait_s` seconds."""
+    def commit(self, _connection: Connection, value: tuple[float, OnCommit]) -> None:
+        """Commit the open transaction, and call a function; wait for readers some seconds."""
+        wait_s, tell = value
         if self._transaction is not None:
             self._set_busy_timeout(wait_s)
             self._transaction.commit()
             self._transaction = None
             self._set_busy_timeout(LOCK_WAIT_S)
+            tell()
 
     def roll_back(self, _connection: Connection, _value: None) -> None:
         """Roll back the transaction, if one is open."""

@@ -16,6 +16,7 @@ from model_catalog.domain.fleet.copies import (
 from model_catalog.domain.model_ref import ModelName, ModelRef
 from model_catalog.errors import InvalidModelError
 from model_catalog.execution.executor import Executor
+from model_catalog.execution.observation.observed_executor import observe_calls
 from model_catalog.mapping.tables import Model
 from model_catalog.repository.operations.fleet import copies, models, placement, totals
 from model_catalog.repository.operations.fleet.copies import CopyQuery, CountQuery
@@ -40,6 +41,7 @@ class Fleet:
 
     def __init__(self, executor: Executor, *, lost_after_s: float = DEFAULT_LOST_AFTER_S) -> None:
         self._executor = executor
+        observe_calls(self, executor, "Fleet.")
         self._lost_after_s = host_validation.lost_after("lost_after_s", lost_after_s)
 
     async def who_has(

@@ -11,6 +11,7 @@ from model_catalog.domain import key_validation, validation
 from model_catalog.domain.fleet import DEFAULT_INTERVAL_S, DEFAULT_LOST_AFTER_S, host_validation
 from model_catalog.domain.fleet.host import Host, HostFields
 from model_catalog.errors import InvalidModelError, TransactionError
+from model_catalog.execution.observation.observed_executor import observe_calls
 from model_catalog.repository.fleet.heartbeats import HeartbeatSender, send_heartbeats
 from model_catalog.repository.model_catalog import ModelCatalog, executor_of
 from model_catalog.repository.operations.fleet import hosts
@@ -41,6 +42,7 @@ class HostRegistry:
         InvalidModelError.
         """
         self._executor = executor_of(catalog)
+        observe_calls(self, self._executor, "HostRegistry.")
         self._lost_after_s = host_validation.lost_after("lost_after_s", lost_after_s)
 
     async def register_host(self, name: str, **fields: Unpack[HostFields]) -> Host:

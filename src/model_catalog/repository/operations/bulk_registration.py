@@ -19,6 +19,7 @@ from model_catalog.domain.search_text import SEARCHED_FIELDS, fold_case
 from model_catalog.domain.validation import utc_now
 from model_catalog.errors import InvalidModelError
 from model_catalog.execution.executor import Operation, write_alone
+from model_catalog.execution.observation.changed_rows import ChangedRows, changes
 from model_catalog.mapping.search_index.indexing import MAX_WAITING, index_if_many_wait
 from model_catalog.mapping.tables import Model
 from model_catalog.repository.operations.registration import (
@@ -69,6 +70,11 @@ class BulkRows:
         self._batches: list[InsertBatch] | None = None
 
     @property
+    def keys(self) -> list[RowTuple]:
+        """The keys of the models."""
+        return list(map(_key_of, self._rows))
+
+    @property
     def batches(self) -> list[InsertBatch]:
         """The batches; they are built on first use, and only once if a transaction is retried."""
         if self._batches is None:
@@ -81,6 +87,11 @@ def register_rows(rows: list[RowTuple]) -> Operation[BulkRows, int]:
     return write_alone(write_batches, BulkRows(rows))
 
 
+def _rows_of_bulk(_connection: Connection, rows: BulkRows) -> ChangedRows:
+    return ChangedRows(keys=rows.keys)
+
+
+@changes(_rows_of_bulk)
 def write_batches(connection: Connection, rows: BulkRows) -> int:
     """Insert or update all rows; return the number of different models."""
     for batch in rows.batches:

@@ -38,6 +38,13 @@ from model_catalog.domain.ndjson import ImportLine, LineError
 from model_catalog.domain.search_text import fold_case, search_columns
 from model_catalog.errors import InvalidImportError, InvalidModelError
 from model_catalog.execution.executor import Operation, read, write_alone
+from model_catalog.execution.observation.changed_rows import (
+    ChangedRows,
+    Child,
+    recording,
+    records_changes,
+    rows_with_alias,
+)
 from model_catalog.execution.postgresql.driver_statements import fetch_in_parts
 from model_catalog.mapping.child_tables import ALIASES, FILES, TAGS
 from model_catalog.mapping.search_index.indexing import MAX_WAITING, index_if_many_wait
@@ -57,6 +64,7 @@ _ROWS_PER_PAGE: Final = 100
 # The beginnings of the codes of a value that the database cannot store: SQLite's constraint and
 # length errors; PostgreSQL's classes "data exception", "integrity constraint violation" and
 # "program limit exceeded", which an index entry raises that is too long.
+_CHILDREN: Final[tuple[Child, ...]] = ("tags", "aliases", "files")
 _REFUSED_VALUE: Final = ("SQLITE_CONSTRAINT", "SQLITE_TOOBIG", "SQLITE_MISMATCH", "22", "23", "54")
 
 
@@ -181,6 +189,7 @@ def import_lines(
     return operation
 
 
+@records_changes
 def write_import(connection: Connection, value: ImportedModels) -> WrittenLines:
     """Write models with their tags, aliases and files, a page at a time."""
     written = 0
@@ -206,7 +215,8 @@ def _write_page(
     """
     savepoint = connection.begin_nested()
     try:
-        written = _write_lines_of_page(connection, lines, value.on_conflict)
+        with recording(connection, _rows_of_page(connection, lines), *_CHILDREN):
+            written = _write_lines_of_page(connection, lines, value.on_conflict)
         savepoint.commit()
     except (DBAPIError, UnicodeError) as error:
         if not _is_refused_value(error):
@@ -224,6 +234,16 @@ def _write_page(
         refused.append(problem)
         return 0
     return written
+
+
+def _rows_of_page(connection: Connection, lines: Sequence[ImportLine]) -> ChangedRows:
+    """Return the models of some lines, and those that lose an alias to them."""
+    aliases = [
+        (line.row["provider"], line.row["reference"], alias)
+        for line in lines
+        for alias in (*line.aliases, *line.store_aliases)
+    ]
+    return ChangedRows(rows_with_alias(connection, aliases), [line.key for line in lines])
 
 
 def _is_refused_value(error: Exception) -> bool:

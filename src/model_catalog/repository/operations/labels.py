@@ -10,11 +10,13 @@ from typing import Any, Final, NamedTuple
 from sqlalchemy import (
     ColumnElement,
     Connection,
+    Select,
     Text,
     bindparam,
     delete,
     func,
     literal,
+    or_,
     select,
 )
 
@@ -25,6 +27,12 @@ from model_catalog.domain.search_text import fold_case
 from model_catalog.domain.validation import utc_now
 from model_catalog.errors import InvalidModelError
 from model_catalog.execution.executor import Operation, read, write
+from model_catalog.execution.observation.changed_rows import (
+    ChangedRows,
+    changes,
+    recording,
+    records_changes,
+)
 from model_catalog.mapping.child_tables import ALIASES, TAGS
 from model_catalog.mapping.tables import Model
 from model_catalog.repository.operations.lookup import (
@@ -87,6 +95,7 @@ def tag(
     return write(add_tags, _ModelTags(key, _tags_by_fold(tags, more)))
 
 
+@records_changes
 def add_tags(connection: Connection, value: _ModelTags) -> Model:
     """Add tags to a model, and return it; tags that it has keep their spelling."""
     model_id = get_model_id(connection, value.key)
@@ -96,7 +105,8 @@ def add_tags(connection: Connection, value: _ModelTags) -> Model:
     if rows:
         _require_few_tags(connection, model_id, value.tags)
         insert = insert_into(TAGS, connection.dialect.name)
-        connection.execute(insert.on_conflict_do_nothing(), rows)
+        with recording(connection, ChangedRows(ids=[model_id]), "tags"):
+            connection.execute(insert.on_conflict_do_nothing(), rows)
     return load_model(connection, model_id)
 
 
@@ -125,13 +135,15 @@ def _tags_by_fold(tags: Iterable[str], more: Iterable[str]) -> dict[str, str]:
     return {fold_case(text): text for text in reversed(texts)}
 
 
+@records_changes
 def remove_tags(connection: Connection, value: _ModelTags) -> Model:
     """Remove tags from a model, and return it; tags that it does not have are ignored."""
     model_id = get_model_id(connection, value.key)
     statement = delete(TAGS).where(TAGS.c.model_id == model_id, TAGS.c.folded == bindparam("tag"))
     if value.tags:
         # One execution for each tag: the number of parameters of a statement is limited.
-        connection.execute(statement, [{"tag": folded} for folded in sorted(value.tags)])
+        with recording(connection, ChangedRows(ids=[model_id]), "tags"):
+            connection.execute(statement, [{"tag": folded} for folded in sorted(value.tags)])
     return load_model(connection, model_id)
 
 
@@ -188,6 +200,30 @@ def set_alias(key: LookupKey, alias: str) -> Operation[_AliasOfKey, Alias]:
     return write(upsert_alias, _AliasOfKey(key, key_validation.alias("alias", alias)))
 
 
+def _rows_of_moved_alias(connection: Connection, value: _AliasOfKey) -> ChangedRows:
+    # The model that the alias points at, and the one that it has pointed at.
+    is_meant = model_columns.id == value.key.select_id(connection).scalar_subquery()
+    return ChangedRows([or_(is_meant, model_columns.id.in_(_select_target(connection, value)))])
+
+
+def _rows_of_alias(connection: Connection, value: _AliasOfKey) -> ChangedRows:
+    return ChangedRows([model_columns.id.in_(_select_target(connection, value))])
+
+
+def _select_target(connection: Connection, value: _AliasOfKey) -> Select[int]:
+    return select(ALIASES.c.model_id).where(*_is_alias(connection, value))
+
+
+def _is_alias(connection: Connection, value: _AliasOfKey) -> list[ColumnElement[bool]]:
+    return [
+        ALIASES.c.host == host_of(connection),
+        ALIASES.c.provider == value.key.provider,
+        ALIASES.c.reference == value.key.reference,
+        ALIASES.c.alias == value.alias,
+    ]
+
+
+@changes(_rows_of_moved_alias, "aliases")
 def upsert_alias(connection: Connection, value: _AliasOfKey) -> Alias:
     """Point an alias at the model that the key means, and return the alias."""
     key = value.key
@@ -212,18 +248,10 @@ def remove_alias(key: LookupKey, alias: str) -> Operation[_AliasOfKey, bool]:
     return write(delete_alias, _AliasOfKey(key, validation.lookup_text("alias", alias)))
 
 
+@changes(_rows_of_alias, "aliases")
 def delete_alias(connection: Connection, value: _AliasOfKey) -> bool:
     """Delete an alias; return whether it existed."""
-    statement = (
-        delete(ALIASES)
-        .where(
-            ALIASES.c.host == host_of(connection),
-            ALIASES.c.provider == value.key.provider,
-            ALIASES.c.reference == value.key.reference,
-            ALIASES.c.alias == value.alias,
-        )
-        .returning(ALIASES.c.alias)
-    )
+    statement = delete(ALIASES).where(*_is_alias(connection, value)).returning(ALIASES.c.alias)
     return bool(connection.execute(statement).all())
 
 

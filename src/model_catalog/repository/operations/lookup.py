@@ -10,14 +10,10 @@ from sqlalchemy import (
     Connection,
     Select,
     and_,
-    column,
     delete,
-    exists,
-    inspect,
     literal,
     select,
 )
-from sqlalchemy import table as sql_table
 from sqlalchemy.exc import IntegrityError
 
 from model_catalog.connection.database_info import host_of
@@ -31,12 +27,19 @@ from model_catalog.domain.model_ref import ModelRef, resolve_name
 from model_catalog.domain.search_text import search_columns
 from model_catalog.errors import InvalidModelError, ModelInUseError, ModelNotFoundError
 from model_catalog.execution.executor import Operation, lookup, write
+from model_catalog.execution.observation.changed_rows import (
+    ChangedRows,
+    delete_recorded,
+    is_recording,
+    recording,
+    records_changes,
+)
 from model_catalog.execution.prepared_statement import Row, sqlite_driver
 from model_catalog.mapping.child_tables import ALIASES, FILES, TAGS
 from model_catalog.mapping.tables import Model
 from model_catalog.repository.statements.filters import MODELS, model_columns, of_host
 from model_catalog.repository.statements.model_key import select_model_id
-from model_catalog.repository.statements.model_uses import require_unused
+from model_catalog.repository.statements.model_uses import find_referring_table, require_unused
 from model_catalog.repository.statements.models import (
     reset_stale_results,
     select_by_id,
@@ -157,18 +160,20 @@ def set_columns(key: LookupKey, values: Mapping[str, Any]) -> Operation[Any, Mod
     return write(set_columns_of_one, (key, values))
 
 
+@records_changes
 def set_columns_of_one(
     connection: Connection, key_and_values: tuple[LookupKey, Mapping[str, Any]]
 ) -> Model:
     """Set columns of the model that a key means, and return it. Raises ModelNotFoundError."""
     key, values = key_and_values
-    statement = (
-        MODELS.update()
-        .where(model_columns.id == key.select_id(connection).scalar_subquery())
-        .values(values)
-        .returning(model_columns.id)
-    )
-    model_id = connection.scalar(statement)
+    which: Any = key.select_id(connection).scalar_subquery()
+    rows = ChangedRows()
+    if is_recording():
+        which = get_model_id(connection, key)
+        rows = ChangedRows(ids=[which])
+    statement = MODELS.update().where(model_columns.id == which).values(values)
+    with recording(connection, rows):
+        model_id = connection.scalar(statement.returning(model_columns.id))
     if model_id is None:
         raise key.not_found()
     return load_model(connection, model_id)
@@ -195,6 +200,7 @@ def rename(
     return write(rename_one, (key, name))
 
 
+@records_changes
 def rename_one(connection: Connection, key_and_name: tuple[LookupKey, _NewName]) -> Model:
     """
     Rename a model and the reference of its aliases, and return it.
@@ -230,11 +236,10 @@ def rename_one(connection: Connection, key_and_name: tuple[LookupKey, _NewName])
             ALIASES.update().where(ALIASES.c.model_id == model_id).values(reference=new.reference)
         )
         values = {"reference": new.reference, "version": new.version}
-        connection.execute(
-            MODELS.update()
-            .where(model_columns.id == model_id)
-            .values({**values, **search_columns(values)})
-        )
+        which = model_columns.id == model_id
+        statement = MODELS.update().where(which).values({**values, **search_columns(values)})
+        with recording(connection, ChangedRows(ids=[model_id])):
+            connection.execute(statement)
     except IntegrityError as error:
         if not is_duplicate(error):
             raise
@@ -307,11 +312,13 @@ def remove(key: LookupKey, *, cascades: bool) -> Operation[Any, bool]:
     return write(remove_models if cascades else remove_models_and_children, key)
 
 
+@records_changes
 def remove_models(connection: Connection, key: LookupKey) -> bool:
     """Delete the models that a key means; return whether there was one."""
     return delete_models(connection, _models_to_remove(connection, key), key.text, cascades=True)
 
 
+@records_changes
 def remove_models_and_children(connection: Connection, key: LookupKey) -> bool:
     """Delete as `remove_models` does, in a database that does not delete child rows by itself."""
     return delete_models(connection, _models_to_remove(connection, key), key.text, cascades=False)
@@ -331,11 +338,10 @@ def delete_models(
         removed = select(model_columns.id).where(which)
         for child in (TAGS, ALIASES, FILES):
             connection.execute(delete(child).where(child.c.model_id.in_(removed)))
-    statement = delete(MODELS).where(which).returning(model_columns.id)
     try:
-        return bool(connection.execute(statement).all())
+        return delete_recorded(connection, delete(MODELS).where(which))
     except IntegrityError as error:
-        table = referring_table(error) or _find_referring_table(connection, which)
+        table = referring_table(error) or find_referring_table(connection, which)
         if table is None and not is_foreign_key_violation(error):
             raise
         raise ModelInUseError(table, name) from error
@@ -349,24 +355,6 @@ def _models_to_remove(connection: Connection, key: LookupKey) -> ColumnElement[b
         model_columns.provider == key.provider,
         model_columns.reference == key.reference,
     )
-
-
-def _find_referring_table(connection: Connection, which: ColumnElement[bool]) -> str | None:
-    """Return a table of another program in SQLite whose rows refer to some models, or None."""
-    if connection.dialect.name != "sqlite":
-        # PostgreSQL names the table. Its transaction can execute no statement after an error.
-        return None
-    inspector = inspect(connection)
-    for name in set(inspector.get_table_names()) - set(MODELS.metadata.tables):
-        for key in inspector.get_foreign_keys(name):
-            if key["referred_table"].lower() != MODELS.name:
-                continue
-            table = sql_table(name, *map(column, key["constrained_columns"]))
-            pairs = zip(table.c, key["referred_columns"], strict=True)
-            refers = and_(*(each == MODELS.c[referred] for each, referred in pairs))
-            if connection.scalar(select(exists().where(refers, which))):
-                return name
-    return None
 
 
 def get_model_id(connection: Connection, key: LookupKey, *, lock: bool = True) -> int:

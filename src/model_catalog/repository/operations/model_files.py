@@ -17,6 +17,7 @@ from model_catalog.domain.file_record import (
 from model_catalog.domain.file_validation import validate_files
 from model_catalog.domain.validation import utc_now
 from model_catalog.execution.executor import Operation, read, write_alone
+from model_catalog.execution.observation.changed_rows import ChangedRows, changes
 from model_catalog.mapping.child_tables import FILES
 from model_catalog.mapping.tables import Model
 from model_catalog.repository.operations.lookup import LookupKey, get_model_id, load_model
@@ -69,6 +70,11 @@ def register_with_files(
     return write_alone(register_one_with_files, value)
 
 
+def _rows_of_one(_connection: Connection, value: RowWithFiles) -> ChangedRows:
+    return ChangedRows(keys=[value.row.key])
+
+
+@changes(_rows_of_one, "files")
 def register_one_with_files(connection: Connection, value: RowWithFiles) -> Model:
     """Register a model, replace its files, and return it as it is recorded."""
     row, files = value.row, value.files

@@ -18,6 +18,7 @@ from model_catalog.domain.search_text import search_columns
 from model_catalog.domain.validation import utc_now
 from model_catalog.errors import InvalidModelError
 from model_catalog.execution.executor import Operation, write
+from model_catalog.execution.observation.changed_rows import ChangedRows, changes
 from model_catalog.execution.prepared_statement import Row, sqlite_driver
 from model_catalog.mapping.search_index.indexing import index_if_many_wait
 from model_catalog.mapping.tables import Model
@@ -154,6 +155,11 @@ def register(model: Model) -> Operation[UpsertRow, Model]:
     )
 
 
+def _rows_of_one(_connection: Connection, row: UpsertRow) -> ChangedRows:
+    return ChangedRows(keys=[row.key])
+
+
+@changes(_rows_of_one)
 def register_one(connection: Connection, row: UpsertRow) -> Model:
     """Insert or update a model, and return it as it is recorded."""
     dialect = connection.dialect

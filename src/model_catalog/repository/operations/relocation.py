@@ -7,13 +7,24 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 from urllib.parse import quote_from_bytes
 
-from sqlalchemy import ColumnElement, Connection, Text, case, func, literal, or_, select
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Text,
+    and_,
+    case,
+    func,
+    literal,
+    or_,
+    select,
+)
 
 from model_catalog.domain import validation
 from model_catalog.domain.file_record import FileState
 from model_catalog.domain.model_ref import ModelRef
 from model_catalog.errors import InvalidModelError
 from model_catalog.execution.executor import Operation, read, write
+from model_catalog.execution.observation.changed_rows import ChangedRows, changes
 from model_catalog.mapping.column_types import BYTES_PREFIX
 from model_catalog.repository.statements.filters import MODELS, model_columns, own_models
 
@@ -68,6 +79,12 @@ def list_relocated(connection: Connection, prefixes: _Prefixes) -> list[Relocate
     ]
 
 
+def _rows_below(connection: Connection, prefixes: _Prefixes) -> ChangedRows:
+    _, is_below = _path_expressions(*prefixes)
+    return ChangedRows([and_(*own_models(connection), is_below)])
+
+
+@changes(_rows_below)
 def relocate_paths(connection: Connection, prefixes: _Prefixes) -> list[RelocatedModel]:
     """Change the paths, and return the models by provider, reference and version."""
     old, new = prefixes

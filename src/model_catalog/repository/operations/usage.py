@@ -20,6 +20,7 @@ from model_catalog.domain import validation
 from model_catalog.domain.validation import utc_now
 from model_catalog.errors import CatalogBusyError
 from model_catalog.execution.executor import OTHER_WRITER, Executor, Operation, write
+from model_catalog.execution.observation.changed_rows import changes_no_model
 from model_catalog.repository.operations.lookup import LookupKey
 from model_catalog.repository.statements.filters import MODELS, model_columns
 from model_catalog.repository.statements.models import saturating_add
@@ -117,6 +118,7 @@ def add_uses(
     return write(update_use_counts, value, timeout_s=timeout_s)
 
 
+@changes_no_model
 def update_use_counts(connection: Connection, value: UseCounts) -> dict[LookupKey, bool | None]:
     """Add uses to models; return for each key whether its model exists, or None if it is locked."""
     skips_locked = value.skips_locked and connection.dialect.name != "sqlite"

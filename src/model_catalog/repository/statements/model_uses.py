@@ -1,13 +1,23 @@
-"""Which processes use a model. A use that has expired counts no more."""
+"""What refers to a model: processes that use it, and rows of other programs."""
 
 from __future__ import annotations
 
-from sqlalchemy import ColumnElement, Connection, delete, select
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    and_,
+    column,
+    delete,
+    exists,
+    inspect,
+    select,
+)
+from sqlalchemy import table as sql_table
 
 from model_catalog.errors import ModelInUseError
 from model_catalog.mapping.child_tables import USES
 from model_catalog.repository.statements.database_time import is_valid, now_ms
-from model_catalog.repository.statements.filters import model_columns
+from model_catalog.repository.statements.filters import MODELS, model_columns
 
 
 def require_unused(connection: Connection, which: ColumnElement[bool], model: str) -> None:
@@ -30,3 +40,21 @@ def require_unused(connection: Connection, which: ColumnElement[bool], model: st
         raise ModelInUseError(None, model, sorted(set(users)))
     if rows:
         connection.execute(delete(USES).where(of_models, ~is_valid(USES, now)))
+
+
+def find_referring_table(connection: Connection, which: ColumnElement[bool]) -> str | None:
+    """Return a table of another program in SQLite whose rows refer to some models, or None."""
+    if connection.dialect.name != "sqlite":
+        # PostgreSQL names the table. Its transaction can execute no statement after an error.
+        return None
+    inspector = inspect(connection)
+    for name in set(inspector.get_table_names()) - set(MODELS.metadata.tables):
+        for key in inspector.get_foreign_keys(name):
+            if key["referred_table"].lower() != MODELS.name:
+                continue
+            table = sql_table(name, *map(column, key["constrained_columns"]))
+            pairs = zip(table.c, key["referred_columns"], strict=True)
+            refers = and_(*(each == MODELS.c[referred] for each, referred in pairs))
+            if connection.scalar(select(exists().where(refers, which))):
+                return name
+    return None

@@ -31,6 +31,7 @@ from model_catalog.domain.file_record import BEING_DELETED, FileState
 from model_catalog.domain.file_validation import MAX_FILES
 from model_catalog.domain.model_ref import ModelRef
 from model_catalog.execution.executor import read, write_alone
+from model_catalog.execution.observation.changed_rows import ChangedRows, changes
 from model_catalog.mapping.child_tables import FILES
 from model_catalog.mapping.column_types import decode_path, decode_state
 from model_catalog.repository.model_catalog import ModelCatalog, executor_of
@@ -235,6 +236,11 @@ async def save_check_results(
         await executor_of(catalog).run(write_alone(update_states, updates))
 
 
+def _rows_of_changed(_connection: Connection, updates: _CheckUpdates) -> ChangedRows:
+    return ChangedRows(ids=[parameters["of_id"] for parameters in updates.changed])
+
+
+@changes(_rows_of_changed)
 def update_states(connection: Connection, updates: _CheckUpdates) -> None:
     """Write the results of a check."""
     for state, ids in updates.unchanged.items():

@@ -14,6 +14,7 @@ from sqlalchemy import Connection, delete, select
 
 from model_catalog.connection.database_info import host_of
 from model_catalog.execution.executor import read, write
+from model_catalog.execution.observation.changed_rows import changes_no_model
 from model_catalog.mapping.child_tables import LEASES
 from model_catalog.repository.model_catalog import ModelCatalog, executor_of
 from model_catalog.repository.statements.database_time import is_valid, now_ms
@@ -52,6 +53,7 @@ async def take_lease(catalog: ModelCatalog, claim: LeaseClaim) -> bool:
     return await executor_of(catalog).run(write(upsert_lease, claim))
 
 
+@changes_no_model
 def upsert_lease(connection: Connection, claim: LeaseClaim) -> bool:
     """Take or renew a lease in one statement; return whether the claim holds it."""
     dialect = connection.dialect.name
@@ -77,6 +79,7 @@ async def release_lease(catalog: ModelCatalog, claim: LeaseClaim, timeout_s: flo
     await executor_of(catalog).run(write(delete_lease, claim, timeout_s=timeout_s))
 
 
+@changes_no_model
 def delete_lease(connection: Connection, claim: LeaseClaim) -> None:
     """Delete the lease of a claim."""
     connection.execute(

@@ -7,12 +7,20 @@ from dataclasses import dataclass
 from itertools import groupby, islice
 from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 
-from sqlalchemy import Connection, Text, bindparam, delete, select, type_coerce
+from sqlalchemy import (
+    Connection,
+    Text,
+    bindparam,
+    delete,
+    select,
+    type_coerce,
+)
 
 from model_catalog.connection.database_info import host_of
 from model_catalog.domain.fields import KEY_FIELDS, UNIQUE_COLUMNS
 from model_catalog.domain.file_record import BEING_DELETED, FileRecord
 from model_catalog.execution.executor import read, write_alone
+from model_catalog.execution.observation.changed_rows import ChangedRows, changes, rows_with_alias
 from model_catalog.mapping.child_tables import ALIASES, FILES
 from model_catalog.mapping.search_index.indexing import MAX_WAITING, index_if_many_wait
 from model_catalog.repository.model_catalog import ModelCatalog, executor_of
@@ -192,6 +200,15 @@ async def save_store_sync(
     return await executor_of(catalog).run(write_alone(write_store, _StoreSync(ordered, aliases)))
 
 
+def _rows_of_sync(connection: Connection, value: _StoreSync) -> ChangedRows:
+    return ChangedRows(
+        rows_with_alias(connection, [*value.aliases.moved, *value.aliases.removed]),
+        [model.key for model in value.models if model.id is None],
+        [each for model in value.models for each in (model.id, model.copied_id) if each],
+    )
+
+
+@changes(_rows_of_sync, "tags", "aliases", "files")
 def write_store(connection: Connection, value: _StoreSync) -> set[ModelKey]:
     """Write models and aliases of a store; return the keys of models that were not written."""
     ids: dict[ModelKey, int] = {}

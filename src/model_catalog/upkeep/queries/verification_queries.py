@@ -7,12 +7,22 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, NamedTuple, Unpack
 
-from sqlalchemy import Case, ColumnElement, Connection, case, func, literal, select, true
+from sqlalchemy import (
+    Case,
+    ColumnElement,
+    Connection,
+    case,
+    func,
+    literal,
+    select,
+    true,
+)
 
 from model_catalog.domain.fields import KEY_FIELDS
 from model_catalog.domain.file_record import BEING_DELETED, FileRecord, FileState
 from model_catalog.domain.model_ref import ModelRef
 from model_catalog.execution.executor import read, write
+from model_catalog.execution.observation.changed_rows import ChangedRows, changes
 from model_catalog.mapping.child_tables import FILES
 from model_catalog.mapping.tables import Model
 from model_catalog.repository.model_catalog import ModelCatalog, executor_of
@@ -113,6 +123,11 @@ async def save_inspection(
     )
 
 
+def _rows_of_inspected(_connection: Connection, value: _Inspection) -> ChangedRows:
+    return ChangedRows(ids=[value.model.id])
+
+
+@changes(_rows_of_inspected, "files")
 def update_inspected(connection: Connection, value: _Inspection) -> Model | None:
     """Set columns and files of a model, if it is still the one that was read."""
     model = value.model
@@ -149,6 +164,11 @@ async def save_file_digest(catalog: ModelCatalog, model: Model, file: FileRecord
     await executor_of(catalog).run(write(update_file_digest, _FileReading(model, file)))
 
 
+def _rows_of_file(_connection: Connection, value: _FileReading) -> ChangedRows:
+    return ChangedRows(ids=[value.model.id])
+
+
+@changes(_rows_of_file, "files")
 def update_file_digest(connection: Connection, value: _FileReading) -> None:
     """Set the digests of a file, if its model is still the one that was read."""
     model, file = value

@@ -11,6 +11,7 @@ from sqlalchemy import ColumnElement, Connection, delete, func, select, update
 from model_catalog.domain.fleet.host import Host, HostState, host_state
 from model_catalog.errors import HostHasModelsError, HostNotFoundError
 from model_catalog.execution.executor import Operation, read, write, write_alone
+from model_catalog.execution.observation.changed_rows import changes_no_model, records_changes
 from model_catalog.mapping.child_tables import HOSTS
 from model_catalog.repository.operations.lookup import delete_models
 from model_catalog.repository.statements.database_time import now_ms, to_datetime
@@ -54,6 +55,7 @@ def register(name: str, values: Mapping[str, Any], lost_after_s: float) -> Opera
     return write(upsert_host, _NewHost(HostQuery(lost_after_s, name), name, values))
 
 
+@changes_no_model
 def upsert_host(connection: Connection, new: _NewHost) -> Host:
     """Insert a host, or set the given columns of an existing one, and return it."""
     dialect = connection.dialect.name
@@ -124,6 +126,7 @@ def beat(name: str, free_bytes: int | None, timeout_s: float | None) -> Operatio
     return write(record_heartbeats, Heartbeat(name, free_bytes), timeout_s=timeout_s)
 
 
+@changes_no_model
 def record_heartbeats(connection: Connection, heartbeat: Heartbeat) -> None:
     """
     Set the time of the last heartbeat to the database's time. One statement by key.
@@ -147,6 +150,7 @@ def remove(name: str, models: ModelsOfHost, *, cascades: bool) -> Operation[Any,
     return write_alone(remove_host, _Removal(name, models, cascades))
 
 
+@records_changes
 def remove_host(connection: Connection, removal: _Removal) -> bool:
     """
     Delete a host; return whether it was registered, or models of it were deleted.

@@ -1,0 +1,158 @@
+"""Calls the hooks of a catalog, and keeps the changes of an operation until it is committed."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import pickle
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from inspect import iscoroutinefunction
+from typing import IO, Any, Final
+
+from model_catalog.domain.file_record import FileState
+from model_catalog.errors import InvalidModelError
+from model_catalog.execution.observation.records import (
+    CallHook,
+    CatalogCall,
+    ChangeHook,
+    ModelChange,
+)
+
+log = logging.getLogger(__name__)
+
+_MAX_AT_ONCE: Final = 1_000
+"""Changes in one call of a hook."""
+
+_MAX_IN_MEMORY: Final = 10_000
+"""Changes of one operation, of about 300 bytes each. More are written to a temporary file."""
+
+
+class Hooks:
+    """The hooks of one catalog. Their errors are logged and not raised."""
+
+    def __init__(self, on_call: CallHook | None, on_change: ChangeHook | None, name: str) -> None:
+        """Make them for the database that messages call `name`. Raises InvalidModelError."""
+        validate_hooks(on_call, on_change)
+        self._on_call = on_call
+        self._on_change = on_change
+        self._name = name
+        self._logged: set[tuple[str, type[Exception]]] = set()
+
+    @property
+    def sees_calls(self) -> bool:
+        """Whether there is a hook for calls."""
+        return self._on_call is not None
+
+    @property
+    def sees_changes(self) -> bool:
+        """Whether there is a hook for changes."""
+        return self._on_change is not None
+
+    def tell_call(self, call: CatalogCall) -> None:
+        """Call `on_call`."""
+        if self._on_call is not None:
+            self._tell("on_call", self._on_call, call)
+
+    def tell_changes(self, journal: Journal) -> None:
+        """Call `on_change` with the changes in a journal, and empty it."""
+        if self._on_change is not None:
+            for changes in journal.parts():
+                self._tell("on_change", self._on_change, changes)
+        journal.clear()
+
+    def _tell(self, option: str, hook: Callable[[Any], object], value: object) -> None:
+        try:
+            hook(value)
+        except Exception as error:
+            kind = (option, type(error))
+            if kind not in self._logged:
+                self._logged.add(kind)
+                log.exception(
+                    "the hook %s of the catalog at %s failed. Further errors of the class %s are "
+                    "not logged",
+                    option,
+                    self._name,
+                    type(error).__name__,
+                    extra={"model_catalog_url": self._name, "model_catalog_hook": option},
+                )
+
+
+def validate_hooks(on_call: object, on_change: object) -> None:
+    """Raise InvalidModelError for a hook that is neither None nor a plain function."""
+    for option, hook in (("on_call", on_call), ("on_change", on_change)):
+        if hook is not None and (not callable(hook) or iscoroutinefunction(hook)):
+            problem = "is not a plain function: start a task in one for what has to be awaited"
+            raise InvalidModelError(option, hook, problem)
+
+
+class Journal:
+    """The changes of one operation, in their order, until its transaction is committed."""
+
+    def __init__(self, hooks: Hooks) -> None:
+        """Make one in the event loop of the catalog, in whose thread the hook is called."""
+        self._hooks = hooks
+        self._loop = asyncio.get_running_loop()
+        self._thread_id = threading.get_ident()
+        self._changes: list[ModelChange] = []
+        self._file: IO[bytes] | None = None
+
+    def add(self, changes: Sequence[ModelChange]) -> None:
+        """Add changes."""
+        self._changes += changes
+        if len(self._changes) > _MAX_IN_MEMORY:
+            if self._file is None:
+                self._file = tempfile.TemporaryFile()  # noqa: SIM115 - `clear` closes it
+            for part in _parts_of(self._changes):
+                pickle.dump(part, self._file, pickle.HIGHEST_PROTOCOL)
+            self._changes = []
+
+    def set_old_states(self, states: Mapping[int, FileState]) -> None:
+        """Set the states before the operation of models that it has removed, by id."""
+        self._changes = [
+            replace(each, old_state=states.get(each.model_id, each.old_state))
+            if each.kind == "removed"
+            else each
+            for each in self._changes
+        ]
+
+    def clear(self) -> None:
+        """Delete all changes, as before the operation is run again."""
+        self._changes = []
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def parts(self) -> Iterator[Sequence[ModelChange]]:
+        """Yield the changes, at most 1,000 at a time."""
+        if self._file is not None:
+            self._file.seek(0)
+            with contextlib.suppress(EOFError):
+                while True:
+                    # The process has written the file itself.
+                    yield pickle.load(self._file)  # noqa: S301
+        yield from _parts_of(self._changes)
+
+    def deliver(self) -> None:
+        """Call the hook in the thread of the event loop. May be called from any thread."""
+        if not self._changes and self._file is None:
+            return
+        if threading.get_ident() == self._thread_id:
+            self._hooks.tell_changes(self)
+        else:
+            # Before the call returns: the loop is told of its result after this.
+            with contextlib.suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self._hooks.tell_changes, self)
+
+    def __del__(self) -> None:
+        # A transaction that is rolled back drops its journals.
+        if self._file is not None:
+            self._file.close()
+
+
+def _parts_of(changes: Sequence[ModelChange]) -> Iterator[Sequence[ModelChange]]:
+    for start in range(0, len(changes), _MAX_AT_ONCE):
+        yield tuple(changes[start : start + _MAX_AT_ONCE])
