@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -137,6 +138,19 @@ def test_a_dry_run_reports_and_creates_no_catalog(cli, home_folder):
     ]
     assert err.endswith("2 new; nothing was written\n")
     assert not (home_folder / ".rbee").exists()
+
+
+def test_a_machine_without_stores_is_told_how_to_scan_a_folder(cli, home_folder):
+    """
+    The command in the message has the database that the user named.
+    """
+    for folder in (".cache", ".ollama"):
+        shutil.rmtree(home_folder / folder)
+
+    code, _, err = cli("scan", "--db", "my models.db")
+
+    assert code == 0
+    assert "name a folder with `model-catalog scan FOLDER --db 'my models.db'`" in err
 
 
 def test_changes_and_problems_are_reported(cli, home_folder):

@@ -134,8 +134,12 @@ def _format_options() -> argparse.ArgumentParser:
 def _add_model_commands(add_command: _AddCommand, formats: argparse.ArgumentParser) -> None:
     add = add_command("add", "Register a model file or folder. It stays at its path.")
     add.add_argument("path", metavar="PATH", help="the file or the folder")
-    add.add_argument("--provider", required=True, help="the source of the model, for example hf")
-    add.add_argument("--reference", required=True, help="the provider's name of the model")
+    add.add_argument(
+        "--provider", required=True, help="the source of the model, for example hf, or local"
+    )
+    add.add_argument(
+        "--reference", required=True, help="the provider's name of the model; any for local"
+    )
     add.add_argument("--version", default="", help="a commit or a tag (default: none)")
     add.add_argument("--digest", action="store_true", help="read all files and record the SHA-256")
 

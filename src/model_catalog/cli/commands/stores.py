@@ -24,6 +24,7 @@ from model_catalog.cli.output import (
     print_table,
     print_tsv,
 )
+from model_catalog.cli.output.named_commands import completed_command
 from model_catalog.cli.output.progress import ProgressBar
 from model_catalog.connection.target import resolve_target
 from model_catalog.errors import TooManyMissingError
@@ -117,7 +118,7 @@ async def scan(options: Namespace) -> int:
         _print_scan_table(rows)
     if reports:
         _print_scan_totals(reports, scans, dry_run=options.dry_run)
-    _print_without_report(places, suspicious)
+    _print_without_report(places, suspicious, options)
     return NOT_AS_RECORDED if suspicious else DONE
 
 
@@ -257,11 +258,12 @@ def _print_scan_totals(
 
 
 def _print_without_report(
-    places: Sequence[_Place], suspicious: Sequence[TooManyMissingError]
+    places: Sequence[_Place], suspicious: Sequence[TooManyMissingError], options: Namespace
 ) -> None:
     """Print why there is no report of any store, or of the stores that have lost most models."""
     if not places:
-        print_notice("no store of a known program was found: give a folder to scan")
+        command = completed_command(["scan", "FOLDER"], options)
+        print_notice(f"no store of a known program was found: name a folder with {command}")
     for mass_loss in suspicious:
         print_error(f"error: {mass_loss}")
 
