@@ -22,7 +22,7 @@ I = TypeVar("I")  # noqa: E741 - an item
 R = TypeVar("R")
 T = TypeVar("T")
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("model_catalog.concurrency")
 
 
 class Coalescer(Generic[I, R]):

@@ -20,7 +20,7 @@ The seconds between two interrupts of the same work.
 An interrupt that arrives between two statements stops neither of them, so it is repeated.
 """
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("model_catalog.concurrency")
 
 
 async def run_to_completion(

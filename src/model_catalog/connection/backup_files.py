@@ -20,7 +20,7 @@ _TIME_FORMAT: Final = "%Y%m%dT%H%M%SZ"
 _TIMESTAMP: Final = r"\d{8}T\d{6}Z"
 _NUMBERED: Final = rf"(?P<time>{_TIMESTAMP})(-before-\w+)?(-(?P<number>\d+))?"
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("model_catalog.connection")
 
 
 def sqlite_uri(path: Path, mode: str) -> str:

@@ -64,7 +64,7 @@ _MIN_DATABASE_BYTES: Final = 512
 MAX_SHOWN_PROBLEMS: Final = 3
 """How many problems of a damaged file an error lists."""
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("model_catalog.connection")
 
 
 class OpenDatabase:
@@ -273,7 +273,11 @@ async def _check_pages(database: OpenDatabase) -> None:
             async with database.engine.connect() as connection:
                 return await connection.run_sync(find_damage, "quick_check")
 
-    log.info("the catalog at %s was not closed cleanly: checking all of its pages", database.name)
+    log.info(
+        "the catalog at %s was not closed cleanly: checking all of its pages",
+        database.name,
+        extra={"model_catalog_url": database.name},
+    )
     problems = await retry_while_busy(check_once, database.wait_s)
     if problems:
         raise corrupt_error(database.name, "; ".join(problems[:MAX_SHOWN_PROBLEMS]))

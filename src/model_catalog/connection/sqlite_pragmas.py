@@ -41,7 +41,7 @@ _MAX_BYTES_IN_MEMORY: Final = 256 * 2**20
 # A folder with less free space is considered full.
 _ROOM_BYTES: Final = 2**20
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("model_catalog.connection")
 
 
 def validate_durability(value: str) -> None:
@@ -260,6 +260,7 @@ def _warn(name: str, network: str | None, mode: str) -> None:
             "%s: readers and writers block each other",
             name,
             mode,
+            extra={"model_catalog_url": name},
         )
     else:
         log.warning(
@@ -267,6 +268,7 @@ def _warn(name: str, network: str | None, mode: str) -> None:
             "it has no write-ahead log: use it from one machine at a time, or use PostgreSQL",
             name,
             network,
+            extra={"model_catalog_url": name},
         )
 
 

@@ -33,7 +33,7 @@ from model_catalog.upkeep.worker_threads import run_in_thread
 
 T = TypeVar("T")
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("model_catalog.downloads")
 
 _MAX_ERROR_LENGTH: Final = 1000
 _MAX_FOLDER_NAME_BYTES: Final = 100

@@ -20,7 +20,7 @@ from model_catalog.repository.model_catalog import ModelCatalog, executor_of
 
 T = TypeVar("T")
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("model_catalog.downloads")
 
 DEFAULT_LEASE_S: Final = 30.0
 MIN_LEASE_S: Final = 1.0
@@ -181,7 +181,11 @@ class LeaseKeeper:
             return await self._executor.run(write(function, value, timeout_s=timeout_s))
         except (CatalogError, OSError) as error:
             # The database may be busy for a moment. The leases are held until they expire.
-            log.debug("the leases of models could not be renewed: %s", error)
+            log.debug(
+                "the leases of models could not be renewed: %s",
+                error,
+                extra={"model_catalog_url": self._executor.database.name},
+            )
             return None
 
     def _drop_expired(self) -> None:

@@ -30,7 +30,7 @@ from model_catalog.mapping.tables import Model
 from model_catalog.repository.model_catalog import ModelCatalog, executor_of
 from model_catalog.repository.operations.lookup import LookupKey
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("model_catalog.downloads")
 
 
 class _Use:
@@ -49,6 +49,7 @@ class _Use:
             "the use of %s could not be renewed, so other processes may remove it: its record is "
             "gone, or the database cannot be reached",
             self._name,
+            extra={"model_catalog_ref": self._name},
         )
 
 

@@ -22,7 +22,7 @@ from model_catalog.schema.postgres_schema import quote_name
 # such as a view of a missing table, or an index with a collation that only its program registers.
 _PRAGMAS: Final = ("legacy_alter_table", "writable_schema")
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("model_catalog.schema")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,12 @@ def keep_host_objects(connection: sa.Connection, name: str, goal: str) -> Iterat
     for each in objects:
         _create_again(connection, each, name, goal)
     if objects:
-        log.info("kept in the catalog at %s: %s", name, ", ".join(map(str, objects)))
+        log.info(
+            "kept in the catalog at %s: %s",
+            name,
+            ", ".join(map(str, objects)),
+            extra={"model_catalog_url": name},
+        )
 
 
 def refused_changes(connection: sa.Connection) -> list[str]:
@@ -107,7 +112,13 @@ def _list_host_objects(connection: sa.Connection) -> list[_HostObject]:
 
 def _create_again(connection: sa.Connection, each: _HostObject, name: str, goal: str) -> None:
     if not sa.inspect(connection).has_table(each.table):
-        log.warning("%s was dropped with its table, at %s: %s", each, name, each.sql)
+        log.warning(
+            "%s was dropped with its table, at %s: %s",
+            each,
+            name,
+            each.sql,
+            extra={"model_catalog_url": name},
+        )
         return
     try:
         connection.exec_driver_sql(each.sql)

@@ -56,7 +56,7 @@ if TYPE_CHECKING:
 # connection, so that the database's own lock could not keep two migrations apart.
 _engine_locks: WeakKeyDictionary[sa.Engine, threading.Lock] = WeakKeyDictionary()
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("model_catalog.schema")
 
 
 async def upgrade(
@@ -189,7 +189,11 @@ async def _complete_search_index(database: OpenDatabase) -> None:
                 raise to_migration_error(error, database.name, head_revision()) from error
 
     await _run_alone(database, complete(), watch)
-    log.info("completed the search index of the catalog at %s", database.name)
+    log.info(
+        "completed the search index of the catalog at %s",
+        database.name,
+        extra={"model_catalog_url": database.name},
+    )
 
 
 def resolve_revision(revision: str, name: str) -> str:
@@ -298,10 +302,13 @@ def _refusal(error: sa.exc.SQLAlchemyError) -> str:
 
 def log_migration(name: str, current: str | None, goal: str) -> None:
     """Log a finished migration in one line; `name` contains no password."""
+    extra = {"model_catalog_url": name, "model_catalog_revision": goal}
     if current is None:
-        log.info("created the catalog at %s at revision %s", name, goal)
+        log.info("created the catalog at %s at revision %s", name, goal, extra=extra)
     else:
-        log.info("migrated the catalog at %s from revision %s to %s", name, current, goal)
+        log.info(
+            "migrated the catalog at %s from revision %s to %s", name, current, goal, extra=extra
+        )
 
 
 async def backup_if_needed(connection: AsyncConnection, database: OpenDatabase, goal: str) -> None:
@@ -310,7 +317,12 @@ async def backup_if_needed(connection: AsyncConnection, database: OpenDatabase, 
     if not files or not await connection.run_sync(_has_models):
         return
     backup = await backup_before_migration(files[0], database.name, revision_number(goal))
-    log.info("backed up the catalog at %s to %r", database.name, str(backup))
+    log.info(
+        "backed up the catalog at %s to %r",
+        database.name,
+        str(backup),
+        extra={"model_catalog_url": database.name},
+    )
 
 
 def _has_models(connection: sa.Connection) -> bool:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from alembic.migration import MigrationContext
     from alembic.script import ScriptDirectory
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("model_catalog.schema")
 
 
 def import_alembic() -> None:
@@ -84,7 +84,12 @@ def run_revisions(
         # The `op` that a revision imports belongs to the process. A host's Alembic, here or in
         # another thread, sets it to the host's connection. This module is a copy of our own.
         vars(module)["op"] = operations
-        log.debug("%s revision %s", "reverting" if down else "applying", script.revision)
+        log.debug(
+            "%s revision %s",
+            "reverting" if down else "applying",
+            script.revision,
+            extra={"model_catalog_revision": script.revision},
+        )
         (module.downgrade if down else module.upgrade)()
         if after_each is not None:
             after_each(script.revision)

@@ -20,7 +20,7 @@ from model_catalog.upkeep.queries.lease_queries import (
     take_lease,
 )
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("model_catalog.upkeep")
 
 MAX_LEASE_S: Final = 60.0
 """How long a lease lasts, so that another watch takes over a minute after a process was killed."""

@@ -17,13 +17,13 @@ from model_catalog.concurrency.context_managers import inner_contextmanager
 from model_catalog.concurrency.ownership import running_loop
 from model_catalog.domain import validation
 from model_catalog.errors import CatalogError, InvalidModelError
-from model_catalog.repository.model_catalog import ModelCatalog
+from model_catalog.repository.model_catalog import ModelCatalog, executor_of
 from model_catalog.upkeep.checks.model_check import CheckReport, check_models
 from model_catalog.upkeep.verification.model_verification import verify_models
 from model_catalog.upkeep.verification.results import Verdict, VerifiedModel
 from model_catalog.upkeep.watch_lease import WatchLease
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("model_catalog.upkeep")
 
 OnEvent: TypeAlias = Callable[["CheckReport | VerifiedModel | Exception"], object]
 
@@ -157,6 +157,7 @@ class _Watcher:
                     "a step of the watch failed; the watch continues: %s",
                     error if is_expected else repr(error),
                     exc_info=None if is_expected else error,
+                    extra={"model_catalog_url": executor_of(self._catalog).database.name},
                 )
             self._emit(error)
         else:
@@ -166,7 +167,13 @@ class _Watcher:
         checked = await check_models(self._catalog, roots=self._roots)
         for finding in checked.findings:
             if finding.is_new and not finding.is_as_recorded:
-                log.warning("%s is %s: %s", finding.ref, finding.state, finding.detail)
+                log.warning(
+                    "%s is %s: %s",
+                    finding.ref,
+                    finding.state,
+                    finding.detail,
+                    extra={"model_catalog_ref": str(finding.ref)},
+                )
         self._report.check_count += 1
         self._report.last = checked
         self._emit(checked)

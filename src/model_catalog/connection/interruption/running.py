@@ -19,7 +19,7 @@ from model_catalog.errors import CatalogBusyError, CatalogUnavailableError
 
 T = TypeVar("T")
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("model_catalog.connection")
 
 SERVER_GRACE_S: Final = 0.08
 """The seconds that a server gets to end a late statement itself, before its driver is cancelled."""
@@ -117,7 +117,12 @@ async def close_in_time(
             step(), timeout_s=_ROLLBACK_S if is_server else None, on_timeout=run.drop
         )
     except (CatalogBusyError, CatalogUnavailableError):
-        log.debug("the connection to %s was lost before the rollback", target, exc_info=True)
+        log.debug(
+            "the connection to %s was lost before the rollback",
+            target,
+            exc_info=True,
+            extra={"model_catalog_url": target},
+        )
 
 
 def driver_working(dialect: str) -> AbstractContextManager[None]:

@@ -31,7 +31,7 @@ _WAY_OUT: Final = (
     "`spawn` or `forkserver`"
 )
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("model_catalog.connection")
 
 _DESCRIPTORS: Final = Path("/proc/self/fd")
 
@@ -76,6 +76,7 @@ def warn_if_inherited(path: Path, name: str) -> None:
             os.getpid(),
             _FORKED,
             _WAY_OUT,
+            extra={"model_catalog_url": name},
         )
 
 

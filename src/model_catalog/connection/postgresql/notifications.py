@@ -14,7 +14,7 @@ from model_catalog.concurrency.completion import hold_cancellation
 from model_catalog.concurrency.forks import start_task
 from model_catalog.connection.postgresql.poolers import POOLER, is_direct
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("model_catalog.connection")
 
 
 class NotificationListener:

@@ -22,7 +22,7 @@ from model_catalog.execution.observation.records import (
     ModelChange,
 )
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("model_catalog.execution")
 
 _MAX_AT_ONCE: Final = 1_000
 """Changes in one call of a hook."""

@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 _RunMany: TypeAlias = Callable[[Connection, Sequence[Any]], Sequence[Any]]
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("model_catalog.execution")
 
 # For so long no read asks a replica that was behind, or one that failed.
 _PAUSE_BEHIND_S: Final = 0.02
@@ -132,7 +132,12 @@ class ReplicatedExecutor:
         except CatalogError as error:
             # The primary decides: an error that is not the replica's own is raised there as well.
             self._paused_until = time.monotonic() + _PAUSE_FAILED_S
-            log.warning("the replica of %s failed: %s", self.database.name, error)
+            log.warning(
+                "the replica of %s failed: %s",
+                self.database.name,
+                error,
+                extra={"model_catalog_url": self.database.name},
+            )
         remaining_s = timeout_s - (time.monotonic() - start)
         return await self._primary.run(replace(operation, timeout_s=max(remaining_s, 0.0)))
 

@@ -17,7 +17,7 @@ from model_catalog.errors import CatalogClosedError, CatalogError, HostNotFoundE
 from model_catalog.execution.executor import Executor
 from model_catalog.repository.operations.fleet import hosts
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("model_catalog.repository")
 
 
 class HeartbeatSender:
@@ -74,12 +74,17 @@ class HeartbeatSender:
             self._name,
             self._interval_s,
             error,
+            extra={"model_catalog_host": self._name},
         )
         self._is_failing = True
 
     def _report_success(self) -> None:
         if self._is_failing:
-            log.info("the heartbeats of the host %r are recorded again", self._name)
+            log.info(
+                "the heartbeats of the host %r are recorded again",
+                self._name,
+                extra={"model_catalog_host": self._name},
+            )
         self._is_failing = False
 
     async def _free_bytes(self, path: str | os.PathLike[str]) -> int | None:
