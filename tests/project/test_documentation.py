@@ -97,6 +97,18 @@ def test_the_session_of_a_page_runs(page, tmp_path):
         assert "error" not in process.stderr
 
 
+def test_the_printed_revision_is_the_newest():
+    """
+    A session with `db current` is run again after each new revision.
+    """
+    newest = max(path.name[:4] for path in PROJECT.glob("migrations/versions/[0-9]*.py"))
+    printed = re.findall(
+        r"^\$ model-catalog db current\n(\S+)", "\n".join(TEXTS.values()), re.MULTILINE
+    )
+
+    assert set(printed) == {f"model_catalog_{newest}"}
+
+
 def make_stores(folder):
     """Make a cache of Hugging Face, a store of Ollama and the files that the sessions name."""
     weights = make_gguf("bert", context_length=512)
