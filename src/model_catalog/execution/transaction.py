@@ -207,7 +207,11 @@ class TransactionExecutor:
 
         Raises TransactionError if an earlier call failed.
         """
-        await self._run_locked(lambda: commit(self._commits.call))
+        self._commits.prepare()
+        try:
+            await self._run_locked(lambda: commit(self._commits.call))
+        finally:
+            self._commits.drop()
 
     async def end(self, roll_back: Callable[[], Awaitable[None]]) -> None:
         """Call `roll_back`, which undoes what was not committed; not in a forked child."""

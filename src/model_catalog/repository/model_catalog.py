@@ -21,7 +21,7 @@ from model_catalog.domain.fleet import DEFAULT_LOST_AFTER_S
 from model_catalog.domain.model_ref import ModelName, ModelRef, NamedModel, split_arguments
 from model_catalog.errors import ModelNotFoundError, WrongLoopError
 from model_catalog.execution.executor import Executor, Operation
-from model_catalog.execution.observation.commit_callbacks import HostCommits
+from model_catalog.execution.observation.commit_callbacks import commits_of
 from model_catalog.execution.observation.observed_executor import observe, observe_calls
 from model_catalog.execution.observation.records import CallHook, ChangeHook
 from model_catalog.execution.scoped_executor import ScopedExecutor
@@ -123,7 +123,7 @@ class ModelCatalog:
         InvalidModelError for an invalid name of a host or a hook that is not a plain function.
         """
         if isinstance(sessions, AsyncSession):
-            commits = None if on_change is None else HostCommits(sessions)
+            commits = None if on_change is None else commits_of(sessions)
             self._executor: Executor = TransactionExecutor(
                 SessionTransaction(sessions, timeout_s), commits=commits
             )

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session, SessionTransaction
 
+from model_catalog.execution.observation.hooks import Journal
 from model_catalog.execution.session_binds import find_bind
 
 
@@ -29,17 +30,38 @@ class CommitCallbacks:
         """Drop all but the first functions: a savepoint was rolled back."""
         del self._callbacks[length:]
 
+    def prepare(self) -> None:
+        """Tell the functions that the transaction is about to be committed."""
+        for callback in self._callbacks:
+            if isinstance(callback, Journal):
+                callback.prepare()
+
     def call(self) -> None:
         """Call the functions: the transaction is committed."""
         callbacks, self._callbacks = self._callbacks, []
         for callback in callbacks:
             callback()
 
+    def drop(self) -> None:
+        """Drop the functions that were not called: the transaction was not committed."""
+        for callback in self._callbacks:
+            if isinstance(callback, Journal):
+                callback.drop()
+
 
 class _Pending(NamedTuple):
     callback: Callable[[], None]
     transactions: tuple[SessionTransaction, ...]
     """The savepoints and the transaction in which its operation was run; the inner one first."""
+
+
+_INFO_KEY: Final = "model_catalog_commits"
+
+
+def commits_of(session: AsyncSession) -> HostCommits:
+    """Return the functions to call after the commit of a session; one object for all catalogs."""
+    commits: HostCommits = session.info.setdefault(_INFO_KEY, HostCommits(session))
+    return commits
 
 
 class HostCommits(CommitCallbacks):

@@ -41,6 +41,8 @@ class Hooks:
         self._on_change = on_change
         self._name = name
         self._logged: set[tuple[str, type[Exception]]] = set()
+        self._commits: dict[Journal, bool] = {}
+        """The journals that are being committed, in order, and whether each is committed."""
 
     @property
     def sees_calls(self) -> bool:
@@ -57,7 +59,49 @@ class Hooks:
         if self._on_call is not None:
             self._tell("on_call", self._on_call, call)
 
-    def tell_changes(self, journal: Journal) -> None:
+    def prepare(self, journal: Journal) -> None:
+        """Note that a journal is about to be committed. Its transaction still holds its locks."""
+        # PostgreSQL releases the locks of a transaction before it answers COMMIT. So another one
+        # that waited for them may be answered first.
+        self._commits[journal] = False
+
+    def on_committed(self, journal: Journal) -> None:
+        """Tell the changes of a journal, after those of all that were prepared before it."""
+        if journal in self._commits:
+            self._commits[journal] = True
+            self._tell_next()
+        else:
+            self._tell_changes(journal)
+
+    def drop(self, journal: Journal) -> None:
+        """Note that a journal was not committed; do nothing if it was."""
+        if self._commits.get(journal) is False:
+            del self._commits[journal]
+            self._tell_next()
+
+    @property
+    def last_prepared(self) -> Journal | None:
+        """The journal that was prepared last, if its changes are not told yet."""
+        return next(reversed(self._commits), None)
+
+    async def wait_for(self, journal: Journal | None) -> None:
+        """Wait until the changes of a journal have been told, if it was prepared."""
+        if journal is not None and journal in self._commits:
+            # The commits before it are about to be answered, or fail.
+            journal.told = journal.told or asyncio.get_running_loop().create_future()
+            await asyncio.shield(journal.told)
+
+    def _tell_next(self) -> None:
+        while self._commits:
+            first = next(iter(self._commits))
+            if not self._commits[first]:
+                return
+            del self._commits[first]
+            self._tell_changes(first)
+            if first.told is not None:
+                first.told.set_result(None)
+
+    def _tell_changes(self, journal: Journal) -> None:
         """Call `on_change` with the changes in a journal, and empty it."""
         if self._on_change is not None:
             for changes in journal.parts():
@@ -99,6 +143,8 @@ class Journal:
         self._thread_id = threading.get_ident()
         self._changes: list[ModelChange] = []
         self._file: IO[bytes] | None = None
+        self.told: asyncio.Future[None] | None = None
+        """What waits until the hook was called."""
 
     def add(self, changes: Sequence[ModelChange]) -> None:
         """Add changes."""
@@ -121,6 +167,8 @@ class Journal:
 
     def clear(self) -> None:
         """Delete all changes, as before the operation is run again."""
+        if self._is_in_loop:
+            self.drop()
         self._changes = []
         if self._file is not None:
             self._file.close()
@@ -136,16 +184,30 @@ class Journal:
                     yield pickle.load(self._file)  # noqa: S301
         yield from _parts_of(self._changes)
 
-    def deliver(self) -> None:
+    @property
+    def _is_in_loop(self) -> bool:
+        return threading.get_ident() == self._thread_id
+
+    def prepare(self) -> None:
+        """Note that the changes are about to be committed. May be called from any thread."""
+        # A thread of SQLite commits in order itself.
+        if self._is_in_loop and (self._changes or self._file is not None):
+            self._hooks.prepare(self)
+
+    def drop(self) -> None:
+        """Note that the changes were not committed; do nothing if they were."""
+        self._hooks.drop(self)
+
+    def __call__(self) -> None:
         """Call the hook in the thread of the event loop. May be called from any thread."""
         if not self._changes and self._file is None:
             return
-        if threading.get_ident() == self._thread_id:
-            self._hooks.tell_changes(self)
+        if self._is_in_loop:
+            self._hooks.on_committed(self)
         else:
             # Before the call returns: the loop is told of its result after this.
             with contextlib.suppress(RuntimeError):
-                self._loop.call_soon_threadsafe(self._hooks.tell_changes, self)
+                self._loop.call_soon_threadsafe(self._hooks.on_committed, self)
 
     def __del__(self) -> None:
         # A transaction that is rolled back drops its journals.

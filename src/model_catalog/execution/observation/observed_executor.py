@@ -83,10 +83,15 @@ class ObservedExecutor:
         item = _Item(operation.value, journal)
         submitted_s = perf_counter()
         try:
-            return await self.wrapped.run(self._observed(operation, item, declared))
+            result = await self.wrapped.run(self._observed(operation, item, declared))
         finally:
             if call is not None:
                 call.add_wait((item.began_s or perf_counter()) - submitted_s)
+            if journal is not None and not self.is_in_transaction:
+                journal.drop()
+        if journal is not None and not self.is_in_transaction:
+            await self.hooks.wait_for(item.told_by)
+        return result
 
     def _observed(
         self, operation: Operation[Any, T], item: _Item, declared: Declaration | None
@@ -95,7 +100,9 @@ class ObservedExecutor:
 
         def observed(connection: Connection, item: _Item) -> T:
             item.begin()
-            return _run_recorded(connection, run_one, item.value, declared, [item])
+            result = _run_recorded(connection, run_one, item.value, declared, [item])
+            self._prepare(item)
+            return result
 
         def observed_statement(connection: Connection, item: _Item) -> T:
             item.begin()
@@ -109,8 +116,13 @@ class ObservedExecutor:
             value=item,
             run_many=self._observed_many(operation, declared),
             run_as_statement=observed_statement if is_statement else None,
-            on_commit=operation.on_commit if item.journal is None else item.journal.deliver,
+            on_commit=operation.on_commit if item.journal is None else item.journal,
         )
+
+    def _prepare(self, item: _Item) -> None:
+        # In an open transaction TransactionExecutor does that when it commits.
+        if item.journal is not None and not self.is_in_transaction:
+            item.journal.prepare()
 
     def _observed_many(
         self, operation: Operation[Any, Any], declared: Declaration | None
@@ -124,8 +136,11 @@ class ObservedExecutor:
             def observed(connection: Connection, items: Sequence[_Item]) -> Sequence[Any]:
                 for item in items:
                     item.begin()
+                    item.told_by = items[0].journal
                 values = [item.value for item in items]
-                return _run_recorded(connection, run_many, values, declared, items)
+                results = _run_recorded(connection, run_many, values, declared, items)
+                self._prepare(items[0])
+                return results
 
             self._run_many[run_many] = observed
         return observed
@@ -135,22 +150,27 @@ class ObservedExecutor:
         """Open one transaction for all operations that are run in the executor it yields."""
         async with self.wrapped.transaction() as executor:
             yield ObservedExecutor(executor, self.hooks)
+        if not self.is_in_transaction:
+            await self.hooks.wait_for(self.hooks.last_prepared)
 
 
 class _Item:
     """The value of an operation, when it began, and what it changes."""
 
-    __slots__ = ("began_s", "journal", "value")
+    __slots__ = ("began_s", "journal", "told_by", "value")
 
     def __init__(self, value: Any, journal: Journal | None) -> None:
         self.value = value
         self.journal = journal
+        self.told_by = journal
+        """The journal with its changes, which is the first one of a batch."""
         self.began_s: float | None = None
 
     def begin(self) -> None:
         """Note that the operation runs now, perhaps again."""
         if self.began_s is None:
             self.began_s = perf_counter()
+        self.told_by = self.journal
         if self.journal is not None:
             self.journal.clear()
 
