@@ -9,7 +9,6 @@ from enum import StrEnum
 from typing import Final, get_args
 
 from model_catalog.errors import InvalidModelError
-from model_catalog.files.digest import combine_digests
 from model_catalog.files.formats.unread_formats import POINTER_BYTES
 from model_catalog.files.model_kind import Role
 
@@ -126,6 +125,9 @@ def actual_digest(files: Sequence[FileRecord]) -> str | None:
 
 
 def _combined(digests: Mapping[str, str | None]) -> str | None:
+    # The modules that read files take 3 ms to import. Most processes read none.
+    from model_catalog.files.digest import combine_digests  # noqa: PLC0415
+
     known = {path: digest for path, digest in digests.items() if digest is not None}
     if not known or len(known) < len(digests):
         return None

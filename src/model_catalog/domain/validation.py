@@ -18,7 +18,6 @@ from typing import Any, Final, TypeAlias, cast
 
 from model_catalog.domain.file_record import FileState
 from model_catalog.errors import InvalidModelError
-from model_catalog.files.digest import normalize_digest
 from model_catalog.files.model_kind import KINDS
 
 MAX_NAME: Final = 128
@@ -287,6 +286,9 @@ def digest(field: str, value: object) -> str | None:
     """Validate a SHA-256 or None; return it as `sha256:` and 64 lower-case digits."""
     if value is None:
         return None
+    # It also reads files, which most processes do not.
+    from model_catalog.files.digest import normalize_digest  # noqa: PLC0415
+
     text = lookup_text(field, value)
     try:
         return normalize_digest(text)

@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import islice, repeat
 from operator import itemgetter
-from typing import Any, Final, TypeAlias, TypeVar
+from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 
 from sqlalchemy import (
     ColumnElement,
@@ -232,8 +231,7 @@ def fetch_cached(
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _CompiledSelect:
+class _CompiledSelect(NamedTuple):
     """The SQL text of a SELECT that was built for a call, for others that differ in values only."""
 
     compiled: Any
@@ -246,8 +244,7 @@ class _CompiledSelect:
 _compiled_selects: Final[dict[tuple[Any, ...], _CompiledSelect]] = {}
 
 
-@dataclass(frozen=True, slots=True)
-class _Compiled:
+class _Compiled(NamedTuple):
     """The SQL text of a statement, and how its parameters are made."""
 
     text: str

@@ -30,7 +30,7 @@ from model_catalog.execution.session_transaction import SessionTransaction
 from model_catalog.execution.transaction import TransactionExecutor
 from model_catalog.mapping.tables import Model
 from model_catalog.repository.lazy_module import LazyModule
-from model_catalog.repository.operations import bulk_registration, lookup, model_files, registration
+from model_catalog.repository.operations import bulk_registration, lookup, registration
 from model_catalog.repository.operations.lookup import LookupKey
 from model_catalog.repository.operations.usage import UseRecorder
 from model_catalog.repository.statements.filters import Filters
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
         export_import,
         labels,
         listing,
+        model_files,
         relocation,
         statistics,
     )
@@ -58,9 +59,16 @@ else:
         LazyModule(f"model_catalog.repository.{name}")
         for name in ("export_writer", "import_reader")
     )
-    export_import, labels, listing, relocation, statistics = (
+    export_import, labels, listing, model_files, relocation, statistics = (
         LazyModule(f"model_catalog.repository.operations.{name}")
-        for name in ("export_import", "labels", "listing", "relocation", "statistics")
+        for name in (
+            "export_import",
+            "labels",
+            "listing",
+            "model_files",
+            "relocation",
+            "statistics",
+        )
     )
 
 
