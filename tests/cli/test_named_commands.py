@@ -215,11 +215,21 @@ def test_a_target_without_a_password_is_repeated(url):
     assert message == f"use `model-catalog ls --db {shlex.quote(url)}`"
 
 
-def test_a_text_that_is_not_a_command_stays_as_it_is():
+@pytest.mark.parametrize(
+    "text",
+    [
+        "`model-catalog it's`",
+        "`model-catalog",
+        "model-catalog ls",
+        "`model-catalog `",
+        "`model-catalog ls --db`",
+    ],
+    ids=["open quote", "open backtick", "no backticks", "no command", "no database"],
+)
+def test_a_text_that_is_not_a_command_stays_as_it_is(text):
     """
     A name of a model may look like a command.
     """
     options = Namespace(db="x.db", schema=None, host=None)
 
-    for text in ("`model-catalog it's`", "`model-catalog", "model-catalog ls"):
-        assert complete_commands(text, options) == text
+    assert complete_commands(text, options) == text

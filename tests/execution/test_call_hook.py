@@ -196,6 +196,49 @@ async def test_an_iteration_is_told_without_the_time_of_the_loop_body(catalog, c
     assert call.duration_s < body_s
 
 
+class Extended(ModelCatalog):
+    """A subclass with an iteration, and a method that returns something else."""
+
+    is_closed = False
+
+    async def read_references(self):
+        try:
+            async for model in self.iter_models():
+                yield model.reference
+        finally:
+            self.is_closed = True
+
+    async def register_models(self, models):
+        await super().register_models(models)
+
+    async def list_page(self, **options):
+        return vars(await super().get_model("m", "hf")).keys()
+
+
+async def test_methods_of_a_subclass_work_as_without_a_hook(sqlite_file, calls):
+    """
+    An iteration that is closed ends the method's own. A result of another type has no rows.
+    """
+    async with open_catalog(sqlite_file):
+        engine = create_async_engine(f"sqlite+aiosqlite:///{sqlite_file}")
+    catalog = Extended(async_sessionmaker(engine), on_call=calls.append)
+    try:
+        assert await catalog.register_models([a_model("m")]) is None
+        assert "reference" in await catalog.list_page()
+        references = catalog.read_references()
+        assert await anext(references) == "m"
+        await references.aclose()
+    finally:
+        await engine.dispose()
+
+    assert catalog.is_closed
+    assert told(calls) == [
+        ("register_models", None, None),
+        ("list_page", None, None),
+        ("read_references", 1, None),
+    ]
+
+
 async def test_calls_in_tasks_of_a_call_are_told(database, calls):
     """
     A method of a subclass is one call; a task that it has started and that outlives it is another.

@@ -244,13 +244,14 @@ async def test_a_write_that_times_out_is_not_told(database, road, seen):
     assert seen == []
 
 
-async def test_a_hook_that_raises_breaks_no_write(database, road, caplog):
+@pytest.mark.parametrize("error", [ValueError, asyncio.CancelledError])
+async def test_a_hook_that_raises_breaks_no_write(database, road, caplog, error):
     """
     The write returns and is recorded. The error is logged once.
     """
 
     def raising(_changes) -> None:
-        raise ValueError("of the hook")
+        raise error("of the hook")
 
     async with opened(database, road, on_change=raising) as catalog:
         await catalog.register_model(a_model("m"))

@@ -36,6 +36,9 @@ def _complete(found: re.Match[str], options: Namespace) -> str:
     except ValueError:
         # Not a command, but a text of the user.
         return found[0]
+    # A text of the user may also be a part of a command.
+    if not arguments or arguments[-1] == "--db":
+        return found[0]
     # `demo` has no options.
     target = getattr(options, "db", None)
     if "--db" in arguments:

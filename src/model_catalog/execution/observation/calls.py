@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import aclosing, contextmanager
 from contextvars import ContextVar
 from functools import lru_cache, wraps
 from inspect import getattr_static, isasyncgenfunction, iscoroutinefunction
@@ -126,23 +126,24 @@ def _observed_call(method: Callable[..., Any], name: str) -> Callable[..., Any]:
 def _observed_iteration(method: Callable[..., Any], name: str) -> Callable[..., Any]:
     @wraps(method)
     async def observed(self: Any, *args: Any, **options: Any) -> AsyncIterator[Any]:
-        items = method(self, *args, **options)
         hooks: Hooks = self._executor.hooks
-        if current_call(hooks) is not None:
-            async for item in items:
-                yield item
-            return
-        call = CallInProgress(hooks, name)
-        call.rows = 0
-        with call.telling():
-            while True:
-                with call.working():
-                    try:
-                        item = await anext(items)
-                    except StopAsyncIteration:
-                        return
-                call.rows += 1
-                yield item
+        # A loop that ends early ends this generator, and then the method's own before it returns.
+        async with aclosing(method(self, *args, **options)) as items:
+            if current_call(hooks) is not None:
+                async for item in items:
+                    yield item
+                return
+            call = CallInProgress(hooks, name)
+            call.rows = 0
+            with call.telling():
+                while True:
+                    with call.working():
+                        try:
+                            item = await anext(items)
+                        except StopAsyncIteration:
+                            return
+                    call.rows += 1
+                    yield item
 
     return observed
 
@@ -163,21 +164,19 @@ def _observed_block(method: Callable[..., Any], name: str) -> Callable[..., Any]
 
 
 # The other numbers that methods return are totals, and no rows.
-_COUNTS: Final[Mapping[str, Callable[[Any], int]]] = {
-    "export_catalog": int,
-    "import_catalog": lambda result: int(result.written),
-    "list_page": lambda page: len(page.models),
-    "register_models": int,
-    "remove_alias": int,
-}
+_NUMBERS: Final = frozenset({"export_catalog", "register_models", "remove_alias"})
 
 
 def _row_count(name: str, result: Any) -> int | None:
     """Return how many rows a call has returned or written, if its result tells."""
     if isinstance(result, list):
         return len(result)
-    if name in _COUNTS:
-        return _COUNTS[name](result)
+    # A method of a subclass may return something else.
+    if isinstance(result, int):
+        return int(result) if name in _NUMBERS else None
+    if name in {"import_catalog", "list_page"}:
+        models = getattr(result, "models", None)
+        return getattr(result, "written", None) if models is None else len(models)
     if result is None:
         return 0 if name.startswith("find_") else None
     # A model, an alias or a host. All other objects are totals.

@@ -40,7 +40,7 @@ class Hooks:
         self._on_call = on_call
         self._on_change = on_change
         self._name = name
-        self._logged: set[tuple[str, type[Exception]]] = set()
+        self._logged: set[tuple[str, type[BaseException]]] = set()
         self._commits: dict[Journal, bool] = {}
         """The journals that are being committed, in order, and whether each is committed."""
 
@@ -111,7 +111,8 @@ class Hooks:
     def _tell(self, option: str, hook: Callable[[Any], object], value: object) -> None:
         try:
             hook(value)
-        except Exception as error:
+        # The hook may ask a task for its result that was cancelled. No call was cancelled.
+        except (Exception, asyncio.CancelledError) as error:
             kind = (option, type(error))
             if kind not in self._logged:
                 self._logged.add(kind)
