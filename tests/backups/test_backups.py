@@ -551,6 +551,7 @@ async def test_a_cancelled_backup_leaves_no_file(filled, tmp_path):
     assert not list(tmp_path.glob(".*"))
 
 
+@pytest.mark.slow
 def test_the_command_line_backs_up_checks_and_restores(filled, tmp_path, capsys):
     """`db backup` prints the path of the backup, and `db restore` restores it."""
     assert main(["db", "backup", "--db", str(filled)]) == 0

@@ -119,6 +119,7 @@ def one_byte(page: bytearray, rng: random.Random) -> None:
     page[rng.randrange(len(page))] ^= rng.randrange(1, 256)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("flip", "rounds"),
     [
@@ -172,6 +173,7 @@ def test_check_schema_reports_values_of_a_wrong_type(small_catalog, tmp_path):
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spacing", [1, 10**9], ids=["consecutive ids", "distant ids"])
 async def test_repair_copies_readable_rows_and_lists_lost_ids(filled, spacing):
     """

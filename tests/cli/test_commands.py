@@ -247,6 +247,7 @@ def test_quiet_names_can_be_passed_to_rm(filled):
     assert filled("ls")[2] == "0 models, 0 B\n"
 
 
+@pytest.mark.slow
 def test_du_prints_sizes_by_provider(filled):
     """
     There is one line for each provider, largest first, and a total.
@@ -368,6 +369,7 @@ def test_names_cannot_control_the_terminal(cli, tmp_path):
     assert json.loads(out)["local_path"] == str(tmp_path / hostile)
 
 
+@pytest.mark.slow
 def test_the_database_is_upgraded_and_checked(cli):
     """
     `db upgrade` creates it, `db current` prints only the revision, and `db check` finds a missing

@@ -76,6 +76,7 @@ SHELLS = pytest.mark.parametrize(
 )
 
 
+@pytest.mark.slow
 @SHELLS
 def test_commands_are_completed(environment, complete):
     """
@@ -84,6 +85,7 @@ def test_commands_are_completed(environment, complete):
     assert complete(environment, "model-catalog rel") == ["relink", "relocate"]
 
 
+@pytest.mark.slow
 @SHELLS
 def test_names_of_models_are_completed(environment, complete):
     """
@@ -95,6 +97,7 @@ def test_names_of_models_are_completed(environment, complete):
     assert [name.removeprefix("hf:") for name in names] == ["org/alpha", "org/beta"]
 
 
+@pytest.mark.slow
 def test_the_catalog_that_the_line_names_is_used(environment, tmp_path):
     """
     `--db` in the line is the catalog of the names; one that does not exist has none.

@@ -312,6 +312,7 @@ async def test_pages_of_a_catalog_in_use_are_not_checked(filled, caplog):
     assert not pages_were_checked(caplog)
 
 
+@pytest.mark.slow
 async def test_the_application_id_of_a_host_file_is_kept(tmp_path):
     """`upgrade` of a host's file by path neither replaces an application id nor adds one."""
     table = "CREATE TABLE urls (url TEXT)"

@@ -83,6 +83,7 @@ async def test_a_task_that_is_cancelled_gives_the_connection_back(url):
         assert await catalog.find_model("hf:not recorded") is None
 
 
+@pytest.mark.slow
 async def test_a_refusal_to_listen_is_not_reported_to_the_event_loop(pg_migrated):
     """
     psycopg raises an error of its own. No task takes it: those that wait look for themselves.

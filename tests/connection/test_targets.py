@@ -647,6 +647,7 @@ def unprivileged_outcomes(sqlite_migrated):
     shutil.rmtree(top)
 
 
+@pytest.mark.slow
 @pytest.mark.slow_with("file, read")
 @pytest.mark.parametrize("name", MODES)
 def test_a_read_only_catalog_can_be_read_if_sqlite_can(unprivileged_outcomes, name):
@@ -698,6 +699,7 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.slow
 @pytest.mark.slow_with("asyncpg")
 async def test_a_program_that_uses_a_catalog_leaks_nothing(empty):
     """In Python's development mode, with warnings as errors, the program prints nothing."""

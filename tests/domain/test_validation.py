@@ -360,6 +360,7 @@ bytes_of_a_path = st.one_of(
 ).filter(lambda raw: b"\0" not in raw)
 
 
+@pytest.mark.slow
 @given(raw=bytes_of_a_path)
 def test_any_path_is_converted_and_back(raw):
     """

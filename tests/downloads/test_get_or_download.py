@@ -286,6 +286,7 @@ async def test_a_cancelled_download_is_recorded_and_the_next_waiter_continues(ca
     assert cancelled.error == "it was cancelled"
 
 
+@pytest.mark.slow
 async def test_the_time_limit_holds_for_waiters_and_for_the_download(database, tmp_path):
     """
     Both get an error that says what they waited for. The one that downloads is cancelled.

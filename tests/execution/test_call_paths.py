@@ -268,6 +268,7 @@ def files_of(path: list[str]) -> list[str]:
     return list(dict.fromkeys(place.partition(":")[0] for place in path))
 
 
+@pytest.mark.slow
 @pytest.mark.slow_with("sessions", "asyncpg")
 @pytest.mark.parametrize("executor", ["threads", "sessions", "asyncpg"])
 async def test_no_public_call_goes_upward(warm_catalog):

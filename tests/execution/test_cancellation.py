@@ -228,6 +228,7 @@ def assert_all_or_nothing(plan, outcomes, after, final) -> None:
             assert after[name] == acknowledged, (call, name)
 
 
+@pytest.mark.slow
 async def test_transaction_cancelled_at_any_moment_is_ended(catalog, database):
     """
     When the cancellation is delivered, the connection is back in the pool, without help of the
@@ -275,6 +276,7 @@ async def test_many_cancelled_calls_are_complete_or_absent(database, quiet, canc
     assert checked_out == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cancelled_by", [by_asyncio, by_anyio], ids=["asyncio", "anyio"])
 async def test_opening_can_be_cancelled_at_any_moment(database, quiet, cancelled_by):
     """
@@ -338,6 +340,7 @@ async def until_blocked(database, task):
         await asyncio.sleep(0.001)
 
 
+@pytest.mark.slow
 @WRITES
 async def test_call_that_waits_for_a_lock_can_be_cancelled(catalog, database, other_client, write):
     """
@@ -359,6 +362,7 @@ async def test_call_that_waits_for_a_lock_can_be_cancelled(catalog, database, ot
     assert_no_lock(database)
 
 
+@pytest.mark.slow
 @WRITES
 async def test_call_that_waits_for_a_lock_times_out(database, quiet, other_client, write):
     """
@@ -376,6 +380,7 @@ async def test_call_that_waits_for_a_lock_times_out(database, quiet, other_clien
         assert await catalog.find_model("m", "hf") is not None
 
 
+@pytest.mark.slow
 @WRITES
 async def test_call_that_waits_for_a_lock_continues_when_it_is_released(
     catalog, database, other_client, write
@@ -392,6 +397,7 @@ async def test_call_that_waits_for_a_lock_continues_when_it_is_released(
     assert await catalog.find_model("m", "hf") is not None
 
 
+@pytest.mark.slow
 @WRITES
 async def test_queued_write_can_be_cancelled(catalog, database, write):
     """
@@ -428,6 +434,7 @@ async def test_queued_write_can_be_cancelled(catalog, database, write):
     assert await catalog.find_model("m", "hf") is not None
 
 
+@pytest.mark.slow
 async def test_timeout_of_the_caller_is_respected(catalog, database, other_client):
     """
     asyncio.timeout around a call that waits for a lock ends the call in time.
@@ -443,6 +450,7 @@ async def test_timeout_of_the_caller_is_respected(catalog, database, other_clien
     assert await catalog.list_models() == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cancelled_by", CANCELLERS.values(), ids=CANCELLERS)
 async def test_transaction_is_rolled_back_when_its_body_is_cancelled(
     catalog, database, cancelled_by
@@ -463,6 +471,7 @@ async def test_transaction_is_rolled_back_when_its_body_is_cancelled(
     await asyncio.wait_for(register_one(catalog), PROMPT_S)
 
 
+@pytest.mark.slow
 async def test_abandoned_iteration_leaves_no_transaction(catalog, database):
     """
     Breaking out of iter_models leaves no transaction and no connection.
@@ -615,6 +624,7 @@ async def test_backoff_raises_at_its_timeout(quiet):
     assert caught.value.__cause__ is busy
 
 
+@pytest.mark.slow
 async def test_transaction_over_a_host_engine_can_be_cancelled_at_any_moment(database, quiet):
     """
     The connection goes back to the host's pool, even if the transaction was cancelled while it

@@ -235,6 +235,7 @@ async def test_writes_time_out_while_another_process_has_the_lock(database):
             await call_twice_if_busy(write, catalog)
 
 
+@pytest.mark.slow
 async def test_slow_reads_time_out(database):
     """
     A slow query is stopped in the database at the timeout, and the next query works at once.
@@ -249,6 +250,7 @@ async def test_slow_reads_time_out(database):
             assert time.monotonic() - start < PROMPT_S
 
 
+@pytest.mark.slow
 async def test_slow_writes_time_out(database):
     """
     A slow write is stopped at the timeout; nothing of it is stored, and no lock is left.
@@ -283,6 +285,7 @@ async def test_slow_commit_times_out_with_an_unknown_outcome(database):
         await call_twice_if_busy(open_transaction, catalog)
 
 
+@pytest.mark.slow
 @ON_POSTGRESQL
 @pytest.mark.parametrize("write", ["register_model", "transaction"])
 async def test_committed_call_is_not_reported_as_unknown(database, write):
@@ -305,6 +308,7 @@ async def test_committed_call_is_not_reported_as_unknown(database, write):
         assert database.run("SELECT reference FROM models") == [("m",)]
 
 
+@pytest.mark.slow
 @ON_SQLITE
 async def test_commit_that_waits_for_a_reader_times_out(database):
     """
@@ -322,6 +326,7 @@ async def test_commit_that_waits_for_a_reader_times_out(database):
         await catalog.register_model(a_model("m"))
 
 
+@pytest.mark.slow
 @ON_SQLITE
 @pytest.mark.parametrize("journal", ["wal", "delete"])
 async def test_timeout_is_shorter_than_the_busy_timeout_of_a_host_engine(database, journal):
@@ -408,6 +413,7 @@ async def test_time_in_the_queue_counts(database):
     assert max(seconds for _, seconds in later) < 1.6 * timeout_s
 
 
+@pytest.mark.slow
 async def test_slow_write_in_a_transaction_times_out(database):
     """
     A call in transaction() has the same timeout. It ends the transaction, and nothing is stored.
@@ -422,6 +428,7 @@ async def test_slow_write_in_a_transaction_times_out(database):
         await call_twice_if_busy(open_transaction, catalog)
 
 
+@pytest.mark.slow
 async def test_slow_read_in_a_transaction_times_out(database):
     """
     So a query in a transaction cannot block other writers for longer than the timeout.
@@ -474,6 +481,7 @@ async def test_locked_row_in_a_transaction_times_out(database):
         await call_twice_if_busy(open_transaction, catalog)
 
 
+@pytest.mark.slow
 async def test_call_in_a_host_transaction_times_out(database):
     """
     A call over a host's session times out too, and the host can roll back and continue.
@@ -490,6 +498,7 @@ async def test_call_in_a_host_transaction_times_out(database):
         assert len(await catalog.list_models()) == 1
 
 
+@pytest.mark.slow
 async def test_opening_times_out_during_another_upgrade(empty):
     """
     While another process upgrades the catalog, opening waits up to its timeout.

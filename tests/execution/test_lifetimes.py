@@ -88,6 +88,7 @@ def test_forked_child_leaves_the_block_without_effect(database, where):
     assert count == 2 + (fork_programs.MANY if where == "inside" else 0)
 
 
+@pytest.mark.slow
 def test_forked_child_over_a_host_engine_does_not_hang(database):
     """
     Over a host's engine each call in the child works or raises our error, and the parent's

@@ -447,6 +447,7 @@ async def test_result_is_not_referenced_until_the_timeout(on_sqlite):
     assert known() is None
 
 
+@pytest.mark.slow
 async def test_closed_catalog_leaves_no_timer_in_the_loop(sqlite_file):
     """
     The timer for deadlines is cancelled, so no object of the catalog stays referenced.

@@ -215,6 +215,7 @@ def dig(tmp_path):
     subprocess.run(["rm", "-r", str(tmp_path)], check=True)
 
 
+@pytest.mark.slow
 def test_the_deepest_possible_folder_is_walked(dig, tmp_path):
     """
     Any depth that fits in a path is walked.

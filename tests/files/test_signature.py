@@ -328,6 +328,7 @@ def odd_variants(value):
         yield changed
 
 
+@pytest.mark.slow
 def test_a_value_of_a_wrong_type_is_refused_anywhere(tmp_path):
     """
     In the bundle and in its statement: BadSignatureError is raised, or the value has no effect.

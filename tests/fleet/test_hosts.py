@@ -310,6 +310,7 @@ async def until(condition, timeout_s=20):
             await asyncio.sleep(0.01)
 
 
+@pytest.mark.slow
 async def test_a_block_sends_heartbeats_with_the_free_space(registry, tmp_path):
     """The first one is sent before the block begins, and none after its end."""
     await registry.register_host("gpu-07")
@@ -330,6 +331,7 @@ async def test_a_block_sends_heartbeats_with_the_free_space(registry, tmp_path):
     assert (await registry.find_host("gpu-07")).heartbeat_at == last.heartbeat_at
 
 
+@pytest.mark.slow
 async def test_a_failing_heartbeat_ends_neither_the_block_nor_the_heartbeats(
     registry, database, caplog
 ):

@@ -335,6 +335,7 @@ async def test_iter_models_yields_the_models_of_list_models(catalog, database):
     assert len(set(iterated)) == 1200
 
 
+@pytest.mark.slow
 @pytest.mark.slow_with("asyncpg")
 async def test_models_can_be_written_during_an_iteration(catalog):
     """

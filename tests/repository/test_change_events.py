@@ -88,6 +88,7 @@ async def test_each_write_tells_of_its_changes(catalog, seen):
     assert found == EVENTS
 
 
+@pytest.mark.slow
 def test_every_operation_that_writes_states_what_it_changes():
     """
     Each function that is passed to `write` or `write_alone` is declared.

@@ -320,6 +320,7 @@ async def test_an_import_in_a_transaction_is_rolled_back_with_it(catalog):
     assert await catalog.list_tags() == []
 
 
+@pytest.mark.slow
 @pytest.mark.slow_with("asyncpg")
 async def test_thousands_of_models_are_exported_and_imported(catalog):
     """

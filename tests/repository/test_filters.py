@@ -750,6 +750,7 @@ async def test_a_limit_of_zero_is_an_empty_page(catalog):
     assert len(await catalog.list_models(limit=HUGE)) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.slow_with("asyncpg")
 async def test_rows_written_between_two_pages_do_not_shift_the_next(catalog, database):
     """

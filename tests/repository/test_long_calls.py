@@ -193,6 +193,7 @@ async def test_a_spool_without_room_raises_storage_full_error(on_sqlite, monkeyp
     assert stream.getvalue() == b""
 
 
+@pytest.mark.slow
 async def test_a_refused_line_in_a_page_of_an_import_changes_nothing(catalog):
     """All lines of the pages before it are rolled back, on every database."""
     await register(catalog, 600)

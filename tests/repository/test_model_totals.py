@@ -215,6 +215,7 @@ class SQLiteWriter(Writer):
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 async def test_totals_are_the_sums_of_the_rows_after_any_write(
     catalog, database, counted_at_once, seed
@@ -307,6 +308,7 @@ async def test_a_total_of_counters_is_exact_beyond_2_63(counted):
     assert total == found.total.size_bytes == 10 * (2**63 - 1)
 
 
+@pytest.mark.slow
 async def test_a_replaced_row_makes_reads_use_the_table(counted):
     """REPLACE deletes a row without a trigger; counts stay right, and a write counts anew."""
     catalog, path = counted
@@ -328,6 +330,7 @@ async def test_a_replaced_row_makes_reads_use_the_table(counted):
     assert await check_schema(path) == []
 
 
+@pytest.mark.slow
 async def test_the_named_statement_repairs_the_counters(counted):
     """Changes without triggers are found by `db check`, which names the statement that helps."""
     catalog, path = counted
@@ -347,6 +350,7 @@ async def test_the_named_statement_repairs_the_counters(counted):
     assert execute(path, "SELECT sum(models) FROM model_totals") == [(11,)]
 
 
+@pytest.mark.slow
 async def test_a_missing_trigger_is_a_problem(counted):
     """`db check` names it, and the statement that creates it."""
     _, path = counted
@@ -358,6 +362,7 @@ async def test_a_missing_trigger_is_a_problem(counted):
     assert "CREATE TRIGGER model_totals_delete AFTER DELETE ON models" in problem
 
 
+@pytest.mark.slow
 async def test_a_migration_counts_the_rows(sqlite_file):
     """An upgrade of a file with rows counts them, and the counters go and come with revisions."""
     async with open_catalog(sqlite_file) as catalog:

@@ -160,6 +160,7 @@ def holds(model, word) -> bool:
     return any(fold_case(word) in fold_case(text) for text in texts)
 
 
+@pytest.mark.slow
 @pytest.mark.slow_with("asyncpg")
 def test_a_search_finds_what_python_finds_in_the_folded_texts(searched):
     """After any writes, by whomever, and for any text of any script."""
@@ -330,6 +331,7 @@ def a_page(filters):
     return operation.value
 
 
+@pytest.mark.slow
 @pytest.mark.slow_with("psycopg")
 @pytest.mark.parametrize("backend", ["asyncpg"])
 async def test_postgresql_reads_the_candidates_from_the_gin_indexes(database):

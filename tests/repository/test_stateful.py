@@ -692,6 +692,7 @@ COMMON = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.slow_with("asyncpg")
 def test_any_sequence_of_calls_equals_the_reference_catalog(database):
     """

@@ -84,6 +84,7 @@ def use(target, times):
     asyncio.run(run())
 
 
+@pytest.mark.slow
 async def test_eight_processes_count_exactly(catalog, database):
     """
     Uses of eight processes add up.

@@ -61,6 +61,7 @@ def body(code: str) -> str:
     return code.partition("def upgrade")[2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("template", ["async", "generic"])
 def test_autogenerate_is_empty_after_the_host_was_upgraded(empty, tmp_path, template):
     """The host's next revision has no operation, and the catalog keeps its tables and models."""
@@ -93,6 +94,7 @@ def test_without_the_filter_autogenerate_drops_the_tables(empty, tmp_path):
     assert {name for name in TABLE_NAMES if f"op.drop_table('{name}')" in code} == tables_of(empty)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reference", REFERENCES.values(), ids=REFERENCES)
 def test_a_foreign_key_to_a_model_is_generated(empty, tmp_path, reference):
     """

@@ -240,6 +240,7 @@ def migration_lock_held(database: Database):
         yield lambda: raw.execute(f"SELECT pg_advisory_unlock({ADVISORY_LOCK})")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("joins", [False, True], ids=["own transaction", "joined transaction"])
 def test_upgrade_connection_waits_for_another_migration(empty, joins):
     """It goes on when the other one has ended."""

@@ -64,6 +64,7 @@ def rows_of(database) -> dict[str, list[str]]:
     }
 
 
+@pytest.mark.slow
 async def test_the_revision_keeps_every_row_id_and_child(empty):
     """
     Up, down and up again: rows and schema are equal each time. Existing rows get the host `""`.

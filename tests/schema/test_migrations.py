@@ -68,6 +68,7 @@ def unix_seconds(when: datetime | None) -> int | None:
     return None if when is None else int(when.timestamp() // 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", hive_files.SHAPES)
 async def test_a_hive_file_is_migrated_with_all_rows(file, kind):
     """Every version of the hive's table is migrated when it is opened, and all rows are listed."""
@@ -206,6 +207,7 @@ async def test_a_downgrade_restores_the_table_of_the_hive(empty):
     assert table == shape(empty)
 
 
+@pytest.mark.slow
 async def test_up_down_and_up_again_keeps_the_rows(empty):
     """If each model has one version, a downgrade to 0001 and an upgrade lose no row."""
     await hive_files.create_hive_table(empty)
@@ -282,6 +284,7 @@ async def test_a_new_database_equals_one_upgraded_step_by_step(empty):
     assert shape(empty) == at_once
 
 
+@pytest.mark.slow
 async def test_migrations_and_create_all_make_the_same_schema(empty):
     """The migrations make the tables of the mapping, with equal names, defaults and order."""
     await upgrade(empty.target, "0001")
@@ -461,6 +464,7 @@ def test_the_alembic_command_creates_no_file_to_read_it(file, command):
     assert list(file.path.parent.iterdir()) == []
 
 
+@pytest.mark.slow
 async def test_the_alembic_command_refuses_a_foreign_table(file):
     """A foreign table `models` is refused in one line and is not changed."""
     file.run("CREATE TABLE models (id INTEGER)")
@@ -534,6 +538,7 @@ async def test_printed_sql_migrates_a_hive_file(file, tmp_path, sqlite_sql, kind
         )
 
 
+@pytest.mark.slow
 async def test_a_registration_corrects_the_search_text_of_printed_sql(file, sqlite_sql):
     """After it, a search for letters beyond ASCII finds the model."""
     hive_files.write_hive_file(file.path, [("ÄPFEL", "hf", "/m", 1, 1)])
@@ -547,6 +552,7 @@ async def test_a_registration_corrects_the_search_text_of_printed_sql(file, sqli
     assert (before, after) == (0, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.slow_with("asyncpg")
 async def test_an_upgrade_from_any_revision_keeps_all_values(empty):
     """
@@ -647,6 +653,7 @@ async def test_the_revision_of_hosts_keeps_all_models(empty):
     assert empty.run("SELECT * FROM models") == before
 
 
+@pytest.mark.slow
 async def test_each_revision_after_that_of_keys_keeps_the_models_of_several_hosts(empty):
     """
     Up, down and up again: every row of every host and its children. Before it, one host only.

@@ -283,6 +283,7 @@ async def test_tables_without_a_version_table_are_recognized_at_every_revision(e
     assert rows == [(revision,) for revision in known_revisions()[1:]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("opens", ["upgrade", "open_catalog", "engine", "upgrade=False"])
 async def test_tables_of_create_all_are_recognized(empty, opens):
     """`Base.metadata.create_all` makes the newest revision, which the first upgrade records."""

@@ -147,6 +147,7 @@ async def test_opening_a_current_file_connects_once(sqlite_migrated):
     assert len(connections) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_new", [False, True], ids=["current", "new"])
 def test_opening_a_catalog_does_not_import_alembic(sqlite_migrated, tmp_path, is_new):
     """Importing Alembic takes longer than opening or creating a catalog."""
@@ -456,6 +457,7 @@ def create_host_tables(database: Database) -> list[str]:
     return [f"SELECT * FROM {name}" for name in ("alembic_version", "hosts", "deployments")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target_kind", ["host engine", "URL"])
 async def test_the_migrations_of_a_host_are_not_affected(empty, target_kind):
     """
@@ -583,6 +585,7 @@ async def test_a_host_connection_is_restored_after_an_upgrade(
     assert (after[1] == before[1]) is (outcome != "upgraded")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("level", ["AUTOCOMMIT", "SERIALIZABLE"])
 async def test_the_isolation_level_of_a_host_has_no_effect(empty, level, monkeypatch):
     """
@@ -831,6 +834,7 @@ async def test_a_reader_that_never_ends_raises_busy(empty):
     await upgrade(empty.target)
 
 
+@pytest.mark.slow
 async def test_an_upgrade_waits_for_another_migration(empty):
     """It continues when the lock is released."""
     await upgrade(empty.target, "0001")

@@ -55,6 +55,7 @@ DAMAGES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", DAMAGES)
 async def test_a_check_finds_a_broken_index_and_an_upgrade_mends_it(indexed, damage):
     """The check names the fix, and afterwards every model is found again."""
@@ -97,6 +98,7 @@ async def test_a_downgrade_drops_the_index_and_an_upgrade_fills_it_again(indexed
     assert await found(indexed, "gam") == ["gamma"]
 
 
+@pytest.mark.slow
 async def test_copies_of_a_file_are_searched_like_the_file(indexed, tmp_path):
     """A backup has the index, a repaired file fills its own, and VACUUM keeps it."""
     copy = await backup(indexed, tmp_path / "copy.db")

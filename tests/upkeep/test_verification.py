@@ -763,6 +763,7 @@ async def test_an_unmounted_disk_is_reported_and_not_recorded(on_sqlite, two_dis
     assert (await on_sqlite.get_model(*NAME)).state is FileState.PRESENT
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["removed", "registered again"])
 async def test_a_model_changed_in_the_catalog_while_it_is_read_is_skipped(catalog, store, what):
     """

@@ -304,6 +304,7 @@ async def test_intervals_vary_so_that_services_spread_out(on_sqlite, monkeypatch
     assert len(set(waits)) == len(waits)
 
 
+@pytest.mark.slow
 async def test_a_lifespan_opens_the_catalog_and_watches_it(store, tmp_path):
     """
     A request sees the state that the watch has recorded.
