@@ -301,8 +301,13 @@ async def test_methods_of_other_classes_have_their_class_in_the_name(catalog, ca
     registry = HostRegistry(catalog)
     await registry.register_host("gpu-07")
     await catalog.fleet().totals_by_host()
+    await registry.remove_host("gpu-07")
 
-    assert [call.name for call in calls] == ["HostRegistry.register_host", "Fleet.totals_by_host"]
+    assert told(calls) == [
+        ("HostRegistry.register_host", 1, None),
+        ("Fleet.totals_by_host", 1, None),
+        ("HostRegistry.remove_host", 1, None),
+    ]
 
 
 def test_the_blocking_catalog_tells_of_its_calls(database, calls):

@@ -262,6 +262,26 @@ async def test_a_hook_that_raises_breaks_no_write(database, road, caplog, error)
     assert [each.model_catalog_hook for each in records] == ["on_change"]
 
 
+async def test_a_task_that_the_hook_starts_may_write(database, road):
+    """
+    It is not a part of the transaction whose commit is told.
+    """
+    tasks = []
+
+    def mirror(changes) -> None:
+        if changes[0].version != "copy":
+            copy = a_model("m", version="copy")
+            tasks.append(asyncio.create_task(catalog.register_model(copy)))
+
+    async with opened(database, road, on_change=mirror) as catalog:
+        async with catalog.transaction() as inner:
+            await inner.register_model(a_model("m"))
+        (task,) = tasks
+        await task
+
+        assert await catalog.count_models() == 2
+
+
 async def test_the_hook_is_called_in_the_thread_of_the_loop(database, road):
     """
     No lock is needed in a hook.

@@ -164,7 +164,7 @@ def _observed_block(method: Callable[..., Any], name: str) -> Callable[..., Any]
 
 
 # The other numbers that methods return are totals, and no rows.
-_NUMBERS: Final = frozenset({"export_catalog", "register_models", "remove_alias"})
+_NUMBERS: Final = frozenset({"export_catalog", "register_models", "remove_alias", "remove_host"})
 
 
 def _row_count(name: str, result: Any) -> int | None:

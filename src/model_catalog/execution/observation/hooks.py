@@ -9,6 +9,7 @@ import pickle
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextvars import Context
 from dataclasses import replace
 from inspect import iscoroutinefunction
 from typing import IO, Any, Final
@@ -105,7 +106,9 @@ class Hooks:
         """Call `on_change` with the changes in a journal, and empty it."""
         if self._on_change is not None:
             for changes in journal.parts():
-                self._tell("on_change", self._on_change, changes)
+                # This may be the commit of another call. And a task that the hook starts is not
+                # in the transaction of this one. So no context variables are set.
+                Context().run(self._tell, "on_change", self._on_change, changes)
         journal.clear()
 
     def _tell(self, option: str, hook: Callable[[Any], object], value: object) -> None:
