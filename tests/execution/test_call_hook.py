@@ -209,7 +209,9 @@ class Extended(ModelCatalog):
             self.is_closed = True
 
     async def register_models(self, models):
-        await super().register_models(models)
+        async with self.transaction() as inner:
+            for model in models:
+                await inner.register_model(model)
 
     async def list_page(self, **options):
         return vars(await super().get_model("m", "hf")).keys()
@@ -217,7 +219,8 @@ class Extended(ModelCatalog):
 
 async def test_methods_of_a_subclass_work_as_without_a_hook(sqlite_file, calls):
     """
-    An iteration that is closed ends the method's own. A result of another type has no rows.
+    An iteration that is closed ends the method's own. A result of another type has no rows. A
+    transaction in a method is a part of it.
     """
     async with open_catalog(sqlite_file):
         engine = create_async_engine(f"sqlite+aiosqlite:///{sqlite_file}")

@@ -151,7 +151,12 @@ def _observed_iteration(method: Callable[..., Any], name: str) -> Callable[..., 
 def _observed_block(method: Callable[..., Any], name: str) -> Callable[..., Any]:
     @inner_contextmanager
     async def observed(self: Any) -> AsyncIterator[Any]:
-        call = CallInProgress(self._executor.hooks, name)
+        hooks: Hooks = self._executor.hooks
+        if current_call(hooks) is not None:
+            async with method(self) as inner:
+                yield inner
+            return
+        call = CallInProgress(hooks, name)
         with call.telling():
             try:
                 async with method(self) as inner:
