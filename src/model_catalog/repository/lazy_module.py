@@ -17,6 +17,9 @@ class LazyModule:
         self._module_name: Final = name
 
     def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            # A copy and the like ask for special methods, also before `__init__` has run.
+            raise AttributeError(name)
         value = getattr(import_module(self._module_name), name)
         vars(self)[name] = value
         return value

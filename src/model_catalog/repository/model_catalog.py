@@ -17,6 +17,7 @@ from model_catalog.connection.database_info import DatabaseInfo, main_path
 from model_catalog.connection.target import wrong_object
 from model_catalog.domain import key_validation, validation
 from model_catalog.domain.fields import ModelChanges, ModelRow, Sort
+from model_catalog.domain.file_record import FileRecord
 from model_catalog.domain.fleet import DEFAULT_LOST_AFTER_S
 from model_catalog.domain.model_ref import ModelName, ModelRef, NamedModel, split_arguments
 from model_catalog.errors import ModelNotFoundError, WrongLoopError
@@ -37,7 +38,6 @@ from model_catalog.repository.statements.filters import Filters
 from model_catalog.repository.statements.row_conversion import to_models, to_rows
 
 if TYPE_CHECKING:
-    from model_catalog.domain.file_record import FileRecord
     from model_catalog.repository import export_writer, import_reader
     from model_catalog.repository.fleet.fleet import Fleet
     from model_catalog.repository.operations import (
