@@ -26,12 +26,14 @@ from model_catalog.execution.observation.records import CallHook, ChangeHook
 from model_catalog.execution.sqlite_threads.thread_executor import ReadMode
 from model_catalog.mapping.tables import Model
 from model_catalog.repository.model_catalog import ModelCatalog
-from model_catalog.repository.operations.export_import import ImportResult, OnConflict
+from model_catalog.repository.operations import (
+    export_import,
+    labels,
+    listing,
+    relocation,
+    statistics,
+)
 from model_catalog.repository.operations.fleet.hosts import ModelsOfHost
-from model_catalog.repository.operations.labels import Alias, TagCount
-from model_catalog.repository.operations.listing import ModelPage
-from model_catalog.repository.operations.relocation import RelocatedModel
-from model_catalog.repository.operations.statistics import CatalogStats
 from model_catalog.repository.statements.filters import Filters
 
 __all__ = ["SyncCatalog", "SyncFleet", "SyncHostRegistry", "open_catalog"]
@@ -99,7 +101,7 @@ class SyncCatalog:
     ) -> Model: ...
     def relocate(
         self, old_prefix: str, new_prefix: str, *, dry_run: bool = False
-    ) -> list[RelocatedModel]: ...
+    ) -> list[relocation.RelocatedModel]: ...
     def find_model(
         self,
         reference: ModelName,
@@ -133,7 +135,7 @@ class SyncCatalog:
         sort: Sort = ...,
         descending: bool | None = None,
         **filters: Unpack[Filters],
-    ) -> ModelPage: ...
+    ) -> listing.ModelPage: ...
     def list_rows(
         self,
         *,
@@ -152,7 +154,7 @@ class SyncCatalog:
     def count_models(self, **filters: Unpack[Filters]) -> int: ...
     def get_total_size(self, **filters: Unpack[Filters]) -> int: ...
     def get_disk_usage(self, **filters: Unpack[Filters]) -> int: ...
-    def stats(self, **filters: Unpack[Filters]) -> CatalogStats: ...
+    def stats(self, **filters: Unpack[Filters]) -> statistics.CatalogStats: ...
     @overload
     def tag_model(self, model: ModelRef | NamedModel, /, *tags: str) -> Model: ...
     @overload
@@ -169,7 +171,7 @@ class SyncCatalog:
     def untag_model(
         self, reference: str, provider: str, *tags: str, version: str | None = None
     ) -> Model: ...
-    def list_tags(self, **filters: Unpack[Filters]) -> list[TagCount]: ...
+    def list_tags(self, **filters: Unpack[Filters]) -> list[labels.TagCount]: ...
     def pin_model(
         self,
         reference: ModelName,
@@ -182,13 +184,13 @@ class SyncCatalog:
         self, reference: ModelName, provider: str | None = None, version: str | None = None
     ) -> Model: ...
     @overload
-    def set_alias(self, model: ModelRef | NamedModel, alias: str, /) -> Alias: ...
+    def set_alias(self, model: ModelRef | NamedModel, alias: str, /) -> labels.Alias: ...
     @overload
-    def set_alias(self, model: ModelName, /, *, alias: str) -> Alias: ...
+    def set_alias(self, model: ModelName, /, *, alias: str) -> labels.Alias: ...
     @overload
     def set_alias(
         self, reference: str, provider: str, alias: str, version: str | None = None
-    ) -> Alias: ...
+    ) -> labels.Alias: ...
     @overload
     def remove_alias(self, model: ModelRef | NamedModel, alias: str, /) -> bool: ...
     @overload
@@ -197,7 +199,7 @@ class SyncCatalog:
     def remove_alias(self, reference: str, provider: str, alias: str) -> bool: ...
     def list_aliases(
         self, reference: ModelName | None = None, provider: str | None = None
-    ) -> list[Alias]: ...
+    ) -> list[labels.Alias]: ...
     def record_use(
         self,
         reference: ModelName,
@@ -215,13 +217,13 @@ class SyncCatalog:
     def import_catalog(
         self,
         stream: IO[str] | IO[bytes],
-        on_conflict: OnConflict = "keep",
+        on_conflict: export_import.OnConflict = "keep",
         *,
         skip_broken: bool = False,
         trust_source: bool = False,
         timeout_s: float | None = None,
         on_progress: Callable[[int, int], object] | None = None,
-    ) -> ImportResult: ...
+    ) -> export_import.ImportResult: ...
 
 class SyncFleet:
     def who_has(

@@ -4,12 +4,13 @@ import asyncio
 import importlib
 import subprocess
 import sys
+import typing
 
 import pytest
 
 import model_catalog
 import model_catalog.upkeep
-from model_catalog import upgrade
+from model_catalog import ModelCatalog, upgrade
 
 RELEASE_0_1_0 = {
     "model_catalog": [
@@ -223,3 +224,11 @@ def test_the_common_names_are_imported_without_the_operations_that_few_programs_
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
     assert done.stdout.strip() == "[]"
+
+
+def test_the_type_hints_of_the_methods_can_be_evaluated():
+    """Also those of the methods whose operations are imported at their first use."""
+    for name in dir(ModelCatalog):
+        method = getattr(ModelCatalog, name)
+        if not name.startswith("_") and callable(method) and name != "fleet":
+            typing.get_type_hints(method)

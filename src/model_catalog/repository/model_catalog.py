@@ -48,13 +48,9 @@ if TYPE_CHECKING:
         relocation,
         statistics,
     )
-    from model_catalog.repository.operations.export_import import ImportResult, OnConflict
-    from model_catalog.repository.operations.labels import Alias, TagCount
-    from model_catalog.repository.operations.listing import ModelPage
-    from model_catalog.repository.operations.relocation import RelocatedModel
-    from model_catalog.repository.operations.statistics import CatalogStats
 else:
-    # They take a fifth of the import of the package, and a process seldom uses all of them.
+    # They take a fifth of the import of the package, and a process seldom uses all of them. The
+    # annotations name their classes through them, so that `get_type_hints` finds these.
     export_writer, import_reader = (
         LazyModule(f"model_catalog.repository.{name}")
         for name in ("export_writer", "import_reader")
@@ -283,7 +279,7 @@ class ModelCatalog:
 
     async def relocate(
         self, old_prefix: str, new_prefix: str, *, dry_run: bool = False
-    ) -> list[RelocatedModel]:
+    ) -> list[relocation.RelocatedModel]:
         """
         Replace the folder `old_prefix` by `new_prefix` in the paths of all models below it.
 
@@ -402,7 +398,7 @@ class ModelCatalog:
         sort: Sort = Sort.DOWNLOADED_AT,
         descending: bool | None = None,
         **filters: Unpack[Filters],
-    ) -> ModelPage:
+    ) -> listing.ModelPage:
         """
         Return a page of the models of `list_models`, and the token of the next page, for HTTP.
 
@@ -505,7 +501,7 @@ class ModelCatalog:
         """
         return await self._executor.run(statistics.disk_usage(filters, self._dialect))
 
-    async def stats(self, **filters: Unpack[Filters]) -> CatalogStats:
+    async def stats(self, **filters: Unpack[Filters]) -> statistics.CatalogStats:
         """
         Return the number and size of the models that pass the filters: in total and by kind.
 
@@ -573,7 +569,7 @@ class ModelCatalog:
         key = LookupKey.validated(reference, provider, version)
         return await self._executor.run(labels.untag(key, given, tags))
 
-    async def list_tags(self, **filters: Unpack[Filters]) -> list[TagCount]:
+    async def list_tags(self, **filters: Unpack[Filters]) -> list[labels.TagCount]:
         """Return the tags of the models that pass all filters, sorted by case-folded tag."""
         return await self._executor.run(labels.list_tags(filters, self._dialect))
 
@@ -605,15 +601,15 @@ class ModelCatalog:
         return await self._executor.run(labels.unpin(key))
 
     @overload
-    async def set_alias(self, model: ModelRef | NamedModel, alias: str, /) -> Alias: ...
+    async def set_alias(self, model: ModelRef | NamedModel, alias: str, /) -> labels.Alias: ...
 
     @overload
-    async def set_alias(self, model: ModelName, /, *, alias: str) -> Alias: ...
+    async def set_alias(self, model: ModelName, /, *, alias: str) -> labels.Alias: ...
 
     @overload
     async def set_alias(
         self, reference: str, provider: str, alias: str, version: str | None = None
-    ) -> Alias: ...
+    ) -> labels.Alias: ...
 
     async def set_alias(
         self,
@@ -621,7 +617,7 @@ class ModelCatalog:
         provider: str | None = None,
         alias: str | None = None,
         version: str | None = None,
-    ) -> Alias:
+    ) -> labels.Alias:
         """
         Create an alias for one version of a reference, or move it there; return the alias.
 
@@ -657,7 +653,7 @@ class ModelCatalog:
 
     async def list_aliases(
         self, reference: ModelName | None = None, provider: str | None = None
-    ) -> list[Alias]:
+    ) -> list[labels.Alias]:
         """
         Return all aliases, or those of a reference or a provider.
 
@@ -729,13 +725,13 @@ class ModelCatalog:
     async def import_catalog(
         self,
         stream: IO[str] | IO[bytes],
-        on_conflict: OnConflict = "keep",
+        on_conflict: export_import.OnConflict = "keep",
         *,
         skip_broken: bool = False,
         trust_source: bool = False,
         timeout_s: float | None = None,
         on_progress: Callable[[int, int], object] | None = None,
-    ) -> ImportResult:
+    ) -> export_import.ImportResult:
         """
         Record the models of an `export_catalog`, in one transaction: all of them or none.
 
