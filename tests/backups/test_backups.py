@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shlex
 import shutil
 import sqlite3
 import stat
@@ -398,7 +399,7 @@ async def test_a_corruption_error_names_the_newest_valid_backup(filled, tmp_path
         await references(filled)
 
     good = str(backups[1])
-    command = f"model-catalog db restore {good!r} --db {str(filled)!r}"
+    command = shlex.join(["model-catalog", "db", "restore", good, "--db", str(filled)])
     assert caught.value.copy == good
     assert command in str(caught.value)
     done = await asyncio.to_thread(

@@ -45,6 +45,7 @@ from model_catalog.execution.executor import (
     Operation,
     forbid_nested_write,
     read,
+    tell_of_commit,
     transaction_context,
 )
 from model_catalog.execution.postgres_transaction import (
@@ -199,7 +200,7 @@ class PostgresExecutor:
 
         async def attempt(run: InterruptibleRun, lock_wait_s: float) -> T:
             nonlocal is_statement
-            run.on_commit = operation.on_commit
+            run.on_commit = partial(tell_of_commit, (operation,))
             if is_statement:
                 # The next attempt waits for locks.
                 is_statement = False

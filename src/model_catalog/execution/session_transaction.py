@@ -193,7 +193,12 @@ def tell_of_commit(
     run.mark_committing(result)
     # A session that is bound to a connection may join a transaction, which the host commits.
     if on_commit is not None and find_bind(session, writes=True).connection is None:
-        run.on_commit = on_commit
+
+        def tell() -> None:
+            # A plain function, because the run is in a lower layer than the object behind it.
+            on_commit()
+
+        run.on_commit = tell
     # session.commit() also returns the connection to its pool, which may take a while. The event
     # comes before that.
     event.listen(session.sync_session, "after_commit", run.mark_committed, once=True)

@@ -80,7 +80,7 @@ async def run_writes(
     try:
         if not is_shared:
             run = InterruptibleRun(executor.database.name, timeout_s)
-            run.on_commit = operations[0].on_commit
+            run.on_commit = partial(tell_of_commit, operations)
             step = executor.run_statement_once(operations[0], run, backoff)
             if results := await _complete_write(step, run, backoff):
                 return results
