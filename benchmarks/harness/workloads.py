@@ -412,7 +412,7 @@ WORKLOADS: Final = (
     Workload("stream 1k", stream_all, method="stream"),
     Workload("stream 10k", stream_all, rows=10_000, method="stream"),
     Workload("stream 100k", stream_all, rows=100_000, method="stream", skip_when_quick=True),
-    Workload("page of 50 in 1k", page, method="page", databases=BOTH_DATABASES),
+    Workload("page of 50 in 1k", page, method="page", databases=BOTH_DATABASES, has_target=True),
     Workload("page of 50 in 100k", page, rows=100_000, method="page", skip_when_quick=True),
     Workload("newest 50 of 100k", newest, rows=100_000, method="newest"),
     Workload("total of 100k", total, rows=100_000, method="total"),
