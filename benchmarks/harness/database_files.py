@@ -6,14 +6,18 @@ import asyncio
 import re
 import shutil
 import sqlite3
+import sys
 from contextlib import closing
 from pathlib import Path
 from typing import Final
+
+from sqlalchemy import URL, create_engine, inspect
 
 from benchmarks.contenders import ContenderSpec, Installation
 from benchmarks.harness.models_table import UPSERT, initial_rows
 from benchmarks.harness.postgres_server import PostgresServer
 from benchmarks.versions.installations import migrate
+from model_catalog.repository.statements.totals.model_totals import count_new_models
 
 _NON_WORD: Final = re.compile(r"\W+")
 
@@ -42,6 +46,7 @@ class DatabaseFiles:
                     # Rows in key order append to the key's index, which is faster.
                     raw.executemany(UPSERT, sorted(initial_rows(rows)))
                 raw.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            _count(draft)
             draft.rename(path)
         return path
 
@@ -70,3 +75,13 @@ class DatabaseFiles:
             return
         for suffix in ("", "-wal", "-shm"):
             Path(target + suffix).unlink(missing_ok=True)
+
+
+def _count(path: Path) -> None:
+    """Count all models, as the catalog does in its writes. Those of plain SQL are not counted."""
+    engine = create_engine(URL.create("sqlite", database=str(path)))
+    with engine.begin() as connection:
+        # An older version has no counters.
+        if inspect(connection).has_table("model_totals"):
+            count_new_models(connection, at_most=sys.maxsize)
+    engine.dispose()
