@@ -16,7 +16,8 @@ from model_catalog.errors import InvalidImportError, StorageFullError
 
 _LINES_PER_PAGE: Final = 1000
 _LINES_PER_SERVER_PAGE: Final = 100
-_CHARACTERS_PER_PAGE: Final = 2**20
+# With four times as many an import is 7 % faster, and takes nearly twice the memory.
+_CHARACTERS_PER_PAGE: Final = 2**18
 # An index entry of PostgreSQL has at most 2704 bytes, some of which are overhead.
 _MAX_POSTGRES_KEY_BYTES: Final = 2660
 
