@@ -68,7 +68,7 @@ ALIASES: Final = Table(
 """
 A name of a reference for one of its versions. `store` is None for an alias of the user.
 
-`host` is that of the model.
+`host` is the host of the model.
 """
 
 LEASES: Final = Table(

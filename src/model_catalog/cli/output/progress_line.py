@@ -127,7 +127,7 @@ class _RateColumn(ProgressColumn):
 
 
 class _TextColumn(TextColumn):
-    """What is being done, shortened in the middle to the rest of the line."""
+    """A description of the work, shortened in the middle to fit into the rest of the line."""
 
     def __init__(self) -> None:
         super().__init__("", table_column=Column(ratio=1, no_wrap=True))

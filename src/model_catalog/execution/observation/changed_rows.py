@@ -52,7 +52,7 @@ _CHILD_TABLES: Final[Mapping[Child, Table]] = {
 }
 
 UNREPORTED_FIELDS: Final = frozenset({"use_count", "last_used_at", "checked_at"})
-"""The fields that change with each use and each check, which are no changes of a model."""
+"""Each use and each check changes these fields. Hooks are not told of them."""
 
 _STATE_FIELDS: Final = frozenset({"state", "state_detail", "missing_since", "mount_point"})
 _COMPARED: Final = tuple(

@@ -133,7 +133,7 @@ def validate_hooks(on_call: object, on_change: object) -> None:
     """Raise InvalidModelError for a hook that is neither None nor a plain function."""
     for option, hook in (("on_call", on_call), ("on_change", on_change)):
         if hook is not None and (not callable(hook) or iscoroutinefunction(hook)):
-            problem = "is not a plain function: start a task in one for what has to be awaited"
+            problem = "is not a plain function: pass one, and start a task in it to await something"
             raise InvalidModelError(option, hook, problem)
 
 

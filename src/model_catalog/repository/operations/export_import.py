@@ -237,7 +237,7 @@ def _write_page(
 
 
 def _rows_of_page(connection: Connection, lines: Sequence[ImportLine]) -> ChangedRows:
-    """Return the models of some lines, and those that lose an alias to them."""
+    """Return the models of some lines, and the models from which they take an alias."""
     aliases = [
         (line.row["provider"], line.row["reference"], alias)
         for line in lines
