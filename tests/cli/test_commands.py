@@ -302,7 +302,7 @@ def test_reading_commands_create_no_catalog(cli):
     """
     code, out, err = cli("ls")
     assert (code, out) == (0, "")
-    assert err.startswith("0 models, 0 B\nthe catalog does not exist yet: `model-catalog scan` ")
+    assert err.startswith("0 models, 0 B\nthere is no catalog: run `model-catalog scan` ")
     assert cli("ls", "--format", "json")[1] == "[]\n"
     assert cli("du", "--format", "quiet")[1] == "0\n"
     code, _, err = cli("show", "hf:m")

@@ -129,7 +129,7 @@ async def ls(options: Namespace) -> int:
         _print_models(models, disk_bytes, paths=options.paths)
     if found is None and options.format == "human":
         scan = completed_command(["scan"], options)
-        print_notice(f"the catalog does not exist yet: run {scan} to record the models of this machine")
+        print_notice(f"there is no catalog: run {scan} to record the models of this machine")
     return DONE
 
 

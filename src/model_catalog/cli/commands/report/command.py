@@ -29,7 +29,7 @@ async def report(options: Namespace) -> int:
     data = await use_existing_catalog(options, read, None)
     if data is None:
         scan = completed_command(["scan"], options)
-        print_error(f"error: the catalog does not exist yet: run {scan} to record the models of this machine")
+        print_error(f"error: there is no catalog: run {scan} to record the models of this machine")
         return FAILED
     with output_stream(options.html) as stream:
         stream.write(report_page(data))
