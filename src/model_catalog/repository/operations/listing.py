@@ -45,6 +45,7 @@ from model_catalog.repository.statements.index_ranges import (
 from model_catalog.repository.statements.page_statements import (
     PAGE_LIMIT,
     PageBuilder,
+    PageParts,
     PageShape,
     count_rows,
     count_searched,
@@ -231,17 +232,19 @@ def _fetch_rows(
     connection: Connection,
     query: PageQuery[Any],
     build: PageBuilder,
-    fact: bool = False,  # noqa: FBT001, FBT002 - see PageBuilder
-    **values: object,
+    *,
+    reads_all: bool = False,
+    more: Mapping[str, object] | None = None,
 ) -> Iterable[Row]:
-    """Return the rows of the statement that a function builds, with more values than the page's."""
+    """Return the rows of the statement that a function builds; `more` are further values."""
     dialect, schema = connection.dialect.name, catalog_schema(connection)
-    values = {**query.values, "host": host_of(connection), **values}
+    values = {**query.values, "host": host_of(connection), **(more or {})}
     if query.names is None:
         fields = as_text(query.select, dialect, schema)
-        statement = build(query.page, fields, dialect, query.where, fact)
-        return fetch_cached(connection, statement, values)
-    shape = PageShape(build, fact, query.page, query.select, dialect, schema, query.names)
+        has_provider = "provider" in query.indexed
+        parts = PageParts(query.page, fields, dialect, query.where, has_provider, reads_all)
+        return fetch_cached(connection, build(parts), values)
+    shape = PageShape(build, query.page, query.select, dialect, schema, query.names, reads_all)
     return prepare_page(shape).iterate(connection, values)
 
 
@@ -277,7 +280,9 @@ def _fetch_sorted(
     if is_narrow:
         query = replace(query, where=where, is_common=True)
     reads_all = reads_all and connection.dialect.name == "sqlite" and query.is_common
-    return _convert(connection, query, _fetch_rows(connection, query, sort_all, reads_all))
+    return _convert(
+        connection, query, _fetch_rows(connection, query, sort_all, reads_all=reads_all)
+    )
 
 
 # SQLite has no histograms: it cannot know whether a page is faster to read from the index of its
@@ -298,12 +303,10 @@ def _search_in_order(
     connection: Connection, query: PageQuery[T], values: dict[str, int]
 ) -> list[T] | None:
     """Return the page if the first models of an index have it, or if they are all models."""
-    has_provider = "provider" in query.indexed
-    rows = _fetch_rows(connection, query, search_first, has_provider, **values)
-    found = _convert(connection, query, rows)
+    found = _convert(connection, query, _fetch_rows(connection, query, search_first, more=values))
     if len(found) == values["page_limit"] or not query.where:
         return found
-    ((searched,),) = _fetch_rows(connection, query, count_searched, has_provider, **values)
+    ((searched,),) = _fetch_rows(connection, query, count_searched, more=values)
     return found if searched < values["limit"] else None
 
 

@@ -41,23 +41,29 @@ _PROVIDER: Final[ColumnElement[str]] = bindparam(
     bound_name("provider"), type_=model_columns.provider.type
 )
 
-PageBuilder: TypeAlias = Callable[
-    [Page, Select[Any], str, Sequence[ColumnElement[bool]], bool], Select[Any]
-]
-"""
-Returns the statement of a page.
 
-The arguments are the page, the SELECT of its columns, the dialect, the conditions of the filters,
-and a fact that the builder names. The host is a parameter of the statement.
-"""
+class PageParts(NamedTuple):
+    """What the statement of a page is built of. The host is a parameter of the statement."""
+
+    page: Page
+    fields: Select[Any]
+    """The SELECT of the columns."""
+    dialect: str
+    where: Sequence[ColumnElement[bool]]
+    """The conditions of the filters."""
+    has_provider: bool
+    """Whether the filters name the provider."""
+    reads_all: bool
+    """Whether SQLite reads the table, and not an index that begins with the host."""
+
+
+PageBuilder: TypeAlias = Callable[[PageParts], Select[Any]]
 
 
 class PageShape(NamedTuple):
     """What decides the text of the statement of a page."""
 
     build: PageBuilder
-    fact: bool
-    """The argument that the builder names."""
     page: Page
     fields: Callable[[str], Select[Any]]
     """Returns, for a dialect, the SELECT of the columns."""
@@ -65,76 +71,52 @@ class PageShape(NamedTuple):
     schema: str | None
     names: tuple[str, ...]
     """The names of the filters."""
+    reads_all: bool
+    """As in PageParts."""
 
 
 # A program lists with a handful of filters and orders.
 @lru_cache(maxsize=500)
 def prepare_page(shape: PageShape) -> PreparedStatement:
     """Return the statement of a page. The values of its filters are parameters."""
-    fields = as_text(shape.fields, shape.dialect, shape.schema)
-    where = [bound_condition(name, shape.dialect) for name in shape.names]
-    return PreparedStatement(shape.build(shape.page, fields, shape.dialect, where, shape.fact))
+    parts = PageParts(
+        shape.page,
+        as_text(shape.fields, shape.dialect, shape.schema),
+        shape.dialect,
+        [bound_condition(name, shape.dialect) for name in shape.names],
+        "provider" in shape.names,
+        shape.reads_all,
+    )
+    return PreparedStatement(shape.build(parts))
 
 
-def walk(
-    page: Page,
-    fields: Select[Any],
-    dialect: str,
-    where: Sequence[ColumnElement[bool]],
-    _: bool,  # noqa: FBT001 - as all builders
-) -> Select[Any]:
+def walk(parts: PageParts) -> Select[Any]:
     """Read the page from its place in an index."""
-    return page.walk(fields, dialect, where)
+    return parts.page.walk(parts.fields, parts.dialect, parts.where)
 
 
-def sort_all(
-    page: Page,
-    fields: Select[Any],
-    dialect: str,
-    where: Sequence[ColumnElement[bool]],
-    reads_all: bool,  # noqa: FBT001 - as all builders
-) -> Select[Any]:
-    """
-    Read and sort all models that pass the filters.
-
-    `reads_all` says that SQLite reads the table, not an index that begins with the host.
-    """
-    if not where:
+def sort_all(parts: PageParts) -> Select[Any]:
+    """Read and sort all models that pass the filters."""
+    page, is_sqlite = parts.page, parts.dialect == "sqlite"
+    if not parts.where:
         # SQLite would read the rows in the order of an index that begins with the host.
-        is_unordered = dialect == "sqlite" and not page.order.is_default
+        is_unordered = is_sqlite and not page.order.is_default
         own = is_own(HOST) if is_unordered else OWN
-        return page.sort(fields, [own]) if is_unordered else page.apply_to(fields, [own])
+        return (page.sort if is_unordered else page.apply_to)(parts.fields, [own])
     # In the order of an index it would read a row in each of many pages of the file.
-    own = is_own(HOST) if reads_all else is_of_host(HOST, dialect, where)
-    narrow = page.sort if dialect == "sqlite" else page.apply_to
-    return narrow(fields, [own, *where])
+    own = is_own(HOST) if parts.reads_all else is_of_host(HOST, parts.dialect, parts.where)
+    return (page.sort if is_sqlite else page.apply_to)(parts.fields, [own, *parts.where])
 
 
-def search_first(
-    page: Page,
-    fields: Select[Any],
-    _dialect: str,
-    where: Sequence[ColumnElement[bool]],
-    has_provider: bool,  # noqa: FBT001 - as all builders
-) -> Select[Any]:
-    """
-    Search the page among the first `limit` models of the order, on SQLite.
-
-    `has_provider` says that the filters name the provider.
-    """
-    first = _first_models(page, where, has_provider=has_provider)
-    return page.of_ids(fields, select_first_of(first, where, PAGE_LIMIT))
+def search_first(parts: PageParts) -> Select[Any]:
+    """Search the page among the first `limit` models of the order, on SQLite."""
+    first = _first_models(parts)
+    return parts.page.of_ids(parts.fields, select_first_of(first, parts.where, PAGE_LIMIT))
 
 
-def count_searched(
-    page: Page,
-    _fields: Select[Any],
-    _dialect: str,
-    where: Sequence[ColumnElement[bool]],
-    has_provider: bool,  # noqa: FBT001 - as all builders
-) -> Select[Any]:
+def count_searched(parts: PageParts) -> Select[Any]:
     """Count the models that `search_first` searches: fewer than `limit` are all that there are."""
-    return count_rows(_first_models(page, where, has_provider=has_provider))
+    return count_rows(_first_models(parts))
 
 
 def count_rows(models: Select[Any]) -> Select[Any]:
@@ -163,7 +145,6 @@ def first_by_name(
     return select_by_name(names, columns_of(where), descending=descending, after=key or None)
 
 
-def _first_models(
-    page: Page, where: Sequence[ColumnElement[bool]], *, has_provider: bool
-) -> Select[Any]:
-    return select_in_order(page.ranges(_PROVIDER if has_provider else None), columns_of(where))
+def _first_models(parts: PageParts) -> Select[Any]:
+    ranges = parts.page.ranges(_PROVIDER if parts.has_provider else None)
+    return select_in_order(ranges, columns_of(parts.where))
