@@ -11,7 +11,12 @@ from conftest import a_model
 from sqlalchemy import event, text
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker, create_async_engine
 
-from model_catalog import CatalogBusyError, InvalidModelError, ModelCatalog
+from model_catalog import (
+    CatalogBusyError,
+    InvalidModelError,
+    ModelCatalog,
+    ModelNotFoundError,
+)
 
 
 @pytest.fixture
@@ -56,6 +61,22 @@ async def test_a_connection_returns_to_its_pool_before_the_call_returns(engine, 
             *(host_catalog.register_model(a_model(f"m{n}")) for n in range(8)),
         )
         assert engine.pool.checkedout() == 0
+
+
+async def test_a_connection_returns_to_its_pool_before_a_batch_that_failed_is_answered(
+    engine, host_catalog
+):
+    """
+    The calls of such a batch are run and answered one by one; the last one waits for the return.
+    """
+    for number in range(20):
+        results = await asyncio.gather(
+            host_catalog.update_model("unknown", "hf", license="mit"),
+            *(host_catalog.register_model(a_model(f"m{number}-{n}")) for n in range(3)),
+            return_exceptions=True,
+        )
+        assert engine.pool.checkedout() == 0, number
+        assert [isinstance(each, ModelNotFoundError) for each in results] == [True] + 3 * [False]
 
 
 async def test_one_rejected_write_of_a_batch_affects_only_its_own_call(sqlite_file, host_catalog):

@@ -49,7 +49,12 @@ class TransactionRunner:
     """
 
     answer: Callable[[Requests], object]
-    """Called with requests whose outcome is certain before their batch has ended."""
+    """
+    Called with requests whose outcome is certain before their batch has ended.
+
+    The last ones are left to the end of the batch. Over a host's pool its connection has then been
+    returned, and the host may dispose of its engine.
+    """
 
     def __init__(self, engine: Engine | None, name: str, *, writes: bool) -> None:
         self._engine = engine
@@ -130,9 +135,7 @@ class TransactionRunner:
                 if len(started) == 1:
                     started[0].error = error
                     return
-                for request in self._requeue(started, OTHER_WRITER):
-                    self.write((request,))
-                    self.answer((request,))
+                self._write_one_by_one(self._requeue(started, OTHER_WRITER))
                 return
             else:
                 done_count = self._index + 1
@@ -140,6 +143,12 @@ class TransactionRunner:
                 if requests:
                     self.answer(started[:done_count])
                     requests = self._requeue(requests, OTHER_WRITER)
+
+    def _write_one_by_one(self, requests: Requests) -> None:
+        for request in requests:
+            self.write((request,))
+            if request is not requests[-1]:
+                self.answer((request,))
 
     def _run_transaction(self, requests: Requests) -> None:
         """Run and commit as many requests as 0.05 s allow; `_index` is that of the last of them."""
@@ -178,10 +187,12 @@ class TransactionRunner:
         for request in timed_out:
             reason = SLOW_STATEMENTS if request is running else OTHER_WRITER
             request.error = self._busy_error(request, reason)
-        # Now, so that the event loop does not interrupt them again.
-        self.answer(timed_out)
         # Not by `error`: the task that raises the error removes it from its request.
-        return [request for request in requests if request not in timed_out]
+        remaining = [request for request in requests if request not in timed_out]
+        if remaining:
+            # Now, so that the event loop does not interrupt them again.
+            self.answer(timed_out)
+        return remaining
 
     def _roll_back(self, transaction: RootTransaction) -> None:
         transaction.rollback()
@@ -305,7 +316,8 @@ class TransactionRunner:
         """Pause; return the requests that are to be run again."""
         requeued = self._requeue(requests, reason)
         self.waiting_for = reason
-        time.sleep(pause_s)
+        if requeued:
+            time.sleep(pause_s)
         return requeued
 
     def _requeue(self, requests: Requests, reason: str) -> Requests:
@@ -315,7 +327,7 @@ class TransactionRunner:
         for request in requests:
             again = request.requeue(self._busy_error(request, reason))
             (requeued if again else dropped).append(request)
-        if dropped:
+        if dropped and requeued:
             self.answer(dropped)
         return requeued
 
