@@ -103,3 +103,25 @@ async def test_pages_with_other_values_of_the_same_filters_share_a_statement(cat
 
     assert (first, second) == (["m0", "m2"], ["m1"])
     assert prepare_page.cache_info().misses == built
+
+
+@pytest.mark.slow
+async def test_a_page_may_start_after_a_model_of_another_provider(catalog, database):
+    """The page has the models of its provider that are after that model in the whole listing."""
+    rng = random.Random(5)
+    await add_models(catalog, database, rng, 3)
+    database.run("UPDATE models SET use_count = 0 WHERE use_count < 0")
+
+    for sort, descending in ORDERS:
+        listed = await catalog.list_models(sort=sort, descending=descending)
+        for place in (0, *rng.sample(range(len(listed)), 4)):
+            for provider in ("hf", "local", "p01"):
+                page = await catalog.list_models(
+                    sort=sort,
+                    descending=descending,
+                    after=listed[place],
+                    limit=LIMIT,
+                    provider=provider,
+                )
+                later = [each for each in listed[place + 1 :] if each.provider == provider]
+                assert keys(page) == keys(later[:LIMIT]), (sort, descending, place, provider)

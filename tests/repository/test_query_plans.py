@@ -12,6 +12,7 @@ from sqlalchemy import Connection, Engine, create_engine, event
 from model_catalog import ModelRow, Sort
 from model_catalog.repository.operations.listing import list_page
 from model_catalog.repository.statements.row_conversion import to_rows
+from model_catalog.repository.statements.totals.model_totals import count_new_models
 
 MODELS = 30_000
 KEY_INDEX = {
@@ -40,9 +41,17 @@ def fill(database: Database) -> None:
         " CASE WHEN n % 50 > 0 THEN n END, CASE WHEN n % 50 > 0 THEN n * 7 END,"
         " CASE WHEN n % 100 = 7 THEN n % 5 + 1 ELSE 0 END, CASE WHEN n % 100 = 7 THEN n END,"
         " CASE WHEN n % 100 > 0 THEN 'gguf' END,"
-        " CASE WHEN n % 3 > 0 THEN 'llama' ELSE 'qwen2' END,"
+        " CASE WHEN n % 200 = 9 THEN 'rwkv' WHEN n % 3 > 0 THEN 'llama' ELSE 'qwen2' END,"
         " CASE WHEN n % 1000 = 0 THEN 'ollama' END FROM numbers"
     )
+
+
+def count_all(database: Database) -> None:
+    """Count the models, as a write of the catalog does."""
+    counting = create_engine(database.target_url.set(drivername="sqlite"))
+    with counting.begin() as connection:
+        count_new_models(connection, at_most=MODELS)
+    counting.dispose()
 
 
 # A server collects statistics by itself, within a minute. SQLite has none without ANALYZE.
@@ -63,6 +72,8 @@ def engine(request, tmp_path_factory) -> Iterator[Engine]:
         database = Database("sqlite", str(path), path=path)
         driver = "sqlite"
     fill(database)
+    if database.path is not None:
+        count_all(database)
     if request.param != "sqlite":
         database.run("ANALYZE")
     engine = create_engine(database.target_url.set(drivername=driver))
@@ -137,6 +148,7 @@ ORDERS = {
     "by name": (Sort.REFERENCE, False, NAMES),
     "by name, backwards": (Sort.REFERENCE, True, NAMES),
     "by provider": (Sort.PROVIDER, False, KEY_INDEX),
+    "by provider, backwards": (Sort.PROVIDER, True, KEY_INDEX),
 }
 FILTERS = {
     "alone": {},
@@ -195,3 +207,35 @@ def test_a_rare_store_or_provider_is_found_by_its_own_index(engine, sort, filter
     assert not reads_all_models(plan), plan
     if engine.dialect.name == "sqlite":
         assert f"USING INDEX {index['sqlite']}" in plan, plan
+
+
+@pytest.mark.parametrize("where", ["with a value", "without a value"])
+@pytest.mark.parametrize("order", ORDERS.values(), ids=ORDERS)
+def test_a_later_page_behind_a_provider_does_not_sort_all_its_models(engine, order, where):
+    """The page begins at its place among the models of the provider."""
+    sort, descending, _ = order
+    after = place(sort, where)
+
+    plan = plan_of(engine, sort=sort, descending=descending, after=after, provider="hf")
+
+    assert not reads_all_models(plan), plan
+    # SQLite would begin after the key, but would take its models to be in no order.
+    assert "(provider,reference,version)>" not in plan, plan
+
+
+def test_a_provider_of_most_models_is_read_row_by_row_if_no_index_has_the_order(engine):
+    """To read each row by way of an index took ten times as long on SQLite."""
+    plan = plan_of(engine, sort=Sort.PARAMETER_COUNT, provider="hf")
+
+    if engine.dialect.name == "sqlite":
+        assert "SCAN models\n" in plan, plan
+    else:
+        assert "Seq Scan on models" in plan, plan
+
+
+@pytest.mark.parametrize("sort", [Sort.SIZE_BYTES, Sort.DOWNLOADED_AT, Sort.REFERENCE])
+def test_a_page_of_a_rare_value_is_searched_among_more_models(engine, sort):
+    """One model in 200 has it, and the counters tell how many have to be searched on SQLite."""
+    plan = plan_of(engine, sort=sort, architecture="rwkv", limit=2)
+
+    assert not reads_all_models(plan), plan

@@ -32,25 +32,26 @@ from model_catalog.mapping.search_index.condition import has_text, use_index
 from model_catalog.mapping.tables import Model
 from model_catalog.repository.statements.filters import (
     Filters,
+    bound_name,
     build_bound_where,
     model_columns,
     of_host,
     own_models,
 )
 from model_catalog.repository.statements.index_ranges import (
+    MAX_PROVIDERS,
     count_some,
-    select_first_of,
+    provider_name,
     select_providers,
 )
 from model_catalog.repository.statements.page_statements import (
-    PAGE_LIMIT,
     PageBuilder,
     PageParts,
     PageShape,
-    count_rows,
+    count_by_name,
     count_searched,
-    first_by_name,
     prepare_page,
+    search_by_name,
     search_first,
     sort_all,
     walk,
@@ -64,11 +65,18 @@ from model_catalog.repository.statements.row_conversion import (
     to_models_of_server,
     to_rows,
 )
+from model_catalog.repository.statements.totals.model_totals import (
+    COUNTED_FIELDS,
+    count_roughly,
+)
 
 _PAGE_SIZE: Final = 500
 _WINDOW_FACTOR: Final = 64
 _MAX_WINDOW: Final = 50_000
 """Of this many models, a scan of a million is no slower than their search by id."""
+
+_SCAN_FACTOR: Final = 16
+"""SQLite reads this many models one after the other in the time that one takes by an index."""
 
 _SELECTIVE_FILTERS: Final = {"reference", "ids", "digest", "tags", "any_tags"}
 """Filters that have an index of their own, or that few models pass."""
@@ -280,6 +288,9 @@ def _fetch_sorted(
     if is_narrow:
         query = replace(query, where=where, is_common=True)
     reads_all = reads_all and connection.dialect.name == "sqlite" and query.is_common
+    if reads_all and query.indexed:
+        passing, all_models = count_roughly(connection, query.indexed)
+        reads_all = passing * _SCAN_FACTOR > all_models
     return _convert(
         connection, query, _fetch_rows(connection, query, sort_all, reads_all=reads_all)
     )
@@ -289,14 +300,27 @@ def _fetch_sorted(
 # order or by reading all models. So the first models of the order are searched at first. Of a value
 # that one model in 64 has, they have a page.
 def _search_first(connection: Connection, query: PageQuery[T]) -> list[T]:
-    """Search the first models of the order on SQLite, and then all."""
-    page, limit = query.page, query.values["limit"]
+    """Search the first models of the order on SQLite, then more of them, and then all."""
+    limit = query.values["limit"]
     window = limit * _WINDOW_FACTOR if query.where else limit
     if not query.is_common or window > _MAX_WINDOW:
         return _fetch_sorted(connection, query)
-    search = _search_by_name if page.is_by_name else _search_in_order
+    search = _search_by_name if query.page.is_by_name else _search_in_order
     found = search(connection, query, {"limit": window, "page_limit": limit})
+    if found is None and (window := _second_window(connection, query)):
+        found = search(connection, query, {"limit": window, "page_limit": limit})
     return _fetch_sorted(connection, query) if found is None else found
+
+
+def _second_window(connection: Connection, query: PageQuery[Any]) -> int | None:
+    """Return the number of first models that are likely to have a page; None if it is too many."""
+    if query.names is None or not set(query.names) <= set(COUNTED_FIELDS):
+        return None
+    given = {name: query.values[bound_name(name)] for name in query.names}
+    passing, all_models = count_roughly(connection, given)
+    # Twice as many as the page needs if its models are spread evenly.
+    window = 2 * query.values["limit"] * all_models // max(passing, 1)
+    return window if window * _SCAN_FACTOR <= all_models else None
 
 
 def _search_in_order(
@@ -314,21 +338,22 @@ def _search_by_name(
     connection: Connection, query: PageQuery[T], values: dict[str, int]
 ) -> list[T] | None:
     """Return the page as `_search_in_order` does, from the models of a few providers."""
-    page, parameters = query.page, {**query.values, "host": host_of(connection), **values}
     if "provider" in query.indexed:
-        providers = [query.indexed["provider"]]
+        providers: list[object] = [query.indexed["provider"]]
     else:
         found = _PROVIDERS.fetch_all(connection, {"host": host_of(connection)})
         providers = [provider for (provider,) in found]
-    first = first_by_name(page, query.where, providers, query.values)
-    if first is None:
+    # Another program may have recorded a blob in SQLite.
+    names = [each for each in providers if isinstance(each, str)]
+    if not names or len(names) < len(providers) or len(names) > MAX_PROVIDERS:
         return None
-    fields = as_text(query.select, "sqlite", catalog_schema(connection))
-    ids = select_first_of(first, query.where, PAGE_LIMIT)
-    models = _convert(connection, query, connection.execute(page.of_ids(fields, ids), parameters))
+    more = values | {provider_name(number): name for number, name in enumerate(names)}
+    count = len(names)
+    rows = _fetch_rows(connection, query, search_by_name(count), more=more)
+    models = _convert(connection, query, rows)
     if len(models) == values["page_limit"] or not query.where:
         return models
-    searched = connection.execute(count_rows(first), parameters).scalar_one()
+    ((searched,),) = _fetch_rows(connection, query, count_by_name(count), more=more)
     return models if searched < values["limit"] else None
 
 

@@ -27,6 +27,7 @@ from sqlalchemy import (
     select,
     true,
 )
+from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import NullType
 
 from model_catalog.connection.database_info import host_of
@@ -134,6 +135,12 @@ def hint(function: str, condition: ColumnElement[bool]) -> ColumnElement[Any]:
     """
     hinted: ColumnElement[Any] = getattr(func, function)(condition, type_=NullType())
     return hinted
+
+
+def expect_many(condition: ColumnElement[bool]) -> ColumnElement[Any]:
+    """Return a condition of a filter, of which SQLite expects that many models meet it."""
+    is_hint = isinstance(condition, FunctionElement) and condition.name == "unlikely"
+    return hint("likely", *condition.clauses) if is_hint else condition
 
 
 def _has_index_of_host(condition: ColumnElement[bool]) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from typing import Any, Final
 
@@ -21,10 +21,12 @@ from sqlalchemy import (
     Select,
     and_,
     bindparam,
+    case,
     func,
     literal_column,
     or_,
     select,
+    true,
     tuple_,
     union_all,
 )
@@ -56,6 +58,67 @@ class Range:
     order: tuple[ColumnElement[Any], ...]
     equal: ColumnElement[bool] | None = None
     """The value that all of them have. SQLite takes it to be rare, and uses its index."""
+    is_later: bool = False
+    """Whether only the models after the cursor's key are meant."""
+    provider: ColumnElement[str] | None = None
+    """The provider of all of them, if they are in the order of the key."""
+
+    def of_provider(self, provider: ColumnElement[str]) -> Range:
+        """Return the models of a provider, if these are in the order of the key."""
+        return replace(self, provider=provider) if self.order == KEY else self
+
+    @property
+    def conditions(self) -> list[ColumnElement[bool]]:
+        """The conditions of the models, without `equal`."""
+        if self.provider is None:
+            return [self.condition, LATER_KEY] if self.is_later else [self.condition]
+        conditions = [KEY[0] == self.provider, self.condition]
+        return [*conditions, *_later_of(self.provider)] if self.is_later else conditions
+
+
+def _later_of(
+    provider: ColumnElement[str], *, descending: bool = False
+) -> list[ColumnElement[bool]]:
+    """
+    Return the conditions of the models of a provider after the cursor, in the order of the key.
+
+    `descending` says that the models of the cursor's provider follow those of later providers.
+    """
+    # With LATER_KEY SQLite would search the provider by that comparison, and sort all its models.
+    # So it gets the place in the index of one provider where it begins.
+    _, reference, version = KEY
+    after_provider, *after_others = _KEY_AFTER
+    is_same = provider == after_provider
+    start = case((is_same, after_others[0]), else_=literal_column("''"))
+    is_later = provider < after_provider if descending else provider > after_provider
+    later = and_(is_same, tuple_(reference, version) > tuple_(*after_others))
+    return [reference >= start, or_(is_later, later)]
+
+
+def provider_range(provider: ColumnElement[str], *, descending: bool, is_after: bool) -> Range:
+    """Return the range of the models of one provider in an order by provider."""
+    later = _later_of(provider, descending=descending) if is_after else []
+    return Range(and_(KEY[0] == provider, *later), KEY)
+
+
+def provider_ranges(*, descending: bool, is_after: bool) -> list[Range]:
+    """Return the ranges of an order by provider, in the index of the key."""
+    if not descending:
+        return [Range(true(), KEY, is_later=is_after)]
+    provider, *others = KEY
+    if is_after:
+        first: ColumnElement[str] = bindparam("after_provider", type_=provider.type)
+        own_later = tuple_(*others) > tuple_(*_KEY_AFTER[1:])
+    else:
+        models = MODELS.alias("others")
+        last = select(func.max(models.c.provider)).where(models.c.host == HOST)
+        first, own_later = last.scalar_subquery(), true()
+    # The models of one provider are read in order, and only then those of the next. In the index
+    # the providers descend and their models do not, so a database sorts the models of each.
+    return [
+        Range(and_(provider == first, own_later), KEY),
+        Range(provider < first, (provider.desc(), *others)),
+    ]
 
 
 def value_ranges(
@@ -71,13 +134,12 @@ def value_ranges(
     if after is None:
         return [Range(column.is_not(None), order)]
     is_later = column < after if descending else column > after
-    return [Range(LATER_KEY, KEY, column == after), Range(is_later, order)]
+    return [Range(true(), KEY, column == after, is_later=True), Range(is_later, order)]
 
 
 def null_range(column: ColumnElement[Any], *, is_after: bool) -> Range:
     """Return the range of the models without a value, or of those after a cursor among them."""
-    is_null = column.is_(None)
-    return Range(and_(is_null, LATER_KEY) if is_after else is_null, KEY)
+    return Range(column.is_(None), KEY, is_later=is_after)
 
 
 def count_ranges(
@@ -106,7 +168,7 @@ def count_ranges(
     if after is None:
         return ranges
     current = uncounted if after_zero else counted
-    later = [Range(and_(current.condition, column == after, LATER_KEY), KEY)]
+    later = [Range(and_(current.condition, column == after), KEY, is_later=True)]
     if not after_zero:
         is_later = column < after if descending else column > after
         later.append(Range(and_(current.condition, is_later), order))
@@ -146,7 +208,7 @@ def select_ids(
         before = (select(func.count()).select_from(part).scalar_subquery() for part in found)
         missing = reduce(operator.sub, before, LIMIT)
         equal = () if each.equal is None else (each.equal,)
-        models = select(model_columns.id).where(OWN, *where, each.condition, *equal)
+        models = select(model_columns.id).where(OWN, *where, *each.conditions, *equal)
         inner = models.order_by(*each.order).limit(LIMIT).subquery()
         found.append(select(inner.c.id).limit(missing).cte(f"range_{number}"))
     return select(union_all(*(select(part.c.id) for part in found)).subquery())
@@ -158,7 +220,7 @@ def select_in_order(ranges: Sequence[Range], columns: Sequence[ColumnElement[Any
         select(*columns)
         .where(
             hint("likely", OWN),
-            each.condition,
+            *each.conditions,
             *(() if each.equal is None else (_rare(each.equal),)),
         )
         .order_by(*each.order)
@@ -231,28 +293,28 @@ def select_providers() -> Select[Any]:
     )
 
 
+def provider_name(number: int) -> str:
+    """Return the name of the parameter for one of the providers of `select_by_name`."""
+    return f"provider_{number}"
+
+
 def select_by_name(
-    providers: Sequence[str],
-    columns: Sequence[ColumnElement[Any]],
-    *,
-    descending: bool,
-    after: tuple[str, str, str] | None,
+    providers: int, columns: Sequence[ColumnElement[Any]], *, descending: bool, is_after: bool
 ) -> Select[Any]:
     """
-    Select columns of the first `limit` models of these providers by reference, on SQLite.
+    Select columns of the first `limit` models of some providers by reference, on SQLite.
 
-    `after` is the key of the model before the page. The key has an index that begins with the
-    provider, so SQLite merges the models of the providers.
+    The providers are parameters. `is_after` says that a page starts after a model. The key has an
+    index that begins with the provider, so SQLite merges the models of the providers.
     """
     names = [*(c for c in _BY_NAME), *(c for c in columns if c not in set(_BY_NAME))]
-    queries = [
-        select(*names).where(
-            hint("likely", OWN),
-            model_columns.provider == provider,
-            *_later_names(provider, after, descending=descending),
+    queries = []
+    for number in range(providers):
+        provider = bindparam(provider_name(number), type_=model_columns.provider.type)
+        later = _later_names(provider, descending=descending) if is_after else []
+        queries.append(
+            select(*names).where(hint("likely", OWN), model_columns.provider == provider, *later)
         )
-        for provider in providers
-    ]
     found: Any = queries[0] if len(queries) == 1 else union_all(*queries)
     reference, *others = (found.selected_columns[column.name] for column in _BY_NAME)
     ordered = found.order_by(reference.desc() if descending else reference, *others)
@@ -260,17 +322,11 @@ def select_by_name(
     return select(*(merged.c[column.key] for column in columns))
 
 
-def _later_names(
-    provider: str, after: tuple[str, str, str] | None, *, descending: bool
-) -> list[ColumnElement[bool]]:
+def _later_names(provider: ColumnElement[str], *, descending: bool) -> list[ColumnElement[bool]]:
     """Return the condition of the models of a provider after a model, by reference."""
-    if after is None:
-        return []
-    its_provider, reference, version = after
-    column = model_columns.reference
-    if provider < its_provider:
-        return [column < reference if descending else column > reference]
-    at_or_later = column <= reference if descending else column >= reference
-    if provider > its_provider:
-        return [at_or_later]
-    return [at_or_later, or_(column != reference, model_columns.version > version)]
+    after = {c.name: bindparam(f"after_{c.name}", type_=c.type) for c in _BY_NAME}
+    column, version = model_columns.reference, model_columns.version
+    # The first condition is where SQLite begins in the index.
+    at_or_later = column <= after["reference"] if descending else column >= after["reference"]
+    rest = tuple_(provider, version) > tuple_(after["provider"], after["version"])
+    return [at_or_later, or_(column != after["reference"], rest)]

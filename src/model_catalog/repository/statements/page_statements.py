@@ -7,17 +7,17 @@ of simple filters are parameters, and a shape is a page, its columns and the nam
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from sqlalchemy import BigInteger, ColumnElement, Select, bindparam, func, select
 
-from model_catalog.domain.fields import KEY_FIELDS
 from model_catalog.execution.prepared_statement import PreparedStatement, raw_column
 from model_catalog.repository.statements.filters import (
     bound_condition,
     bound_name,
+    expect_many,
     is_of_host,
     is_own,
     model_columns,
@@ -103,8 +103,10 @@ def sort_all(parts: PageParts) -> Select[Any]:
         is_unordered = is_sqlite and not page.order.is_default
         own = is_own(HOST) if is_unordered else OWN
         return (page.sort if is_unordered else page.apply_to)(parts.fields, [own])
-    # In the order of an index it would read a row in each of many pages of the file.
-    own = is_own(HOST) if parts.reads_all else is_of_host(HOST, parts.dialect, parts.where)
+    if parts.reads_all:
+        # In the order of an index it would read a row in each of many pages of the file.
+        return page.sort(parts.fields, [is_own(HOST), *map(expect_many, parts.where)])
+    own = is_of_host(HOST, parts.dialect, parts.where)
     return (page.sort if is_sqlite else page.apply_to)(parts.fields, [own, *parts.where])
 
 
@@ -116,33 +118,42 @@ def search_first(parts: PageParts) -> Select[Any]:
 
 def count_searched(parts: PageParts) -> Select[Any]:
     """Count the models that `search_first` searches: fewer than `limit` are all that there are."""
-    return count_rows(_first_models(parts))
+    return _count_rows(_first_models(parts))
 
 
-def count_rows(models: Select[Any]) -> Select[Any]:
+def _count_rows(models: Select[Any]) -> Select[Any]:
     """Count the rows of a SELECT."""
     one_column = models.with_only_columns(*list(models.selected_columns)[:1])
     return select(raw_column(func.count())).select_from(one_column.subquery())
 
 
-def first_by_name(
-    page: Page,
-    where: Sequence[ColumnElement[bool]],
-    providers: Sequence[object],
-    values: Mapping[str, Any],
-) -> Select[Any] | None:
-    """
-    Select the first `limit` models of some providers by name, on SQLite.
+def search_by_name(providers: int) -> PageBuilder:
+    """Search the page among the first `limit` models of a number of providers, on SQLite."""
+    return _by_name(providers)[0]
 
-    `values` are those of the page. Returns None if there are too many providers.
-    """
-    # Another program may have recorded a blob in SQLite.
-    names = [each for each in providers[: MAX_PROVIDERS + 1] if isinstance(each, str)]
-    if not names or len(names) < len(providers) or len(names) > MAX_PROVIDERS:
-        return None
-    key = tuple(values[f"after_{name}"] for name in KEY_FIELDS if page.is_continued)
-    descending = page.order.is_descending
-    return select_by_name(names, columns_of(where), descending=descending, after=key or None)
+
+def count_by_name(providers: int) -> PageBuilder:
+    """Count the models that `search_by_name` searches."""
+    return _by_name(providers)[1]
+
+
+# The same functions each time, because they are a part of a PageShape.
+@lru_cache(maxsize=MAX_PROVIDERS)
+def _by_name(providers: int) -> tuple[PageBuilder, PageBuilder]:
+    def first(parts: PageParts) -> Select[Any]:
+        page = parts.page
+        return select_by_name(
+            providers,
+            columns_of(parts.where),
+            descending=page.order.is_descending,
+            is_after=page.is_continued,
+        )
+
+    def search(parts: PageParts) -> Select[Any]:
+        found = select_first_of(first(parts), parts.where, PAGE_LIMIT)
+        return parts.page.of_ids(parts.fields, found)
+
+    return search, lambda parts: _count_rows(first(parts))
 
 
 def _first_models(parts: PageParts) -> Select[Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any, Final
 
@@ -36,6 +36,8 @@ from model_catalog.repository.statements.index_ranges import (
     count_ranges,
     name_ranges,
     null_range,
+    provider_range,
+    provider_ranges,
     select_ids,
     value_ranges,
 )
@@ -45,6 +47,7 @@ _INDEXED_SORTS: Final = {
     Sort.LAST_USED_AT,
     Sort.USE_COUNT,
     Sort.SIZE_BYTES,
+    Sort.PROVIDER,
     Sort.REFERENCE,
 }
 
@@ -120,8 +123,6 @@ class SortOrder:
     @property
     def is_indexed(self) -> bool:
         """Whether indexes have this order, or its parts."""
-        if self.sort is Sort.PROVIDER:
-            return not self.is_descending
         return self.sort in _INDEXED_SORTS
 
 
@@ -207,7 +208,7 @@ class Page:
         if len(ranges) > 1:
             return self.of_ids(models, select_ids(ranges, dialect, where))
         own = hint("likely", OWN) if dialect == "sqlite" else OWN
-        only = models.where(own, ranges[0].condition, *where)
+        only = models.where(own, *ranges[0].conditions, *where)
         return only.order_by(*ranges[0].order).limit(LIMIT)
 
     def of_ids(
@@ -222,15 +223,12 @@ class Page:
 
         Those in the order of the key have only the models of a provider, if it is given.
         """
-        ranges = self._ranges()
         if provider is None:
-            return ranges
-        return [
-            replace(each, condition=and_(model_columns.provider == provider, each.condition))
-            if each.order == KEY
-            else each
-            for each in ranges
-        ]
+            return self._ranges()
+        if self.order.sort is not Sort.PROVIDER:
+            return [each.of_provider(provider) for each in self._ranges()]
+        descending, is_after = self.order.is_descending, self.is_continued
+        return [provider_range(provider, descending=descending, is_after=is_after)]
 
     def _ranges(self) -> list[Range]:
         sort, descending = self.order.sort, self.order.is_descending
@@ -238,7 +236,7 @@ class Page:
         is_first = self.start is _Start.FIRST
         after = None if is_first else bindparam("after_value", type_=column.type)
         if sort is Sort.PROVIDER:
-            return [Range(true() if is_first else LATER_KEY, KEY)]
+            return provider_ranges(descending=descending, is_after=not is_first)
         if sort is Sort.REFERENCE:
             return name_ranges(descending=descending, is_after=not is_first)
         if sort is Sort.USE_COUNT:

@@ -88,6 +88,24 @@ def read_counters(connection: Connection, filters: Mapping[str, str]) -> Counted
     return Counted(*(value or 0 for value in sums)) if are_exact else None
 
 
+def count_roughly(connection: Connection, filters: Mapping[str, str]) -> tuple[int, int]:
+    """
+    Return how many models of the host pass some filters, and how many there are, on SQLite.
+
+    Models that are not counted yet are missing, and those that a REPLACE deleted are included. So
+    the numbers are only good for choosing how to read.
+    """
+    passed = " AND ".join(f"{name} = :{name}" for name in filters) or "1"
+    sums = (
+        f"SELECT coalesce(sum(CASE WHEN {passed} THEN models END), 0),"  # noqa: S608
+        " coalesce(sum(models), 0) FROM model_totals WHERE host = :host"
+    )
+    passing, all_models = connection.execute(
+        text(sums), {"host": host_of(connection), **filters}
+    ).one()
+    return passing, all_models
+
+
 def counters_by_group(groups: Sequence[str], host: str, filters: Mapping[str, str]) -> CTE:
     """
     Select the counts of the models of a host by the values of some of COUNTED_FIELDS.
