@@ -10,13 +10,16 @@ from sqlalchemy import Engine, event
 from model_catalog import open_catalog
 from model_catalog.downloads import plan_eviction
 
+WRITES = ("DELETE", "INSERT", "UPDATE", "WITH")
+
 
 def evict_and_kill_self(target, kill_at, pipe):
     """
     Delete all models that may be deleted; kill this process before step `kill_at`.
 
-    A step is a statement, a commit, or the deletion of a name or of a folder. Sends the number of
-    steps if it is not reached.
+    A step is a statement that writes, a commit, or the deletion of a name or of a folder. A kill
+    before another statement leaves the same files and rows as a kill before the next step. Sends
+    the number of steps if it is not reached.
     """
     count = 0
     counts = False
@@ -34,7 +37,11 @@ def evict_and_kill_self(target, kill_at, pipe):
 
         return run
 
-    event.listen(Engine, "before_cursor_execute", step)
+    def statement_step(_connection, _cursor, statement, *_):
+        if statement.lstrip().startswith(WRITES):
+            step()
+
+    event.listen(Engine, "before_cursor_execute", statement_step)
     event.listen(Engine, "commit", step)
     os.unlink, os.rmdir = before(os.unlink), before(os.rmdir)
 
