@@ -13,7 +13,10 @@ from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
 
 from model_catalog import CatalogError, ModelCatalog, open_catalog
 
-pytestmark = pytest.mark.parametrize("backend", ["asyncpg", "psycopg"])
+pytestmark = [
+    pytest.mark.parametrize("backend", ["asyncpg", "psycopg"]),
+    pytest.mark.usefixtures("short_garbage_collections"),
+]
 
 
 class Stepped(Coroutine):

@@ -1,7 +1,6 @@
 """The benchmark command runs, and its numbers mean what its report says."""
 
 import asyncio
-import gc
 import json
 import math
 import shutil
@@ -45,18 +44,10 @@ from model_catalog.schema.migrate import upgrade
 from model_catalog.stores.scanners.huggingface import scan
 from model_catalog.upkeep import adopt
 
-pytestmark = pytest.mark.slow
+# Every turn starts with a garbage collection.
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("short_garbage_collections")]
 
 ONE_ROUND = Settings(rounds=1, budget_s=0.0, quick=True)
-
-
-@pytest.fixture(autouse=True)
-def short_garbage_collections():
-    """Every turn starts with a garbage collection, which must not traverse pytest's objects."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 def result(**seconds):
