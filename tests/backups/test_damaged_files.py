@@ -121,13 +121,10 @@ def one_byte(page: bytearray, rng: random.Random) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("flip", "rounds"),
-    [
-        pytest.param(inverted, 1, id="inverted page"),
-        pytest.param(one_byte, 2, id="one byte", marks=pytest.mark.slow),
-    ],
+    "flip",
+    [pytest.param(inverted, id="inverted page"), pytest.param(one_byte, id="one byte")],
 )
-async def test_damage_of_any_page_is_detected_or_harmless(small_catalog, tmp_path, flip, rounds):
+async def test_damage_of_any_page_is_detected_or_harmless(small_catalog, tmp_path, flip):
     """
     An inverted page is detected or changes nothing. A changed byte may go unnoticed only in one
     value of one model, because values have no checksum.
@@ -138,11 +135,11 @@ async def test_damage_of_any_page_is_detected_or_harmless(small_catalog, tmp_pat
     assert pages > 20
     rng = random.Random(11)
     verdicts = []
-    for number in range(pages * rounds):
+    for number in range(pages):
         folder = tmp_path / f"{number}"
         folder.mkdir()
         found = bytearray(whole)
-        at = number % pages * PAGE_BYTES
+        at = number * PAGE_BYTES
         page = found[at : at + PAGE_BYTES]
         flip(page, rng)
         found[at : at + PAGE_BYTES] = page
@@ -228,8 +225,12 @@ async def test_repair_copies_the_rows_of_intact_pages(small_catalog, tmp_path):
             # The page belongs to sqlite_master.
             kept.append(0)
             continue
-        assert await check_schema(done.path) == []
+        # It takes longer than the repair, so not after each.
+        if page % 4 == 0:
+            assert await check_schema(done.path) == []
         with closing(sqlite3.connect(done.path)) as raw:
+            assert raw.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+            assert raw.execute("PRAGMA foreign_key_check").fetchall() == []
             saved = dict(raw.execute("SELECT id, local_path FROM models"))
         assert saved.items() <= rows.items()
         kept.append(len(saved))

@@ -13,14 +13,14 @@ from child_programs import PROCESSES, register_until_killed
 from model_catalog import check_schema, open_catalog
 from model_catalog.connection.sqlite_pragmas import JournalMode, connection_pragmas
 
-ROUNDS = 200
-CUTS = 100
+ROUNDS = 60
+CUTS = 50
 
 
 @pytest.mark.slow
 def test_a_killed_writer_loses_no_acknowledged_row(sqlite_migrated, tmp_path):
     """
-    After kill -9 at 200 random moments all acknowledged rows exist, and at most one more. The pages
+    After kill -9 at 60 random moments all acknowledged rows exist, and at most one more. The pages
     are valid, and the next process opens the file without extra steps.
     """
     path = tmp_path / "catalog.db"
@@ -58,7 +58,7 @@ def test_a_killed_writer_loses_no_acknowledged_row(sqlite_migrated, tmp_path):
 @pytest.mark.parametrize("durability", ["full", "normal"])
 def test_a_power_failure_loses_only_what_durability_allows(sqlite_migrated, tmp_path, durability):
     """
-    A simulated disk keeps only synced data, every other time with torn sectors, and fails 100
+    A simulated disk keeps only synced data, every other time with torn sectors, and fails 50
     times. With `full` all acknowledged rows exist. With `normal` the last ones may be missing, but
     the rest is valid and has no gap.
     """

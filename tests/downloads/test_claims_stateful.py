@@ -192,7 +192,7 @@ class Claims(RuleBasedStateMachine):
 
 
 @pytest.mark.parametrize("backend", ["sqlite", "psycopg"])
-@pytest.mark.parametrize("examples", [20, pytest.param(300, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("examples", [20, pytest.param(100, marks=pytest.mark.slow)])
 def test_no_two_holders_have_a_claim_at_once(database, examples):
     """
     Claims are taken, renewed, expired, taken over, released and used to register, in any order.
