@@ -10,8 +10,10 @@ import pytest
 from conftest import a_model, moment
 from hypothesis import given
 from hypothesis import strategies as st
+from sqlalchemy import event
+from sqlalchemy.ext.asyncio import create_async_engine
 
-from model_catalog import InvalidModelError, Sort
+from model_catalog import InvalidModelError, Sort, open_catalog
 from model_catalog.domain.page_token import Listing, Position
 
 
@@ -196,3 +198,77 @@ async def test_the_largest_page_size_is_valid(on_sqlite):
     await on_sqlite.register_model(a_model("m"))
 
     assert len((await on_sqlite.list_page(limit=2**63 - 1)).models) == 1
+
+
+UNINDEXED = [
+    Sort.DOWNLOAD_COUNT,
+    Sort.CONTEXT_LENGTH,
+    Sort.PARAMETER_COUNT,
+    Sort.ARCHITECTURE,
+    Sort.QUANTIZATION,
+    Sort.FORMAT,
+]
+
+
+@pytest.mark.parametrize("sort", UNINDEXED)
+async def test_an_order_without_an_index_is_sorted_once_by_an_iteration(on_sqlite, tmp_path, sort):
+    """Each page would read and sort all models, so the time would grow with their square."""
+    await on_sqlite.register_models(
+        a_model(f"m{number}", context_length=number % 7, architecture="llama")
+        for number in range(1_600)
+    )
+    scans: list[str] = []
+    engine = create_async_engine(f"sqlite+aiosqlite:///{tmp_path / 'catalog.db'}")
+    event.listen(engine.sync_engine, "before_cursor_execute", record_scan(scans))
+    async with open_catalog(engine) as catalog:
+        listed = [row.reference for row in await on_sqlite.list_rows(sort=sort)]
+        scans.clear()
+
+        iterated = [row.reference async for row in catalog.iter_rows(sort=sort)]
+    await engine.dispose()
+
+    assert iterated == listed
+    assert len(scans) == 1, scans
+
+
+def record_scan(scans: list[str]):
+    """Return a listener that notes each statement that reads all models."""
+
+    def listen(_connection, cursor, text, parameters, _context, _many) -> None:
+        if text.startswith("SELECT"):
+            cursor.execute(f"EXPLAIN QUERY PLAN {text}", parameters)
+            steps = [step[3] for step in cursor.fetchall()]
+            scans.extend(step for step in steps if step.startswith("SCAN models"))
+
+    return listen
+
+
+@pytest.mark.parametrize("sort", [Sort.DOWNLOADED_AT, Sort.FORMAT])
+async def test_an_iteration_applies_filters_that_can_be_read_once_to_all_pages(on_sqlite, sort):
+    """An iterator is empty when the second page is read."""
+    await on_sqlite.register_models(a_model(f"m{number}") for number in range(1_200))
+    for number in range(0, 1_200, 2):
+        await on_sqlite.tag_model(f"m{number}", "hf", "even")
+
+    found = [row.reference async for row in on_sqlite.iter_rows(sort=sort, tags=iter(["even"]))]
+
+    assert len(found) == 600
+
+
+async def test_a_model_that_changes_is_yielded_once_in_an_order_without_an_index(catalog):
+    """It stays where it was at the start, with its present fields; a removed one is left out."""
+    await catalog.register_models(
+        a_model(f"m{number:03}", context_length=number) for number in range(1_100)
+    )
+    found = []
+    async for model in catalog.iter_models(sort=Sort.CONTEXT_LENGTH, descending=False):
+        if not found:
+            await catalog.register_model(a_model("m001", context_length=5_000, license="mit"))
+            await catalog.register_model(a_model("m800", context_length=0, license="mit"))
+            await catalog.remove_model("m900", "hf")
+            await catalog.register_model(a_model("new", context_length=9_000))
+        found.append(model)
+
+    names = [model.reference for model in found]
+    assert names == [f"m{number:03}" for number in range(1_100) if number != 900]
+    assert found[800].license == "mit"

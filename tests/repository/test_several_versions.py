@@ -6,10 +6,8 @@ from contextlib import closing
 from sqlalchemy import create_engine, event
 
 from model_catalog.repository.model_catalog import executor_of
-from model_catalog.repository.operations.listing import (
-    find_several_versions,
-    select_several_versions,
-)
+from model_catalog.repository.operations.lookup import find_several_versions
+from model_catalog.repository.statements.model_key import select_several_versions
 
 
 async def test_names_with_several_versions_are_found_by_their_keys(on_sqlite, sqlite_file):

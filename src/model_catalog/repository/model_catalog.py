@@ -38,7 +38,7 @@ from model_catalog.repository.statements.filters import Filters
 from model_catalog.repository.statements.row_conversion import to_models, to_rows
 
 if TYPE_CHECKING:
-    from model_catalog.repository import export_writer, import_reader
+    from model_catalog.repository import export_writer, import_reader, iteration
     from model_catalog.repository.fleet.fleet import Fleet
     from model_catalog.repository.operations import (
         export_import,
@@ -51,9 +51,9 @@ if TYPE_CHECKING:
 else:
     # They take a fifth of the import of the package, and a process seldom uses all of them. The
     # annotations name their classes through them, so that `get_type_hints` finds these.
-    export_writer, import_reader = (
+    export_writer, import_reader, iteration = (
         LazyModule(f"model_catalog.repository.{name}")
-        for name in ("export_writer", "import_reader")
+        for name in ("export_writer", "import_reader", "iteration")
     )
     export_import, labels, listing, model_files, relocation, statistics = (
         LazyModule(f"model_catalog.repository.operations.{name}")
@@ -459,8 +459,12 @@ class ModelCatalog:
         No transaction is open between two models, so you may write in the meantime. A model whose
         sorted value changes moves: in the default order a model that is registered again moves to
         the front, and is not yielded a second time.
+
+        By `context_length`, `parameter_count`, `download_count`, `architecture`, `quantization` and
+        `format` the models are sorted once, at the start. A later change does not move a model
+        then, and new models are not yielded.
         """
-        models = listing.iterate(
+        models = iteration.iterate(
             self._executor, to_models, filters, sort=sort, descending=descending
         )
         async for model in models:
@@ -474,7 +478,7 @@ class ModelCatalog:
         **filters: Unpack[Filters],
     ) -> AsyncIterator[ModelRow]:
         """Yield models as `iter_models` does, but as plain tuples."""
-        rows = listing.iterate(self._executor, to_rows, filters, sort=sort, descending=descending)
+        rows = iteration.iterate(self._executor, to_rows, filters, sort=sort, descending=descending)
         async for row in rows:
             yield row
 

@@ -39,7 +39,7 @@ from model_catalog.errors import ModelNotFoundError
 from model_catalog.files.safe_open import non_regular_kind
 from model_catalog.mapping.tables import Model
 from model_catalog.repository.model_catalog import ModelCatalog, executor_of
-from model_catalog.repository.operations.listing import find_several_versions
+from model_catalog.repository.operations.lookup import find_several_versions
 
 _MIN_NAME_WIDTH: Final = 17
 

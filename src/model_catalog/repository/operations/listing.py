@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Generic, TypeAlias, TypeVar, cast
@@ -11,7 +11,6 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     Select,
-    func,
     select,
 )
 
@@ -21,12 +20,13 @@ from model_catalog.domain import validation
 from model_catalog.domain.fields import ModelRow, Sort
 from model_catalog.domain.page_token import Listing, Position, invalid_token
 from model_catalog.errors import InvalidModelError
-from model_catalog.execution.executor import Executor, Operation, read, read_once
+from model_catalog.execution.executor import Operation, read_once
 from model_catalog.execution.prepared_statement import (
     PreparedStatement,
     Row,
     convert_in_slices,
     fetch_cached,
+    raw_column,
 )
 from model_catalog.mapping.search_index.condition import has_text, use_index
 from model_catalog.mapping.tables import Model
@@ -35,8 +35,6 @@ from model_catalog.repository.statements.filters import (
     bound_name,
     build_bound_where,
     model_columns,
-    of_host,
-    own_models,
 )
 from model_catalog.repository.statements.index_ranges import (
     MAX_PROVIDERS,
@@ -70,7 +68,6 @@ from model_catalog.repository.statements.totals.model_totals import (
     count_roughly,
 )
 
-_PAGE_SIZE: Final = 500
 _WINDOW_FACTOR: Final = 64
 _MAX_WINDOW: Final = 50_000
 """Of this many models, a scan of a million is no slower than their search by id."""
@@ -86,12 +83,9 @@ _FEW: Final = 1_000
 
 _COUNTS: Final = {name: PreparedStatement(count_some(name)) for name in ("provider", "store")}
 _PROVIDERS: Final = PreparedStatement(select_providers())
-_MAX_NAMES: Final = 1_000
-"""More names are not compared one by one."""
-
-T = TypeVar("T", Model, ModelRow)
+T = TypeVar("T", Model, ModelRow, int)
 RowConverter: TypeAlias = Callable[[Iterable[Row]], list[T]]
-"""Converts raw rows, as a list or an iterator, to models or to plain rows."""
+"""Converts raw rows, as a list or an iterator, to models, to plain rows or to ids."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +106,7 @@ class PageQuery(Generic[T]):
     @property
     def select(self) -> Callable[[str], Select[Any]]:
         """The function that returns, for a dialect, the SELECT whose rows `convert` takes."""
-        return select_rows if cast("object", self.convert) is to_rows else select_models
+        return _SELECTS.get(self.convert, select_models)
 
     def converter(self, dialect: str) -> RowConverter[T]:
         """Return `convert`, or a faster function that is the same for rows of a server."""
@@ -166,6 +160,39 @@ def _facts(filters: Mapping[str, Any]) -> tuple[bool, Mapping[str, str]]:
     return is_common, {name: filters[name] for name in _COUNTS if filters.get(name) is not None}
 
 
+def list_ids(
+    dialect: str, filters: Filters, *, sort: Sort, descending: bool | None
+) -> Operation[PageQuery[int], list[int]]:
+    """Return the operation that lists the ids of all models that pass the filters, in order."""
+    return list_page(
+        _to_ids, dialect, filters, sort=sort, descending=descending, limit=None, after=None
+    )
+
+
+def kept_filters(filters: Filters) -> Filters:
+    """Return filters that can be read several times: an iterator can be read only once."""
+    kept = {
+        name: list(value) if isinstance(value, Iterator) else value
+        for name, value in filters.items()
+    }
+    return cast("Filters", kept)
+
+
+def _select_ids(_dialect: str) -> Select[Any]:
+    return select(raw_column(model_columns.id))
+
+
+def _to_ids(rows: Iterable[Row]) -> list[int]:
+    return [row[0] for row in rows]
+
+
+_SELECTS: Final[Mapping[object, Callable[[str], Select[Any]]]] = {
+    to_rows: select_rows,
+    _to_ids: _select_ids,
+}
+"""The SELECT of the columns that a function converts, if it does not convert to models."""
+
+
 def list_token_page(
     dialect: str,
     filters: Filters,
@@ -176,11 +203,7 @@ def list_token_page(
     page_token: str | None,
 ) -> Operation[_TokenPageQuery, ModelPage]:
     """Return the operation that lists the page of a token, or the first page without one."""
-    # An iterator can be read only once, and the filters are read twice.
-    given = {
-        name: list(value) if isinstance(value, Iterator) else value
-        for name, value in filters.items()
-    }
+    given = kept_filters(filters)
     where, parameters, names = build_bound_where(given, dialect)
     order = SortOrder.validated(sort, descending)
     if not validation.non_negative_int("limit", limit):
@@ -355,62 +378,3 @@ def _search_by_name(
         return models
     ((searched,),) = _fetch_rows(connection, query, count_by_name(count), more=more)
     return models if searched < values["limit"] else None
-
-
-async def iterate(
-    executor: Executor,
-    convert: RowConverter[T],
-    filters: Filters,
-    *,
-    sort: Sort,
-    descending: bool | None,
-) -> AsyncIterator[T]:
-    """Yield the models that pass all filters, reading a page at a time."""
-    last: T | None = None
-    while True:
-        operation = list_page(
-            convert,
-            executor.database.dialect,
-            filters,
-            sort=sort,
-            descending=descending,
-            limit=_PAGE_SIZE,
-            after=last,
-        )
-        models = await executor.run(operation)
-        for model in models:
-            yield model
-        if not models:
-            break
-        last = models[-1]
-
-
-def find_several_versions(
-    names: Collection[tuple[str, str]],
-) -> Operation[Any, set[tuple[str, str]]]:
-    """
-    Return the operation that finds which names, (provider, reference), have several versions.
-
-    Of many names it reads the key of every model of the host, and else only the keys of the names.
-    """
-    return read(select_several_versions, names)
-
-
-def select_several_versions(
-    connection: Connection, names: Collection[tuple[str, str]]
-) -> set[tuple[str, str]]:
-    """Return the names that have several versions, and perhaps names that were not asked for."""
-    if not names:
-        return set()
-    key = (model_columns.provider, model_columns.reference)
-    versions = select(*key).group_by(*key).having(func.count() > 1)
-    if len(names) > _MAX_NAMES:
-        versions = versions.where(*own_models(connection))
-    else:
-        # Not pairs: SQLite would read the keys of all models of the host.
-        wanted = (
-            column.in_(sorted(set(values)))
-            for column, values in zip(key, zip(*names, strict=True), strict=False)
-        )
-        versions = versions.where(of_host(connection), *wanted)
-    return {(provider, reference) for provider, reference in connection.execute(versions)}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from sqlalchemy import (
@@ -26,7 +26,7 @@ from model_catalog.domain import fields, key_validation, validation
 from model_catalog.domain.model_ref import ModelRef, resolve_name
 from model_catalog.domain.search_text import search_columns
 from model_catalog.errors import InvalidModelError, ModelInUseError, ModelNotFoundError
-from model_catalog.execution.executor import Operation, lookup, write
+from model_catalog.execution.executor import Operation, lookup, read, write
 from model_catalog.execution.observation.changed_rows import (
     ChangedRows,
     delete_recorded,
@@ -38,7 +38,7 @@ from model_catalog.execution.prepared_statement import Row, sqlite_driver
 from model_catalog.mapping.child_tables import ALIASES, FILES, TAGS
 from model_catalog.mapping.tables import Model
 from model_catalog.repository.statements.filters import MODELS, model_columns, of_host
-from model_catalog.repository.statements.model_key import select_model_id
+from model_catalog.repository.statements.model_key import select_model_id, select_several_versions
 from model_catalog.repository.statements.model_uses import find_referring_table, require_unused
 from model_catalog.repository.statements.models import (
     reset_stale_results,
@@ -376,3 +376,14 @@ def load_model(connection: Connection, model_id: int) -> Model:
     values = {"id": model_id, "host": host_of(connection)}
     (row,) = select_by_id(connection.dialect.name).fetch_all(connection, values)
     return to_model(row)
+
+
+def find_several_versions(
+    names: Collection[tuple[str, str]],
+) -> Operation[Any, set[tuple[str, str]]]:
+    """
+    Return the operation that finds which names, (provider, reference), have several versions.
+
+    Of many names it reads the key of every model of the host, and else only the keys of the names.
+    """
+    return read(select_several_versions, names)

@@ -27,7 +27,7 @@ from sqlalchemy import (
     select,
     true,
 )
-from sqlalchemy.sql.functions import FunctionElement
+from sqlalchemy.sql.functions import Function
 from sqlalchemy.types import NullType
 
 from model_catalog.connection.database_info import host_of
@@ -139,7 +139,7 @@ def hint(function: str, condition: ColumnElement[bool]) -> ColumnElement[Any]:
 
 def expect_many(condition: ColumnElement[bool]) -> ColumnElement[Any]:
     """Return a condition of a filter, of which SQLite expects that many models meet it."""
-    is_hint = isinstance(condition, FunctionElement) and condition.name == "unlikely"
+    is_hint = isinstance(condition, Function) and condition.name == "unlikely"
     return hint("likely", *condition.clauses) if is_hint else condition
 
 

@@ -14,12 +14,21 @@ covers the usual case. If it does not find exactly one row, the form for one key
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Collection
+from typing import Any, Final
 
-from sqlalchemy import Select, TableValuedAlias, func, select
+from sqlalchemy import Connection, Select, TableValuedAlias, func, select
 
 from model_catalog.mapping.child_tables import ALIASES
-from model_catalog.repository.statements.filters import MODELS, model_columns
+from model_catalog.repository.statements.filters import (
+    MODELS,
+    model_columns,
+    of_host,
+    own_models,
+)
+
+_MAX_NAMES: Final = 1_000
+"""More names are not compared one by one."""
 
 
 def select_model_id(host: Any, provider: Any, reference: Any, version: Any) -> Select[int]:
@@ -87,3 +96,23 @@ def _aliased_id(host: Any, provider: Any, reference: Any, version: Any) -> Selec
         ALIASES.c.reference == reference,
         ALIASES.c.alias == version,
     )
+
+
+def select_several_versions(
+    connection: Connection, names: Collection[tuple[str, str]]
+) -> set[tuple[str, str]]:
+    """Return the names that have several versions, and perhaps names that were not asked for."""
+    if not names:
+        return set()
+    key = (model_columns.provider, model_columns.reference)
+    versions = select(*key).group_by(*key).having(func.count() > 1)
+    if len(names) > _MAX_NAMES:
+        versions = versions.where(*own_models(connection))
+    else:
+        # Not pairs: SQLite would read the keys of all models of the host.
+        wanted = (
+            column.in_(sorted(set(values)))
+            for column, values in zip(key, zip(*names, strict=True), strict=False)
+        )
+        versions = versions.where(of_host(connection), *wanted)
+    return {(provider, reference) for provider, reference in connection.execute(versions)}
