@@ -8,19 +8,30 @@ import pydoc
 import re
 import subprocess
 import sys
+import threading
 import typing
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 
 import pytest
 import sqlalchemy
 from conftest import moment
 from sqlalchemy import event
-from sqlalchemy.orm import DeclarativeBase, Mapped, make_transient_to_detached, mapped_column
+from sqlalchemy.exc import NoInspectionAvailable
+from sqlalchemy.orm import (
+    DeclarativeBase,
+    Mapped,
+    Session,
+    make_transient_to_detached,
+    mapped_column,
+)
+from sqlalchemy.orm.exc import DetachedInstanceError
 
 from model_catalog import Model
 from model_catalog.domain.fields import ATTRIBUTES, COLUMN_DEFAULTS
 from model_catalog.mapping.base import Base
-from model_catalog.mapping.model_construction import require_state_slot
+from model_catalog.mapping.computed_fields import STORED_TAGS
+from model_catalog.mapping.model_construction import STATE_SLOT, require_state_slot
 from model_catalog.mapping.tables import new_detached_model
 
 GIVEN = {"reference": "m", "provider": "hf", "local_path": "/m", "size_bytes": 7, "license": None}
@@ -164,6 +175,111 @@ def test_a_model_is_constructed_again_in_place():
 
     assert sqlalchemy.inspect(model) is state
     assert model.size_bytes == 8
+
+
+def test_a_model_of_sqlalchemy_without_values_keeps_its_state_in_the_constructor():
+    """An instance that a session has expired has a state and no values."""
+    model = Model.__mapper__.class_manager.new_instance()
+    state = sqlalchemy.inspect(model)
+
+    model.__init__(**GIVEN)
+
+    assert sqlalchemy.inspect(model) is state
+
+
+def test_a_model_that_was_read_is_constructed_again_in_place():
+    """It stays the model with its id, of which the new values are changes."""
+    ours, plain = new_detached_model(dict(READ)), detach_with_sqlalchemy(READ)
+
+    for model in (ours, plain):
+        model.__init__(**{**GIVEN, "size_bytes": 8})
+
+    assert description_of(ours) == description_of(plain)
+    assert sqlalchemy.inspect(ours).detached
+
+
+def test_the_state_of_a_model_that_was_read_is_made_at_its_first_use():
+    """Most programs only read the values, and the state takes five times as long as the rest."""
+    model = new_detached_model({**READ, STORED_TAGS: ("a",)})
+    slot = vars(Model)[STATE_SLOT]
+
+    assert model.size_bytes == 7
+    assert "reference='m'" in repr(model)
+    assert model.tags == ("a",)
+    with pytest.raises(AttributeError):
+        slot.__get__(model)
+    assert sqlalchemy.inspect(model) is slot.__get__(model)
+    assert sqlalchemy.inspect(model) is sqlalchemy.inspect(model)
+
+
+def test_threads_that_use_a_model_for_the_first_time_get_the_same_state():
+    """Otherwise one of them would record its changes in a state that is then lost."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            for _ in range(300):
+                model = new_detached_model(dict(READ))
+                barrier = threading.Barrier(4)
+
+                def use(model=model, barrier=barrier):
+                    barrier.wait(timeout=10)
+                    return sqlalchemy.inspect(model)
+
+                states = [future.result() for future in [pool.submit(use) for _ in range(4)]]
+
+                assert len(set(map(id, states))) == 1
+    finally:
+        sys.setswitchinterval(interval)
+
+
+def test_a_missing_attribute_raises_the_error_of_python():
+    """The message, the name and the object are those of any class, also without a state."""
+    for model in (Model(**GIVEN), new_detached_model(dict(READ)), Model.__new__(Model)):
+        with pytest.raises(AttributeError, match="'Model' object has no attribute 'colour'") as no:
+            _ = model.colour
+        assert (no.value.name, no.value.obj) == ("colour", model)
+    foreign = Model.__new__(Model)
+    for values in ({}, {"size_bytes": 7}):
+        vars(foreign).update(values)
+        with pytest.raises(NoInspectionAvailable):
+            sqlalchemy.inspect(foreign)
+
+
+def test_an_attribute_error_inside_a_property_names_its_cause(monkeypatch):
+    """The error of the code of a property is not replaced by one that denies the property."""
+    monkeypatch.setattr(Model, "shown", property(lambda model: model.ref.colour), raising=False)
+
+    with pytest.raises(AttributeError, match="colour"):
+        _ = new_detached_model(dict(READ)).shown
+
+
+def test_a_model_that_was_read_can_be_changed_in_a_session():
+    """SQLAlchemy attaches it as one that it has detached itself."""
+    engine = sqlalchemy.create_engine("sqlite://")
+    Base.metadata.create_all(engine)
+    with Session(engine) as session, session.begin():
+        session.add(Model(**GIVEN, downloaded_at=moment(1)))
+    with Session(engine) as session:
+        values = dict(vars(session.scalars(sqlalchemy.select(Model)).one()))
+    model = new_detached_model(dict(values))
+
+    with Session(engine) as session, session.begin():
+        session.add(model)
+        model.size_bytes = 8
+        assert session.get(Model, model.id) is model
+
+    with Session(engine) as session:
+        assert session.scalars(sqlalchemy.select(Model.size_bytes)).all() == [8]
+        assert session.merge(new_detached_model({**values, "size_bytes": 9})).size_bytes == 9
+    engine.dispose()
+
+
+def test_a_deferred_column_of_a_model_that_was_read_is_not_loaded():
+    """It belongs to no session, as a model that SQLAlchemy has detached."""
+    for model in (new_detached_model(dict(READ)), detach_with_sqlalchemy(READ)):
+        with pytest.raises(DetachedInstanceError):
+            _ = model.reference_folded
 
 
 def test_a_model_that_was_read_takes_over_the_dict_of_values():

@@ -1,18 +1,23 @@
 """Rows have the same values through SQLAlchemy, prepared statements, models and plain rows."""
 
+import asyncio
 import gc
 import sqlite3
+from collections.abc import Iterable
 from contextlib import closing
+from copy import copy
 from dataclasses import fields
 from datetime import UTC, datetime
 
 import pytest
-from sqlalchemy import bindparam, create_engine, insert, select
+from sqlalchemy import BigInteger, bindparam, create_engine, insert, select
+from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import Session
 
-from model_catalog import FileState, Model, ModelRow, Sort, open_catalog
+from model_catalog import FileState, Model, ModelCatalog, ModelRow, Sort, open_catalog
 from model_catalog.concurrency.gc_pauses import gc_paused
 from model_catalog.execution.prepared_statement import PreparedStatement, raw_column
+from model_catalog.mapping.column_types import PathText, UnixTimestamp
 from model_catalog.repository.statements.filters import MODELS
 
 FOLDED = ("reference_folded", "description_folded")
@@ -102,6 +107,77 @@ async def test_plain_rows_have_the_values_of_models(odd_file):
         {name: getattr(model, name) for name in ModelRow._fields} for model in models
     ]
     assert streamed == rows
+
+
+def rows_of_all_kinds() -> dict[str, dict]:
+    """Rows by reference: every field set, only the needed ones, and each of the others alone."""
+    needed = ("id", "provider", "reference", "local_path", "version", "host")
+    values = {}
+    for number, column in enumerate(MODELS.columns, start=1):
+        if column.name in (*needed, *FOLDED):
+            continue
+        if isinstance(column.type, UnixTimestamp):
+            values[column.name] = 1_700_000_000 + number
+        elif isinstance(column.type, BigInteger):
+            values[column.name] = 1000 + number
+        elif isinstance(column.type, PathText):
+            values[column.name] = f"bytes:/{column.name}/%FF"
+        else:
+            values[column.name] = f"the {column.name}"
+    sets = {"all": values | {"state": "present"}, "needed": {}}
+    sets |= {name: {name: value} for name, value in values.items()}
+    return sets
+
+
+async def find_all(catalog: ModelCatalog, references: Iterable[str]) -> list[Model]:
+    """Find models by reference, one after the other."""
+    return [await catalog.get_model(reference, "hf") for reference in references]
+
+
+async def test_models_are_equal_in_whatever_way_they_are_read(database):
+    """
+    A model has the values that a session of SQLAlchemy loads, whichever fields are NULL.
+    """
+    for reference, values in rows_of_all_kinds().items():
+        row = {"provider": "hf", "reference": reference, "local_path": "/m", **values}
+        row |= {"reference_folded": reference}
+        marks = ", ".join("?" * len(row))
+        database.run(f"INSERT INTO models ({', '.join(row)}) VALUES ({marks})", *row.values())
+    for reference in ("all", "digest"):
+        ((model_id,),) = database.run("SELECT id FROM models WHERE reference = ?", reference)
+        for tag in ("b", "A"):
+            database.run("INSERT INTO model_tags VALUES (?, ?, ?)", model_id, tag.lower(), tag)
+    engine = create_async_engine(database.target_url)
+
+    async with AsyncSession(engine) as session:
+        mapped = {each.reference: each for each in await session.scalars(select(Model))}
+        expected = {name: dict(vars(each)) for name, each in mapped.items()}
+    host = ModelCatalog(async_sessionmaker(engine))
+    async with open_catalog(database.target) as catalog:
+        found = {
+            "list": await catalog.list_models(),
+            "page": (await catalog.list_page(limit=200)).models,
+            "stream": [model async for model in catalog.iter_models()],
+            "host": await host.list_models(),
+            "lone finds": await find_all(catalog, expected),
+            "finds": await asyncio.gather(*(catalog.find_model(name, "hf") for name in expected)),
+            "by id": [await catalog.get_model_by_id(each["id"]) for each in expected.values()],
+        }
+        rows = await catalog.list_rows()
+        again = [Model(provider="hf", reference=name, local_path="/m") for name in expected]
+        registered = [await catalog.register_model(copy(model)) for model in again]
+        assert list(map(vars, registered)) == list(map(vars, await find_all(catalog, expected)))
+        registered = await asyncio.gather(*map(catalog.register_model, again))
+        assert list(map(vars, registered)) == list(map(vars, await find_all(catalog, expected)))
+    await engine.dispose()
+
+    assert len(expected) == len(rows_of_all_kinds())
+    for way, models in found.items():
+        assert {model.reference: vars(model) for model in models} == expected, way
+    assert {row.reference: row for row in rows} == {
+        model.reference: ModelRow(*(getattr(model, name) for name in ModelRow._fields))
+        for model in found["list"]
+    }
 
 
 async def test_a_page_may_start_after_a_plain_row(odd_file):

@@ -35,7 +35,7 @@ _ROWS_AT_ONCE: Final = 250
 # A program lists with a handful of combinations of filters and orders.
 _MAX_SELECTS: Final = 500
 
-# To convert as many takes about 5 ms.
+# To convert as many takes 0.6 ms, and 2.5 ms if all columns are set.
 _ROWS_PER_SLICE: Final = 250
 
 T = TypeVar("T")

@@ -47,7 +47,7 @@ from model_catalog.repository.statements.models import (
     select_only_candidate,
 )
 from model_catalog.repository.statements.postgres_batches import fetch_rows_by_keys
-from model_catalog.repository.statements.row_conversion import to_model
+from model_catalog.repository.statements.row_conversion import to_model, to_model_of_server
 
 
 class LookupKey(NamedTuple):
@@ -113,13 +113,14 @@ def find_one(connection: Connection, key: LookupKey) -> Model | None:
         if len(rows) == 1:
             return to_model(rows[0])
     rows = select_by_key(dialect.name, newest=newest).fetch_all(connection, values)
-    return to_model(rows[0]) if rows else None
+    convert = to_model if dialect.name == "sqlite" else to_model_of_server
+    return convert(rows[0]) if rows else None
 
 
 def find_many(connection: Connection, keys: Sequence[LookupKey]) -> list[Model | None]:
     """Return the model that each key means, or None; one statement, on PostgreSQL."""
     rows = fetch_rows_by_keys(connection, [key.parameters for key in keys])
-    return [None if row is None else to_model(row) for row in rows]
+    return [None if row is None else to_model_of_server(row) for row in rows]
 
 
 def find_by_id(model_id: int) -> Operation[int, Model | None]:

@@ -35,7 +35,8 @@ from model_catalog.repository.statements.postgres_batches import array_parameter
 from model_catalog.repository.statements.row_conversion import (
     model_from_insert,
     to_model,
-    to_models,
+    to_model_of_server,
+    to_models_of_server,
 )
 from model_catalog.repository.statements.totals.model_totals import count_new_models
 
@@ -180,11 +181,11 @@ def register_one(connection: Connection, row: UpsertRow) -> Model:
         *stored, is_new = stored
         if is_new:
             # It has no tags: one round trip less.
-            return to_model([*stored, None])
+            return to_model((*stored, None))
     if dialect.name == "sqlite" and not stored[ID_INDEX] % _STEP:
         _keep_up(connection)
     (tags,) = select_tags(dialect.name).fetch_all(connection, {"id": stored[ID_INDEX]})
-    return to_model([*stored, *tags])
+    return to_model((*stored, *tags))
 
 
 def _keep_up(connection: Connection) -> None:
@@ -196,7 +197,7 @@ def register_in_one_statement(connection: Connection, row: UpsertRow) -> Model:
     """Register a model on PostgreSQL as `register_one` does, without waiting for locks."""
     values = {**row.row, "host": host_of(connection)}
     (stored,) = upsert_with_tags(*row.statement_key).fetch_all(connection, values)
-    return to_model(stored)
+    return to_model_of_server(stored)
 
 
 def register_many(connection: Connection, rows: Sequence[UpsertRow]) -> list[Model]:
@@ -223,7 +224,7 @@ def register_many(connection: Connection, rows: Sequence[UpsertRow]) -> list[Mod
         stored |= {index: by_key[each.key] for index, each in zip(indexes, batch, strict=True)}
     tags = fetch_tags(connection, known_ids) if known_ids else {}
     ordered = (stored[index] for index in range(len(rows)))
-    return to_models([*row, tags.get(row[ID_INDEX])] for row in ordered)
+    return to_models_of_server((*row, tags.get(row[ID_INDEX])) for row in ordered)
 
 
 def group_by_statement(rows: Sequence[UpsertRow]) -> Iterator[list[int]]:

@@ -24,17 +24,21 @@ from model_catalog.domain.fields import KEY_FIELDS, UNIQUE_COLUMNS
 from model_catalog.domain.file_record import FileState
 from model_catalog.execution.prepared_statement import PreparedStatement, raw_column
 from model_catalog.mapping.child_tables import TAGS
-from model_catalog.repository.statements.filters import EFFECTIVE_COLUMNS, MODELS, model_columns
+from model_catalog.repository.statements.filters import MODELS, model_columns
 from model_catalog.repository.statements.model_key import only_candidate, select_model_id
 from model_catalog.repository.statements.postgres_batches import array_table
-from model_catalog.repository.statements.row_conversion import select_models, string_agg
+from model_catalog.repository.statements.row_conversion import (
+    MODEL_COLUMNS,
+    select_models,
+    string_agg,
+)
 
 if TYPE_CHECKING:
     from sqlalchemy.dialects import postgresql, sqlite
 
-ID_INDEX: Final = list(EFFECTIVE_COLUMNS).index("id")
+ID_INDEX: Final = MODEL_COLUMNS.index("id")
 """The position of the id in a row of `select_models`."""
-KEY_INDEXES: Final = tuple(list(EFFECTIVE_COLUMNS).index(name) for name in KEY_FIELDS)
+KEY_INDEXES: Final = tuple(MODEL_COLUMNS.index(name) for name in KEY_FIELDS)
 """The positions of provider, reference and version in a row of `select_models`."""
 
 

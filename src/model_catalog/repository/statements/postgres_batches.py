@@ -61,8 +61,7 @@ def fetch_rows_by_keys(
     rows: list[Row | None] = [None] * len(keys)
     values = {**array_parameters(KEY_FIELDS, keys), "host": host_of(connection)}
     for row in _select_by_keys().fetch_all(connection, values):
-        *fields, number = row
-        rows[number - 1] = fields
+        rows[row[-1] - 1] = row[:-1]
     return rows
 
 
