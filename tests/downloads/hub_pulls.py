@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from forked_commands import run_command
 from loopback_hub import LoopbackHub
 
 COMMIT = "a" * 40
@@ -63,7 +64,8 @@ class Puller:
 
     def pull(self, *words: str) -> tuple[int, str]:
         """Pull, and return the exit code and what was printed."""
-        return finish(self.start(*words))
+        code, printed, errors = run_command("pull", *words, "--db", self.target, env=self.env)
+        return code, printed + errors
 
     def run(self, code: str, **variables: str) -> object:
         """Run `async def run(catalog)` of a program, and return its result."""

@@ -8,13 +8,17 @@ from download_helpers import Downloader, until
 from sqlalchemy import Engine, event
 
 from model_catalog import Model
-from model_catalog.downloads import get_or_download, use_model
+from model_catalog.downloads import get_or_download, leases, use_model
 from model_catalog.downloads.leases import keeper_of
+from model_catalog.downloads.queries import batches
 
 pytestmark = pytest.mark.slow
 
-LEASE_COUNT = 501
-"""Of claims, and of uses: one more than a statement renews."""
+BATCH_SIZE = 50
+"""The leases that a statement renews in the test. They are 500 otherwise."""
+
+LEASE_COUNT = BATCH_SIZE + 1
+"""Of claims, and of uses."""
 
 
 @contextmanager
@@ -41,13 +45,15 @@ def recorded_transactions():
 
 
 @pytest.mark.parametrize("backend", ["sqlite", "asyncpg"])
-async def test_the_renewal_of_a_thousand_leases_holds_no_lock_for_two_statements(
-    catalog, database, tmp_path
+async def test_the_renewal_of_many_leases_holds_no_lock_for_two_statements(
+    catalog, database, tmp_path, monkeypatch
 ):
     """
     Another process can write after each statement: it ends its transaction. The bytes of downloads
     are written apart from the leases.
     """
+    monkeypatch.setattr(leases, "_BATCH_SIZE", BATCH_SIZE)
+    monkeypatch.setattr(batches, "_BATCH_SIZE", BATCH_SIZE)
     release = asyncio.Event()
     download = Downloader(tmp_path / "m", release=release)
     names = [f"local:m{number}" for number in range(LEASE_COUNT)]

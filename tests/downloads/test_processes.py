@@ -55,13 +55,13 @@ class Process:
         self.popen.communicate()
 
 
-async def test_64_tasks_in_each_of_4_processes_download_10_models_once(database, tmp_path):
+async def test_16_tasks_in_each_of_4_processes_download_10_models_once(database, tmp_path):
     """
-    2,560 calls get the same 10 files.
+    640 calls get the same 10 files.
     """
     names = [f"hf:org/m{number}" for number in range(10)]
     processes = [
-        Process(database, tmp_path / "m", "fast", *names, tasks=64, lease_s=30) for _ in range(4)
+        Process(database, tmp_path / "m", "fast", *names, tasks=16, lease_s=30) for _ in range(4)
     ]
 
     paths = await asyncio.gather(*(process.end() for process in processes))

@@ -19,6 +19,12 @@ pytestmark = pytest.mark.slow
 HELD = "model-Q4_K_M.gguf"
 
 
+@pytest.fixture(params=["sqlite", "asyncpg"])
+def backend(request):
+    """test_hub_download.py has the same downloads through psycopg."""
+    return request.param
+
+
 @pytest.fixture
 def hub():
     with LoopbackHub(COMMIT, dict(FILES)).serve() as served:

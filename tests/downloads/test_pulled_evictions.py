@@ -15,6 +15,12 @@ pytestmark = pytest.mark.slow
 WEIGHTS = GGUF + bytes(200_000)
 
 
+@pytest.fixture(params=["sqlite", "asyncpg"])
+def backend(request):
+    """test_hub_download.py has the same downloads through psycopg."""
+    return request.param
+
+
 @pytest.fixture
 def hub():
     with LoopbackHub(COMMIT, dict(FILES)).serve() as served:

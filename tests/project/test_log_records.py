@@ -3,6 +3,7 @@
 import ast
 import logging
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -12,19 +13,23 @@ from model_catalog import upgrade
 PROJECT = Path(__file__).parents[2]
 PACKAGE = PROJECT / "src" / "model_catalog"
 PAGE = (PROJECT / "docs" / "observability.md").read_text()
-SOURCES = {
-    path: ast.parse(path.read_text())
-    for folder in (PACKAGE, PROJECT / "migrations")
-    for path in folder.rglob("*.py")
-}
 LOGGERS = set(re.findall(r"^\| `(model_catalog\.\w+)` \|", PAGE, re.MULTILINE))
 FIELDS = set(re.findall(r"^\| `(model_catalog_\w+)` \|", PAGE, re.MULTILINE))
+
+
+@cache
+def sources() -> dict[Path, ast.Module]:
+    return {
+        path: ast.parse(path.read_text())
+        for folder in (PACKAGE, PROJECT / "migrations")
+        for path in folder.rglob("*.py")
+    }
 
 
 def calls_of(name: str) -> list[tuple[Path, ast.Call]]:
     return [
         (path, node)
-        for path, tree in SOURCES.items()
+        for path, tree in sources().items()
         for node in ast.walk(tree)
         if isinstance(node, ast.Call) and ast.unparse(node.func) == name
     ]
@@ -51,7 +56,7 @@ def test_the_fields_of_records_are_documented_and_replace_none():
     """
     used = {
         key.value
-        for tree in SOURCES.values()
+        for tree in sources().values()
         for node in ast.walk(tree)
         if isinstance(node, ast.Dict)
         for key in node.keys
@@ -59,7 +64,7 @@ def test_the_fields_of_records_are_documented_and_replace_none():
     }
     extras = [
         keyword.value
-        for tree in SOURCES.values()
+        for tree in sources().values()
         for node in ast.walk(tree)
         if isinstance(node, ast.Call) and ast.unparse(node.func).startswith("log.")
         for keyword in node.keywords
