@@ -140,7 +140,7 @@ async def test_models_are_equal_in_whatever_way_they_are_read(database):
     """
     for reference, values in rows_of_all_kinds().items():
         row = {"provider": "hf", "reference": reference, "local_path": "/m", **values}
-        row |= {"reference_folded": reference}
+        row |= {"version": "v1", "reference_folded": reference}
         marks = ", ".join("?" * len(row))
         database.run(f"INSERT INTO models ({', '.join(row)}) VALUES ({marks})", *row.values())
     for reference in ("all", "digest"):
@@ -164,7 +164,8 @@ async def test_models_are_equal_in_whatever_way_they_are_read(database):
             "by id": [await catalog.get_model_by_id(each["id"]) for each in expected.values()],
         }
         rows = await catalog.list_rows()
-        again = [Model(provider="hf", reference=name, local_path="/m") for name in expected]
+        key = {"provider": "hf", "version": "v1", "local_path": "/m"}
+        again = [Model(reference=name, **key) for name in expected]
         registered = [await catalog.register_model(copy(model)) for model in again]
         assert list(map(vars, registered)) == list(map(vars, await find_all(catalog, expected)))
         registered = await asyncio.gather(*map(catalog.register_model, again))

@@ -41,9 +41,9 @@ from model_catalog.mapping.computed_fields import STORED_TAGS
 from model_catalog.mapping.tables import Model, new_detached_model
 from model_catalog.repository.statements.filters import EFFECTIVE_COLUMNS, MODELS, model_columns
 
-# Of most models only the first columns are set. The second are set when files were examined, and all
-# others are rarely set. Adjacent columns that are all NULL are found in one comparison. To fill a
-# dict of 51 values takes 1.9 us. To copy one without values and set 17 in it takes 0.9 us.
+# Of most models only the first columns are set. The second are set when files were examined, and
+# all others are rarely set. Adjacent columns that are all NULL are found in one comparison. To fill
+# a dict of 51 values takes 1.9 us. To copy one without values and set 17 in it takes 0.9 us.
 _USUAL: Final = (
     *("id", "provider", "reference", "version", "host", "local_path", "size_bytes"),
     *("downloaded_at", "format", "architecture", "quantization", "license", "context_length"),
