@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-import time
-from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
@@ -15,13 +13,11 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from model_catalog.concurrency.completion import run_to_completion
-from model_catalog.concurrency.retry import DEFAULT_OPEN_TIMEOUT_S
+from model_catalog.concurrency.retry import DEFAULT_OPEN_TIMEOUT_S, retry_while_busy
 from model_catalog.concurrency.threads import to_thread
 from model_catalog.connection.database_info import catalog_schema
 from model_catalog.connection.engines import database_info
-from model_catalog.connection.error_mapping import to_catalog_error
-from model_catalog.connection.interruption.interruptible_run import InterruptibleRun
-from model_catalog.connection.interruption.running import SERVER_GRACE_S
+from model_catalog.connection.error_mapping import map_errors, to_catalog_error
 from model_catalog.connection.online_backup import backup_before_migration
 from model_catalog.connection.open_database import OpenDatabase, open_database
 from model_catalog.connection.target import Target
@@ -38,7 +34,12 @@ from model_catalog.mapping.revisions import (
 )
 from model_catalog.mapping.search_index.inspection import complete_index, needs_completion
 from model_catalog.schema.host_objects import keep_host_objects
-from model_catalog.schema.migration_lock import migration_transaction
+from model_catalog.schema.migration_lock import (
+    MigrationCancelledError,
+    MigrationWatch,
+    file_transaction,
+    migration_transaction,
+)
 from model_catalog.schema.revision import (
     APPLICATION_ID,
     DatabaseRevision,
@@ -50,7 +51,7 @@ from model_catalog.schema.revision import (
 from model_catalog.schema.revision_runner import create_tables, import_alembic, run_revisions
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Iterator
+    from collections.abc import Coroutine
 
 # One migration at a time on an engine. The pool of a database in memory gives all tasks the same
 # connection, so that the database's own lock could not keep two migrations apart.
@@ -129,16 +130,18 @@ async def downgrade(
 async def migrate_to(database: OpenDatabase, revision: str, *, down: bool = False) -> None:
     """Run the migrations from the database's revision to another; see `upgrade`."""
     goal = resolve_revision(revision, database.name)
-    current = await current_revision(database)
-    if not needs_migration(current, goal, database.name, down=down):
-        return
-
-    watch = _MigrationWatch(database)
-    await _run_alone(database, _migrate(database, current, goal, watch, down=down), watch)
+    watch = MigrationWatch(database)
+    if database.sync_engine is not None and goal == head_revision() and not down:
+        creation = _create_if_new(database, database.sync_engine, goal, watch)
+        current = await run_to_completion(creation, watch.cancelled.set)
+    else:
+        current = await current_revision(database)
+    if needs_migration(current, goal, database.name, down=down):
+        await _run_alone(database, _migrate(database, current, goal, watch, down=down), watch)
 
 
 async def _run_alone(
-    database: OpenDatabase, migration: Coroutine[Any, Any, None], watch: _MigrationWatch
+    database: OpenDatabase, migration: Coroutine[Any, Any, None], watch: MigrationWatch
 ) -> None:
     """Run a migration to its end, while no other migrates on the engine."""
     is_server = database.engine.dialect.name != "sqlite"
@@ -162,14 +165,13 @@ async def _run_alone(
 
 async def _complete_search_index(database: OpenDatabase) -> None:
     """Create, rebuild or fill the search index of a database at the newest revision."""
-    schema = catalog_schema(database.engine.sync_engine)
-    if not await read_from(database, partial(needs_completion, schema=schema)):
+    if not await read_from(database, _needs_completion):
         return
-    watch = _MigrationWatch(database)
+    watch = MigrationWatch(database)
 
     def run(connection: sa.Connection) -> None:
         with watch.watching_statements(connection):
-            complete_index(connection, schema)
+            complete_index(connection, catalog_schema(connection))
 
     async def complete() -> None:
         with watch.run:
@@ -183,7 +185,7 @@ async def _complete_search_index(database: OpenDatabase) -> None:
                     run=watch.run,
                 ) as connection:
                     await connection.run_sync(run)
-            except _MigrationCancelledError:
+            except MigrationCancelledError:
                 raise asyncio.CancelledError from None
             except sa.exc.SQLAlchemyError as error:
                 raise to_migration_error(error, database.name, head_revision()) from error
@@ -194,6 +196,10 @@ async def _complete_search_index(database: OpenDatabase) -> None:
         database.name,
         extra={"model_catalog_url": database.name},
     )
+
+
+def _needs_completion(connection: sa.Connection) -> bool:
+    return needs_completion(connection, catalog_schema(connection))
 
 
 def resolve_revision(revision: str, name: str) -> str:
@@ -239,26 +245,54 @@ def run_migration(
         run_revisions(connection, current.revision, goal, down=down)
 
 
+async def _create_if_new(
+    database: OpenDatabase, engine: sa.Engine, goal: str, watch: MigrationWatch
+) -> DatabaseRevision:
+    """
+    Create the tables in a file of our own that has none, and return the revision of the file.
+
+    A file with a catalog, or with the table of the hive, is only read. It takes no lock then.
+    """
+    name, shared = database.name, database.shared
+
+    def create() -> DatabaseRevision:
+        watch.raise_if_cancelled()
+        with map_errors(name), engine.connect() as connection:
+            current = detect_revision(connection, name, shared=shared)
+            # SQLAlchemy began a transaction for the reads.
+            connection.rollback()
+            if not is_created_at_once(current, goal):
+                return current
+            try:
+                with file_transaction(connection, name):
+                    # Another process may have created them before we got the lock.
+                    current = detect_revision(connection, name, shared=shared)
+                    if not is_created_at_once(current, goal):
+                        return current
+                    _run_watched(connection, database, current, goal, watch)
+            except sa.exc.SQLAlchemyError as error:
+                raise to_migration_error(error, name, goal) from error
+        log_migration(name, None, goal)
+        return DatabaseRevision(goal, goal)
+
+    try:
+        # In one thread. Over an async connection each statement is three trips to its thread.
+        return await retry_while_busy(partial(to_thread, create), database.wait_s)
+    except MigrationCancelledError:
+        raise asyncio.CancelledError from None
+
+
 async def _migrate(
     database: OpenDatabase,
     current: DatabaseRevision,
     goal: str,
-    watch: _MigrationWatch,
+    watch: MigrationWatch,
     *,
     down: bool,
 ) -> None:
     if not is_created_at_once(current, goal):
         # The import takes a quarter of a second, so it runs in a thread and only if it is needed.
         await to_thread(import_alembic)
-
-    def run(connection: sa.Connection, current: DatabaseRevision) -> None:
-        with (
-            keep_host_objects(connection, database.name, goal),
-            watch.watching_statements(connection),
-        ):
-            run_migration(connection, current, goal, down=down)
-        set_application_id(connection, database)
-        log_migration(database.name, current.revision, goal)
 
     with watch.run:
         try:
@@ -276,11 +310,32 @@ async def _migrate(
                 )
                 if needs_migration(current, goal, database.name, down=down):
                     await backup_if_needed(connection, database, goal)
-                    await connection.run_sync(run, current)
-        except _MigrationCancelledError:
+                    await connection.run_sync(
+                        _run_watched, database, current, goal, watch, down=down
+                    )
+                    log_migration(database.name, current.revision, goal)
+        except MigrationCancelledError:
             raise asyncio.CancelledError from None
         except sa.exc.SQLAlchemyError as error:
             raise to_migration_error(error, database.name, goal) from error
+
+
+def _run_watched(
+    connection: sa.Connection,
+    database: OpenDatabase,
+    current: DatabaseRevision,
+    goal: str,
+    watch: MigrationWatch,
+    *,
+    down: bool = False,
+) -> None:
+    """Run a migration in the connection's transaction. A cancellation stops it."""
+    with (
+        keep_host_objects(connection, database.name, goal),
+        watch.watching_statements(connection),
+    ):
+        run_migration(connection, current, goal, down=down)
+    set_application_id(connection, database)
 
 
 def to_migration_error(error: sa.exc.SQLAlchemyError, name: str, goal: str) -> CatalogError:
@@ -343,48 +398,3 @@ def set_application_id(connection: sa.Connection, database: OpenDatabase) -> Non
     tables -= added_tables()
     if not tables and connection.exec_driver_sql("PRAGMA application_id").scalar() == 0:
         connection.exec_driver_sql(f"PRAGMA application_id = {APPLICATION_ID}")
-
-
-class _MigrationCancelledError(Exception):
-    """The caller of the migration was cancelled."""
-
-
-class _MigrationWatch:
-    """
-    Ends a migration that was cancelled, or whose server has stopped answering.
-
-    Until its first statement a migration has the time of its caller, `wait_s`. Then each statement
-    has it anew, because a large table takes long.
-    """
-
-    def __init__(self, database: OpenDatabase) -> None:
-        self.run = InterruptibleRun(database.name)
-        self.cancelled = threading.Event()
-        self._wait_s = database.wait_s + SERVER_GRACE_S
-        self._statement_at = time.monotonic()
-
-    def cancel(self) -> None:
-        """Stop before the next statement. A server that does not answer is left a second later."""
-        self.cancelled.set()
-        self.run.cancel_write()
-
-    def interrupt_if_silent(self) -> None:
-        """Interrupt the statement if it has had its time."""
-        if time.monotonic() - self._statement_at >= self._wait_s:
-            self.run.interrupt()
-
-    @contextmanager
-    def watching_statements(self, connection: sa.Connection) -> Iterator[None]:
-        """Raise before the next statement if `cancelled` is set: the rollback is then orderly."""
-
-        def check(*_: Any) -> None:
-            self._statement_at = time.monotonic()
-            if self.cancelled.is_set():
-                # After a CancelledError SQLAlchemy would invalidate a host's connection.
-                raise _MigrationCancelledError
-
-        sa.event.listen(connection, "before_cursor_execute", check)
-        try:
-            yield
-        finally:
-            sa.event.remove(connection, "before_cursor_execute", check)

@@ -1,12 +1,13 @@
-"""The transaction of a migration, with a lock that only one migration can hold at a time."""
+"""The transaction of a migration: its lock, which one migration can hold at a time, and its end."""
 
 from __future__ import annotations
 
 import asyncio
 import math
 import threading
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from typing import Any, Final
 
@@ -18,6 +19,8 @@ from model_catalog.concurrency.threads import thread_working
 from model_catalog.connection.backup_files import is_unresolved
 from model_catalog.connection.error_mapping import map_errors
 from model_catalog.connection.interruption.interruptible_run import InterruptibleRun
+from model_catalog.connection.interruption.running import SERVER_GRACE_S
+from model_catalog.connection.open_database import OpenDatabase
 from model_catalog.connection.sqlite_pragmas import set_foreign_keys
 from model_catalog.connection.timeouts import (
     WRITE,
@@ -33,6 +36,55 @@ from model_catalog.schema.table_locks import lock_tables
 
 # The length of (table, reason) in broken_references().
 _UNRESOLVED: Final = 2
+
+
+class MigrationCancelledError(Exception):
+    """The caller of the migration was cancelled."""
+
+
+class MigrationWatch:
+    """
+    Ends a migration that was cancelled, or whose server has stopped answering.
+
+    Until its first statement a migration has the time of its caller, `wait_s`. Then each statement
+    has it anew, because a large table takes long.
+    """
+
+    def __init__(self, database: OpenDatabase) -> None:
+        self.run = InterruptibleRun(database.name)
+        self.cancelled = threading.Event()
+        self._wait_s = database.wait_s + SERVER_GRACE_S
+        self._statement_at = time.monotonic()
+
+    def cancel(self) -> None:
+        """Stop before the next statement. A server that does not answer is left a second later."""
+        self.cancelled.set()
+        self.run.cancel_write()
+
+    def raise_if_cancelled(self) -> None:
+        """Raise MigrationCancelledError if `cancelled` is set."""
+        # After a CancelledError SQLAlchemy would invalidate a host's connection.
+        if self.cancelled.is_set():
+            raise MigrationCancelledError
+
+    def interrupt_if_silent(self) -> None:
+        """Interrupt the statement if it has had its time."""
+        if time.monotonic() - self._statement_at >= self._wait_s:
+            self.run.interrupt()
+
+    @contextmanager
+    def watching_statements(self, connection: sa.Connection) -> Iterator[None]:
+        """Raise before the next statement if `cancelled` is set: the rollback is then orderly."""
+
+        def check(*_: Any) -> None:
+            self._statement_at = time.monotonic()
+            self.raise_if_cancelled()
+
+        sa.event.listen(connection, "before_cursor_execute", check)
+        try:
+            yield
+        finally:
+            sa.event.remove(connection, "before_cursor_execute", check)
 
 
 @asynccontextmanager
@@ -92,6 +144,24 @@ async def migration_transaction(
         finally:
             # Has no effect after the commit.
             await connection.rollback()
+
+
+@contextmanager
+def file_transaction(connection: sa.Connection, name: str) -> Iterator[None]:
+    """
+    Open a transaction with SQLite's write lock on a new connection of an engine of our own.
+
+    It is for a block that drops no table, so the foreign keys stay enforced. It commits when the
+    block ends without an error, and rolls back otherwise.
+
+    Raises the driver's error if the lock is not free in 0.1 s, and UpgradeFailedError if rows would
+    refer to missing rows.
+    """
+    # An execution option of the connection stays when it has been released.
+    with connection.execution_options(**{WRITE: True}).begin():
+        broken_before = broken_references(connection)
+        yield
+        require_references_kept(connection, name, broken_before)
 
 
 async def _lock(connection: AsyncConnection, name: str) -> None:
