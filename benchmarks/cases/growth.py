@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import sqlite3
 import statistics
@@ -26,7 +27,7 @@ from benchmarks.harness.workloads import (
     remove,
     total_behind,
 )
-from model_catalog import ModelCatalog, Sort
+from model_catalog import ModelCatalog, ModelRow, Sort
 
 MAX_RATIO: Final = 3.0
 """A cost is constant if the largest catalog costs at most this many times the smallest."""
@@ -55,6 +56,16 @@ PAGE_ORDERS: Final[Mapping[str, Sort]] = {
     "use count": Sort.USE_COUNT,
     "name": Sort.REFERENCE,
 }
+OTHER_ORDERS: Final = (
+    Sort.DOWNLOAD_COUNT,
+    Sort.CONTEXT_LENGTH,
+    Sort.PARAMETER_COUNT,
+    Sort.ARCHITECTURE,
+    Sort.QUANTIZATION,
+    Sort.FORMAT,
+)
+"""The orders without an index: each page reads and sorts all models."""
+
 PAGE_FILTERS: Final[Mapping[str, Mapping[str, Any]]] = {
     "": {},
     "provider": {"provider": "hf"},
@@ -82,6 +93,14 @@ INSERT INTO models (provider, reference, local_path, size_bytes, downloaded_at, 
 """
 _PAGE: Final = 50
 _LONG_PAGE: Final = 500
+_ENDS: Final = 9
+"""The number of first pages, and of last pages, whose median is reported."""
+
+PAGING_ORDERS: Final[Mapping[str, Mapping[str, Any]]] = {
+    **{order: {"sort": sort} for order, sort in PAGE_ORDERS.items()},
+    "provider": {"sort": Sort.PROVIDER},
+    "provider, descending": {"sort": Sort.PROVIDER, "descending": True},
+}
 
 
 @dataclass(frozen=True)
@@ -124,7 +143,11 @@ class Paging:
 
 
 async def measure_paging(environment: Environment, name: str, rows: int) -> list[Paging]:
-    """Read all models in pages, in each order that has an index."""
+    """
+    Read all models in pages, in each order that has an index.
+
+    In the other orders only the first and the last pages are read.
+    """
     spec = contender_spec(name)
     target = await environment.databases.target(spec, rows, private=True)
     add_values(target)
@@ -132,21 +155,50 @@ async def measure_paging(environment: Environment, name: str, rows: int) -> list
     await contender.open(target, environment.settings.durability)
     catalog: ModelCatalog = contender.catalog  # type: ignore[attr-defined]
     found = []
-    for order, sort in PAGE_ORDERS.items():
-        seconds = [each async for each in _page_times(catalog, sort)]
+    for order, options in PAGING_ORDERS.items():
+        seconds = [each async for each in _page_times(catalog, options)]
         full = seconds[: rows // _LONG_PAGE]
-        first, last = (statistics.median(part) for part in (full[:9], full[-9:]))
-        found.append(Paging(order, len(full), first, last))
+        found.append(_paging(order, len(full), full[:_ENDS], full[-_ENDS:]))
+    for sort in OTHER_ORDERS:
+        options = {"sort": sort}
+        # The last pages start here.
+        place = max(rows - (_ENDS + 1) * _LONG_PAGE, 0)
+        start = await _row_at(catalog, place, options)
+        first = [each async for each in _page_times(catalog, options, pages=_ENDS)]
+        last = [each async for each in _page_times(catalog, options, after=start, pages=_ENDS)]
+        found.append(_paging(f"{sort}", rows // _LONG_PAGE, first, last))
     await contender.close()
     environment.databases.discard(target)
     return found
 
 
-async def _page_times(catalog: ModelCatalog, sort: Sort) -> AsyncIterator[float]:
-    last = None
-    while True:
+def _paging(order: str, pages: int, first: list[float], last: list[float]) -> Paging:
+    return Paging(order, pages, statistics.median(first), statistics.median(last))
+
+
+async def _row_at(catalog: ModelCatalog, place: int, options: Mapping[str, Any]) -> ModelRow:
+    """Return the row at a place of a listing."""
+    number = 0
+    async for row in catalog.iter_rows(**options):
+        if number == place:
+            return row
+        number += 1
+    raise ValueError(place)
+
+
+async def _page_times(
+    catalog: ModelCatalog,
+    options: Mapping[str, Any],
+    after: ModelRow | None = None,
+    pages: int | None = None,
+) -> AsyncIterator[float]:
+    """Yield the seconds that each page takes, until the last one or a number of pages."""
+    last = after
+    for number in itertools.count():
+        if number == pages:
+            return
         start = time.perf_counter()
-        models = await catalog.list_rows(sort=sort, limit=_LONG_PAGE, after=last)
+        models = await catalog.list_rows(limit=_LONG_PAGE, after=last, **options)
         yield time.perf_counter() - start
         if not models:
             return
@@ -159,7 +211,7 @@ def format_paging(found: list[Paging]) -> str:
     for each in found:
         word = "flat" if each.ratio <= MAX_RATIO else "NOT FLAT"
         lines.append(
-            f"  {each.order:<12} {each.pages:,} pages, {each.first_s * 1e3:.1f} ms and"
+            f"  {each.order:<20} {each.pages:,} pages, {each.first_s * 1e3:.1f} ms and"
             f" {each.last_s * 1e3:.1f} ms: {each.ratio:.2f}x, {word}"
         )
     return "\n".join(lines)

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
-from model_catalog.concurrency.forks import separate_in_child
+from model_catalog.concurrency.forks import fork_count, separate_in_child
 from model_catalog.errors import CatalogClosedError, WrongLoopError
 
 
@@ -29,6 +29,7 @@ class LoopOwner:
     def __init__(self, target: str) -> None:
         self._target = target
         self._process_id = os.getpid()
+        self._forks = fork_count()
         self._loop = running_loop()
         separate_in_child(self._loop)
         self.is_closed = False
@@ -65,7 +66,8 @@ class LoopOwner:
         Raises WrongLoopError in another event loop and in a forked child, and CatalogClosedError
         after the catalog was closed.
         """
-        if os.getpid() != self._process_id:
+        # A system call for the id of the process would take half a microsecond in some sandboxes.
+        if fork_count() != self._forks:
             raise WrongLoopError(
                 self._target,
                 f"process {self._process_id}, the parent of this process ({os.getpid()})",

@@ -243,8 +243,15 @@ class TransactionRunner:
     def _run_read(self, request: Request[Any], connection: Connection) -> None:
         operation = request.operation
         try:
+            request.result = operation.run_one(connection, operation.value)
+        except Exception as error:  # noqa: BLE001 - the request that caused it raises it
+            self._fail_read(request, connection, error)
+
+    def _fail_read(self, request: Request[Any], connection: Connection, raised: Exception) -> None:
+        """Set the error of a read, or run it again if it only met text that is not UTF-8."""
+        try:
             with map_errors(self._name):
-                request.result = operation.run_one(connection, operation.value)
+                raise raised  # noqa: TRY301
         except CatalogBusyError as error:
             if not (request.is_timed_out and error.is_interrupted):
                 raise
