@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from conftest import a_model
+from sqlalchemy import Column
 
 from model_catalog import InvalidImportError, ModelCatalog, StorageFullError
 from model_catalog.concurrency.gc_pauses import full_collections_paused
@@ -207,3 +208,24 @@ async def test_a_refused_line_in_a_page_of_an_import_changes_nothing(catalog):
         await catalog.import_catalog(io.BytesIO(b"".join(lines)))
 
     assert await catalog.count_models() == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("call", [export, import_again])
+async def test_the_pages_of_a_long_call_leave_no_cycles(catalog, call):
+    """An export and an import let the collector find young objects only: others would stay."""
+    await register(catalog, 1500)
+    await call(catalog)  # the statements are made once
+    gc.collect()
+    gc.disable()
+    try:
+        await call(catalog)
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        gc.collect()
+        left = [repr(each) for each in gc.garbage if isinstance(each, Column)]
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
+
+    assert left == []

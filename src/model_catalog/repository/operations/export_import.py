@@ -13,6 +13,7 @@ from sqlalchemy import (
     BigInteger,
     ColumnElement,
     Connection,
+    Insert,
     ScalarSelect,
     Select,
     Table,
@@ -27,6 +28,7 @@ from sqlalchemy import (
     type_coerce,
 )
 from sqlalchemy.exc import DataError, DBAPIError
+from sqlalchemy.sql.dml import ReturningInsert
 from sqlalchemy.types import NullType
 
 from model_catalog.connection.database_info import host_of, is_autocommit
@@ -277,25 +279,39 @@ def _upsert_models(
     connection: Connection, lines: Sequence[ImportLine], on_conflict: OnConflict
 ) -> dict[tuple[str, ...], int]:
     """Write the rows of models, and return the ids of those that were written, by key."""
-    # The upsert decides whether a model exists. A SELECT before it would race with other writers.
     rows = [line.row | search_columns(line.row) for line in lines]
     names = tuple(rows[0])
+    host = host_of(connection)
     values: Any
     if connection.dialect.name == "postgresql":
+        values = {f"all_{name}": [row[name] for row in rows] for name in names}
+        values["host"] = host
+    else:
+        values = [{**row, "host": host} for row in rows]
+    upsert = _upsert_statement(connection.dialect.name, names, on_conflict)
+    return {tuple(key): model_id for model_id, *key in connection.execute(upsert, values)}
+
+
+# Made once. The object for the excluded row refers to itself, so the collector would have to find
+# it after each page: 16 KiB a page.
+@cache
+def _upsert_statement(
+    dialect: str, names: tuple[str, ...], on_conflict: OnConflict
+) -> ReturningInsert[Any]:
+    """Return the statement that writes the rows of models, and returns their ids and keys."""
+    # The upsert decides whether a model exists. A SELECT before it would race with other writers.
+    if dialect == "postgresql":
         # One array for each column: a row of parameters for each line would take four times as
         # long, most of it in the thread of the event loop.
         given = array_table(model_columns[name] for name in names)
         host = bindparam("host", type_=model_columns.host.type)
-        upsert = insert_into(MODELS, "postgresql").from_select(
+        upsert = insert_into(MODELS, dialect).from_select(
             ("host", *names),
             select(host, *(given.c[name] for name in names)),
             include_defaults=False,
         )
-        values = {f"all_{name}": [row[name] for row in rows] for name in names}
-        values["host"] = host_of(connection)
     else:
-        upsert = insert_into(MODELS, "sqlite")
-        values = [{**row, "host": host_of(connection)} for row in rows]
+        upsert = insert_into(MODELS, dialect)
     if on_conflict == "keep":
         upsert = upsert.on_conflict_do_nothing(index_elements=UNIQUE_COLUMNS)
     else:
@@ -306,9 +322,7 @@ def _upsert_models(
             set_={name: new[name] for name in names if name not in UNIQUE_COLUMNS},
             where=is_newer if on_conflict == "newer" else None,
         )
-    key = (model_columns[name] for name in KEY_FIELDS)
-    returned = connection.execute(upsert.returning(model_columns.id, *key), values)
-    return {tuple(key): model_id for model_id, *key in returned}
+    return upsert.returning(model_columns.id, *(model_columns[name] for name in KEY_FIELDS))
 
 
 def _comparable(timestamp: ColumnElement[datetime]) -> ColumnElement[int]:
@@ -366,13 +380,16 @@ def _insert_aliases(connection: Connection, lines: _Lines, *, moves: bool) -> No
         for store, aliases in ((None, line.aliases), (line.row["store"], line.store_aliases))
         for alias in aliases
     ]
-    if not rows:
-        return
-    insert = insert_into(ALIASES, connection.dialect.name)
-    if moves:
-        changes = {name: insert.excluded[name] for name in ("model_id", "store")}
-        names = ("host", "provider", "reference", "alias")
-        insert = insert.on_conflict_do_update(index_elements=names, set_=changes)
-    else:
-        insert = insert.on_conflict_do_nothing()
-    connection.execute(insert, rows)
+    if rows:
+        connection.execute(_alias_statement(connection.dialect.name, moves=moves), rows)
+
+
+@cache
+def _alias_statement(dialect: str, *, moves: bool) -> Insert:
+    """Return the statement that inserts aliases, and with `moves` changes those that exist."""
+    insert = insert_into(ALIASES, dialect)
+    if not moves:
+        return insert.on_conflict_do_nothing()
+    changes = {name: insert.excluded[name] for name in ("model_id", "store")}
+    names = ("host", "provider", "reference", "alias")
+    return insert.on_conflict_do_update(index_elements=names, set_=changes)
