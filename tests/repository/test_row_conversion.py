@@ -157,7 +157,6 @@ async def test_models_are_equal_in_whatever_way_they_are_read(database):
         found = {
             "list": await catalog.list_models(),
             "page": (await catalog.list_page(limit=200)).models,
-            "stream": [model async for model in catalog.iter_models()],
             "host": await host.list_models(),
             "lone finds": await find_all(catalog, expected),
             "finds": await asyncio.gather(*(catalog.find_model(name, "hf") for name in expected)),
