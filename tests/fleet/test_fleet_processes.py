@@ -13,7 +13,7 @@ from model_catalog import HostRegistry, HostState, open_catalog
 
 PROGRAM = Path(__file__).with_name("fleet_program.py")
 HOSTS = [f"gpu-{number:02}" for number in range(8)]
-SECONDS = float(os.environ.get("MODEL_CATALOG_TEST_FLEET_S", "10"))
+SECONDS = float(os.environ.get("MODEL_CATALOG_TEST_FLEET_S", "4"))
 """How long the hosts work; `MODEL_CATALOG_TEST_FLEET_S=60` for the long run."""
 
 

@@ -6,6 +6,7 @@ import re
 import shlex
 import subprocess
 import sys
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 
@@ -184,6 +185,7 @@ def test_links_lead_to_a_heading_of_a_file(page):
     assert broken == []
 
 
+@cache
 def _defined_names():
     sources = (
         path for folder in ("src", "tests", "examples") for path in (PROJECT / folder).rglob("*.py")

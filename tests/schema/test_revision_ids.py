@@ -37,6 +37,8 @@ from model_catalog.mapping.revisions import (
 ROOT = Path(__file__).parents[2]
 HEAD = head_revision()
 NUMBERS = [revision.removeprefix("model_catalog_") for revision in known_revisions()]
+ONE_DRIVER = pytest.mark.parametrize("backend", ["sqlite", "asyncpg"])
+"""The drivers send the same statements: test_migrations.py upgrades and downgrades with both."""
 # The ids of release 0.1.0. Later revisions never had an id without the prefix.
 OLD_IDS = [number for number in NUMBERS if number <= "0015"]
 
@@ -64,6 +66,7 @@ def run_alembic(*arguments: str, target: str) -> str:
 
 
 @pytest.mark.slow
+@ONE_DRIVER
 async def test_every_old_id_goes_up_down_and_up(empty):
     """
     From each id of release 0.1.0 a database is upgraded and downgraded, its rows stay, and its
@@ -254,6 +257,7 @@ def test_a_host_downgrades_our_branch(empty, tmp_path):
 
 
 @pytest.mark.slow
+@ONE_DRIVER
 async def test_tables_without_a_version_table_are_recognized_at_every_revision(empty):
     """
     They are read as what they are, without a change. An upgrade goes on from there, and keeps the
