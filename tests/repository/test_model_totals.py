@@ -216,7 +216,9 @@ class SQLiteWriter(Writer):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(
+    ("backend", "seed"), [*(("sqlite", seed) for seed in range(3)), ("asyncpg", 0), ("psycopg", 1)]
+)
 async def test_totals_are_the_sums_of_the_rows_after_any_write(
     catalog, database, counted_at_once, seed
 ):

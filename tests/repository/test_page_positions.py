@@ -64,7 +64,10 @@ def keys(models: list[Model]) -> list[tuple[str, str, str]]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("more", [10, 40], ids=["few providers", "many providers"])
+@pytest.mark.parametrize(
+    ("backend", "more"),
+    [("sqlite", 10), ("sqlite", 40), ("asyncpg", 10), ("psycopg", 40)],
+)
 async def test_a_page_after_any_model_is_that_part_of_the_listing(catalog, database, more):
     """The whole listing is sorted, and the page is read from an index if one has its order."""
     rng = random.Random(more)

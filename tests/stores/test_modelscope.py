@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import threading
+import time
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlsplit
@@ -288,22 +289,29 @@ def test_what_the_program_downloads_is_whole(tmp_path):
     assert {file.path for file in model.files} == set(CONTENT) - {"README.md"}
 
 
+def files_of_model(root):
+    return {path.name for path in root.glob("models/*/snapshots/master/*")}
+
+
 @pytest.mark.slow
 def test_a_download_that_is_killed_is_incomplete(tmp_path):
     """
     The half of the weights that has arrived is named.
     """
     pytest.importorskip("modelscope_hub")
+    name = "model.safetensors.incomplete"
     with hub(stops=True) as (server, endpoint):
         process = download(tmp_path, endpoint)
         assert server.is_half_sent.wait(60)
+        # The program downloads several files at a time. It finishes the others.
+        deadline = time.monotonic() + 60
+        while files_of_model(tmp_path / "c") != {*CONTENT} - {"model.safetensors"} | {name}:
+            assert time.monotonic() < deadline
         process.kill()
         process.communicate()
 
     scanned = scan(tmp_path / "c")
 
-    name = "model.safetensors.incomplete"
-    # The program downloads several files at a time, so others may be unfinished too.
     (reason,) = [each for each in only(scanned).reasons if each.startswith("unfinished downloads")]
     assert repr(name) in reason
     assert [each.path.rpartition("/")[2] for each in scanned.leftovers] == [name]
