@@ -341,11 +341,11 @@ def test_a_mutated_header_is_read_or_refused(tmp_path):
 
 
 @pytest.mark.slow
-def test_very_many_mutated_headers_are_read_or_refused(tmp_path):
+def test_more_mutated_headers_are_read_or_refused(tmp_path):
     """
-    The same with 30,000 headers.
+    The same with 8,000 other headers. The fuzzers try many more.
     """
-    assert read_mutations(tmp_path / "m", 30_000, seed=7)
+    assert read_mutations(tmp_path / "m", 8_000, seed=7)
 
 
 def test_the_type_tables_equal_those_of_the_gguf_package():

@@ -52,6 +52,7 @@ def read_limited(path, seconds=2):
 
 
 @pytest.mark.slow_with("safetensors: 1 MiB of lists", "safetensors: 262,145 tensors")
+@pytest.mark.usefixtures("short_garbage_collections")
 @pytest.mark.parametrize("name", REFUSED)
 def test_a_hostile_header_is_refused(tmp_path, name):
     """

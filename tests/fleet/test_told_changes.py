@@ -72,7 +72,9 @@ class Replica:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(
+    ("backend", "seed"), [*(("sqlite", seed) for seed in range(3)), ("asyncpg", 0), ("psycopg", 1)]
+)
 async def test_a_replica_that_follows_the_changes_equals_the_rows(
     database, tmp_path, monkeypatch, seed
 ):

@@ -710,7 +710,7 @@ def test_many_long_sequences_of_calls_equal_the_reference_catalog(database):
     More and longer sequences, which are different in each run.
     """
     # PostgreSQL has two drivers, so it gets half of the sequences with each.
-    examples = 30 if database.path is not None else 15
+    examples = 10 if database.path is not None else 5
     found = settings(max_examples=examples, stateful_step_count=40, **COMMON)
 
     run_state_machine_as_test(lambda: CatalogMachine(database), settings=found)
