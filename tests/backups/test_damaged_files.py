@@ -135,7 +135,7 @@ async def test_damage_of_any_page_is_detected_or_harmless(small_catalog, tmp_pat
     assert pages > 20
     rng = random.Random(11)
     verdicts = []
-    for number in range(pages):
+    for number in range(0, pages, 1 if flip is inverted else 2):
         folder = tmp_path / f"{number}"
         folder.mkdir()
         found = bytearray(whole)

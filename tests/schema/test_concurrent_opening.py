@@ -23,8 +23,8 @@ from model_catalog import check_schema, open_catalog, schema_state, upgrade
 pytestmark = pytest.mark.slow
 
 PROCESS_COUNT = 8
-STRIDE = 4
-"""A migration is one transaction, so it is killed at every fourth of its statements."""
+STRIDE = 8
+"""A migration is one transaction, so it is killed at every eighth of its statements."""
 
 
 @pytest.fixture(scope="module")
@@ -157,7 +157,7 @@ def test_a_killed_downgrade_changes_nothing(empty, where):
 @pytest.mark.slow
 @pytest.mark.parametrize("start", hive_files.INITIAL_STATES)
 def test_an_upgrade_killed_at_any_statement_changes_nothing(empty, start):
-    """The upgrade is killed at its first statement, then at its fifth, until one run completes."""
+    """The upgrade is killed at its first statement, then at its ninth, until one run completes."""
     before = prepare(empty, start)
 
     number = 1
@@ -179,7 +179,7 @@ def test_an_upgrade_killed_at_any_statement_changes_nothing(empty, start):
 @pytest.mark.slow
 def test_a_downgrade_killed_at_any_statement_changes_nothing(empty):
     """
-    The downgrade is killed at its first statement, then at its fifth, until one run completes.
+    The downgrade is killed at its first statement, then at its ninth, until one run completes.
     """
     asyncio.run(hive_files.create_hive_table(empty))
     asyncio.run(upgrade(empty.target))

@@ -266,7 +266,9 @@ async def test_tables_without_a_version_table_are_recognized_at_every_revision(e
     await upgrade(empty.target)
     fresh = shape(empty)
 
-    for revision in known_revisions()[1:]:
+    # All on SQLite, and every second one on a server, which takes twice as long.
+    revisions = known_revisions()[1 :: 1 if empty.path is not None else 2]
+    for revision in revisions:
         await downgrade(empty.target, revision) if revision != HEAD else None
         empty.run(
             "INSERT INTO models (provider, reference, local_path) VALUES ('hf', ?, '/m')", revision
@@ -284,7 +286,7 @@ async def test_tables_without_a_version_table_are_recognized_at_every_revision(e
         assert recorded(empty) == [(HEAD,)]
         assert shape(empty) == fresh
     rows = empty.run("SELECT reference FROM models ORDER BY 1")
-    assert rows == [(revision,) for revision in known_revisions()[1:]]
+    assert rows == [(revision,) for revision in revisions]
 
 
 @pytest.mark.slow
