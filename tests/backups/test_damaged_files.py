@@ -126,8 +126,8 @@ def one_byte(page: bytearray, rng: random.Random) -> None:
 )
 async def test_damage_of_any_page_is_detected_or_harmless(small_catalog, tmp_path, flip):
     """
-    An inverted page is detected or changes nothing. A changed byte may go unnoticed only in one
-    value of one model, because values have no checksum.
+    An inverted page is detected or changes nothing. A changed byte, in every second page, may go
+    unnoticed only in one value of one model, because values have no checksum.
     """
     original = await read_everything(small_catalog)
     whole = small_catalog.read_bytes()

@@ -1,4 +1,4 @@
-"""The migration of many models: its time, disk and memory, and readers meanwhile."""
+"""The migration of a million models: its time, disk and memory, and readers meanwhile."""
 
 import asyncio
 import os
@@ -19,8 +19,7 @@ from model_catalog.schema.revision import VERSION_TABLE
 pytestmark = pytest.mark.slow
 
 BEFORE = "0026"
-MODELS = int(os.environ.get("MODEL_CATALOG_TEST_MODELS", "300000"))
-"""docs/performance.md has the numbers of a large_file."""
+MODELS = 1_000_000
 MEBIBYTE = 2**20
 UPGRADE = """
 import asyncio, resource, sys
@@ -33,9 +32,9 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 
 
 @pytest.fixture(scope="module")
-def large_file(tmp_path_factory) -> Path:
-    """A closed file of many models, at the revision before the indexes of listings."""
-    path = tmp_path_factory.mktemp("large") / "catalog.db"
+def million(tmp_path_factory) -> Path:
+    """A closed file of a million models, at the revision before the indexes of listings."""
+    path = tmp_path_factory.mktemp("million") / "catalog.db"
     asyncio.run(upgrade(path, BEFORE))
     with closing(sqlite3.connect(path)) as raw:
         raw.execute("PRAGMA synchronous = OFF")
@@ -71,10 +70,10 @@ def used_bytes(folder: Path) -> int:
     return sum(each.stat().st_size for each in folder.iterdir())
 
 
-def test_a_killed_migration_leaves_the_file_as_it_was(large_file):
+def test_a_killed_migration_leaves_the_file_as_it_was(million):
     """The process is killed while it creates indexes; the file has its revision and all models."""
-    process = start_upgrade(large_file)
-    wal = large_file.with_name(large_file.name + "-wal")
+    process = start_upgrade(million)
+    wal = million.with_name(million.name + "-wal")
     # A row of the migration is in the log: it is in the middle of its transaction.
     while process.poll() is None and not (wal.exists() and wal.stat().st_size > 8 * MEBIBYTE):
         time.sleep(0.01)
@@ -83,28 +82,28 @@ def test_a_killed_migration_leaves_the_file_as_it_was(large_file):
     assert process.wait() == -signal.SIGKILL
     assert process.stdout is not None
     process.stdout.close()
-    assert revision(large_file) == f"model_catalog_{BEFORE}"
-    with closing(sqlite3.connect(large_file)) as raw:
+    assert revision(million) == f"model_catalog_{BEFORE}"
+    with closing(sqlite3.connect(million)) as raw:
         assert raw.execute("SELECT count(*) FROM models").fetchone() == (MODELS,)
         assert raw.execute("PRAGMA quick_check").fetchone() == ("ok",)
 
 
-def test_many_models_are_migrated_while_others_read(large_file, capsys):
+def test_a_million_models_are_migrated_while_others_read(million, capsys):
     """It prints the time, the disk space and the memory; the longest read is no long one."""
-    size = large_file.stat().st_size
+    size = million.stat().st_size
     largest = 0
     longest = 0.0
     reads = 0
 
     start = time.perf_counter()
-    process = start_upgrade(large_file)
-    with closing(sqlite3.connect(large_file)) as reader:
+    process = start_upgrade(million)
+    with closing(sqlite3.connect(million)) as reader:
         while process.poll() is None:
             begun = time.perf_counter()
             reader.execute("SELECT id FROM models WHERE provider = 'hf' LIMIT 1").fetchone()
             longest = max(longest, time.perf_counter() - begun)
             reads += 1
-            largest = max(largest, used_bytes(large_file.parent))
+            largest = max(largest, used_bytes(million.parent))
             time.sleep(0.02)
     seconds = time.perf_counter() - start
     assert process.stdout is not None
@@ -112,17 +111,17 @@ def test_many_models_are_migrated_while_others_read(large_file, capsys):
         memory = int(output.read()) * (1 if sys.platform == "darwin" else 1024)
     process.wait()
 
-    with closing(sqlite3.connect(large_file)) as raw:
+    with closing(sqlite3.connect(million)) as raw:
         raw.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     with capsys.disabled():
         print(
             f"\n{MODELS:,} models: {seconds:.1f} s, the file grew from {size / MEBIBYTE:.0f} to"
-            f" {large_file.stat().st_size / MEBIBYTE:.0f} MiB, with the backup and the log"
+            f" {million.stat().st_size / MEBIBYTE:.0f} MiB, with the backup and the log"
             f" {largest / MEBIBYTE:.0f} MiB at most, {memory / MEBIBYTE:.0f} MiB of memory"
             f" above the imports; {reads} reads, the longest {longest * 1e3:.0f} ms"
         )
     assert process.returncode == 0
-    assert revision(large_file) == head_revision()
+    assert revision(million) == head_revision()
     assert reads > 10
     assert longest < 2
     assert memory < 256 * MEBIBYTE
