@@ -246,7 +246,7 @@ def _fetch_fastest(connection: Connection, query: PageQuery[T]) -> list[T]:
     where, is_narrow = use_index(connection, query.where, for_page=page.is_walkable)
     if is_narrow:
         # Few models, by id.
-        return _fetch_sorted(connection, replace(query, where=where, is_common=True))
+        return _fetch_sorted(connection, replace(query, where=where, is_common=True, indexed={}))
     is_searched = dialect == "sqlite" and query.where
     if is_searched and _are_few(connection, query):
         return _fetch_sorted(connection, query, reads_all=False)
@@ -309,11 +309,12 @@ def _fetch_sorted(
     """
     where, is_narrow = use_index(connection, query.where, for_page=False)
     if is_narrow:
-        query = replace(query, where=where, is_common=True)
+        query = replace(query, where=where, is_common=True, indexed={})
     reads_all = reads_all and connection.dialect.name == "sqlite" and query.is_common
     if reads_all and query.indexed:
         passing, all_models = count_roughly(connection, query.indexed)
-        reads_all = passing * _SCAN_FACTOR > all_models
+        # Also if no models are counted.
+        reads_all = passing * _SCAN_FACTOR >= all_models
     return _convert(
         connection, query, _fetch_rows(connection, query, sort_all, reads_all=reads_all)
     )
