@@ -9,6 +9,7 @@ import threading
 import time
 import weakref
 from contextlib import closing
+from dataclasses import replace
 
 import pytest
 from conftest import a_model
@@ -21,7 +22,8 @@ from model_catalog import (
     WrongLoopError,
     open_catalog,
 )
-from model_catalog.execution.executor import Operation, write
+from model_catalog.execution.executor import Operation, lookup, write
+from model_catalog.execution.prepared_statement import sqlite_driver
 from model_catalog.execution.sqlite_threads.request_queue import RequestQueue
 
 PROMPT_S = 2.0
@@ -116,6 +118,80 @@ async def test_call_that_times_out_fails_before_its_batch_has_ended(on_sqlite, s
     assert slow_s < 0.2 + 0.15
     assert [other, third] == [SLOW_ROWS, SLOW_ROWS]
     assert stored_references(sqlite_file) == {"other", "third"}
+
+
+async def test_lookups_of_a_batch_run_together(on_sqlite):
+    """
+    Lookups with the same function for many are one call of it, at most 64 a call.
+    """
+    calls = []
+
+    def find_many(_connection: Connection, values):
+        calls.append(list(values))
+        return [value * 2 for value in values]
+
+    def find_one(_connection: Connection, value):
+        return value * 2
+
+    executor = on_sqlite._executor
+    found = await asyncio.gather(
+        *(executor.run(lookup(find_one, value, find_many)) for value in range(100)),
+        read_shared(executor, finish_at_once),
+        executor.run(lookup(find_one, 100)),
+    )
+
+    assert found == [*range(0, 200, 2), "done", 200]
+    assert calls == [list(range(64)), list(range(64, 100))]
+
+
+async def test_a_lookup_that_fails_does_not_fail_the_others(on_sqlite):
+    """
+    If the lookups of a batch fail together, each runs on its own and gets its own error.
+    """
+
+    def find_one(_connection: Connection, value):
+        return 6 / value
+
+    def find_many(connection: Connection, values):
+        return [find_one(connection, value) for value in values]
+
+    executor = on_sqlite._executor
+    found = await asyncio.gather(
+        *(executor.run(lookup(find_one, value, find_many)) for value in (1, 0, 2)),
+        return_exceptions=True,
+    )
+
+    assert (found[0], found[2]) == (6, 3)
+    assert isinstance(found[1], ZeroDivisionError)
+
+
+@pytest.mark.parametrize("end", ["timeout", "cancellation"])
+async def test_a_lookup_that_ends_early_does_not_end_the_others(on_sqlite, end):
+    """
+    The statement that they share is interrupted, and each of the others runs on its own.
+    """
+    has_begun = threading.Event()
+
+    def count(connection: Connection, rows):
+        has_begun.set()
+        return sqlite_driver(connection).execute(COUNT.format(rows)).fetchone()[0]
+
+    def count_many(connection: Connection, values):
+        return [count(connection, rows) for rows in values]
+
+    executor = on_sqlite._executor
+    timeout_s = 0.2 if end == "timeout" else None
+    slow = replace(lookup(count, ENDLESS_ROWS, count_many), timeout_s=timeout_s)
+    tasks = [asyncio.ensure_future(executor.run(slow))]
+    tasks += [asyncio.ensure_future(executor.run(lookup(count, n, count_many))) for n in (3, 4)]
+    if end == "cancellation":
+        await asyncio.to_thread(has_begun.wait, PROMPT_S)
+        tasks[0].cancel()
+    error, *others = await asyncio.gather(*tasks, return_exceptions=True)
+
+    wanted = CatalogBusyError if end == "timeout" else asyncio.CancelledError
+    assert isinstance(error, wanted)
+    assert others == [3, 4]
 
 
 @pytest.mark.slow

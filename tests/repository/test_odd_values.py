@@ -135,6 +135,18 @@ async def test_a_name_that_is_not_utf8_is_listed(two_models):
     assert stream.getvalue().startswith(HEADER)
 
 
+@pytest.mark.parametrize("backend", ["sqlite"])
+async def test_tasks_that_find_at_once_read_a_text_that_is_not_utf8(two_models):
+    """A shared statement that meets it fails, and each lookup runs on its own."""
+    two_models.run("UPDATE models SET description = CAST(x'ff41' AS TEXT) WHERE reference = 'a'")
+
+    async with open_catalog(two_models.target) as catalog:
+        found = await asyncio.gather(*(catalog.find_model(name, "hf") for name in ("a", "b", "a")))
+
+    assert [model.reference for model in found] == ["a", "b", "a"]
+    assert [model.description for model in found] == [None, None, None]
+
+
 ODD_PLACES = {
     "time out of range": (Sort.LAST_USED_AT, f"last_used_at = {MILLISECONDS}"),
     "count below zero": (Sort.USE_COUNT, "use_count = -1"),

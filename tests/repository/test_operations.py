@@ -1,5 +1,6 @@
 """Operations run on a plain SQLAlchemy connection, and give the same results on every driver."""
 
+import asyncio
 from contextlib import closing
 from dataclasses import asdict
 
@@ -8,7 +9,7 @@ from conftest import a_model, moment
 from sqlalchemy import Connection, create_engine
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from model_catalog import FileRecord, FileState, Model, ModelRow
+from model_catalog import FileRecord, FileState, Model, ModelRow, open_catalog
 from model_catalog.connection.engines import database_info
 from model_catalog.domain.fields import Sort
 from model_catalog.errors import ModelNotFoundError
@@ -273,7 +274,7 @@ def prepare_keys(database):
 
 async def test_every_form_of_a_lookup_follows_the_same_rule(database):
     """
-    One key, many keys in arrays, and the fast path of `sqlite3` mean the same model.
+    One key, many keys in arrays, and the fast paths of SQLite mean the same model.
 
     An exact version has priority over an alias. Without a version the newest model is meant, then
     the one with the greatest id.
@@ -284,21 +285,47 @@ async def test_every_form_of_a_lookup_follows_the_same_rule(database):
     def one_by_one(connection):
         return [lookup.find_one(connection, key) for key in keys]
 
-    forms = {"one key": await on_async_driver(database, one_by_one)}
-    if database.path is None:
-        forms["arrays"] = await on_async_driver(
-            database, lambda connection: lookup.find_many(connection, keys)
-        )
-    else:
+    def at_once(connection):
+        return lookup.find_many(connection, keys)
+
+    forms = {
+        "one key": await on_async_driver(database, one_by_one),
+        "many keys": await on_async_driver(database, at_once),
+    }
+    if database.path is not None:
         engine = create_engine(f"sqlite:///{database.path}")
         with engine.connect() as connection:
             forms["fast path"] = one_by_one(connection)
+            forms["fast path of many"] = at_once(connection)
         engine.dispose()
 
     for form, models in forms.items():
         versions = [model and model.version for model in models]
         assert versions == list(KEYS.values()), form
-    assert len(forms) == 2
+
+
+async def test_tasks_that_find_at_once_get_what_each_would_get_alone(database):
+    """
+    Their lookups are one statement, and each task gets a model of its own, with its tags.
+    """
+    prepare_keys(database)
+    database.run(
+        "INSERT INTO model_tags (model_id, tag, folded)"
+        " SELECT id, 'Chat', 'chat' FROM models WHERE version = 'v1'"
+    )
+    async with open_catalog(database.target) as catalog:
+        calls = [(reference, version) for reference, version in KEYS for _ in range(3)]
+        alone = [await catalog.find_model(reference, "hf", version) for reference, version in calls]
+        found = await asyncio.gather(
+            *(catalog.find_model(reference, "hf", version) for reference, version in calls)
+        )
+
+    assert [model and fields_of(model) for model in found] == [
+        model and fields_of(model) for model in alone
+    ]
+    assert [model.tags for model in found if model and model.version == "v1"] == [("Chat",)] * 6
+    models = [model for model in found if model]
+    assert len({id(model) for model in models}) == len(models)
 
 
 async def test_many_registrations_have_the_effect_of_one_after_the_other(database):

@@ -10,6 +10,8 @@ from conftest import Database, a_model, moment, postgresql_database
 from sqlalchemy import Connection, Engine, create_engine, event
 
 from model_catalog import ModelRow, Sort
+from model_catalog.execution.executor import Operation
+from model_catalog.repository.operations import lookup
 from model_catalog.repository.operations.listing import list_page
 from model_catalog.repository.statements.row_conversion import to_rows
 from model_catalog.repository.statements.totals.model_totals import count_new_models
@@ -89,7 +91,12 @@ def plan_of(engine: Engine, **options: Any) -> str:
     dialect = engine.dialect.name
     page = {"sort": Sort.DOWNLOADED_AT, "descending": None, "limit": 50, "after": None}
     filters = {name: options.pop(name) for name in list(options) if name not in page}
-    operation = list_page(to_rows, dialect, filters, **{**page, **options})
+    return plan_of_operation(engine, list_page(to_rows, dialect, filters, **{**page, **options}))
+
+
+def plan_of_operation(engine: Engine, operation: Operation[Any, Any]) -> str:
+    """Run an operation, and return the plans of its statements."""
+    dialect = engine.dialect.name
     plans: list[str] = []
     with engine.connect() as connection:
         explain = listener_that_explains(connection, plans)
@@ -231,6 +238,23 @@ def test_a_provider_of_most_models_is_read_row_by_row_if_no_index_has_the_order(
         assert "SCAN models\n" in plan, plan
     else:
         assert "Seq Scan on models" in plan, plan
+
+
+@pytest.mark.parametrize("version", [None, ""], ids=["any version", "exact version"])
+def test_the_models_of_many_keys_are_found_by_the_index_of_the_key(engine, version):
+    """The keys are read one after the other, and each is looked up."""
+    keys = [lookup.LookupKey(f"m{number}", "hf", version) for number in (7, 8, 9)]
+
+    plan = plan_of_operation(engine, Operation(lookup.find_many, keys))
+
+    assert not reads_all_models(plan), plan
+    if engine.dialect.name == "postgresql":
+        assert KEY_INDEX["postgresql"] in plan or NAMES["postgresql"] in plan, plan
+    else:
+        assert KEY_INDEX["sqlite"] in plan, plan
+        steps = plan.splitlines()
+        assert steps[0].startswith("SCAN given"), plan
+        assert steps[1] == "SEARCH models USING INTEGER PRIMARY KEY (rowid=?)", plan
 
 
 @pytest.mark.parametrize("sort", [Sort.SIZE_BYTES, Sort.DOWNLOADED_AT, Sort.REFERENCE])

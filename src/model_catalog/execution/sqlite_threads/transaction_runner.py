@@ -29,12 +29,16 @@ from model_catalog.execution.executor import OTHER_WRITER, OnCommit
 from model_catalog.execution.sqlite_threads.request import Request
 
 Requests: TypeAlias = Sequence[Request[Any]]
+RunMany: TypeAlias = Callable[[Connection, Sequence[Any]], Sequence[Any]]
 
 # SQLite's own busy handler has waited for the lock already before each pause.
 _LONGEST_PAUSE_S: Final = 0.02
 
 # A timeout rolls back all requests that share its transaction, so a batch is cut at this length.
 _LONGEST_BATCH_S: Final = 0.05
+
+# A timeout, or an error, ends all lookups that share a statement, and each of them is run again.
+_MOST_ALIKE: Final = 64
 
 
 class TransactionRunner:
@@ -201,7 +205,11 @@ class TransactionRunner:
             self._driver.rollback()
 
     def read(self, requests: Requests) -> None:
-        """Run requests that read in one snapshot, which begins after the last was submitted."""
+        """
+        Run requests that read, each in a snapshot that begins after the last one was submitted.
+
+        Lookups of the same kind share a statement, and the others share a transaction.
+        """
         pauses_s = None
         remaining = deque(requests)
         while remaining:
@@ -221,6 +229,10 @@ class TransactionRunner:
 
     def _run_reads(self, remaining: deque[Request[Any]]) -> None:
         connection = self._connected()
+        if len(remaining) > 1:
+            self._run_alike(remaining, connection)
+            if not remaining:
+                return
         if len(remaining) == 1 and remaining[0].operation.single_statement:
             # One statement is a snapshot by itself. It is run on the driver, so SQLAlchemy begins
             # no transaction that would have to be ended.
@@ -239,6 +251,31 @@ class TransactionRunner:
             if snapshot is not None:
                 # SQLite refuses to commit after it has met a damaged page.
                 self._roll_back(snapshot)
+
+    def _run_alike(self, requests: deque[Request[Any]], connection: Connection) -> None:
+        """Run the requests that share a `run_many` together, and remove them if that succeeds."""
+        alike: dict[RunMany, list[Request[Any]]] = {}
+        for request in requests:
+            run_many = request.operation.run_many
+            if run_many is not None:
+                alike.setdefault(run_many, []).append(request)
+        if alike:
+            self._check_file_unchanged()
+        for run_many, group in alike.items():
+            for start in range(0, len(group), _MOST_ALIKE):
+                self._run_together(run_many, group[start : start + _MOST_ALIKE], connection)
+        left = [request for request in requests if not request.is_completed]
+        requests.clear()
+        requests.extend(left)
+
+    def _run_together(self, run_many: RunMany, requests: Requests, connection: Connection) -> None:
+        started = [request for request in requests if request.try_start()]
+        # If they fail, each is run on its own, and raises its own error.
+        with contextlib.suppress(Exception):
+            results = run_many(connection, [request.operation.value for request in started])
+            for request, result in zip(started, results, strict=True):
+                request.result = result
+                request.is_completed = True
 
     def _run_read(self, request: Request[Any], connection: Connection) -> None:
         operation = request.operation

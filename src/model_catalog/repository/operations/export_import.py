@@ -51,9 +51,9 @@ from model_catalog.execution.postgresql.driver_statements import fetch_in_parts
 from model_catalog.mapping.child_tables import ALIASES, FILES, TAGS
 from model_catalog.mapping.search_index.indexing import MAX_WAITING, index_if_many_wait
 from model_catalog.repository.operations.model_files import FILE_COLUMNS
+from model_catalog.repository.statements.batches import array_table
 from model_catalog.repository.statements.filters import MODELS, model_columns, own_models
 from model_catalog.repository.statements.models import insert_into
-from model_catalog.repository.statements.postgres_batches import array_table
 from model_catalog.repository.statements.row_conversion import aggregate_children
 from model_catalog.repository.statements.totals.model_totals import count_new_models
 

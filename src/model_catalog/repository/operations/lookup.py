@@ -34,9 +34,10 @@ from model_catalog.execution.observation.changed_rows import (
     recording,
     records_changes,
 )
-from model_catalog.execution.prepared_statement import Row, sqlite_driver
+from model_catalog.execution.prepared_statement import sqlite_driver
 from model_catalog.mapping.child_tables import ALIASES, FILES, TAGS
 from model_catalog.mapping.tables import Model
+from model_catalog.repository.statements.batches import fetch_only_candidates, fetch_rows_by_keys
 from model_catalog.repository.statements.filters import MODELS, model_columns, of_host
 from model_catalog.repository.statements.model_key import select_model_id, select_several_versions
 from model_catalog.repository.statements.model_uses import find_referring_table, require_unused
@@ -46,7 +47,6 @@ from model_catalog.repository.statements.models import (
     select_by_key,
     select_only_candidate,
 )
-from model_catalog.repository.statements.postgres_batches import fetch_rows_by_keys
 from model_catalog.repository.statements.row_conversion import to_model, to_model_of_server
 
 
@@ -98,27 +98,37 @@ def find(key: LookupKey) -> Operation[LookupKey, Model | None]:
 
 def find_one(connection: Connection, key: LookupKey) -> Model | None:
     """Return the model that a key means, or None."""
-    values = key.parameters
-    values["host"] = host_of(connection)
-    newest = key.version is None
-    dialect = connection.dialect
     driver = sqlite_driver(connection)
-    rows: Sequence[Row]
     if driver is not None:
         # A reference usually has one model, and a version is usually exact. The statement for that
         # takes less time than the one for the whole rule. On other drivers it would cost one more
         # round trip.
-        candidate = select_only_candidate(dialect.name, newest=newest)
+        dialect = connection.dialect
+        values = key.parameters
+        values["host"] = host_of(connection)
+        candidate = select_only_candidate(dialect.name, newest=key.version is None)
         rows = candidate.fetch_all_from_driver(driver, dialect, values)
         if len(rows) == 1:
             return to_model(rows[0])
-    rows = select_by_key(dialect.name, newest=newest).fetch_all(connection, values)
-    convert = to_model if dialect.name == "sqlite" else to_model_of_server
+    return _find_by_rule(connection, key)
+
+
+def _find_by_rule(connection: Connection, key: LookupKey) -> Model | None:
+    dialect = connection.dialect.name
+    values = {**key.parameters, "host": host_of(connection)}
+    rows = select_by_key(dialect, newest=key.version is None).fetch_all(connection, values)
+    convert = to_model if dialect == "sqlite" else to_model_of_server
     return convert(rows[0]) if rows else None
 
 
 def find_many(connection: Connection, keys: Sequence[LookupKey]) -> list[Model | None]:
-    """Return the model that each key means, or None; one statement, on PostgreSQL."""
+    """Return the model that each key means, or None; usually in one statement."""
+    if connection.dialect.name == "sqlite":
+        found = fetch_only_candidates(connection, keys)
+        return [
+            to_model(row) if (row := found.get(key)) else _find_by_rule(connection, key)
+            for key in keys
+        ]
     rows = fetch_rows_by_keys(connection, [key.parameters for key in keys])
     return [None if row is None else to_model_of_server(row) for row in rows]
 

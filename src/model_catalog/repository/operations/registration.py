@@ -22,6 +22,7 @@ from model_catalog.execution.observation.changed_rows import ChangedRows, change
 from model_catalog.execution.prepared_statement import Row, sqlite_driver
 from model_catalog.mapping.search_index.indexing import index_if_many_wait
 from model_catalog.mapping.tables import Model
+from model_catalog.repository.statements.batches import array_parameters, fetch_tags
 from model_catalog.repository.statements.models import (
     ID_INDEX,
     KEY_INDEXES,
@@ -31,7 +32,6 @@ from model_catalog.repository.statements.models import (
     upsert_model,
     upsert_with_tags,
 )
-from model_catalog.repository.statements.postgres_batches import array_parameters, fetch_tags
 from model_catalog.repository.statements.row_conversion import (
     model_from_insert,
     to_model,

@@ -8,8 +8,9 @@ A key is a provider, a reference and perhaps a version, on the catalog's host:
 - Without a version it means the model downloaded last. A model without `downloaded_at` comes after
   all others. Of models downloaded in the same second it means the one with the greatest id.
 
-The rule has three forms: one key, many keys in arrays (PostgreSQL), and a fast path. The fast path
-covers the usual case. If it does not find exactly one row, the form for one key has to be asked.
+The rule has four forms: one key, many keys in arrays (PostgreSQL), and a fast path for one key and
+for many (SQLite). A fast path covers the usual case. If it does not find exactly one row for a key,
+the form for one key has to be asked.
 """
 
 from __future__ import annotations
@@ -17,7 +18,15 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any, Final
 
-from sqlalchemy import Connection, Select, TableValuedAlias, func, select
+from sqlalchemy import (
+    Connection,
+    Select,
+    TableValuedAlias,
+    case,
+    func,
+    literal_column,
+    select,
+)
 
 from model_catalog.mapping.child_tables import ALIASES
 from model_catalog.repository.statements.filters import (
@@ -87,6 +96,35 @@ def only_candidate(
         model_columns.reference == reference,
     )
     return named.limit(2) if version is None else named.where(model_columns.version == version)
+
+
+def only_candidates(
+    models: Select[Any], host: Any, keys: TableValuedAlias, *, newest: bool
+) -> Select[Any]:
+    """
+    Narrow a SELECT of models to the fast path of many keys, on SQLite.
+
+    Each row of `keys` is a JSON array of a reference, a provider and a version. `newest` is for
+    keys without a version. If the SELECT has a row of a key, the key means that model. If it has
+    none, use `select_model_id`.
+    """
+    candidates = MODELS.alias("candidates").c
+    reference, provider, version = (
+        func.json_extract(keys.c.value, literal_column(f"'$[{place}]'")) for place in range(3)
+    )
+    ids = select(candidates.id).where(
+        candidates.host == host,
+        candidates.provider == provider,
+        candidates.reference == reference,
+    )
+    if newest:
+        # NULL if there are several, so that they cost no more than one.
+        some = ids.limit(2).correlate(keys).subquery()
+        ids = select(case((func.count() == 1, func.max(some.c.id))))
+    else:
+        ids = ids.where(candidates.version == version)
+    only_id = ids.correlate(keys).scalar_subquery()
+    return models.select_from(keys.join(MODELS, model_columns.id == only_id))
 
 
 def _aliased_id(host: Any, provider: Any, reference: Any, version: Any) -> Select[int]:

@@ -24,9 +24,9 @@ from model_catalog.domain.fields import KEY_FIELDS, UNIQUE_COLUMNS
 from model_catalog.domain.file_record import FileState
 from model_catalog.execution.prepared_statement import PreparedStatement, raw_column
 from model_catalog.mapping.child_tables import TAGS
+from model_catalog.repository.statements.batches import array_table
 from model_catalog.repository.statements.filters import MODELS, model_columns
 from model_catalog.repository.statements.model_key import only_candidate, select_model_id
-from model_catalog.repository.statements.postgres_batches import array_table
 from model_catalog.repository.statements.row_conversion import (
     MODEL_COLUMNS,
     select_models,

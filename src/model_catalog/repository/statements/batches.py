@@ -1,10 +1,15 @@
-"""PostgreSQL statements for many models at once; their parameters are arrays."""
+"""
+Statements for many models at once, whose text does not depend on their number.
+
+Their parameters are arrays on PostgreSQL, and JSON on SQLite.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cache
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from sqlalchemy import (
     ARRAY,
@@ -26,10 +31,21 @@ from model_catalog.domain.fields import KEY_FIELDS
 from model_catalog.execution.prepared_statement import PreparedStatement, Row, raw_column
 from model_catalog.mapping.child_tables import TAGS
 from model_catalog.repository.statements.filters import model_columns
-from model_catalog.repository.statements.model_key import select_model_id_of_each
-from model_catalog.repository.statements.row_conversion import select_models, string_agg
+from model_catalog.repository.statements.model_key import (
+    only_candidates,
+    select_model_id_of_each,
+)
+from model_catalog.repository.statements.row_conversion import (
+    MODEL_COLUMNS,
+    select_models,
+    string_agg,
+)
 
 _DIALECT: Final = "postgresql"
+
+Key: TypeAlias = tuple[str, str, str | None]
+"""A reference, a provider, and a version or None."""
+_REFERENCE, _PROVIDER, _VERSION = map(MODEL_COLUMNS.index, ("reference", "provider", "version"))
 
 
 def array_table(columns: Iterable[Column[Any]]) -> TableValuedAlias:
@@ -79,6 +95,31 @@ def _select_by_keys() -> PreparedStatement:
             keys.join(chosen, true()).join(model_columns.id.table, model_columns.id == chosen.c.id)
         )
     )
+
+
+def fetch_only_candidates(connection: Connection, keys: Iterable[Key]) -> dict[Key, Row]:
+    """Return the rows of models on SQLite by the keys that mean them, see `only_candidates`."""
+    found: dict[Key, Row] = {}
+    exact: list[Key] = []
+    unversioned: list[Key] = []
+    for key in keys:
+        (unversioned if key[2] is None else exact).append(key)
+    host = host_of(connection)
+    for newest, some in ((False, exact), (True, unversioned)):
+        if some:
+            statement = _select_only_candidates(newest=newest)
+            rows = statement.fetch_all(connection, {"keys": json.dumps(some), "host": host})
+            for row in rows:
+                version = None if newest else row[_VERSION]
+                found[row[_REFERENCE], row[_PROVIDER], version] = row
+    return found
+
+
+@cache
+def _select_only_candidates(*, newest: bool) -> PreparedStatement:
+    keys = func.json_each(bindparam("keys", type_=Text())).table_valued("value", name="given")
+    host = bindparam("host", type_=model_columns.host.type)
+    return PreparedStatement(only_candidates(select_models("sqlite"), host, keys, newest=newest))
 
 
 def fetch_tags(connection: Connection, model_ids: Sequence[int]) -> dict[int, str]:
