@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import Final, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from sqlalchemy import URL
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
@@ -18,19 +18,38 @@ from model_catalog.connection.target import Target, resolve_target
 from model_catalog.domain import validation
 from model_catalog.errors import InvalidTargetError
 from model_catalog.execution.observation.hooks import validate_hooks
-from model_catalog.execution.observation.records import CallHook, ChangeHook
-from model_catalog.execution.postgres_executor import PostgresExecutor
-from model_catalog.execution.postgresql.replica import ReplicatedExecutor
-from model_catalog.execution.session_executor import SessionExecutor
 from model_catalog.execution.sqlite_threads.thread_executor import (
     ReadMode,
     ThreadExecutor,
     validate_read_mode,
 )
+from model_catalog.repository.lazy_module import LazyModule
 from model_catalog.repository.model_catalog import ModelCatalog
 from model_catalog.schema.revision import is_current_file, require_current_schema
 
-_AnyExecutor: TypeAlias = PostgresExecutor | ReplicatedExecutor | SessionExecutor | ThreadExecutor
+if TYPE_CHECKING:
+    from model_catalog.execution import postgres_executor, session_executor
+    from model_catalog.execution.observation import records
+    from model_catalog.execution.postgresql import replica as replicas
+
+    _AnyExecutor: TypeAlias = (
+        postgres_executor.PostgresExecutor
+        | replicas.ReplicatedExecutor
+        | session_executor.SessionExecutor
+        | ThreadExecutor
+    )
+else:
+    # A catalog in a SQLite file needs none of them. The annotations name classes through them, so
+    # that `get_type_hints` finds these.
+    postgres_executor, session_executor, records, replicas = (
+        LazyModule(f"model_catalog.execution.{name}")
+        for name in (
+            "postgres_executor",
+            "session_executor",
+            "observation.records",
+            "postgresql.replica",
+        )
+    )
 
 # The timeout for each connection to a replica, unless its URL has one.
 _CONNECT_TO_REPLICA_S: Final = "2"
@@ -48,8 +67,8 @@ async def open_catalog(
     shared: bool = False,
     schema: str | None = None,
     host: str | None = None,
-    on_call: CallHook | None = None,
-    on_change: ChangeHook | None = None,
+    on_call: records.CallHook | None = None,
+    on_change: records.ChangeHook | None = None,
 ) -> AsyncIterator[ModelCatalog]:
     """
     Open a catalog, and close it when the block ends.
@@ -100,8 +119,8 @@ async def open_catalog(
 
 
 def _validate_options(
-    on_call: CallHook | None,
-    on_change: ChangeHook | None,
+    on_call: records.CallHook | None,
+    on_change: records.ChangeHook | None,
     durability: Durability,
     reads: ReadMode | str | URL,
     timeout_s: float,
@@ -162,7 +181,7 @@ async def _running(
     async with _opened_replica(database, target, replica_url) as replica:
         owner = LoopOwner(database.name)
         executor: _AnyExecutor = _make_executor(database, target, timeout_s, owner, reads)
-        if replica is not None and isinstance(executor, PostgresExecutor):
+        if replica is not None and isinstance(executor, postgres_executor.PostgresExecutor):
             executor = _with_replica(executor, replica, owner)
         try:
             if isinstance(executor, ThreadExecutor):
@@ -207,19 +226,21 @@ def _make_executor(
     timeout_s: float,
     owner: LoopOwner,
     reads: ReadMode | str | URL,
-) -> PostgresExecutor | SessionExecutor | ThreadExecutor:
+) -> _AnyExecutor:
     if database.sync_engine is not None:
         mode: ReadMode = "inline" if reads == "inline" else "threads"
         return ThreadExecutor(database.sync_engine, timeout_s, owner, mode)
     if isinstance(target, AsyncEngine):
-        return SessionExecutor(async_sessionmaker(database.engine), timeout_s, owner)
-    return PostgresExecutor(database.engine, timeout_s, owner, owns_engine=True)
+        return session_executor.SessionExecutor(
+            async_sessionmaker(database.engine), timeout_s, owner
+        )
+    return postgres_executor.PostgresExecutor(database.engine, timeout_s, owner, owns_engine=True)
 
 
 def _with_replica(
-    primary: PostgresExecutor, replica: OpenDatabase, owner: LoopOwner
-) -> ReplicatedExecutor:
+    primary: postgres_executor.PostgresExecutor, replica: OpenDatabase, owner: LoopOwner
+) -> replicas.ReplicatedExecutor:
     # A transaction in a stricter mode would read a snapshot from before its question.
     engine = replica.engine.execution_options(isolation_level="READ COMMITTED")
-    reading = PostgresExecutor(engine, primary.timeout_s, owner, owns_engine=True)
-    return ReplicatedExecutor(primary, reading)
+    reading = postgres_executor.PostgresExecutor(engine, primary.timeout_s, owner, owns_engine=True)
+    return replicas.ReplicatedExecutor(primary, reading)

@@ -22,7 +22,7 @@ from model_catalog.domain.file_record import FileRecord
 from model_catalog.domain.fleet.copies import HostTotals, ModelCopies, ModelCopy, PlacementPlan
 from model_catalog.domain.fleet.host import Host, HostFields
 from model_catalog.domain.model_ref import ModelName, ModelRef, NamedModel
-from model_catalog.execution.observation.records import CallHook, ChangeHook
+from model_catalog.execution.observation import records
 from model_catalog.execution.sqlite_threads.thread_executor import ReadMode
 from model_catalog.mapping.tables import Model
 from model_catalog.repository.model_catalog import ModelCatalog
@@ -282,6 +282,6 @@ def open_catalog(
     shared: bool = False,
     schema: str | None = None,
     host: str | None = None,
-    on_call: CallHook | None = None,
-    on_change: ChangeHook | None = None,
+    on_call: records.CallHook | None = None,
+    on_change: records.ChangeHook | None = None,
 ) -> SyncCatalog: ...

@@ -10,7 +10,7 @@ import pytest
 
 import model_catalog
 import model_catalog.upkeep
-from model_catalog import ModelCatalog, upgrade
+from model_catalog import ModelCatalog, open_catalog, upgrade
 
 RELEASE_0_1_0 = {
     "model_catalog": [
@@ -194,7 +194,8 @@ def test_using_a_sqlite_file_does_not_import_the_dialect_of_postgresql(tmp_path)
         "asyncio.run(main())\n"
         "heavy = ['sqlalchemy.dialects.postgresql', 'asyncpg', 'psycopg']\n"
         "heavy += ['model_catalog.files.file_names', 'model_catalog.repository.fleet.fleet']\n"
-        "heavy += ['model_catalog.schema.migrate']\n"
+        "heavy += ['model_catalog.schema.migrate', 'model_catalog.execution.postgres_executor']\n"
+        "heavy += ['model_catalog.execution.session_executor', 'ctypes']\n"
         "print([name for name in heavy if name in sys.modules])\n"
     )
     path = tmp_path / "catalog.db"
@@ -212,10 +213,12 @@ def test_the_common_names_are_imported_without_the_operations_that_few_programs_
     code = (
         "import sys\n"
         "from model_catalog import Model, open_catalog\n"
-        "rare = ['aiosqlite']\n"
+        "rare = ['aiosqlite', 'ctypes']\n"
         "rare += ['model_catalog.' + name for name in (\n"
         "    'files.digest', 'domain.ndjson', 'domain.fleet.host',\n"
-        "    'repository.export_writer', 'repository.import_reader')]\n"
+        "    'repository.export_writer', 'repository.import_reader',\n"
+        "    'files.formats.unread_formats', 'execution.observation.records',\n"
+        "    'execution.postgres_executor', 'execution.session_executor')]\n"
         "rare += ['model_catalog.repository.operations.' + name for name in (\n"
         "    'export_import', 'labels', 'listing', 'model_files', 'relocation', 'statistics')]\n"
         "print([name for name in rare if name in sys.modules])"
@@ -232,3 +235,5 @@ def test_the_type_hints_of_the_methods_can_be_evaluated():
         method = getattr(ModelCatalog, name)
         if not name.startswith("_") and callable(method) and name != "fleet":
             typing.get_type_hints(method)
+    typing.get_type_hints(ModelCatalog.__init__)
+    typing.get_type_hints(open_catalog)

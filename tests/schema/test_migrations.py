@@ -2,7 +2,6 @@
 
 import ast
 import asyncio
-import dataclasses
 import logging
 import os
 import re
@@ -345,7 +344,7 @@ COUNTED: tuple[AddedObject, ...] = (
 @pytest.mark.parametrize("is_possible", [None, lambda _: False], ids=["possible", "not possible"])
 async def test_a_new_database_has_the_objects_beyond_the_mapping(empty, monkeypatch, is_possible):
     """A trigger and its table are created where they can be, and are not another program's."""
-    listed = tuple(dataclasses.replace(each, is_possible=is_possible) for each in COUNTED)
+    listed = tuple(each._replace(is_possible=is_possible) for each in COUNTED)
     listed += added_objects.ADDED_OBJECTS
     monkeypatch.setattr(added_objects, "ADDED_OBJECTS", listed)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import os
 import selectors
 import socket
@@ -85,6 +84,8 @@ def keep_forever(value: object) -> None:
     In a forked child, the end of a coroutine would run the clean-up of its driver, and the end of a
     SQLite connection would roll back the parent's transaction.
     """
+    import ctypes  # noqa: PLC0415 - see _import_before_fork
+
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(value))
 
 
@@ -164,6 +165,12 @@ def _connecting_files(loop: asyncio.AbstractEventLoop) -> Iterator[int]:
             coroutine = coroutine.cr_await
 
 
+def _import_before_fork() -> None:
+    # Few processes fork, and the import takes a millisecond. In a child it could wait for ever, for
+    # a thread of the parent that was importing it.
+    import ctypes  # noqa: F401, PLC0415
+
+
 def _after_fork_in_child() -> None:
     _Process.fork_count += 1
     _watched_files.clear()
@@ -175,4 +182,4 @@ def _after_fork_in_child() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
+    os.register_at_fork(before=_import_before_fork, after_in_child=_after_fork_in_child)

@@ -8,7 +8,6 @@ that users may update has a line in ModelChanges too, because no type checker ca
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum, StrEnum, auto
 from types import NoneType
@@ -48,8 +47,7 @@ class Group(Enum):
     """The external store that contains the model. A changed path resets it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Field:
+class Field(NamedTuple):
     """The properties of one field; its name and its type are those in ModelRow."""
 
     group: Group

@@ -9,7 +9,6 @@ from enum import StrEnum
 from typing import Final, get_args
 
 from model_catalog.errors import InvalidModelError
-from model_catalog.files.formats.unread_formats import POINTER_BYTES
 from model_catalog.files.model_kind import Role
 
 ROLES: Final = get_args(Role)
@@ -80,6 +79,9 @@ class FileRecord:
     @property
     def may_be_pointer(self) -> bool:
         """Whether the digest may be that of other content, which a pointer of Git LFS names."""
+        # Its patterns take 0.5 ms, and few processes need them.
+        from model_catalog.files.formats.unread_formats import POINTER_BYTES  # noqa: PLC0415
+
         has_size = self.size_bytes in POINTER_BYTES
         return has_size and self.digest is not None and self.hashed_at is None
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from sqlalchemy import Connection, Engine, select, update
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
@@ -48,8 +47,7 @@ _SESSION_EVENTS: Final = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class SessionBind:
+class SessionBind(NamedTuple):
     """What a session sends the catalog's statements to."""
 
     source: Engine | Connection

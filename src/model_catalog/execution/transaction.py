@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass, replace
-from typing import Any, Final, Protocol, TypeVar
+from dataclasses import replace
+from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
 from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
@@ -35,8 +35,7 @@ T = TypeVar("T")
 _of_parent_process: Final[list[TransactionExecutor]] = []
 
 
-@dataclass(frozen=True, slots=True)
-class Savepoint:
+class Savepoint(NamedTuple):
     """A savepoint of an open transaction, by the functions that end it."""
 
     commit: Callable[[], Awaitable[None]]

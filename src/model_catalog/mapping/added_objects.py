@@ -13,16 +13,14 @@ program's objects and the filters for a host's Alembic ask `added_names` and `ad
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from sqlalchemy import Connection, Table
 
 from model_catalog.mapping.search_index import objects
 
 
-@dataclass(frozen=True, slots=True)
-class AddedObject:
+class AddedObject(NamedTuple):
     """A trigger, a function, a table or an index that one statement creates."""
 
     name: str

@@ -22,12 +22,8 @@ from model_catalog.domain.fleet import DEFAULT_LOST_AFTER_S
 from model_catalog.domain.model_ref import ModelName, ModelRef, NamedModel, split_arguments
 from model_catalog.errors import ModelNotFoundError, WrongLoopError
 from model_catalog.execution.executor import Executor, Operation
-from model_catalog.execution.observation.commit_callbacks import commits_of
 from model_catalog.execution.observation.observed_executor import observe, observe_calls
-from model_catalog.execution.observation.records import CallHook, ChangeHook
 from model_catalog.execution.scoped_executor import ScopedExecutor
-from model_catalog.execution.session_executor import SessionExecutor
-from model_catalog.execution.session_transaction import SessionTransaction
 from model_catalog.execution.transaction import TransactionExecutor
 from model_catalog.mapping.tables import Model
 from model_catalog.repository.lazy_module import LazyModule
@@ -38,6 +34,8 @@ from model_catalog.repository.statements.filters import Filters
 from model_catalog.repository.statements.row_conversion import to_models, to_rows
 
 if TYPE_CHECKING:
+    from model_catalog.execution import session_executor, session_transaction
+    from model_catalog.execution.observation import commit_callbacks, records
     from model_catalog.repository import export_writer, import_reader, iteration
     from model_catalog.repository.fleet.fleet import Fleet
     from model_catalog.repository.operations import (
@@ -49,8 +47,17 @@ if TYPE_CHECKING:
         statistics,
     )
 else:
-    # They take a fifth of the import of the package, and a process seldom uses all of them. The
+    # They take a quarter of the import of the package, and a process seldom uses all of them. The
     # annotations name their classes through them, so that `get_type_hints` finds these.
+    commit_callbacks, records, session_executor, session_transaction = (
+        LazyModule(f"model_catalog.execution.{name}")
+        for name in (
+            "observation.commit_callbacks",
+            "observation.records",
+            "session_executor",
+            "session_transaction",
+        )
+    )
     export_writer, import_reader, iteration = (
         LazyModule(f"model_catalog.repository.{name}")
         for name in ("export_writer", "import_reader", "iteration")
@@ -107,8 +114,8 @@ class ModelCatalog:
         timeout_s: float = 30.0,
         schema: str | None = None,
         host: str | None = None,
-        on_call: CallHook | None = None,
-        on_change: ChangeHook | None = None,
+        on_call: records.CallHook | None = None,
+        on_change: records.ChangeHook | None = None,
     ) -> None:
         """
         Make a catalog over a host's session factory or over one session.
@@ -127,12 +134,12 @@ class ModelCatalog:
         InvalidModelError for an invalid name of a host or a hook that is not a plain function.
         """
         if isinstance(sessions, AsyncSession):
-            commits = None if on_change is None else commits_of(sessions)
+            commits = None if on_change is None else commit_callbacks.commits_of(sessions)
             self._executor: Executor = TransactionExecutor(
-                SessionTransaction(sessions, timeout_s), commits=commits
+                session_transaction.SessionTransaction(sessions, timeout_s), commits=commits
             )
         elif isinstance(sessions, async_sessionmaker):
-            self._executor = SessionExecutor(sessions, timeout_s)
+            self._executor = session_executor.SessionExecutor(sessions, timeout_s)
         # `isinstance` with a protocol would take 15 us in each `transaction()`.
         elif hasattr(sessions, "forbid_nested_write"):
             self._executor = sessions

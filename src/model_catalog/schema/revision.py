@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 import sqlite3
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
-from typing import Final, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
 import sqlalchemy as sa
 
@@ -62,8 +61,7 @@ _CHANGE_OR_NAME: Final = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class DatabaseRevision:
+class DatabaseRevision(NamedTuple):
     """The revision of a database, and how it is known."""
 
     revision: str | None

@@ -10,15 +10,14 @@ from sqlalchemy import URL
 _DEFAULT_PORT: Final = "5432"
 
 # driver://user:password@host:port,host:port/database?parameters, as libpq writes it.
-_LIST_OF_HOSTS: Final = re.compile(
-    r"(?P<before>[\w+]+://(?:[^/?@]*@)?)(?P<hosts>[^/?@]*,[^/?@]*)(?P<after>(?:[/?].*)?)",
-    re.DOTALL,
+_LIST_OF_HOSTS: Final = (
+    r"(?s)(?P<before>[\w+]+://(?:[^/?@]*@)?)(?P<hosts>[^/?@]*,[^/?@]*)(?P<after>(?:[/?].*)?)"
 )
 
 
 def split_hosts(text: str) -> tuple[str, tuple[str, ...]]:
     """Return the text of a URL without a list of hosts, and these hosts; none if it has no list."""
-    match = _LIST_OF_HOSTS.fullmatch(text)
+    match = re.fullmatch(_LIST_OF_HOSTS, text)
     if match is None:
         return text, ()
     return match["before"] + match["after"], tuple(match["hosts"].split(","))

@@ -12,7 +12,6 @@ from typing import Any, Final
 
 from model_catalog.concurrency.context_managers import inner_contextmanager
 from model_catalog.execution.observation.hooks import Hooks
-from model_catalog.execution.observation.records import CatalogCall
 
 
 class CallInProgress:
@@ -63,6 +62,8 @@ class CallInProgress:
             raise
         finally:
             self.is_finished = True
+            from model_catalog.execution.observation.records import CatalogCall  # noqa: PLC0415
+
             rows = self.rows if error is None else None
             self.hooks.tell_call(
                 CatalogCall(self.name, self.duration_s, self.waited_s, rows, error)

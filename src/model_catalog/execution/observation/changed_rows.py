@@ -13,10 +13,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 from functools import cache
-from typing import Any, Final, Literal, NamedTuple, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeAlias, TypeVar, cast
 
 from sqlalchemy import (
     ColumnElement,
@@ -37,9 +37,11 @@ from model_catalog.domain.file_record import FileState
 from model_catalog.domain.model_ref import ModelRef
 from model_catalog.domain.validation import utc_now
 from model_catalog.execution.observation.hooks import Journal
-from model_catalog.execution.observation.records import ChangeKind, ModelChange
 from model_catalog.mapping.child_tables import ALIASES, FILES, TAGS
 from model_catalog.mapping.tables import Model
+
+if TYPE_CHECKING:
+    from model_catalog.execution.observation.records import ChangeKind, ModelChange
 
 Child: TypeAlias = Literal["tags", "aliases", "files"]
 F = TypeVar("F", bound=Callable[..., Any])
@@ -82,8 +84,7 @@ Selector: TypeAlias = Callable[[Connection, Any], ChangedRows]
 """Returns the models that an operation may change, for its value."""
 
 
-@dataclass(frozen=True, slots=True)
-class Declaration:
+class Declaration(NamedTuple):
     """What a function that writes may change."""
 
     select: Selector | None
@@ -341,6 +342,9 @@ def _updates(model_id: int, old: _Snapshot, new: _Snapshot, now: datetime) -> It
 def _change(
     kind: ChangeKind, model_id: int, model: _Snapshot, now: datetime, fields: tuple[str, ...] = ()
 ) -> ModelChange:
+    # A catalog without the hook does not need it.
+    from model_catalog.execution.observation.records import ModelChange  # noqa: PLC0415
+
     provider, reference, version = model.key
     return ModelChange(
         kind, provider, reference, version, model.host, model_id, fields, None, None, None, now

@@ -10,7 +10,6 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session, SessionTransaction
 
 from model_catalog.execution.observation.hooks import Journal
-from model_catalog.execution.session_binds import find_bind
 
 
 class CommitCallbacks:
@@ -84,6 +83,9 @@ class HostCommits(CommitCallbacks):
         """Add a function, whose operation was run in the transaction."""
         session = self._session.sync_session
         transaction = session.get_nested_transaction() or session.get_transaction()
+        # A catalog of its own sessions does not need it.
+        from model_catalog.execution.session_binds import find_bind  # noqa: PLC0415
+
         is_bound_to_connection = find_bind(self._session, writes=True).connection is not None
         if transaction is None or is_bound_to_connection:
             return

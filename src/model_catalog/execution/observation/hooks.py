@@ -12,16 +12,18 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import Context
 from dataclasses import replace
 from inspect import iscoroutinefunction
-from typing import IO, Any, Final
+from typing import IO, TYPE_CHECKING, Any, Final
 
 from model_catalog.domain.file_record import FileState
 from model_catalog.errors import InvalidModelError
-from model_catalog.execution.observation.records import (
-    CallHook,
-    CatalogCall,
-    ChangeHook,
-    ModelChange,
-)
+
+if TYPE_CHECKING:
+    from model_catalog.execution.observation.records import (
+        CallHook,
+        CatalogCall,
+        ChangeHook,
+        ModelChange,
+    )
 
 log = logging.getLogger("model_catalog.execution")
 

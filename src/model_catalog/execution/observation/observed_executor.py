@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from time import perf_counter
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from sqlalchemy import Connection
 
@@ -26,7 +26,9 @@ from model_catalog.execution.observation.changed_rows import (
     keeping,
 )
 from model_catalog.execution.observation.hooks import Hooks, Journal
-from model_catalog.execution.observation.records import CallHook, ChangeHook
+
+if TYPE_CHECKING:
+    from model_catalog.execution.observation.records import CallHook, ChangeHook
 
 T = TypeVar("T")
 

@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import select
 import time
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from sqlalchemy import Connection, Engine
 
@@ -41,8 +40,7 @@ _ANSWER_S: Final = 0.02
 _FRESH_S: Final = 1.0
 
 
-@dataclass(frozen=True, slots=True)
-class OwnSessions:
+class OwnSessions(NamedTuple):
     """The sessions of an engine that no other program uses."""
 
     engine: Engine

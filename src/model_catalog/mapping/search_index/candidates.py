@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from sqlalchemy import (
     BigInteger,
@@ -51,8 +50,7 @@ SELECT 0, rowid FROM ({_MATCH})
 UNION ALL SELECT 1, id FROM (SELECT id FROM {CHANGES} LIMIT {2 * MAX_CHANGES})"""
 
 
-@dataclass(frozen=True, slots=True)
-class Candidates:
+class Candidates(NamedTuple):
     """The ids of models that can contain a text. Models above `indexed_to` can too."""
 
     ids: Sequence[int]
