@@ -30,7 +30,11 @@ from benchmarks.harness.workloads import (
 from model_catalog import ModelCatalog, ModelRow, Sort
 
 MAX_RATIO: Final = 3.0
-"""A cost is constant if the largest catalog costs at most this many times the smallest."""
+"""
+A cost is constant if the largest catalog costs at most this many times the smallest.
+
+A page of a rare value is compared with that of the smallest catalog in which it is full.
+"""
 
 _CALLS: Final[Mapping[str, WorkloadFunction]] = {
     "find": find,
@@ -79,13 +83,21 @@ PAGE_FILTERS: Final[Mapping[str, Mapping[str, Any]]] = {
 }
 """Values that 20 % of the models have or more, unless the name says otherwise; rare: 0.05 %."""
 
-# Of each hundred models four are used, two have a rare architecture, half state it in a header.
+_FULL_FROM: Final[Mapping[str, int]] = {
+    "architecture of 2 %": 10_000,
+    "rare provider": 100_000,
+    "rare store": 100_000,
+}
+"""The smallest catalogs that have a page of 50 of these values."""
+
+# Of each hundred models four are used, two have a rare architecture, half state it in a header. The
+# divisors have no common factor, or the models of the architecture would have one use count.
 _MORE_VALUES: Final = """
 UPDATE models SET use_count = 1 + id % 7, last_used_at = 1700000000 + id * 7919 % 1000000
     WHERE id % 25 = 1;
 UPDATE models SET store = CASE id % 2000 WHEN 8 THEN 'kaggle' ELSE 'huggingface' END,
     store_root = '/store' WHERE id % 4 = 0;
-UPDATE models SET architecture = 'rwkv' WHERE id % 49 = 2;
+UPDATE models SET architecture = 'rwkv' WHERE id % 53 = 2;
 UPDATE models SET claimed_architecture = architecture, architecture = NULL WHERE id % 2 = 1;
 INSERT INTO models (provider, reference, local_path, size_bytes, downloaded_at, architecture)
     SELECT 'civitai', reference, local_path, size_bytes, downloaded_at, architecture
@@ -110,12 +122,14 @@ class Growth:
     call: str
     seconds: Mapping[int, float]
     ratio: float
-    """The cost in the largest catalog divided by the cost in the smallest, as in `Result.ratio`."""
+    """The cost in the largest catalog divided by that in `smallest`, as in `Result.ratio`."""
+    smallest: int
+    """The number of models in the catalog that the largest is compared with."""
 
     @property
     def per_tenfold(self) -> float:
         """The average factor for ten times as many models."""
-        decades = math.log10(max(self.seconds) / min(self.seconds))
+        decades = math.log10(max(self.seconds) / self.smallest)
         return float(self.ratio ** (1 / decades)) if decades else 1.0
 
     @property
@@ -279,7 +293,9 @@ async def measure_growth(environment: Environment, name: str, largest: int) -> l
 def growth_of(call: str, result: Result) -> Growth:
     """The growth of a call. The contenders of the result are the numbers of models."""
     seconds = {int(rows): median for rows, median in result.medians.items()}
-    return Growth(call, seconds, result.ratio(f"{max(seconds)}", f"{min(seconds)}"))
+    full_from = _FULL_FROM.get(call.partition(", ")[2], 0)
+    smallest = min((rows for rows in seconds if rows >= full_from), default=max(seconds))
+    return Growth(call, seconds, result.ratio(f"{max(seconds)}", f"{smallest}"), smallest)
 
 
 def format_growth(name: str, found: list[Growth]) -> str:
@@ -290,7 +306,8 @@ def format_growth(name: str, found: list[Growth]) -> str:
         word = {True: "constant", False: "NOT CONSTANT", None: "reads every row"}[each.is_constant]
         lines.append(
             f"  {each.call:<26} {costs}\n"
-            f"  {'':<26} {each.ratio:.2f}x in total, {each.per_tenfold:.2f}x per tenfold: {word}"
+            f"  {'':<26} {each.ratio:.2f}x from {each.smallest:,},"
+            f" {each.per_tenfold:.2f}x per tenfold: {word}"
         )
     return "\n".join(lines)
 

@@ -76,7 +76,7 @@ def growth_to_markdown(found: Mapping[str, Sequence[Growth]], paging: Sequence[P
             (
                 each.call,
                 *(_microseconds(each.seconds.get(count)) for count in counts),
-                report.format_ratio(each.ratio),
+                f"{report.format_ratio(each.ratio)} from {each.smallest:,}",
                 {True: "constant", False: "not constant", None: "reads every row"}[
                     each.is_constant
                 ],

@@ -325,6 +325,17 @@ def test_a_cost_that_grows_like_an_index_is_constant():
     assert "NOT CONSTANT" in growth.format_growth(CATALOG, [scanned])
 
 
+def test_a_page_of_a_rare_value_is_compared_with_a_full_one():
+    """A catalog of a hundred models has two models of a value that 2 % have."""
+    costs = {"100": 1.0, "1000": 5.0, "10000": 6.0, "1000000": 9.0}
+
+    rare = growth.growth_of("page by size, architecture of 2 %", result(**costs))
+    common = growth.growth_of("page by size, architecture", result(**costs))
+
+    assert (rare.smallest, rare.ratio, rare.is_constant) == (10_000, 1.5, True)
+    assert (common.smallest, common.ratio, common.is_constant) == (100, 9.0, False)
+
+
 async def test_growth_is_measured_at_each_size(tmp_path):
     """The sizes are 100 models, 1000, and so on."""
     contenders = {"sqlite": [], "postgresql": []}
