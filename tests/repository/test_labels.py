@@ -11,9 +11,11 @@ from model_catalog import (
     InvalidModelError,
     ModelCatalog,
     ModelNotFoundError,
+    Sort,
     TagCount,
     prepare_engine,
 )
+from model_catalog.repository.statements.row_conversion import as_text, select_rows
 
 
 async def test_tags_keep_their_spelling(catalog):
@@ -28,6 +30,22 @@ async def test_tags_keep_their_spelling(catalog):
     assert model.tags == ("Chat", "für Ärzte", "small", "模型")
     assert (await catalog.get_model("m", "hf")).tags == model.tags
     assert (await catalog.list_models())[0].tags == model.tags
+
+
+@pytest.mark.parametrize("backend", ["asyncpg"])
+@pytest.mark.parametrize("tags", [["Chat"], []], ids=["some tags", "no tags"])
+async def test_a_server_without_tags_does_not_look_for_those_of_each_model(catalog, database, tags):
+    """
+    A list looks once whether any model has tags.
+    """
+    await catalog.register_models([a_model("a"), a_model("b")])
+    await catalog.tag_model("b", "hf", *tags)
+
+    listed = await catalog.list_rows(sort=Sort.REFERENCE)
+    plan = database.run(f"EXPLAIN ANALYZE {as_text(select_rows, 'postgresql', None)}")
+
+    assert [row.tags for row in listed] == [(), tuple(tags)]
+    assert ("never executed" in f"{plan}") is (not tags), plan
 
 
 async def test_of_two_spellings_in_one_call_the_first_is_kept(catalog):
