@@ -19,13 +19,16 @@ MAX_WAITING: Final = 16_384
 MAX_CHANGES: Final = 4_096
 """A search looks at this many changed models, one by one, in 4 ms."""
 
-TEXT: Final = """\
-coalesce(reference_folded, '') || char(10) || coalesce(description_folded, '') || char(10)
+_UNTAGGED_TEXT: Final = """\
+coalesce(reference_folded, '') || char(10) || coalesce(description_folded, '') || char(10)"""
+TEXT: Final = f"""\
+{_UNTAGGED_TEXT}
 || coalesce((SELECT group_concat(folded, char(10)) FROM model_tags WHERE model_id = models.id), '')
 """
 # A plain program can write a NUL. The tokenizer may end there, and instr() does not.
-_HAS_NUL: Final = """\
-(instr(reference_folded, char(0)) OR instr(description_folded, char(0)) OR EXISTS (
+_UNTAGGED_HAS_NUL: Final = "instr(reference_folded, char(0)) OR instr(description_folded, char(0))"
+_HAS_NUL: Final = f"""\
+({_UNTAGGED_HAS_NUL} OR EXISTS (
 SELECT 1 FROM model_tags WHERE model_id = models.id AND instr(folded, char(0))))"""
 
 
@@ -78,7 +81,11 @@ def index_new(connection: Connection, limit: int | None = None) -> None:
         elif newest != indexed_to:
             run(f"UPDATE {STATE} SET indexed_to = {newest}")
         return
-    _index(connection, f"{is_new} AND id <= {last}")
+    are_tagged = run(
+        f"SELECT EXISTS (SELECT 1 FROM (SELECT model_id AS id FROM model_tags)"
+        f" WHERE {is_new} AND id <= {last})"
+    ).scalar()
+    _index(connection, f"{is_new} AND id <= {last}", are_tagged=bool(are_tagged))
     run(f"INSERT OR REPLACE INTO {STATE} VALUES (1, {last})")
 
 
@@ -106,8 +113,13 @@ def clear_index(connection: Connection) -> None:
         connection.exec_driver_sql(statement)
 
 
-def _index(connection: Connection, condition: str) -> None:
-    """Add the models that meet a condition; those with a NUL stay among the changed ones."""
+def _index(connection: Connection, condition: str, *, are_tagged: bool) -> None:
+    """
+    Add the models that meet a condition; those with a NUL stay among the changed ones.
+
+    `are_tagged` says that some of them have tags. Looking for the tags of each takes 0.3 us.
+    """
     run = connection.exec_driver_sql
-    run(f"INSERT INTO {INDEX} (rowid, folded) SELECT id, {TEXT} FROM models WHERE {condition}")
-    run(f"INSERT OR IGNORE INTO {CHANGES} SELECT id FROM models WHERE {condition} AND {_HAS_NUL}")
+    text, has_nul = (TEXT, _HAS_NUL) if are_tagged else (_UNTAGGED_TEXT, f"({_UNTAGGED_HAS_NUL})")
+    run(f"INSERT INTO {INDEX} (rowid, folded) SELECT id, {text} FROM models WHERE {condition}")
+    run(f"INSERT OR IGNORE INTO {CHANGES} SELECT id FROM models WHERE {condition} AND {has_nul}")

@@ -161,9 +161,7 @@ def _columns_text(
         *fields, tags = selected.selected_columns
         has_tags = select(literal_column("1")).select_from(TAGS).exists()
         selected = select(*fields, raw_column(case((has_tags, tags))).label("_tags"))
-    columns = selected.compile(
-        dialect=compiler, compile_kwargs={"literal_binds": True}, **options
-    )
+    columns = selected.compile(dialect=compiler, compile_kwargs={"literal_binds": True}, **options)
     return literal_column(f"{columns}".removeprefix("SELECT ").rpartition("\nFROM ")[0], NullType())
 
 
