@@ -562,9 +562,10 @@ async def test_zero_timeout_does_not_wait_for_a_lock(database):
 @pytest.mark.slow
 async def test_search_of_a_large_catalog_times_out(database):
     """
-    A search over 40,000 models is stopped at a short timeout, and succeeds with a long one.
+    A search over 60,000 models is stopped at a short timeout, and succeeds with a long one.
 
-    The index does not have texts of two characters, so all models are read.
+    The index does not have texts of two characters, so all models are read. Each character of them
+    could be the first one of a match.
     """
     many = (
         "WITH RECURSIVE numbers(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < ?) "
@@ -574,8 +575,8 @@ async def test_search_of_a_large_catalog_times_out(database):
     database.run(
         "INSERT INTO models (provider, reference, local_path, downloaded_at, reference_folded)"
         f" {many} SELECT 'hf', 'model ' || n, '/models/' || n, n, ? || n FROM numbers",
-        40_000,
-        "model " * 300,
+        60_000,
+        "z" * 1_800,
     )
     async with open_catalog(database.target, timeout_s=0.05) as short_timeout:
         for _ in range(3):
@@ -584,7 +585,7 @@ async def test_search_of_a_large_catalog_times_out(database):
             assert seconds < 0.5
     async with open_catalog(database.target) as catalog:
         assert await catalog.list_models(search="zq") == []
-        assert await catalog.count_models() == 40_000
+        assert await catalog.count_models() == 60_000
 
 
 @ON_POSTGRESQL

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from ast import literal_eval
 from typing import Any
 
@@ -27,8 +28,6 @@ def command(*arguments: str, target: str = "") -> str:
     `target` is the name of a database in messages. The command names it with `--db` if it is a
     file; the URL of a server has no password in messages, so it could not be used.
     """
-    import shlex  # noqa: PLC0415 - only messages need it
-
     named = ["--db", literal_eval(target)] if target[:1] in ("'", '"') else []
     return f"`{shlex.join(['model-catalog', *arguments, *named])}`"
 

@@ -62,6 +62,7 @@ class CallInProgress:
             raise
         finally:
             self.is_finished = True
+            # A catalog without hooks does not need it.
             from model_catalog.execution.observation.records import CatalogCall  # noqa: PLC0415
 
             rows = self.rows if error is None else None
