@@ -229,6 +229,22 @@ async def test_a_bulk_fills_the_index_when_many_models_wait(sqlite_file):
         assert await catalog.count_models(search="NEEDLE") == 16
 
 
+@pytest.mark.parametrize("tag", ["Needle", "nee\0dle"], ids=["plain", "with a NUL"])
+async def test_new_models_are_indexed_with_their_tags(sqlite_file, tag):
+    """A tag that was recorded before its model was indexed is found, also behind a NUL."""
+    async with open_catalog(sqlite_file) as catalog:
+        await catalog.register_models([a_model(f"m{number}") for number in range(100)])
+        tagged = await catalog.get_model("m6", "hf")
+        with closing(sqlite3.connect(sqlite_file)) as raw, raw:
+            values = (tagged.id, fold_case(tag), tag)
+            raw.execute("INSERT INTO model_tags VALUES (?, ?, ?)", values)
+        index_everything(Database("sqlite", f"{sqlite_file}", path=sqlite_file))
+
+        assert indexed_to(sqlite_file) == 100
+        assert await found(catalog, tag[-3:]) == ["m6"]
+        assert await catalog.count_models(search=tag[-3:]) == 1
+
+
 async def test_a_registration_indexes_few_models_at_once(sqlite_file):
     """It does so once in 256 registrations, so that none of them takes long."""
     fill(sqlite_file, indexing.MAX_WAITING)
