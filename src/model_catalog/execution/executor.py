@@ -49,8 +49,8 @@ class Operation(Generic[I, T]):
     """
     Runs the operation for several values in few statements; returns results in their order.
 
-    The PostgreSQL executor calls it, and that of a SQLite file for lookups. Operations with the
-    same function share a batch.
+    PostgreSQL executors call it for every operation, and SQLite executors for lookups. Operations
+    with the same function share a batch.
     """
     run_as_statement: Callable[[Connection, I], T] | None = None
     """

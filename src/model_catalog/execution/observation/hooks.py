@@ -40,7 +40,7 @@ class Hooks:
     def __init__(self, on_call: CallHook | None, on_change: ChangeHook | None, name: str) -> None:
         """Make them for the database that messages call `name`. Raises InvalidModelError."""
         validate_hooks(on_call, on_change)
-        # Now, because a call may end when the process has no more files.
+        # Imported now: a call may end when the process can open no more files.
         from model_catalog.execution.observation import records  # noqa: F401, PLC0415
 
         self._on_call = on_call
